@@ -1,0 +1,46 @@
+# The two commands of the README, and what developers add to them.
+#
+#     make demo    install into .venv, draw, measure, write runs/demo/index.html
+#     make test    install into .venv, run every test
+#     make check   formatting, lint, types
+#     make docs    write docs/cli.md from the commands themselves
+
+VENV ?= .venv
+OUT ?= runs/demo
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := $(VENV)/bin
+.DEFAULT_GOAL := help
+.PHONY: help demo test check docs clean
+
+help:
+	@sed -n 's/^#     //p' Makefile
+
+demo: $(VENV)/.plots
+	$(BIN)/headwise demo --out $(OUT)
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(VENV)/.dev
+	$(BIN)/ruff format --check src tests examples
+	$(BIN)/ruff check src tests examples
+	$(BIN)/mypy
+
+docs: $(VENV)/.test
+	$(BIN)/python docs/make_cli.py
+
+clean:
+	rm -rf $(VENV) build dist
+
+# One stamp per extra, so that nothing is installed twice and a changed requirement is installed again.
+$(VENV)/.%: pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install --constraint constraints.txt --editable ".[$*]"
+	@touch $@
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" && "$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "Headwise needs Python 3.11 or newer; found: $$("$(PYTHON)" --version 2>&1 || echo none)." >&2; \
+	  echo "Install one (Debian: apt install python3 python3-venv), or name it: make demo PYTHON=/path/to/python3.12" >&2; \
+	  exit 1; }
+	@"$(PYTHON)" -m venv $(VENV) || { rm -rf $(VENV); \
+	  echo "Python's venv module is incomplete. On Debian: apt install python3-venv" >&2; exit 1; }
