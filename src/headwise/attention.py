@@ -1,0 +1,325 @@
+r"""The one door through which anything enters a pipeline.
+
+A cross-attention layer computes `attend(q, k, v) = softmax(q kᵀ/√d) v`. A hook stands in that place:
+
+    hook(attend, site, query, key, value) → output
+
+and `lambda attend, site, q, k, v: attend(q, k, v)` is the hook that does nothing. `attend` is the model's own
+fused kernel, with the mask and scale its processor asked for; of several hooks each one's `attend` is the
+next hook.
+
+No processor is replaced. While the context is open, the forward of every layer of the head map runs inside a
+`TorchFunctionMode` that meets the layer's first call of `scaled_dot_product_attention`: norms, LoRA and
+rotations have then been applied, and the processor, whichever of diffusers' many it is, does the rest as
+ever. (Of an IP-Adapter's several calls the first is the one that reads the prompt.)
+
+Which rows carry the prompt is the pipeline's own knowledge, so for the time of the context the pipeline's
+class is a subclass of itself whose `__call__` notes when a call begins and ends; that makes `site.step`
+restart with each call.
+"""
+
+import functools
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from headwise.errors import HookMisuse, LayerNotReached
+from headwise.heads import HeadMap, denoiser_of
+
+__all__ = ["Attend", "AttentionHook", "Site", "hooked"]
+
+Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
+AttentionHook = Callable[[Attend, "Site", Tensor, Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Site:
+    """Where a hook stands: one layer during one call of the denoiser.
+
+    Args:
+        layer: Index of the layer in the head map.
+        address: Its module path.
+        heads: Its number of heads.
+        step: Index of the denoiser call within the pipeline call, counted: 0, 1, 2 …
+        kind: "cross" or "joint".
+        text: Which keys are text.
+        conditional: Which rows of the batch carry the prompt; the others carry the negative prompt.
+        picture: For each row, which picture of the batch it belongs to.
+        height, width: The latent grid of this layer; the query's pixels are its rows one after the other.
+        prompts: The prompt of each picture; empty where the pipeline was not given text.
+        module: The attention module, to be read and called, never changed.
+    """
+
+    layer: int
+    address: str
+    heads: int
+    step: int
+    kind: str
+    text: slice
+    conditional: slice
+    picture: tuple[int, ...]
+    height: int
+    width: int
+    prompts: tuple[str, ...]
+    module: nn.Module
+
+
+@contextmanager
+def hooked(pipe: Any, *hooks: AttentionHook) -> Iterator[Any]:
+    """Run `pipe` with hooks at every layer of its head map; afterwards it is what it was.
+
+    Args:
+        pipe: The user's pipeline (or a bare denoiser: then every row is conditional).
+        hooks: Outermost first.
+    """
+    door = _Door(pipe, hooks)
+    door.open()
+    try:
+        yield pipe
+    except BaseException:
+        door.close()
+        raise
+    intruders = door.close()
+    if intruders:
+        raise HookMisuse(
+            f"Something else replaced the forward of {intruders[0]} while it was hooked "
+            "and has left it replaced. Enable offloading, adapters and the like before `hooked`, or undo them inside it."
+        )
+    door.require_reached()
+
+
+_in_use: "WeakKeyDictionary[nn.Module, list[AttentionHook]]" = WeakKeyDictionary()
+
+
+class _Door:
+    """What one `hooked` put into a pipeline, and how to take it out again."""
+
+    def __init__(self, pipe: Any, hooks: tuple[AttentionHook, ...]) -> None:
+        self.pipe, self.hooks = pipe, hooks
+        self.denoiser = denoiser_of(pipe)
+        self.head_map = HeadMap.of(self.denoiser)
+        self.call: _PipelineCall | None = None
+        self.direct = _PipelineCall((), 0.0)  # calls of the denoiser outside any pipeline call
+        self.rows, self.step, self.grid = 0, 0, (0, 0)
+        self.completed, self.reached = 0, set[int]()
+        self.undo: list[Callable[[], str | None]] = []
+
+    def open(self) -> None:
+        active = _in_use.setdefault(self.denoiser, [])
+        for i, hook in enumerate(self.hooks):
+            if any(hook is other for other in (*active, *self.hooks[:i])):
+                raise HookMisuse(
+                    f"{hook!r} is already hooked into this pipeline. Leave the first context before entering "
+                    "again, or make a second hook."
+                )
+        active.extend(self.hooks)
+        self.undo.append(lambda: _forget(active, self.hooks))
+        before = self.denoiser.register_forward_pre_hook(self._begin, with_kwargs=True)
+        after = self.denoiser.register_forward_hook(self._finish)
+        self.undo += [before.remove, after.remove]
+        modules = dict(self.denoiser.named_modules())
+        for index, layer in enumerate(self.head_map):
+            self.undo.append(_replace_forward(layer.address, modules[layer.address], self._through(index)))
+        if self.pipe is not self.denoiser and "__call__" in dir(type(self.pipe)):
+            self.undo.append(_replace_call(self.pipe, self))
+
+    def close(self) -> list[str]:
+        """Undo everything, last first; the addresses at which somebody else had been meanwhile."""
+        intruders = [undo() for undo in reversed(self.undo)]
+        return [address for address in intruders if address is not None]
+
+    def require_reached(self) -> None:
+        missing = [layer.address for i, layer in enumerate(self.head_map) if i not in self.reached]
+        if self.completed and missing:
+            raise LayerNotReached(
+                f"{missing[0]} was never called in {self.completed} calls of the denoiser, "
+                "so its hooks never ran"
+                + (f" (and {len(missing) - 1} more layers). " if len(missing) > 1 else ". ")
+                + "The denoiser must run all its layers; switch off caching and layer skipping."
+            )
+
+    def _begin(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
+        latents = args[0] if args else kwargs.get("sample", kwargs.get("hidden_states"))
+        call = self.call or self.direct
+        self.step, call.steps = call.steps, call.steps + 1
+        self.rows, self.grid = latents.shape[0], tuple(latents.shape[-2:])
+
+    def _finish(self, module: nn.Module, args: tuple, output: Any) -> None:
+        self.completed += 1
+
+    def _through(self, index: int) -> Callable[[nn.Module, Callable], Callable]:
+        """The forward of layer `index`, led through the door."""
+
+        def through(module: nn.Module, forward: Callable) -> Callable:
+            @functools.wraps(forward)
+            def met(*args: Any, **kwargs: Any) -> Any:
+                meeting = _Meeting(self, index, module)
+                with meeting:
+                    output = forward(*args, **kwargs)
+                if not meeting.held:
+                    raise LayerNotReached(
+                        f"{self.head_map.layers[index].address} is run by "
+                        f"{type(getattr(module, 'processor', module)).__name__}, which does not call "
+                        "scaled_dot_product_attention. Use the fused processor: "
+                        "pipe.unet.set_attn_processor(AttnProcessor2_0())."
+                    )
+                self.reached.add(index)
+                return output
+
+            return met
+
+        return through
+
+    def site(self, index: int, module: nn.Module, query: Tensor, key: Tensor) -> Site:
+        layer, call = self.head_map.layers[index], self.call or self.direct
+        pictures = self.rows // 2 if self._guided() else self.rows
+        height, width = self._grid_of(layer.address, query.shape[-2])
+        return Site(
+            layer=index,
+            address=layer.address,
+            heads=layer.heads,
+            step=self.step,
+            kind=layer.kind,
+            text=slice(0, key.shape[-2]),
+            conditional=slice(self.rows - pictures, self.rows),
+            picture=tuple(row % pictures for row in range(self.rows)),
+            height=height,
+            width=width,
+            prompts=call.prompts if len(call.prompts) == pictures else call.prompts * pictures,
+            module=module,
+        )
+
+    def _guided(self) -> bool:
+        """Is the first half of the batch unconditional? Callbacks may end guidance midway, so ask each time."""
+        if self.call is None:
+            return False
+        guided = getattr(self.pipe, "do_classifier_free_guidance", None)
+        return bool(self.call.guidance_scale > 1 if guided is None else guided)
+
+    def _grid_of(self, address: str, pixels: int) -> tuple[int, int]:
+        """The rung with so many pixels on the ladder of halvings, rounded up as strided convolutions do."""
+        patch = getattr(self.denoiser.config, "patch_size", None) or 1
+        height, width = self.grid[0] // patch, self.grid[1] // patch
+        while height * width > pixels and height * width > 1:
+            height, width = -(-height // 2), -(-width // 2)
+        if height * width != pixels:
+            raise HookMisuse(
+                f"{address} has {pixels} pixels, which is no halving of the latents' "
+                f"{self.grid[0]} × {self.grid[1]}."
+            )
+        return height, width
+
+
+class _Meeting(TorchFunctionMode):
+    """One layer's forward: the first attention it computes goes through the hooks."""
+
+    def __init__(self, door: _Door, index: int, module: nn.Module) -> None:
+        super().__init__()
+        self.door, self.index, self.module, self.held = door, index, module, False
+
+    def __torch_function__(
+        self, func: Callable, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is not F.scaled_dot_product_attention or self.held:
+            return func(*args, **(kwargs or {}))
+        self.held = True
+        return self.hold(func, *args, **(kwargs or {}))
+
+    def hold(
+        self,
+        kernel: Callable,
+        query: Float[Tensor, "batch heads pixels dim"],
+        key: Float[Tensor, "batch heads tokens dim"],
+        value: Float[Tensor, "batch heads tokens dim"],
+        *args: Any,
+        **options: Any,
+    ) -> Float[Tensor, "batch heads pixels dim"]:
+        def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            return kernel(q, k, v, *args, **options)
+
+        site = self.door.site(self.index, self.module, query, key)
+        for hook in reversed(self.door.hooks):
+            attend = functools.partial(_ask, hook, attend, site)
+        return attend(query, key, value)
+
+
+def _ask(
+    hook: AttentionHook, attend: Attend, site: Site, query: Tensor, key: Tensor, value: Tensor
+) -> Tensor:
+    output = hook(attend, site, query, key, value)
+    if not isinstance(output, Tensor) or output.shape != query.shape[:-1] + value.shape[-1:]:
+        came = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        raise HookMisuse(
+            f"The hook {hook!r} returned {came} at {site.address}; expected what attend returns, "
+            f"a tensor of {tuple(query.shape[:-1] + value.shape[-1:])}. "
+            "Did it forget to return attend(query, key, value)?"
+        )
+    return output
+
+
+class _PipelineCall:
+    """One call of the pipeline: what it was asked for, and the denoiser calls it has made."""
+
+    def __init__(self, prompts: tuple[str, ...], guidance_scale: float) -> None:
+        self.prompts, self.guidance_scale, self.steps = prompts, guidance_scale, 0
+
+    @classmethod
+    def of(cls, asked: dict[str, Any]) -> "_PipelineCall":
+        prompt = asked.get("prompt") or ()
+        prompts = (prompt,) if isinstance(prompt, str) else tuple(prompt)
+        copies = asked.get("num_images_per_prompt") or 1
+        return cls(tuple(p for p in prompts for _ in range(copies)), asked.get("guidance_scale") or 0.0)
+
+
+def _replace_call(pipe: Any, door: _Door) -> Callable[[], None]:
+    """Make `pipe` note its calls for `door`. Python looks `__call__` up on the class, hence the subclass."""
+    cls = type(pipe)
+    signature = inspect.signature(cls.__call__)
+
+    @functools.wraps(cls.__call__)
+    def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if self is not pipe:
+            return cls.__call__(self, *args, **kwargs)
+        asked = signature.bind(self, *args, **kwargs)
+        asked.apply_defaults()
+        outer, door.call = door.call, _PipelineCall.of(asked.arguments)
+        try:
+            return cls.__call__(self, *args, **kwargs)
+        finally:
+            door.call = outer
+
+    names = {"__call__": __call__, "__module__": cls.__module__, "__qualname__": cls.__qualname__}
+    object.__setattr__(pipe, "__class__", type(cls.__name__, (cls,), names | {"__doc__": cls.__doc__}))
+    return lambda: object.__setattr__(pipe, "__class__", cls)
+
+
+def _replace_forward(
+    address: str, module: nn.Module, through: Callable[[nn.Module, Callable], Callable]
+) -> Callable[[], str | None]:
+    """Give one module another forward; the returned undo says if somebody else's is found in its place."""
+    before = module.__dict__.get("forward")
+    ours = through(module, module.forward)
+    module.forward = ours
+
+    def undo() -> str | None:
+        found = module.__dict__.get("forward")
+        if before is None:
+            module.__dict__.pop("forward", None)
+        else:
+            module.forward = before
+        return None if found is ours else address
+
+    return undo
+
+
+def _forget(active: list[AttentionHook], hooks: tuple[AttentionHook, ...]) -> None:
+    for hook in hooks:
+        active[:] = [other for other in active if other is not hook]

@@ -1,0 +1,195 @@
+r"""Concepts: visual categories, and the words that stand for them.
+
+A concept set is an ordered mapping, `Color → red, blue, green, …`. The paper's 34 concepts of 10 words come
+with the package ("paper34"); a set of one's own is a TOML file:
+
+    [concepts]
+    Color = ["red", "blue", "green"]
+    "Time of Day" = ["night", "dawn"]
+
+For the probe every word is encoded ALONE by the pipeline's own text encoders, and of its embeddings the start
+token and the word's own tokens are kept: no end token, no padding.
+"""
+
+import random
+import re
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from headwise.errors import UnknownConcept, UnreadableConcepts
+
+__all__ = ["ConceptSet", "WordEmbeddings", "unknown_concept"]
+
+_DATA = Path(__file__).parent / "data"
+
+
+@dataclass(frozen=True)
+class WordEmbeddings:
+    """What the text encoders make of each word of a concept set.
+
+    Args:
+        start: The start token's embedding, "dim".
+        words: Per concept and word, the word's tokens, "tokens dim".
+    """
+
+    start: Any
+    words: tuple[tuple[Any, ...], ...]
+
+
+@dataclass(frozen=True)
+class ConceptSet:
+    """Concept names and their words, in a fixed order.
+
+    Args:
+        concepts: (name, words) pairs; a mapping is taken too.
+    """
+
+    concepts: tuple[tuple[str, tuple[str, ...]], ...]
+
+    def __init__(self, concepts: Mapping[str, Sequence[str]] | Sequence[tuple[str, Sequence[str]]]) -> None:
+        pairs = list(concepts.items()) if isinstance(concepts, Mapping) else list(concepts)
+        _check(pairs, lambda _name, _word: "")
+        object.__setattr__(self, "concepts", tuple((name, tuple(words)) for name, words in pairs))
+
+    @classmethod
+    def load(cls, name_or_path: str | Path) -> "ConceptSet":
+        """A set of the package ("paper34", "emoji") or a TOML file."""
+        path = _DATA / f"{name_or_path}.toml"
+        if not re.fullmatch(r"\w+", str(name_or_path)) or not path.is_file():
+            path = Path(name_or_path)
+        text = _read(path)
+        try:
+            table = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            # tomllib says the line; a concept given twice is among what it finds.
+            raise UnreadableConcepts(
+                f'{path} is not valid TOML: {error}. A concept is written once, as Color = ["red", "blue"].'
+            ) from None
+        concepts = table.get("concepts")
+        if not isinstance(concepts, dict) or not concepts:
+            raise UnreadableConcepts(
+                f'{path}: no [concepts] table. Begin with a line [concepts], then Color = ["red"].'
+            )
+        _check(list(concepts.items()), lambda name, word: f"{path}, line {_line(text, name, word)}: ")
+        return cls(concepts)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The concepts, in order."""
+        return tuple(name for name, _ in self.concepts)
+
+    def words(self, name: str) -> tuple[str, ...]:
+        """The words of one concept."""
+        if name not in self.names:
+            raise unknown_concept(name, self.names)
+        return dict(self.concepts)[name]
+
+    def __len__(self) -> int:
+        return len(self.concepts)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def shuffled(self, seed: int) -> "ConceptSet":
+        """The same words dealt anew to the same concepts: a control in which no concept means anything."""
+        words = [word for _, words in self.concepts for word in words]
+        random.Random(seed).shuffle(words)
+        dealt = iter(words)
+        return self.from_json([[name, [next(dealt) for _ in words]] for name, words in self.concepts])
+
+    def to_json(self) -> list[list[Any]]:
+        """As JSON-able lists of [name, words], which keep the order."""
+        return [[name, list(words)] for name, words in self.concepts]
+
+    @classmethod
+    def from_json(cls, pairs: Sequence[Sequence[Any]]) -> "ConceptSet":
+        """The inverse of `to_json`, taken as it is: a shuffled set may hold a word twice in one concept."""
+        made = object.__new__(cls)
+        object.__setattr__(made, "concepts", tuple((name, tuple(words)) for name, words in pairs))
+        return made
+
+    def embed(self, pipe: Any) -> WordEmbeddings:
+        """Encode every word alone with the pipeline's own text encoders."""
+        from headwise.pipelines import encode_word  # torch is needed here and not before
+
+        encoded = [[encode_word(pipe, word) for word in words] for _, words in self.concepts]
+        return WordEmbeddings(
+            encoded[0][0][0], tuple(tuple(tokens[1:] for tokens in words) for words in encoded)
+        )
+
+
+def unknown_concept(name: str, names: Sequence[str]) -> UnknownConcept:
+    """The error for a concept that is not among `names`, with the nearest ones."""
+    folded = {known.casefold(): known for known in names}
+    near = [folded[match] for match in get_close_matches(name.casefold(), folded, n=3)]
+    cure = f"Did you mean {' or '.join(map(repr, near))}?" if near else f"There are: {', '.join(names)}."
+    return UnknownConcept(f"There is no concept {name!r}. {cure}")
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except FileNotFoundError:
+        sets = ", ".join(sorted(file.stem for file in _DATA.glob("*.toml")))
+        raise UnreadableConcepts(
+            f"There is no concept file {path}. Give the path of a TOML file, or one of: {sets}."
+        ) from None
+    except UnicodeDecodeError as error:
+        line = path.read_bytes()[: error.start].count(b"\n") + 1
+        raise UnreadableConcepts(f"{path}, line {line}: not UTF-8. Save the file as UTF-8.") from None
+    except OSError as error:
+        raise UnreadableConcepts(
+            f"{path} cannot be read: {error.strerror}. Give the path of a TOML file."
+        ) from None
+
+
+def _check(pairs: list[tuple[Any, Any]], where: Any) -> None:
+    if not pairs:
+        raise UnreadableConcepts(
+            "The concept set is empty. Give at least one concept with at least one word."
+        )
+    seen: set[str] = set()
+    for name, words in pairs:
+        at = where(name, None)
+        if not isinstance(name, str) or not name.strip() or not name.isprintable():
+            raise UnreadableConcepts(f"{at}{name!r} is no name of a concept. Use printable text.")
+        if name in seen:
+            raise UnreadableConcepts(
+                f"{at}the concept {name!r} is there twice. Join its words or rename one."
+            )
+        if isinstance(words, str) or not isinstance(words, list | tuple):
+            raise UnreadableConcepts(
+                f'{at}{name!r} is {words!r}; expected a list of words, as {name} = ["red", "blue"].'
+            )
+        if not words:
+            raise UnreadableConcepts(f"{at}the concept {name!r} has no words. Add one or remove the concept.")
+        _check_words(name, words, where)
+        seen.add(name)
+
+
+def _check_words(name: str, words: Sequence[Any], where: Any) -> None:
+    for i, word in enumerate(words):
+        if not isinstance(word, str):
+            raise UnreadableConcepts(
+                f'{where(name, None)}{word!r} in {name!r} is no text. Put it in quotes: "{word}".'
+            )
+        if not word.strip() or not word.isprintable():
+            raise UnreadableConcepts(
+                f"{where(name, word)}{word!r} in {name!r} is no word. Use printable text."
+            )
+        if word.casefold() in (other.casefold() for other in words[:i]):
+            raise UnreadableConcepts(f"{where(name, word)}{word!r} is twice in {name!r}. Remove one.")
+
+
+def _line(text: str, name: str, word: str | None) -> int:
+    """The line of a concept in the file, or of the last place in it where the word is written."""
+    key = re.search(rf"""^\s*["']?{re.escape(name)}["']?\s*=""", text, flags=re.MULTILINE)
+    at = key.end() if key else 0
+    if word is not None:
+        inside = text[at : text.find("]", at)]
+        at += max(inside.rfind(f'"{word}"'), inside.rfind(f"'{word}'"), 0)
+    return text.count("\n", 0, at) + 1

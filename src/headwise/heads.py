@@ -1,0 +1,146 @@
+r"""The heads of a denoiser that read text, in one fixed order.
+
+A head is known by its layer's module path and its place in the layer, `down_blocks.0.….attn2[3]`, and by its
+index
+
+    index = Σ (heads of the layers before) + head,      layers in the order down, mid, up.
+
+diffusers lists a UNet's modules as down, **up**, mid, so the order is made here and nowhere else. Two head
+maps that are equal belong to results that may be combined; unequal ones never do.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from headwise.errors import HeadMapMismatch, ModelNotLoaded
+
+__all__ = ["HeadMap", "Layer", "denoiser_of"]
+
+_PLACES = ("down_blocks", "mid_block", "up_blocks")
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One attention module that reads text.
+
+    Args:
+        address: Its diffusers module path inside the denoiser.
+        heads: Its number of heads, read from the module.
+        kind: "cross" (image queries, text keys) or "joint" (text and image travel together).
+    """
+
+    address: str
+    heads: int
+    kind: Literal["cross", "joint"] = "cross"
+
+
+@dataclass(frozen=True)
+class HeadMap:
+    """All heads that read text (the paper's head positions), index ↔ (layer, head)."""
+
+    layers: tuple[Layer, ...]
+
+    @classmethod
+    def of(cls, model: Any) -> "HeadMap":
+        """The head map of a pipeline or of a denoiser; the meta device will do, as no weight is looked at."""
+        denoiser = denoiser_of(model)
+        found = [
+            Layer(name, module.heads) for name, module in denoiser.named_modules() if _reads_text(module)
+        ]
+        if not found:
+            raise ModelNotLoaded(
+                f"{type(denoiser).__name__} has no cross-attention layer, so there is no head to look at. "
+                "Expected a denoiser whose attention reads text, such as a UNet2DConditionModel."
+            )
+        return cls(
+            tuple(sorted(found, key=lambda layer: _place(layer.address)))
+        )  # sorted() keeps ties in order
+
+    @property
+    def all_heads(self) -> int:
+        """The number of heads, the paper's H."""
+        return sum(layer.heads for layer in self.layers)
+
+    @property
+    def slices(self) -> tuple[tuple[int, int], ...]:
+        """(start, stop) of each layer's heads."""
+        stops = [sum(layer.heads for layer in self.layers[: i + 1]) for i in range(len(self.layers))]
+        return tuple((stop - layer.heads, stop) for layer, stop in zip(self.layers, stops, strict=True))
+
+    def __len__(self) -> int:
+        return len(self.layers)
+
+    def __iter__(self) -> Iterator[Layer]:
+        return iter(self.layers)
+
+    def index(self, address: str, head: int) -> int:
+        """The index of one head of the layer at `address`."""
+        for layer, (start, _) in zip(self.layers, self.slices, strict=True):
+            if layer.address == address:
+                if not 0 <= head < layer.heads:
+                    raise HeadMapMismatch(
+                        f"{address} has heads 0 to {layer.heads - 1}; {head} was asked for."
+                    )
+                return start + head
+        raise HeadMapMismatch(
+            f"{address!r} is no layer of this head map. Its first is {self.layers[0].address!r}."
+        )
+
+    def address(self, index: int) -> str:
+        """Where the head of this index sits: `down_blocks.0.attentions.0.transformer_blocks.0.attn2[3]`."""
+        for layer, (start, stop) in zip(self.layers, self.slices, strict=True):
+            if start <= index < stop:
+                return f"{layer.address}[{index - start}]"
+        raise HeadMapMismatch(
+            f"There are {self.all_heads} heads, 0 to {self.all_heads - 1}; {index} was asked for."
+        )
+
+    def require(self, other: "HeadMap", mine: str, theirs: str) -> None:
+        """Refuse to go on, naming both, unless the two maps are equal."""
+        if self != other:
+            raise HeadMapMismatch(
+                f"{mine} has {self}, {theirs} has {other}: their heads are not the same heads. "
+                "Use results that were measured on this very model architecture."
+            )
+
+    def to_json(self) -> str:
+        """As a JSON string."""
+        return json.dumps([asdict(layer) for layer in self.layers])
+
+    @classmethod
+    def from_json(cls, text: str) -> "HeadMap":
+        """The inverse of `to_json`."""
+        return cls(tuple(Layer(**layer) for layer in json.loads(text)))
+
+    def __str__(self) -> str:
+        ends = f"{self.layers[0].address} … {self.layers[-1].address}"
+        return f"{self.all_heads} heads in {len(self)} layers ({ends})"
+
+
+def denoiser_of(model: Any) -> Any:
+    """`pipe.unet`, `pipe.transformer`, or the denoiser itself; out of its `torch.compile` wrapping."""
+    for name in ("unet", "transformer"):
+        inner = getattr(model, name, None)
+        if hasattr(inner, "named_modules"):
+            return getattr(inner, "_orig_mod", inner)
+    if hasattr(model, "named_modules"):
+        return getattr(model, "_orig_mod", model)
+    raise ModelNotLoaded(
+        f"{type(model).__name__} holds neither a `unet` nor a `transformer`. "
+        "Expected a text-to-image pipeline."
+    )
+
+
+def _reads_text(module: Any) -> bool:
+    return (
+        hasattr(module, "heads")
+        and hasattr(module, "processor")
+        and getattr(module, "is_cross_attention", False)
+    )
+
+
+def _place(address: str) -> int:
+    place = address.split(".")[0]
+    return _PLACES.index(place) if place in _PLACES else len(_PLACES)

@@ -1,0 +1,183 @@
+r"""Head relevance: how much each attention head cares about each concept.
+
+A head votes for the concept its picture attends to most (probe.py). With n[c, h] the votes of head h for
+concept c,
+
+    relevance[c, h] = H · n[c, h] / Σ_h' n[c, h'],
+
+so a concept's row sums to the number of heads H, and 1 is the average head. A concept nobody voted for has no
+relevance to speak of: its row is zeros. How sure the numbers are is said beside them (reliability.py).
+
+References:
+    | Cross-Attention Head Position Patterns Can Align with Human Visual Concepts (Park et al., 2024)
+    | https://arxiv.org/abs/2412.02237
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from headwise.concepts import unknown_concept
+from headwise.errors import HeadMapMismatch, UnreadableFile, VotesMismatch
+from headwise.files import read_arrays, write_arrays
+from headwise.heads import HeadMap
+from headwise.reliability import normalise, split_half, standard_errors
+from headwise.votes import BLOCKS, Votes
+
+__all__ = ["BLOCKS", "HeadRank", "Relevance", "Votes", "normalise", "split_half"]
+
+
+class HeadRank(NamedTuple):
+    """One head in the ranking of a concept."""
+
+    index: int
+    address: str
+    relevance: float
+    standard_error: float
+
+
+@dataclass(frozen=True, eq=False)
+class Relevance:
+    """Relevance of every head for every concept (the paper's HRV: one vector over heads per concept).
+
+    Args:
+        values: Each row sums to the number of heads, or is zeros where the concept got no vote.
+        standard_errors: Of each value; nan where there are fewer than two blocks of pictures.
+        split_half: Rank correlation between two halves of the pictures; nan likewise.
+        concepts: The names of the rows.
+        head_map: The heads of the columns; None for arrays that came without.
+        settings: How it was made, JSON-able.
+    """
+
+    values: Float[np.ndarray, "concepts all_heads"]
+    standard_errors: Float[np.ndarray, "concepts all_heads"]
+    split_half: Float[np.ndarray, " concepts"]
+    concepts: tuple[str, ...]
+    head_map: HeadMap | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.head_map is not None and self.head_map.all_heads != self.values.shape[1]:
+            raise HeadMapMismatch(
+                f"The votes have {self.values.shape[1]} heads, the head map has {self.head_map}. "
+                "Give the head map of the model the votes were counted on."
+            )
+        for array in (self.values, self.standard_errors, self.split_half):
+            array.setflags(write=False)
+
+    @classmethod
+    def from_votes(
+        cls, votes: Any, concepts: Sequence[str] | None = None, head_map: HeadMap | None = None
+    ) -> "Relevance":
+        """Normalise votes.
+
+        Args:
+            votes: `Votes`, or a bare array "concepts all_heads", which has no blocks and so no standard
+                errors.
+            concepts, head_map: For a bare array, the names of its axes.
+        """
+        if not isinstance(votes, Votes):
+            return cls._from_array(np.asarray(votes), concepts, head_map)
+        settings = votes.settings | {
+            "pictures": len(votes),
+            "counted": [list(pair) for pair in votes.pictures],
+        }
+        return cls(
+            normalise(votes.totals),
+            standard_errors(votes),
+            split_half(votes),
+            votes.concepts.names,
+            votes.head_map,
+            settings | {"concepts": votes.concepts.to_json()},
+        )
+
+    @classmethod
+    def _from_array(
+        cls, votes: np.ndarray, concepts: Sequence[str] | None, head_map: HeadMap | None
+    ) -> "Relevance":
+        if votes.ndim != 2:
+            raise VotesMismatch(f"Expected votes of shape (concepts, all_heads), got {votes.shape}.")
+        names = tuple(concepts) if concepts is not None else tuple(f"concept {c}" for c in range(len(votes)))
+        if len(names) != len(votes):
+            raise VotesMismatch(f"{len(names)} names for {len(votes)} rows of votes. Give one name per row.")
+        unknown = np.full(votes.shape, np.nan)
+        return cls(normalise(votes), unknown, unknown[:, 0].copy(), names, head_map)
+
+    def __getitem__(self, concept: str) -> Float[np.ndarray, " all_heads"]:
+        return self.values[self._row(concept)]
+
+    def top(self, concept: str, k: int = 10) -> list[HeadRank]:
+        """The k most relevant heads of a concept; equal ones by index."""
+        row = self._row(concept)
+        order = np.argsort(-self.values[row], kind="stable")[:k]
+        return [
+            HeadRank(
+                int(h), self._address(int(h)), float(self.values[row, h]), float(self.standard_errors[row, h])
+            )
+            for h in order
+        ]
+
+    def save(self, path: str | Path) -> None:
+        """Write a safetensors file with everything in it."""
+        arrays = {
+            "values": self.values,
+            "standard_errors": self.standard_errors,
+            "split_half": self.split_half,
+        }
+        heads = None if self.head_map is None else json.loads(self.head_map.to_json())
+        said = {"concepts": list(self.concepts), "head_map": heads, "settings": self.settings}
+        write_arrays(path, "relevance", arrays, said)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Relevance":
+        """Read what `save` wrote."""
+        arrays, said = read_arrays(path, "relevance", ("values", "standard_errors", "split_half"))
+        try:
+            heads = None if said["head_map"] is None else HeadMap.from_json(json.dumps(said["head_map"]))
+            shape = (len(said["concepts"]), arrays["values"].shape[1])
+            if arrays["values"].shape != shape or arrays["standard_errors"].shape != shape:
+                raise ValueError(f"{arrays['values'].shape} values for {len(said['concepts'])} concepts")
+            return cls(
+                arrays["values"],
+                arrays["standard_errors"],
+                arrays["split_half"],
+                tuple(said["concepts"]),
+                heads,
+                said["settings"],
+            )
+        except (KeyError, TypeError, ValueError, IndexError) as error:
+            raise UnreadableFile(f"{path} is a damaged relevance file ({error!r}). Measure again.") from None
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Relevance):
+            return NotImplemented
+        pairs = [(getattr(self, n), getattr(other, n)) for n in ("values", "standard_errors", "split_half")]
+        named = (self.concepts, self.head_map, self.settings) == (
+            other.concepts,
+            other.head_map,
+            other.settings,
+        )
+        return named and all(np.array_equal(a, b, equal_nan=True) for a, b in pairs)
+
+    __hash__ = None
+
+    def __str__(self) -> str:
+        width = max(map(len, self.concepts))
+        lines = [f"{'concept':{width}}  split-half  most relevant heads"]
+        for name, sure in zip(self.concepts, self.split_half, strict=True):
+            heads = ", ".join(f"{rank.index} ({rank.relevance:.1f})" for rank in self.top(name, 3))
+            lines.append(f"{name:{width}}  {sure:10.2f}  {heads}")
+        return "\n".join(lines)
+
+    def _row(self, concept: str) -> int:
+        if concept not in self.concepts:
+            raise unknown_concept(concept, self.concepts)
+        return self.concepts.index(concept)
+
+    def _address(self, head: int) -> str:
+        return f"head {head}" if self.head_map is None else self.head_map.address(head)
