@@ -112,7 +112,8 @@ class ConceptProbe:
         if len(bad):
             raise NotFinite(
                 f"The denoiser's queries are not finite at step {bad[0]}, "
-                "so nothing was counted for these pictures. Look for NaN in the latents, or run the model in a wider type (bfloat16 or float32)."
+                "so nothing was counted for these pictures. Look for NaN in the latents, "
+                "or run the model in a wider type (bfloat16 or float32)."
             )
         return winners
 
@@ -152,7 +153,8 @@ class ConceptProbe:
             if width != embeddings.shape[-1]:
                 raise ModelNotLoaded(
                     f"{site.address} reads text {width} wide, "
-                    f"the text encoder gives {embeddings.shape[-1]}: the denoiser transforms its text first, which the probe does not know how to do for this model."
+                    f"the text encoder gives {embeddings.shape[-1]}: the denoiser transforms its text first, "
+                    "which the probe does not know how to do for this model."
                 )
             if getattr(module, "norm_cross", None):
                 embeddings = module.norm_encoder_hidden_states(embeddings[None])[0]
@@ -225,7 +227,7 @@ def measure(
         wanted = passed | {"output_type": "pil" if kept else "latent"}
         images = generate(pipe, texts, seed, numbers, latents=latents, **wanted)
         for number, image in zip(numbers, images if kept else (), strict=kept):
-            folder.keep(number, image)
+            folder.keep(number, image, texts[number % len(texts)])
 
     if not _enough(folder.votes, pictures, until):
         probe = ConceptProbe(pipe, concepts, seed)

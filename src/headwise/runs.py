@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -65,12 +66,13 @@ class RunFolder:
             relevance.save(self.path / "relevance.safetensors")
         return relevance
 
-    def keep(self, number: int, picture: Any) -> None:
-        """Save one decoded picture."""
-        folder = self.path / "pictures"
+    def keep(self, number: int, picture: Any, prompt: str) -> None:
+        """Save one decoded picture, its prompt in the PNG's own text."""
+        folder, said = self.path / "pictures", PngInfo()
+        said.add_itxt("prompt", prompt)
         try:
             folder.mkdir(exist_ok=True)
-            picture.save(folder / f"{number:05d}.png")
+            picture.save(folder / f"{number:05d}.png", pnginfo=said)
         except OSError as error:
             raise UnwritableFolder(
                 f"{folder} cannot take a picture: {error.strerror or error}. Make room."

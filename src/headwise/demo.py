@@ -1,0 +1,59 @@
+"""The whole story on the built-in model: draw, measure, measure the control, write a page.
+
+The control is a measurement in which names mean nothing: every concept draws its words from one pot that
+holds the words of all. Heads still prefer words, but no concept owns any, so in truth every relevance is 1,
+and whatever structure is found is noise. (Dealing the words out once would not do: a head that likes "dog"
+would then like the concept that got it, in all pictures alike.)
+"""
+
+__all__ = ["demo", "one_pot"]
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+from headwise.concepts import ConceptSet
+from headwise.files import write_whole
+from headwise.pipelines import load_pipeline
+from headwise.probe import measure
+from headwise.relevance import Relevance
+from headwise.report import report
+
+
+def demo(
+    out: str | Path,
+    *,
+    pipe: Any = None,
+    concepts: ConceptSet | None = None,
+    pictures: int = 300,
+    samples: int = 48,
+    num_inference_steps: int = 20,
+    batch_size: int = 12,
+    progress: bool = True,
+) -> tuple[Relevance, Relevance, Path]:
+    """Measure the built-in model and its control, and write `index.html`. Called again, it goes on.
+
+    Args:
+        out: The folder, made if it is not there.
+        pipe, concepts: Another pipeline and its concepts.
+        pictures: How many are measured, and as many again for the control.
+        samples: How many of the first are decoded for the page.
+        num_inference_steps, batch_size, progress: As in `measure`.
+
+    Returns:
+        The relevance, the control's, and the page.
+    """
+    out = Path(out)
+    pipe = load_pipeline("emoji") if pipe is None else pipe
+    concepts = ConceptSet.load("emoji") if concepts is None else concepts
+    same = {"pictures": pictures, "num_inference_steps": num_inference_steps, "batch_size": batch_size}
+    relevance = measure(pipe, concepts, out=out, keep_pictures=samples, progress=progress, **same)
+    control = measure(pipe, one_pot(concepts), out=out / "control", progress=progress, **same)
+    write_whole(out / "command.txt", f"headwise demo --out {shlex.quote(str(out))}\n".encode())
+    return relevance, control, report(out)
+
+
+def one_pot(concepts: ConceptSet) -> ConceptSet:
+    """The same names, each with the words of all."""
+    words = {word.casefold(): word for name in concepts.names for word in concepts.words(name)}
+    return ConceptSet({name: tuple(words.values()) for name in concepts.names})

@@ -1,0 +1,245 @@
+r"""Figures of a relevance: where each concept lives in the model, and how alike concepts are.
+
+Every function takes a `Relevance` (and nothing else it would have to be told) and returns a matplotlib
+`Figure` that belongs to no window and no global state, so it can be drawn on a server, in a thread, or in a
+notebook. `as_svg` and `as_png` turn one into text and bytes.
+
+All figures share one reading: relevance 1 is the average head; layers stand in the order the picture passes
+them, down, mid, up.
+"""
+
+__all__ = [
+    "as_png",
+    "as_svg",
+    "concept_similarity",
+    "convergence",
+    "correlation",
+    "heat_map",
+    "layer_means",
+    "layer_summary",
+    "reliability",
+]
+
+import io
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from headwise.errors import MissingExtra
+from headwise.heads import HeadMap, Layer
+from headwise.relevance import Relevance, Votes, split_half
+
+try:
+    import matplotlib
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+except ModuleNotFoundError as missing:
+    raise MissingExtra(
+        "Figures need matplotlib, which is not installed: pip install 'headwise[plots]'"
+    ) from missing
+
+STYLE = {
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "svg.fonttype": "none",  # words stay words: small, searchable, read aloud
+    "svg.hashsalt": "headwise",  # the same figure is the same file
+}
+INK, ACCENT = "#00356b", "#b45309"  # told apart by lightness as well
+SEQUENTIAL, DIVERGING = "cividis", "RdBu_r"  # both keep their order for colour-blind eyes
+
+
+def heat_map(relevance: Relevance) -> Figure:
+    """Concepts down, heads across: one cell is how much more than the average head a head serves a concept.
+
+    Few heads hold very large values (66 in SDXL), which would leave the rest black: colours stop at the 99th
+    percentile, and the colour bar says so.
+    """
+    values = relevance.values
+    concepts, heads = values.shape
+    top = max(2.0, float(np.quantile(values, 0.99)))
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(
+            figsize=(max(10.0, min(14.0, 2.5 + heads / 14)), 1.6 + 0.21 * concepts), layout="constrained"
+        )
+        axes = figure.subplots()
+        image = axes.imshow(values, cmap=SEQUENTIAL, vmin=0, vmax=top, aspect="auto", interpolation="nearest")
+        _name_concepts(axes, relevance.concepts)
+        _mark_layers(axes, _head_map(relevance), [layer.heads for layer in _head_map(relevance)])
+        bar = figure.colorbar(image, ax=axes, extend="max", fraction=0.03, pad=0.01)
+        bar.set_label(f"relevance (1 = average head; colours end at {top:.1f}, the 99th percentile)")
+        axes.set_title(f"Relevance of {heads} heads to {concepts} concepts")
+    return figure
+
+
+def layer_summary(relevance: Relevance) -> Figure:
+    """The same map with the heads of each layer averaged: what is a matter of depth alone."""
+    means = layer_means(relevance)
+    top = max(1.5, float(np.quantile(means, 0.99)))
+    with matplotlib.rc_context(STYLE):
+        width = max(7.0, min(16.0, 3 + 0.3 * means.shape[1]))
+        figure = Figure(figsize=(width, 1.6 + 0.21 * len(means)), layout="constrained")
+        axes = figure.subplots()
+        image = axes.imshow(means, cmap=SEQUENTIAL, vmin=0, vmax=top, aspect="auto", interpolation="nearest")
+        _name_concepts(axes, relevance.concepts)
+        _mark_layers(axes, _head_map(relevance), [1] * means.shape[1])
+        bar = figure.colorbar(image, ax=axes, extend="max", fraction=0.04, pad=0.01)
+        bar.set_label(f"mean relevance (colours end at {top:.1f}, the 99th percentile)")
+        axes.set_title("Relevance by layer")
+    return figure
+
+
+def concept_similarity(relevance: Relevance) -> Figure:
+    """Which concepts share heads: correlation over heads, similar ones side by side."""
+    alike = correlation(relevance)
+    order = _seriation(alike)
+    names = [relevance.concepts[c] for c in order]
+    with matplotlib.rc_context(STYLE):
+        side = 2.6 + 0.21 * len(names)
+        figure = Figure(figsize=(side + 0.8, side), layout="constrained")
+        axes = figure.subplots()
+        image = axes.imshow(
+            alike[np.ix_(order, order)], cmap=DIVERGING, vmin=-1, vmax=1, interpolation="nearest"
+        )
+        _name_concepts(axes, names)
+        axes.set_xticks(range(len(names)), names, rotation=90)
+        axes.set_xlabel("concept")
+        figure.colorbar(image, ax=axes, fraction=0.04, pad=0.02).set_label("correlation over heads")
+        axes.set_title("Concepts that share heads")
+    return figure
+
+
+def reliability(relevance: Relevance, control: Relevance | None = None) -> Figure:
+    """Split-half rank correlation of each concept, beside a control in which names mean nothing."""
+    halves = relevance.split_half
+    order = np.argsort(np.nan_to_num(halves, nan=-2), kind="stable")
+    rows = np.arange(len(order))
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(7.5, 1.5 + 0.2 * len(order)), layout="constrained")
+        axes = figure.subplots()
+        axes.hlines(rows, 0, halves[order], color="#b8c2cc", linewidth=2, zorder=1)
+        axes.scatter(halves[order], rows, color=INK, label="measured", zorder=3)
+        if control is not None:
+            axes.scatter(
+                control.split_half[order],
+                rows,
+                facecolors="none",
+                edgecolors=ACCENT,
+                label="control",
+                zorder=2,
+            )
+            axes.legend(loc="lower left", frameon=False)
+        axes.axvline(0, color="black", linewidth=0.8)
+        axes.set(xlim=(min(-0.5, float(axes.get_xlim()[0])), 1.02), xlabel="split-half rank correlation")
+        _name_concepts(axes, [relevance.concepts[c] for c in order])
+        axes.set_title("How sure: one half of the pictures against the other")
+    return figure
+
+
+def convergence(votes: Votes) -> Figure:
+    """Split-half rank correlation with an eighth to all of the pictures: would more still help?"""
+    kept = [blocks for blocks in (4, 8, 16, len(votes.blocks)) if votes.blocks[:blocks].any()]
+    halves = np.stack([split_half(replace(votes, blocks=votes.blocks[:blocks])) for blocks in kept])
+    pictures = [len(votes) * blocks / len(votes.blocks) for blocks in kept]
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(7.5, 3.2), layout="constrained")
+        axes = figure.subplots()
+        axes.plot(pictures, np.nanmedian(halves, axis=1), marker="o", color=INK, label="median concept")
+        axes.plot(pictures, np.nanmin(halves, axis=1), marker="s", color=ACCENT, label="lowest concept")
+        axes.set(xlabel="pictures", ylabel="split-half rank correlation", xlim=(0, None), ylim=(None, 1.02))
+        axes.legend(loc="lower right", frameon=False)
+        axes.set_title("Would more pictures help?")
+    return figure
+
+
+def as_svg(figure: Figure) -> str:
+    """The figure as one `<svg>` element, without the XML prologue, ready to stand inside a page."""
+    buffer = io.StringIO()
+    with matplotlib.rc_context(STYLE):
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    text = buffer.getvalue()
+    return text[text.index("<svg") :]
+
+
+def as_png(figure: Figure, dpi: int = 120) -> bytes:
+    """The figure as a PNG file."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=dpi)
+    return buffer.getvalue()
+
+
+def layer_means(relevance: Relevance) -> Float[np.ndarray, "concepts layers"]:
+    """Relevance averaged over the heads of each layer."""
+    slices = _head_map(relevance).slices
+    return np.stack([relevance.values[:, start:stop].mean(axis=1) for start, stop in slices], axis=1)
+
+
+def correlation(relevance: Relevance) -> Float[np.ndarray, "concepts concepts"]:
+    """Pearson correlation between concepts over heads; a concept without votes resembles nothing."""
+    centred = relevance.values - relevance.values.mean(axis=1, keepdims=True)
+    length = np.linalg.norm(centred, axis=1, keepdims=True)
+    unit = np.divide(centred, length, out=np.zeros_like(centred), where=length > 0)
+    return unit @ unit.T
+
+
+def _head_map(relevance: Relevance) -> HeadMap:
+    """The head map, or for arrays that came without one a single unnamed layer."""
+    return relevance.head_map or HeadMap((Layer("", relevance.values.shape[1]),))
+
+
+def _seriation(alike: Float[np.ndarray, "concepts concepts"]) -> Int[np.ndarray, " concepts"]:
+    """Order by the Fiedler vector: the line on which similar concepts lie closest (Atkins et al., 1998)."""
+    if len(alike) < 3:
+        return np.arange(len(alike))
+    weights = (alike + 1) / 2
+    laplacian = np.diag(weights.sum(axis=1)) - weights
+    fiedler = np.linalg.eigh(laplacian)[1][:, 1]
+    return np.argsort(fiedler * np.sign(fiedler[np.argmax(np.abs(fiedler))]), kind="stable")
+
+
+def _name_concepts(axes: Axes, names: Sequence[str]) -> None:
+    axes.set_yticks(range(len(names)), list(names))
+    axes.set_ylabel("concept")
+    axes.tick_params(axis="y", length=0)
+
+
+def _mark_layers(axes: Axes, head_map: HeadMap, widths: Sequence[int]) -> None:
+    """A thin line between layers, a thick one between places; ticks name blocks, the axis above places."""
+    stops = np.cumsum(widths) - 0.5
+    starts = stops - np.asarray(widths)
+    places = [_place(layer.address) for layer in head_map]
+    blocks = [(place, _block(layer.address)) for place, layer in zip(places, head_map, strict=True)]
+    for edge, i in zip(stops[:-1], range(len(places) - 1), strict=True):
+        axes.axvline(edge, color="white", linewidth=2 if places[i] != places[i + 1] else 0.4, alpha=0.8)
+    runs = _runs(blocks)
+    middles = [(starts[first] + stops[last]) / 2 for first, last in runs]
+    axes.set_xticks(middles, [blocks[first][1] for first, _ in runs])
+    axes.tick_params(axis="x", rotation=90 if len(runs) > 24 else 0, labelsize=8)
+    axes.set_xlabel("layer, as block.attention" + (" (its heads left to right)" if max(widths) > 1 else ""))
+    above = axes.secondary_xaxis("top")
+    runs = _runs(places)
+    above.set_xticks(
+        [(starts[first] + stops[last]) / 2 for first, last in runs], [places[first] for first, _ in runs]
+    )
+    above.tick_params(length=0)
+    above.spines["top"].set_visible(False)
+
+
+def _place(address: str) -> str:
+    """`down_blocks.0.attentions…` is at "down"; a transformer's blocks are at "transformer"."""
+    return address.split(".")[0].removesuffix("s").removesuffix("_block")
+
+
+def _block(address: str) -> str:
+    """`down_blocks.1.attentions.0.transformer_blocks.0.attn2` stands in "1.0"."""
+    path = address.split(".")
+    inner = path[1:].index("transformer_blocks") + 1 if "transformer_blocks" in path[1:] else len(path)
+    return ".".join(part for part in path[:inner] if part.isdigit()) or "0"
+
+
+def _runs(names: Sequence[object]) -> list[tuple[int, int]]:
+    """First and last index of each stretch of equal neighbours."""
+    firsts = [i for i, name in enumerate(names) if i == 0 or names[i - 1] != name]
+    return list(zip(firsts, [first - 1 for first in firsts[1:]] + [len(names) - 1], strict=True))

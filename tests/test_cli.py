@@ -1,0 +1,253 @@
+"""The command line: what programs read, what people read, and how it refuses."""
+
+import errno
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from headwise import cli
+from headwise.errors import HeadwiseError
+
+COMMANDS = ("demo", "measure", "show", "doctor", "report")
+
+
+@pytest.fixture
+def run(capfd):
+    """Run a command in this process: (exit code, stdout, stderr)."""
+
+    def run(*arguments):
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as left:
+            cli.main([str(argument) for argument in arguments])
+        out, err = capfd.readouterr()
+        assert "Traceback" not in out + err
+        return left.value.code or 0, out, err
+
+    return run
+
+
+@pytest.fixture
+def refused(run):
+    """The one sentence with which a command is refused."""
+
+    def refused(*arguments):
+        code, out, err = run(*arguments)
+        assert (code, out) == (2, "")
+        lines = [line for line in err.splitlines() if line.startswith("error: ")]
+        assert len(lines) == 1 and err.endswith(lines[0] + "\n"), err
+        return lines[0]
+
+    return refused
+
+
+@pytest.fixture
+def model(sd, tmp_path):
+    """A tiny pipeline on the disk."""
+    folder = tmp_path / "tiny"
+    sd.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def concept_file(tmp_path):
+    file = tmp_path / "mine.toml"
+    file.write_text('[concepts]\nAnimals = ["dog", "cat"]\nColor = ["red", "blue"]\n')
+    return file
+
+
+@pytest.fixture
+def measured(run, model, concept_file, tmp_path):
+    """The arguments of a small measurement."""
+    out = tmp_path / "run"
+    return ["measure", "-m", model, "-c", concept_file, "--num-inference-steps", 2, "-o", out]
+
+
+def test_measure_show_doctor_and_report_say_what_design_promises(run, measured, model, tmp_path):
+    code, out, err = run(*measured, "-n", 6, "--batch-size", 4, "--keep-pictures", 2, "--json")
+    found = json.loads(out)
+    assert code == 0 and "6/6" in err
+    assert found.keys() >= {"file", "pictures", "seconds", "resumed_from", "split_half_median"}
+    assert (found["pictures"], found["resumed_from"]) == (6, 0)
+
+    code, out, _ = run(*measured, "-n", 8, "--json")
+    assert (json.loads(out)["pictures"], json.loads(out)["resumed_from"]) == (8, 6)
+
+    code, out, _ = run("show", found["file"], "--json", "--top", 2)
+    shown = json.loads(out)
+    assert (shown["model"], shown["pictures"]) == (str(model), 8)
+    assert list(shown["concepts"]) == ["Animals", "Color"]
+    color = shown["concepts"]["Color"]
+    assert color.keys() >= {"split_half", "top"} and len(color["top"]) == 2
+    assert color["top"][0].keys() >= {"index", "address", "relevance", "se"}
+    assert run("show", tmp_path / "run", "--json", "--top", 2)[1] == out
+
+    code, out, _ = run("show", tmp_path / "run", "--concept", "Color", "--top", 1)
+    assert color["top"][0]["address"] in out and "Animals" not in out and "±" in out
+
+    code, out, _ = run("report", tmp_path / "run")
+    assert code == 0 and out.strip() == str(tmp_path / "run" / "index.html")
+
+
+def test_doctor_covers_every_layer_and_foresees_the_cost(run, model):
+    code, out, _ = run("doctor", "--model", model, "--json", "--pictures", 10, "--num-inference-steps", 3)
+    found = json.loads(out)
+    assert code == 0 and found["covered"] is True and found["undisturbed"] is True
+    assert found["heads"] == sum(layer["heads"] for layer in found["layers"]) == 8
+    assert found["layers"][0].keys() >= {"address", "heads", "kind"}
+    assert found["versions"].keys() >= {"headwise", "torch", "diffusers", "transformers"}
+    assert found["expected"]["seconds"] == pytest.approx(30 * found["seconds_a_call"], abs=0.1)
+    code, out, _ = run("doctor", "--model", model)
+    assert "equal bit for bit" in out and found["layers"][-1]["address"] in out
+
+
+def test_doctor_refuses_a_model_that_a_hook_disturbs(run, model, monkeypatch):
+    monkeypatch.setattr("headwise.doctor.torch.equal", lambda a, b: False)
+    code, out, err = run("doctor", "--model", model, "--json")
+    assert code == 2 and json.loads(out)["covered"] is False
+    assert err.splitlines()[-1] == "error: A hook that does nothing changed the latents of this model."
+
+
+def test_prompts_come_from_a_pipe(run, measured, monkeypatch):
+    import io
+
+    monkeypatch.setattr(sys, "stdin", io.StringIO("a red dog\n\na cat\n"))
+    assert run(*measured, "-n", 2, "--prompts", "-")[0] == 0
+    monkeypatch.setattr(sys, "stdin", io.StringIO("another\n"))
+    code, _, err = run(*measured, "-n", 2, "--prompts", "-")
+    assert code == 2 and "holds another run: prompts is '2 prompts" in err
+
+
+def test_an_unknown_model_is_refused(refused):
+    assert "There is no folder ./nowhere." in refused("doctor", "--model", "./nowhere")
+
+
+def test_an_unknown_concept_is_refused_with_the_nearest(refused, run, measured, tmp_path):
+    run(*measured, "-n", 2)
+    assert "There is no concept 'Colour'. Did you mean 'Color'?" in refused(
+        "show", tmp_path / "run", "--concept", "Colour"
+    )
+
+
+def test_an_empty_concept_is_refused_with_its_line(refused, tmp_path, model):
+    file = tmp_path / "bad.toml"
+    file.write_text('[concepts]\nColor = ["red"]\nNothing = []\n')
+    assert "line 3" in refused("measure", "-m", model, "-c", file, "-o", tmp_path / "run")
+
+
+def test_a_prompt_file_with_nul_is_refused_with_its_line(refused, measured, tmp_path):
+    file = tmp_path / "prompts.txt"
+    file.write_bytes(b"a dog\na\0cat\n")
+    assert "line 2: a NUL character" in refused(*measured, "--prompts", file)
+
+
+def test_a_folder_without_a_result_is_refused(refused, tmp_path):
+    assert "Give a relevance file, or the folder of a finished" in refused("show", tmp_path)
+    assert "relevance.safetensors" in refused("report", tmp_path)
+
+
+def test_a_file_that_is_no_result_is_refused(refused, tmp_path):
+    (tmp_path / "relevance.safetensors").write_bytes(b"not at all")
+    assert "no whole safetensors file" in refused("show", tmp_path)
+
+
+def test_an_unknown_device_is_refused(refused, model):
+    assert "'gpu0' is no device" in refused("doctor", "--model", model, "--device", "gpu0")
+
+
+def test_a_read_only_folder_is_refused(refused, measured, monkeypatch):
+    """As root nothing is read-only, so the system's answer is played."""
+    from pathlib import Path
+
+    def denied(self, *args, **options):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(self))
+
+    monkeypatch.setattr(Path, "mkdir", denied)
+    assert "Read-only file system" in refused(*measured)
+
+
+def test_any_other_fault_of_the_system_is_one_sentence(refused, monkeypatch, tmp_path):
+    def full(*args):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(tmp_path / "index.html"))
+
+    monkeypatch.setattr("headwise.report.report", full)
+    assert refused("report", tmp_path) == f"error: {tmp_path / 'index.html'}: No space left on device."
+
+
+def test_ctrl_c_keeps_what_was_counted(run, measured, monkeypatch, tmp_path):
+    from headwise import probe
+    from headwise.relevance import Votes
+
+    generate, calls = probe.generate, []
+
+    def interrupted(*args, **options):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return generate(*args, **options)
+
+    monkeypatch.setattr(probe, "generate", interrupted)
+    code, out, err = run(*measured, "-n", 5)
+    assert code == 130 and "the same command goes on from there" in err
+    assert len(Votes.load(tmp_path / "run" / "votes.safetensors")) == 2
+
+
+def test_a_bug_is_not_dressed_up_as_a_refusal(monkeypatch, tmp_path):
+    def broken(*args):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("headwise.report.report", broken)
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["report", str(tmp_path)])
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_shows_an_example_of_every_command(run, command):
+    code, out, _ = run(command, "--help")
+    assert code == 0 and f"headwise {command}" in out.split("Example")[1]
+
+
+def test_every_command_is_tested_for_help(run):
+    assert {command.callback.__name__ for command in cli.app.registered_commands} == set(COMMANDS)
+
+
+@pytest.mark.parametrize(
+    "arguments", [["measur"], ["measure", "--pictures", "none"], ["measure", "--until", "2"]]
+)
+def test_usage_errors_leave_with_2(run, arguments):
+    assert run(*arguments)[0] == 2
+
+
+def test_help_does_not_pay_for_torch():
+    script = """if True:
+        import sys
+        from headwise.cli import main
+        try:
+            main(["--help"])
+        finally:
+            print("torch" in sys.modules)
+    """
+    out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    assert out.splitlines()[-1] == "False"
+
+
+def test_demo_prints_five_lines(run, monkeypatch, sd, concepts, tmp_path):
+    monkeypatch.setattr("headwise.demo.load_pipeline", lambda name: sd)
+    monkeypatch.setattr("headwise.demo.ConceptSet.load", lambda name: concepts)
+    monkeypatch.setattr("headwise.probe.read_prompts", lambda prompts, pipe: ("a dog", "a red <b>vase</b>"))
+    arguments = ["demo", "--out", tmp_path / "demo", "--pictures", 4, "--num-inference-steps", 2]
+    code, out, err = run(*arguments)
+    assert code == 0 and "4/4" in err
+    assert len(out.splitlines()) == 5 and out.endswith(f"Open {tmp_path / 'demo' / 'index.html'}\n")
+    assert "a red &lt;b&gt;vase&lt;/b&gt;" in (tmp_path / "demo" / "index.html").read_text()
+    assert run(*arguments)[0] == 0, "a finished demo may be run again"
+
+
+def test_every_error_of_the_library_is_a_refusal(refused, monkeypatch, tmp_path):
+    def refusing(*args):
+        raise HeadwiseError("no.")
+
+    monkeypatch.setattr("headwise.report.report", refusing)
+    assert refused("report", tmp_path) == "error: no."
