@@ -32,9 +32,9 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from headwise.errors import HookMisuse, LayerNotReached
-from headwise.heads import HeadMap, denoiser_of
+from headwise.heads import HeadMap, denoiser_of, wrapped_denoiser_of
 
-__all__ = ["Attend", "AttentionHook", "Site", "hooked"]
+__all__ = ["Attend", "AttentionHook", "DenoiserCall", "Site", "hooked"]
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 AttentionHook = Callable[[Attend, "Site", Tensor, Tensor, Tensor], Tensor]
@@ -48,28 +48,49 @@ class Site:
         layer: Index of the layer in the head map.
         address: Its module path.
         heads: Its number of heads.
-        step: Index of the denoiser call within the pipeline call, counted: 0, 1, 2 …
         kind: "cross" or "joint".
         text: Which keys are text.
         conditional: Which rows of the batch carry the prompt; the others carry the negative prompt.
         picture: For each row, which picture of the batch it belongs to.
         height, width: The latent grid of this layer; the query's pixels are its rows one after the other.
-        prompts: The prompt of each picture; empty where the pipeline was not given text.
         module: The attention module, to be read and called, never changed.
+        call: The denoiser call under way.
     """
 
     layer: int
     address: str
     heads: int
-    step: int
     kind: str
     text: slice
     conditional: slice
     picture: tuple[int, ...]
     height: int
     width: int
-    prompts: tuple[str, ...]
     module: nn.Module
+    call: "DenoiserCall"
+
+    # Properties, so that a compiled denoiser is compiled anew at each step only for hooks that ask for it.
+
+    @property
+    def step(self) -> int:
+        """Index of the denoiser call within the pipeline call, counted: 0, 1, 2 …"""
+        return self.call.step
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """The prompt of each picture; empty where the pipeline was not given text."""
+        return self.call.prompts
+
+
+@dataclass
+class DenoiserCall:
+    """One call of the denoiser: which it is, and what its batch holds."""
+
+    step: int = 0
+    rows: int = 0
+    pictures: int = 0
+    grid: tuple[int, int] = (0, 0)
+    prompts: tuple[str, ...] = ()
 
 
 @contextmanager
@@ -91,7 +112,8 @@ def hooked(pipe: Any, *hooks: AttentionHook) -> Iterator[Any]:
     if intruders:
         raise HookMisuse(
             f"Something else replaced the forward of {intruders[0]} while it was hooked "
-            "and has left it replaced. Enable offloading, adapters and the like before `hooked`, or undo them inside it."
+            "and has left it replaced. Enable offloading, adapters and the like before `hooked`, "
+            "or undo them inside it."
         )
     door.require_reached()
 
@@ -108,8 +130,8 @@ class _Door:
         self.head_map = HeadMap.of(self.denoiser)
         self.call: _PipelineCall | None = None
         self.direct = _PipelineCall((), 0.0)  # calls of the denoiser outside any pipeline call
-        self.rows, self.step, self.grid = 0, 0, (0, 0)
-        self.completed, self.reached = 0, set[int]()
+        self.now = DenoiserCall()
+        self.completed, self.reached = 0, [False] * len(self.head_map)
         self.undo: list[Callable[[], str | None]] = []
 
     def open(self) -> None:
@@ -122,13 +144,15 @@ class _Door:
                 )
         active.extend(self.hooks)
         self.undo.append(lambda: _forget(active, self.hooks))
-        before = self.denoiser.register_forward_pre_hook(self._begin, with_kwargs=True)
-        after = self.denoiser.register_forward_hook(self._finish)
+        # On the torch.compile wrapping where there is one: counting then happens outside the compiled graph.
+        outer = wrapped_denoiser_of(self.pipe)
+        before = outer.register_forward_pre_hook(self._begin, with_kwargs=True)
+        after = outer.register_forward_hook(self._finish)
         self.undo += [before.remove, after.remove]
         modules = dict(self.denoiser.named_modules())
         for index, layer in enumerate(self.head_map):
             self.undo.append(_replace_forward(layer.address, modules[layer.address], self._through(index)))
-        if self.pipe is not self.denoiser and "__call__" in dir(type(self.pipe)):
+        if not isinstance(self.pipe, nn.Module):
             self.undo.append(_replace_call(self.pipe, self))
 
     def close(self) -> list[str]:
@@ -137,7 +161,7 @@ class _Door:
         return [address for address in intruders if address is not None]
 
     def require_reached(self) -> None:
-        missing = [layer.address for i, layer in enumerate(self.head_map) if i not in self.reached]
+        missing = [layer.address for layer, was in zip(self.head_map, self.reached, strict=True) if not was]
         if self.completed and missing:
             raise LayerNotReached(
                 f"{missing[0]} was never called in {self.completed} calls of the denoiser, "
@@ -149,8 +173,11 @@ class _Door:
     def _begin(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
         latents = args[0] if args else kwargs.get("sample", kwargs.get("hidden_states"))
         call = self.call or self.direct
-        self.step, call.steps = call.steps, call.steps + 1
-        self.rows, self.grid = latents.shape[0], tuple(latents.shape[-2:])
+        rows = latents.shape[0]
+        pictures = rows // 2 if self._guided() else rows
+        prompts = call.prompts if len(call.prompts) == pictures else call.prompts * pictures
+        self.now = DenoiserCall(call.steps, rows, pictures, tuple(latents.shape[-2:]), prompts)
+        call.steps += 1
 
     def _finish(self, module: nn.Module, args: tuple, output: Any) -> None:
         self.completed += 1
@@ -171,7 +198,7 @@ class _Door:
                         "scaled_dot_product_attention. Use the fused processor: "
                         "pipe.unet.set_attn_processor(AttnProcessor2_0())."
                     )
-                self.reached.add(index)
+                self.reached[index] = True
                 return output
 
             return met
@@ -179,26 +206,24 @@ class _Door:
         return through
 
     def site(self, index: int, module: nn.Module, query: Tensor, key: Tensor) -> Site:
-        layer, call = self.head_map.layers[index], self.call or self.direct
-        pictures = self.rows // 2 if self._guided() else self.rows
+        layer, now = self.head_map.layers[index], self.now
         height, width = self._grid_of(layer.address, query.shape[-2])
         return Site(
             layer=index,
             address=layer.address,
             heads=layer.heads,
-            step=self.step,
             kind=layer.kind,
             text=slice(0, key.shape[-2]),
-            conditional=slice(self.rows - pictures, self.rows),
-            picture=tuple(row % pictures for row in range(self.rows)),
+            conditional=slice(now.rows - now.pictures, now.rows),
+            picture=tuple(row % now.pictures for row in range(now.rows)),
             height=height,
             width=width,
-            prompts=call.prompts if len(call.prompts) == pictures else call.prompts * pictures,
             module=module,
+            call=now,
         )
 
     def _guided(self) -> bool:
-        """Is the first half of the batch unconditional? Callbacks may end guidance midway, so ask each time."""
+        """Is the first half of the batch unconditional? Asked each time, as callbacks may end it."""
         if self.call is None:
             return False
         guided = getattr(self.pipe, "do_classifier_free_guidance", None)
@@ -207,13 +232,13 @@ class _Door:
     def _grid_of(self, address: str, pixels: int) -> tuple[int, int]:
         """The rung with so many pixels on the ladder of halvings, rounded up as strided convolutions do."""
         patch = getattr(self.denoiser.config, "patch_size", None) or 1
-        height, width = self.grid[0] // patch, self.grid[1] // patch
+        height, width = (side // patch for side in self.now.grid)
         while height * width > pixels and height * width > 1:
             height, width = -(-height // 2), -(-width // 2)
         if height * width != pixels:
             raise HookMisuse(
                 f"{address} has {pixels} pixels, which is no halving of the latents' "
-                f"{self.grid[0]} × {self.grid[1]}."
+                f"{self.now.grid[0]} × {self.now.grid[1]}."
             )
         return height, width
 
@@ -282,6 +307,8 @@ class _PipelineCall:
 def _replace_call(pipe: Any, door: _Door) -> Callable[[], None]:
     """Make `pipe` note its calls for `door`. Python looks `__call__` up on the class, hence the subclass."""
     cls = type(pipe)
+    if not callable(pipe):  # a bare holder of a denoiser has no calls to note
+        return lambda: None
     signature = inspect.signature(cls.__call__)
 
     @functools.wraps(cls.__call__)

@@ -65,7 +65,10 @@ class ConceptSet:
         try:
             table = tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:
-            # tomllib says the line; a concept given twice is among what it finds.
+            for name, line in _repeated(text):
+                raise UnreadableConcepts(
+                    f"{path}, line {line}: the concept {name!r} is there twice. Join its words or rename one."
+                ) from None
             raise UnreadableConcepts(
                 f'{path} is not valid TOML: {error}. A concept is written once, as Color = ["red", "blue"].'
             ) from None
@@ -183,6 +186,17 @@ def _check_words(name: str, words: Sequence[Any], where: Any) -> None:
             )
         if word.casefold() in (other.casefold() for other in words[:i]):
             raise UnreadableConcepts(f"{where(name, word)}{word!r} is twice in {name!r}. Remove one.")
+
+
+def _repeated(text: str) -> Iterator[tuple[str, int]]:
+    """Concepts written a second time, of which tomllib knows only that they end the document."""
+    seen = set()
+    written = r"""^[ \t]*(?:"([^"\n]*)"|'([^'\n]*)'|([\w-]+))[ \t]*="""
+    for key in re.finditer(written, text, flags=re.MULTILINE):
+        name = next(group for group in key.groups() if group is not None)
+        if name in seen:
+            yield name, text.count("\n", 0, key.end()) + 1
+        seen.add(name)
 
 
 def _line(text: str, name: str, word: str | None) -> int:

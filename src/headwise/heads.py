@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from headwise.errors import HeadMapMismatch, ModelNotLoaded
 
-__all__ = ["HeadMap", "Layer", "denoiser_of"]
+__all__ = ["HeadMap", "Layer", "denoiser_of", "wrapped_denoiser_of"]
 
 _PLACES = ("down_blocks", "mid_block", "up_blocks")
 
@@ -120,13 +120,16 @@ class HeadMap:
 
 
 def denoiser_of(model: Any) -> Any:
-    """`pipe.unet`, `pipe.transformer`, or the denoiser itself; out of its `torch.compile` wrapping."""
-    for name in ("unet", "transformer"):
-        inner = getattr(model, name, None)
-        if hasattr(inner, "named_modules"):
-            return getattr(inner, "_orig_mod", inner)
-    if hasattr(model, "named_modules"):
-        return getattr(model, "_orig_mod", model)
+    """`pipe.unet`, `pipe.transformer`, or the denoiser itself, out of any `torch.compile` wrapping."""
+    denoiser = wrapped_denoiser_of(model)
+    return getattr(denoiser, "_orig_mod", denoiser)
+
+
+def wrapped_denoiser_of(model: Any) -> Any:
+    """The denoiser as the pipeline calls it."""
+    for denoiser in (getattr(model, "unet", None), getattr(model, "transformer", None), model):
+        if hasattr(denoiser, "named_modules"):
+            return denoiser
     raise ModelNotLoaded(
         f"{type(model).__name__} holds neither a `unet` nor a `transformer`. "
         "Expected a text-to-image pipeline."

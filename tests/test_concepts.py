@@ -1,0 +1,128 @@
+"""Concept sets: the paper's, one's own, and the sentences for files with mistakes."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from conftest import BUILD
+from headwise.concepts import ConceptSet
+from headwise.errors import UnknownConcept, UnreadableConcepts, WordWithoutTokens
+
+OFFICIAL = Path("/work/shared/reference/concept_words_official.csv")
+
+
+def test_paper34_has_the_papers_concepts_and_words_in_the_published_order():
+    ours = ConceptSet.load("paper34")
+    assert len(ours) == 34
+    assert all(len(ours.words(name)) == 10 for name in ours)
+    assert (ours.names[0], ours.names[17], ours.names[-1]) == ("Animals", "Color", "Geometric Patterns")
+    if not OFFICIAL.exists():
+        pytest.skip("the published word list is not here")
+    names, words = [], {}
+    for line in filter(None, map(str.strip, OFFICIAL.read_text("utf-8-sig").splitlines())):
+        if line[0].isdigit():
+            words[names[-1]].append(line.split(". ", 1)[1])
+        else:
+            names.append(line)
+            words[line] = []
+    assert ours == ConceptSet(words)
+
+
+def test_a_file_of_ones_own(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_bytes(b'\xef\xbb\xbf[concepts]\r\nColor = ["red", "blue"]\r\n"Time of Day" = ["night"]\r\n')
+    mine = ConceptSet.load(path)
+    assert mine.names == ("Color", "Time of Day")
+    assert mine.words("Time of Day") == ("night",)
+
+
+BROKEN = {
+    'Color = ["red"]': "no [concepts] table",
+    "[concepts]": "no [concepts] table",
+    '[concepts]\nA = ["x"]\nA = ["y"]': "line 3: the concept 'A' is there twice",
+    '[concepts]\nA = ["x"': "is not valid TOML",
+    "[concepts]\n\nA = []": "line 3: the concept 'A' has no words",
+    '[concepts]\nA = "x"': "line 2: 'A' is 'x'; expected a list of words",
+    '[concepts]\nA = ["x", 3]': "line 2: 3 in 'A' is no text. Put it in quotes",
+    '[concepts]\nA = [\n "x",\n "y",\n "x"\n]': "line 5: 'x' is twice in 'A'",
+    '[concepts]\nA = ["x", "X"]': "line 2: 'X' is twice in 'A'",
+    '[concepts]\nA = ["x", " "]': "line 2: ' ' in 'A' is no word",
+    '[concepts]\nA = ["x\\u0000y"]': "line 2: 'x\\x00y' in 'A' is no word",
+    '[concepts]\n"" = ["x"]': "line 2: '' is no name",
+    '[concepts]\nA = ["x\0y"]': "is not valid TOML",
+}
+
+
+@pytest.mark.parametrize(("text", "said"), BROKEN.items())
+def test_mistakes_are_answered_with_file_line_and_cure(tmp_path, text, said):
+    path = tmp_path / "broken.toml"
+    path.write_text(text)
+    with pytest.raises(UnreadableConcepts) as caught:
+        ConceptSet.load(path)
+    assert said in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+def test_files_that_cannot_be_read(tmp_path):
+    with pytest.raises(UnreadableConcepts, match=r"no concept file papr34.*one of: .*paper34"):
+        ConceptSet.load("papr34")
+    with pytest.raises(UnreadableConcepts, match="cannot be read: Is a directory"):
+        ConceptSet.load(tmp_path)
+    (tmp_path / "latin.toml").write_bytes('[concepts]\nA = ["é"]'.encode("latin-1"))
+    with pytest.raises(UnreadableConcepts, match=r"latin\.toml, line 2: not UTF-8"):
+        ConceptSet.load(tmp_path / "latin.toml")
+
+
+def test_concepts_given_in_python_are_checked_too():
+    with pytest.raises(UnreadableConcepts, match="The concept set is empty"):
+        ConceptSet({})
+    with pytest.raises(UnreadableConcepts, match="'A' has no words"):
+        ConceptSet({"A": []})
+    with pytest.raises(UnreadableConcepts, match="'A' is there twice"):
+        ConceptSet([("A", ["x"]), ("A", ["y"])])
+
+
+def test_unknown_concepts_are_answered_with_the_nearest(concepts):
+    with pytest.raises(UnknownConcept, match="There is no concept 'colour'. Did you mean 'Color'?"):
+        concepts.words("colour")
+    with pytest.raises(UnknownConcept, match="There are: Animals, Color, Food"):
+        concepts.words("xyz")
+
+
+def test_json_round_trip_keeps_the_order(concepts):
+    assert ConceptSet.from_json(concepts.to_json()) == concepts
+
+
+@given(st.integers(0, 2**32))
+def test_shuffling_deals_the_same_words(seed):
+    concepts = ConceptSet.load("paper34")
+    shuffled = concepts.shuffled(seed)
+    assert sorted(w for n in shuffled for w in shuffled.words(n)) == sorted(
+        w for n in concepts for w in concepts.words(n)
+    )
+    assert shuffled == concepts.shuffled(seed)
+    assert ConceptSet.from_json(shuffled.to_json()) == shuffled
+
+
+def test_words_are_embedded_alone_start_token_and_own_tokens_only(concepts):
+    pipe = BUILD["sd1"](dtype=torch.float64)
+    embedded = concepts.embed(pipe)
+    assert [[len(word) for word in words] for words in embedded.words] == [[1, 1, 4], [1, 6], [6, 3, 3, 3]]
+    ids = pipe.tokenizer("frog", padding="max_length", return_tensors="pt").input_ids
+    with torch.no_grad():
+        alone = pipe.text_encoder(ids)[0][0]
+    assert torch.equal(embedded.start, alone[0])
+    assert torch.equal(embedded.words[0][2], alone[1:5])
+
+
+def test_both_encoders_of_sdxl_are_used():
+    pipe = BUILD["sdxl"]()
+    assert ConceptSet({"A": ["dog"]}).embed(pipe).words[0][0].shape == (1, 32 + 16)
+
+
+def test_a_word_without_tokens_is_named(sd):
+    with pytest.raises(WordWithoutTokens, match="has no token"):
+        ConceptSet.from_json([["A", ["dog", " "]]]).embed(sd)

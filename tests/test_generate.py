@@ -1,0 +1,58 @@
+"""Picture i of seed s is the same on any worker, in any batch."""
+
+import pytest
+import torch
+from diffusers import EulerAncestralDiscreteScheduler
+from hypothesis import given
+from hypothesis import strategies as st
+
+from conftest import BUILD
+from headwise.generate import batches, generate, generator_for, latents_for
+
+GOLDEN = [-0.0416, -1.3566, 0.7037, -0.4608]
+
+
+def test_the_generator_is_that_of_seed_and_picture():
+    draw = lambda seed, picture: torch.randn(4, generator=generator_for(seed, picture))  # noqa: E731
+    assert torch.equal(draw(1, 2), draw(1, 2))
+    assert not torch.equal(draw(1, 2), draw(2, 1))
+    assert not torch.equal(draw(0, 12), draw(0, 1))
+    assert not torch.equal(draw(1, 12), draw(11, 2))
+    # Golden, so that yesterday's pictures can be drawn tomorrow.
+    assert [round(x, 4) for x in draw(0, 0).tolist()] == GOLDEN
+
+
+def test_latents_have_the_models_size_or_the_pictures(sd):
+    assert latents_for(sd, 0, 0).shape == (4, 8, 8)
+    assert latents_for(sd, 0, 0, height=16, width=24).shape == (4, 8, 12)
+    assert torch.equal(latents_for(sd, 3, 4), torch.randn(4, 8, 8, generator=generator_for(3, 4)))
+
+
+@given(st.integers(0, 50), st.integers(0, 50), st.integers(1, 9), st.lists(st.integers(0, 50), max_size=4))
+def test_batches_cover_all_pictures_once_and_stop_at_cuts(start, stop, size, cuts):
+    made = list(batches(start, stop, size, cuts))
+    assert [i for batch in made for i in batch] == list(range(start, stop))
+    assert all(len(batch) <= size for batch in made)
+    assert not any(batch[0] < cut <= batch[-1] for batch in made for cut in cuts)
+
+
+@pytest.mark.parametrize("name", BUILD)
+def test_a_picture_is_the_same_in_any_batch_even_if_noise_is_added_on_the_way(name):
+    pipe = BUILD[name](dtype=torch.float64, scheduler=EulerAncestralDiscreteScheduler())
+    options = {"num_inference_steps": 3, "output_type": "latent", "negative_prompt": "red"}
+    prompts = ["a dog", "a cat", "a red car"]
+    together = generate(pipe, prompts, 5, range(4), **options)
+    for i in range(4):
+        alone = generate(pipe, prompts, 5, [i], **options)[0]
+        assert torch.allclose(together[i], alone, atol=1e-9)
+    given_latents = torch.stack([latents_for(pipe, 5, i) for i in range(4)])
+    again = generate(pipe, prompts, 5, range(4), latents=given_latents, **options)
+    assert torch.equal(again, together)
+    other = generate(pipe, prompts, 6, range(4), **options)
+    assert not torch.allclose(other, together)
+
+
+def test_a_picture_is_that_of_the_pipeline_itself(sd):
+    ours = generate(sd, ["a dog"], 5, [3], num_inference_steps=3, output_type="latent")
+    theirs = sd("a dog", generator=generator_for(5, 3), num_inference_steps=3, output_type="latent").images
+    assert torch.equal(ours, theirs)

@@ -1,0 +1,131 @@
+"""Head order and counts of the published architectures, on the meta device."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import PixArtTransformer2DModel, UNet2DConditionModel
+
+from headwise.errors import HeadMapMismatch, ModelNotLoaded
+from headwise.heads import HeadMap, Layer
+
+GOLDEN = Path(__file__).parent / "golden"
+REFERENCE = Path("/work/shared/reference")
+
+SD1 = {"sample_size": 64, "cross_attention_dim": 768, "attention_head_dim": 8}
+SD2 = {
+    "sample_size": 96,
+    "cross_attention_dim": 1024,
+    "attention_head_dim": [5, 10, 20, 20],
+    "use_linear_projection": True,
+}
+SDXL = {
+    "sample_size": 128,
+    "cross_attention_dim": 2048,
+    "attention_head_dim": [5, 10, 20],
+    "use_linear_projection": True,
+    "block_out_channels": [320, 640, 1280],
+    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
+    "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
+    "transformer_layers_per_block": [1, 2, 10],
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 256,
+    "projection_class_embeddings_input_dim": 2816,
+}
+PUBLISHED = {"sd1": SD1, "sd2": SD2, "sdxl": SDXL}
+
+
+def published(name):
+    with torch.device("meta"):
+        return UNet2DConditionModel(**PUBLISHED[name])
+
+
+@pytest.mark.parametrize(
+    ("name", "layers", "heads"), [("sd1", 16, 128), ("sd2", 16, 195), ("sdxl", 70, 1300)]
+)
+def test_published_configurations_have_the_published_heads(name, layers, heads):
+    head_map = HeadMap.of(published(name))
+    assert (len(head_map), head_map.all_heads) == (layers, heads)
+    golden = json.loads((GOLDEN / f"heads_{name}.json").read_text())
+    assert [[layer.address, layer.heads] for layer in head_map] == golden
+
+
+@pytest.mark.parametrize(("name", "tag"), [("sd1", "sd_v1_4"), ("sdxl", "sd_xl_base_1_0")])
+def test_order_is_that_of_the_published_arrays(name, tag):
+    path = (
+        REFERENCE / f"head_index_epoch_1_to_1_neg_prompt_False_merged_340_final_text_descriptions_{tag}.npy"
+    )
+    if not path.exists():
+        pytest.skip("the published arrays are not here")
+    ours = []
+    for layer in HeadMap.of(published(name)):
+        ours += [(layer.address.split("_")[0], head) for head in range(layer.heads)]
+    theirs = [(text.split(",")[0], int(text.split(" ")[-1])) for text in np.load(path)]
+    assert ours == theirs
+
+
+def test_mid_comes_before_up_although_diffusers_lists_it_last(pipe):
+    places = [layer.address.split("_")[0] for layer in HeadMap.of(pipe)]
+    assert places == sorted(places, key=["down", "mid", "up"].index)
+    assert [n for n, _ in pipe.unet.named_children() if "block" in n] == [
+        "down_blocks",
+        "up_blocks",
+        "mid_block",
+    ]
+
+
+def test_heads_differ_per_level():
+    assert {layer.heads for layer in HeadMap.of(published("sd2"))} == {5, 10, 20}
+
+
+def test_a_pipeline_and_its_denoiser_have_one_head_map(pipe):
+    assert HeadMap.of(pipe) == HeadMap.of(pipe.unet)
+
+
+def test_transformers_with_cross_attention_have_heads_too():
+    with torch.device("meta"):
+        model = PixArtTransformer2DModel(
+            num_layers=3, sample_size=8, num_attention_heads=4, cross_attention_dim=288
+        )
+    assert HeadMap.of(model).all_heads == 12
+    assert all(layer.address.endswith("attn2") for layer in HeadMap.of(model))
+
+
+def test_index_and_address_are_inverse(pipe):
+    head_map = HeadMap.of(pipe)
+    for i in range(head_map.all_heads):
+        address, head = head_map.address(i)[:-1].split("[")
+        assert head_map.index(address, int(head)) == i
+    assert head_map.slices[0][0] == 0
+    assert head_map.slices[-1][1] == head_map.all_heads
+
+
+def test_json_round_trip(pipe):
+    head_map = HeadMap.of(pipe)
+    assert HeadMap.from_json(head_map.to_json()) == head_map
+
+
+def test_unequal_maps_are_refused_with_both_names():
+    one, two = HeadMap((Layer("down.attn2", 8),)), HeadMap((Layer("down.attn2", 4),))
+    one.require(one, "a", "b")
+    with pytest.raises(HeadMapMismatch, match=r"run A has 8 heads .* run B has 4 heads"):
+        one.require(two, "run A", "run B")
+
+
+def test_what_is_outside_is_refused(sd):
+    head_map = HeadMap.of(sd)
+    with pytest.raises(HeadMapMismatch, match="There are 8 heads, 0 to 7; 8 was asked for"):
+        head_map.address(8)
+    with pytest.raises(HeadMapMismatch, match="has heads 0 to 1; 2 was asked for"):
+        head_map.index(head_map.layers[0].address, 2)
+    with pytest.raises(HeadMapMismatch, match="is no layer of this head map"):
+        head_map.index("nowhere", 0)
+
+
+def test_models_without_text_are_refused(sd):
+    with pytest.raises(ModelNotLoaded, match="AutoencoderKL has no cross-attention layer"):
+        HeadMap.of(sd.vae)
+    with pytest.raises(ModelNotLoaded, match="neither a `unet` nor a `transformer`"):
+        HeadMap.of("a string")
