@@ -178,7 +178,7 @@ def test_any_other_fault_of_the_system_is_one_sentence(refused, monkeypatch, tmp
 
 def test_ctrl_c_keeps_what_was_counted(run, measured, monkeypatch, tmp_path):
     from headwise import probe
-    from headwise.relevance import Votes
+    from headwise.votes import Votes
 
     generate, calls = probe.generate, []
 

@@ -60,7 +60,7 @@ def demo(
 ) -> None:
     """Measure the built-in model and write a page.
 
-    Nothing is downloaded; about five minutes on two cores. Run again, it goes on where it stopped.
+    Nothing is downloaded. Run again, it goes on where it stopped.
 
     \b
     Examples:
@@ -278,7 +278,7 @@ def _resumable() -> Iterator[None]:
 
 
 def _pictures_in(folder: Path) -> int:
-    from headwise.relevance import Votes
+    from headwise.votes import Votes
 
     file = folder / "votes.safetensors"
     return len(Votes.load(file)) if file.is_file() else 0

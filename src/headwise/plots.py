@@ -29,7 +29,9 @@ from jaxtyping import Float, Int
 
 from headwise.errors import MissingExtra
 from headwise.heads import HeadMap, Layer
-from headwise.relevance import Relevance, Votes, split_half
+from headwise.relevance import Relevance
+from headwise.reliability import split_half
+from headwise.votes import Votes
 
 try:
     import matplotlib

@@ -27,7 +27,8 @@ from PIL import Image
 
 from headwise import plots
 from headwise.files import write_whole
-from headwise.relevance import HeadRank, Relevance, Votes
+from headwise.relevance import HeadRank, Relevance
+from headwise.votes import Votes
 
 HEADS_A_CONCEPT = 5
 
@@ -81,7 +82,8 @@ def report(run_folder: str | os.PathLike[str]) -> Path:
         sheet=list(_sheet(folder / "pictures")),
         sections=list(_sections(relevance, control, votes)),
         command=_text(folder / "command.txt"),
-        settings=[(name, _short(value)) for name, value in sorted(relevance.settings.items())],
+        settings=list(_settings(relevance.settings)),
+        words=relevance.settings.get("concepts", []),
     )
     path = folder / "index.html"
     write_whole(path, page.encode())
@@ -150,7 +152,7 @@ def _top_heads(relevance: Relevance, k: int) -> Iterator[tuple[str, HeadRank]]:
 
 def _certainty_section(relevance: Relevance, control: Relevance | None, votes: Votes | None) -> Section:
     text = (
-        "The pictures are split into two halves at random, 200 times; relevance is computed from each "
+        "The pictures are split into two halves at random, many times; relevance is computed from each "
         "and the two orders of heads are compared (Spearman). "
         "1 means that other pictures would give the same order."
     )
@@ -263,9 +265,12 @@ def _number(value: float) -> str:
     return "unknown" if np.isnan(value) else f"{value:z.2f}"
 
 
-def _short(value: Any) -> str:
-    text = value if isinstance(value, str) else repr(value)
-    return text if len(text) <= 1500 else text[:1500] + " …"
+def _settings(settings: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """What was not left to the model, versions last."""
+    for name, value in settings.items():
+        if value is not None and name not in ("concepts", "counted", "versions"):
+            yield name, str(value)
+    yield from settings.get("versions", {}).items()
 
 
 def _text(path: Path) -> str:

@@ -1,0 +1,141 @@
+"""The documents: their code runs, their commands exist, their links lead somewhere."""
+
+import json
+import re
+import runpy
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+from PIL import Image
+from safetensors import safe_open
+
+import headwise
+from headwise.cli import app
+from headwise.concepts import ConceptSet
+from headwise.relevance import Relevance
+from test_plots import sd_map, votes_on
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted(
+    [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md")]
+)
+EMOJI = ROOT / "src" / "headwise" / "data" / "emoji.toml"
+
+
+def blocks(page, language):
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.M | re.S)
+
+
+@pytest.fixture
+def desk(sd, tmp_path, monkeypatch):
+    """An empty folder to work in, where the tiny pipeline stands in for the slower built-in one."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("headwise.pipelines.load_pipeline", lambda name, **options: sd)
+    if not EMOJI.exists():
+        load = ConceptSet.load
+        monkeypatch.setattr(ConceptSet, "load", lambda name: load("paper34" if name == "emoji" else name))
+    return tmp_path
+
+
+def run(page):
+    """Run all Python blocks of a page, one after the other, as one program."""
+    names = {}
+    for block in blocks(page, "python"):
+        exec(compile(block, str(page), "exec"), names)
+    return names
+
+
+def test_the_guide_runs_and_the_format_is_as_written(desk, capsys):
+    assert run(ROOT / "docs" / "guide.md")["page"].is_file()
+    assert "Did you mean 'Color'?" in capsys.readouterr().out
+    said = run(ROOT / "docs" / "format.md")["said"]
+    text = (ROOT / "docs" / "format.md").read_text()
+    for file in ("relevance", "votes"):
+        with safe_open(desk / "runs" / "guide" / f"{file}.safetensors", "np") as opened:
+            table = text.split(f"## {file.title()}\n")[1].split("| tensor |")[1].split("\n\n")[0]
+            assert set(opened.keys()) == set(re.findall(r"^\| `(\w+)` \|", table, re.M)), file
+    for key in [*said, "model", "weights", "pictures", "versions"]:
+        assert f"`{key}`" in text, key
+    settings = json.loads((desk / "runs" / "guide" / "run.json").read_text())["settings"]
+    assert {"model", "weights", "seed", "num_inference_steps"} <= settings.keys()
+    for path in re.findall(r"^\| `([\w./]+\.\w+)`", text, re.M):
+        assert (desk / "runs" / "guide" / path).is_file(), path
+
+
+def test_the_readme_runs(desk, capsys):
+    run(ROOT / "README.md")
+    assert "±" in capsys.readouterr().out
+
+
+def test_the_example_runs(desk, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["measure.py", "emoji", "4", "2"])
+    runpy.run_path(str(ROOT / "examples" / "measure.py"))
+    out = capsys.readouterr().out
+    assert "Animals" in out and out.count("±") == 3
+
+
+def test_examples_are_short():
+    for file in (ROOT / "examples").glob("*.py"):
+        assert 20 <= len(file.read_text().splitlines()) <= 40, file
+
+
+def commands():
+    for page in PAGES:
+        for block in blocks(page, "console") + blocks(page, "text"):
+            for line in re.findall(r"^(?:\$ | {4})(?:.*\| )?(headwise .+)$", block, re.M):
+                yield pytest.param(line.split("#")[0], id=f"{page.name}: {line}")
+
+
+@pytest.mark.parametrize("line", list(commands()))
+def test_every_command_in_the_documents_is_understood(line):
+    name, *arguments = shlex.split(line)[1:]
+    command = typer.main.get_command(app).commands[name]
+    command.make_context(name, arguments)  # raises for an unknown option or a value out of range
+
+
+def test_every_command_is_in_the_guide_or_the_readme():
+    told = (ROOT / "README.md").read_text() + (ROOT / "docs" / "guide.md").read_text()
+    assert [
+        c.callback.__name__ for c in app.registered_commands if f"headwise {c.callback.__name__}" not in told
+    ] == []
+
+
+def test_the_page_of_the_commands_is_up_to_date():
+    page = runpy.run_path(str(ROOT / "docs" / "make_cli.py"))["page"]
+    assert (ROOT / "docs" / "cli.md").read_text() == page(), "run: make docs"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    for link in re.findall(r"\]\((?!https?://)([^)#]+)", page.read_text()):
+        if link == "docs/demo.png" and not (ROOT / link).exists():
+            pytest.xfail(
+                "the picture is made after the built-in model: python docs/make_picture.py runs/demo"
+            )
+        assert (page.parent / link).exists(), link
+
+
+def test_every_public_name_is_in_the_documents():
+    told = "".join(page.read_text() for page in PAGES)
+    assert [
+        name for name in headwise.__all__ if not re.search(rf"\b{name}\b", told) and name != "__version__"
+    ] == []
+
+
+def test_the_picture_of_the_readme_can_be_made(tmp_path):
+    Relevance.from_votes(votes_on(sd_map())).save(tmp_path / "relevance.safetensors")
+    (tmp_path / "pictures").mkdir()
+    for i in range(20):
+        Image.new("RGB", (64, 64), "red").save(tmp_path / "pictures" / f"{i}.png")
+    script = tmp_path / "make_picture.py"  # it writes beside itself
+    script.write_text((ROOT / "docs" / "make_picture.py").read_text())
+    runpy.run_path(str(script))["main"](tmp_path)
+    with Image.open(tmp_path / "demo.png") as picture:
+        assert picture.width > 1000 and picture.getpixel((10, 10)) == (255, 0, 0)
+
+
+def test_changelog_begins_with_this_version():
+    assert f"\n## {headwise.__version__} " in (ROOT / "CHANGELOG.md").read_text()

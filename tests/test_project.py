@@ -1,0 +1,139 @@
+"""The project itself: what installing brings, what importing costs, what the wheel holds."""
+
+import re
+import subprocess
+import sys
+import tomllib
+import zipfile
+from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+HEAVY = ("matplotlib", "gradio", "ray", "diffusers", "transformers", "torch", "jinja2", "typer")
+
+
+def tree(roots):
+    """Every installed distribution that installing `roots` brings, by canonical name."""
+    found, todo = set(), [(Requirement(root).name, frozenset(Requirement(root).extras)) for root in roots]
+    while todo:
+        name, extras = todo.pop()
+        name = re.sub(r"[-_.]+", "-", name).lower()
+        if (name, extras) in found:
+            continue
+        found.add((name, extras))
+        try:
+            wanted = [Requirement(line) for line in requires(name) or []]
+        except PackageNotFoundError:  # asked for by a marker of another platform
+            continue
+        for requirement in wanted:
+            environments = [{"extra": extra} for extra in extras or {""}]
+            if requirement.marker is None or any(map(requirement.marker.evaluate, environments)):
+                todo.append((requirement.name, frozenset(requirement.extras)))
+    return {name for name, _ in found}
+
+
+def tracked(folder):
+    """The files under version control; skips where there is none, as in an unpacked source archive."""
+    done = subprocess.run(["git", "ls-files", folder], cwd=ROOT, capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip("this is no git checkout")
+    return [name for name in done.stdout.split() if (ROOT / name).is_file()]
+
+
+def loaded(script):
+    """Which heavy packages a fresh Python has loaded after a script."""
+    script += f"\nimport sys; print(*(name for name in {HEAVY} if name in sys.modules))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    return done.stdout.split()
+
+
+@pytest.mark.parametrize("extra", ["", *PROJECT["optional-dependencies"]])
+def test_torchvision_is_nowhere_in_the_requirement_tree(extra):
+    """It is bound to one build of torch, so that it would replace the user's own."""
+    brought = tree([f"headwise[{extra}]" if extra else "headwise"])
+    assert {"torch", "diffusers", "typer"} <= brought, "the walk works"
+    assert not brought & {"torchvision", "torchaudio", "timm", "open-clip-torch"}
+
+
+def test_the_walk_would_find_torchvision():
+    assert "torchvision" in tree(["transformers[vision]"])
+
+
+def test_importing_headwise_computes_nothing():
+    assert loaded("import headwise") == []
+    assert loaded("import headwise; headwise.HeadMap, headwise.HeadwiseError") == []
+
+
+def test_measuring_loads_no_figures():
+    assert "matplotlib" not in loaded("import headwise; headwise.measure, headwise.Relevance")
+
+
+def test_figures_have_no_global_state():
+    assert "False" in loaded("import sys, headwise.plots; print('matplotlib.pyplot' in sys.modules)")
+
+
+def test_every_public_name_is_there():
+    import headwise
+
+    assert all(getattr(headwise, name) is not None for name in headwise.__all__)
+    assert headwise.__version__ == PROJECT["version"] == version("headwise")
+
+
+def test_installing_headwise_pins_nothing():
+    """Whoever has a GPU keeps the torch that fits it."""
+    for line in PROJECT["dependencies"]:
+        assert {specifier.operator for specifier in Requirement(line).specifier} <= {">=", "!="}, line
+
+
+def test_constraints_name_the_versions_the_tests_run_on():
+    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if line and line[0] != "#"]
+    pins = {Requirement(line).name: Requirement(line) for line in lines}
+    direct = [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["test"]]
+    assert {Requirement(line).name for line in direct} - {"headwise"} <= pins.keys()
+    for name in {Requirement(line).name for line in PROJECT["dependencies"]}:
+        assert pins[name].specifier.contains(version(name)), f"{name} {version(name)} is installed"
+
+
+def test_every_module_is_read_in_a_file_of_its_name():
+    modules = {file.stem for file in (ROOT / "src" / "headwise").glob("*.py")} - {"__init__"}
+    stated = (ROOT / "CONTRIBUTING.md").read_text()
+    assert [name for name in sorted(modules) if f"{name}.py" not in stated] == []
+
+
+def test_the_wheel_holds_all_data(tmp_path):
+    build = "from hatchling.build import build_wheel; import sys; print(build_wheel(sys.argv[1]))"
+    subprocess.run([sys.executable, "-c", build, str(tmp_path)], cwd=ROOT, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    inside = set(zipfile.ZipFile(wheel).namelist())
+    wanted = {name.removeprefix("src/") for name in tracked("src")}
+    assert "headwise/data/paper34.toml" in wanted and wanted - inside == set()
+    weights = sum(
+        file.stat().st_size for file in (ROOT / "src" / "headwise" / "emoji").rglob("*.safetensors")
+    )
+    assert weights <= 80 * 2**20
+
+
+def test_make_says_what_to_do_about_an_old_python(tmp_path):
+    old = tmp_path / "python"
+    old.write_text('#!/bin/sh\n[ "$1" = --version ] && echo Python 3.9.2 && exit\nexit 1\n')
+    old.chmod(0o755)
+    done = subprocess.run(
+        ["make", "demo", f"PYTHON={old}", f"VENV={tmp_path / 'venv'}"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode != 0
+    assert "needs Python 3.11 or newer; found: Python 3.9.2" in done.stderr
+    assert not (tmp_path / "venv").exists()
+
+
+def test_no_path_of_one_machine_is_written_down():
+    home = re.compile(r"(?<![\w/.])/(home|Users)/\w")
+    texts = [ROOT / name for name in tracked(".") if name.endswith((".py", ".md", ".toml", ".txt", ".html"))]
+    assert len(texts) > 20
+    assert [str(file) for file in texts if home.search(file.read_text(errors="ignore"))] == []
