@@ -293,7 +293,7 @@ def _ask(
 class _PipelineCall:
     """One call of the pipeline: what it was asked for, and the denoiser calls it has made."""
 
-    def __init__(self, prompts: tuple[str, ...], guidance_scale: float) -> None:
+    def __init__(self, prompts: tuple[str, ...], guidance_scale: float | int) -> None:
         self.prompts, self.guidance_scale, self.steps = prompts, guidance_scale, 0
 
     @classmethod

@@ -176,12 +176,12 @@ def measure(
     out: str | Path | None = None,
     batch_size: int = 1,
     num_inference_steps: int = 50,
-    guidance_scale: float = 7.5,
+    guidance_scale: float | int = 7.5,
     negative_prompt: str | None = None,
     height: int | None = None,
     width: int | None = None,
-    until: float | None = None,
-    checkpoint_every: float = 10.0,
+    until: float | int | None = None,
+    checkpoint_every: float | int = 10,
     keep_pictures: int = 0,
     progress: bool = True,
 ) -> Relevance:
@@ -248,16 +248,13 @@ def measure(
     return folder.finish()
 
 
-def _enough(votes: Votes, pictures: int, until: float | None) -> bool:
+def _enough(votes: Votes, pictures: int, until: float | int | None) -> bool:
     """Is the run over? Asked at multiples of 32 pictures only, whatever the batches and interruptions."""
     if len(votes) >= pictures:
         return True
-    return (
-        until is not None
-        and len(votes) > 0
-        and len(votes) % BLOCKS == 0
-        and np.median(split_half(votes)) >= until
-    )
+    if until is None or len(votes) == 0 or len(votes) % BLOCKS:
+        return False
+    return bool(np.median(split_half(votes)) >= until)
 
 
 def _check(

@@ -126,7 +126,7 @@ class RunFolder:
 class Progress:
     """The votes as they come: added up, shown, put on the disk from time to time and at whatever end."""
 
-    def __init__(self, folder: RunFolder, pictures: int, every: float, shown: bool) -> None:
+    def __init__(self, folder: RunFolder, pictures: int, every: float | int, shown: bool) -> None:
         self.folder, self.votes, self.every, self.saved = folder, folder.votes, every, time.monotonic()
         self.bar = tqdm(total=pictures, initial=len(self.votes), unit="picture", disable=not shown)
 

@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+import numpy as np
+
 HERE = Path(__file__).parent
 
 
@@ -31,8 +33,20 @@ MODELS = {
 }
 
 
+def draws(seed, picture, calls, layers, words):
+    """The high 32 bits of Philox numbers, times the number of words, in Python's own integers."""
+    raw = np.random.Philox(key=np.array([seed, picture], np.uint64)).random_raw(calls * layers * len(words))
+    drawn = [(int(number) >> 32) * words[i % len(words)] >> 32 for i, number in enumerate(raw)]
+    return np.reshape(drawn, (calls, layers, len(words))).tolist()
+
+
+DRAWN = [(0, 0, 2, 2, [10, 10, 3]), (7, 1234, 3, 1, [10] * 5), (2**40 + 1, 2, 1, 3, [2, 7])]
+
+
 def main():
     """Write them."""
+    found = [{"arguments": case, "draws": draws(*case)} for case in DRAWN]
+    (HERE / "draws.json").write_text(json.dumps(found) + "\n")
     for name, found in MODELS.items():
         (HERE / f"heads_{name}.json").write_text(json.dumps(found, indent=0) + "\n")
 

@@ -1,0 +1,266 @@
+"""The loop around the probe: what it refuses, what it keeps, what it does not change."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from conftest import BUILD, tiny_sd, tiny_sdxl
+from headwise.concepts import ConceptSet
+from headwise.errors import (
+    HeadwiseError,
+    ModelNotLoaded,
+    NotFinite,
+    RunMismatch,
+    UnreadableFile,
+    UnreadablePrompts,
+    UnwritableFolder,
+)
+from headwise.generate import latents_for
+from headwise.pipelines import load_pipeline
+from headwise.probe import measure
+from headwise.prompts import read_prompts
+from headwise.relevance import Relevance, Votes
+
+SHORT = {"prompts": ["a dog", "a red car"], "num_inference_steps": 2, "progress": False}
+
+
+def votes_of(folder):
+    return (folder / "votes.safetensors").read_bytes()
+
+
+def test_votes_are_bit_equal_in_any_batch(exact_pipe, concepts, tmp_path):
+    for size in (1, 2, 5):
+        measure(exact_pipe, concepts, pictures=5, out=tmp_path / str(size), batch_size=size, **SHORT)
+    assert votes_of(tmp_path / "1") == votes_of(tmp_path / "2") == votes_of(tmp_path / "5")
+
+
+def test_folder_and_result(pipe, concepts, tmp_path):
+    relevance = measure(pipe, concepts, pictures=3, out=tmp_path / "new" / "run", **SHORT)
+    folder = tmp_path / "new" / "run"
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "relevance.safetensors",
+        "run.json",
+        "votes.safetensors",
+    ]
+    assert Relevance.load(folder / "relevance.safetensors") == relevance
+    run = json.loads((folder / "run.json").read_text())
+    assert run["stretches"][0]["from"] == 0
+    assert run["stretches"][-1]["to"] == 3
+    for key in ("model", "dtype", "scheduler", "num_inference_steps", "guidance_scale", "seed", "prompts"):
+        assert run["settings"][key] == relevance.settings[key]
+    assert relevance.settings["pictures"] == 3
+    assert set(relevance.settings["versions"]) >= {"headwise", "torch", "diffusers", "transformers"}
+    assert np.allclose(relevance.values.sum(1), relevance.head_map.all_heads)
+
+
+def test_without_a_folder_nothing_is_written(sd, concepts, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    kept = measure(sd, concepts, pictures=3, out="run", **SHORT)
+    assert measure(sd, concepts, pictures=3, **SHORT) == kept
+    assert [p.name for p in tmp_path.iterdir()] == ["run"]
+
+
+def test_a_finished_run_returns_at_once_and_may_grow(sd, concepts, tmp_path):
+    first = measure(sd, concepts, pictures=3, out=tmp_path / "a", **SHORT)
+    before, sd.unet.forward = sd.unet.forward, None  # nothing is generated any more
+    assert measure(sd, concepts, pictures=3, out=tmp_path / "a", **SHORT) == first
+    sd.unet.forward = before
+    measure(sd, concepts, pictures=5, out=tmp_path / "a", **SHORT)
+    measure(sd, concepts, pictures=5, out=tmp_path / "b", **SHORT)
+    assert votes_of(tmp_path / "a") == votes_of(tmp_path / "b")
+    with pytest.raises(RunMismatch, match="already counts 5 pictures, more than the 4 asked for"):
+        measure(sd, concepts, pictures=4, out=tmp_path / "a", **SHORT)
+
+
+def test_another_run_is_refused_by_name(sd, concepts, tmp_path):
+    measure(sd, concepts, pictures=2, out=tmp_path, **SHORT)
+    before = votes_of(tmp_path)
+    with pytest.raises(
+        RunMismatch, match="holds another run: seed is 0 there and 1 here. Give another folder"
+    ):
+        measure(sd, concepts, pictures=2, out=tmp_path, seed=1, **SHORT)
+    with pytest.raises(RunMismatch, match="num_inference_steps is 2 there and 3 here"):
+        measure(sd, concepts, pictures=2, out=tmp_path, **SHORT | {"num_inference_steps": 3})
+    with pytest.raises(RunMismatch, match="prompts is '2 prompts, .*' there and '1 prompts, "):
+        measure(sd, concepts, pictures=2, out=tmp_path, **SHORT | {"prompts": ["a cat"]})
+    with pytest.raises(
+        RunMismatch, match="concept_set is '3 concepts, 9 words, .*' there and '1 concepts, 1 words"
+    ):
+        measure(sd, ConceptSet({"A": ["dog"]}), pictures=2, out=tmp_path, **SHORT)
+    with pytest.raises(
+        RunMismatch, match="model is 'StableDiffusionPipeline' there and 'StableDiffusionXLPip"
+    ):
+        measure(tiny_sdxl(), concepts, pictures=2, out=tmp_path, **SHORT)
+    with torch.no_grad():
+        sd.unet.conv_in.weight.add_(1e-3)
+    with pytest.raises(RunMismatch, match="weights is '[0-9a-f]+' there and '[0-9a-f]+' here"):
+        measure(sd, concepts, pictures=2, out=tmp_path, **SHORT)
+    assert votes_of(tmp_path) == before
+
+
+def test_damaged_folders_are_named(sd, concepts, tmp_path):
+    measure(sd, concepts, pictures=2, out=tmp_path, **SHORT)
+    (tmp_path / "votes.safetensors").write_bytes(votes_of(tmp_path)[:50])
+    with pytest.raises(UnreadableFile, match="is no whole safetensors file"):
+        measure(sd, concepts, pictures=2, out=tmp_path, **SHORT)
+    (tmp_path / "run.json").write_text("{")
+    with pytest.raises(UnreadableFile, match=r"run\.json is damaged"):
+        measure(sd, concepts, pictures=2, out=tmp_path, **SHORT)
+
+
+def test_folders_that_are_none(sd, concepts, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UnwritableFolder, match="file is not a folder"):
+        measure(sd, concepts, pictures=1, out=tmp_path / "file", **SHORT)
+    with pytest.raises(UnwritableFolder, match="is not a folder"):
+        measure(sd, concepts, pictures=1, out=tmp_path / "file" / "below", **SHORT)
+    with pytest.raises(UnwritableFolder, match="cannot be made"):
+        measure(sd, concepts, pictures=1, out="/proc/nowhere/run", **SHORT)
+
+
+def test_explicit_latents_are_used_and_checked(concepts, tmp_path):
+    pipe = BUILD["sd1"](dtype=torch.float64)
+    latents = torch.stack([latents_for(pipe, 0, i) for i in range(3)])
+    measure(pipe, concepts, pictures=3, out=tmp_path / "seed", **SHORT)
+    measure(pipe, concepts, pictures=3, out=tmp_path / "latents", latents=latents, **SHORT)
+    seeded, given = (Votes.load(tmp_path / name / "votes.safetensors") for name in ("seed", "latents"))
+    assert np.array_equal(seeded.counts, given.counts)
+    other = measure(pipe, concepts, pictures=3, latents=latents.flip(0), **SHORT)
+    assert not np.array_equal(other.values, Relevance.from_votes(seeded).values)
+    with pytest.raises(HeadwiseError, match=r"latents have shape \(3, 4, 8, 8\); expected \(4, 4, 8, 8\)"):
+        measure(pipe, concepts, pictures=4, latents=latents, **SHORT)
+    with pytest.raises(HeadwiseError, match=r"expected \(3, 4, 8, 12\)"):
+        measure(pipe, concepts, pictures=3, latents=latents, width=24, height=16, **SHORT)
+
+
+def test_not_a_number_loses_no_votes_already_counted(sd, concepts, tmp_path):
+    latents = torch.stack([latents_for(sd, 0, i) for i in range(4)])
+    latents[2] = torch.nan
+    with pytest.raises(NotFinite, match="at step 0"):
+        measure(sd, concepts, pictures=4, latents=latents, out=tmp_path, checkpoint_every=1e9, **SHORT)
+    assert Votes.load(tmp_path / "votes.safetensors").pictures == ((0, 2),)
+
+
+def test_until_stops_at_the_same_picture_in_any_batch(concepts, tmp_path):
+    pipe = BUILD["sd1"](dtype=torch.float64)
+    short = SHORT | {"num_inference_steps": 1}
+    runs = {}
+    for size in (7, 32):
+        out = tmp_path / str(size)
+        runs[size] = measure(pipe, concepts, pictures=100, until=0.3, out=out, batch_size=size, **short)
+        counted = runs[size].settings["pictures"]
+        assert counted % 32 == 0
+        assert counted < 100
+        assert np.median(runs[size].split_half) >= 0.3
+    assert votes_of(tmp_path / "7") == votes_of(tmp_path / "32")
+    assert measure(pipe, concepts, pictures=100, until=0.3, out=tmp_path / "7", **short) == runs[7]
+    more = measure(pipe, concepts, pictures=40, until=1.1, batch_size=16, **short)
+    assert more.settings["pictures"] == 40
+
+
+def test_only_pictures_that_are_kept_are_decoded(pipe, concepts, tmp_path):
+    decoded = []
+    decode = pipe.vae.decode
+
+    def counting(latents, *args, **kwargs):
+        decoded.append(len(latents))
+        return decode(latents, *args, **kwargs)
+
+    pipe.vae.decode = counting
+    measure(pipe, concepts, pictures=5, out=tmp_path / "some", keep_pictures=2, batch_size=4, **SHORT)
+    assert sum(decoded) == 2
+    kept = sorted((tmp_path / "some" / "pictures").iterdir())
+    assert [p.name for p in kept] == ["00000.png", "00001.png"]
+    with Image.open(kept[0]) as picture:
+        assert picture.size == (16, 16)
+    measure(pipe, concepts, pictures=5, out=tmp_path / "none", **SHORT)
+    assert sum(decoded) == 2
+    with pytest.raises(HeadwiseError, match="keep_pictures=1 pictures need a folder"):
+        measure(pipe, concepts, pictures=5, keep_pictures=1, **SHORT)
+
+
+def test_the_pipeline_is_left_as_it_was(sd, concepts, tmp_path, capsys):
+    def checker(*args, **kwargs):
+        raise AssertionError("nobody looks at these pictures")
+
+    sd.__dict__["safety_checker"] = checker
+    sd.set_progress_bar_config(desc="mine")
+    config = dict(sd.config)
+    measure(sd, concepts, pictures=1, out=tmp_path, keep_pictures=1, **SHORT)
+    assert sd._progress_bar_config == {"desc": "mine"}
+    assert sd.safety_checker is checker
+    assert dict(sd.config) == config
+    assert capsys.readouterr() == ("", "")
+
+
+def test_progress_goes_to_stderr(sd, concepts, capsys):
+    measure(sd, concepts, pictures=2, checkpoint_every=0, **SHORT | {"progress": True})
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "2/2" in err
+    assert "split-half" in err
+
+
+def test_an_interruption_saves_first(sd, concepts, tmp_path, monkeypatch):
+    import headwise.probe
+
+    def interrupted(pipe, prompts, seed, numbers, **options):
+        if numbers[0] == 2:
+            raise KeyboardInterrupt
+        return generate(pipe, prompts, seed, numbers, **options)
+
+    generate = headwise.probe.generate
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(headwise.probe, "generate", interrupted)
+        measure(sd, concepts, pictures=4, out=tmp_path / "a", checkpoint_every=1e9, **SHORT)
+    assert len(Votes.load(tmp_path / "a" / "votes.safetensors")) == 2
+    measure(sd, concepts, pictures=4, out=tmp_path / "a", **SHORT)
+    measure(sd, concepts, pictures=4, out=tmp_path / "b", **SHORT)
+    assert votes_of(tmp_path / "a") == votes_of(tmp_path / "b")
+
+
+BAD_PROMPTS = {
+    b"a dog\na \0 cat\n": r"line 2: a NUL character",
+    b"a dog\n\xff\xfe\n": r"line 2: not UTF-8",
+    b"\n \n": r"is empty from line 1 on",
+}
+
+
+@pytest.mark.parametrize(("content", "said"), BAD_PROMPTS.items())
+def test_prompt_files_with_mistakes(sd, tmp_path, content, said):
+    (tmp_path / "p.txt").write_bytes(content)
+    with pytest.raises(UnreadablePrompts, match=said):
+        read_prompts(tmp_path / "p.txt", sd)
+
+
+def test_prompts(sd, tmp_path):
+    (tmp_path / "p.txt").write_bytes(b"\xef\xbb\xbfa dog\r\n\r\na cat \r\n")
+    assert read_prompts(str(tmp_path / "p.txt"), sd) == ("a dog", "a cat")
+    with pytest.raises(UnreadablePrompts, match="cannot be read: No such file"):
+        read_prompts(tmp_path / "nothing.txt", sd)
+    with pytest.raises(UnreadablePrompts, match="There is no prompt in the list"):
+        read_prompts([], sd)
+    with pytest.raises(UnreadablePrompts, match="Prompt 1 is ''; expected"):
+        read_prompts(["a", ""], sd)
+    own = read_prompts(None, sd)
+    assert len(own) == len(set(own)) == 1000
+    assert all(p.startswith(("a photo of a ", "a photo of an ")) and p.endswith(".") for p in own)
+
+
+def test_loading_pipelines(tmp_path):
+    tiny_sd().save_pretrained(tmp_path / "model")
+    pipe = load_pipeline(tmp_path / "model", dtype=torch.float64)
+    assert pipe.unet.dtype == torch.float64
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ModelNotLoaded, match=r"empty is no pipeline: it holds no model_index\.json"):
+        load_pipeline(tmp_path / "empty")
+    with pytest.raises(ModelNotLoaded, match="There is no folder .*nothing"):
+        load_pipeline(tmp_path / "nothing")
+    with pytest.raises(ModelNotLoaded, match="somebody/some-model could not be loaded"):
+        load_pipeline("somebody/some-model")
+    (tmp_path / "model" / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"short")
+    with pytest.raises(ModelNotLoaded, match="model could not be loaded"):
+        load_pipeline(tmp_path / "model")
