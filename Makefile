@@ -22,8 +22,8 @@ test: $(VENV)/.test
 	$(BIN)/python -m pytest $(ARGS)
 
 check: $(VENV)/.dev
-	$(BIN)/ruff format --check src tests examples
-	$(BIN)/ruff check src tests examples
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
 	$(BIN)/mypy
 
 docs: $(VENV)/.test

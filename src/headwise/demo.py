@@ -46,7 +46,11 @@ def demo(
     out = Path(out)
     pipe = load_pipeline("emoji") if pipe is None else pipe
     concepts = ConceptSet.load("emoji") if concepts is None else concepts
-    same = {"pictures": pictures, "num_inference_steps": num_inference_steps, "batch_size": batch_size}
+    same: dict[str, Any] = {
+        "pictures": pictures,
+        "num_inference_steps": num_inference_steps,
+        "batch_size": batch_size,
+    }
     relevance = measure(pipe, concepts, out=out, keep_pictures=samples, progress=progress, **same)
     control = measure(pipe, one_pot(concepts), out=out / "control", progress=progress, **same)
     write_whole(out / "command.txt", f"headwise demo --out {shlex.quote(str(out))}\n".encode())

@@ -69,7 +69,11 @@ def examine(
         return attend(query, key, value)
 
     def draw() -> Tensor:
-        options = {"num_inference_steps": 1, "guidance_scale": guidance_scale, "output_type": "latent"}
+        options: dict[str, Any] = {
+            "num_inference_steps": 1,
+            "guidance_scale": guidance_scale,
+            "output_type": "latent",
+        }
         return generate(pipe, ["a photo of a dog"], 0, [0], height=height, width=width, **options)
 
     complaint, hooked_latents = "", None

@@ -23,6 +23,7 @@ __all__ = [
 import io
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -42,7 +43,7 @@ except ModuleNotFoundError as missing:
         "Figures need matplotlib, which is not installed: pip install 'headwise[plots]'"
     ) from missing
 
-STYLE = {
+STYLE: Any = {
     "font.size": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,
