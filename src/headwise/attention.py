@@ -102,8 +102,8 @@ def hooked(pipe: Any, *hooks: AttentionHook) -> Iterator[Any]:
         hooks: Outermost first.
     """
     door = _Door(pipe, hooks)
-    door.open()
     try:
+        door.open()
         yield pipe
     except BaseException:
         door.close()

@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from headwise.errors import UnknownConcept, UnreadableConcepts
@@ -45,15 +46,15 @@ class ConceptSet:
     """Concept names and their words, in a fixed order.
 
     Args:
-        concepts: (name, words) pairs; a mapping is taken too.
+        pairs: (name, words), one after the other; a mapping of names to words is taken too.
     """
 
-    concepts: tuple[tuple[str, tuple[str, ...]], ...]
+    pairs: tuple[tuple[str, tuple[str, ...]], ...]
 
-    def __init__(self, concepts: Mapping[str, Sequence[str]] | Sequence[tuple[str, Sequence[str]]]) -> None:
-        pairs = list(concepts.items()) if isinstance(concepts, Mapping) else list(concepts)
-        _check(pairs, lambda _name, _word: "")
-        object.__setattr__(self, "concepts", tuple((name, tuple(words)) for name, words in pairs))
+    def __init__(self, pairs: Mapping[str, Sequence[str]] | Sequence[tuple[str, Sequence[str]]]) -> None:
+        given = list(pairs.items()) if isinstance(pairs, Mapping) else list(pairs)
+        _check(given, lambda _name, _word: "")
+        object.__setattr__(self, "pairs", tuple((name, tuple(words)) for name, words in given))
 
     @classmethod
     def load(cls, name_or_path: str | Path) -> "ConceptSet":
@@ -81,45 +82,50 @@ class ConceptSet:
         return cls(concepts)
 
     @property
+    def concepts(self) -> Mapping[str, tuple[str, ...]]:
+        """The words of every concept, by name."""
+        return MappingProxyType(dict(self.pairs))
+
+    @property
     def names(self) -> tuple[str, ...]:
         """The concepts, in order."""
-        return tuple(name for name, _ in self.concepts)
+        return tuple(name for name, _ in self.pairs)
 
     def words(self, name: str) -> tuple[str, ...]:
         """The words of one concept."""
         if name not in self.names:
             raise unknown_concept(name, self.names)
-        return dict(self.concepts)[name]
+        return self.concepts[name]
 
     def __len__(self) -> int:
-        return len(self.concepts)
+        return len(self.pairs)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.names)
 
     def shuffled(self, seed: int) -> "ConceptSet":
         """The same words dealt anew to the same concepts: a control in which no concept means anything."""
-        words = [word for _, words in self.concepts for word in words]
+        words = [word for _, words in self.pairs for word in words]
         random.Random(seed).shuffle(words)
         dealt = iter(words)
-        return self.from_json([[name, [next(dealt) for _ in words]] for name, words in self.concepts])
+        return self.from_json([[name, [next(dealt) for _ in words]] for name, words in self.pairs])
 
     def to_json(self) -> list[list[Any]]:
         """As JSON-able lists of [name, words], which keep the order."""
-        return [[name, list(words)] for name, words in self.concepts]
+        return [[name, list(words)] for name, words in self.pairs]
 
     @classmethod
     def from_json(cls, pairs: Sequence[Sequence[Any]]) -> "ConceptSet":
         """The inverse of `to_json`, taken as it is: a shuffled set may hold a word twice in one concept."""
         made = object.__new__(cls)
-        object.__setattr__(made, "concepts", tuple((name, tuple(words)) for name, words in pairs))
+        object.__setattr__(made, "pairs", tuple((name, tuple(words)) for name, words in pairs))
         return made
 
     def embed(self, pipe: Any) -> WordEmbeddings:
         """Encode every word alone with the pipeline's own text encoders."""
         from headwise.pipelines import encode_word  # torch is needed here and not before
 
-        encoded = [[encode_word(pipe, word) for word in words] for _, words in self.concepts]
+        encoded = [[encode_word(pipe, word) for word in words] for _, words in self.pairs]
         return WordEmbeddings(
             encoded[0][0][0], tuple(tuple(tokens[1:] for tokens in words) for words in encoded)
         )
