@@ -1,0 +1,45 @@
+"""The built-in model: a small latent diffusion model of a drawn world, and the judge that reads its pictures.
+
+Plain diffusers and transformers objects, trained by the scripts in the repository's `training/` on pictures that are drawn from
+emoji, so that what a picture should show is known. README.md beside this file is the model card.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from headwise.errors import ModelNotLoaded
+
+__all__ = ["MODEL", "card", "judge", "load"]
+
+_HERE = Path(__file__).parent
+MODEL = _HERE / "model"
+
+
+def load(dtype: torch.dtype = torch.float32) -> Any:
+    """The pipeline: a `StableDiffusionPipeline` of 64×64 pictures with 16 cross-attention layers of 8 heads."""
+    from diffusers import StableDiffusionPipeline
+
+    _require(MODEL / "model_index.json")
+    return StableDiffusionPipeline.from_pretrained(MODEL, torch_dtype=dtype, use_safetensors=True)
+
+
+def judge() -> tuple[Any, Any]:
+    """The judge, a `CLIPModel` in evaluation mode, and its tokenizer; it reads 64×64 pictures scaled to -1 … 1."""
+    from transformers import CLIPModel, CLIPTokenizer
+
+    _require(_HERE / "judge" / "config.json")
+    model = CLIPModel.from_pretrained(_HERE / "judge", dtype=torch.float32).eval()
+    return model, CLIPTokenizer.from_pretrained(_HERE / "judge")
+
+
+def card() -> dict[str, Any]:
+    """What was measured of this model: see README.md for the words to the numbers."""
+    return json.loads((_HERE / "card.json").read_text())
+
+
+def _require(file: Path) -> None:
+    if not file.is_file():
+        raise ModelNotLoaded(f"{file} is missing: the emoji model is not whole. Install headwise again.")

@@ -1,0 +1,97 @@
+"""Write the model card (src/headwise/emoji/README.md) from card.json: every number in it comes from there."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from vocabulary import CONCEPTS
+from world import two_sense
+
+EMOJI = Path(__file__).parent.parent / "src/headwise/emoji"
+
+TEXT = """\
+# The emoji model
+
+A small latent diffusion model of a drawn world, in plain diffusers format, so that Headwise can be tried, taught and tested without a
+download, and where the truth of a picture is known. It draws 64×64 emoji pictures from short English captions. It is a test
+object for interpretability, no image maker.
+
+```python
+pipe = headwise.load_pipeline("emoji")  # or StableDiffusionPipeline.from_pretrained(headwise.emoji.MODEL)
+image = pipe("a red car in the forest", num_inference_steps=20, guidance_scale=5).images[0]
+```
+
+| part | what it is |
+|---|---|
+| denoiser | `UNet2DConditionModel`, 16 cross-attention layers × 8 = 128 heads, as Stable Diffusion 1.x; v-prediction, zero terminal SNR |
+| autoencoder | `AutoencoderKL`, 64×64×3 ↔ 8×8×16; {psnr:.1f} dB on held-out drawings |
+| text encoder | `CLIPTextModel`, 4 layers, 192 wide, trained first, then frozen; its end and padding tokens say nothing |
+| judge | `CLIPModel` of its own, another seed, other draws, the senses of two-sense words in balance |
+| words | {concepts} of the paper's 34 concepts, {words} words, {two_sense_words} two-sense words |
+| made in | {minutes_of[reader]:.0f} + {minutes_of[autoencoder]:.0f} + {minutes:.0f} minutes (text encoder, autoencoder, denoiser) and {minutes_of[judge]:.0f} for the judge, on {device}; {samples:,} samples for the denoiser |
+
+Left out of the paper's 34 concepts: Brand Logos (others' marks) and Poses and Gestures.
+
+## What the judge reads
+
+Share of right answers, 95 % Wilson interval; {steps} steps, guidance {guidance}; prompts of combinations that training never saw for pairs.
+A question offers the caption and its siblings, one word exchanged for each other word of the concept. "Drawn" is the same judge on
+drawings of the same prompts: the ceiling.
+
+| asked | generated | drawn | n |
+|---|---|---|---|
+{accuracy}
+
+Two-sense words in their rare sense ("an orange car", "a rose-colored vase") are misread in {misread}.
+On true drawings the judge takes {misread_real} for misread, which is its own error.
+
+The judge on held-out drawings, by concept: {judge}.
+
+![Pictures and the prompts they were asked for](samples.png)
+
+## Is relevance causal here?
+
+Relevance measured with {pictures_table} pictures, then the words' attention multiplied by −2 in the first k heads of an order, on reporting words.
+*Area* is accuracy averaged over k, least relevant first minus most relevant first: positive where relevance tells which heads matter.
+*All* is what remains with all 128 heads weakened.
+
+| concept | area | most | random | least | plain | all | split-half |
+|---|---|---|---|---|---|---|---|
+{table}
+
+## Sources
+
+Sprites: Noto Emoji (Google, Apache-2.0), Twemoji (CC-BY 4.0, © Twitter, Inc and other contributors), Fluent Emoji 3D (Microsoft, MIT), from the
+npm packages `emoji-datasource-google`, `emoji-datasource-twitter` and `@lobehub/fluent-emoji-3d`. They are not part of this package. How it
+was made: `training/` in the repository. The weights are Apache-2.0.
+"""
+
+
+def percent(score: dict) -> str:
+    """A share with its interval."""
+    return f"{100 * score['accuracy']:.0f} % ({100 * score['low']:.0f} to {100 * score['high']:.0f})"
+
+
+def main() -> None:
+    """Fill the text with the numbers."""
+    card = json.loads((EMOJI / "card.json").read_text())
+    accuracy = [
+        f"| {g} | {percent(s)} | {percent(card['real'][g])} | {s['n']} |"
+        for g, s in card["generated"].items()
+    ]
+    rows = [
+        f"| {c} | {r['area']:+.3f} | {r['most']:.2f} | {r['random']:.2f} | {r['least']:.2f} | {r['plain']:.2f} | {r['all_weakened']:.2f} | {r['split_half']:.2f} |"
+        for c, r in card.get("weakening_reporting", {}).items()
+    ]
+    filled = card | {
+        "psnr": card["autoencoder_psnr"], "accuracy": "\n".join(accuracy), "misread": percent(card["misread_plain"]),
+        "misread_real": percent(card["misread_real"]), "judge": ", ".join(f"{c} {100 * v:.0f} %" for c, v in card["judge"].items()),
+        "table": "\n".join(rows), "pictures_table": card.get("pictures_table", "?"),
+    }  # fmt: skip
+    assert len(CONCEPTS) == card["concepts"] and len(two_sense()) == card["two_sense_words"]
+    (EMOJI / "README.md").write_text(TEXT.format(**filled))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,187 @@
+"""Train the two CLIPs of the emoji model: the reader, whose text tower conditions the denoiser, and the judge.
+
+Both match drawings with captions; beside the other captions of the batch, every caption has its own wrong twin with one word
+exchanged for a sibling of the same concept, so that fine attributes must be told apart.
+
+    loss = CE(image → captions and twins) + CE(caption → images) + Σ CE(image → word) over the concepts it shows
+         [+ 5 · |end, padding − those of the empty caption|²]
+
+The third term reads the words of each concept off the image tower directly, through linear heads that are thrown away: attributes
+that few captions name are learnt many times sooner.
+
+The *reader* is pooled over the tokens of its words, and the last term keeps its end and padding tokens from carrying the caption:
+what is not said by a word's own token is not said, so that heads that attend to words are what a picture depends on. The
+*judge* is a plain `CLIPModel`, pooled at its end token, trained from another seed on other draws, with the senses of two-sense
+words in balance.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+from pathlib import Path
+
+import loop
+import numpy as np
+import sprites
+import tokenizer as words
+import torch
+import torch.nn.functional as F
+import world
+from drawing import Painter
+from torch import Tensor, nn
+from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModel, CLIPTokenizer, CLIPVisionConfig
+from vocabulary import CONCEPTS
+
+BATCH = 128
+ROLES = {
+    "reader": {"seed": 21, "rare": 0.01, "bare": 0.15, "vision": (128, 4, 4)},
+    "judge": {"seed": 77, "rare": 0.12, "bare": 0.10, "vision": (192, 6, 6)},
+}
+
+
+def build(tokenizer: CLIPTokenizer, width: int, layers: int, heads: int) -> CLIPModel:
+    """An untrained CLIP: text tower 192 wide with 4 layers, image tower as given, patches of 8×8 pixels."""
+    text = CLIPTextConfig(
+        vocab_size=len(tokenizer), hidden_size=192, intermediate_size=768, num_hidden_layers=4, num_attention_heads=6,
+        max_position_embeddings=words.LENGTH, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id, projection_dim=128,
+    )  # fmt: skip
+    vision = CLIPVisionConfig(
+        hidden_size=width, intermediate_size=4 * width, num_hidden_layers=layers, num_attention_heads=heads, image_size=64,
+        patch_size=8, projection_dim=128,
+    )  # fmt: skip
+    return CLIPModel(
+        CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=128)
+    )
+
+
+def encode(tokenizer: CLIPTokenizer, captions: list[str]) -> Tensor:
+    """Token ids of captions, padded: captions × 24."""
+    return tokenizer(
+        captions, padding="max_length", max_length=words.LENGTH, truncation=True, return_tensors="pt"
+    ).input_ids
+
+
+def draws(
+    painter: Painter, rng: random.Random, role: dict, size: int
+) -> tuple[Tensor, list[str], list[str], Tensor]:
+    """Pictures in -1 … 1, their captions, the captions' wrong twins, and the word shown of each concept (-100: none, or several)."""
+    pictures, captions, twins, shown = [], [], [], []
+    for _ in range(size):
+        scene, caption = world.sample(rng, role["rare"], role["bare"])
+        pictures.append(painter.draw(scene, rng))
+        captions.append(caption)
+        twins.append(world.caption(world.counterfactual(scene, rng), rng))
+        shown.append(_labels(scene))
+    x = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return x, captions, twins, torch.tensor(shown)
+
+
+def _labels(scene: world.Scene) -> list[int]:
+    true = world.truth(scene)
+    words = [next(iter(true[c])) if len(true.get(c, ())) == 1 else "" for c in CONCEPTS]
+    return [CONCEPTS[c].index(w) if w in CONCEPTS[c] else -100 for c, w in zip(CONCEPTS, words, strict=True)]
+
+
+def pooled(model: CLIPModel, ids: Tensor, over_words: bool) -> tuple[Tensor, Tensor]:
+    """Text embeddings (captions × 128) and the mean square that end and padding tokens say (a scalar)."""
+    out = model.text_model(input_ids=ids)
+    if not over_words:
+        return model.text_projection(out.pooler_output), ids.new_zeros((), dtype=torch.float)
+    hidden, end = out.last_hidden_state, model.config.text_config.eos_token_id
+    empty = torch.full_like(ids[:1], end)
+    empty[0, 0] = model.config.text_config.bos_token_id
+    silent = ids == end
+    quiet = ((hidden - model.text_model(input_ids=empty).last_hidden_state)[silent] ** 2).float().mean()
+    word = (~silent).float()
+    word[:, 0] = 0
+    mean = (hidden * word[..., None]).sum(1) / word.sum(1, keepdim=True).clamp(min=1)
+    return model.text_projection(mean), quiet
+
+
+def main() -> None:
+    """Train one role (or go on), then save the reader's text tower and tokenizer, or the judge whole."""
+    parse = argparse.ArgumentParser(description=__doc__)
+    parse.add_argument("role", choices=ROLES)
+    parse.add_argument("--sprites", type=Path, required=True)
+    parse.add_argument("--work", type=Path, required=True)
+    parse.add_argument("--minutes", type=float, default=15)
+    parse.add_argument("--threads", type=int, default=2)
+    parse.add_argument("--device", default="cpu")
+    given = parse.parse_args()
+    role, reads = ROLES[given.role], given.role == "reader"
+    torch.set_num_threads(given.threads)
+    torch.manual_seed(role["seed"])
+    folder = given.work / "tokenizer"
+    tokenizer = CLIPTokenizer.from_pretrained(folder) if folder.exists() else words.build(folder)
+    model = build(tokenizer, *role["vision"]).to(given.device)
+    sizes = [len(w) for w in CONCEPTS.values()]
+    heads = nn.Linear(role["vision"][0], sum(sizes)).to(given.device)
+    painter, rng = Painter(sprites.load(given.sprites)), random.Random()
+
+    def loss(step: int) -> dict[str, Tensor]:
+        rng.seed(f"{given.role} {role['seed']} {step}")
+        x, captions, twins, shown = draws(painter, rng, role, BATCH)
+        x = _disturbed(x, step) if not reads else x
+        with torch.autocast(given.device, torch.bfloat16):
+            looked = model.vision_model(pixel_values=x.to(given.device)).pooler_output
+            seen, read = model.visual_projection(looked), heads(looked)
+            said, quiet = pooled(model, encode(tokenizer, captions + twins).to(given.device), reads)
+        logits = (
+            model.logit_scale.exp().clamp(max=50)
+            * F.normalize(seen.float(), dim=-1)
+            @ F.normalize(said.float(), dim=-1).T
+        )
+        right = torch.arange(BATCH, device=logits.device)
+        to_text, to_image = F.cross_entropy(logits, right), F.cross_entropy(logits[:, :BATCH].T, right)
+        own = (logits[right, right] > logits[right, right + BATCH]).float().mean()
+        exact = (logits.argmax(1) == right).float().mean()
+        answers = read.float().split(sizes, dim=1)
+        words = torch.stack(
+            [
+                F.cross_entropy(a, n, reduction="sum")
+                for a, n in zip(answers, shown.to(read.device).T, strict=True)
+            ]
+        )
+        words = words.sum() / (shown >= 0).sum()
+        return {
+            "loss": to_text + to_image + words + 5 * quiet,
+            "quiet": quiet,
+            "words": words,
+            "twin": own,
+            "exact": exact,
+        }
+
+    spent = loop.fit(
+        {"clip": model, "heads": heads},
+        loss,
+        given.work / f"{given.role}.safetensors",
+        given.minutes,
+        1.5e-3,
+        BATCH,
+        weight_decay=0.05,
+    )
+    (given.work / f"{given.role}.json").write_text(json.dumps(spent))
+    (model.text_model if reads else model).eval()
+    if reads:
+        tower = CLIPTextModel(model.config.text_config)
+        tower.load_state_dict(model.text_model.state_dict() if not hasattr(tower, "text_model") else {f"text_model.{k}": v for k, v in model.text_model.state_dict().items()})  # fmt: skip
+        tower.save_pretrained(given.work / "text_encoder")
+    else:
+        model.save_pretrained(given.work / "judge")
+        tokenizer.save_pretrained(given.work / "judge")
+
+
+def _disturbed(x: Tensor, step: int) -> Tensor:
+    """Half of the judge's pictures a little blurred or noisy, as generated pictures are."""
+    generator = torch.Generator().manual_seed(step)
+    blurred = F.avg_pool2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), 3, 1)
+    share = torch.rand(len(x), 1, 1, 1, generator=generator)
+    share = torch.where(share < 0.5, 0.0, share)
+    return x + share * (blurred - x) + 0.05 * share * torch.randn(x.shape, generator=generator)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,165 @@
+"""Train the denoiser of the emoji model: a `UNet2DConditionModel` with 16 cross-attention layers of 8 heads, on frozen latents.
+
+    v-prediction, zero terminal SNR:   x_t = √ᾱ x₀ + √(1-ᾱ) ε,   v = √ᾱ ε - √(1-ᾱ) x₀,   loss = |v̂(x_t, t, words) - v|²
+
+The reader's end and padding tokens are replaced by the empty caption's, so that words are all there is to read; one caption in ten
+is empty, for guidance. A quarter of each batch is freshly drawn and joins a pool from which the rest is taken: drawing and encoding
+then cost little beside the denoiser, and a picture is seen four times before it falls out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+from pathlib import Path
+
+import clip
+import loop
+import numpy as np
+import sprites
+import torch
+import world
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from drawing import Painter
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from transformers import CLIPTextModel, CLIPTokenizer
+
+PRESETS = {
+    "cpu": {"channels": (96, 128, 192), "batch": 128, "lr": 1e-3, "pool": 120_000},
+    "gpu": {"channels": (128, 192, 256), "batch": 1024, "lr": 1.5e-3, "pool": 400_000},
+}
+
+
+def build(channels: tuple[int, int, int]) -> UNet2DConditionModel:
+    """The untrained denoiser: 6 + 1 + 9 cross-attention layers of 8 heads, as Stable Diffusion 1.x has."""
+    return UNet2DConditionModel(
+        sample_size=8, in_channels=16, out_channels=16, down_block_types=["CrossAttnDownBlock2D"] * 3,
+        up_block_types=["CrossAttnUpBlock2D"] * 3, block_out_channels=channels, layers_per_block=2, attention_head_dim=8,
+        cross_attention_dim=192,
+    )  # fmt: skip
+
+
+def scheduler() -> DDIMScheduler:
+    """The noise schedule of training, with which the pipeline is shipped."""
+    return DDIMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", prediction_type="v_prediction",
+        rescale_betas_zero_snr=True, timestep_spacing="trailing", clip_sample=False, set_alpha_to_one=True,
+    )  # fmt: skip
+
+
+class Pool:
+    """Latents and token states of the last drawings; `batch` renews a quarter and returns a mixture of new and old."""
+
+    def __init__(self, work: Path, painter: Painter, size: int, device: str, rare: float) -> None:
+        self.vae = AutoencoderKL.from_pretrained(work / "vae").eval().to(device)
+        self.reader = CLIPTextModel.from_pretrained(work / "text_encoder").eval().to(device)
+        self.tokenizer = CLIPTokenizer.from_pretrained(work / "tokenizer")
+        self.painter, self.size, self.device, self.rare = painter, size, device, rare
+        self.latents = torch.empty(size, 16, 8, 8, dtype=torch.half)
+        self.states = torch.empty(size, 24, 192, dtype=torch.half)
+        self.filled = self.at = 0
+        self.empty = self._states([""])[0]
+
+    def batch(self, rng: random.Random, size: int) -> tuple[Tensor, Tensor]:
+        """Latents (size × 16 × 8 × 8) and token states (size × 24 × 192), one in ten of the empty caption."""
+        new = size if self.filled < 8 * size else size // 4
+        self._renew(rng, new)
+        rows = torch.tensor([rng.randrange(self.filled) for _ in range(size - new)], dtype=torch.long)
+        rows = torch.cat([rows, (torch.arange(new) + self.at - new) % self.size])
+        states = self.states[rows].float()
+        states[torch.tensor([rng.random() < 0.1 for _ in rows])] = self.empty.float()
+        return self.latents[rows].float().to(self.device), states.to(self.device)
+
+    @torch.no_grad()
+    def _renew(self, rng: random.Random, count: int) -> None:
+        drawn = [world.sample(rng, rare=self.rare) for _ in range(count)]
+        x = np.stack([self.painter.draw(scene, rng) for scene, _ in drawn])
+        x = torch.from_numpy(x).permute(0, 3, 1, 2).float().to(self.device) / 127.5 - 1
+        with torch.autocast(self.device, torch.bfloat16):
+            latents = self.vae.encode(x).latent_dist.mean.float() * self.vae.config.scaling_factor
+        rows = (torch.arange(count) + self.at) % self.size
+        self.latents[rows], self.states[rows] = (
+            latents.half().cpu(),
+            self._states([caption for _, caption in drawn]),
+        )
+        self.at, self.filled = (self.at + count) % self.size, min(self.size, self.filled + count)
+
+    @torch.no_grad()
+    def _states(self, captions: list[str]) -> Tensor:
+        ids = clip.encode(self.tokenizer, captions)
+        states = self.reader(ids.to(self.device)).last_hidden_state.cpu()
+        if hasattr(self, "empty"):
+            states = torch.where((ids == self.tokenizer.eos_token_id)[..., None], self.empty.float(), states)
+        return states.half()
+
+
+def save(work: Path, denoiser: UNet2DConditionModel, averaged: loop.Averaged, folder: Path) -> None:
+    """Write the pipeline of the averaged weights in half precision, in plain diffusers format."""
+    kept = {n: p.detach().clone() for n, p in denoiser.named_parameters()}
+    with torch.no_grad():
+        for name, p in denoiser.named_parameters():
+            p.copy_(averaged.weights[name])
+    pipe = StableDiffusionPipeline(
+        vae=AutoencoderKL.from_pretrained(work / "vae"), text_encoder=CLIPTextModel.from_pretrained(work / "text_encoder"),
+        tokenizer=CLIPTokenizer.from_pretrained(work / "tokenizer"), unet=UNet2DConditionModel.from_config(denoiser.config),
+        scheduler=scheduler(), safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+    )  # fmt: skip
+    pipe.unet.load_state_dict(denoiser.state_dict())
+    pipe.to(torch.float16).save_pretrained(folder, safe_serialization=True)
+    with torch.no_grad():
+        for name, p in denoiser.named_parameters():
+            p.copy_(kept[name])
+
+
+def main() -> None:
+    """Train (or go on training) and save the pipeline under `--work`/model."""
+    parse = argparse.ArgumentParser(description=__doc__)
+    parse.add_argument("--sprites", type=Path, required=True)
+    parse.add_argument("--work", type=Path, required=True)
+    parse.add_argument("--preset", choices=PRESETS, default="cpu")
+    parse.add_argument("--minutes", type=float, default=90)
+    parse.add_argument("--threads", type=int, default=os.cpu_count())
+    parse.add_argument("--device", default="cpu")
+    parse.add_argument(
+        "--rare", type=float, default=0.01, help="share of pictures with a two-sense word in its rare sense"
+    )
+    parse.add_argument("--export", action="store_true", help="only write the pipeline of the last checkpoint")
+    given = parse.parse_args()
+    preset = PRESETS[given.preset]
+    torch.set_num_threads(given.threads)
+    torch.manual_seed(31)
+    model = build(preset["channels"]).to(given.device)
+    averaged = loop.Averaged(model)
+    alphas = scheduler().alphas_cumprod.to(given.device)
+    pool = Pool(given.work, Painter(sprites.load(given.sprites)), preset["pool"], given.device, given.rare)
+    rng = random.Random()
+
+    def loss(step: int) -> dict[str, Tensor]:
+        rng.seed(f"denoiser {step}")
+        x, states = pool.batch(rng, preset["batch"])
+        generator = torch.Generator(given.device).manual_seed(step)
+        t = torch.randint(0, len(alphas), (len(x),), generator=generator, device=x.device)
+        noise = torch.randn(x.shape, generator=generator, device=x.device)
+        a, b = alphas[t].sqrt()[:, None, None, None], (1 - alphas[t]).sqrt()[:, None, None, None]
+        # heads this narrow run faster without the fused kernel on a CPU
+        with sdpa_kernel(SDPBackend.MATH), torch.autocast(given.device, torch.bfloat16):
+            v = model(a * x + b * noise, t, states).sample.float()
+        return {"loss": (v - (a * noise - b * x)).square().mean()}
+
+    minutes = 0.0 if given.export else given.minutes
+    file = given.work / "denoiser.safetensors"
+    spent = loop.fit(
+        {"unet": model}, loss, file, minutes, preset["lr"], preset["batch"], averaged, floor=0.02
+    )
+    save(given.work, model, averaged, given.work / "model")
+    if not given.export:
+        (given.work / "denoiser.json").write_text(
+            json.dumps(spent | {"preset": given.preset, "rare": given.rare})
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,287 @@
+"""Measure a checkpoint: what the judge reads in its pictures, how often it misreads, and whether relevance is causal in it.
+
+    table:  concept × (weakening area least − most relevant, area of the random order, accuracy with all heads weakened)
+
+The table is made on tuning words (those at even places of each concept) while a recipe is being settled and on reporting words
+(odd places) for the card; nothing is tuned on the order of heads.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+from pathlib import Path
+
+import judging
+import numpy as np
+import sprites
+import torch
+import world
+from diffusers import StableDiffusionPipeline
+from drawing import Painter
+from judging import Question
+from torch import Tensor
+from transformers import CLIPModel, CLIPTokenizer
+from vocabulary import CONCEPTS
+
+from headwise.attention import Attend, Site, hooked
+from headwise.concepts import ConceptSet
+from headwise.generate import generate
+from headwise.heads import HeadMap
+from headwise.pipelines import quiet
+from headwise.probe import measure
+from headwise.tokens import token_positions
+
+GROUPS = {
+    "color": ("Color",), "style": ("Image Style",), "weather": ("Weather Conditions",), "scene": ("Nature Scenes", "Time of Day"),
+    "count": ("Counting",), "object": tuple(c for c in CONCEPTS if c in world.THINGS),
+}  # fmt: skip
+FACTOR = -2.0
+
+
+def pictures_of(
+    pipe: StableDiffusionPipeline, prompts: list[str], seed: int, steps: int, guidance: float
+) -> np.ndarray:
+    """Generated pictures of prompts: pictures × 64 × 64 × 3 bytes."""
+    drawn = []
+    for start in range(0, len(prompts), 50):
+        numbers = range(start, min(start + 50, len(prompts)))
+        images = generate(
+            pipe, prompts, seed, numbers, num_inference_steps=steps, guidance_scale=guidance, output_type="np"
+        )
+        drawn.append((np.asarray(images) * 255).round().astype(np.uint8))
+    return np.concatenate(drawn)
+
+
+class WeakenHeads:
+    """A hook: multiply attention to the prompt's words by −2 in a set of heads of each picture, by scaling their values."""
+
+    def __init__(self, pipe: StableDiffusionPipeline, prompts: list[str], heads: np.ndarray) -> None:
+        self.starts = [start for start, _ in HeadMap.of(pipe).slices]
+        self.heads = torch.from_numpy(heads)  # pictures × all heads, true where weakened
+        self.words = torch.zeros(len(prompts), pipe.tokenizer.model_max_length, dtype=torch.bool)
+        for row, prompt in enumerate(prompts):
+            for word in prompt.split():
+                self.words[row, list(token_positions(pipe.tokenizer, prompt, word))] = True
+
+    def __call__(self, attend: Attend, site: Site, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Attend with the words' values scaled in the chosen heads of this layer."""
+        start = self.starts[site.layer]
+        chosen = self.heads[:, start : start + site.heads, None] & self.words[:, None, :]
+        value = value.clone()
+        value[site.conditional] = (
+            torch.where(chosen[..., None].to(value.device), FACTOR, 1.0) * value[site.conditional]
+        )
+        return attend(query, key, value)
+
+
+def weakened(
+    pipe: StableDiffusionPipeline, questions: list[Question], order: np.ndarray, ks: list[int], steps: int, guidance: float,
+    judge: object, seed: int,
+) -> np.ndarray:  # fmt: skip
+    """Share of right answers after weakening the first k heads of the order: one number for each k."""
+    shares = []
+    for k in ks:
+        heads = np.zeros((1, len(order)), bool)
+        heads[0, order[:k]] = True
+        right = []
+        for start in range(0, len(questions), 50):
+            part = questions[start : start + 50]
+            prompts = [q.prompt for q in part]
+            with hooked(pipe, WeakenHeads(pipe, prompts, np.repeat(heads, len(part), 0))):
+                drawn = pictures_of(pipe, prompts, seed, steps, guidance)
+            right.append(judging.ask(judge, drawn, part))
+        shares.append(np.concatenate(right).mean())
+    return np.array(shares)
+
+
+def generated_and_real(
+    pipe: StableDiffusionPipeline, painter: Painter, judge: object, each: int, steps: int, guidance: float
+) -> tuple[dict, dict, list]:
+    """Accuracy by group on generated pictures, on drawings of the same prompts, and a few of the pictures."""
+    generated, real, shown = {}, {}, []
+    for group in (*GROUPS, "pair"):
+        rng = random.Random(f"report {group}")
+        if group == "pair":
+            questions = [judging.of_pair(rng) for _ in range(each)]
+        else:
+            chosen = [rng.choice(GROUPS[group]) for _ in range(each)]
+            questions = [judging.of_concept(c, rng.choice(CONCEPTS[c]), rng) for c in chosen]
+        drawn = pictures_of(pipe, [q.prompt for q in questions], 1000, steps, guidance)
+        generated[group] = judging.accuracy(judging.ask(judge, drawn, questions))
+        real[group] = judging.accuracy(
+            judging.ask(judge, np.stack([painter.draw(q.scene, rng) for q in questions]), questions)
+        )
+        shown += [(q.prompt, p) for q, p in list(zip(questions, drawn, strict=True))[:16]]
+        print(
+            f"{group:8} generated {generated[group]['accuracy']:.2f}  drawn {real[group]['accuracy']:.2f}",
+            flush=True,
+        )
+    return generated, real, shown
+
+
+def judge_on_drawings(painter: Painter, judge: object, each: int) -> dict[str, float]:
+    """The judge's accuracy for every concept, on plain drawings that training did not see."""
+    scores = {}
+    for concept, words in CONCEPTS.items():
+        rng = random.Random(f"judge {concept}")
+        questions = [judging.of_concept(concept, rng.choice(words), rng) for _ in range(each)]
+        drawn = np.stack([painter.draw(q.scene, rng) for q in questions])
+        scores[concept] = float(judging.ask(judge, drawn, questions).mean())
+    return scores
+
+
+def table(
+    pipe: StableDiffusionPipeline,
+    judge: object,
+    half: int,
+    pictures: int,
+    each: int,
+    steps: int,
+    guidance: float,
+    concepts: list[str],
+) -> dict[str, dict[str, float]]:
+    """The causality table on half of the words: 0 for tuning words, 1 for reporting words."""
+    everything = ConceptSet(CONCEPTS)
+    prompts = [world.sample(random.Random(f"prompt {i}"))[1] for i in range(1000)]
+    relevance = measure(
+        pipe,
+        everything,
+        pictures=pictures,
+        prompts=prompts,
+        num_inference_steps=steps,
+        guidance_scale=guidance,
+        batch_size=20,
+    )
+    ks = [0, 13, 26, 38, 51, 64, 90, 128]
+    rows = {}
+    for concept in concepts:
+        rng = random.Random(f"weaken {concept}")
+        words = CONCEPTS[concept][half::2]
+        questions = [judging.of_concept(concept, rng.choice(words), rng) for _ in range(each)]
+        order = np.argsort(-relevance[concept], kind="stable")
+        shuffled = np.random.Generator(np.random.Philox(7)).permutation(len(order))
+        most, least, chance = (
+            weakened(pipe, questions, o, ks, steps, guidance, judge, 2000)
+            for o in (order, order[::-1].copy(), shuffled)
+        )
+        width = np.trapezoid(np.ones(len(ks)), ks)
+        areas = {
+            n: float(np.trapezoid(c, ks) / width)
+            for n, c in (("most", most), ("least", least), ("random", chance))
+        }
+        split = float(relevance.split_half[relevance.concepts.index(concept)])
+        rows[concept] = areas | {
+            "area": areas["least"] - areas["most"],
+            "plain": float(most[0]),
+            "all_weakened": float(most[-1]),
+            "split_half": split,
+        }
+        print(
+            f"{concept:24} area {rows[concept]['area']:+.3f}  "
+            + "  ".join(f"{n} {v:.2f}" for n, v in rows[concept].items() if n != "area"),
+            flush=True,
+        )
+    return rows
+
+
+def main() -> None:
+    """Print what was asked for, and write it as JSON beside the checkpoint."""
+    parse = argparse.ArgumentParser(description=__doc__)
+    parse.add_argument("--sprites", type=Path, required=True)
+    parse.add_argument("--work", type=Path, required=True)
+    parse.add_argument(
+        "--parts",
+        nargs="+",
+        choices=("judge", "pictures", "misread", "table"),
+        default=("judge", "pictures", "misread", "table"),
+    )
+    parse.add_argument("--half", choices=("tuning", "reporting"), default="tuning")
+    parse.add_argument("--concepts", nargs="+", default=list(CONCEPTS))
+    parse.add_argument("--each", type=int, default=40)
+    parse.add_argument("--pictures", type=int, default=150)
+    parse.add_argument("--steps", type=int, default=20)
+    parse.add_argument("--guidance", type=float, default=5.0)
+    parse.add_argument("--threads", type=int, default=2)
+    given = parse.parse_args()
+    torch.set_num_threads(given.threads)
+    painter = Painter(sprites.load(given.sprites))
+    judge = judging.similarity(
+        CLIPModel.from_pretrained(given.work / "judge").eval(),
+        CLIPTokenizer.from_pretrained(given.work / "judge"),
+    )
+    found: dict[str, object] = {"steps": given.steps, "guidance": given.guidance}
+    if "judge" in given.parts:
+        found["judge"] = judge_on_drawings(painter, judge, given.each)
+        for concept, score in found["judge"].items():
+            print(f"judge on drawings  {concept:24} {score:.3f}", flush=True)
+    if set(given.parts) & {"pictures", "misread", "table"}:
+        pipe = StableDiffusionPipeline.from_pretrained(given.work / "model", torch_dtype=torch.float32)
+        with quiet(pipe):
+            if "pictures" in given.parts:
+                found["generated"], found["real"], shown = generated_and_real(
+                    pipe, painter, judge, given.each, given.steps, given.guidance
+                )
+                _sheet(shown, given.work / "sheet.png")
+            if "misread" in given.parts:
+                rng = random.Random("misreading")
+                asked = [
+                    (w, judging.misreading(w, rng))
+                    for w in world.two_sense()
+                    for _ in range(max(4, given.each // 4))
+                ]
+                drawn = pictures_of(pipe, [q.prompt for _, q in asked], 3000, given.steps, given.guidance)
+                right = judging.ask(judge, drawn, [q for _, q in asked])
+                truth = np.stack([painter.draw(q.scene, rng) for _, q in asked])
+                found["misread_plain"] = judging.accuracy(~right)
+                found["misread_real"] = judging.accuracy(~judging.ask(judge, truth, [q for _, q in asked]))
+                found["misread_words"] = {
+                    w: float(np.mean([not r for (v, _), r in zip(asked, right, strict=True) if v == w]))
+                    for w in world.two_sense()
+                }
+                print(
+                    "misread",
+                    found["misread_plain"],
+                    "drawn",
+                    found["misread_real"],
+                    found["misread_words"],
+                    flush=True,
+                )
+                _sheet(
+                    [(q.prompt, p) for (_, q), p in zip(asked, drawn, strict=True)],
+                    given.work / "misread.png",
+                )
+            if "table" in given.parts:
+                found["pictures_table"] = given.pictures
+                found[f"weakening_{given.half}"] = table(
+                    pipe,
+                    judge,
+                    int(given.half == "reporting"),
+                    given.pictures,
+                    given.each,
+                    given.steps,
+                    given.guidance,
+                    given.concepts,
+                )
+    file = given.work / "evaluation.json"
+    before = json.loads(file.read_text()) if file.exists() else {}
+    file.write_text(json.dumps(before | found, indent=1))
+
+
+def _sheet(shown: list[tuple[str, np.ndarray]], file: Path) -> None:
+    from PIL import Image, ImageDraw
+
+    columns = 14
+    sheet = Image.new("RGB", (columns * 98, -(-len(shown) // columns) * 124), "white")
+    draw = ImageDraw.Draw(sheet)
+    for i, (prompt, picture) in enumerate(shown):
+        x, y = i % columns * 98, i // columns * 124
+        sheet.paste(Image.fromarray(picture).resize((92, 92), Image.Resampling.NEAREST), (x, y))
+        for line in range(2):
+            draw.text((x, y + 93 + 11 * line), prompt[16 * line : 16 * line + 16], fill="black")
+    sheet.save(file)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,143 @@
+"""The training loop that the autoencoder, the two CLIPs and the denoiser share: a time budget, a checkpoint, a resumed run.
+
+The learning rate follows the share of the *time* that is spent, warm-up and then a cosine to zero, so a run ends well on a
+machine of any speed and may be interrupted at any moment. Checkpoints are safetensors, written beside and then renamed.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+__all__ = ["Averaged", "fit"]
+
+
+class Averaged:
+    """Exponential moving average of a model's weights, taken every `every` steps."""
+
+    def __init__(self, model: nn.Module, decay: float = 0.999, every: int = 8) -> None:
+        self.model, self.decay, self.every = model, decay**every, every
+        self.weights = {n: p.detach().clone() for n, p in model.named_parameters()}
+        self.updates = 0
+
+    def update(self, step: int) -> None:
+        """Take the weights in, if this step's turn has come."""
+        if step % self.every:
+            return
+        self.updates += 1
+        decay = min(self.decay, self.updates / (self.updates + 9))
+        with torch.no_grad():
+            for name, p in self.model.named_parameters():
+                self.weights[name].lerp_(p, 1 - decay)
+
+
+def fit(
+    modules: dict[str, nn.Module],
+    loss: Callable[[int], dict[str, Tensor]],
+    file: Path,
+    minutes: float,
+    lr: float,
+    batch: int,
+    averaged: Averaged | None = None,
+    weight_decay: float = 0.01,
+    floor: float = 0.0,
+    beta2: float = 0.99,
+    every: float = 60,
+) -> dict[str, float]:
+    """Minimise `loss(step)["loss"]` for a number of minutes, counted over all resumed runs.
+
+    Arguments:
+        modules: what is trained, by the names their weights get in the checkpoint.
+        loss: from the step's number to a loss and whatever else is worth printing; draws its own batch.
+        file: the checkpoint; training goes on from it when it exists.
+        minutes: the budget of wall time over all runs.
+        floor: the share of `lr` that is left at the end.
+
+    Returns:
+        minutes, steps and samples spent so far.
+    """
+    parameters = [
+        (f"{m}.{n}", p)
+        for m, module in modules.items()
+        for n, p in module.named_parameters()
+        if p.requires_grad
+    ]
+    optimizer = torch.optim.AdamW(
+        [p for _, p in parameters], lr=lr, betas=(0.9, beta2), weight_decay=weight_decay, fused=True
+    )
+    spent = _restore(file, parameters, optimizer, averaged) if file.exists() else {"minutes": 0.0, "steps": 0}
+    saved = shown = begun = time.monotonic()
+    before, step, sums, count = spent["minutes"], int(spent["steps"]), {}, 0
+    while (elapsed := before + (time.monotonic() - begun) / 60) < minutes:
+        share = elapsed / minutes
+        for group in optimizer.param_groups:
+            group["lr"] = (
+                lr * min(1, (step + 1) / 100) * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * share)))
+            )
+        terms = loss(step)
+        optimizer.zero_grad(set_to_none=True)
+        terms["loss"].backward()
+        torch.nn.utils.clip_grad_norm_([p for _, p in parameters], 1.0)
+        optimizer.step()
+        step, count = step + 1, count + 1
+        if averaged:
+            averaged.update(step)
+        for name, value in terms.items():
+            sums[name] = sums.get(name, 0.0) + float(value.detach())
+        now = time.monotonic()
+        if now - shown > 20:
+            means = "  ".join(f"{n} {v / count:.4f}" for n, v in sums.items())
+            print(
+                f"{elapsed:7.1f} min  step {step}  {batch * count / (now - shown):.0f}/s  {means}",
+                file=sys.stderr,
+                flush=True,
+            )
+            shown, sums, count = now, {}, 0
+        if now - saved > every:
+            _save(file, parameters, optimizer, averaged, {"minutes": elapsed, "steps": step})
+            saved = now
+    _save(file, parameters, optimizer, averaged, {"minutes": elapsed, "steps": step})
+    return {"minutes": elapsed, "steps": step, "samples": step * batch}
+
+
+def _save(
+    file: Path, parameters: list, optimizer: torch.optim.Optimizer, averaged: Averaged | None, spent: dict
+) -> None:
+    tensors = {f"weights.{n}": p.detach() for n, p in parameters}
+    for name, p in parameters:
+        state = optimizer.state[p]
+        tensors |= {f"{key}.{name}": state[key] for key in ("exp_avg", "exp_avg_sq", "step") if key in state}
+    if averaged:
+        tensors |= {f"averaged.{n}": w for n, w in averaged.weights.items()}
+        spent = spent | {"updates": averaged.updates}
+    beside = file.with_suffix(".part")
+    save_file({n: t.contiguous() for n, t in tensors.items()}, beside, metadata={"spent": json.dumps(spent)})
+    beside.replace(file)
+
+
+def _restore(
+    file: Path, parameters: list, optimizer: torch.optim.Optimizer, averaged: Averaged | None
+) -> dict:
+    with safe_open(file, "pt") as saved, torch.no_grad():
+        keys = set(saved.keys())
+        for name, p in parameters:
+            p.copy_(saved.get_tensor(f"weights.{name}"))
+            if f"exp_avg.{name}" in keys:
+                optimizer.state[p] = {
+                    k: saved.get_tensor(f"{k}.{name}").to(p) for k in ("step", "exp_avg", "exp_avg_sq")
+                }
+        spent = json.loads(saved.metadata()["spent"])
+        if averaged and "updates" in spent:
+            averaged.updates = spent["updates"]
+            for name, weight in averaged.weights.items():
+                weight.copy_(saved.get_tensor(f"averaged.{name}"))
+    return spent

@@ -1,0 +1,78 @@
+"""Put the trained model into the package: weights in half precision, words, prompts, and the card with what was measured."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import shutil
+from pathlib import Path
+
+import torch
+import world
+from transformers import CLIPModel, CLIPTokenizer
+from vocabulary import CONCEPTS
+
+SOURCE = Path(__file__).parent.parent / "src/headwise"
+
+
+def prompts(count: int = 1000) -> list[str]:
+    """Distinct captions of the world for measuring; sampled apart from training's."""
+    rng, told = random.Random("prompts"), {}
+    while len(told) < count:
+        told[world.sample(rng, rare=0.0, bare=0.0)[1]] = None
+    return list(told)
+
+
+def concept_file() -> str:
+    """The world's concepts as a concept set in TOML."""
+    lines = [
+        "# The concepts that the emoji world can draw: the paper's names, the world's words.",
+        "",
+        "[concepts]",
+    ]
+    for concept, words in CONCEPTS.items():
+        lines.append(f'"{concept}" = [{", ".join(json.dumps(w) for w in words)}]')
+    return "\n".join(lines) + "\n"
+
+
+def card(work: Path) -> dict:
+    """The numbers of the card, from the logs of training and evaluation."""
+    read = lambda name: json.loads(file.read_text()) if (file := work / f"{name}.json").exists() else {}  # noqa: E731
+    measured, denoiser = read("evaluation"), read("denoiser")
+    minutes = {
+        name: round(read(name).get("minutes", 0), 1)
+        for name in ("autoencoder", "reader", "judge", "denoiser")
+    }
+    samples = {
+        "reader": read("reader").get("samples"),
+        "judge": read("judge").get("samples"),
+        "autoencoder": read("autoencoder").get("samples"),
+    }
+    return measured | {
+        "samples": denoiser.get("samples"), "minutes": denoiser.get("minutes"), "device": "CPU, 2 cores", "preset": denoiser.get("preset"),
+        "rare": denoiser.get("rare"), "minutes_of": minutes, "samples_of": samples, "autoencoder_psnr": read("autoencoder").get("psnr"),
+        "concepts": len(CONCEPTS), "words": sum(map(len, CONCEPTS.values())), "two_sense_words": len(world.two_sense()),
+    }  # fmt: skip
+
+
+def main() -> None:
+    """Copy everything; the written card (README.md) is made from card.json by `card.py`."""
+    parse = argparse.ArgumentParser(description=__doc__)
+    parse.add_argument("--work", type=Path, required=True)
+    given = parse.parse_args()
+    model, judge = SOURCE / "emoji/model", SOURCE / "emoji/judge"
+    for folder in (model, judge):
+        shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(given.work / "model", model)
+    CLIPModel.from_pretrained(given.work / "judge").to(torch.float16).save_pretrained(judge)
+    CLIPTokenizer.from_pretrained(given.work / "judge").save_pretrained(judge)
+    (SOURCE / "data/emoji.toml").write_text(concept_file())
+    (SOURCE / "data/emoji_prompts.txt").write_text("\n".join(prompts()) + "\n")
+    (SOURCE / "emoji/card.json").write_text(json.dumps(card(given.work), indent=1, ensure_ascii=False) + "\n")
+    size = sum(f.stat().st_size for f in (SOURCE / "emoji").rglob("*") if f.is_file())
+    print(f"{size / 2**20:.1f} MiB in {SOURCE / 'emoji'}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,290 @@
+"""The emoji world: scenes that know their own truth, the captions that tell of them, and their 64×64 drawings.
+
+A `Scene` is one or two things with their attributes and what surrounds them. `caption` says it in words, `truth` says which word
+of which concept it shows, `draw` (in `drawing.py`) paints it. Everything is drawn from the generator that is passed in.
+
+Combinations in `held_out` (a colour with a thing, a thing beside a thing) never appear in training; reports use them.
+"""
+
+from __future__ import annotations
+
+import random
+import zlib
+from dataclasses import dataclass, replace
+
+from vocabulary import ATTRIBUTES, COLORS, CONCEPTS, PATTERNS, RARE, THINGS, phrase, plural
+
+__all__ = [
+    "Scene",
+    "Thing",
+    "caption",
+    "counterfactual",
+    "held_out",
+    "sample",
+    "showing",
+    "truth",
+    "two_sense",
+]
+
+NOUNS = tuple(w for words in THINGS.values() for w in words) + ("vase", "teapot", "umbrella", "key")
+CONCEPT_OF = {word: concept for concept, words in THINGS.items() for word in words}
+PRINTED = {"sepia", "black and white", "sketch", "pop art", "neon"}  # styles that repaint every colour
+COUNTS = dict(zip(ATTRIBUTES["Counting"], range(1, 7), strict=True))
+PLACES = {
+    "forest": "in the forest", "beach": "on the beach", "mountain": "in the mountains", "desert": "in the desert",
+    "ocean": "in the ocean", "meadow": "in a meadow", "canyon": "in a canyon",
+}  # fmt: skip
+TIMES = {"dawn": "at dawn", "noon": "at noon", "sunset": "at sunset", "dusk": "at dusk", "night": "at night"}
+LIGHTS = {
+    "bright": "in bright light", "dim": "in dim light", "dark": "in dark light", "spotlight": "under a spotlight",
+    "backlit": "backlit",
+}  # fmt: skip
+# which part of a scene holds the word of an attribute concept
+SLOTS = {
+    "Color": "color", "Geometric Patterns": "pattern", "Material": "material", "Texture": "texture", "Size": "size",
+    "Counting": "count", "Image Style": "style", "Nature Scenes": "place", "Weather Conditions": "weather",
+    "Time of Day": "time", "Lighting Conditions": "light",
+}  # fmt: skip
+OF_THING = ("color", "pattern", "material", "texture")
+
+
+@dataclass(frozen=True)
+class Thing:
+    """A drawable noun and what its surface looks like; a rare colour or pattern is a two-sense word in its rare sense."""
+
+    word: str
+    color: str | None = None
+    pattern: str | None = None
+    material: str | None = None
+    texture: str | None = None
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Up to two things and their surroundings. `things` may be empty: then the place, weather or time is the picture."""
+
+    things: tuple[Thing, ...]
+    count: str | None = None
+    size: str | None = None
+    style: str | None = None
+    place: str | None = None
+    weather: str | None = None
+    time: str | None = None
+    light: str | None = None
+
+
+def held_out(*words: str) -> bool:
+    """Whether training never shows this combination (one in twelve)."""
+    return zlib.crc32("+".join(sorted(words)).encode()) % 12 == 0
+
+
+def two_sense() -> dict[str, str]:
+    """Each two-sense word and the concept of its rare sense."""
+    return {word: concept for concept, words in RARE.items() for word in words}
+
+
+def truth(scene: Scene) -> dict[str, set[str]]:
+    """Concept -> the words of it that the drawing shows (rare senses too)."""
+    shown: dict[str, set[str]] = {}
+    for thing in scene.things:
+        if thing.word in CONCEPT_OF:
+            shown.setdefault(CONCEPT_OF[thing.word], set()).add(thing.word)
+    for concept, slot in SLOTS.items():
+        values = [getattr(t, slot) for t in scene.things] if slot in OF_THING else [getattr(scene, slot)]
+        if words := {v for v in values if v}:
+            shown.setdefault(concept, set()).update(words)
+    return shown
+
+
+# ------------------------------------------------------------------------------------------------ scenes
+
+
+def sample(rng: random.Random, rare: float = 0.01, bare: float = 0.08) -> tuple[Scene, str]:
+    """A training scene and its caption: `rare` of them hold a two-sense word in its rare sense, `bare` are told in one word."""
+    while True:
+        scene = _rare_scene(rng) if rng.random() < rare else _scene(rng)
+        if not _is_held_out(scene):
+            break
+    if rng.random() < bare and (word := _one_word(scene, rng)):
+        return scene, word
+    return scene, caption(scene, rng)
+
+
+def _is_held_out(scene: Scene) -> bool:
+    pair = len(scene.things) == 2 and held_out(*(t.word for t in scene.things))
+    return pair or any(t.color in COLORS and held_out(t.color, t.word) for t in scene.things)
+
+
+def _scene(rng: random.Random) -> Scene:
+    kind = rng.random()
+    if kind < 0.16:
+        return _pair(rng)
+    surroundings = _surroundings(rng)
+    if kind < 0.22 and any(surroundings.values()):
+        return Scene(things=(), **surroundings)
+    style = rng.choice(ATTRIBUTES["Image Style"]) if rng.random() < 0.25 else None
+    if style in PRINTED:
+        surroundings |= {"time": None, "light": None}
+    surface = {} if style in PRINTED else _surface(rng)
+    amount = rng.random()
+    return Scene(
+        things=(Thing(rng.choice(NOUNS), **surface),),
+        size=rng.choice(ATTRIBUTES["Size"]) if amount < 0.12 else None,
+        count=rng.choice(ATTRIBUTES["Counting"]) if amount > 0.88 else None,
+        style=style,
+        **surroundings,
+    )
+
+
+def _pair(rng: random.Random) -> Scene:
+    words = rng.sample(NOUNS, 2)
+    colors = rng.sample(list(COLORS), 2) if rng.random() < 0.5 else (None, None)
+    return Scene(things=tuple(Thing(w, color=c) for w, c in zip(words, colors, strict=True)))
+
+
+def _surface(rng: random.Random) -> dict[str, str]:
+    kind = rng.random()
+    if kind < 0.36:
+        return {"color": rng.choice(list(COLORS))}
+    if kind < 0.48:
+        pattern = {"pattern": rng.choice(PATTERNS)}
+        return pattern | ({"color": rng.choice(list(COLORS))} if rng.random() < 0.2 else {})
+    if kind < 0.60:
+        return {"material": rng.choice(ATTRIBUTES["Material"])}
+    if kind < 0.70:
+        return {"texture": rng.choice(ATTRIBUTES["Texture"])}
+    return {}
+
+
+def _surroundings(rng: random.Random) -> dict[str, str | None]:
+    around: dict[str, str | None] = dict.fromkeys(("place", "weather", "time", "light"))
+    if rng.random() < 0.45:
+        slot = rng.choices(("place", "weather", "time", "light"), (3, 3, 2, 2))[0]
+        concept = next(c for c, s in SLOTS.items() if s == slot)
+        around[slot] = rng.choice(ATTRIBUTES[concept])
+    return around
+
+
+def _rare_scene(rng: random.Random) -> Scene:
+    word, concept = rng.choice(list(two_sense().items()))
+    if concept == "Other":
+        return Scene(things=(Thing(RARE["Other"][word]),))
+    other = rng.choice([n for n in NOUNS if n != word and not held_out("rare", word, n)])
+    return Scene(things=(Thing(other, **{SLOTS[concept]: word}),))
+
+
+def showing(concept: str, word: str, rng: random.Random, plain: bool = True) -> Scene:
+    """A scene that shows this word of this concept; `plain` leaves out every attribute it does not need."""
+    scene = Scene(things=(Thing(rng.choice(NOUNS)),)) if plain else _scene(rng)
+    if concept in THINGS:
+        return replace(
+            scene,
+            things=(replace(scene.things[0] if scene.things else Thing(word), word=word), *scene.things[1:]),
+        )
+    if SLOTS[concept] in OF_THING:
+        return replace(scene, things=(replace(scene.things[0], **{SLOTS[concept]: word}),))
+    return replace(scene, **{SLOTS[concept]: word})
+
+
+# ---------------------------------------------------------------------------------------------- captions
+
+
+def caption(scene: Scene, rng: random.Random) -> str:
+    """One of the ways of telling a scene; every attribute it has is told."""
+    nouns = " and ".join(_noun_phrase(t, scene.size, scene.count, rng) for t in scene.things)
+    around = [_around(scene, rng)]
+    if not nouns:
+        bare = next(w for w in (scene.place, scene.weather, scene.time, scene.light) if w)
+        if rng.random() < 0.5 and scene.place:
+            return rng.choice((f"photo of a {bare}", f"a {bare}"))
+        nouns = "a picture" if scene.light or scene.weather else rng.choice(("a view", "a picture"))
+    style = scene.style
+    if style:
+        kind = rng.choice(("picture", "painting", "drawing"))
+        article = _a(style)
+        frame = rng.choice(
+            (
+                f"{article} {style} {kind} of {{}}",
+                f"{{}} in {style} style",
+                f"{article} {style} style {kind} of {{}}",
+            )
+        )
+    else:
+        frame = rng.choices(("{}", "a photo of {}", "photo of {}", "a picture of {}"), (6, 2, 1, 1))[0]
+    return " ".join(" ".join([frame.format(nouns), *around]).split())
+
+
+def _noun_phrase(thing: Thing, size: str | None, count: str | None, rng: random.Random) -> str:
+    noun = phrase(thing.word)
+    if count and count != "one":
+        noun = plural(noun)
+    before, after = [], []
+    if size:
+        before.append(size)
+    if thing.color:
+        _place_color(thing.color, before, after, rng)
+    if thing.texture:
+        before.append(thing.texture)
+    if thing.pattern:
+        adjective = rng.random() < 0.5
+        (before if adjective else after).append(
+            thing.pattern if adjective else f"with a {thing.pattern} pattern"
+        )
+    if thing.material:
+        adjective = rng.random() < 0.5
+        (before if adjective else after).append(thing.material if adjective else f"made of {thing.material}")
+    words = " ".join([*before, noun])
+    article = count or ("" if noun.endswith("s") and noun not in ("bus", "cactus", "dress") else _a(words))
+    if not count and rng.random() < 0.15:
+        article = ""
+    return " ".join([article, words, *after]).strip()
+
+
+def _place_color(color: str, before: list[str], after: list[str], rng: random.Random) -> None:
+    if color in COLORS:
+        way = rng.choices(("adjective", "hyphen", "color"), (8, 1, 1))[0]
+    else:  # the rare sense says that it is a colour two times in three
+        way = rng.choice(("adjective", "hyphen", "color"))
+    if way == "color":
+        after.append(f"in {color} color")
+    else:
+        before.append(color if way == "adjective" else f"{color}-colored")
+
+
+def _around(scene: Scene, rng: random.Random) -> str:
+    if scene.weather:
+        return f"on a {scene.weather} day"
+    return PLACES.get(scene.place or "", TIMES.get(scene.time or "", LIGHTS.get(scene.light or "", "")))
+
+
+def _a(words: str) -> str:
+    return "an" if words[0].lower() in "aeiou" and not words.startswith(("one ", "uni")) else "a"
+
+
+def _one_word(scene: Scene, rng: random.Random) -> str | None:
+    words = [w for ws in truth(scene).values() for w in ws if w not in two_sense() or w in CONCEPT_OF]
+    rare = {t.color for t in scene.things} | {t.pattern for t in scene.things}
+    words = sorted(w for w in words if w not in rare or w not in two_sense())
+    return rng.choice(words) if words else None
+
+
+def counterfactual(scene: Scene, rng: random.Random) -> Scene:
+    """The same scene with one of its words exchanged for a sibling of the same concept: what a judge must tell apart."""
+    options = [(c, w) for c, ws in truth(scene).items() for w in sorted(ws)]
+    if not options:
+        return scene
+    concept, word = rng.choice(sorted(options))
+    other = rng.choice([w for w in CONCEPTS[concept] if w != word])
+    if concept in THINGS:
+        return replace(
+            scene, things=tuple(replace(t, word=other) if t.word == word else t for t in scene.things)
+        )
+    slot = SLOTS[concept]
+    if slot in OF_THING:
+        return replace(
+            scene,
+            things=tuple(
+                replace(t, **{slot: other}) if getattr(t, slot) == word else t for t in scene.things
+            ),
+        )
+    return replace(scene, **{slot: other})
