@@ -1,0 +1,86 @@
+"""The drawn world that the built-in model was trained on: its scenes, captions and truth (training/)."""
+
+import random
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+TRAINING = Path(__file__).parent.parent / "training"
+sys.path.insert(0, str(TRAINING))
+world = pytest.importorskip("world", reason="training/ is in the repository only")
+drawing = pytest.importorskip("drawing", reason="training/ is in the repository only")
+vocabulary = sys.modules["vocabulary"]
+
+
+def sampled(seed):
+    return world.sample(random.Random(seed), rare=0.2, bare=0.0)
+
+
+@given(st.integers(0, 2**32))
+def test_a_caption_tells_every_word_that_is_true(seed):
+    scene, caption = sampled(seed)
+    told = caption.replace(" mountains", " mountain")
+    for concept, words in world.truth(scene).items():
+        for word in words:
+            noun = vocabulary.phrase(word)
+            assert word in told or vocabulary.plural(noun) in told or noun in told, (concept, word, caption)
+
+
+@given(st.integers(0, 2**32))
+def test_training_never_shows_a_held_out_combination(seed):
+    scene, _ = sampled(seed)
+    words = [thing.word for thing in scene.things]
+    assert not (len(words) == 2 and world.held_out(*words))
+    assert not any(t.color in vocabulary.COLORS and world.held_out(t.color, t.word) for t in scene.things)
+
+
+@given(st.integers(0, 2**32))
+def test_a_twin_differs_in_one_concept(seed):
+    scene, _ = sampled(seed)
+    twin = world.counterfactual(scene, random.Random(seed))
+    truths = world.truth(scene), world.truth(twin)
+    if not truths[0]:  # a plain vase: no concept has a word for it
+        assert twin == scene
+        return
+    assert len([c for c in truths[0] | truths[1] if truths[0].get(c) != truths[1].get(c)]) == 1
+
+
+def test_the_same_seed_is_the_same_scene():
+    assert sampled(3) == sampled(3) != sampled(4)
+
+
+def test_the_words_are_the_concept_set_of_the_package():
+    from headwise.concepts import ConceptSet
+
+    concepts = ConceptSet.load("emoji")
+    assert {name: concepts.words(name) for name in concepts.names} == vocabulary.CONCEPTS
+    assert len(concepts) >= 26 and sum(len(concepts.words(n)) for n in concepts.names) >= 180
+    assert len(world.two_sense()) >= 12
+
+
+@pytest.fixture(scope="module")
+def painter():
+    """Sprites of one grey square each: enough to see what is done to a sprite."""
+    square = np.zeros((3, 1, 64, 64, 4), np.uint8)
+    square[..., 8:56, 8:56, :] = (120, 120, 120, 255)
+    names = (*world.NOUNS, *vocabulary.OTHER)
+    return drawing.Painter(dict.fromkeys(names, square))
+
+
+@pytest.mark.parametrize("concept", vocabulary.ATTRIBUTES)
+def test_every_word_of_an_attribute_is_drawn_differently(painter, concept):
+    pictures = []
+    for word in vocabulary.ATTRIBUTES[concept]:
+        scene = world.showing(concept, word, random.Random(1))
+        pictures.append(painter.draw(scene, random.Random(5)).astype(float))
+        assert pictures[-1].shape == (64, 64, 3)
+    for i, a in enumerate(pictures):
+        for b in pictures[:i]:
+            alike = np.abs(a - b).mean()
+            assert alike > 1 or {vocabulary.ATTRIBUTES[concept][i]} & {"one", "flat", "3d", "cartoon"}, (
+                concept
+            )
