@@ -264,3 +264,10 @@ def test_loading_pipelines(tmp_path):
     (tmp_path / "model" / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"short")
     with pytest.raises(ModelNotLoaded, match="model could not be loaded"):
         load_pipeline(tmp_path / "model")
+
+
+def test_weights_stored_in_half_precision_load_as_one_type(tmp_path):
+    """transformers takes a file's type, diffusers float32; a pipeline of two types cannot run."""
+    tiny_sd().to(torch.float16).save_pretrained(tmp_path / "halved")
+    pipe = load_pipeline(tmp_path / "halved")
+    assert {part.dtype for part in (pipe.unet, pipe.vae, pipe.text_encoder)} == {torch.float32}

@@ -46,7 +46,7 @@ def scheduler() -> DDIMScheduler:
     """The noise schedule of training, with which the pipeline is shipped."""
     return DDIMScheduler(
         beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", prediction_type="v_prediction",
-        rescale_betas_zero_snr=True, timestep_spacing="trailing", clip_sample=False, set_alpha_to_one=True,
+        rescale_betas_zero_snr=True, timestep_spacing="trailing", clip_sample=False, set_alpha_to_one=True, steps_offset=1,
     )  # fmt: skip
 
 
@@ -108,7 +108,9 @@ def save(work: Path, denoiser: UNet2DConditionModel, averaged: loop.Averaged, fo
         scheduler=scheduler(), safety_checker=None, feature_extractor=None, requires_safety_checker=False,
     )  # fmt: skip
     pipe.unet.load_state_dict(denoiser.state_dict())
-    pipe.to(torch.float16).save_pretrained(folder, safe_serialization=True)
+    pipe.unet.half()
+    pipe.vae.half()  # but not the reader: transformers would load it in half precision, diffusers the rest in single
+    pipe.save_pretrained(folder, safe_serialization=True)
     with torch.no_grad():
         for name, p in denoiser.named_parameters():
             p.copy_(kept[name])

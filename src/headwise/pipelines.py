@@ -108,6 +108,15 @@ def _load_emoji() -> Any:
     return emoji.load()
 
 
+def _of_one_type(pipe: Any) -> Any:
+    """Weights stored in half precision: diffusers makes them float32 on loading, transformers 5 does not."""
+    wanted = denoiser_of(pipe).dtype
+    for part in pipe.components.values():
+        if isinstance(part, nn.Module) and part.dtype != wanted:
+            part.to(wanted)
+    return pipe
+
+
 def _from_pretrained(name: str, dtype: torch.dtype | None) -> Any:
     from diffusers import DiffusionPipeline
 
@@ -122,7 +131,8 @@ def _from_pretrained(name: str, dtype: torch.dtype | None) -> Any:
             f"There is no folder {name}. Give a pipeline's folder, a hub name (owner/name) or emoji."
         )
     try:
-        return DiffusionPipeline.from_pretrained(name, torch_dtype=dtype, use_safetensors=True)
+        pipe = DiffusionPipeline.from_pretrained(name, torch_dtype=dtype, use_safetensors=True)
+        return _of_one_type(pipe)
     except Exception as error:  # diffusers, the hub and safetensors each raise their own kinds
         said = str(error).strip().splitlines()
         raise ModelNotLoaded(
