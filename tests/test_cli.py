@@ -242,7 +242,15 @@ def test_demo_prints_five_lines(run, monkeypatch, sd, concepts, tmp_path):
     assert code == 0 and "4/4" in err
     assert len(out.splitlines()) == 5 and out.endswith(f"Open {tmp_path / 'demo' / 'index.html'}\n")
     assert "a red &lt;b&gt;vase&lt;/b&gt;" in (tmp_path / "demo" / "index.html").read_text()
-    assert run(*arguments)[0] == 0, "a finished demo may be run again"
+    code, out, _ = run(*arguments, "--json")
+    assert code == 0, "a finished demo may be run again"
+    assert set(json.loads(out)) >= {
+        "page",
+        "file",
+        "pictures",
+        "split_half_median",
+        "control_split_half_median",
+    }
 
 
 def test_every_error_of_the_library_is_a_refusal(refused, monkeypatch, tmp_path):

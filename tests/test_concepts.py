@@ -4,8 +4,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from conftest import BUILD
 from headwise.concepts import ConceptSet
@@ -94,17 +92,6 @@ def test_unknown_concepts_are_answered_with_the_nearest(concepts):
 
 def test_json_round_trip_keeps_the_order(concepts):
     assert ConceptSet.from_json(concepts.to_json()) == concepts
-
-
-@given(st.integers(0, 2**32))
-def test_shuffling_deals_the_same_words(seed):
-    concepts = ConceptSet.load("paper34")
-    shuffled = concepts.shuffled(seed)
-    assert sorted(w for n in shuffled for w in shuffled.words(n)) == sorted(
-        w for n in concepts for w in concepts.words(n)
-    )
-    assert shuffled == concepts.shuffled(seed)
-    assert ConceptSet.from_json(shuffled.to_json()) == shuffled
 
 
 def test_words_are_embedded_alone_start_token_and_own_tokens_only(concepts):

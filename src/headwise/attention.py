@@ -171,7 +171,7 @@ class _Door:
             )
 
     def _begin(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
-        latents = args[0] if args else kwargs.get("sample", kwargs.get("hidden_states"))
+        latents: Any = args[0] if args else kwargs.get("sample", kwargs.get("hidden_states"))
         call = self.call or self.direct
         rows = latents.shape[0]
         pictures = rows // 2 if self._guided() else rows

@@ -57,6 +57,7 @@ def demo(
     ] = 300,
     num_inference_steps: Steps = 20,
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures at a time.")] = 12,
+    as_json: Json = False,
 ) -> None:
     """Measure the built-in model and write a page.
 
@@ -74,7 +75,13 @@ def demo(
         relevance, control, page = run(
             out, pictures=pictures, num_inference_steps=num_inference_steps, batch_size=batch_size
         )
-    _print_demo(relevance, control, time.monotonic() - started)
+    seconds = time.monotonic() - started
+    if as_json:
+        found = {"page": str(page), "file": str(out / "relevance.safetensors"), "seconds": round(seconds, 2)}
+        found |= {"pictures": relevance.settings["pictures"], "split_half_median": _median(relevance)}
+        _print_json(found | {"control_split_half_median": _median(control)})
+        return
+    _print_demo(relevance, control, seconds)
     print(f"Open {page}")
 
 

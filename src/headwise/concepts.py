@@ -11,7 +11,6 @@ For the probe every word is encoded ALONE by the pipeline's own text encoders, a
 token and the word's own tokens are kept: no end token, no padding.
 """
 
-import random
 import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
@@ -103,20 +102,13 @@ class ConceptSet:
     def __iter__(self) -> Iterator[str]:
         return iter(self.names)
 
-    def shuffled(self, seed: int) -> "ConceptSet":
-        """The same words dealt anew to the same concepts: a control in which no concept means anything."""
-        words = [word for _, words in self.pairs for word in words]
-        random.Random(seed).shuffle(words)
-        dealt = iter(words)
-        return self.from_json([[name, [next(dealt) for _ in words]] for name, words in self.pairs])
-
     def to_json(self) -> list[list[Any]]:
         """As JSON-able lists of [name, words], which keep the order."""
         return [[name, list(words)] for name, words in self.pairs]
 
     @classmethod
     def from_json(cls, pairs: Sequence[Sequence[Any]]) -> "ConceptSet":
-        """The inverse of `to_json`, taken as it is: a shuffled set may hold a word twice in one concept."""
+        """The inverse of `to_json`, taken as it is."""
         made = object.__new__(cls)
         object.__setattr__(made, "pairs", tuple((name, tuple(words)) for name, words in pairs))
         return made

@@ -33,8 +33,9 @@ def draw_words(
         calls, layers: How many. More calls go on where fewer end.
         concepts: A concept set, or the number of words of each concept.
     """
-    names = concepts.names if isinstance(concepts, ConceptSet) else ()
-    words = [len(concepts.words(name)) for name in names] or [int(n) for n in concepts]
+    if isinstance(concepts, ConceptSet):
+        concepts = [len(concepts.words(name)) for name in concepts.names]
+    words = [int(n) for n in concepts]
     key = np.array([seed % 2**64, picture % 2**64], dtype=np.uint64)
     raw = np.random.Philox(key=key).random_raw(calls * layers * len(words))
     high = raw.reshape(calls, layers, len(words)) >> np.uint64(32)
@@ -59,8 +60,8 @@ class Shown(NamedTuple):
     def to(self, query: Tensor) -> "Shown":
         """On the query's device, shares in at least float32."""
         wide = torch.promote_types(query.dtype, torch.float32)
-        moved = [tensor.to(query.device) for tensor in self]
-        return Shown(*moved[:3], moved[3].to(wide))
+        tokens, padding, place, share = (tensor.to(query.device) for tensor in self)
+        return Shown(tokens, padding, place, share.to(wide))
 
 
 class WordTokens:

@@ -46,7 +46,7 @@ def model_name(pipe: Any) -> str:
 def is_emoji(pipe: Any) -> bool:
     """Is this the built-in model?"""
     name = getattr(getattr(pipe, "config", None), "_name_or_path", None)
-    return bool(name) and Path(name).resolve() == _EMOJI.resolve()
+    return name is not None and Path(name).resolve() == _EMOJI.resolve()
 
 
 def fingerprint(pipe: Any) -> str:

@@ -148,7 +148,8 @@ class ConceptProbe:
     def _keys(self, site: Site, query: Tensor) -> Float[Tensor, "tokens heads dim"]:
         """The keys of all concept words here, scaled by 1/√d; the module is called, so LoRA counts."""
         if site.layer not in self.keys:
-            module, embeddings = site.module, self.tokens.embeddings.to(query)
+            module: Any = site.module
+            embeddings = self.tokens.embeddings.to(query)
             width = getattr(module.to_k, "in_features", embeddings.shape[-1])
             if width != embeddings.shape[-1]:
                 raise ModelNotLoaded(
@@ -206,7 +207,7 @@ def measure(
     """
     texts = read_prompts(prompts, pipe)
     _check(pipe, pictures, latents, batch_size, keep_pictures if out is None else 0, height, width)
-    passed = {
+    passed: dict[str, Any] = {
         "num_inference_steps": num_inference_steps,
         "guidance_scale": guidance_scale,
         "negative_prompt": negative_prompt,

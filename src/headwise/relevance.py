@@ -35,7 +35,7 @@ __all__ = ["BLOCKS", "HeadRank", "Relevance", "Votes", "normalise", "split_half"
 class HeadRank(NamedTuple):
     """One head in the ranking of a concept."""
 
-    index: int
+    index: int  # type: ignore[assignment]
     address: str
     relevance: float
     standard_error: float
@@ -164,7 +164,7 @@ class Relevance:
         )
         return named and all(np.array_equal(a, b, equal_nan=True) for a, b in pairs)
 
-    __hash__ = None
+    __hash__ = None  # type: ignore[assignment]
 
     def __str__(self) -> str:
         width = max(map(len, self.concepts))

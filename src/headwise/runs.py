@@ -153,7 +153,7 @@ def settings_of(
 ) -> dict[str, Any]:
     """What decides the votes beside the arguments that are passed to the pipeline."""
     words = sum(len(concepts.words(name)) for name in concepts)
-    scheduler = getattr(pipe, "scheduler", None)
+    scheduler: Any = getattr(pipe, "scheduler", None)
     return {
         "model": model_name(pipe),
         "weights": fingerprint(pipe),

@@ -105,7 +105,7 @@ class Votes:
             np.array_equal(a, b) for a, b in ((self.counts, other.counts), (self.blocks, other.blocks))
         )
 
-    __hash__ = None
+    __hash__ = None  # type: ignore[assignment]
 
     def save(self, path: str | Path) -> None:
         """Write a safetensors file, whole or not at all; equal votes give equal bytes."""

@@ -1,7 +1,7 @@
-"""The built-in model: a small latent diffusion model of a drawn world, and the judge that reads its pictures.
+"""The built-in model: a small latent diffusion model of a drawn world, and the judge of its pictures.
 
-Plain diffusers and transformers objects, trained by the scripts in the repository's `training/` on pictures that are drawn from
-emoji, so that what a picture should show is known. README.md beside this file is the model card.
+Plain diffusers and transformers objects, trained by the scripts in the repository's `training/` on pictures
+drawn from emoji, so that what a picture should show is known. README.md beside this file is the model card.
 """
 
 import json
@@ -19,7 +19,7 @@ MODEL = _HERE / "model"
 
 
 def load(dtype: torch.dtype = torch.float32) -> Any:
-    """The pipeline: a `StableDiffusionPipeline` of 64×64 pictures with 16 cross-attention layers of 8 heads."""
+    """The pipeline: a `StableDiffusionPipeline` of 64×64 pictures, 16 cross-attention layers × 8 heads."""
     from diffusers import StableDiffusionPipeline
 
     _require(MODEL / "model_index.json")
@@ -27,7 +27,7 @@ def load(dtype: torch.dtype = torch.float32) -> Any:
 
 
 def judge() -> tuple[Any, Any]:
-    """The judge, a `CLIPModel` in evaluation mode, and its tokenizer; it reads 64×64 pictures scaled to -1 … 1."""
+    """The judge, a `CLIPModel`, and its tokenizer; it reads 64×64 pictures in -1 … 1."""
     from transformers import CLIPModel, CLIPTokenizer
 
     _require(_HERE / "judge" / "config.json")
