@@ -52,7 +52,8 @@ The judge on held-out drawings, by concept: {judge}.
 
 ## Is relevance causal here?
 
-Relevance measured with {pictures_table} pictures, then the words' attention multiplied by −2 in the first k heads of an order, on reporting words.
+Relevance measured with {pictures_table} pictures of {steps_table} steps, then the words' attention multiplied by −2 in the first k heads of an order, on
+{half} words, {each_table} questions a concept, so read the areas with an error of about ±0.1.
 *Area* is accuracy averaged over k, least relevant first minus most relevant first: positive where relevance tells which heads matter.
 *All* is what remains with all 128 heads weakened.
 
@@ -80,14 +81,17 @@ def main() -> None:
         f"| {g} | {percent(s)} | {percent(card['real'][g])} | {s['n']} |"
         for g, s in card["generated"].items()
     ]
+    half = "reporting" if "weakening_reporting" in card else "tuning"
     rows = [
-        f"| {c} | {r['area']:+.3f} | {r['most']:.2f} | {r['random']:.2f} | {r['least']:.2f} | {r['plain']:.2f} | {r['all_weakened']:.2f} | {r['split_half']:.2f} |"
-        for c, r in card.get("weakening_reporting", {}).items()
+        f"| {c} | {r['area']:+.3f} | {r['most']:.2f} | {r['random']:.2f} | {r['least']:.2f} | {r['plain']:.2f} "
+        f"| {r['all_weakened']:.2f} | {r['split_half']:.2f} |"
+        for c, r in card[f"weakening_{half}"].items()
     ]
     filled = card | {
         "psnr": card["autoencoder_psnr"], "accuracy": "\n".join(accuracy), "misread": percent(card["misread_plain"]),
         "misread_real": percent(card["misread_real"]), "judge": ", ".join(f"{c} {100 * v:.0f} %" for c, v in card["judge"].items()),
-        "table": "\n".join(rows), "pictures_table": card.get("pictures_table", "?"),
+        "half": half,
+        "table": "\n".join(rows), 
     }  # fmt: skip
     assert len(CONCEPTS) == card["concepts"] and len(two_sense()) == card["two_sense_words"]
     (EMOJI / "README.md").write_text(TEXT.format(**filled))

@@ -36,8 +36,8 @@ from vocabulary import CONCEPTS
 
 BATCH = 128
 ROLES = {
-    "reader": {"seed": 21, "rare": 0.01, "bare": 0.15, "vision": (128, 4, 4)},
-    "judge": {"seed": 77, "rare": 0.12, "bare": 0.10, "vision": (192, 6, 6)},
+    "reader": {"seed": 21, "rare": 0.01, "bare": 0.15, "even": 0.0, "vision": (128, 4, 4)},
+    "judge": {"seed": 77, "rare": 0.12, "bare": 0.10, "even": 0.4, "vision": (192, 6, 6)},
 }
 
 
@@ -70,7 +70,7 @@ def draws(
     """Pictures in -1 … 1, their captions, the captions' wrong twins, and the word shown of each concept (-100: none, or several)."""
     pictures, captions, twins, shown = [], [], [], []
     for _ in range(size):
-        scene, caption = world.sample(rng, role["rare"], role["bare"])
+        scene, caption = world.sample(rng, role["rare"], role["bare"], role["even"])
         pictures.append(painter.draw(scene, rng))
         captions.append(caption)
         twins.append(world.caption(world.counterfactual(scene, rng), rng))
@@ -110,13 +110,18 @@ def main() -> None:
     parse.add_argument("--minutes", type=float, default=15)
     parse.add_argument("--threads", type=int, default=2)
     parse.add_argument("--device", default="cpu")
+    parse.add_argument("--begin", type=Path, help="a trained CLIP to go on from, with its tokenizer")
     given = parse.parse_args()
     role, reads = ROLES[given.role], given.role == "reader"
     torch.set_num_threads(given.threads)
     torch.manual_seed(role["seed"])
     folder = given.work / "tokenizer"
     tokenizer = CLIPTokenizer.from_pretrained(folder) if folder.exists() else words.build(folder)
-    model = build(tokenizer, *role["vision"]).to(given.device)
+    model = build(tokenizer, *role["vision"])
+    if given.begin:
+        tokenizer = CLIPTokenizer.from_pretrained(given.begin)
+        model = CLIPModel.from_pretrained(given.begin, dtype=torch.float32)
+    model = model.to(given.device)
     sizes = [len(w) for w in CONCEPTS.values()]
     heads = nn.Linear(role["vision"][0], sum(sizes)).to(given.device)
     painter, rng = Painter(sprites.load(given.sprites)), random.Random()

@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import random
+import shutil
 from pathlib import Path
 
 import clip
@@ -54,8 +55,10 @@ class Pool:
     """Latents and token states of the last drawings; `batch` renews a quarter and returns a mixture of new and old."""
 
     def __init__(self, work: Path, painter: Painter, size: int, device: str, rare: float) -> None:
-        self.vae = AutoencoderKL.from_pretrained(work / "vae").eval().to(device)
-        self.reader = CLIPTextModel.from_pretrained(work / "text_encoder").eval().to(device)
+        self.vae = AutoencoderKL.from_pretrained(work / "vae", dtype=torch.float32).eval().to(device)
+        self.reader = (
+            CLIPTextModel.from_pretrained(work / "text_encoder", dtype=torch.float32).eval().to(device)
+        )
         self.tokenizer = CLIPTokenizer.from_pretrained(work / "tokenizer")
         self.painter, self.size, self.device, self.rare = painter, size, device, rare
         self.latents = torch.empty(size, 16, 8, 8, dtype=torch.half)
@@ -103,7 +106,7 @@ def save(work: Path, denoiser: UNet2DConditionModel, averaged: loop.Averaged, fo
         for name, p in denoiser.named_parameters():
             p.copy_(averaged.weights[name])
     pipe = StableDiffusionPipeline(
-        vae=AutoencoderKL.from_pretrained(work / "vae"), text_encoder=CLIPTextModel.from_pretrained(work / "text_encoder"),
+        vae=AutoencoderKL.from_pretrained(work / "vae", dtype=torch.float32), text_encoder=CLIPTextModel.from_pretrained(work / "text_encoder", dtype=torch.float32),
         tokenizer=CLIPTokenizer.from_pretrained(work / "tokenizer"), unet=UNet2DConditionModel.from_config(denoiser.config),
         scheduler=scheduler(), safety_checker=None, feature_extractor=None, requires_safety_checker=False,
     )  # fmt: skip
@@ -128,12 +131,20 @@ def main() -> None:
     parse.add_argument(
         "--rare", type=float, default=0.01, help="share of pictures with a two-sense word in its rare sense"
     )
+    parse.add_argument(
+        "--begin", type=Path, help="a pipeline to go on from, with its own autoencoder and reader"
+    )
     parse.add_argument("--export", action="store_true", help="only write the pipeline of the last checkpoint")
     given = parse.parse_args()
     preset = PRESETS[given.preset]
     torch.set_num_threads(given.threads)
     torch.manual_seed(31)
-    model = build(preset["channels"]).to(given.device)
+    model = build(preset["channels"])
+    if given.begin and not (given.work / "denoiser.safetensors").exists():
+        model = UNet2DConditionModel.from_pretrained(given.begin / "unet", dtype=torch.float32)
+        for part in ("vae", "text_encoder", "tokenizer"):
+            shutil.copytree(given.begin / part, given.work / part, dirs_exist_ok=True)
+    model = model.to(given.device)
     averaged = loop.Averaged(model)
     alphas = scheduler().alphas_cumprod.to(given.device)
     pool = Pool(given.work, Painter(sprites.load(given.sprites)), preset["pool"], given.device, given.rare)

@@ -154,7 +154,7 @@ def table(
         guidance_scale=guidance,
         batch_size=20,
     )
-    ks = [0, 13, 26, 38, 51, 64, 90, 128]
+    inner = [16, 32, 64, 96]
     rows = {}
     for concept in concepts:
         rng = random.Random(f"weaken {concept}")
@@ -162,20 +162,17 @@ def table(
         questions = [judging.of_concept(concept, rng.choice(words), rng) for _ in range(each)]
         order = np.argsort(-relevance[concept], kind="stable")
         shuffled = np.random.Generator(np.random.Philox(7)).permutation(len(order))
-        most, least, chance = (
-            weakened(pipe, questions, o, ks, steps, guidance, judge, 2000)
-            for o in (order, order[::-1].copy(), shuffled)
-        )
-        width = np.trapezoid(np.ones(len(ks)), ks)
-        areas = {
-            n: float(np.trapezoid(c, ks) / width)
-            for n, c in (("most", most), ("least", least), ("random", chance))
-        }
+        ks = [0, *inner, len(order)]
+        ends = weakened(pipe, questions, order, [0, len(order)], steps, guidance, judge, 2000)
+        areas = {}
+        for name, heads in (("most", order), ("least", order[::-1].copy()), ("random", shuffled)):
+            between = weakened(pipe, questions, heads, inner, steps, guidance, judge, 2000)
+            areas[name] = float(np.trapezoid([ends[0], *between, ends[1]], ks) / len(order))
         split = float(relevance.split_half[relevance.concepts.index(concept)])
         rows[concept] = areas | {
             "area": areas["least"] - areas["most"],
-            "plain": float(most[0]),
-            "all_weakened": float(most[-1]),
+            "plain": float(ends[0]),
+            "all_weakened": float(ends[1]),
             "split_half": split,
         }
         print(
@@ -211,15 +208,16 @@ def main() -> None:
         CLIPModel.from_pretrained(given.work / "judge").eval(),
         CLIPTokenizer.from_pretrained(given.work / "judge"),
     )
-    found: dict[str, object] = {"steps": given.steps, "guidance": given.guidance}
+    found: dict[str, object] = {}
     if "judge" in given.parts:
         found["judge"] = judge_on_drawings(painter, judge, given.each)
         for concept, score in found["judge"].items():
             print(f"judge on drawings  {concept:24} {score:.3f}", flush=True)
     if set(given.parts) & {"pictures", "misread", "table"}:
-        pipe = StableDiffusionPipeline.from_pretrained(given.work / "model", torch_dtype=torch.float32)
+        pipe = StableDiffusionPipeline.from_pretrained(given.work / "model", dtype=torch.float32)
         with quiet(pipe):
             if "pictures" in given.parts:
+                found |= {"steps": given.steps, "guidance": given.guidance}
                 found["generated"], found["real"], shown = generated_and_real(
                     pipe, painter, judge, given.each, given.steps, given.guidance
                 )
@@ -253,7 +251,11 @@ def main() -> None:
                     given.work / "misread.png",
                 )
             if "table" in given.parts:
-                found["pictures_table"] = given.pictures
+                found |= {
+                    "pictures_table": given.pictures,
+                    "steps_table": given.steps,
+                    "each_table": given.each,
+                }
                 found[f"weakening_{given.half}"] = table(
                     pipe,
                     judge,

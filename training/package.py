@@ -67,6 +67,7 @@ def main() -> None:
     shutil.copytree(given.work / "model", model)
     CLIPModel.from_pretrained(given.work / "judge").to(torch.float16).save_pretrained(judge)
     CLIPTokenizer.from_pretrained(given.work / "judge").save_pretrained(judge)
+    shutil.copy(given.work / "sheet.png", SOURCE / "emoji/samples.png")
     (SOURCE / "data/emoji.toml").write_text(concept_file())
     (SOURCE / "data/emoji_prompts.txt").write_text("\n".join(prompts()) + "\n")
     (SOURCE / "emoji/card.json").write_text(json.dumps(card(given.work), indent=1, ensure_ascii=False) + "\n")

@@ -99,10 +99,23 @@ def truth(scene: Scene) -> dict[str, set[str]]:
 # ------------------------------------------------------------------------------------------------ scenes
 
 
-def sample(rng: random.Random, rare: float = 0.01, bare: float = 0.08) -> tuple[Scene, str]:
-    """A training scene and its caption: `rare` of them hold a two-sense word in its rare sense, `bare` are told in one word."""
+def sample(
+    rng: random.Random, rare: float = 0.01, bare: float = 0.08, even: float = 0.0
+) -> tuple[Scene, str]:
+    """A training scene and its caption.
+
+    Arguments:
+        rng: Decides everything.
+        rare: Share of scenes with a two-sense word in its rare sense.
+        bare: Share of captions that are one word.
+        even: Share of scenes made to show a concept, all concepts equally often.
+    """
     while True:
-        scene = _rare_scene(rng) if rng.random() < rare else _scene(rng)
+        if rng.random() < even:
+            concept = rng.choice(list(CONCEPTS))
+            scene = showing(concept, rng.choice(CONCEPTS[concept]), rng)
+        else:
+            scene = _rare_scene(rng) if rng.random() < rare else _scene(rng)
         if not _is_held_out(scene):
             break
     if rng.random() < bare and (word := _one_word(scene, rng)):

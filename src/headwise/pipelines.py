@@ -131,7 +131,7 @@ def _from_pretrained(name: str, dtype: torch.dtype | None) -> Any:
             f"There is no folder {name}. Give a pipeline's folder, a hub name (owner/name) or emoji."
         )
     try:
-        pipe = DiffusionPipeline.from_pretrained(name, torch_dtype=dtype, use_safetensors=True)
+        pipe = DiffusionPipeline.from_pretrained(name, dtype=dtype, use_safetensors=True)
         return _of_one_type(pipe)
     except Exception as error:  # diffusers, the hub and safetensors each raise their own kinds
         said = str(error).strip().splitlines()

@@ -23,7 +23,7 @@ def load(dtype: torch.dtype = torch.float32) -> Any:
     from diffusers import StableDiffusionPipeline
 
     _require(MODEL / "model_index.json")
-    return StableDiffusionPipeline.from_pretrained(MODEL, torch_dtype=dtype, use_safetensors=True)
+    return StableDiffusionPipeline.from_pretrained(MODEL, dtype=dtype, use_safetensors=True)
 
 
 def judge() -> tuple[Any, Any]:
