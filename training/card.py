@@ -91,7 +91,7 @@ def main() -> None:
         "psnr": card["autoencoder_psnr"], "accuracy": "\n".join(accuracy), "misread": percent(card["misread_plain"]),
         "misread_real": percent(card["misread_real"]), "judge": ", ".join(f"{c} {100 * v:.0f} %" for c, v in card["judge"].items()),
         "half": half,
-        "table": "\n".join(rows), 
+        "table": "\n".join(rows),
     }  # fmt: skip
     assert len(CONCEPTS) == card["concepts"] and len(two_sense()) == card["two_sense_words"]
     (EMOJI / "README.md").write_text(TEXT.format(**filled))
