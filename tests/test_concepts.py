@@ -9,7 +9,7 @@ from conftest import BUILD
 from headwise.concepts import ConceptSet
 from headwise.errors import UnknownConcept, UnreadableConcepts, WordWithoutTokens
 
-OFFICIAL = Path("/work/shared/reference/concept_words_official.csv")
+OFFICIAL = Path(__file__).parents[2] / "shared/reference/concept_words_official.csv"
 
 
 def test_paper34_has_the_papers_concepts_and_words_in_the_published_order():
