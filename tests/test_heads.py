@@ -12,7 +12,7 @@ from headwise.errors import HeadMapMismatch, ModelNotLoaded
 from headwise.heads import HeadMap, Layer
 
 GOLDEN = Path(__file__).parent / "golden"
-REFERENCE = Path("/work/shared/reference")
+REFERENCE = Path(__file__).parents[2] / "shared/reference"
 
 SD1 = {"sample_size": 64, "cross_attention_dim": 768, "attention_head_dim": 8}
 SD2 = {

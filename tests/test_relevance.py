@@ -22,7 +22,7 @@ from headwise.heads import HeadMap, Layer
 from headwise.relevance import Relevance, Votes, normalise
 from headwise.reliability import _ranks
 
-REFERENCE = Path("/work/shared/reference")
+REFERENCE = Path(__file__).parents[2] / "shared/reference"
 HEADS = HeadMap((Layer("down_blocks.0.attn2", 2), Layer("mid_block.attn2", 3)))
 CONCEPTS = ConceptSet({"Color": ["red"], "Animals": ["dog"], "Plants": ["tree"]})
 SETTINGS = {"model": "tiny", "seed": 0}
