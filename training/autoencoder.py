@@ -57,11 +57,14 @@ def main() -> None:
     parse.add_argument("--minutes", type=float, default=20)
     parse.add_argument("--threads", type=int, default=2)
     parse.add_argument("--device", default="cpu")
+    parse.add_argument("--begin", type=Path, help="a trained autoencoder to go on from")
     given = parse.parse_args()
     torch.set_num_threads(given.threads)
     torch.manual_seed(11)
     painter, rng = Painter(sprites.load(given.sprites)), random.Random()
-    model = build().to(given.device)
+    begun = given.begin and not (given.work / "autoencoder.safetensors").exists()
+    model = AutoencoderKL.from_pretrained(given.begin, dtype=torch.float32) if begun else build()
+    model = model.to(given.device)
 
     def loss(step: int) -> dict[str, Tensor]:
         rng.seed(f"autoencoder {step}")
