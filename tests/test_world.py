@@ -80,7 +80,4 @@ def test_every_word_of_an_attribute_is_drawn_differently(painter, concept):
         assert pictures[-1].shape == (64, 64, 3)
     for i, a in enumerate(pictures):
         for b in pictures[:i]:
-            alike = np.abs(a - b).mean()
-            assert alike > 1 or {vocabulary.ATTRIBUTES[concept][i]} & {"one", "flat", "3d", "cartoon"}, (
-                concept
-            )
+            assert np.abs(a - b).mean() > 1, concept

@@ -7,10 +7,8 @@ The gradient term keeps thin strokes (rain, stripes, letters), which a plain L1 
 
 from __future__ import annotations
 
-import argparse
 import json
 import random
-from pathlib import Path
 
 import loop
 import numpy as np
@@ -51,13 +49,7 @@ def batch(painter: Painter, rng: random.Random, size: int) -> Tensor:
 
 def main() -> None:
     """Train (or go on training), then save the autoencoder in diffusers format with its measured scaling factor."""
-    parse = argparse.ArgumentParser(description=__doc__)
-    parse.add_argument("--sprites", type=Path, required=True)
-    parse.add_argument("--work", type=Path, required=True)
-    parse.add_argument("--minutes", type=float, default=20)
-    parse.add_argument("--threads", type=int, default=2)
-    parse.add_argument("--device", default="cpu")
-    parse.add_argument("--begin", type=Path, help="a trained autoencoder to go on from")
+    parse = loop.arguments(__doc__, minutes=32)
     given = parse.parse_args()
     torch.set_num_threads(given.threads)
     torch.manual_seed(11)

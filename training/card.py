@@ -46,7 +46,7 @@ drawings of the same prompts: the ceiling.
 Two-sense words in their rare sense ("an orange car", "a rose-colored vase") are misread in {misread}.
 On true drawings the judge takes {misread_real} for misread, which is its own error.
 
-The judge on held-out drawings, by concept: {judge}.
+The judge on freshly drawn pictures, by concept: {judge}.
 
 ![Pictures and the prompts they were asked for](samples.png)
 

@@ -17,10 +17,8 @@ words in balance.
 
 from __future__ import annotations
 
-import argparse
 import json
 import random
-from pathlib import Path
 
 import loop
 import numpy as np
@@ -101,16 +99,29 @@ def pooled(model: CLIPModel, ids: Tensor, over_words: bool) -> tuple[Tensor, Ten
     return model.text_projection(mean), quiet
 
 
+def matched(model: CLIPModel, seen: Tensor, said: Tensor) -> dict[str, Tensor]:
+    """The contrastive loss of pictures (B × 128) against captions and their twins (2B × 128), and two accuracies."""
+    scale = model.logit_scale.exp().clamp(max=50)
+    logits = scale * F.normalize(seen, dim=-1) @ F.normalize(said, dim=-1).T
+    right = torch.arange(len(seen), device=logits.device)
+    return {
+        "loss": F.cross_entropy(logits, right) + F.cross_entropy(logits[:, : len(seen)].T, right),
+        "twin": (logits[right, right] > logits[right, right + len(seen)]).float().mean(),
+        "exact": (logits.argmax(1) == right).float().mean(),
+    }
+
+
+def named(read: Tensor, shown: Tensor) -> Tensor:
+    """Cross-entropy of the word read of each concept (B × all words) against the word shown (B × concepts)."""
+    answers = read.split([len(w) for w in CONCEPTS.values()], dim=1)
+    each = [F.cross_entropy(a, n, reduction="sum") for a, n in zip(answers, shown.T, strict=True)]
+    return torch.stack(each).sum() / (shown >= 0).sum()
+
+
 def main() -> None:
     """Train one role (or go on), then save the reader's text tower and tokenizer, or the judge whole."""
-    parse = argparse.ArgumentParser(description=__doc__)
+    parse = loop.arguments(__doc__, minutes=30)
     parse.add_argument("role", choices=ROLES)
-    parse.add_argument("--sprites", type=Path, required=True)
-    parse.add_argument("--work", type=Path, required=True)
-    parse.add_argument("--minutes", type=float, default=15)
-    parse.add_argument("--threads", type=int, default=2)
-    parse.add_argument("--device", default="cpu")
-    parse.add_argument("--begin", type=Path, help="a trained CLIP to go on from, with its tokenizer")
     given = parse.parse_args()
     role, reads = ROLES[given.role], given.role == "reader"
     torch.set_num_threads(given.threads)
@@ -122,8 +133,7 @@ def main() -> None:
         tokenizer = CLIPTokenizer.from_pretrained(given.begin)
         model = CLIPModel.from_pretrained(given.begin, dtype=torch.float32)
     model = model.to(given.device)
-    sizes = [len(w) for w in CONCEPTS.values()]
-    heads = nn.Linear(role["vision"][0], sum(sizes)).to(given.device)
+    heads = nn.Linear(role["vision"][0], sum(map(len, CONCEPTS.values()))).to(given.device)
     painter, rng = Painter(sprites.load(given.sprites)), random.Random()
 
     def loss(step: int) -> dict[str, Tensor]:
@@ -134,30 +144,9 @@ def main() -> None:
             looked = model.vision_model(pixel_values=x.to(given.device)).pooler_output
             seen, read = model.visual_projection(looked), heads(looked)
             said, quiet = pooled(model, encode(tokenizer, captions + twins).to(given.device), reads)
-        logits = (
-            model.logit_scale.exp().clamp(max=50)
-            * F.normalize(seen.float(), dim=-1)
-            @ F.normalize(said.float(), dim=-1).T
-        )
-        right = torch.arange(BATCH, device=logits.device)
-        to_text, to_image = F.cross_entropy(logits, right), F.cross_entropy(logits[:, :BATCH].T, right)
-        own = (logits[right, right] > logits[right, right + BATCH]).float().mean()
-        exact = (logits.argmax(1) == right).float().mean()
-        answers = read.float().split(sizes, dim=1)
-        words = torch.stack(
-            [
-                F.cross_entropy(a, n, reduction="sum")
-                for a, n in zip(answers, shown.to(read.device).T, strict=True)
-            ]
-        )
-        words = words.sum() / (shown >= 0).sum()
-        return {
-            "loss": to_text + to_image + words + 5 * quiet,
-            "quiet": quiet,
-            "words": words,
-            "twin": own,
-            "exact": exact,
-        }
+        terms = matched(model, seen.float(), said.float()) | {"quiet": quiet}
+        terms["words"] = named(read.float(), shown.to(read.device))
+        return terms | {"loss": terms["loss"] + terms["words"] + 5 * quiet}
 
     spent = loop.fit(
         {"clip": model, "heads": heads},
@@ -172,7 +161,7 @@ def main() -> None:
     (model.text_model if reads else model).eval()
     if reads:
         tower = CLIPTextModel(model.config.text_config)
-        tower.load_state_dict(model.text_model.state_dict() if not hasattr(tower, "text_model") else {f"text_model.{k}": v for k, v in model.text_model.state_dict().items()})  # fmt: skip
+        tower.load_state_dict(model.text_model.state_dict())
         tower.save_pretrained(given.work / "text_encoder")
     else:
         model.save_pretrained(given.work / "judge")

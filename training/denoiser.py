@@ -9,9 +9,7 @@ then cost little beside the denoiser, and a picture is seen four times before it
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
 import random
 import shutil
 from pathlib import Path
@@ -121,18 +119,10 @@ def save(work: Path, denoiser: UNet2DConditionModel, averaged: loop.Averaged, fo
 
 def main() -> None:
     """Train (or go on training) and save the pipeline under `--work`/model."""
-    parse = argparse.ArgumentParser(description=__doc__)
-    parse.add_argument("--sprites", type=Path, required=True)
-    parse.add_argument("--work", type=Path, required=True)
+    parse = loop.arguments(__doc__, minutes=90)
     parse.add_argument("--preset", choices=PRESETS, default="cpu")
-    parse.add_argument("--minutes", type=float, default=90)
-    parse.add_argument("--threads", type=int, default=os.cpu_count())
-    parse.add_argument("--device", default="cpu")
     parse.add_argument(
         "--rare", type=float, default=0.01, help="share of pictures with a two-sense word in its rare sense"
-    )
-    parse.add_argument(
-        "--begin", type=Path, help="a pipeline to go on from, with its own autoencoder and reader"
     )
     parse.add_argument("--export", action="store_true", help="only write the pipeline of the last checkpoint")
     given = parse.parse_args()

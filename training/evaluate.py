@@ -183,6 +183,25 @@ def table(
     return rows
 
 
+def misread(
+    pipe: StableDiffusionPipeline, painter: Painter, judge: object, each: int, steps: int, guidance: float
+) -> tuple[dict, list]:
+    """How often two-sense words in their rare sense are misread, in generated pictures and in drawings."""
+    rng = random.Random("misreading")
+    words = [w for w in world.two_sense() for _ in range(each)]
+    asked = [judging.misreading(w, rng) for w in words]
+    drawn = pictures_of(pipe, [q.prompt for q in asked], 3000, steps, guidance)
+    wrong = ~judging.ask(judge, drawn, asked)
+    real = ~judging.ask(judge, np.stack([painter.draw(q.scene, rng) for q in asked]), asked)
+    found = {
+        "misread_plain": judging.accuracy(wrong),
+        "misread_real": judging.accuracy(real),
+        "misread_words": {w: float(wrong[np.array(words) == w].mean()) for w in world.two_sense()},
+    }
+    print(found, flush=True)
+    return found, [(q.prompt, p) for q, p in zip(asked, drawn, strict=True)]
+
+
 def main() -> None:
     """Print what was asked for, and write it as JSON beside the checkpoint."""
     parse = argparse.ArgumentParser(description=__doc__)
@@ -223,33 +242,11 @@ def main() -> None:
                 )
                 _sheet(shown, given.work / "sheet.png")
             if "misread" in given.parts:
-                rng = random.Random("misreading")
-                asked = [
-                    (w, judging.misreading(w, rng))
-                    for w in world.two_sense()
-                    for _ in range(max(4, given.each // 4))
-                ]
-                drawn = pictures_of(pipe, [q.prompt for _, q in asked], 3000, given.steps, given.guidance)
-                right = judging.ask(judge, drawn, [q for _, q in asked])
-                truth = np.stack([painter.draw(q.scene, rng) for _, q in asked])
-                found["misread_plain"] = judging.accuracy(~right)
-                found["misread_real"] = judging.accuracy(~judging.ask(judge, truth, [q for _, q in asked]))
-                found["misread_words"] = {
-                    w: float(np.mean([not r for (v, _), r in zip(asked, right, strict=True) if v == w]))
-                    for w in world.two_sense()
-                }
-                print(
-                    "misread",
-                    found["misread_plain"],
-                    "drawn",
-                    found["misread_real"],
-                    found["misread_words"],
-                    flush=True,
+                more, shown = misread(
+                    pipe, painter, judge, max(4, given.each // 4), given.steps, given.guidance
                 )
-                _sheet(
-                    [(q.prompt, p) for (_, q), p in zip(asked, drawn, strict=True)],
-                    given.work / "misread.png",
-                )
+                found |= more
+                _sheet(shown, given.work / "misread.png")
             if "table" in given.parts:
                 found |= {
                     "pictures_table": given.pictures,

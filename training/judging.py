@@ -20,7 +20,7 @@ from torch import Tensor
 from vocabulary import CONCEPTS, RARE, THINGS
 from world import Scene, Thing
 
-__all__ = ["Question", "accuracy", "ask", "misreading", "of_concept", "of_pair"]
+__all__ = ["Question", "accuracy", "ask", "misreading", "of_concept", "of_pair", "similarity"]
 
 
 @dataclass(frozen=True)

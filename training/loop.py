@@ -6,6 +6,7 @@ machine of any speed and may be interrupted at any moment. Checkpoints are safet
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 import sys
@@ -18,7 +19,21 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-__all__ = ["Averaged", "fit"]
+__all__ = ["Averaged", "arguments", "fit"]
+
+
+def arguments(about: str | None, minutes: float) -> argparse.ArgumentParser:
+    """The options that all trainings have."""
+    parse = argparse.ArgumentParser(description=about)
+    parse.add_argument("--sprites", type=Path, required=True, help="packed by sprites.pack")
+    parse.add_argument("--work", type=Path, required=True, help="folder of checkpoints and results")
+    parse.add_argument("--minutes", type=float, default=minutes, help="budget over all resumed runs")
+    parse.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parse.add_argument("--device", default="cpu")
+    parse.add_argument(
+        "--begin", type=Path, help="trained weights to go on from where there is no checkpoint"
+    )
+    return parse
 
 
 class Averaged:

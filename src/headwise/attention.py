@@ -100,6 +100,11 @@ def hooked(pipe: Any, *hooks: AttentionHook) -> Iterator[Any]:
     Args:
         pipe: The user's pipeline (or a bare denoiser: then every row is conditional).
         hooks: Outermost first.
+
+    Raises:
+        HookMisuse: The same hook is entered twice, returns another shape than attend's, or somebody else
+            replaced a layer's forward meanwhile.
+        LayerNotReached: On a clean exit, if the denoiser was called and a layer was not.
     """
     door = _Door(pipe, hooks)
     try:
@@ -135,6 +140,7 @@ class _Door:
         self.undo: list[Callable[[], str | None]] = []
 
     def open(self) -> None:
+        """Lead every layer through the door; HookMisuse if a hook is in use already."""
         active = _in_use.setdefault(self.denoiser, [])
         for i, hook in enumerate(self.hooks):
             if any(hook is other for other in (*active, *self.hooks[:i])):
@@ -161,6 +167,7 @@ class _Door:
         return [address for address in intruders if address is not None]
 
     def require_reached(self) -> None:
+        """LayerNotReached, naming the first, if a completed call of the denoiser passed a layer by."""
         missing = [layer.address for layer, was in zip(self.head_map, self.reached, strict=True) if not was]
         if self.completed and missing:
             raise LayerNotReached(
@@ -206,6 +213,7 @@ class _Door:
         return through
 
     def site(self, index: int, module: nn.Module, query: Tensor, key: Tensor) -> Site:
+        """Where layer `index` stands in the denoiser call under way."""
         layer, now = self.head_map.layers[index], self.now
         height, width = self._grid_of(layer.address, query.shape[-2])
         return Site(
@@ -267,6 +275,8 @@ class _Meeting(TorchFunctionMode):
         *args: Any,
         **options: Any,
     ) -> Float[Tensor, "batch heads pixels dim"]:
+        """The attention as the hooks will have it; the kernel keeps its own mask, dropout and scale."""
+
         def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             return kernel(q, k, v, *args, **options)
 
