@@ -46,16 +46,17 @@ drawings of the same prompts: the ceiling.
 Two-sense words in their rare sense ("an orange car", "a rose-colored vase") are misread in {misread}.
 On true drawings the judge takes {misread_real} for misread, which is its own error.
 
-The judge on freshly drawn pictures, by concept: {judge}.
+The judge on freshly drawn pictures, {each_judge} a concept: {judge}.
+It scores the {scored_count} concepts of which it reads 95 % or more; of the others its answers mean little.
 
 ![Pictures and the prompts they were asked for](samples.png)
 
 ## Is relevance causal here?
 
 Relevance measured with {pictures_table} pictures of {steps_table} steps, then the words' attention multiplied by −2 in the first k heads of an order, on
-{half} words, {each_table} questions a concept, so read the areas with an error of about ±0.1.
+{half} words, {each_table} questions a concept; intervals are 95 %, by bootstrap over questions.
 *Area* is accuracy averaged over k, least relevant first minus most relevant first: positive where relevance tells which heads matter.
-*All* is what remains with all 128 heads weakened.
+*All* is what remains with all 128 heads weakened. {summary}
 
 | concept | area | most | random | least | plain | all | split-half |
 |---|---|---|---|---|---|---|---|
@@ -74,6 +75,16 @@ def percent(score: dict) -> str:
     return f"{100 * score['accuracy']:.0f} % ({100 * score['low']:.0f} to {100 * score['high']:.0f})"
 
 
+def summary(rows: dict[str, dict]) -> str:
+    """What the table says, in a sentence."""
+    above, below = sum(r["low"] > 0 for r in rows.values()), sum(r["high"] < 0 for r in rows.values())
+    worst = max(r["all_weakened"] for r in rows.values())
+    return (
+        f"Of {len(rows)} concepts {above} have their interval above 0 and {below} below; with all heads weakened "
+        f"at most {100 * worst:.0f} % of the pictures still show the word."
+    )
+
+
 def main() -> None:
     """Fill the text with the numbers."""
     card = json.loads((EMOJI / "card.json").read_text())
@@ -83,15 +94,15 @@ def main() -> None:
     ]
     half = "reporting" if "weakening_reporting" in card else "tuning"
     rows = [
-        f"| {c} | {r['area']:+.3f} | {r['most']:.2f} | {r['random']:.2f} | {r['least']:.2f} | {r['plain']:.2f} "
+        f"| {c} | {r['area']:+.2f} ({r['low']:+.2f} to {r['high']:+.2f}) | {r['most']:.2f} | {r['random']:.2f} | {r['least']:.2f} | {r['plain']:.2f} "
         f"| {r['all_weakened']:.2f} | {r['split_half']:.2f} |"
         for c, r in card[f"weakening_{half}"].items()
     ]
     filled = card | {
         "psnr": card["autoencoder_psnr"], "accuracy": "\n".join(accuracy), "misread": percent(card["misread_plain"]),
         "misread_real": percent(card["misread_real"]), "judge": ", ".join(f"{c} {100 * v:.0f} %" for c, v in card["judge"].items()),
-        "half": half,
-        "table": "\n".join(rows),
+        "half": half, "scored_count": len(card["scored"]),
+        "table": "\n".join(rows), "summary": summary(card[f"weakening_{half}"]),
     }  # fmt: skip
     assert len(CONCEPTS) == card["concepts"] and len(two_sense()) == card["two_sense_words"]
     (EMOJI / "README.md").write_text(TEXT.format(**filled))

@@ -80,8 +80,8 @@ def weakened(
     pipe: StableDiffusionPipeline, questions: list[Question], order: np.ndarray, ks: list[int], steps: int, guidance: float,
     judge: object, seed: int,
 ) -> np.ndarray:  # fmt: skip
-    """Share of right answers after weakening the first k heads of the order: one number for each k."""
-    shares = []
+    """Right answers after weakening the first k heads of the order: ks × questions."""
+    answers = []
     for k in ks:
         heads = np.zeros((1, len(order)), bool)
         heads[0, order[:k]] = True
@@ -92,8 +92,8 @@ def weakened(
             with hooked(pipe, WeakenHeads(pipe, prompts, np.repeat(heads, len(part), 0))):
                 drawn = pictures_of(pipe, prompts, seed, steps, guidance)
             right.append(judging.ask(judge, drawn, part))
-        shares.append(np.concatenate(right).mean())
-    return np.array(shares)
+        answers.append(np.concatenate(right))
+    return np.array(answers, float)
 
 
 def generated_and_real(
@@ -164,15 +164,18 @@ def table(
         shuffled = np.random.Generator(np.random.Philox(7)).permutation(len(order))
         ks = [0, *inner, len(order)]
         ends = weakened(pipe, questions, order, [0, len(order)], steps, guidance, judge, 2000)
-        areas = {}
+        heights = {}
         for name, heads in (("most", order), ("least", order[::-1].copy()), ("random", shuffled)):
             between = weakened(pipe, questions, heads, inner, steps, guidance, judge, 2000)
-            areas[name] = float(np.trapezoid([ends[0], *between, ends[1]], ks) / len(order))
+            heights[name] = np.trapezoid([ends[0], *between, ends[1]], ks, axis=0) / len(order)
         split = float(relevance.split_half[relevance.concepts.index(concept)])
-        rows[concept] = areas | {
-            "area": areas["least"] - areas["most"],
-            "plain": float(ends[0]),
-            "all_weakened": float(ends[1]),
+        area, low, high = _interval(heights["least"] - heights["most"])
+        rows[concept] = {"area": area, "low": low, "high": high} | {
+            name: float(of_questions.mean()) for name, of_questions in heights.items()
+        }
+        rows[concept] |= {
+            "plain": float(ends[0].mean()),
+            "all_weakened": float(ends[1].mean()),
             "split_half": split,
         }
         print(
@@ -181,6 +184,15 @@ def table(
             flush=True,
         )
     return rows
+
+
+def _interval(of_questions: np.ndarray) -> tuple[float, float, float]:
+    """The mean over questions, and its bootstrap interval of 95 %."""
+    drawn = np.random.Generator(np.random.Philox(0)).integers(
+        len(of_questions), size=(2000, len(of_questions))
+    )
+    low, high = np.quantile(of_questions[drawn].mean(1), [0.025, 0.975])
+    return float(of_questions.mean()), float(low), float(high)
 
 
 def misread(
@@ -229,7 +241,7 @@ def main() -> None:
     )
     found: dict[str, object] = {}
     if "judge" in given.parts:
-        found["judge"] = judge_on_drawings(painter, judge, given.each)
+        found |= {"judge": judge_on_drawings(painter, judge, given.each), "each_judge": given.each}
         for concept, score in found["judge"].items():
             print(f"judge on drawings  {concept:24} {score:.3f}", flush=True)
     if set(given.parts) & {"pictures", "misread", "table"}:

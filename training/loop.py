@@ -65,8 +65,8 @@ def fit(
     averaged: Averaged | None = None,
     weight_decay: float = 0.01,
     floor: float = 0.0,
-    beta2: float = 0.99,
     every: float = 60,
+    orthogonal: bool = False,
 ) -> dict[str, float]:
     """Minimise `loss(step)["loss"]` for a number of minutes, counted over all resumed runs.
 
@@ -76,33 +76,31 @@ def fit(
         file: the checkpoint; training goes on from it when it exists.
         minutes: the budget of wall time over all runs.
         floor: the share of `lr` that is left at the end.
+        orthogonal: train matrices and convolutions with Muon (Jordan et al., 2024), the rest with AdamW.
 
     Returns:
         minutes, steps and samples spent so far.
     """
-    parameters = [
-        (f"{m}.{n}", p)
+    parameters = {
+        f"{m}.{n}": p
         for m, module in modules.items()
         for n, p in module.named_parameters()
         if p.requires_grad
-    ]
-    optimizer = torch.optim.AdamW(
-        [p for _, p in parameters], lr=lr, betas=(0.9, beta2), weight_decay=weight_decay, fused=True
+    }
+    optimizers = Optimizers(parameters, lr, weight_decay, orthogonal)
+    spent = (
+        _restore(file, parameters, optimizers, averaged) if file.exists() else {"minutes": 0.0, "steps": 0}
     )
-    spent = _restore(file, parameters, optimizer, averaged) if file.exists() else {"minutes": 0.0, "steps": 0}
     saved = shown = begun = time.monotonic()
     before, step, sums, count = spent["minutes"], int(spent["steps"]), {}, 0
     while (elapsed := before + (time.monotonic() - begun) / 60) < minutes:
         share = elapsed / minutes
-        for group in optimizer.param_groups:
-            group["lr"] = (
-                lr * min(1, (step + 1) / 100) * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * share)))
-            )
         terms = loss(step)
-        optimizer.zero_grad(set_to_none=True)
         terms["loss"].backward()
-        torch.nn.utils.clip_grad_norm_([p for _, p in parameters], 1.0)
-        optimizer.step()
+        torch.nn.utils.clip_grad_norm_(parameters.values(), 1.0)
+        optimizers.step(
+            lr * min(1, (step + 1) / 100) * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * share)))
+        )
         step, count = step + 1, count + 1
         if averaged:
             averaged.update(step)
@@ -118,19 +116,83 @@ def fit(
             )
             shown, sums, count = now, {}, 0
         if now - saved > every:
-            _save(file, parameters, optimizer, averaged, {"minutes": elapsed, "steps": step})
+            _save(
+                file,
+                parameters,
+                optimizers,
+                averaged,
+                {"minutes": elapsed, "steps": step, "samples": step * batch},
+            )
             saved = now
-    _save(file, parameters, optimizer, averaged, {"minutes": elapsed, "steps": step})
-    return {"minutes": elapsed, "steps": step, "samples": step * batch}
+    spent = {"minutes": elapsed, "steps": step, "samples": step * batch}
+    _save(file, parameters, optimizers, averaged, spent)
+    return spent
+
+
+class Optimizers:
+    """AdamW, and Muon for the matrices if so wished; both with the state of each parameter under its name."""
+
+    def __init__(
+        self, parameters: dict[str, nn.Parameter], lr: float, weight_decay: float, orthogonal: bool
+    ) -> None:
+        matrices = {
+            n for n, p in parameters.items() if orthogonal and p.ndim > 1 and min(p.flatten(1).shape) > 16
+        }
+        self.parameters = parameters
+        # Muon takes matrices only: a convolution is stepped as the matrix it is, outputs × all else
+        self.stepped = {
+            n: nn.Parameter(p.data.flatten(1)) if n in matrices else p for n, p in parameters.items()
+        }
+        rest = [p for n, p in self.stepped.items() if n not in matrices]
+        self.all = [torch.optim.AdamW(rest, lr=lr, betas=(0.9, 0.99), weight_decay=weight_decay, fused=True)]
+        if matrices:
+            of_matrix = [self.stepped[n] for n in parameters if n in matrices]
+            self.all.append(
+                torch.optim.Muon(of_matrix, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
+            )
+
+    def step(self, lr: float) -> None:
+        """Step all parameters by their gradients, and forget these."""
+        for name, p in self.parameters.items():
+            if self.stepped[name] is not p:
+                self.stepped[name].grad = p.grad.flatten(1)
+        for optimizer in self.all:
+            for group in optimizer.param_groups:
+                group["lr"] = lr
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        for p in self.parameters.values():
+            p.grad = None
+
+    def state(self) -> dict[str, Tensor]:
+        """Tensors by "key.parameter"."""
+        kept = {p: state for optimizer in self.all for p, state in optimizer.state.items()}
+        return {
+            f"{k}.{n}": t
+            for n, p in self.stepped.items()
+            for k, t in kept.get(p, {}).items()
+            if isinstance(t, Tensor)
+        }
+
+    def restore(self, keys: set[str], tensor: Callable[[str], Tensor]) -> None:
+        """Take back what `state` gave, as far as it fits these optimizers."""
+        for optimizer, names in zip(
+            self.all, (("step", "exp_avg", "exp_avg_sq"), ("momentum_buffer",)), strict=False
+        ):
+            ours = {id(p) for group in optimizer.param_groups for p in group["params"]}
+            for name, p in self.stepped.items():
+                if id(p) in ours and all(f"{k}.{name}" in keys for k in names):
+                    optimizer.state[p] = {k: tensor(f"{k}.{name}").to(p) for k in names}
 
 
 def _save(
-    file: Path, parameters: list, optimizer: torch.optim.Optimizer, averaged: Averaged | None, spent: dict
+    file: Path,
+    parameters: dict[str, nn.Parameter],
+    optimizers: Optimizers,
+    averaged: Averaged | None,
+    spent: dict,
 ) -> None:
-    tensors = {f"weights.{n}": p.detach() for n, p in parameters}
-    for name, p in parameters:
-        state = optimizer.state[p]
-        tensors |= {f"{key}.{name}": state[key] for key in ("exp_avg", "exp_avg_sq", "step") if key in state}
+    tensors = {f"weights.{n}": p.detach() for n, p in parameters.items()} | optimizers.state()
     if averaged:
         tensors |= {f"averaged.{n}": w for n, w in averaged.weights.items()}
         spent = spent | {"updates": averaged.updates}
@@ -140,16 +202,12 @@ def _save(
 
 
 def _restore(
-    file: Path, parameters: list, optimizer: torch.optim.Optimizer, averaged: Averaged | None
+    file: Path, parameters: dict[str, nn.Parameter], optimizers: Optimizers, averaged: Averaged | None
 ) -> dict:
     with safe_open(file, "pt") as saved, torch.no_grad():
-        keys = set(saved.keys())
-        for name, p in parameters:
+        for name, p in parameters.items():
             p.copy_(saved.get_tensor(f"weights.{name}"))
-            if f"exp_avg.{name}" in keys:
-                optimizer.state[p] = {
-                    k: saved.get_tensor(f"{k}.{name}").to(p) for k in ("step", "exp_avg", "exp_avg_sq")
-                }
+        optimizers.restore(set(saved.keys()), saved.get_tensor)
         spent = json.loads(saved.metadata()["spent"])
         if averaged and "updates" in spent:
             averaged.updates = spent["updates"]

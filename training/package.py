@@ -14,6 +14,7 @@ from transformers import CLIPModel, CLIPTokenizer
 from vocabulary import CONCEPTS
 
 SOURCE = Path(__file__).parent.parent / "src/headwise"
+SURE = 0.95  # the judge scores a concept where it reads at least this share of drawings rightly
 
 
 def prompts(count: int = 1000) -> list[str]:
@@ -52,6 +53,7 @@ def card(work: Path) -> dict:
     return measured | {
         "samples": denoiser.get("samples"), "minutes": denoiser.get("minutes"), "device": "CPU, 2 cores", "preset": denoiser.get("preset"),
         "rare": denoiser.get("rare"), "minutes_of": minutes, "samples_of": samples, "autoencoder_psnr": read("autoencoder").get("psnr"),
+        "scored": [concept for concept, share in measured.get("judge", {}).items() if share >= SURE],
         "concepts": len(CONCEPTS), "words": sum(map(len, CONCEPTS.values())), "two_sense_words": len(world.two_sense()),
     }  # fmt: skip
 
