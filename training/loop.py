@@ -98,9 +98,7 @@ def fit(
         terms = loss(step)
         terms["loss"].backward()
         torch.nn.utils.clip_grad_norm_(parameters.values(), 1.0)
-        optimizers.step(
-            lr * min(1, (step + 1) / 100) * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * share)))
-        )
+        optimizers.step(_rate(lr, step, share, floor))
         step, count = step + 1, count + 1
         if averaged:
             averaged.update(step)
@@ -127,6 +125,11 @@ def fit(
     spent = {"minutes": elapsed, "steps": step, "samples": step * batch}
     _save(file, parameters, optimizers, averaged, spent)
     return spent
+
+
+def _rate(lr: float, step: int, share: float, floor: float) -> float:
+    """The learning rate after this share (0 … 1) of the time: 100 steps of warm-up, then a cosine down to `floor · lr`."""
+    return lr * min(1, (step + 1) / 100) * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * share)))
 
 
 class Optimizers:
