@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 import world
-from transformers import CLIPModel, CLIPTokenizer
+from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
 from vocabulary import CONCEPTS
 
 SOURCE = Path(__file__).parent.parent / "src/headwise"
@@ -69,6 +69,8 @@ def main() -> None:
     shutil.copytree(given.work / "model", model)
     CLIPModel.from_pretrained(given.work / "judge").to(torch.float16).save_pretrained(judge)
     CLIPTokenizer.from_pretrained(given.work / "judge").save_pretrained(judge)
+    half = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}  # pictures in -1 … 1
+    CLIPImageProcessor(size={"shortest_edge": 64}, crop_size=64, **half).save_pretrained(judge)
     shutil.copy(given.work / "sheet.png", SOURCE / "emoji/samples.png")
     (SOURCE / "data/emoji.toml").write_text(concept_file())
     (SOURCE / "data/emoji_prompts.txt").write_text("\n".join(prompts()) + "\n")

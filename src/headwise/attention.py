@@ -6,7 +6,8 @@ A cross-attention layer computes `attend(q, k, v) = softmax(q kᵀ/√d) v`. A h
 
 and `lambda attend, site, q, k, v: attend(q, k, v)` is the hook that does nothing. `attend` is the model's own
 fused kernel, with the mask and scale its processor asked for; of several hooks each one's `attend` is the
-next hook.
+next hook. A hook that has a method `prepare(call)` is told of each denoiser call before it begins, outside
+whatever `torch.compile` compiled.
 
 No processor is replaced. While the context is open, the forward of every layer of the head map runs inside a
 `TorchFunctionMode` that meets the layer's first call of `scaled_dot_product_attention`: norms, LoRA and
@@ -22,10 +23,11 @@ import functools
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -84,13 +86,35 @@ class Site:
 
 @dataclass
 class DenoiserCall:
-    """One call of the denoiser: which it is, and what its batch holds."""
+    """One call of the denoiser: which it is, and what its batch holds.
+
+    Args:
+        step: Its index within the pipeline call.
+        steps: How many there will be; 0 where nobody knows.
+        rows, pictures: Of the batch; there are more rows than pictures under guidance.
+        grid: Height and width of the latents.
+        prompts: The prompt of each picture; empty where the pipeline was not given text.
+        tokens: How many tokens of text each row has; 0 where the denoiser was given none.
+        device: Where the latents are.
+        tokenizer: The pipeline's; None for a bare denoiser.
+        head_map: The denoiser's.
+    """
 
     step: int = 0
+    steps: int = 0
     rows: int = 0
     pictures: int = 0
     grid: tuple[int, int] = (0, 0)
     prompts: tuple[str, ...] = ()
+    tokens: int = 0
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    tokenizer: Any = None
+    head_map: HeadMap = field(default_factory=lambda: HeadMap(()))
+
+    @property
+    def conditional(self) -> slice:
+        """The rows of the batch that carry the prompt; those before them carry the negative prompt."""
+        return slice(self.rows - self.pictures, self.rows)
 
 
 @contextmanager
@@ -183,8 +207,30 @@ class _Door:
         rows = latents.shape[0]
         pictures = rows // 2 if self._guided() else rows
         prompts = call.prompts if len(call.prompts) == pictures else call.prompts * pictures
-        self.now = DenoiserCall(call.steps, rows, pictures, tuple(latents.shape[-2:]), prompts)
+        text: Any = args[2] if len(args) > 2 else kwargs.get("encoder_hidden_states")
+        self.now = DenoiserCall(
+            step=call.steps,
+            steps=self._steps(),
+            rows=rows,
+            pictures=pictures,
+            grid=tuple(latents.shape[-2:]),
+            prompts=prompts,
+            tokens=text.shape[1] if isinstance(text, Tensor) else 0,
+            device=latents.device,
+            tokenizer=getattr(self.pipe, "tokenizer", None),
+            head_map=self.head_map,
+        )
         call.steps += 1
+        for hook in self.hooks:
+            if hasattr(hook, "prepare"):
+                hook.prepare(self.now)
+
+    def _steps(self) -> int:
+        """How many denoiser calls this pipeline call will make, as far as the pipeline says."""
+        if self.call is None:
+            return 0
+        timesteps = getattr(getattr(self.pipe, "scheduler", None), "timesteps", ())
+        return getattr(self.pipe, "num_timesteps", None) or len(timesteps)
 
     def _finish(self, module: nn.Module, args: tuple, output: Any) -> None:
         self.completed += 1
@@ -222,7 +268,7 @@ class _Door:
             heads=layer.heads,
             kind=layer.kind,
             text=slice(0, key.shape[-2]),
-            conditional=slice(now.rows - now.pictures, now.rows),
+            conditional=now.conditional,
             picture=tuple(row % now.pictures for row in range(now.rows)),
             height=height,
             width=width,

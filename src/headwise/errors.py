@@ -5,6 +5,7 @@ line prints the sentence and leaves with exit code 2.
 """
 
 __all__ = [
+    "BadStrength",
     "HeadMapMismatch",
     "HeadwiseError",
     "HookMisuse",
@@ -27,6 +28,10 @@ __all__ = [
 
 class HeadwiseError(Exception):
     """Anything that Headwise refuses to do, with the reason and the cure."""
+
+
+class BadStrength(HeadwiseError):
+    """A strength, clamp or window outside its range."""
 
 
 class HeadMapMismatch(HeadwiseError):

@@ -12,7 +12,7 @@ from typing import Any
 
 from headwise.errors import WordNotInPrompt, WordWithoutTokens
 
-__all__ = ["token_positions", "tokens_of", "words_of"]
+__all__ = ["token_positions", "tokens_of", "word_positions", "words_of"]
 
 
 def words_of(prompt: str) -> tuple[str, ...]:
@@ -47,6 +47,12 @@ def token_positions(tokenizer: Any, prompt: str, word: str, occurrence: int | No
             "Move it forward or shorten the prompt."
         )
     return tuple(sorted({position for positions in found for position in positions}))
+
+
+def word_positions(tokenizer: Any, prompt: str) -> tuple[int, ...]:
+    """Where the tokens of all words stand, punctuation with them: not start, end or padding."""
+    offsets = tokenizer(prompt, truncation=True, return_offsets_mapping=True)["offset_mapping"]
+    return tuple(i for i, (start, stop) in enumerate(offsets) if start < stop)
 
 
 def tokens_of(tokenizer: Any, word: str) -> int:

@@ -12,10 +12,11 @@ import torch
 
 from headwise.errors import ModelNotLoaded
 
-__all__ = ["MODEL", "card", "judge", "load"]
+__all__ = ["JUDGE", "MODEL", "card", "judge", "load"]
 
 _HERE = Path(__file__).parent
 MODEL = _HERE / "model"
+JUDGE = _HERE / "judge"
 
 
 def load(dtype: torch.dtype = torch.float32) -> Any:
@@ -30,9 +31,9 @@ def judge() -> tuple[Any, Any]:
     """The judge, a `CLIPModel`, and its tokenizer; it reads 64×64 pictures in -1 … 1."""
     from transformers import CLIPModel, CLIPTokenizer
 
-    _require(_HERE / "judge" / "config.json")
-    model = CLIPModel.from_pretrained(_HERE / "judge", dtype=torch.float32).eval()
-    return model, CLIPTokenizer.from_pretrained(_HERE / "judge")
+    _require(JUDGE / "config.json")
+    model = CLIPModel.from_pretrained(JUDGE, dtype=torch.float32).eval()
+    return model, CLIPTokenizer.from_pretrained(JUDGE)
 
 
 def card() -> dict[str, Any]:

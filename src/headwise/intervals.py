@@ -1,0 +1,65 @@
+r"""Intervals of 95 %: for a share, by Wilson; for anything else that is a mean of independent cases, by bootstrap.
+
+    Wilson      (p̂ + z²/2n ± z √(p̂(1 − p̂)/n + z²/4n²)) / (1 + z²/n),     z = 1.96
+    bootstrap   the 2.5 % and 97.5 % quantiles of the statistic over cases drawn again with replacement
+
+References:
+    | Probable inference, the law of succession, and statistical inference (Wilson, 1927)
+    | https://doi.org/10.1080/01621459.1927.10502953
+    | Bootstrap methods: another look at the jackknife (Efron, 1979)
+    | https://doi.org/10.1214/aos/1176344552
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+__all__ = ["Interval", "bootstrap", "wilson"]
+
+Z = 1.959963984540054
+RESAMPLES = 2000
+
+
+class Interval(NamedTuple):
+    """A value and the interval of 95 % around it."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.3f} ({self.low:.3f} to {self.high:.3f})"
+
+
+def wilson(hits: int, n: int) -> Interval:
+    """The share hits / n; nan, with the interval 0 … 1, of no case at all."""
+    if n == 0:
+        return Interval(float("nan"), 0.0, 1.0)
+    share, scale = hits / n, 1 + Z * Z / n
+    centre = (share + Z * Z / (2 * n)) / scale
+    half = Z * np.sqrt(share * (1 - share) / n + Z * Z / (4 * n * n)) / scale
+    # where the share is 0 or 1 it is an end of its interval, whatever rounding says
+    low, high = float(centre - half) if hits else 0.0, float(centre + half) if hits < n else 1.0
+    return Interval(share, low, high)
+
+
+def bootstrap(
+    cases: Float[np.ndarray, "cases *rest"],
+    statistic: Callable[[np.ndarray], np.ndarray],
+    seed: int = 0,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A statistic of cases, and the ends of its interval, each of the statistic's own shape.
+
+    Args:
+        cases: One row for each independent case.
+        statistic: From the mean over cases to a number or an array.
+        seed: Of the drawing.
+    """
+    generator = np.random.Generator(np.random.Philox(seed))
+    drawn = generator.multinomial(len(cases), np.full(len(cases), 1 / len(cases)), RESAMPLES) / len(cases)
+    means = (drawn @ cases.reshape(len(cases), -1)).reshape(RESAMPLES, *cases.shape[1:])
+    again = np.stack([statistic(mean) for mean in means])
+    low, high = np.quantile(again, [0.025, 0.975], axis=0)
+    return np.asarray(statistic(cases.mean(0))), np.asarray(low), np.asarray(high)

@@ -1,0 +1,134 @@
+"""Towers, similarity, choice and backgrounds, on a tiny random CLIP and on the judge of the built-in model."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from transformers import (
+    CLIPConfig,
+    CLIPImageProcessor,
+    CLIPModel,
+    CLIPTextConfig,
+    CLIPVisionConfig,
+    Dinov2Config,
+    Dinov2Model,
+)
+
+from conftest import LENGTH, tiny_tokenizer
+from headwise.errors import HeadwiseError, ModelNotLoaded
+from headwise.metrics import Eye, Judge, background_psnr, without_object
+
+SIZE = 16
+
+
+def tiny_processor():
+    return CLIPImageProcessor(size={"shortest_edge": SIZE}, crop_size=SIZE)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A tiny random CLIP as a hub would serve it."""
+    torch.manual_seed(0)
+    tokenizer = tiny_tokenizer()
+    small = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    text = CLIPTextConfig(
+        **small, vocab_size=len(tokenizer), max_position_embeddings=LENGTH, bos_token_id=0, eos_token_id=1
+    )
+    vision = CLIPVisionConfig(**small, image_size=SIZE, patch_size=8)
+    path = tmp_path_factory.mktemp("clip")
+    CLIPModel(
+        CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=8)
+    ).save_pretrained(path)
+    tokenizer.save_pretrained(path)
+    tiny_processor().save_pretrained(path)
+    return path
+
+
+def pictures(count, size=(24, 20), seed=0):
+    rng = np.random.default_rng(seed)
+    return [Image.fromarray(rng.integers(0, 256, (size[1], size[0], 3), np.uint8)) for _ in range(count)]
+
+
+def test_similarity_is_the_models_own(folder):
+    judge, some, texts = Judge.load(folder), pictures(3), ["a dog", "a red cat"]
+    ids = judge.tokenizer(texts, padding="max_length", max_length=LENGTH, return_tensors="pt").input_ids
+    pixels = judge.processor(images=some, return_tensors="pt")["pixel_values"]
+    with torch.no_grad():
+        out = judge.model(input_ids=ids, pixel_values=pixels)
+    expected = (out.logits_per_image / judge.model.logit_scale.detach().exp()).numpy()
+    assert np.allclose(judge.similarity(some, texts), expected, atol=1e-6)
+
+
+def test_choice_and_certainty_are_of_each_pictures_own_texts(folder):
+    judge, some = Judge.load(folder), pictures(4)
+    own = [["a dog", "a cat"], ["red", "a vase", "a car"], ["a cat", "a dog"], ["a dog"]]
+    scores = [judge.similarity([p], t)[0] for p, t in zip(some, own, strict=True)]
+    assert judge.choose(some, own).tolist() == [s.argmax() for s in scores]
+    scale = float(judge.model.logit_scale.detach().exp())
+    expected = [np.exp(scale * s)[0] / np.exp(scale * s).sum() for s in scores]
+    assert np.allclose(judge.certainty(some, own), expected, atol=1e-6)
+    assert judge.certainty(some, own)[3] == 1
+    with pytest.raises(HeadwiseError, match="4 pictures and 1 lists of texts"):
+        judge.choose(some, [["a dog"]])
+    with pytest.raises(HeadwiseError, match="No picture was given"):
+        judge.see([])
+
+
+def test_many_pictures_are_the_same_as_few(folder, monkeypatch):
+    judge, some = Judge.load(folder), pictures(5)
+    whole = judge.see(some)
+    monkeypatch.setattr("headwise.metrics.AT_ONCE", 2)
+    assert torch.allclose(judge.see(some), whole, atol=1e-6)
+
+
+def test_likeness_of_a_picture_with_itself_is_one(folder):
+    torch.manual_seed(0)
+    small = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "mlp_ratio": 2}
+    dino = Eye(Dinov2Model(Dinov2Config(**small, image_size=SIZE, patch_size=8)), tiny_processor())
+    for eye in (dino, Judge.load(folder)):
+        a, b = pictures(3), pictures(3, seed=1)
+        assert np.allclose(eye.likeness(a, a), 1, atol=1e-6)
+        assert (eye.likeness(a, b) < 1).all()
+        assert np.allclose(eye.likeness(a, b), eye.likeness(b, a), atol=1e-6)
+
+
+def test_the_judge_of_the_built_in_model_tells_a_red_picture_from_a_dog():
+    judge = Judge.load()
+    image = Image.new("RGB", (64, 64), (200, 30, 30))
+    assert judge.similarity([image], ["red", "blue"]).shape == (1, 2)
+    assert judge.see([image]).norm() == pytest.approx(1, abs=1e-5)
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_the_background_is_what_lies_outside_the_mask(seed):
+    rng = np.random.default_rng(seed)
+    before = rng.integers(0, 256, (6, 5, 3), np.uint8)
+    mask = rng.random((6, 5)) < 0.4
+    mask[0, 0] = False
+    after = before.copy()
+    after[mask] = 255 - after[mask]
+    images = Image.fromarray(before), Image.fromarray(after)
+    assert background_psnr(*images, mask) == np.inf
+    assert np.array_equal(
+        np.asarray(without_object(images[0], mask)), np.asarray(without_object(images[1], mask))
+    )
+    after[0, 0] = before[0, 0] + np.uint8(128)  # wraps around: 128 levels away, up or down, in every channel
+    expected = -10 * np.log10((128 / 255) ** 2 / (~mask).sum())
+    assert background_psnr(images[0], Image.fromarray(after), mask) == pytest.approx(expected)
+
+
+def test_backgrounds_refuse_what_cannot_be_compared():
+    a, b = pictures(1)[0], pictures(1, size=(8, 8))[0]
+    with pytest.raises(HeadwiseError, match="expected the same size"):
+        background_psnr(a, b, np.zeros((20, 24), bool))
+    with pytest.raises(HeadwiseError, match="The mask is"):
+        background_psnr(a, a, np.zeros((24, 20), bool))
+    with pytest.raises(HeadwiseError, match="covers the whole picture"):
+        background_psnr(a, a, np.ones((20, 24), bool))
+
+
+def test_a_name_that_is_no_clip(tmp_path):
+    with pytest.raises(ModelNotLoaded, match="could not be loaded as a CLIPModel"):
+        Judge.load(tmp_path / "nothing")
