@@ -1,4 +1,4 @@
-"""Towers, similarity, choice and backgrounds, on a tiny random CLIP and on the judge of the built-in model."""
+"""Towers, similarity, choice and backgrounds, on a tiny random CLIP and on the built-in judge."""
 
 import numpy as np
 import pytest

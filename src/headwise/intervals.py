@@ -1,4 +1,4 @@
-r"""Intervals of 95 %: for a share, by Wilson; for anything else that is a mean of independent cases, by bootstrap.
+r"""Intervals of 95 %: for a share, by Wilson; for other means of independent cases, by bootstrap.
 
     Wilson      (p̂ + z²/2n ± z √(p̂(1 − p̂)/n + z²/4n²)) / (1 + z²/n),     z = 1.96
     bootstrap   the 2.5 % and 97.5 % quantiles of the statistic over cases drawn again with replacement
@@ -47,7 +47,7 @@ def wilson(hits: int, n: int) -> Interval:
 
 def bootstrap(
     cases: Float[np.ndarray, "cases *rest"],
-    statistic: Callable[[np.ndarray], np.ndarray],
+    statistic: Callable[[np.ndarray], np.ndarray | float],
     seed: int = 0,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """A statistic of cases, and the ends of its interval, each of the statistic's own shape.

@@ -16,6 +16,7 @@ follow.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ from headwise.pipelines import quiet
 from headwise.prompts import read_prompts
 from headwise.relevance import Relevance
 from headwise.reliability import split_half
-from headwise.runs import Progress, RunFolder, settings_of
+from headwise.runs import Progress, RunFolder, settings_of, versions
 from headwise.votes import BLOCKS, Votes
 
 __all__ = ["ConceptProbe", "draw_words", "measure", "preferred"]
@@ -216,9 +217,9 @@ def measure(
     }
     settings = settings_of(pipe, concepts, texts, latents, seed) | passed
     folder = RunFolder(out, settings, Votes.empty(HeadMap.of(pipe), concepts, settings))
-    if len(folder.votes) > pictures:
+    if len(folder.so_far) > pictures:
         raise RunMismatch(
-            f"{out} already counts {len(folder.votes)} pictures, more than the {pictures} asked for. "
+            f"{out} already counts {len(folder.so_far)} pictures, more than the {pictures} asked for. "
             "Ask for as many or more, or give another folder."
         )
 
@@ -228,25 +229,33 @@ def measure(
         wanted = passed | {"output_type": "pil" if kept else "latent"}
         images = generate(pipe, texts, seed, numbers, latents=latents, **wanted)
         for number, image in zip(numbers, images if kept else (), strict=kept):
-            folder.keep(number, image, texts[number % len(texts)])
+            folder.keep(f"{number:05d}", image, texts[number % len(texts)])
 
-    if not _enough(folder.votes, pictures, until):
+    if not _enough(folder.so_far, pictures, until):
         probe = ConceptProbe(pipe, concepts, seed)
         # No batch reaches across a place where the run may stop, or where it stops decoding.
         cuts = [keep_pictures, *(range(0, pictures, BLOCKS) if until is not None else ())]
-        todo = batches(len(folder.votes), pictures, batch_size, cuts)
+        todo = batches(len(folder.so_far), pictures, batch_size, cuts)
         with (
             hooked(pipe, probe),
             quiet(pipe),
-            Progress(folder, pictures, checkpoint_every, progress) as done,
+            Progress(folder, pictures, checkpoint_every, progress, _how_sure) as done,
         ):
             for numbers in todo:
                 probe.begin(numbers)
                 make(numbers)
                 done(Votes.of_pictures(probe.take(), numbers, probe.head_map, concepts, settings))
-                if _enough(done.votes, pictures, until):
+                if _enough(done.so_far, pictures, until):
                     break
-    return folder.finish()
+    relevance = Relevance.from_votes(folder.so_far)
+    relevance = replace(relevance, settings=relevance.settings | {"versions": versions()})
+    if folder.path is not None:
+        relevance.save(folder.path / "relevance.safetensors")
+    return relevance
+
+
+def _how_sure(votes: Votes) -> str:
+    return f"split-half {np.median(split_half(votes)):.2f}"
 
 
 def _enough(votes: Votes, pictures: int, until: float | int | None) -> bool:

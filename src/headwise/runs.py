@@ -1,23 +1,21 @@
-"""The folder of one measurement: what is being measured, the votes so far, the result.
+"""The folder of one run: what is being measured, what was counted so far, the result.
 
     run.json               settings, and how long each stretch of work took
-    votes.safetensors      the votes, replaced whole at every checkpoint
+    votes.safetensors      what was counted, replaced whole at every checkpoint (or weakening.safetensors)
     relevance.safetensors  the result, once it is there
     pictures/              the pictures kept, if any
 
-A folder holds one run. The same settings go on where the votes end; other settings are refused by name.
+A folder holds one run. The same settings go on where the counting ended; other settings are refused by name.
 """
 
 import json
 import time
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
-import numpy as np
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -27,52 +25,65 @@ from headwise.errors import RunMismatch, UnreadableFile, UnwritableFolder
 from headwise.files import write_whole
 from headwise.heads import HeadMap, denoiser_of
 from headwise.pipelines import fingerprint, model_name
-from headwise.relevance import Relevance
-from headwise.reliability import split_half
-from headwise.votes import Votes
 
-__all__ = ["Progress", "RunFolder", "settings_of"]
+__all__ = ["Countable", "Progress", "RunFolder", "settings_of", "settings_of_pictures", "versions"]
 
 
-class RunFolder:
+@runtime_checkable
+class Countable(Protocol):
+    """What a run counts: parts add up exactly, in any order, and know how many pictures they hold."""
+
+    def __add__(self, other: Any) -> Any: ...
+
+    def __len__(self) -> int: ...
+
+    def save(self, path: str | Path) -> None:
+        """Write one file, whole."""
+        ...
+
+    @classmethod
+    def load(cls, path: str | Path) -> Any:
+        """Read what `save` wrote."""
+        ...
+
+
+Counted = TypeVar("Counted", bound=Countable)
+
+
+class RunFolder(Generic[Counted]):
     """A folder of a run; `None` as path is a folder that keeps nothing.
 
     Args:
         path: The folder, made if it is not there.
-        settings: What decides the votes; a folder with other settings is refused.
-        start: The votes of no pictures, with these settings.
+        settings: What decides the result; a folder with other settings is refused.
+        start: The count of no pictures, with these settings.
+        name: Of the file that the count is kept in.
     """
 
-    def __init__(self, path: str | Path | None, settings: dict[str, Any], start: Votes) -> None:
+    def __init__(
+        self, path: str | Path | None, settings: dict[str, Any], start: Counted, name: str = "votes"
+    ) -> None:
         self.path = None if path is None else Path(path)
-        self.settings, self.votes = settings, start
+        self.settings, self.so_far, self.name = settings, start, f"{name}.safetensors"
         self.stretches: list[dict[str, Any]] = []
         if self.path is not None:
             self._open()
-        self.resumed_from, self.started = len(self.votes), time.monotonic()
+        self.resumed_from, self.started = len(self.so_far), time.monotonic()
 
-    def checkpoint(self, votes: Votes) -> None:
-        """Put the votes so far on the disk."""
-        if self.path is not None and votes is not self.votes:
-            votes.save(self.path / "votes.safetensors")
-            self._describe(len(votes))
-        self.votes = votes
+    def checkpoint(self, so_far: Counted) -> None:
+        """Put the count so far on the disk."""
+        if self.path is not None and so_far is not self.so_far:
+            so_far.save(self.path / self.name)
+            self._describe(len(so_far))
+        self.so_far = so_far
 
-    def finish(self) -> Relevance:
-        """Make the result of the votes and put it on the disk."""
-        relevance = Relevance.from_votes(self.votes)
-        relevance = replace(relevance, settings=relevance.settings | {"versions": _versions()})
-        if self.path is not None:
-            relevance.save(self.path / "relevance.safetensors")
-        return relevance
-
-    def keep(self, number: int, picture: Any, prompt: str) -> None:
+    def keep(self, name: str, picture: Any, prompt: str) -> None:
         """Save one decoded picture, its prompt in the PNG's own text."""
         folder, said = self.path / "pictures", PngInfo()
         said.add_itxt("prompt", prompt)
         try:
             folder.mkdir(exist_ok=True)
-            picture.save(folder / f"{number:05d}.png", pnginfo=said)
+            picture.save(folder / f"{name}.png", pnginfo=said)
         except OSError as error:
             raise UnwritableFolder(
                 f"{folder} cannot take a picture: {error.strerror or error}. Make room."
@@ -92,9 +103,9 @@ class RunFolder:
         described = self.path / "run.json"
         if described.exists():
             self._require_same(described)
-        stored = self.path / "votes.safetensors"
+        stored = self.path / self.name
         if stored.exists():
-            self.votes = self.votes + Votes.load(stored)  # adding refuses votes of another kind
+            self.so_far = self.so_far + type(self.so_far).load(stored)  # adding refuses those of another kind
         self._describe(None)
 
     def _require_same(self, described: Path) -> None:
@@ -119,33 +130,50 @@ class RunFolder:
         if pictures is not None:
             seconds = round(time.monotonic() - self.started, 3)
             stretches.append({"from": self.resumed_from, "to": pictures, "seconds": seconds})
-        content = {"settings": self.settings, "versions": _versions(), "stretches": stretches}
+        content = {"settings": self.settings, "versions": versions(), "stretches": stretches}
         write_whole(self.path / "run.json", json.dumps(content, indent=1, ensure_ascii=False).encode())
 
 
-class Progress:
-    """The votes as they come: added up, shown, put on the disk from time to time and at whatever end."""
+class Progress(Generic[Counted]):
+    """The count as it comes: added up, shown, put on the disk from time to time and at whatever end.
 
-    def __init__(self, folder: RunFolder, pictures: int, every: float | int, shown: bool) -> None:
-        self.folder, self.votes, self.every, self.saved = folder, folder.votes, every, time.monotonic()
-        self.bar = tqdm(total=pictures, initial=len(self.votes), unit="picture", disable=not shown)
+    Args:
+        folder: Where it is kept.
+        pictures: How many there will be.
+        every: Seconds between checkpoints.
+        shown: Is there a bar on stderr?
+        says: What to say of the count beside the bar.
+    """
 
-    def __enter__(self) -> "Progress":
+    def __init__(
+        self,
+        folder: RunFolder[Counted],
+        pictures: int,
+        every: float | int,
+        shown: bool,
+        says: Callable[[Counted], str] = lambda so_far: "",
+    ) -> None:
+        self.folder, self.so_far, self.every, self.says = folder, folder.so_far, every, says
+        self.saved = time.monotonic()
+        self.bar = tqdm(total=pictures, initial=len(self.so_far), unit="picture", disable=not shown)
+
+    def __enter__(self) -> "Progress[Counted]":
         return self
 
-    def __call__(self, votes: Votes) -> None:
+    def __call__(self, part: Counted) -> None:
         """Count one more batch."""
-        self.votes = self.votes + votes
-        self.bar.update(len(votes))
+        before = len(self.so_far)
+        self.so_far = self.so_far + part
+        self.bar.update(len(self.so_far) - before)
         if time.monotonic() - self.saved >= self.every:
-            self.folder.checkpoint(self.votes)
-            self.bar.set_postfix_str(f"split-half {np.median(split_half(self.votes)):.2f}")
+            self.folder.checkpoint(self.so_far)
+            self.bar.set_postfix_str(self.says(self.so_far))
             self.saved = time.monotonic()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         self.bar.close()
         if kind is None or not issubclass(kind, UnwritableFolder):  # a full disk is still full
-            self.folder.checkpoint(self.votes)
+            self.folder.checkpoint(self.so_far)
 
 
 def settings_of(
@@ -153,6 +181,15 @@ def settings_of(
 ) -> dict[str, Any]:
     """What decides the votes beside the arguments that are passed to the pipeline."""
     words = sum(len(concepts.words(name)) for name in concepts)
+    return settings_of_pictures(pipe, prompts) | {
+        "concept_set": f"{len(concepts)} concepts, {words} words, {_hash(repr(concepts))}",
+        "latents": None if latents is None else _hash(latents.double().cpu().numpy().tobytes()),
+        "seed": seed,
+    }
+
+
+def settings_of_pictures(pipe: Any, prompts: Sequence[str]) -> dict[str, Any]:
+    """What of the pipeline and the prompts decides the pictures."""
     scheduler: Any = getattr(pipe, "scheduler", None)
     return {
         "model": model_name(pipe),
@@ -163,10 +200,7 @@ def settings_of(
             repr(sorted((k, str(v)) for k, v in scheduler.config.items() if k[0] != "_"))
         ),
         "head_map": f"{HeadMap.of(pipe).all_heads} heads, {_hash(HeadMap.of(pipe).to_json())}",
-        "concept_set": f"{len(concepts)} concepts, {words} words, {_hash(repr(concepts))}",
         "prompts": f"{len(prompts)} prompts, {_hash(repr(prompts))}",
-        "latents": None if latents is None else _hash(latents.double().cpu().numpy().tobytes()),
-        "seed": seed,
     }
 
 
@@ -174,5 +208,6 @@ def _hash(content: str | bytes) -> str:
     return sha256(content.encode() if isinstance(content, str) else content).hexdigest()[:12]
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Of the packages that decide a result."""
     return {name: version(name) for name in ("headwise", "torch", "diffusers", "transformers", "numpy")}

@@ -1,0 +1,289 @@
+r"""Ordered weakening: if these heads carry a concept, weakening them first must lose it first.
+
+The first k heads of an order are weakened (steer.py) and what the picture still shows of the concept is
+scored; k goes from none to all heads. With m_o(k) the mean score over pictures,
+
+    height(o) = ∫ m_o(k) dk / H
+    area      = height(least relevant first) − height(most relevant first)
+
+A relevance that means something has an area above 0, with the random orders between its two curves. The
+orders by mean relevance of a *layer* say how much of that is heads. All k of a picture share their latents
+and, as factors belong to rows of the batch, their batches. Intervals are by bootstrap over prompts.
+
+References:
+    | Cross-Attention Head Position Patterns Can Align with Human Visual Concepts (Park et al., 2024)
+    | https://arxiv.org/abs/2412.02237
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from headwise.attention import hooked
+from headwise.errors import HeadwiseError, UnreadableFile, VotesMismatch
+from headwise.files import read_arrays, write_arrays
+from headwise.generate import generate
+from headwise.heads import HeadMap
+from headwise.intervals import Interval, bootstrap
+from headwise.pipelines import quiet
+from headwise.relevance import Relevance
+from headwise.runs import Progress, RunFolder, settings_of_pictures
+from headwise.steer import weaken
+
+__all__ = ["Case", "Weakening", "grid", "measure_weakening", "orders_of"]
+
+MOST, LEAST = "most relevant", "least relevant"
+MOST_LAYERS, LEAST_LAYERS = "most relevant layers", "least relevant layers"
+
+
+class Case(NamedTuple):
+    """A prompt, and the texts that its picture is compared with, the right one first."""
+
+    prompt: str
+    texts: tuple[str, ...]
+
+
+Score = Callable[[Sequence[Any], Sequence[Case]], Float[np.ndarray, " pictures"]]
+
+
+@dataclass(frozen=True, eq=False)
+class Weakening:
+    """What pictures still show of a concept when the first k heads of an order are weakened.
+
+    Args:
+        scores: nan where not measured.
+        orders: Their names.
+        ks: How many heads are weakened.
+        settings: How it was made.
+    """
+
+    scores: Float[np.ndarray, "orders ks seeds prompts"]
+    orders: tuple[str, ...]
+    ks: tuple[int, ...]
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        """How many pictures were scored."""
+        return int(np.isfinite(self.scores).sum())
+
+    def __add__(self, other: "Weakening") -> "Weakening":
+        if (self.orders, self.ks, self.settings) != (other.orders, other.ks, other.settings):
+            raise VotesMismatch(
+                "These weakenings have other orders, k or settings. Add parts of one run only."
+            )
+        both = np.isfinite(self.scores) & np.isfinite(other.scores)
+        if not np.array_equal(self.scores[both], other.scores[both]):
+            raise VotesMismatch(
+                "The two parts scored the same pictures differently. Measure one of them again."
+            )
+        known = np.where(np.isfinite(self.scores), self.scores, other.scores)
+        return Weakening(known, self.orders, self.ks, self.settings)
+
+    def curve(self, order: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The mean score at every k, and the ends of its interval."""
+        return bootstrap(self._of(order), lambda mean: mean)
+
+    def height(self, order: str) -> Interval:
+        """The mean of the curve over k from 0 to all heads."""
+        return _interval(self._of(order), self._height)
+
+    def area(self, lower: str = MOST, upper: str = LEAST) -> Interval:
+        """Height of the upper order less that of the lower."""
+        both = np.stack([self._of(upper), self._of(lower)], 1)
+        return _interval(both, lambda mean: self._height(mean[0]) - self._height(mean[1]))
+
+    def random(self) -> Interval:
+        """Height of the mean of the random orders less that of the most relevant first."""
+        between = np.mean([self._of(order) for order in self.orders if order.startswith("random")], axis=0)
+        both = np.stack([between, self._of(MOST)], 1)
+        return _interval(both, lambda mean: self._height(mean[0]) - self._height(mean[1]))
+
+    def half_drop(self, order: str) -> float:
+        """The k at which half of the whole drop is first reached; nan where the score does not drop."""
+        mean = self._of(order).mean(0)
+        half = (mean[0] + mean[-1]) / 2
+        if not mean[-1] < mean[0]:
+            return float("nan")
+        i = int(np.argmax(mean <= half))
+        share = (mean[i - 1] - half) / (mean[i - 1] - mean[i])
+        return float(self.ks[i - 1] + share * (self.ks[i] - self.ks[i - 1]))
+
+    def save(self, path: str | Path) -> None:
+        """Write a safetensors file with everything in it."""
+        said = {"orders": list(self.orders), "ks": list(self.ks), "settings": self.settings}
+        write_arrays(path, "weakening", {"scores": self.scores}, said)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Weakening":
+        """Read what `save` wrote."""
+        arrays, said = read_arrays(path, "weakening", ("scores",))
+        try:
+            found = cls(arrays["scores"], tuple(said["orders"]), tuple(said["ks"]), said["settings"])
+        except (KeyError, TypeError) as error:
+            raise UnreadableFile(f"{path} is a damaged weakening file ({error!r}). Measure again.") from None
+        if found.scores.shape[:2] != (len(found.orders), len(found.ks)):
+            raise UnreadableFile(
+                f"{path} is damaged: {found.scores.shape} scores for {len(found.orders)} orders."
+            )
+        return found
+
+    def _of(self, order: str) -> Float[np.ndarray, "prompts ks"]:
+        if order not in self.orders:
+            raise HeadwiseError(f"{order!r} was not measured. The orders are: {', '.join(self.orders)}.")
+        return self.scores[self.orders.index(order)].mean(1).T
+
+    def _height(self, mean: Float[np.ndarray, " ks"]) -> float:
+        return float(np.trapezoid(mean, self.ks) / self.ks[-1])
+
+
+def grid(all_heads: int, points: int = 15) -> tuple[int, ...]:
+    """Numbers of heads to weaken: 0, 1, 11, …, 121, 128 as in the paper, and alike for other models."""
+    stride = max(1, round(all_heads / (points - 2) / 10) * 10 if all_heads > 64 else all_heads // points)
+    return (0, *range(1, all_heads, stride), all_heads)
+
+
+def orders_of(
+    relevance: Relevance, concept: str, random_orders: int = 3
+) -> dict[str, Int[np.ndarray, " all_heads"]]:
+    """The orders in which heads are weakened; equal relevance by head index.
+
+    Args:
+        random_orders: How many draws of a random order, seeded 0, 1, …
+    """
+    r, head_map = relevance[concept], relevance.head_map
+    if head_map is None:
+        raise HeadwiseError(
+            "This relevance came without a head map. Use a file written by `headwise measure`."
+        )
+    by_layer = np.concatenate(
+        [np.full(stop - start, r[start:stop].mean()) for start, stop in head_map.slices]
+    )
+    orders = {
+        MOST: np.argsort(-r, kind="stable"),
+        LEAST: np.argsort(r, kind="stable"),
+        MOST_LAYERS: np.argsort(-by_layer, kind="stable"),
+        LEAST_LAYERS: np.argsort(by_layer, kind="stable"),
+    }
+    draws = (np.random.Generator(np.random.Philox(seed)) for seed in range(random_orders))
+    return orders | {f"random {i}": draw.permutation(len(r)) for i, draw in enumerate(draws)}
+
+
+def measure_weakening(
+    pipe: Any,
+    relevance: Relevance,
+    concept: str,
+    cases: Sequence[Case],
+    score: Score,
+    *,
+    ks: Sequence[int] | None = None,
+    random_orders: int = 3,
+    factor: float | int = -2.0,
+    seeds: Sequence[int] = (10, 20, 30),
+    out: str | Path | None = None,
+    batch_size: int = 15,
+    keep_prompts: int = 0,
+    num_inference_steps: int = 50,
+    guidance_scale: float | int = 7.5,
+    checkpoint_every: float | int = 10,
+    progress: bool = True,
+) -> Weakening:
+    """Weaken the heads of a concept in several orders and score the pictures; with the same `out` it goes on.
+
+    Args:
+        pipe: The user's pipeline; it is left as it was.
+        relevance, concept: Whose order of heads is on trial.
+        cases: Prompts and the texts their pictures are compared with.
+        score: From pictures and their cases to numbers, such as `metrics.similarity_of`.
+        ks: How many heads to weaken, from 0 to all; `grid` of the number of heads if None.
+        random_orders: How many draws of a random order.
+        factor: What the heads' attention to the prompt's words is multiplied by.
+        seeds: Each prompt is drawn once from each seed.
+        out: Folder for checkpoint, result and pictures; None keeps nothing on disk.
+        batch_size: Pictures per pipeline call, of whatever k and order.
+        keep_prompts: Save the pictures of the first so many prompts, first seed, in `out`/pictures.
+        num_inference_steps, guidance_scale: Passed to the pipeline.
+        checkpoint_every: Seconds between checkpoints.
+        progress: Show a bar on stderr.
+    """
+    head_map = HeadMap.of(pipe)
+    orders = orders_of(relevance, concept, random_orders)
+    relevance.head_map.require(head_map, "The relevance", "the pipeline")
+    ks = _checked(grid(head_map.all_heads) if ks is None else ks, head_map.all_heads, cases)
+    prompts = [case.prompt for case in cases]
+    passed = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
+    settings = settings_of_pictures(pipe, prompts) | passed
+    settings |= {"concept": concept, "factor": float(factor), "seeds": list(seeds), "score": _name(score)}
+    settings |= {"relevance": relevance.settings.get("weights"), "order": orders[MOST].tolist()}
+    unknown = np.full((len(orders), len(ks), len(seeds), len(cases)), np.nan)
+    folder = RunFolder(out, settings, Weakening(unknown, tuple(orders), ks, settings), "weakening")
+    masks = np.stack(
+        [[np.isin(np.arange(head_map.all_heads), order[:k]) for k in ks] for order in orders.values()]
+    )
+    with quiet(pipe), Progress(folder, unknown.size, checkpoint_every, progress) as done:
+        for seed, rows in _batches(done.so_far.scores, ks, batch_size):
+            numbers = [row.prompt for row in rows]
+            steer = weaken(head_map, np.stack([masks[row.order, row.k] for row in rows]), factor=factor)
+            with hooked(pipe, steer):
+                images = generate(pipe, prompts, seeds[seed], numbers, output_type="pil", **passed)
+            for row, image in zip(rows, images, strict=True):
+                if seed == 0 and row.prompt < keep_prompts and out is not None:
+                    folder.keep(_file_name(row, tuple(orders), ks), image, prompts[row.prompt])
+            found = score(images, [cases[n] for n in numbers])
+            done(_scored(done.so_far, seed, rows, found))
+    return folder.so_far
+
+
+class _Row(NamedTuple):
+    """One picture of a batch."""
+
+    order: int
+    k: int
+    prompt: int
+
+
+def _batches(
+    scores: Float[np.ndarray, "orders ks seeds prompts"], ks: tuple[int, ...], batch_size: int
+) -> Iterator[tuple[int, list[_Row]]]:
+    """The pictures still to be made, by seed; with none or all heads weakened the order does not matter."""
+    todo = np.isnan(scores)
+    todo[1:, [i for i, k in enumerate(ks) if k in (0, ks[-1])]] = False
+    for seed in range(scores.shape[2]):
+        of_seed = todo[:, :, seed].transpose(2, 0, 1)  # a prompt's pictures side by side
+        rows = [_Row(int(order), int(k), int(prompt)) for prompt, order, k in np.argwhere(of_seed)]
+        for start in range(0, len(rows), batch_size):
+            yield seed, rows[start : start + batch_size]
+
+
+def _scored(before: Weakening, seed: int, rows: list[_Row], found: np.ndarray) -> Weakening:
+    """One batch of scores, those of the shared ends in every order."""
+    scores = np.full_like(before.scores, np.nan)
+    for row, score in zip(rows, found, strict=True):
+        ends = before.ks[row.k] in (0, before.ks[-1])
+        scores[slice(None) if ends else row.order, row.k, seed, row.prompt] = score
+    return Weakening(scores, before.orders, before.ks, before.settings)
+
+
+def _interval(cases: np.ndarray, statistic: Callable[[np.ndarray], float]) -> Interval:
+    return Interval(*(float(end) for end in bootstrap(cases, statistic)))
+
+
+def _checked(ks: Sequence[int], all_heads: int, cases: Sequence[Case]) -> tuple[int, ...]:
+    if not cases:
+        raise HeadwiseError("No prompt was given to weaken. Give one or more cases.")
+    if len(ks) < 2 or list(ks) != sorted(set(ks)) or ks[0] != 0 or ks[-1] != all_heads:
+        raise HeadwiseError(
+            f"ks={list(ks)} was given; expected growing numbers of heads from 0 to all {all_heads}."
+        )
+    return tuple(int(k) for k in ks)
+
+
+def _name(score: Score) -> str:
+    return getattr(score, "__name__", type(score).__name__)
+
+
+def _file_name(row: _Row, orders: tuple[str, ...], ks: tuple[int, ...]) -> str:
+    return f"{row.prompt:03d} {orders[row.order]} {ks[row.k]:04d}"
