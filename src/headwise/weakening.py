@@ -16,7 +16,7 @@ References:
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,14 +24,14 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from headwise.attention import hooked
-from headwise.errors import HeadwiseError, UnreadableFile, VotesMismatch
-from headwise.files import read_arrays, write_arrays
+from headwise.errors import HeadwiseError
 from headwise.generate import generate
 from headwise.heads import HeadMap
 from headwise.intervals import Interval, bootstrap
 from headwise.pipelines import quiet
 from headwise.relevance import Relevance
 from headwise.runs import Progress, RunFolder, settings_of_pictures
+from headwise.scores import Scores
 from headwise.steer import weaken
 
 __all__ = ["Case", "Weakening", "grid", "measure_weakening", "orders_of"]
@@ -55,33 +55,20 @@ class Weakening:
     """What pictures still show of a concept when the first k heads of an order are weakened.
 
     Args:
-        scores: nan where not measured.
-        orders: Their names.
-        ks: How many heads are weakened.
-        settings: How it was made.
+        scores: Along the axes order, k (how many heads are weakened), seed and prompt.
     """
 
-    scores: Float[np.ndarray, "orders ks seeds prompts"]
-    orders: tuple[str, ...]
-    ks: tuple[int, ...]
-    settings: dict[str, Any] = field(default_factory=dict)
+    scores: Scores
 
-    def __len__(self) -> int:
-        """How many pictures were scored."""
-        return int(np.isfinite(self.scores).sum())
+    @property
+    def orders(self) -> tuple[str, ...]:
+        """The orders' names."""
+        return self.scores.axes["order"]  # type: ignore[return-value]
 
-    def __add__(self, other: "Weakening") -> "Weakening":
-        if (self.orders, self.ks, self.settings) != (other.orders, other.ks, other.settings):
-            raise VotesMismatch(
-                "These weakenings have other orders, k or settings. Add parts of one run only."
-            )
-        both = np.isfinite(self.scores) & np.isfinite(other.scores)
-        if not np.array_equal(self.scores[both], other.scores[both]):
-            raise VotesMismatch(
-                "The two parts scored the same pictures differently. Measure one of them again."
-            )
-        known = np.where(np.isfinite(self.scores), self.scores, other.scores)
-        return Weakening(known, self.orders, self.ks, self.settings)
+    @property
+    def ks(self) -> tuple[int, ...]:
+        """How many heads are weakened."""
+        return self.scores.axes["k"]  # type: ignore[return-value]
 
     def curve(self, order: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The mean score at every k, and the ends of its interval."""
@@ -112,29 +99,10 @@ class Weakening:
         share = (mean[i - 1] - half) / (mean[i - 1] - mean[i])
         return float(self.ks[i - 1] + share * (self.ks[i] - self.ks[i - 1]))
 
-    def save(self, path: str | Path) -> None:
-        """Write a safetensors file with everything in it."""
-        said = {"orders": list(self.orders), "ks": list(self.ks), "settings": self.settings}
-        write_arrays(path, "weakening", {"scores": self.scores}, said)
-
-    @classmethod
-    def load(cls, path: str | Path) -> "Weakening":
-        """Read what `save` wrote."""
-        arrays, said = read_arrays(path, "weakening", ("scores",))
-        try:
-            found = cls(arrays["scores"], tuple(said["orders"]), tuple(said["ks"]), said["settings"])
-        except (KeyError, TypeError) as error:
-            raise UnreadableFile(f"{path} is a damaged weakening file ({error!r}). Measure again.") from None
-        if found.scores.shape[:2] != (len(found.orders), len(found.ks)):
-            raise UnreadableFile(
-                f"{path} is damaged: {found.scores.shape} scores for {len(found.orders)} orders."
-            )
-        return found
-
     def _of(self, order: str) -> Float[np.ndarray, "prompts ks"]:
         if order not in self.orders:
             raise HeadwiseError(f"{order!r} was not measured. The orders are: {', '.join(self.orders)}.")
-        return self.scores[self.orders.index(order)].mean(1).T
+        return self.scores.values[self.orders.index(order)].mean(1).T
 
     def _height(self, mean: Float[np.ndarray, " ks"]) -> float:
         return float(np.trapezoid(mean, self.ks) / self.ks[-1])
@@ -218,13 +186,13 @@ def measure_weakening(
     settings = settings_of_pictures(pipe, prompts) | passed
     settings |= {"concept": concept, "factor": float(factor), "seeds": list(seeds), "score": _name(score)}
     settings |= {"relevance": relevance.settings.get("weights"), "order": orders[MOST].tolist()}
-    unknown = np.full((len(orders), len(ks), len(seeds), len(cases)), np.nan)
-    folder = RunFolder(out, settings, Weakening(unknown, tuple(orders), ks, settings), "weakening")
+    axes = {"order": tuple(orders), "k": ks, "seed": tuple(seeds), "prompt": range(len(cases))}
+    folder = RunFolder(out, settings, Scores.empty(axes, settings), "scores")
     masks = np.stack(
         [[np.isin(np.arange(head_map.all_heads), order[:k]) for k in ks] for order in orders.values()]
     )
-    with quiet(pipe), Progress(folder, unknown.size, checkpoint_every, progress) as done:
-        for seed, rows in _batches(done.so_far.scores, ks, batch_size):
+    with quiet(pipe), Progress(folder, folder.so_far.values.size, checkpoint_every, progress) as done:
+        for seed, rows in _batches(done.so_far.values, ks, batch_size):
             numbers = [row.prompt for row in rows]
             steer = weaken(head_map, np.stack([masks[row.order, row.k] for row in rows]), factor=factor)
             with hooked(pipe, steer):
@@ -234,7 +202,7 @@ def measure_weakening(
                     folder.keep(_file_name(row, tuple(orders), ks), image, prompts[row.prompt])
             found = score(images, [cases[n] for n in numbers])
             done(_scored(done.so_far, seed, rows, found))
-    return folder.so_far
+    return Weakening(folder.so_far)
 
 
 class _Row(NamedTuple):
@@ -246,7 +214,7 @@ class _Row(NamedTuple):
 
 
 def _batches(
-    scores: Float[np.ndarray, "orders ks seeds prompts"], ks: tuple[int, ...], batch_size: int
+    scores: Float[np.ndarray, "order k seed prompt"], ks: tuple[int, ...], batch_size: int
 ) -> Iterator[tuple[int, list[_Row]]]:
     """The pictures still to be made, by seed; with none or all heads weakened the order does not matter."""
     todo = np.isnan(scores)
@@ -258,13 +226,13 @@ def _batches(
             yield seed, rows[start : start + batch_size]
 
 
-def _scored(before: Weakening, seed: int, rows: list[_Row], found: np.ndarray) -> Weakening:
+def _scored(before: Scores, seed: int, rows: list[_Row], found: np.ndarray) -> Scores:
     """One batch of scores, those of the shared ends in every order."""
-    scores = np.full_like(before.scores, np.nan)
+    part = Scores.empty(before.axes, before.settings)
+    last = len(before.axes["k"]) - 1
     for row, score in zip(rows, found, strict=True):
-        ends = before.ks[row.k] in (0, before.ks[-1])
-        scores[slice(None) if ends else row.order, row.k, seed, row.prompt] = score
-    return Weakening(scores, before.orders, before.ks, before.settings)
+        part.values[slice(None) if row.k in (0, last) else row.order, row.k, seed, row.prompt] = score
+    return part
 
 
 def _interval(cases: np.ndarray, statistic: Callable[[np.ndarray], float]) -> Interval:
