@@ -8,13 +8,14 @@ from hypothesis import strategies as st
 
 from conftest import tiny_sd
 from headwise.attention import hooked
+from headwise.cases import Case
 from headwise.errors import HeadMapMismatch, HeadwiseError, RunMismatch, UnknownConcept
 from headwise.generate import latents_for
 from headwise.heads import HeadMap, Layer
 from headwise.relevance import Relevance
 from headwise.scores import Scores
 from headwise.steer import weaken
-from headwise.weakening import Case, Weakening, grid, measure_weakening, orders_of
+from headwise.weakening import Weakening, grid, measure_weakening, orders_of
 from test_steer import relevance_for
 
 CASES = [Case("a red dog", ("red",)), Case("a red vase", ("red",)), Case("a cat", ("cat",))]

@@ -19,9 +19,9 @@ References:
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -30,9 +30,10 @@ from jaxtyping import Bool, Float, Int
 from PIL import Image
 from torch import Tensor
 
+from headwise.cases import Case
 from headwise.errors import HeadwiseError, ModelNotLoaded
 
-__all__ = ["Eye", "Judge", "background_psnr", "without_object"]
+__all__ = ["Eye", "Judge", "background_psnr", "scoring", "without_object"]
 
 Pictures = Sequence[Image.Image]
 AT_ONCE = 64
@@ -142,6 +143,30 @@ class Judge(Eye):
             )
         seen = self.see(pictures)
         return [(self.read(own) @ picture).cpu().numpy() for picture, own in zip(seen, texts, strict=True)]
+
+
+def scoring(
+    judge: Judge, kind: Literal["choice", "certainty", "similarity"]
+) -> Callable[[Pictures, Sequence[Case]], Float[np.ndarray, " pictures"]]:
+    """How well each picture shows the first of its case's texts, as one function of pictures and cases.
+
+    Args:
+        judge: Who looks.
+        kind: "choice" is 1 where the judge picks the first text and 0 elsewhere; "certainty" its probability;
+            "similarity" the cosine with it, which needs no other texts.
+    """
+
+    def choice(pictures: Pictures, cases: Sequence[Case]) -> np.ndarray:
+        return (judge.choose(pictures, [case.texts for case in cases]) == 0).astype(np.float64)
+
+    def certainty(pictures: Pictures, cases: Sequence[Case]) -> np.ndarray:
+        return judge.certainty(pictures, [case.texts for case in cases])
+
+    def similarity(pictures: Pictures, cases: Sequence[Case]) -> np.ndarray:
+        said = judge.read([case.texts[0] for case in cases])
+        return (judge.see(pictures) * said).sum(-1).double().cpu().numpy()
+
+    return {"choice": choice, "certainty": certainty, "similarity": similarity}[kind]
 
 
 def without_object(picture: Image.Image, mask: Bool[np.ndarray, "height width"]) -> Image.Image:

@@ -21,7 +21,7 @@ __all__ = [
 ]
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -30,9 +30,11 @@ from jaxtyping import Float, Int
 
 from headwise.errors import MissingExtra
 from headwise.heads import HeadMap, Layer
+from headwise.intervals import Interval
 from headwise.relevance import Relevance
 from headwise.reliability import split_half
 from headwise.votes import Votes
+from headwise.weakening import Weakening
 
 try:
     import matplotlib
@@ -52,6 +54,14 @@ STYLE: Any = {
 }
 INK, ACCENT = "#00356b", "#b45309"  # told apart by lightness as well
 SEQUENTIAL, DIVERGING = "cividis", "RdBu_r"  # both keep their order for colour-blind eyes
+
+
+_ORDER_STYLE = {
+    "most relevant": (ACCENT, "-", 2.2),
+    "least relevant": (INK, "-", 2.2),
+    "most relevant layers": (ACCENT, ":", 1.4),
+    "least relevant layers": (INK, ":", 1.4),
+}
 
 
 def heat_map(relevance: Relevance) -> Figure:
@@ -154,6 +164,62 @@ def convergence(votes: Votes) -> Figure:
         axes.set(xlabel="pictures", ylabel="split-half rank correlation", xlim=(0, None), ylim=(None, 1.02))
         axes.legend(loc="lower right", frameon=False)
         axes.set_title("Would more pictures help?")
+    return figure
+
+
+def weakening_curves(found: Weakening) -> Figure:
+    """The mean score against the number of weakened heads, a line and a band for every order."""
+    randoms = [order for order in found.orders if order.startswith("random")]
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(8, 4), layout="constrained")
+        axes = figure.subplots()
+        for order in found.orders:
+            color, line, width = _ORDER_STYLE.get(order, ("#8a94a0", "-", 1.0))
+            value, low, high = found.curve(order)
+            label = order if order not in randoms[1:] else None
+            axes.plot(found.ks, value, color=color, linestyle=line, linewidth=width, label=label)
+            if order in _ORDER_STYLE:
+                axes.fill_between(found.ks, low, high, color=color, alpha=0.12, linewidth=0)
+        axes.set(xlabel="heads weakened (k)", ylabel="mean score", xlim=(0, found.ks[-1]))
+        axes.legend(frameon=False, loc="upper right")
+        axes.set_title(f"{found.scores.settings.get('concept', '')}: what is left when heads are weakened")
+    return figure
+
+
+def weakening_areas(found: Mapping[str, Weakening]) -> Figure:
+    """Area between least and most relevant first, of every concept, with its interval and two controls."""
+    names = sorted(found, key=lambda name: found[name].area().value)
+    rows = np.arange(len(names))
+    areas = [found[name].area() for name in names]
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(8, 1.5 + 0.24 * len(names)), layout="constrained")
+        axes = figure.subplots()
+        axes.hlines(rows, [a.low for a in areas], [a.high for a in areas], color=INK, linewidth=2)
+        axes.scatter([a.value for a in areas], rows, color=INK, zorder=3, label="least − most relevant first")
+        random = [found[name].random().value for name in names]
+        axes.scatter(random, rows, facecolors="none", edgecolors=ACCENT, zorder=4, label="random − most")
+        layers = [found[name].area("most relevant layers", "least relevant layers").value for name in names]
+        axes.scatter(layers, rows, marker="s", s=14, color="#8a94a0", zorder=2, label="whole layers")
+        axes.axvline(0, color="black", linewidth=0.8)
+        axes.set_xlabel("area between curves (score, averaged over k)")
+        axes.legend(frameon=False, loc="lower right")
+        _name_concepts(axes, names)
+    return figure
+
+
+def rates(found: Mapping[str, Interval], label: str) -> Figure:
+    """Shares with their intervals, one row for each method, the first on top."""
+    rows = np.arange(len(found))[::-1]
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(7.5, 1.2 + 0.32 * len(found)), layout="constrained")
+        axes = figure.subplots()
+        axes.hlines(
+            rows, [r.low for r in found.values()], [r.high for r in found.values()], color=INK, linewidth=2
+        )
+        axes.scatter([r.value for r in found.values()], rows, color=INK, zorder=3)
+        axes.set_yticks(rows, list(found))
+        axes.tick_params(axis="y", length=0)
+        axes.set(xlim=(0, 1), xlabel=label)
     return figure
 
 

@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 
 from headwise.votes import Votes
 
-__all__ = ["normalise", "split_half", "standard_errors"]
+__all__ = ["normalise", "rank_correlation", "split_half", "standard_errors"]
 
 HALVINGS = 100
 
@@ -42,7 +42,7 @@ def split_half(votes: Votes, seed: int = 0) -> Float[np.ndarray, " concepts"]:
     agreement = np.zeros(len(votes.concepts))
     for _ in range(HALVINGS):
         half = blocks[generator.permutation(len(blocks))[: len(blocks) // 2]].sum(0)
-        agreement += _correlation(_ranks(half), _ranks(total - half))
+        agreement += rank_correlation(half, total - half)
     return agreement / HALVINGS
 
 
@@ -62,13 +62,18 @@ def standard_errors(votes: Votes) -> Float[np.ndarray, "concepts all_heads"]:
     return np.sqrt((len(blocks) - 1) / len(blocks) * squares)
 
 
+def rank_correlation(a: Counts, b: Counts) -> Float[np.ndarray, " concepts"]:
+    """Spearman's, over heads; 0 where one side is the same for all heads."""
+    return _correlation(_ranks(a), _ranks(b))
+
+
 def _filled(
     blocks: Int[np.ndarray, "blocks concepts all_heads"],
 ) -> Int[np.ndarray, "filled concepts all_heads"]:
     return blocks[blocks.any(axis=(1, 2))]
 
 
-def _ranks(values: Int[np.ndarray, "concepts all_heads"]) -> Float[np.ndarray, "concepts all_heads"]:
+def _ranks(values: Counts) -> Float[np.ndarray, "concepts all_heads"]:
     """Ranks along the last axis, ties sharing their average."""
     order = np.argsort(values, axis=-1, kind="stable")
     ordered = np.take_along_axis(values, order, -1)

@@ -1,7 +1,6 @@
-"""One self-contained HTML page from the folder of a run.
+"""The page of a run (page.py): of a measurement here, of a trial of its claims in trials.py.
 
-The page asks nothing of the network: figures are SVG inside it, pictures are data URIs. Whatever came from
-outside, prompts and model names above all, passes Jinja's autoescape. A folder may hold
+A folder of a measurement may hold
 
     relevance.safetensors   the measurement; the one file that must be there
     votes.safetensors       its votes, for the curve over pictures
@@ -12,82 +11,49 @@ outside, prompts and model names above all, passes Jinja's autoescape. A folder 
 
 __all__ = ["report"]
 
-import base64
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
-from matplotlib.figure import Figure
-from PIL import Image
 
 from headwise import plots
-from headwise.files import write_whole
+from headwise.page import Drawing, Page, Section, Table, pictures_of, settings_rows
 from headwise.relevance import HeadRank, Relevance
+from headwise.trials import trial_page
 from headwise.votes import Votes
 
 HEADS_A_CONCEPT = 5
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """A figure on the page: its SVG, what it shows in words, and the width it is never squeezed below."""
-
-    svg: Markup
-    alt: str
-    least: str
-
-    @classmethod
-    def of(cls, figure: Figure, alt: str, least: str) -> "Drawing":
-        return cls(Markup(plots.as_svg(figure)), alt, least)
-
-
-@dataclass(frozen=True)
-class Table:
-    """The numbers behind a figure, folded away unless `open`."""
-
-    title: str
-    columns: tuple[str, ...]
-    rows: list[tuple[Any, ...]]
-    numeric: tuple[str, ...] = ()
-    open: bool = False
-
-
-@dataclass(frozen=True)
-class Section:
-    """A heading, a paragraph that says how to read, drawings and tables."""
-
-    title: str
-    text: str
-    drawings: tuple[Drawing, ...] = ()
-    tables: tuple[Table, ...] = ()
+LEAD = (
+    "At every layer and call each head voted for the concept whose words its picture positions attended to "
+    "most. A head's relevance is its share of a concept's votes, scaled so that the average head has 1."
+)
 
 
 def report(run_folder: str | os.PathLike[str]) -> Path:
-    """Write `index.html` into the folder of a measurement and return its path."""
+    """Write `index.html` into the folder of a run, whatever its kind, and return its path."""
     folder = Path(run_folder)
+    if (folder / "relevance.safetensors").is_file():
+        return _measurement(folder).write(folder)
+    return trial_page(folder).write(folder)
+
+
+def _measurement(folder: Path) -> Page:
     relevance = Relevance.load(folder / "relevance.safetensors")
     control_file = folder / "control" / "relevance.safetensors"
     control = Relevance.load(control_file) if control_file.is_file() else None
     votes_file = folder / "votes.safetensors"
     votes = Votes.load(votes_file) if votes_file.is_file() else None
-    page = _template().render(
-        model=relevance.settings.get("model", "this model"),
-        relevance=relevance,
+    return Page(
+        title=f"Which heads of {relevance.settings.get('model', 'this model')} carry which concept",
+        lead=LEAD,
         numbers=_numbers(relevance, control),
-        sheet=list(_sheet(folder / "pictures")),
         sections=list(_sections(relevance, control, votes)),
+        sheet=list(pictures_of(folder / "pictures")),
         command=_text(folder / "command.txt"),
-        settings=list(_settings(relevance.settings)),
+        settings=list(settings_rows(relevance.settings)),
         words=relevance.settings.get("concepts", []),
     )
-    path = folder / "index.html"
-    write_whole(path, page.encode())
-    return path
 
 
 def _numbers(relevance: Relevance, control: Relevance | None) -> list[tuple[str, str]]:
@@ -242,35 +208,12 @@ def _explained_by_layers(relevance: Relevance) -> float:
     return float(np.median(between[total > 0] / total[total > 0])) if total.any() else 0.0
 
 
-def _sheet(folder: Path) -> Iterator[dict[str, str]]:
-    for path in sorted(folder.glob("*.png")):
-        with Image.open(path) as image:
-            prompt = str(image.info.get("prompt", path.stem))
-        yield {
-            "prompt": prompt,
-            "source": "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode(),
-        }
-
-
-def _template() -> Any:
-    environment = Environment(loader=PackageLoader("headwise"), autoescape=True, undefined=StrictUndefined)
-    return environment.get_template("report.html")
-
-
 def _interval(head: HeadRank) -> str:
     return f"{head.relevance:.2f} ± {1.96 * head.standard_error:.2f}"
 
 
 def _number(value: float) -> str:
     return "unknown" if np.isnan(value) else f"{value:z.2f}"
-
-
-def _settings(settings: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """What was not left to the model, versions last."""
-    for name, value in settings.items():
-        if value is not None and name not in ("concepts", "counted", "versions"):
-            yield name, str(value)
-    yield from settings.get("versions", {}).items()
 
 
 def _text(path: Path) -> str:

@@ -16,7 +16,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
-from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -24,6 +23,7 @@ from headwise.concepts import ConceptSet
 from headwise.errors import RunMismatch, UnreadableFile, UnwritableFolder
 from headwise.files import write_whole
 from headwise.heads import HeadMap, denoiser_of
+from headwise.pictures import save_picture
 from headwise.pipelines import fingerprint, model_name
 
 __all__ = ["Countable", "Progress", "RunFolder", "settings_of", "settings_of_pictures", "versions"]
@@ -79,15 +79,7 @@ class RunFolder(Generic[Counted]):
 
     def keep(self, name: str, picture: Any, prompt: str) -> None:
         """Save one decoded picture, its prompt in the PNG's own text."""
-        folder, said = self.path / "pictures", PngInfo()
-        said.add_itxt("prompt", prompt)
-        try:
-            folder.mkdir(exist_ok=True)
-            picture.save(folder / f"{name}.png", pnginfo=said)
-        except OSError as error:
-            raise UnwritableFolder(
-                f"{folder} cannot take a picture: {error.strerror or error}. Make room."
-            ) from None
+        save_picture(self.path / "pictures" / f"{name}.png", picture, {"prompt": prompt})
 
     def _open(self) -> None:
         try:

@@ -1,4 +1,4 @@
-"""Scores of pictures along named axes, which come bit by bit: what a sweep counts, as a measurement counts votes.
+"""Scores of pictures along named axes, which come bit by bit: what a sweep counts, as votes are counted.
 
 A score that is not there yet is nan. Parts of one sweep add up in any order to the same whole, and a picture
 that two parts scored differently is refused.

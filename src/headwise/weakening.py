@@ -24,6 +24,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from headwise.attention import hooked
+from headwise.cases import Case
 from headwise.errors import HeadwiseError
 from headwise.generate import generate
 from headwise.heads import HeadMap
@@ -34,17 +35,10 @@ from headwise.runs import Progress, RunFolder, settings_of_pictures
 from headwise.scores import Scores
 from headwise.steer import weaken
 
-__all__ = ["Case", "Weakening", "grid", "measure_weakening", "orders_of"]
+__all__ = ["Weakening", "grid", "measure_weakening", "orders_of"]
 
 MOST, LEAST = "most relevant", "least relevant"
 MOST_LAYERS, LEAST_LAYERS = "most relevant layers", "least relevant layers"
-
-
-class Case(NamedTuple):
-    """A prompt, and the texts that its picture is compared with, the right one first."""
-
-    prompt: str
-    texts: tuple[str, ...]
 
 
 Score = Callable[[Sequence[Any], Sequence[Case]], Float[np.ndarray, " pictures"]]
@@ -165,7 +159,7 @@ def measure_weakening(
         pipe: The user's pipeline; it is left as it was.
         relevance, concept: Whose order of heads is on trial.
         cases: Prompts and the texts their pictures are compared with.
-        score: From pictures and their cases to numbers, such as `metrics.similarity_of`.
+        score: From pictures and their cases to numbers, such as `metrics.scoring` gives.
         ks: How many heads to weaken, from 0 to all; `grid` of the number of heads if None.
         random_orders: How many draws of a random order.
         factor: What the heads' attention to the prompt's words is multiplied by.

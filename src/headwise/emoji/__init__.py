@@ -12,11 +12,12 @@ import torch
 
 from headwise.errors import ModelNotLoaded
 
-__all__ = ["JUDGE", "MODEL", "card", "judge", "load"]
+__all__ = ["JUDGE", "MODEL", "RELEVANCE", "card", "judge", "load"]
 
 _HERE = Path(__file__).parent
 MODEL = _HERE / "model"
 JUDGE = _HERE / "judge"
+RELEVANCE = _HERE / "relevance.safetensors"
 
 
 def load(dtype: torch.dtype = torch.float32) -> Any:

@@ -1,52 +1,43 @@
-"""The command line: parse, call one library function, print what came back.
+"""Commands that look: demo, measure, show, doctor, report."""
 
-Tables for eyes and JSON for programs go to stdout, progress to stderr. Exit codes: 0 done, 2 refused with one
-sentence, 130 interrupted (what was counted is kept, and the same command goes on).
-"""
-
-__all__ = ["app", "main"]
-
-import json
-import math
-import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
-from headwise.errors import HeadwiseError, UnreadableFile
+from headwise.cli.app import (
+    Device,
+    Dtype,
+    Guidance,
+    Height,
+    Json,
+    Model,
+    Steps,
+    Width,
+    app,
+    console,
+    duration,
+    file_of,
+    finite,
+    interval,
+    load,
+    median,
+    model_of,
+    print_json,
+    print_rows,
+    resumable,
+    table,
+)
+from headwise.errors import HeadwiseError
 
 if TYPE_CHECKING:  # torch takes seconds to import, which --help need not pay
     from headwise.doctor import Checkup
     from headwise.relevance import HeadRank, Relevance
 
-app = typer.Typer(
-    name="headwise",
-    help="Which attention heads of a text-to-image model carry which visual concept.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
-
-Model = Annotated[
-    str, typer.Option("--model", "-m", help="Hub name, folder in diffusers format, or 'emoji'.")
-]
-Dtype = Annotated[Literal["auto", "fp32", "fp16", "bf16"], typer.Option(help="Type of the weights.")]
-Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps; 'auto' is a GPU if there is one.")]
-Steps = Annotated[int, typer.Option("--num-inference-steps", min=1, help="Denoising steps a picture.")]
-Guidance = Annotated[float, typer.Option("--guidance-scale", help="1 or less means no guidance.")]
-Height = Annotated[
-    int | None, typer.Option(min=8, help="Of the pictures, in pixels; the model's own if not given.")
-]
-Width = Annotated[int | None, typer.Option(min=8, help="Likewise.")]
-Json = Annotated[bool, typer.Option("--json", help="JSON on stdout instead of a table.")]
+__all__ = ["demo", "doctor", "measure", "report", "show"]
 
 
 @app.command()
@@ -71,15 +62,15 @@ def demo(
     from headwise.demo import demo as run
 
     started = time.monotonic()
-    with _resumable():
+    with resumable():
         relevance, control, page = run(
             out, pictures=pictures, num_inference_steps=num_inference_steps, batch_size=batch_size
         )
     seconds = time.monotonic() - started
     if as_json:
         found = {"page": str(page), "file": str(out / "relevance.safetensors"), "seconds": round(seconds, 2)}
-        found |= {"pictures": relevance.settings["pictures"], "split_half_median": _median(relevance)}
-        _print_json(found | {"control_split_half_median": _median(control)})
+        found |= {"pictures": relevance.settings["pictures"], "split_half_median": median(relevance)}
+        print_json(found | {"control_split_half_median": median(control)})
         return
     _print_demo(relevance, control, seconds)
     print(f"Open {page}")
@@ -134,10 +125,10 @@ def measure(
     started = time.monotonic()
     concept_set = ConceptSet.load(concepts or ("emoji" if model == "emoji" else "paper34"))
     lines = sys.stdin.read().splitlines() if prompts == "-" else prompts
-    pipe = _load(model, dtype, device)
+    pipe = load(model, dtype, device)
     out = out or Path("runs") / Path(model).name
     resumed_from = _pictures_in(out)
-    with _resumable():
+    with resumable():
         relevance = run(
             pipe,
             concept_set,
@@ -159,9 +150,9 @@ def measure(
         "pictures": relevance.settings["pictures"],
         "seconds": round(time.monotonic() - started, 2),
         "resumed_from": resumed_from,
-        "split_half_median": _finite(_median(relevance)),
+        "split_half_median": finite(median(relevance)),
     }
-    _print_json(found) if as_json else _print_rows(found.items())
+    print_json(found) if as_json else print_rows(found.items())
 
 
 @app.command()
@@ -183,10 +174,10 @@ def show(
     """
     from headwise.relevance import Relevance
 
-    relevance = Relevance.load(_file_of(file))
+    relevance = Relevance.load(file_of(file))
     names = relevance.concepts if concept is None else (concept,)
     ranks = {name: relevance.top(name, top) for name in names}
-    _print_json(_show_json(relevance, ranks)) if as_json else _print_ranks(relevance, ranks)
+    print_json(_show_json(relevance, ranks)) if as_json else _print_ranks(relevance, ranks)
 
 
 @app.command()
@@ -214,14 +205,14 @@ def doctor(
     """
     from headwise.doctor import examine
 
-    checkup = examine(_load(model, dtype, device), guidance_scale=guidance_scale, height=height, width=width)
+    checkup = examine(load(model, dtype, device), guidance_scale=guidance_scale, height=height, width=width)
     expected = {
         "pictures": pictures,
         "num_inference_steps": num_inference_steps,
         "seconds": round(checkup.seconds(pictures, num_inference_steps), 1),
         "memory_mb": round(checkup.peak_mb),
     }
-    _print_json(_doctor_json(checkup, expected)) if as_json else _print_checkup(checkup, expected)
+    print_json(_doctor_json(checkup, expected)) if as_json else _print_checkup(checkup, expected)
     if not checkup.covered:
         raise HeadwiseError(
             checkup.complaint or "A hook that does nothing changed the latents of this model."
@@ -243,47 +234,6 @@ def report(folder: Annotated[Path, typer.Argument(help="The folder of a run.")])
     print(write(folder))
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point: every refusal is one sentence on stderr and exit code 2."""
-    try:
-        app(args=None if arguments is None else list(arguments), prog_name="headwise")
-    except HeadwiseError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except OSError as error:
-        print(f"error: {error.filename or 'A file'}: {error.strerror or error}.", file=sys.stderr)
-        sys.exit(2)
-
-
-def _load(model: str, dtype: str, device: str) -> Any:
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it would advise to install torchvision
-    import torch
-    import transformers
-
-    from headwise.pipelines import load_pipeline
-
-    transformers.utils.logging.disable_progress_bar()  # diffusers shows one of its own around it
-    types = {"auto": None, "fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.device(device)
-    except RuntimeError:
-        raise HeadwiseError(f"{device!r} is no device. Give cpu, cuda, cuda:1 or mps.") from None
-    return load_pipeline(model, dtype=types[dtype], device=device)
-
-
-@contextmanager
-def _resumable() -> Iterator[None]:
-    try:
-        yield
-    except KeyboardInterrupt:
-        print(
-            "\nInterrupted. What was counted is kept; the same command goes on from there.", file=sys.stderr
-        )
-        raise
-
-
 def _pictures_in(folder: Path) -> int:
     from headwise.votes import Votes
 
@@ -291,43 +241,39 @@ def _pictures_in(folder: Path) -> int:
     return len(Votes.load(file)) if file.is_file() else 0
 
 
-def _file_of(path: Path) -> Path:
-    file = path / "relevance.safetensors" if path.is_dir() else path
-    if not file.is_file():
-        raise UnreadableFile(
-            f"There is no {file}. Give a relevance file, or the folder of a finished `headwise measure`."
-        )
-    return file
-
-
 def _print_demo(relevance: "Relevance", control: "Relevance", seconds: float) -> None:
     firsts = [(relevance.top(name, 1)[0], name) for name in relevance.concepts]
     head, concept = max(firsts, key=lambda pair: pair[0].relevance)
-    interval = _interval(head.relevance, head.standard_error)
+    sure = interval(head.relevance, head.standard_error)
     counted = relevance.settings["pictures"]
-    print(f"{counted} pictures, and again for the control, in {_time(seconds)}; {relevance.head_map}.")
-    print(f"Split-half rank correlation, median over concepts: {_median(relevance):z.2f}")
-    print(f"The same in the control, where names mean nothing: {_median(control):z.2f}")
-    print(f"The highest relevance, {concept}, {interval}: {head.address}")
+    print(f"{counted} pictures, and again for the control, in {duration(seconds)}; {relevance.head_map}.")
+    print(f"Split-half rank correlation, median over concepts: {median(relevance):z.2f}")
+    print(f"The same in the control, where names mean nothing: {median(control):z.2f}")
+    print(f"The highest relevance, {concept}, {sure}: {head.address}")
 
 
 def _show_json(relevance: "Relevance", ranks: "dict[str, list[HeadRank]]") -> dict[str, Any]:
     sure = dict(zip(relevance.concepts, relevance.split_half.tolist(), strict=True))
-    concepts = {name: {"split_half": _finite(sure[name]), "top": _top_json(ranks[name])} for name in ranks}
-    return {"model": _model(relevance), "pictures": relevance.settings.get("pictures"), "concepts": concepts}
+    concepts = {name: {"split_half": finite(sure[name]), "top": _top_json(ranks[name])} for name in ranks}
+    return {
+        "model": model_of(relevance),
+        "pictures": relevance.settings.get("pictures"),
+        "concepts": concepts,
+    }
 
 
 def _print_ranks(relevance: "Relevance", ranks: "dict[str, list[HeadRank]]") -> None:
     sure = dict(zip(relevance.concepts, relevance.split_half.tolist(), strict=True))
     pictures = relevance.settings.get("pictures", "an unknown number of")
-    print(f"{_model(relevance) or 'unnamed model'}: {pictures} pictures, {relevance.values.shape[1]} heads")
-    table = _table("concept", "split-half>", "relevance ± 95 %>", "head>", "address")
+    print(f"{model_of(relevance) or 'unnamed model'}: {pictures} pictures, {relevance.values.shape[1]} heads")
+    shown = table("concept", "split-half>", "relevance ± 95 %>", "head>", "address")
     for name in ranks:
         for place, rank in enumerate(ranks[name]):
             first = (name, f"{sure[name]:z.2f}") if place == 0 else ("", "")
-            interval = _interval(rank.relevance, rank.standard_error)
-            table.add_row(*first, interval, str(rank.index), rank.address)
-    _console().print(table)
+            shown.add_row(
+                *first, interval(rank.relevance, rank.standard_error), str(rank.index), rank.address
+            )
+    console().print(shown)
 
 
 def _doctor_json(checkup: "Checkup", expected: dict[str, Any]) -> dict[str, Any]:
@@ -348,12 +294,12 @@ def _doctor_json(checkup: "Checkup", expected: dict[str, Any]) -> dict[str, Any]
 
 
 def _print_checkup(checkup: "Checkup", expected: dict[str, Any]) -> None:
-    table = _table("layer", "heads>", "kind", "covered")
+    shown = table("layer", "heads>", "kind", "covered")
     for layer in checkup.head_map:
-        table.add_row(
+        shown.add_row(
             layer.address, str(layer.heads), layer.kind, "yes" if layer.address in checkup.reached else "NO"
         )
-    _console().print(table)
+    console().print(shown)
     calls = f"{expected['pictures']} pictures of {expected['num_inference_steps']} steps"
     rows = {
         "model": checkup.model,
@@ -362,66 +308,15 @@ def _print_checkup(checkup: "Checkup", expected: dict[str, Any]) -> None:
         if checkup.undisturbed
         else "NOT the same latents",
         "one denoiser call": f"{checkup.seconds_a_call:.3f} s",
-        f"measuring {calls}": f"about {_time(expected['seconds'])}, {expected['memory_mb']} MB of memory",
+        f"measuring {calls}": f"about {duration(expected['seconds'])}, {expected['memory_mb']} MB of memory",
         "weights": f"{checkup.weights_mb:.0f} MB",
         "versions": ", ".join(f"{name} {number}" for name, number in checkup.versions.items()),
     }
-    _print_rows(rows.items())
+    print_rows(rows.items())
 
 
 def _top_json(ranks: "Sequence[HeadRank]") -> list[dict[str, Any]]:
     return [
-        {"index": r.index, "address": r.address, "relevance": r.relevance, "se": _finite(r.standard_error)}
+        {"index": r.index, "address": r.address, "relevance": r.relevance, "se": finite(r.standard_error)}
         for r in ranks
     ]
-
-
-def _model(relevance: "Relevance") -> str | None:
-    return relevance.settings.get("model")
-
-
-def _median(relevance: "Relevance") -> float:
-    ordered = sorted(relevance.split_half.tolist())
-    return (ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]) / 2
-
-
-def _finite(number: float) -> float | None:
-    """JSON has no NaN."""
-    return number if math.isfinite(number) else None
-
-
-def _interval(relevance: float, standard_error: float) -> str:
-    return f"{relevance:.2f}" + (f" ± {1.96 * standard_error:.2f}" if math.isfinite(standard_error) else "")
-
-
-def _time(seconds: float) -> str:
-    for size, unit in ((86400, "days"), (3600, "h"), (60, "min")):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.0f} s"
-
-
-def _console() -> Console:
-    """As wide as the terminal, or wide enough for addresses in a pipe."""
-    width = None if sys.stdout.isatty() else 140
-    return Console(width=width, markup=False, highlight=False, emoji=False)
-
-
-def _table(*columns: str) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        table.add_column(
-            column.rstrip(">"), justify="right" if column.endswith(">") else "left", overflow="fold"
-        )
-    return table
-
-
-def _print_rows(rows: Any) -> None:
-    table = Table(box=None, pad_edge=False, show_header=False)
-    for name, value in rows:
-        table.add_row(f"{name}", f"{value}")
-    _console().print(table)
-
-
-def _print_json(found: dict[str, Any]) -> None:
-    print(json.dumps(found, indent=1, ensure_ascii=False))

@@ -1,0 +1,166 @@
+r"""The paper's claims as benchmarks that can say no: methods beside controls, numbers with intervals.
+
+    weakening   is a concept lost first where its most relevant heads are weakened first?
+    polysemy    how often is a word with two senses misread, plain and adjusted?
+
+The controls of polysemy are the adjustment without what is claimed for heads (`Steer.control`) and the prompt
+put more plainly. Pictures of different methods start from the same latents.
+
+References:
+    | Cross-Attention Head Position Patterns Can Align with Human Visual Concepts (Park et al., 2024)
+    | https://arxiv.org/abs/2412.02237
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from headwise.attention import hooked
+from headwise.cases import Case, Sense
+from headwise.errors import HeadwiseError, UnknownConcept
+from headwise.generate import batches, generate
+from headwise.intervals import Interval, wilson
+from headwise.metrics import Judge, scoring
+from headwise.pipelines import quiet
+from headwise.relevance import Relevance
+from headwise.runs import Progress, RunFolder, settings_of_pictures
+from headwise.scores import Scores
+from headwise.steer import Steer, adjust
+from headwise.weakening import Score, Weakening, measure_weakening
+
+__all__ = ["METHODS", "Polysemy", "benchmark_polysemy", "benchmark_weakening"]
+
+METHODS = ("plain", "rewording", "uniform", "random heads", "layer means", "adjust")
+
+
+def benchmark_weakening(
+    pipe: Any,
+    relevance: Relevance,
+    cases: Mapping[str, Sequence[Case]],
+    score: Score,
+    out: str | Path,
+    **options: Any,
+) -> dict[str, Weakening]:
+    """Ordered weakening of several concepts, each in a folder of its own under `out`.
+
+    Args:
+        cases: Of every concept that is put on trial.
+        options: As `measure_weakening` takes them.
+    """
+    unknown = [name for name in cases if name not in relevance.concepts]
+    if unknown:
+        raise UnknownConcept(
+            f"{unknown[0]!r} was not measured. Leave it out, or measure with a concept set that holds it."
+        )
+    folders = {name: Path(out) / re.sub(r"\W+", "-", name.lower()) for name in cases}
+    return {
+        name: measure_weakening(pipe, relevance, name, of_concept, score, out=folders[name], **options)
+        for name, of_concept in cases.items()
+    }
+
+
+@dataclass(frozen=True)
+class Polysemy:
+    """How often two-sense words were misread.
+
+    Args:
+        misread: 1 where the judge saw another sense than the one that was meant, 0 where not; along the axes
+            method, seed and prompt.
+        words: Of each prompt, the word with two senses.
+    """
+
+    misread: Scores
+    words: tuple[str, ...]
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """What was compared."""
+        return self.misread.axes["method"]  # type: ignore[return-value]
+
+    def rate(self, method: str, word: str | None = None) -> Interval:
+        """The share of misread pictures, with its Wilson interval; of one word, if given."""
+        of_method = self.misread.values[self.methods.index(method)]
+        mine = of_method if word is None else of_method[:, [w == word for w in self.words]]
+        known = mine[np.isfinite(mine)]
+        return wilson(int(known.sum()), len(known))
+
+
+def benchmark_polysemy(
+    pipe: Any,
+    relevance: Relevance,
+    senses: Sequence[Sense],
+    judge: Judge,
+    *,
+    methods: Sequence[str] = METHODS,
+    strength: float | int = 1.0,
+    clamp: float | int | None = None,
+    seeds: Sequence[int] = tuple(range(10)),
+    out: str | Path | None = None,
+    batch_size: int = 16,
+    keep_prompts: int = 0,
+    num_inference_steps: int = 50,
+    guidance_scale: float | int = 7.5,
+    checkpoint_every: float | int = 10,
+    progress: bool = True,
+) -> Polysemy:
+    """Draw every prompt with every method from every seed, and ask the judge which sense is seen.
+
+    Args:
+        senses: Prompts and what may be seen in their pictures.
+        judge: Who chooses among each prompt's texts.
+        methods: "plain", "rewording" (each prompt's plainer form), "adjust", and its controls "uniform",
+            "random heads", "layer means".
+        strength, clamp: Of adjusting, see `headwise.adjust`.
+        seeds: Each prompt is drawn once from each.
+        out, batch_size, keep_prompts, num_inference_steps, guidance_scale, checkpoint_every, progress: As in
+            `measure_weakening`.
+    """
+    _check(methods, senses)
+    prompts = [sense.case.prompt for sense in senses]
+    passed = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
+    settings = settings_of_pictures(pipe, [*prompts, *(sense.reworded for sense in senses)]) | passed
+    settings |= {"strength": float(strength), "clamp": clamp, "relevance": relevance.settings.get("weights")}
+    settings |= {"words": [sense.word for sense in senses]}
+    axes = {"method": tuple(methods), "seed": tuple(seeds), "prompt": range(len(senses))}
+    folder = RunFolder(out, settings, Scores.empty(axes, settings), "scores")
+    seen = scoring(judge, "choice")
+    with quiet(pipe), Progress(folder, folder.so_far.values.size, checkpoint_every, progress) as done:
+        for m, method in enumerate(methods):
+            for s, seed in enumerate(seeds):
+                todo = np.flatnonzero(np.isnan(done.so_far.values[m, s]))
+                for batch in batches(0, len(todo), batch_size):
+                    numbers = todo[batch.start : batch.stop].tolist()
+                    some = [senses[n] for n in numbers]
+                    asked = [sense.reworded for sense in senses] if method == "rewording" else prompts
+                    with hooked(pipe, *_hooks(method, relevance, some, strength, clamp)):
+                        images = generate(pipe, asked, seed, numbers, output_type="pil", **passed)
+                    for n, image in zip(numbers, images, strict=True):
+                        if s == 0 and n < keep_prompts and out is not None:
+                            folder.keep(f"{n:03d} {method}", image, asked[n])
+                    part = Scores.empty(axes, settings)
+                    part.values[m, s, numbers] = 1 - seen(images, [sense.case for sense in some])
+                    done(part)
+    return Polysemy(folder.so_far, tuple(sense.word for sense in senses))
+
+
+def _hooks(
+    method: str, relevance: Relevance, some: list[Sense], strength: float | int, clamp: float | int | None
+) -> list[Steer]:
+    """What a method puts into the pipeline for one batch: each row its own word and factors."""
+    if method in ("plain", "rewording"):
+        return []
+    rows = [adjust(relevance, s.word, s.toward, s.away, strength, clamp=clamp).factors for s in some]
+    steer = Steer(np.concatenate(rows), [s.word for s in some], head_map=relevance.head_map)
+    return [steer if method == "adjust" else steer.control(method)]  # type: ignore[arg-type]
+
+
+def _check(methods: Sequence[str], senses: Sequence[Sense]) -> None:
+    unknown = [method for method in methods if method not in METHODS]
+    if unknown:
+        raise HeadwiseError(f"{unknown[0]!r} is no method. The methods are: {', '.join(METHODS)}.")
+    if not senses:
+        raise HeadwiseError("No prompt with a two-sense word was given. Give one or more.")

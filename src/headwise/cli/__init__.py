@@ -1,0 +1,10 @@
+"""The command line: parse, call one library function, print what came back.
+
+Tables for eyes and JSON for programs go to stdout, progress to stderr. Exit codes: 0 done, 2 refused with one
+sentence, 130 interrupted (what was counted is kept, and the same command goes on).
+"""
+
+from headwise.cli import measuring, steering, trying  # each adds its commands to the app
+from headwise.cli.app import app, main
+
+__all__ = ["app", "main", "measuring", "steering", "trying"]

@@ -1,0 +1,180 @@
+"""What all commands share: the app, the options, loading, and how tables and JSON are printed."""
+
+__all__ = [
+    "app",
+    "console",
+    "duration",
+    "file_of",
+    "finite",
+    "interval",
+    "load",
+    "main",
+    "median",
+    "model_of",
+    "print_json",
+    "print_rows",
+    "relevance_of",
+    "resumable",
+    "table",
+]
+
+import json
+import math
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from headwise.errors import HeadwiseError, UnreadableFile
+
+if TYPE_CHECKING:  # torch takes seconds to import, which --help need not pay
+    from headwise.relevance import Relevance
+
+app = typer.Typer(
+    name="headwise",
+    help="Which attention heads of a text-to-image model carry which visual concept.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Model = Annotated[
+    str, typer.Option("--model", "-m", help="Hub name, folder in diffusers format, or 'emoji'.")
+]
+Dtype = Annotated[Literal["auto", "fp32", "fp16", "bf16"], typer.Option(help="Type of the weights.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps; 'auto' is a GPU if there is one.")]
+Steps = Annotated[int, typer.Option("--num-inference-steps", min=1, help="Denoising steps a picture.")]
+Guidance = Annotated[float, typer.Option("--guidance-scale", help="1 or less means no guidance.")]
+Height = Annotated[
+    int | None, typer.Option(min=8, help="Of the pictures, in pixels; the model's own if not given.")
+]
+Width = Annotated[int | None, typer.Option(min=8, help="Likewise.")]
+Json = Annotated[bool, typer.Option("--json", help="JSON on stdout instead of a table.")]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point: every refusal is one sentence on stderr and exit code 2."""
+    try:
+        app(args=None if arguments is None else list(arguments), prog_name="headwise")
+    except HeadwiseError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        print(f"error: {error.filename or 'A file'}: {error.strerror or error}.", file=sys.stderr)
+        sys.exit(2)
+
+
+def load(model: str, dtype: str, device: str) -> Any:
+    """The pipeline, on the device, quietly."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it would advise to install torchvision
+    import torch
+    import transformers
+
+    from headwise.pipelines import load_pipeline
+
+    transformers.utils.logging.disable_progress_bar()  # diffusers shows one of its own around it
+    types = {"auto": None, "fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.device(device)
+    except RuntimeError:
+        raise HeadwiseError(f"{device!r} is no device. Give cpu, cuda, cuda:1 or mps.") from None
+    return load_pipeline(model, dtype=types[dtype], device=device)
+
+
+@contextmanager
+def resumable() -> Iterator[None]:
+    """Say on the way out that an interrupted run goes on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print(
+            "\nInterrupted. What was counted is kept; the same command goes on from there.", file=sys.stderr
+        )
+        raise
+
+
+def file_of(path: Path) -> Path:
+    """The relevance file of a path that may be a folder."""
+    file = path / "relevance.safetensors" if path.is_dir() else path
+    if not file.is_file():
+        raise UnreadableFile(
+            f"There is no {file}. Give a relevance file, or the folder of a finished `headwise measure`."
+        )
+    return file
+
+
+def relevance_of(path: Path | None, model: str) -> "Relevance":
+    """What was measured of a model: the file or folder given, the built-in model's own, or runs/<model>."""
+    from headwise import emoji
+    from headwise.relevance import Relevance
+
+    if path is None and model == "emoji":
+        return Relevance.load(emoji.RELEVANCE)
+    return Relevance.load(file_of(path or Path("runs") / Path(model).name))
+
+
+def model_of(relevance: "Relevance") -> str | None:
+    """The model it was measured on."""
+    return relevance.settings.get("model")
+
+
+def median(relevance: "Relevance") -> float:
+    """Of the split-half correlations."""
+    ordered = sorted(relevance.split_half.tolist())
+    return (ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]) / 2
+
+
+def finite(number: float) -> float | None:
+    """JSON has no NaN."""
+    return number if math.isfinite(number) else None
+
+
+def interval(relevance: float, standard_error: float) -> str:
+    """Relevance with its interval of 95 %."""
+    return f"{relevance:.2f}" + (f" ± {1.96 * standard_error:.2f}" if math.isfinite(standard_error) else "")
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them."""
+    for size, unit in ((86400, "days"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def console() -> Console:
+    """As wide as the terminal, or wide enough for addresses in a pipe."""
+    width = None if sys.stdout.isatty() else 140
+    return Console(width=width, markup=False, highlight=False, emoji=False)
+
+
+def table(*columns: str) -> Table:
+    """An empty table; a column whose name ends in > is set right."""
+    made = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        made.add_column(
+            column.rstrip(">"), justify="right" if column.endswith(">") else "left", overflow="fold"
+        )
+    return made
+
+
+def print_rows(rows: Any) -> None:
+    """Pairs of name and value, one a line."""
+    made = Table(box=None, pad_edge=False, show_header=False)
+    for name, value in rows:
+        made.add_row(f"{name}", f"{value}")
+    console().print(made)
+
+
+def print_json(found: dict[str, Any]) -> None:
+    """For programs."""
+    print(json.dumps(found, indent=1, ensure_ascii=False))

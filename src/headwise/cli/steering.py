@@ -1,0 +1,250 @@
+"""Commands that act: generate, weaken."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from headwise.cli.app import (
+    Device,
+    Dtype,
+    Guidance,
+    Height,
+    Json,
+    Model,
+    Steps,
+    Width,
+    app,
+    console,
+    load,
+    print_json,
+    relevance_of,
+    resumable,
+    table,
+)
+from headwise.errors import HeadwiseError
+
+if TYPE_CHECKING:  # torch takes seconds to import, which --help need not pay
+    from headwise.relevance import Relevance
+    from headwise.weakening import Weakening
+
+__all__ = ["generate", "weaken"]
+
+RelevanceFile = Annotated[
+    Path | None,
+    typer.Option("--relevance", "-r", help="File or run folder; by default the model's own or runs/<model>."),
+]
+Cases = Annotated[
+    str | None,
+    typer.Option(help="'emoji', 'paper' or a TOML file of prompts; by default the model's own."),
+]
+JudgeName = Annotated[
+    str | None, typer.Option(help="CLIP by hub name or folder, or 'emoji'; by default the model's own.")
+]
+
+
+@app.command()
+def generate(
+    prompt: Annotated[str, typer.Argument(help="What to draw.")],
+    strengthen: Annotated[
+        list[str] | None, typer.Option(help="WORD:CONCEPT or WORD:CONCEPT*STRENGTH. May be repeated.")
+    ] = None,
+    adjust: Annotated[
+        list[str] | None, typer.Option(help="WORD:TOWARD-AWAY, likewise. May be repeated.")
+    ] = None,
+    suggest: Annotated[
+        str | None, typer.Option(help="Draw nothing steered; say which concepts this word excites.")
+    ] = None,
+    strengths: Annotated[
+        str | None, typer.Option(help="A row of strengths, such as 0,0.5,1,2: a column for each.")
+    ] = None,
+    model: Model = "emoji",
+    relevance: RelevanceFile = None,
+    pictures: Annotated[int, typer.Option("--pictures", "-n", min=1, help="How many rows.")] = 4,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the pictures.")] = Path(
+        "runs/generate"
+    ),
+    seed: Annotated[int, typer.Option(help="With a picture's number, the source of all chance.")] = 0,
+    num_inference_steps: Steps = 50,
+    guidance_scale: Guidance = 7.5,
+    negative_prompt: Annotated[str | None, typer.Option(help="What the pictures should not be.")] = None,
+    height: Height = None,
+    width: Width = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Pictures at a time.")] = 4,
+    dtype: Dtype = "auto",
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Draw a prompt, plain and steered, side by side.
+
+    Writes every picture and grid.png; each PNG says how it was made.
+
+    \b
+    Examples:
+      headwise generate "a lavender vase" --adjust "lavender:Color-Plants"
+      headwise generate "a red car" --strengthen "red:Color*1.5" --strengths 0,0.5,1,2
+      headwise generate "a lavender vase" --suggest lavender
+    """
+    pipe = load(model, dtype, device)
+    measured = relevance_of(relevance, model)
+    options = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
+    if suggest is not None:
+        from headwise.suggest import suggest as run
+
+        found = run(pipe, measured, prompt, suggest, seed=seed, **options)
+        _print_suggestions(prompt, suggest, found, as_json)
+        return
+    spelled = [*(strengthen or ()), *(adjust or ())]
+    columns = _columns(spelled, measured, strengths)
+    from headwise.compare import compare
+
+    more = {"negative_prompt": negative_prompt, "height": height, "width": width}
+    drawn = compare(
+        pipe, prompt, columns, seed=seed, pictures=pictures, batch_size=batch_size, **options, **more
+    )
+    said = {"prompt": prompt, "model": model, "seed": seed, **options, **more, "steering": spelled}
+    files = _save(out, drawn, said)
+    print_json({"grid": str(files[-1]), "files": [str(f) for f in files[:-1]]}) if as_json else print(
+        files[-1]
+    )
+
+
+@app.command()
+def weaken(
+    concept: Annotated[str, typer.Argument(help="The concept whose heads are on trial.")],
+    model: Model = "emoji",
+    relevance: RelevanceFile = None,
+    cases: Cases = None,
+    count: Annotated[int, typer.Option(min=1, help="Prompts at most.")] = 30,
+    judge: JudgeName = None,
+    score: Annotated[
+        Literal["choice", "certainty", "similarity"],
+        typer.Option(help="The judge's choice among the concept's words, its certainty, or CLIP similarity."),
+    ] = "choice",
+    factor: Annotated[float, typer.Option(help="What weakened heads' attention is multiplied by.")] = -2.0,
+    ks: Annotated[str | None, typer.Option(help="Numbers of heads, such as 0,16,64,128.")] = None,
+    random_orders: Annotated[int, typer.Option(min=1, help="Draws of a random order.")] = 3,
+    seeds: Annotated[str, typer.Option(help="Each prompt is drawn once from each.")] = "10",
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder; runs/weaken-<concept>.")] = None,
+    num_inference_steps: Steps = 20,
+    guidance_scale: Guidance = 7.5,
+    batch_size: Annotated[int, typer.Option(min=1, help="Pictures at a time, of whatever k.")] = 16,
+    keep_prompts: Annotated[int, typer.Option(min=0, help="Save the pictures of the first so many.")] = 2,
+    dtype: Dtype = "auto",
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Weaken the heads of a concept in order, and see whether it is lost.
+
+    Most relevant first, least relevant first, at random, and by layers. Run again, it goes on.
+
+    \b
+    Examples:
+      headwise weaken Color
+      headwise weaken "Image Style" -m CompVis/stable-diffusion-v1-4 --score similarity
+    """
+    from headwise.cases import cases_of
+    from headwise.metrics import Judge, scoring
+    from headwise.report import report
+    from headwise.weakening import measure_weakening
+
+    pipe = load(model, dtype, device)
+    measured = relevance_of(relevance, model)
+    own = "emoji" if model == "emoji" else None
+    out = out or Path("runs") / f"weaken-{concept.lower().replace(' ', '-')}"
+    with resumable():
+        found = measure_weakening(
+            pipe,
+            measured,
+            concept,
+            cases_of(cases or own or "paper", concept, count),
+            scoring(Judge.load(judge or own or "openai/clip-vit-large-patch14"), score),
+            ks=None if ks is None else numbers_in(ks, int),
+            random_orders=random_orders,
+            factor=factor,
+            seeds=numbers_in(seeds, int),
+            out=out,
+            batch_size=batch_size,
+            keep_prompts=keep_prompts,
+            num_inference_steps=num_inference_steps,
+            guidance_scale=guidance_scale,
+        )
+    page = report(out)
+    print_json({"page": str(page)} | json_of(found)) if as_json else _print_weakening(concept, found, page)
+
+
+def numbers_in(text: str, kind: type) -> list[Any]:
+    """Numbers in a line, with commas between."""
+    try:
+        return [kind(part) for part in text.split(",")]
+    except ValueError:
+        raise HeadwiseError(
+            f"{text!r} was given; expected numbers with commas between, such as 0,1,2."
+        ) from None
+
+
+def json_of(found: "Weakening") -> dict[str, Any]:
+    """What one weakening found, for programs."""
+    area, random = found.area(), found.random()
+    by_layer = found.area("most relevant layers", "least relevant layers")
+    halves = {order: found.half_drop(order) for order in found.orders[:2]}
+    return {
+        "area": area.value,
+        "low": area.low,
+        "high": area.high,
+        "random_area": random.value,
+        "layer_area": by_layer.value,
+        "half_drop": {order: k if k == k else None for order, k in halves.items()},
+    }
+
+
+def _columns(spelled: list[str], relevance: "Relevance", strengths: str | None) -> dict[str, list[Any]]:
+    from headwise.spelling import steer_spelled
+
+    if strengths is None:
+        steered = {"steered": [steer_spelled(text, relevance) for text in spelled]} if spelled else {}
+        return {"plain": [], **steered}
+    if not spelled:
+        raise HeadwiseError("--strengths needs something to strengthen. Give --strengthen or --adjust too.")
+    return {
+        f"× {times:g}": [steer_spelled(text, relevance, times) for text in spelled]
+        for times in numbers_in(strengths, float)
+    }
+
+
+def _save(out: Path, drawn: dict[str, list[Any]], said: dict[str, Any]) -> list[Path]:
+    """Every picture and the grid, each with what made it."""
+    from headwise import __version__
+    from headwise.pictures import beside, save_picture
+
+    said = said | {"headwise": __version__}
+    files = []
+    for name, images in drawn.items():
+        for number, image in enumerate(images):
+            files.append(out / f"{number:03d}-{name.replace('× ', 'strength-')}.png")
+            save_picture(files[-1], image, said | {"picture": number, "column": name})
+    files.append(out / "grid.png")
+    save_picture(files[-1], beside(list(zip(*drawn.values(), strict=True)), list(drawn)), said)
+    return files
+
+
+def _print_suggestions(prompt: str, word: str, found: list[Any], as_json: bool) -> None:
+    if as_json:
+        print_json({"prompt": prompt, "word": word, "concepts": [s._asdict() for s in found]})
+        return
+    print(f'Concepts whose heads {word!r} excites in "{prompt}":', file=sys.stderr)
+    shown = table("concept", "fit>")
+    for suggestion in found[:8]:
+        shown.add_row(suggestion.concept, f"{suggestion.fit:z.2f}")
+    console().print(shown)
+
+
+def _print_weakening(concept: str, found: "Weakening", page: Path) -> None:
+    shown = table("order", "mean score>", "half of the drop at k>")
+    for order in found.orders:
+        half = found.half_drop(order)
+        shown.add_row(order, f"{found.height(order)}", f"{half:.0f}" if half == half else "no drop")
+    console().print(shown)
+    print(f"{concept}: least minus most relevant first {found.area()}")
+    print(f"Open {page}")

@@ -1,0 +1,181 @@
+"""The pages of trials: what weakening showed of one concept or of many, and how often words were misread.
+
+A trial's folder holds scores.safetensors, and pictures/ whose names say what was done to them:
+`003 most relevant 0016.png`, `003 adjust.png`. A folder of folders is a trial of many concepts.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from headwise import plots
+from headwise.benchmarks import Polysemy
+from headwise.errors import UnreadableFile
+from headwise.intervals import Interval
+from headwise.page import Drawing, Page, Picture, Section, Strip, Table, settings_rows
+from headwise.scores import Scores
+from headwise.weakening import LEAST, LEAST_LAYERS, MOST, MOST_LAYERS, Weakening
+
+__all__ = ["trial_page"]
+
+WEAKENING = (
+    "What the first k heads of an order hear of the prompt's words is multiplied by a negative factor, and a "
+    "judge says what the pictures still show. If relevance means something, a concept is lost sooner when its "
+    "most relevant heads go first."
+)
+POLYSEMY = (
+    "Prompts use a word in the sense that it rarely has, and a judge says which sense each picture shows. "
+    "The controls change as much as adjusting does, but not at the heads that relevance names."
+)
+NAME = "scores.safetensors"
+
+
+def trial_page(folder: Path) -> Page:
+    """The page of a trial's folder.
+
+    Raises:
+        UnreadableFile: There is neither a trial nor a folder of trials.
+    """
+    if (folder / NAME).is_file():
+        scores = Scores.load(folder / NAME)
+        return _polysemy(folder, scores) if "method" in scores.axes else _weakening(folder, Weakening(scores))
+    inner = {file.parent: Weakening(Scores.load(file)) for file in sorted(folder.glob(f"*/{NAME}"))}
+    if not inner:
+        raise UnreadableFile(
+            f"{folder} holds no run: neither relevance.safetensors nor {NAME}. Give the folder of a run."
+        )
+    return _weakenings(inner)
+
+
+def _weakening(folder: Path, found: Weakening) -> Page:
+    settings = found.scores.settings
+    area, random = found.area(), found.random()
+    return Page(
+        title=f"Is {settings.get('concept')} lost where its heads are weakened?",
+        lead=WEAKENING,
+        numbers=[
+            ("area, least minus most relevant first", _signed(area)),
+            ("random above most relevant first", _signed(random)),
+            ("pictures scored", str(len(found.scores))),
+        ],
+        sections=[_curves(found), *_strips_of_orders(folder, found)],
+        settings=list(settings_rows(settings)),
+    )
+
+
+def _curves(found: Weakening) -> Section:
+    rows = [(order, str(found.height(order)), _k(found.half_drop(order))) for order in found.orders]
+    columns = ("order", "mean score (95 %)", "half of the drop at k")
+    alt = "; ".join(f"{order}: mean score {found.height(order).value:.2f}" for order in found.orders)
+    return Section(
+        "Curves",
+        "The mean score of all prompts against the number of weakened heads; bands are 95 % (bootstrap).",
+        (Drawing.of(plots.weakening_curves(found), f"Curves of score over k. {alt}.", "36rem"),),
+        (Table("Every order", columns, rows, columns[1:], open=True),),
+    )
+
+
+def _strips_of_orders(folder: Path, found: Weakening) -> Iterator[Section]:
+    """One section for each prompt whose pictures were kept: an order a row, growing k to the right."""
+    kept: dict[str, dict[tuple[str, int], Picture]] = {}
+    for path in sorted((folder / "pictures").glob("*.png")):
+        number, _, rest = path.stem.partition(" ")
+        order, _, k = rest.rpartition(" ")
+        kept.setdefault(number, {})[order, int(k)] = Picture.of(path)
+    for pictures in kept.values():
+        strips = []
+        for order in found.orders:
+            ends = {k: pictures.get((found.orders[0], k)) for k in (0, found.ks[-1])}  # shared by all orders
+            row = [(f"k = {k}", pictures.get((order, k), ends.get(k))) for k in found.ks]
+            strips.append(Strip(order, [(name, picture) for name, picture in row if picture is not None]))
+        prompt = next(iter(pictures.values())).prompt
+        yield Section(f"“{prompt}”", "The same latents throughout.", strips=tuple(strips))
+
+
+def _weakenings(inner: dict[Path, Weakening]) -> Page:
+    named = {found.scores.settings["concept"]: found for found in inner.values()}
+    areas = {name: found.area() for name, found in named.items()}
+    positive = sum(area.low > 0 for area in areas.values())
+    between = sum(0 < found.random().value < areas[name].value for name, found in named.items())
+    columns = ("concept", "area (95 %)", "random above most", "by layers")
+    rows = [
+        (n, _signed(areas[n]), f"{f.random().value:+.3f}", f"{f.area(MOST_LAYERS, LEAST_LAYERS).value:+.3f}")
+        for n, f in named.items()
+    ]
+    alt = "; ".join(f"{name} {_signed(area)}" for name, area in areas.items())
+    overview = Section(
+        "All concepts",
+        "Area between the curves of least and most relevant heads first, with 95 % intervals; hollow marks are "
+        "random orders above most relevant first, squares the same area for whole layers.",
+        (Drawing.of(plots.weakening_areas(named), f"Areas by concept: {alt}.", "36rem"),),
+        (Table("The numbers", columns, rows, columns[1:], open=True),),
+    )
+    first = next(iter(named.values()))
+    strips = [_most_and_least(folder, found) for folder, found in inner.items()]
+    pictures = Section(
+        "Pictures", "The first prompt of each concept.", strips=tuple(s for p in strips for s in p)
+    )
+    return Page(
+        title="Is every concept lost where its heads are weakened?",
+        lead=WEAKENING,
+        numbers=[
+            ("concepts with their interval above 0", f"{positive} of {len(named)}"),
+            ("random order in between", f"{between} of {len(named)}"),
+            ("pictures scored", str(sum(len(found.scores) for found in named.values()))),
+        ],
+        sections=[overview, pictures],
+        settings=list(settings_rows(first.scores.settings)),
+    )
+
+
+def _most_and_least(folder: Path, found: Weakening) -> list[Strip]:
+    sections = list(_strips_of_orders(folder, found))
+    if not sections:
+        return []
+    strips = {strip.name: strip for strip in sections[0].strips}
+    concept, prompt = found.scores.settings["concept"], sections[0].title
+    return [Strip(f"{concept}, {prompt}, {order} first", strips[order].pictures) for order in (MOST, LEAST)]
+
+
+def _polysemy(folder: Path, scores: Scores) -> Page:
+    found = Polysemy(scores, tuple(scores.settings["words"]))
+    rates = {method: found.rate(method) for method in found.methods}
+    words = list(dict.fromkeys(found.words))
+    columns = ("word", *found.methods)
+    rows = [(word, *(f"{found.rate(m, word).value:.2f}" for m in found.methods)) for word in words]
+    alt = "; ".join(f"{method} {rate}" for method, rate in rates.items())
+    per_method = int(np.isfinite(scores.values[0]).sum())
+    overview = Section(
+        "Misread",
+        "Share of pictures that show another sense than the one meant; 95 % intervals (Wilson).",
+        (Drawing.of(plots.rates(rates, "share misread"), f"Misread by method: {alt}.", "34rem"),),
+        (Table("By word", columns, rows, columns[1:], open=True),),
+    )
+    strips = tuple(_strips_of_methods(folder, found.methods))
+    return Page(
+        title="Which sense does the picture show?",
+        lead=POLYSEMY,
+        numbers=[(method, f"{rate.value:.0%}") for method, rate in rates.items()]
+        + [("pictures a method", str(per_method))],
+        sections=[overview, Section("Pictures", "The same latents in every column.", strips=strips)],
+        settings=list(settings_rows({k: v for k, v in scores.settings.items() if k != "words"})),
+    )
+
+
+def _strips_of_methods(folder: Path, methods: tuple[str, ...]) -> Iterator[Strip]:
+    rows: dict[str, dict[str, Picture]] = {}
+    for path in sorted((folder / "pictures").glob("*.png")):
+        number, _, method = path.stem.partition(" ")
+        rows.setdefault(number, {})[method] = Picture.of(path)
+    for row in rows.values():
+        prompt = (row.get("plain") or next(iter(row.values()))).prompt
+        yield Strip(f"“{prompt}”", [(method, row[method]) for method in methods if method in row])
+
+
+def _signed(interval: Interval) -> str:
+    return f"{interval.value:+.3f} ({interval.low:+.3f} to {interval.high:+.3f})"
+
+
+def _k(k: float) -> str:
+    return "no drop" if np.isnan(k) else f"{k:.0f}"
