@@ -11,7 +11,9 @@ from hypothesis.extra import numpy as arrays
 
 from headwise.concepts import ConceptSet
 from headwise.errors import (
+    BadStrength,
     HeadMapMismatch,
+    HeadwiseError,
     PictureCountedTwice,
     UnknownConcept,
     UnreadableFile,
@@ -137,6 +139,22 @@ def test_relevance_answers_for_its_concepts():
     with pytest.raises(ValueError, match="read-only"):
         relevance.values[0, 0] = 1
     assert relevance.settings["pictures"] == 64
+
+
+def test_a_part_of_the_calls_has_its_own_relevance():
+    votes = counted(range(40), steps=20)
+    relevance = Relevance.from_votes(votes)
+    assert np.allclose(relevance.during(0, 1).values, relevance.values)
+    early = votes.counts[:6].sum(0).T  # calls 0 … 5 of 20
+    assert np.allclose(relevance.during(0, 0.3).values, normalise(early))
+    assert not np.allclose(relevance.during(0, 0.3).values, relevance.during(0.5, 1).values)
+    halved = normalise(votes.counts[:2].sum(0).T / 2 + votes.counts[2:4].sum(0).T)
+    assert np.allclose(relevance.during(0.05, 0.2).values, halved)
+    assert relevance.during(0, 0.3).settings["during"] == [0.0, 0.3]
+    with pytest.raises(BadStrength, match="expected a part of the calls"):
+        relevance.during(0.4, 0.4)
+    with pytest.raises(HeadwiseError, match="does not know its votes by call"):
+        relevance.during(0, 0.3).during(0, 0.1)
 
 
 def test_equal_heads_rank_by_index():

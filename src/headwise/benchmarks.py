@@ -24,7 +24,6 @@ from headwise.cases import Case, Sense
 from headwise.errors import HeadwiseError, UnknownConcept
 from headwise.generate import batches, generate
 from headwise.intervals import Interval, wilson
-from headwise.metrics import Judge, scoring
 from headwise.pipelines import quiet
 from headwise.relevance import Relevance
 from headwise.runs import Progress, RunFolder, settings_of_pictures
@@ -93,7 +92,7 @@ def benchmark_polysemy(
     pipe: Any,
     relevance: Relevance,
     senses: Sequence[Sense],
-    judge: Judge,
+    score: Score,
     *,
     methods: Sequence[str] = METHODS,
     strength: float | int = 1.0,
@@ -111,7 +110,8 @@ def benchmark_polysemy(
 
     Args:
         senses: Prompts and what may be seen in their pictures.
-        judge: Who chooses among each prompt's texts.
+        score: 1 for pictures that show the first text of their case, 0 for the others: `metrics.scoring` with
+            "choice".
         methods: "plain", "rewording" (each prompt's plainer form), "adjust", and its controls "uniform",
             "random heads", "layer means".
         strength, clamp: Of adjusting, see `headwise.adjust`.
@@ -127,7 +127,6 @@ def benchmark_polysemy(
     settings |= {"words": [sense.word for sense in senses]}
     axes = {"method": tuple(methods), "seed": tuple(seeds), "prompt": range(len(senses))}
     folder = RunFolder(out, settings, Scores.empty(axes, settings), "scores")
-    seen = scoring(judge, "choice")
     with quiet(pipe), Progress(folder, folder.so_far.values.size, checkpoint_every, progress) as done:
         for m, method in enumerate(methods):
             for s, seed in enumerate(seeds):
@@ -142,7 +141,7 @@ def benchmark_polysemy(
                         if s == 0 and n < keep_prompts and out is not None:
                             folder.keep(f"{n:03d} {method}", image, asked[n])
                     part = Scores.empty(axes, settings)
-                    part.values[m, s, numbers] = 1 - seen(images, [sense.case for sense in some])
+                    part.values[m, s, numbers] = 1 - score(images, [sense.case for sense in some])
                     done(part)
     return Polysemy(folder.so_far, tuple(sense.word for sense in senses))
 

@@ -5,7 +5,7 @@ Whatever came from outside, prompts and model names above all, passes Jinja's au
 
 import base64
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +89,7 @@ class Page:
         sheet: Sample pictures.
         command: What made it.
         settings: Name and value.
-        words: The words of each concept.
+        words: Pairs of a concept and its words.
     """
 
     title: str
@@ -99,7 +99,7 @@ class Page:
     sheet: Sequence[Picture] = ()
     command: str = ""
     settings: Sequence[tuple[str, str]] = ()
-    words: Sequence[tuple[str, Sequence[str]]] = field(default=())
+    words: Sequence[Sequence[Any]] = ()
 
     def write(self, folder: Path) -> Path:
         """As `index.html` in a folder."""

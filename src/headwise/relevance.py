@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from headwise.concepts import unknown_concept
-from headwise.errors import HeadMapMismatch, UnreadableFile, VotesMismatch
+from headwise.errors import BadStrength, HeadMapMismatch, HeadwiseError, UnreadableFile, VotesMismatch
 from headwise.files import read_arrays, write_arrays
 from headwise.heads import HeadMap
 from headwise.reliability import normalise, split_half, standard_errors
@@ -52,6 +52,7 @@ class Relevance:
         concepts: The names of the rows.
         head_map: The heads of the columns; None for arrays that came without.
         settings: How it was made, JSON-able.
+        tenths: The votes of each tenth of the denoiser calls, in order; None for arrays that came without.
     """
 
     values: Float[np.ndarray, "concepts all_heads"]
@@ -60,6 +61,7 @@ class Relevance:
     concepts: tuple[str, ...]
     head_map: HeadMap | None = None
     settings: dict[str, Any] = field(default_factory=dict)
+    tenths: Int[np.ndarray, "10 concepts all_heads"] | None = None
 
     def __post_init__(self) -> None:
         if self.head_map is not None and self.head_map.all_heads != self.values.shape[1]:
@@ -67,8 +69,9 @@ class Relevance:
                 f"The votes have {self.values.shape[1]} heads, the head map has {self.head_map}. "
                 "Give the head map of the model the votes were counted on."
             )
-        for array in (self.values, self.standard_errors, self.split_half):
-            array.setflags(write=False)
+        for array in (self.values, self.standard_errors, self.split_half, self.tenths):
+            if array is not None:
+                array.setflags(write=False)
 
     @classmethod
     def from_votes(
@@ -94,6 +97,7 @@ class Relevance:
             votes.concepts.names,
             votes.head_map,
             settings | {"concepts": votes.concepts.to_json()},
+            _tenths(votes),
         )
 
     @classmethod
@@ -110,6 +114,31 @@ class Relevance:
 
     def __getitem__(self, concept: str) -> Float[np.ndarray, " all_heads"]:
         return self.values[self._row(concept)]
+
+    def during(self, start: float | int, stop: float | int) -> "Relevance":
+        """The relevance of a part of the denoiser calls: (0, 0.3) is the first three tenths.
+
+        What a head attends to drifts from call to call, so early and late relevance may name other heads. The
+        votes are kept by tenths of the calls; a part of a tenth counts in proportion. Nothing is known about
+        how sure it is: standard errors and split-half correlations are nan.
+
+        Args:
+            start, stop: Shares of the calls, 0 … 1.
+        """
+        if self.tenths is None:
+            raise HeadwiseError(
+                "This relevance does not know its votes by call. Measure it with this Headwise."
+            )
+        if not 0 <= start < stop <= 1:
+            raise BadStrength(f"({start}, {stop}) was given; expected a part of the calls, such as (0, 0.3).")
+        edges = np.arange(10) / 10
+        share = np.clip(np.minimum(edges + 0.1, stop) - np.maximum(edges, start), 0, 0.1) * 10
+        votes = np.tensordot(share, self.tenths, 1)
+        unknown = np.full(self.values.shape, np.nan)
+        settings = self.settings | {"during": [float(start), float(stop)]}
+        return Relevance(
+            normalise(votes), unknown, unknown[:, 0].copy(), self.concepts, self.head_map, settings
+        )
 
     def top(self, concept: str, k: int = 10) -> list[HeadRank]:
         """The k most relevant heads of a concept; equal ones by index."""
@@ -129,6 +158,8 @@ class Relevance:
             "standard_errors": self.standard_errors,
             "split_half": self.split_half,
         }
+        if self.tenths is not None:
+            arrays["tenths"] = self.tenths
         heads = None if self.head_map is None else json.loads(self.head_map.to_json())
         said = {"concepts": list(self.concepts), "head_map": heads, "settings": self.settings}
         write_arrays(path, "relevance", arrays, said)
@@ -149,6 +180,7 @@ class Relevance:
                 tuple(said["concepts"]),
                 heads,
                 said["settings"],
+                arrays.get("tenths"),
             )
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise UnreadableFile(f"{path} is a damaged relevance file ({error!r}). Measure again.") from None
@@ -162,7 +194,10 @@ class Relevance:
             other.head_map,
             other.settings,
         )
-        return named and all(np.array_equal(a, b, equal_nan=True) for a, b in pairs)
+        by_call = (
+            np.array_equal(self.tenths, other.tenths) if self.tenths is not None else other.tenths is None
+        )
+        return named and by_call and all(np.array_equal(a, b, equal_nan=True) for a, b in pairs)
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -181,3 +216,11 @@ class Relevance:
 
     def _address(self, head: int) -> str:
         return f"head {head}" if self.head_map is None else self.head_map.address(head)
+
+
+def _tenths(votes: Votes) -> Int[np.ndarray, "10 concepts all_heads"]:
+    """The votes of each tenth of the calls; call i of n lies in tenth ⌊10 i / n⌋."""
+    tenths = np.zeros((10, *votes.totals.shape), np.int32)
+    calls = np.arange(len(votes.counts))
+    np.add.at(tenths, 10 * calls // max(1, len(calls)), votes.counts.transpose(0, 2, 1).astype(np.int32))
+    return tenths

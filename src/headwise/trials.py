@@ -20,7 +20,7 @@ from headwise.weakening import LEAST, LEAST_LAYERS, MOST, MOST_LAYERS, Weakening
 __all__ = ["trial_page"]
 
 WEAKENING = (
-    "What the first k heads of an order hear of the prompt's words is multiplied by a negative factor, and a "
+    "What the first k heads hear of the words of the prompt is multiplied by a negative factor, and a "
     "judge says what the pictures still show. If relevance means something, a concept is lost sooner when its "
     "most relevant heads go first."
 )
@@ -106,7 +106,7 @@ def _weakenings(inner: dict[Path, Weakening]) -> Page:
     alt = "; ".join(f"{name} {_signed(area)}" for name, area in areas.items())
     overview = Section(
         "All concepts",
-        "Area between the curves of least and most relevant heads first, with 95 % intervals; hollow marks are "
+        "Area between the curves of least and most relevant first, with 95 % intervals; hollow marks are "
         "random orders above most relevant first, squares the same area for whole layers.",
         (Drawing.of(plots.weakening_areas(named), f"Areas by concept: {alt}.", "36rem"),),
         (Table("The numbers", columns, rows, columns[1:], open=True),),

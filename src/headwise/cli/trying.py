@@ -132,7 +132,7 @@ def polysemy(
     """
     from headwise.benchmarks import benchmark_polysemy
     from headwise.cases import read_senses
-    from headwise.metrics import Judge
+    from headwise.metrics import Judge, scoring
     from headwise.report import report
 
     pipe = load(model, dtype, device)
@@ -143,7 +143,7 @@ def polysemy(
             pipe,
             measured,
             read_senses(senses or own or "paper", count),
-            Judge.load(judge or own or CLIP),
+            scoring(Judge.load(judge or own or CLIP), "choice"),
             strength=strength,
             seeds=numbers_in(seeds, int),
             out=out,

@@ -1,0 +1,93 @@
+"""Benchmarks on a tiny pipeline: every method draws every prompt from every seed, and goes on."""
+
+import numpy as np
+import pytest
+
+from headwise.benchmarks import METHODS, Polysemy, benchmark_polysemy, benchmark_weakening
+from headwise.cases import Case, Sense
+from headwise.errors import HeadwiseError, UnknownConcept
+from headwise.heads import HeadMap
+from headwise.report import report
+from headwise.scores import Scores
+from test_steer import relevance_for
+
+SENSES = [
+    Sense("red", "Color", "Food", Case("a red dog", ("a dog in red color", "a red")), "a dog in red color"),
+    Sense("vase", "Animals", "Food", Case("a vase dog", ("a vase dog", "a vase")), "a dog of vase"),
+]
+
+
+class Bright:
+    """A judge that sees the first text in bright pictures."""
+
+    def __init__(self):
+        self.looked = 0
+
+    def __call__(self, pictures, cases):
+        self.looked += len(pictures)
+        return np.array([np.asarray(p, float).mean() > 128 for p in pictures], float)
+
+
+def run(sd, **options):
+    options = {"seeds": (0, 1, 2), "num_inference_steps": 2, "batch_size": 2, "progress": False} | options
+    judge = options.pop("judge", Bright())
+    return benchmark_polysemy(sd, relevance_for(sd), SENSES, judge, **options)
+
+
+def test_every_method_every_seed_every_prompt(sd, tmp_path):
+    judge = Bright()
+    found = run(sd, judge=judge, out=tmp_path, keep_prompts=1)
+    assert judge.looked == len(METHODS) * 3 * 2 == len(found.misread)
+    assert set(np.unique(found.misread.values)) <= {0.0, 1.0}
+    rate = found.rate("adjust")
+    assert rate.low <= rate.value <= rate.high
+    assert found.rate("plain", "red").value == found.misread.values[0, :, 0].mean()
+    names = sorted(file.stem for file in (tmp_path / "pictures").glob("*.png"))
+    assert names == sorted(f"000 {method}" for method in METHODS)
+    again = Bright()
+    same = run(sd, judge=again, out=tmp_path)
+    assert again.looked == 0 and np.array_equal(same.misread.values, found.misread.values)
+    page = report(tmp_path).read_text()
+    assert "Which sense does the picture show?" in page and "random heads" in page and "a red dog" in page
+
+
+def test_one_row_of_a_batch_is_its_prompt_alone(sd):
+    """Two words, two pairs of concepts, one batch: as each by itself."""
+    both = run(sd, methods=("adjust",), seeds=(0,), batch_size=2)
+    one_by_one = run(sd, methods=("adjust",), seeds=(0,), batch_size=1)
+    assert np.array_equal(both.misread.values, one_by_one.misread.values)
+
+
+def test_known_rates():
+    values = np.array([[[1.0, 0.0], [1.0, 1.0]], [[0.0, 0.0], [0.0, np.nan]]])
+    axes = {"method": ("plain", "adjust"), "seed": (0, 1), "prompt": (0, 1)}
+    found = Polysemy(Scores(values, axes), ("orange", "rose"))
+    assert found.rate("plain").value == 0.75
+    assert found.rate("plain", "rose").value == 0.5
+    assert found.rate("adjust").value == 0 and found.rate("adjust").high == pytest.approx(0.5615, abs=1e-4)
+
+
+def test_weakening_of_several_concepts(sd, tmp_path):
+    cases = {"Color": [Case("a red dog", ("red",))] * 2, "Animals": [Case("a dog", ("dog",))] * 2}
+
+    def brightness(pictures, cases):
+        return np.array([np.asarray(p, float).mean() / 255 for p in pictures])
+
+    options = {"ks": (0, 2, HeadMap.of(sd).all_heads), "seeds": (1,), "num_inference_steps": 2}
+    options |= {"random_orders": 1, "keep_prompts": 1, "progress": False}
+    found = benchmark_weakening(sd, relevance_for(sd), cases, brightness, tmp_path, **options)
+    assert list(found) == ["Color", "Animals"] and (tmp_path / "color" / "scores.safetensors").is_file()
+    page = report(tmp_path).read_text()
+    assert "Is every concept lost" in page and page.count("<img") == 2 * 2 * 3
+    assert "Is Color lost" in report(tmp_path / "color").read_text()
+    with pytest.raises(UnknownConcept, match="'Weather' was not measured"):
+        benchmark_weakening(sd, relevance_for(sd), {"Weather": []}, brightness, tmp_path)
+
+
+def test_refusals(sd, tmp_path):
+    with pytest.raises(HeadwiseError, match="'magic' is no method. The methods are: plain"):
+        run(sd, methods=("magic",))
+    with pytest.raises(HeadwiseError, match="No prompt with a two-sense word"):
+        benchmark_polysemy(sd, relevance_for(sd), [], Bright())
+    with pytest.raises(HeadwiseError, match="holds no run"):
+        report(tmp_path)
