@@ -22,11 +22,19 @@ def page() -> str:
     root = typer.main.get_command(app)
     with typer.Context(root, info_name="headwise") as context:
         parts = [HEADER, _help("headwise", root, context)]
-        for name, command in root.commands.items():
-            with typer.Context(command, info_name=name, parent=context) as inner:
-                inner.terminal_width = 100
-                parts.append(_help(f"headwise {name}", command, inner))
+        parts += _commands("headwise", root, context)
     return "\n".join(parts)
+
+
+def _commands(path: str, group: object, context: typer.Context) -> list[str]:
+    """The help of every command of a group, and of the groups in it."""
+    parts = []
+    for name, command in group.commands.items():
+        with typer.Context(command, info_name=name, parent=context) as inner:
+            inner.terminal_width = 100
+            parts.append(_help(f"{path} {name}", command, inner))
+            parts += _commands(f"{path} {name}", command, inner) if hasattr(command, "commands") else []
+    return parts
 
 
 def _help(title: str, command: object, context: typer.Context) -> str:

@@ -11,7 +11,7 @@ import pytest
 from headwise import cli
 from headwise.errors import HeadwiseError
 
-COMMANDS = ("demo", "measure", "show", "doctor", "report")
+COMMANDS = ("demo", "measure", "show", "doctor", "report", "generate", "weaken")
 
 
 @pytest.fixture

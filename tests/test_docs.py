@@ -93,6 +93,9 @@ def commands():
 def test_every_command_in_the_documents_is_understood(line):
     name, *arguments = shlex.split(line)[1:]
     command = typer.main.get_command(app).commands[name]
+    if hasattr(command, "commands"):
+        name, *arguments = arguments
+        command = command.commands[name]
     command.make_context(name, arguments)  # raises for an unknown option or a value out of range
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from headwise.compare import compare
+from headwise.comparison import compare
 from headwise.errors import UnwritableFolder
 from headwise.pictures import beside, save_picture, settings_in
 from headwise.steer import strengthen

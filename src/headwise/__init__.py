@@ -24,6 +24,8 @@ _HOME = {
     "strengthen": "steer",
     "adjust": "steer",
     "weaken": "steer",
+    "compare": "comparison",
+    "suggest": "suggestion",
     "load_pipeline": "pipelines",
     "generator_for": "generate",
     "HeadwiseError": "errors",

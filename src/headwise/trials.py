@@ -20,9 +20,9 @@ from headwise.weakening import LEAST, LEAST_LAYERS, MOST, MOST_LAYERS, Weakening
 __all__ = ["trial_page"]
 
 WEAKENING = (
-    "What the first k heads hear of the words of the prompt is multiplied by a negative factor, and a "
-    "judge says what the pictures still show. If relevance means something, a concept is lost sooner when its "
-    "most relevant heads go first."
+    "What the first k heads of an order hear of the prompt is multiplied by a negative factor, and a judge "
+    "says what the pictures still show. If relevance means something, a concept is lost sooner when its most "
+    "relevant heads go first."
 )
 POLYSEMY = (
     "Prompts use a word in the sense that it rarely has, and a judge says which sense each picture shows. "

@@ -90,14 +90,14 @@ def generate(
     measured = relevance_of(relevance, model)
     options = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
     if suggest is not None:
-        from headwise.suggest import suggest as run
+        from headwise.suggestion import suggest as run
 
         found = run(pipe, measured, prompt, suggest, seed=seed, **options)
         _print_suggestions(prompt, suggest, found, as_json)
         return
     spelled = [*(strengthen or ()), *(adjust or ())]
     columns = _columns(spelled, measured, strengths)
-    from headwise.compare import compare
+    from headwise.comparison import compare
 
     more = {"negative_prompt": negative_prompt, "height": height, "width": width}
     drawn = compare(

@@ -1,13 +1,15 @@
 r"""Which concept does a word mean here? The one whose heads the word's own tokens excite.
 
 The word joins the probe as a concept of its own, beside one word of every other concept, and the heads vote
-while the prompt's picture is made. With v the relevance of the word so measured, and R[c] that of concept c,
+while the prompt's picture is made. (Where it is a word of a concept itself, that concept does without it: no
+word can outvote itself.) With v the relevance of the word so measured, and R[c] that of concept c,
 
     fit[c] = Spearman rank correlation over heads of v and R[c]
 
 so users need not know "Color" from "Material".
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -56,11 +58,10 @@ def suggest(
         raise HeadwiseError("This relevance does not say which words its concepts had. Measure it anew.")
     if relevance.head_map is not None:
         relevance.head_map.require(HeadMap.of(pipe), "The relevance", "the pipeline")
-    pairs = [(name, tuple(words)) for name, words in relevance.settings["concepts"]]
     mine = f"the word {word}"
     measured = measure(
         pipe,
-        ConceptSet([*pairs, (mine, (word,))]),
+        ConceptSet([*_without(relevance.settings["concepts"], word), (mine, (word,))]),
         prompts=[prompt],
         pictures=pictures,
         seed=seed,
@@ -71,3 +72,9 @@ def suggest(
     fits = rank_correlation(np.broadcast_to(measured[mine], relevance.values.shape), relevance.values)
     found = [Suggestion(name, float(fit)) for name, fit in zip(relevance.concepts, fits, strict=True)]
     return sorted(found, key=lambda suggestion: -suggestion.fit)
+
+
+def _without(concepts: Sequence[Sequence[Any]], word: str) -> list[tuple[str, tuple[str, ...]]]:
+    """The concepts without this word, those that it leaves with none left out."""
+    rest = [(name, tuple(w for w in words if w.casefold() != word.casefold())) for name, words in concepts]
+    return [(name, words) for name, words in rest if words]

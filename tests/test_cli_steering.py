@@ -1,0 +1,166 @@
+"""The commands that act and that try claims, on a tiny pipeline with a judge of its own."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from headwise import cli
+from headwise.heads import HeadMap
+from headwise.pictures import settings_in
+from headwise.relevance import Relevance
+
+FAST = ("--num-inference-steps", 2)
+CASES = '[Color]\nprompts = ["a {word} dog", "a {word} cat"]\nwords = ["red", "car"]\n'
+SENSES = """[[senses]]
+word = "red"
+toward = "Color"
+away = "Animals"
+prompts = ["a red dog", "a red cat"]
+reworded = "a dog in red color"
+texts = ["a dog in red color", "a red"]
+"""
+
+
+@pytest.fixture
+def run(capfd):
+    """Run a command in this process: (exit code, stdout, stderr)."""
+
+    def run(*arguments):
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as left:
+            cli.main([str(argument) for argument in arguments])
+        out, err = capfd.readouterr()
+        assert "Traceback" not in out + err
+        return left.value.code or 0, out, err
+
+    return run
+
+
+@pytest.fixture
+def desk(sd, tmp_path, monkeypatch):
+    """A model, its relevance and files of cases, in the folder one works in."""
+    sd.save_pretrained(tmp_path / "tiny")
+    head_map = HeadMap.of(sd)
+    votes = np.random.default_rng(0).integers(1, 50, (2, head_map.all_heads))
+    names = ("Color", "Animals")
+    settings = {"concepts": [["Color", ["red"]], ["Animals", ["dog", "cat"]]]}
+    made = Relevance.from_votes(votes, names, head_map)
+    (tmp_path / "runs" / "tiny").mkdir(parents=True)
+    Relevance(made.values, made.standard_errors, made.split_half, names, head_map, settings).save(
+        tmp_path / "runs" / "tiny" / "relevance.safetensors"
+    )
+    (tmp_path / "cases.toml").write_text(CASES)
+    (tmp_path / "senses.toml").write_text(SENSES)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_generate_draws_side_by_side_and_says_how(run, desk):
+    line = ("generate", "a red dog", "-m", "./tiny", "--strengthen", "red:Color*2", "-n", 2, *FAST)
+    code, out, err = run(*line)
+    assert code == 0 and out.strip() == "runs/generate/grid.png" and "4/4" in err
+    files = sorted(file.name for file in (desk / "runs" / "generate").iterdir())
+    assert files == ["000-plain.png", "000-steered.png", "001-plain.png", "001-steered.png", "grid.png"]
+    said = settings_in(desk / "runs" / "generate" / "001-steered.png")
+    assert said["prompt"] == "a red dog" and json.loads(said["steering"]) == ["red:Color*2"]
+    assert (said["seed"], said["picture"], said["num_inference_steps"]) == ("0", "1", "2")
+    first = (desk / "runs" / "generate" / "000-steered.png").read_bytes()
+    run(*line)
+    assert (desk / "runs" / "generate" / "000-steered.png").read_bytes() == first
+
+
+def test_generate_with_a_row_of_strengths(run, desk):
+    line = ("generate", "a red dog", "-m", "./tiny", "--adjust", "red:Color-Animals", "-n", 1, *FAST)
+    code, out, _ = run(*line, "--strengths", "0,1", "--json", "--out", "row")
+    assert code == 0 and [file.split("/")[1] for file in json.loads(out)["files"]] == [
+        "000-strength-0.png",
+        "000-strength-1.png",
+    ]
+    plain = ("generate", "a red dog", "-m", "./tiny", "-n", 1, *FAST, "--out", "plain")
+    run(*plain)
+    pixels = [
+        np.asarray(Image.open(f)) for f in (desk / "row/000-strength-0.png", desk / "plain/000-plain.png")
+    ]
+    assert np.array_equal(*pixels)
+
+
+def test_generate_suggests(run, desk):
+    code, out, _ = run("generate", "a red dog", "-m", "./tiny", "--suggest", "dog", *FAST, "--json")
+    assert code == 0 and {one["concept"] for one in json.loads(out)["concepts"]} == {"Color", "Animals"}
+    code, out, _ = run("generate", "a red dog", "-m", "./tiny", "--suggest", "dog", *FAST)
+    assert "Animals" in out
+
+
+def judge_of_brightness(judge, kind):
+    def choice(pictures, cases):
+        return np.array([np.asarray(p, float).mean() > 128 for p in pictures], float)
+
+    return choice
+
+
+@pytest.fixture
+def judged(monkeypatch):
+    monkeypatch.setattr("headwise.metrics.Judge.load", lambda name: name)
+    monkeypatch.setattr("headwise.metrics.scoring", judge_of_brightness)
+
+
+def test_weaken(run, desk, judged):
+    line = ("weaken", "Color", "-m", "./tiny", "--cases", "cases.toml", *FAST, "--random-orders", 1)
+    code, out, _ = run(*line)
+    assert (
+        code == 0 and "least minus most relevant first" in out and "Open runs/weaken-color/index.html" in out
+    )
+    found = json.loads(run(*line, "--json")[1])
+    assert set(found) >= {"area", "low", "high", "random_area", "layer_area"}
+    assert found["low"] <= found["area"] <= found["high"]
+
+
+def test_benchmark_weakening(run, desk, judged):
+    line = ("benchmark", "weakening", "-m", "./tiny", "--cases", "cases.toml", *FAST)
+    found = json.loads(run(*line, "--json")[1])
+    assert set(found["concepts"]) == {"Color"} and 0 <= found["share_positive"] <= 1
+    code, out, _ = run(*line)
+    assert code == 0 and "of 1 concepts" in out
+
+
+def test_benchmark_polysemy(run, desk, judged):
+    line = ("benchmark", "polysemy", "-m", "./tiny", "--senses", "senses.toml", "--seeds", "0,1", *FAST)
+    found = json.loads(run(*line, "--json")[1])["methods"]
+    assert set(found) == {"plain", "rewording", "uniform", "random_heads", "layer_means", "adjust"}
+    assert all(one["n"] == 4 and one["low"] <= one["misread"] <= one["high"] for one in found.values())
+    code, out, _ = run(*line)
+    assert code == 0 and "4 pictures a method." in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("generate", "a dog", "--strengthen", "red:Color"), "'red' is not a word of"),
+        (("generate", "a red dog", "--strengthen", "red:Colour"), "Did you mean 'Color'?"),
+        (("generate", "a red dog", "--strengthen", "red:Color*nan"), "A strength of nan"),
+        (("generate", "a red dog", "--strengthen", "red"), "is no steering"),
+        (("generate", "a red dog", "--strengths", "0,1"), "--strengths needs something to strengthen"),
+        (("generate", "a red dog", "--strengthen", "red:Color", "--strengths", "0,x"), "expected numbers"),
+        (("generate", "a red dog", "--relevance", "nowhere"), "There is no nowhere"),
+        (("weaken", "Weather", "--cases", "cases.toml"), "Weather"),
+        (("weaken", "Color", "--cases", "cases.toml", "--ks", "3,1"), "growing numbers of heads"),
+        (("benchmark", "weakening", "--cases", "none.toml"), "cannot be read"),
+    ],
+)
+def test_refusals_leave_nothing_behind(run, desk, judged, arguments, said):
+    before = set(desk.rglob("*"))
+    code, out, err = run(*arguments, "-m", "./tiny", *FAST)
+    assert (code, out) == (2, "") and said in err and err.count("error: ") == 1
+    assert not [
+        file for file in set(desk.rglob("*")) - before if file.suffix in (".png", ".html", ".safetensors")
+    ]
+
+
+@pytest.mark.parametrize(
+    "command", [("generate",), ("weaken",), ("benchmark", "weakening"), ("benchmark", "polysemy")]
+)
+def test_help_shows_an_example(run, command):
+    code, out, _ = run(*command, "--help")
+    assert code == 0 and f"headwise {' '.join(command)}" in out.split("Example")[1]
