@@ -83,6 +83,18 @@ def test_the_built_in_cases_are_of_measured_concepts_and_of_other_words_each():
     assert all(sense.word in sense.case.prompt for sense in senses)
 
 
+def test_the_papers_cases():
+    paper = ConceptSet.load("paper34")
+    assert len(concepts_of("paper")) == 9 and set(concepts_of("paper")) <= set(paper.names)
+    assert [len(cases_of("paper", name)) for name in ("Color", "Animals")] == [50, 10]
+    assert ("photo of a coffee table", "coffee table") in [
+        (case.prompt, case.texts[0]) for case in cases_of("paper", "Furniture")
+    ]
+    senses = read_senses("paper")
+    assert len(senses) == 4 and all({s.toward, s.away} <= set(paper.names) for s in senses)
+    assert all(sense.word in sense.case.prompt or sense.word.title() in sense.case.prompt for sense in senses)
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [("[Color]\nprompts = ['a']\n", "lacks or misspells 'words'"), ("= 1", "is not valid TOML")],

@@ -1,0 +1,71 @@
+"""What steering costs: one call of the SD v1.4 denoiser, stock and with a word strengthened.
+
+    python benchmarks/steering.py [--json] [--calls 9] [--latents 64]
+
+The denoiser of looking.py: published configuration, random weights, 64×64 latents, one picture with guidance.
+A word of three tokens is adjusted in all 128 heads. The two take turns within one run; the numbers are
+medians of wall time and the median of the ratios within each turn.
+"""
+
+import argparse
+import json
+import platform
+import statistics
+import sys
+from typing import Any
+
+import numpy as np
+import torch
+
+from headwise.attention import hooked
+from headwise.heads import HeadMap
+from headwise.relevance import Relevance
+from headwise.steer import adjust
+from looking import PROMPT_TOKENS, WIDTH, Pipeline, sd14, timed
+
+
+def compare(calls: int, side: int) -> dict[str, Any]:
+    """Take turns, `calls` times, after one turn to warm up."""
+    pipe = Pipeline(sd14())
+    head_map = HeadMap.of(pipe.unet)
+    votes = np.random.default_rng(0).integers(1, 100, (2, head_map.all_heads))
+    steer = adjust(Relevance.from_votes(votes, ("Color", "Plants"), head_map), (4, 5, 6), "Color", "Plants")
+    latents, text = torch.randn(2, 4, side, side), torch.randn(2, PROMPT_TOKENS, WIDTH)
+
+    def steered() -> None:
+        with hooked(pipe, steer):
+            pipe(latents, text)
+
+    run = {"stock": lambda: pipe(latents, text), "steered": steered}
+    turns = [{name: timed(call) for name, call in run.items()} for _ in range(calls + 1)][1:]
+    found: dict[str, Any] = {}
+    for name in run:
+        seconds = [turn[name] for turn in turns]
+        found |= {
+            f"{name}_s": statistics.median(seconds),
+            f"{name}_spread_s": [min(seconds), max(seconds)],
+        }
+    found["steered_over_stock"] = statistics.median(turn["steered"] / turn["stock"] for turn in turns)
+    machine = {"threads": torch.get_num_threads(), "machine": platform.machine(), "torch": torch.__version__}
+    return found | {"calls": calls, "latents": side} | machine
+
+
+def main() -> None:
+    """Print the comparison."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.add_argument("--calls", type=int, default=9, help="turns to time")
+    parser.add_argument("--latents", type=int, default=64, help="side of the latents")
+    options = parser.parse_args()
+    found = compare(options.calls, options.latents)
+    if options.json:
+        sys.stdout.write(json.dumps(found, indent=1) + "\n")
+        return
+    for name in ("stock", "steered"):
+        low, high = found[f"{name}_spread_s"]
+        sys.stdout.write(f"{name:8} {found[f'{name}_s']:8.3f} s a call   ({low:.3f} to {high:.3f})\n")
+    sys.stdout.write(f"steered / stock {found['steered_over_stock']:.3f}\n")
+
+
+if __name__ == "__main__":
+    main()
