@@ -16,12 +16,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from looking import PROMPT_TOKENS, WIDTH, Pipeline, sd14, timed
 
 from headwise.attention import hooked
 from headwise.heads import HeadMap
 from headwise.relevance import Relevance
 from headwise.steer import adjust
-from looking import PROMPT_TOKENS, WIDTH, Pipeline, sd14, timed
 
 
 def compare(calls: int, side: int) -> dict[str, Any]:

@@ -79,7 +79,10 @@ class Weakening:
 
     def random(self) -> Interval:
         """Height of the mean of the random orders less that of the most relevant first."""
-        between = np.mean([self._of(order) for order in self.orders if order.startswith("random")], axis=0)
+        randoms = [self._of(order) for order in self.orders if order.startswith("random")]
+        if not randoms:
+            return Interval(np.nan, np.nan, np.nan)
+        between = np.mean(randoms, axis=0)
         both = np.stack([between, self._of(MOST)], 1)
         return _interval(both, lambda mean: self._height(mean[0]) - self._height(mean[1]))
 
@@ -142,6 +145,7 @@ def measure_weakening(
     score: Score,
     *,
     ks: Sequence[int] | None = None,
+    orders: Sequence[str] | None = None,
     random_orders: int = 3,
     factor: float | int = -2.0,
     seeds: Sequence[int] = (10, 20, 30),
@@ -161,6 +165,7 @@ def measure_weakening(
         cases: Prompts and the texts their pictures are compared with.
         score: From pictures and their cases to numbers, such as `metrics.scoring` gives.
         ks: How many heads to weaken, from 0 to all; `grid` of the number of heads if None.
+        orders: Some of the orders by name, such as "most relevant"; all if None.
         random_orders: How many draws of a random order.
         factor: What the heads' attention to the prompt's words is multiplied by.
         seeds: Each prompt is drawn once from each seed.
@@ -172,18 +177,21 @@ def measure_weakening(
         progress: Show a bar on stderr.
     """
     head_map = HeadMap.of(pipe)
-    orders = orders_of(relevance, concept, random_orders)
+    by_name = _chosen(orders_of(relevance, concept, random_orders), orders)
     relevance.head_map.require(head_map, "The relevance", "the pipeline")
     ks = _checked(grid(head_map.all_heads) if ks is None else ks, head_map.all_heads, cases)
     prompts = [case.prompt for case in cases]
     passed = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
     settings = settings_of_pictures(pipe, prompts) | passed
     settings |= {"concept": concept, "factor": float(factor), "seeds": list(seeds), "score": _name(score)}
-    settings |= {"relevance": relevance.settings.get("weights"), "order": orders[MOST].tolist()}
-    axes = {"order": tuple(orders), "k": ks, "seed": tuple(seeds), "prompt": range(len(cases))}
+    settings |= {
+        "relevance": relevance.settings.get("weights"),
+        "order": np.argsort(-relevance[concept], kind="stable").tolist(),
+    }
+    axes = {"order": tuple(by_name), "k": ks, "seed": tuple(seeds), "prompt": range(len(cases))}
     folder = RunFolder(out, settings, Scores.empty(axes, settings), "scores")
     masks = np.stack(
-        [[np.isin(np.arange(head_map.all_heads), order[:k]) for k in ks] for order in orders.values()]
+        [[np.isin(np.arange(head_map.all_heads), order[:k]) for k in ks] for order in by_name.values()]
     )
     with quiet(pipe), Progress(folder, folder.so_far.values.size, checkpoint_every, progress) as done:
         for seed, rows in _batches(done.so_far.values, ks, batch_size):
@@ -193,10 +201,17 @@ def measure_weakening(
                 images = generate(pipe, prompts, seeds[seed], numbers, output_type="pil", **passed)
             for row, image in zip(rows, images, strict=True):
                 if seed == 0 and row.prompt < keep_prompts and out is not None:
-                    folder.keep(_file_name(row, tuple(orders), ks), image, prompts[row.prompt])
+                    folder.keep(_file_name(row, tuple(by_name), ks), image, prompts[row.prompt])
             found = score(images, [cases[n] for n in numbers])
             done(_scored(done.so_far, seed, rows, found))
     return Weakening(folder.so_far)
+
+
+def _chosen(known: dict[str, np.ndarray], names: Sequence[str] | None) -> dict[str, np.ndarray]:
+    unknown = [name for name in names or () if name not in known]
+    if unknown or (names is not None and not names):
+        raise HeadwiseError(f"orders={list(names or ())} was given; expected some of: {', '.join(known)}.")
+    return known if names is None else {name: known[name] for name in names}
 
 
 class _Row(NamedTuple):
