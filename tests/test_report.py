@@ -111,5 +111,5 @@ def test_a_run_of_one_picture_has_no_certainty_and_says_so(tmp_path):
 
 
 def test_a_folder_without_a_result_is_refused(tmp_path):
-    with pytest.raises(UnreadableFile, match="No such file"):
+    with pytest.raises(UnreadableFile, match="holds no run"):
         report(tmp_path)
