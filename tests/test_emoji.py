@@ -4,14 +4,15 @@ import json
 
 import numpy as np
 import pytest
-import torch
 
 from headwise import emoji
 from headwise.concepts import ConceptSet
 from headwise.errors import ModelNotLoaded
 from headwise.generate import generate
 from headwise.heads import HeadMap
-from headwise.pipelines import is_emoji, load_pipeline, quiet
+from headwise.metrics import Judge
+from headwise.pipelines import fingerprint, is_emoji, load_pipeline, quiet
+from headwise.relevance import Relevance
 
 GROUPS = {"color", "style", "weather", "scene", "object", "pair"}
 
@@ -60,23 +61,24 @@ def test_end_and_padding_say_nothing(pipe):
 
 
 def test_the_judge_reads_colours_in_its_pictures(pipe):
-    model, tokenizer = emoji.judge()
     colors = ("red", "blue", "green", "yellow")
-    prompts = [f"a {color} {thing}" for color in colors for thing in ("car", "chair", "shirt")]
+    things = ("car", "chair", "shirt")
+    prompts = [f"a {color} {thing}" for color in colors for thing in things]
     with quiet(pipe):
         images = generate(
-            pipe, prompts, 0, range(12), num_inference_steps=10, guidance_scale=5.0, output_type="np"
+            pipe, prompts, 0, range(12), num_inference_steps=10, guidance_scale=5.0, output_type="pil"
         )
-    x = torch.from_numpy(np.asarray(images)).permute(0, 3, 1, 2).float() * 2 - 1
-    right = 0
-    with torch.no_grad():
-        for picture, prompt in zip(x, prompts, strict=True):
-            _, color, thing = prompt.split()
-            captions = [f"a {c} {thing}" for c in colors]
-            ids = tokenizer(captions, padding="max_length", max_length=24, return_tensors="pt").input_ids
-            found = model(input_ids=ids, pixel_values=picture[None]).logits_per_image[0].argmax()
-            right += colors[found] == color
-    assert right >= 8  # chance is 3
+    captions = [[f"a {color} {thing}" for color in colors] for _ in colors for thing in things]
+    asked = np.repeat(np.arange(4), 3)
+    assert (Judge.load("emoji").choose(images, captions) == asked).sum() >= 8  # chance is 3
+
+
+def test_its_relevance_was_measured_on_its_weights(pipe):
+    relevance = Relevance.load(emoji.RELEVANCE)
+    assert relevance.settings["weights"] == fingerprint(pipe)
+    assert relevance.concepts == ConceptSet.load("emoji").names
+    assert np.median(relevance.split_half) > 0.95
+
 
 
 def test_its_card_says_what_was_measured():

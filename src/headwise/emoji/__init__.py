@@ -12,7 +12,7 @@ import torch
 
 from headwise.errors import ModelNotLoaded
 
-__all__ = ["JUDGE", "MODEL", "RELEVANCE", "card", "judge", "load"]
+__all__ = ["JUDGE", "MODEL", "RELEVANCE", "card", "load"]
 
 _HERE = Path(__file__).parent
 MODEL = _HERE / "model"
@@ -26,15 +26,6 @@ def load(dtype: torch.dtype = torch.float32) -> Any:
 
     _require(MODEL / "model_index.json")
     return StableDiffusionPipeline.from_pretrained(MODEL, dtype=dtype, use_safetensors=True)
-
-
-def judge() -> tuple[Any, Any]:
-    """The judge, a `CLIPModel`, and its tokenizer; it reads 64×64 pictures in -1 … 1."""
-    from transformers import CLIPModel, CLIPTokenizer
-
-    _require(JUDGE / "config.json")
-    model = CLIPModel.from_pretrained(JUDGE, dtype=torch.float32).eval()
-    return model, CLIPTokenizer.from_pretrained(JUDGE)
 
 
 def card() -> dict[str, Any]:
