@@ -3,7 +3,14 @@
 import numpy as np
 import pytest
 
-from headwise.benchmarks import METHODS, Polysemy, benchmark_polysemy, benchmark_weakening
+from headwise.benchmarks import (
+    METHODS,
+    Polysemy,
+    benchmark_polysemy,
+    benchmark_weakening,
+    eighths,
+    sweep_factors,
+)
 from headwise.cases import Case, Sense
 from headwise.errors import HeadwiseError, UnknownConcept
 from headwise.heads import HeadMap
@@ -78,10 +85,48 @@ def test_weakening_of_several_concepts(sd, tmp_path):
     found = benchmark_weakening(sd, relevance_for(sd), cases, brightness, tmp_path, **options)
     assert list(found) == ["Color", "Animals"] and (tmp_path / "color" / "scores.safetensors").is_file()
     page = report(tmp_path).read_text()
-    assert "Is every concept lost" in page and page.count("<img") == 2 * 2 * 3
+    assert "Is a concept lost" in page and page.count("<img") == 2 * 2 * 3
     assert "Is Color lost" in report(tmp_path / "color").read_text()
     with pytest.raises(UnknownConcept, match="'Weather' was not measured"):
         benchmark_weakening(sd, relevance_for(sd), {"Weather": []}, brightness, tmp_path)
+
+
+def test_a_sweep_of_factors(sd, tmp_path):
+    relevance = relevance_for(sd)
+    cases = [SENSES[0].case]
+    options = {
+        "ks": (0, 4, 8),
+        "random_orders": 1,
+        "seeds": (0,),
+        "num_inference_steps": 1,
+        "progress": False,
+    }
+    found = sweep_factors(sd, relevance, "Color", cases, Bright(), tmp_path, (1, -2), **options)
+    assert list(found) == [1.0, -2.0]
+    assert [one.scores.settings["factor"] for one in found.values()] == [1.0, -2.0]
+    assert np.ptp(found[1.0].scores.values) == 0  # nothing is changed, whatever the order
+    page = report(tmp_path).read_text()
+    assert "Color × 1" in page and "Color × -2" in page
+
+
+def test_pictures_are_kept_of_prompts_far_apart(sd, tmp_path):
+    many = [sense for sense in SENSES for _ in range(5)]
+    options = {"seeds": (0,), "num_inference_steps": 1, "batch_size": 5, "progress": False}
+    benchmark_polysemy(
+        sd, relevance_for(sd), many, Bright(), methods=("plain",), out=tmp_path, keep_prompts=3, **options
+    )
+    assert sorted(f.stem for f in (tmp_path / "pictures").iterdir()) == [
+        "000 plain",
+        "004 plain",
+        "008 plain",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("heads", "ks"), [(128, (0, 16, 32, 64, 96, 128)), (5, (0, 1, 2, 3, 5)), (1, (0, 1))]
+)
+def test_eighths(heads, ks):
+    assert eighths(heads) == ks
 
 
 def test_refusals(sd, tmp_path):

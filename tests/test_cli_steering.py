@@ -117,6 +117,26 @@ def test_weaken(run, desk, judged):
     assert found["low"] <= found["area"] <= found["high"]
 
 
+def test_weaken_by_several_factors(run, desk, judged):
+    line = (
+        "weaken",
+        "Color",
+        "-m",
+        "./tiny",
+        "--cases",
+        "cases.toml",
+        *FAST,
+        "--random-orders",
+        1,
+        "--ks",
+        "0,8",
+    )
+    found = json.loads(run(*line, "--factors", "-2,0.5", "--json")[1])
+    assert set(found["factors"]) == {"-2", "0.5"} and found["page"] == "runs/weaken-color/index.html"
+    out = run(*line, "--factors", "-2,0.5")[1]
+    assert "Color, × -2" in out and "Color, × 0.5" in out
+
+
 def test_benchmark_weakening(run, desk, judged):
     line = ("benchmark", "weakening", "-m", "./tiny", "--cases", "cases.toml", *FAST)
     found = json.loads(run(*line, "--json")[1])

@@ -80,7 +80,6 @@ def test_its_relevance_was_measured_on_its_weights(pipe):
     assert np.median(relevance.split_half) > 0.95
 
 
-
 def test_its_card_says_what_was_measured():
     card = emoji.card()
     assert set(card["generated"]) >= GROUPS and set(card["real"]) >= GROUPS

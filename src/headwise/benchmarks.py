@@ -31,9 +31,10 @@ from headwise.scores import Scores
 from headwise.steer import Steer, adjust
 from headwise.weakening import Score, Weakening, measure_weakening
 
-__all__ = ["METHODS", "Polysemy", "benchmark_polysemy", "benchmark_weakening"]
+__all__ = ["FACTORS", "METHODS", "Polysemy", "benchmark_polysemy", "benchmark_weakening", "sweep_factors"]
 
 METHODS = ("plain", "rewording", "uniform", "random heads", "layer means", "adjust")
+FACTORS = (0.5, 0.0, -0.5, -1.0, -2.0, -4.0)
 
 
 def benchmark_weakening(
@@ -48,8 +49,11 @@ def benchmark_weakening(
 
     Args:
         cases: Of every concept that is put on trial.
-        options: As `measure_weakening` takes them.
+        options: As `measure_weakening` takes them; by default six numbers of heads and two random orders.
     """
+    options = {"ks": eighths(relevance.values.shape[1]), "random_orders": 2} | {
+        name: value for name, value in options.items() if value is not None
+    }
     unknown = [name for name in cases if name not in relevance.concepts]
     if unknown:
         raise UnknownConcept(
@@ -59,6 +63,35 @@ def benchmark_weakening(
     return {
         name: measure_weakening(pipe, relevance, name, of_concept, score, out=folders[name], **options)
         for name, of_concept in cases.items()
+    }
+
+
+def eighths(all_heads: int) -> tuple[int, ...]:
+    """Numbers of heads to weaken where many curves are wanted: 0, ⅛, ¼, ½, ¾ and all of them."""
+    return tuple(sorted({all_heads * share // 8 for share in (0, 1, 2, 4, 6, 8)}))
+
+
+def sweep_factors(
+    pipe: Any,
+    relevance: Relevance,
+    concept: str,
+    cases: Sequence[Case],
+    score: Score,
+    out: str | Path,
+    factors: Sequence[float | int] = FACTORS,
+    **options: Any,
+) -> dict[float, Weakening]:
+    """Ordered weakening of one concept by several factors, each in a folder of its own under `out`.
+
+    Args:
+        factors: What the heads' attention to the prompt's words is multiplied by.
+        options: As `measure_weakening` takes them.
+    """
+    return {
+        float(f): measure_weakening(
+            pipe, relevance, concept, cases, score, factor=f, out=Path(out) / f"factor {f:g}", **options
+        )
+        for f in factors
     }
 
 
@@ -116,7 +149,8 @@ def benchmark_polysemy(
             "random heads", "layer means".
         strength, clamp: Of adjusting, see `headwise.adjust`.
         seeds: Each prompt is drawn once from each.
-        out, batch_size, keep_prompts, num_inference_steps, guidance_scale, checkpoint_every, progress: As in
+        keep_prompts: Save the pictures of so many prompts, spread evenly, first seed, in `out`/pictures.
+        out, batch_size, num_inference_steps, guidance_scale, checkpoint_every, progress: As in
             `measure_weakening`.
     """
     _check(methods, senses)
@@ -127,6 +161,7 @@ def benchmark_polysemy(
     settings |= {"words": [sense.word for sense in senses]}
     axes = {"method": tuple(methods), "seed": tuple(seeds), "prompt": range(len(senses))}
     folder = RunFolder(out, settings, Scores.empty(axes, settings), "scores")
+    kept = set(range(0, len(senses), max(1, -(-len(senses) // keep_prompts)))) if keep_prompts and out else ()
     with quiet(pipe), Progress(folder, folder.so_far.values.size, checkpoint_every, progress) as done:
         for m, method in enumerate(methods):
             for s, seed in enumerate(seeds):
@@ -138,7 +173,7 @@ def benchmark_polysemy(
                     with hooked(pipe, *_hooks(method, relevance, some, strength, clamp)):
                         images = generate(pipe, asked, seed, numbers, output_type="pil", **passed)
                     for n, image in zip(numbers, images, strict=True):
-                        if s == 0 and n < keep_prompts and out is not None:
+                        if s == 0 and n in kept:
                             folder.keep(f"{n:03d} {method}", image, asked[n])
                     part = Scores.empty(axes, settings)
                     part.values[m, s, numbers] = 1 - score(images, [sense.case for sense in some])

@@ -204,6 +204,7 @@ def weakening_areas(found: Mapping[str, Weakening]) -> Figure:
         axes.set_xlabel("area between curves (score, averaged over k)")
         axes.legend(frameon=False, loc="lower right")
         _name_concepts(axes, names)
+        axes.set_ylabel("")
     return figure
 
 

@@ -94,33 +94,31 @@ def _strips_of_orders(folder: Path, found: Weakening) -> Iterator[Section]:
 
 
 def _weakenings(inner: dict[Path, Weakening]) -> Page:
-    named = {found.scores.settings["concept"]: found for found in inner.values()}
+    named = _named(list(inner.values()))
     areas = {name: found.area() for name, found in named.items()}
     positive = sum(area.low > 0 for area in areas.values())
     between = sum(0 < found.random().value < areas[name].value for name, found in named.items())
-    columns = ("concept", "area (95 %)", "random above most", "by layers")
+    columns = ("on trial", "area (95 %)", "random above most", "by layers")
     rows = [
         (n, _signed(areas[n]), f"{f.random().value:+.3f}", f"{f.area(MOST_LAYERS, LEAST_LAYERS).value:+.3f}")
         for n, f in named.items()
     ]
     alt = "; ".join(f"{name} {_signed(area)}" for name, area in areas.items())
     overview = Section(
-        "All concepts",
+        "All together",
         "Area between the curves of least and most relevant first, with 95 % intervals; hollow marks are "
         "random orders above most relevant first, squares the same area for whole layers.",
         (Drawing.of(plots.weakening_areas(named), f"Areas by concept: {alt}.", "36rem"),),
         (Table("The numbers", columns, rows, columns[1:], open=True),),
     )
     first = next(iter(named.values()))
-    strips = [_most_and_least(folder, found) for folder, found in inner.items()]
-    pictures = Section(
-        "Pictures", "The first prompt of each concept.", strips=tuple(s for p in strips for s in p)
-    )
+    strips = [_most_and_least(name, folder, inner[folder]) for name, folder in zip(named, inner, strict=True)]
+    pictures = Section("Pictures", "The first prompt of each.", strips=tuple(s for p in strips for s in p))
     return Page(
-        title="Is every concept lost where its heads are weakened?",
+        title="Is a concept lost where its heads are weakened?",
         lead=WEAKENING,
         numbers=[
-            ("concepts with their interval above 0", f"{positive} of {len(named)}"),
+            ("with their interval above 0", f"{positive} of {len(named)}"),
             ("random order in between", f"{between} of {len(named)}"),
             ("pictures scored", str(sum(len(found.scores) for found in named.values()))),
         ],
@@ -129,13 +127,21 @@ def _weakenings(inner: dict[Path, Weakening]) -> Page:
     )
 
 
-def _most_and_least(folder: Path, found: Weakening) -> list[Strip]:
+def _named(many: list[Weakening]) -> dict[str, Weakening]:
+    """Each by its concept, or where one concept is weakened by several factors, by its factor."""
+    concepts = [found.scores.settings["concept"] for found in many]
+    if len(set(concepts)) == len(concepts):
+        return dict(zip(concepts, many, strict=True))
+    return {f"{c} × {f.scores.settings['factor']:g}": f for c, f in zip(concepts, many, strict=True)}
+
+
+def _most_and_least(name: str, folder: Path, found: Weakening) -> list[Strip]:
     sections = list(_strips_of_orders(folder, found))
     if not sections:
         return []
     strips = {strip.name: strip for strip in sections[0].strips}
-    concept, prompt = found.scores.settings["concept"], sections[0].title
-    return [Strip(f"{concept}, {prompt}, {order} first", strips[order].pictures) for order in (MOST, LEAST)]
+    prompt = sections[0].title
+    return [Strip(f"{name}, {prompt}, {order} first", strips[order].pictures) for order in (MOST, LEAST)]
 
 
 def _polysemy(folder: Path, scores: Scores) -> Page:

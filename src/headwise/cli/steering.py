@@ -122,7 +122,9 @@ def weaken(
         Literal["choice", "certainty", "similarity"],
         typer.Option(help="The judge's choice among the concept's words, its certainty, or CLIP similarity."),
     ] = "choice",
-    factor: Annotated[float, typer.Option(help="What weakened heads' attention is multiplied by.")] = -2.0,
+    factors: Annotated[
+        str, typer.Option(help="What weakened heads' attention is multiplied by; several are a sweep.")
+    ] = "-2",
     ks: Annotated[str | None, typer.Option(help="Numbers of heads, such as 0,16,64,128.")] = None,
     random_orders: Annotated[int, typer.Option(min=1, help="Draws of a random order.")] = 3,
     seeds: Annotated[str, typer.Option(help="Each prompt is drawn once from each.")] = "10",
@@ -142,36 +144,44 @@ def weaken(
     \b
     Examples:
       headwise weaken Color
+      headwise weaken Color --factors 0.5,0,-0.5,-1,-2,-4
       headwise weaken "Image Style" -m CompVis/stable-diffusion-v1-4 --score similarity
     """
+    from headwise.benchmarks import sweep_factors
     from headwise.cases import cases_of
     from headwise.metrics import Judge, scoring
     from headwise.report import report
     from headwise.weakening import measure_weakening
 
+    by = numbers_in(factors, float)
     pipe = load(model, dtype, device)
     measured = relevance_of(relevance, model)
     own = "emoji" if model == "emoji" else None
     out = out or Path("runs") / f"weaken-{concept.lower().replace(' ', '-')}"
+    trial = (pipe, measured, concept, cases_of(cases or own or "paper", concept, count))
+    look = scoring(Judge.load(judge or own or "openai/clip-vit-large-patch14"), score)
+    options: dict[str, Any] = {
+        "ks": None if ks is None else numbers_in(ks, int),
+        "random_orders": random_orders,
+        "seeds": numbers_in(seeds, int),
+        "batch_size": batch_size,
+        "keep_prompts": keep_prompts,
+        "num_inference_steps": num_inference_steps,
+        "guidance_scale": guidance_scale,
+    }
     with resumable():
-        found = measure_weakening(
-            pipe,
-            measured,
-            concept,
-            cases_of(cases or own or "paper", concept, count),
-            scoring(Judge.load(judge or own or "openai/clip-vit-large-patch14"), score),
-            ks=None if ks is None else numbers_in(ks, int),
-            random_orders=random_orders,
-            factor=factor,
-            seeds=numbers_in(seeds, int),
-            out=out,
-            batch_size=batch_size,
-            keep_prompts=keep_prompts,
-            num_inference_steps=num_inference_steps,
-            guidance_scale=guidance_scale,
-        )
+        if len(by) == 1:
+            found = {by[0]: measure_weakening(*trial, look, factor=by[0], out=out, **options)}
+        else:
+            found = sweep_factors(*trial, look, out, by, **options)
     page = report(out)
-    print_json({"page": str(page)} | json_of(found)) if as_json else _print_weakening(concept, found, page)
+    if as_json:
+        sweep = {"factors": {f"{factor:g}": json_of(one) for factor, one in found.items()}}
+        print_json({"page": str(page)} | (json_of(found[by[0]]) if len(by) == 1 else sweep))
+        return
+    for factor, one in found.items():
+        _print_weakening(f"{concept}, × {factor:g}", one)
+    print(f"Open {page}")
 
 
 def numbers_in(text: str, kind: type) -> list[Any]:
@@ -240,11 +250,10 @@ def _print_suggestions(prompt: str, word: str, found: list[Any], as_json: bool) 
     console().print(shown)
 
 
-def _print_weakening(concept: str, found: "Weakening", page: Path) -> None:
+def _print_weakening(name: str, found: "Weakening") -> None:
     shown = table("order", "mean score>", "half of the drop at k>")
     for order in found.orders:
         half = found.half_drop(order)
         shown.add_row(order, f"{found.height(order)}", f"{half:.0f}" if half == half else "no drop")
     console().print(shown)
-    print(f"{concept}: least minus most relevant first {found.area()}")
-    print(f"Open {page}")
+    print(f"{name}: least minus most relevant first {found.area()}")
