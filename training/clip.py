@@ -4,13 +4,15 @@ Both match drawings with captions; beside the other captions of the batch, every
 exchanged for a sibling of the same concept, so that fine attributes must be told apart.
 
     loss = CE(image → captions and twins) + CE(caption → images) + Σ CE(image → word) over the concepts it shows
-         [+ 5 · |end, padding − those of the empty caption|²]
+         [+ 5 · |end, padding − those of the empty caption|² + 5 · max(0, context − 0.15)]
 
 The third term reads the words of each concept off the image tower directly, through linear heads that are thrown away: attributes
 that few captions name are learnt many times sooner.
 
-The *reader* is pooled over the tokens of its words, and the last term keeps its end and padding tokens from carrying the caption:
-what is not said by a word's own token is not said, so that heads that attend to words are what a picture depends on. The
+The *reader* is pooled over the tokens of its words, and the last terms keep its end and padding tokens from carrying the caption,
+and each word's tokens from carrying much of the other words: *context* is the mean square by which a token in a caption differs
+from the same token encoded alone, in units of the variance over tokens. What a word's own token does not say is not said, so that
+heads that attend to words are what a picture depends on, and a concept word encoded alone is what heads meet in prompts. The
 *judge* is a plain `CLIPModel`, pooled at its end token, trained from another seed on other draws, with the senses of two-sense
 words in balance.
 """
@@ -33,6 +35,7 @@ from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModel, C
 from vocabulary import CONCEPTS
 
 BATCH = 128
+CONTEXT = 0.15  # of a token's variance, at most, comes from the other words of its caption
 ROLES = {
     "reader": {"seed": 21, "rare": 0.01, "bare": 0.15, "even": 0.0, "vision": (128, 4, 4)},
     "judge": {"seed": 77, "rare": 0.12, "bare": 0.10, "even": 0.4, "vision": (192, 6, 6)},
@@ -83,20 +86,25 @@ def _labels(scene: world.Scene) -> list[int]:
     return [CONCEPTS[c].index(w) if w in CONCEPTS[c] else -100 for c, w in zip(CONCEPTS, words, strict=True)]
 
 
-def pooled(model: CLIPModel, ids: Tensor, over_words: bool) -> tuple[Tensor, Tensor]:
-    """Text embeddings (captions × 128) and the mean square that end and padding tokens say (a scalar)."""
-    out = model.text_model(input_ids=ids)
-    if not over_words:
-        return model.text_projection(out.pooler_output), ids.new_zeros((), dtype=torch.float)
-    hidden, end = out.last_hidden_state, model.config.text_config.eos_token_id
-    empty = torch.full_like(ids[:1], end)
-    empty[0, 0] = model.config.text_config.bos_token_id
+def pooled(model: CLIPModel, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The reader's text embeddings (captions × 128), what end and padding tokens say, and the context in its words (scalars)."""
+    end = model.config.text_config.eos_token_id
+    words, which = ids.unique(
+        return_inverse=True
+    )  # each encoded alone; the end token alone is the empty caption
+    alone = torch.full((len(words), ids.shape[1]), end, device=ids.device)
+    alone[:, 0], alone[:, 1] = model.config.text_config.bos_token_id, words
+    lone = model.text_model(input_ids=alone).last_hidden_state
+    hidden = model.text_model(input_ids=ids).last_hidden_state
+    empty = lone[words == end]
     silent = ids == end
-    quiet = ((hidden - model.text_model(input_ids=empty).last_hidden_state)[silent] ** 2).float().mean()
-    word = (~silent).float()
-    word[:, 0] = 0
-    mean = (hidden * word[..., None]).sum(1) / word.sum(1, keepdim=True).clamp(min=1)
-    return model.text_projection(mean), quiet
+    quiet = (hidden - empty)[silent].float().square().mean()
+    spoken = ~silent
+    spoken[:, 0] = False
+    difference = (hidden - lone[:, 1][which])[spoken].float().square().mean()
+    context = difference / lone[:, 1].float().var(0).mean()
+    mean = (hidden * spoken[..., None]).sum(1) / spoken.sum(1, keepdim=True).clamp(min=1)
+    return model.text_projection(mean), quiet, context
 
 
 def matched(model: CLIPModel, seen: Tensor, said: Tensor) -> dict[str, Tensor]:
@@ -143,10 +151,18 @@ def main() -> None:
         with torch.autocast(given.device, torch.bfloat16):
             looked = model.vision_model(pixel_values=x.to(given.device)).pooler_output
             seen, read = model.visual_projection(looked), heads(looked)
-            said, quiet = pooled(model, encode(tokenizer, captions + twins).to(given.device), reads)
-        terms = matched(model, seen.float(), said.float()) | {"quiet": quiet}
+            ids = encode(tokenizer, captions + twins).to(given.device)
+            if reads:
+                said, quiet, context = pooled(model, ids)
+            else:
+                said = model.text_projection(model.text_model(input_ids=ids).pooler_output)
+        terms = matched(model, seen.float(), said.float())
         terms["words"] = named(read.float(), shown.to(read.device))
-        return terms | {"loss": terms["loss"] + terms["words"] + 5 * quiet}
+        total = terms["loss"] + terms["words"]
+        if reads:
+            terms |= {"quiet": quiet, "context": context}
+            total = total + 5 * quiet + 5 * F.relu(context - CONTEXT)
+        return terms | {"loss": total}
 
     spent = loop.fit(
         {"clip": model, "heads": heads},

@@ -27,7 +27,7 @@ from headwise.intervals import Interval, wilson
 from headwise.pipelines import quiet
 from headwise.relevance import Relevance
 from headwise.runs import Progress, RunFolder, settings_of_pictures
-from headwise.scores import Scores
+from headwise.scores import Axes, Scores
 from headwise.steer import Steer, adjust
 from headwise.weakening import Score, Weakening, measure_weakening
 
@@ -51,9 +51,8 @@ def benchmark_weakening(
         cases: Of every concept that is put on trial.
         options: As `measure_weakening` takes them; by default six numbers of heads and two random orders.
     """
-    options = {"ks": eighths(relevance.values.shape[1]), "random_orders": 2} | {
-        name: value for name, value in options.items() if value is not None
-    }
+    usual: dict[str, Any] = {"ks": eighths(relevance.values.shape[1]), "random_orders": 2}
+    options = usual | {name: value for name, value in options.items() if value is not None}
     unknown = [name for name in cases if name not in relevance.concepts]
     if unknown:
         raise UnknownConcept(
@@ -155,11 +154,11 @@ def benchmark_polysemy(
     """
     _check(methods, senses)
     prompts = [sense.case.prompt for sense in senses]
-    passed = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
+    passed: dict[str, Any] = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
     settings = settings_of_pictures(pipe, [*prompts, *(sense.reworded for sense in senses)]) | passed
     settings |= {"strength": float(strength), "clamp": clamp, "relevance": relevance.settings.get("weights")}
     settings |= {"words": [sense.word for sense in senses]}
-    axes = {"method": tuple(methods), "seed": tuple(seeds), "prompt": range(len(senses))}
+    axes: Axes = {"method": tuple(methods), "seed": tuple(seeds), "prompt": range(len(senses))}
     folder = RunFolder(out, settings, Scores.empty(axes, settings), "scores")
     kept = set(range(0, len(senses), max(1, -(-len(senses) // keep_prompts)))) if keep_prompts and out else ()
     with quiet(pipe), Progress(folder, folder.so_far.values.size, checkpoint_every, progress) as done:

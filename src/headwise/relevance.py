@@ -188,16 +188,11 @@ class Relevance:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Relevance):
             return NotImplemented
-        pairs = [(getattr(self, n), getattr(other, n)) for n in ("values", "standard_errors", "split_half")]
-        named = (self.concepts, self.head_map, self.settings) == (
-            other.concepts,
-            other.head_map,
-            other.settings,
-        )
-        by_call = (
-            np.array_equal(self.tenths, other.tenths) if self.tenths is not None else other.tenths is None
-        )
-        return named and by_call and all(np.array_equal(a, b, equal_nan=True) for a, b in pairs)
+        said = (self.concepts, self.head_map, self.settings)
+        if said != (other.concepts, other.head_map, other.settings):
+            return False
+        pairs = zip(self._arrays(), other._arrays(), strict=True)
+        return all(np.array_equal(a, b, equal_nan=True) for a, b in pairs)
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -208,6 +203,10 @@ class Relevance:
             heads = ", ".join(f"{rank.index} ({rank.relevance:.1f})" for rank in self.top(name, 3))
             lines.append(f"{name:{width}}  {sure:10.2f}  {heads}")
         return "\n".join(lines)
+
+    def _arrays(self) -> tuple[np.ndarray, ...]:
+        by_call = np.zeros(0) if self.tenths is None else self.tenths
+        return self.values, self.standard_errors, self.split_half, by_call
 
     def _row(self, concept: str) -> int:
         if concept not in self.concepts:

@@ -15,9 +15,10 @@ from jaxtyping import Float
 from headwise.errors import UnreadableFile, VotesMismatch
 from headwise.files import read_arrays, write_arrays
 
-__all__ = ["Scores"]
+__all__ = ["Axes", "Scores"]
 
 Label = str | int
+Axes = Mapping[str, Sequence[Label]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +36,7 @@ class Scores:
     settings: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def empty(cls, axes: Mapping[str, Sequence[Label]], settings: dict[str, Any]) -> "Scores":
+    def empty(cls, axes: Axes, settings: dict[str, Any]) -> "Scores":
         """No scores of no pictures: adding it changes nothing."""
         labels = {name: tuple(of_axis) for name, of_axis in axes.items()}
         return cls(np.full([len(of_axis) for of_axis in labels.values()], np.nan), labels, settings)

@@ -32,7 +32,7 @@ from headwise.intervals import Interval, bootstrap
 from headwise.pipelines import quiet
 from headwise.relevance import Relevance
 from headwise.runs import Progress, RunFolder, settings_of_pictures
-from headwise.scores import Scores
+from headwise.scores import Axes, Scores
 from headwise.steer import weaken
 
 __all__ = ["Weakening", "grid", "measure_weakening", "orders_of"]
@@ -181,14 +181,14 @@ def measure_weakening(
     relevance.head_map.require(head_map, "The relevance", "the pipeline")
     ks = _checked(grid(head_map.all_heads) if ks is None else ks, head_map.all_heads, cases)
     prompts = [case.prompt for case in cases]
-    passed = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
+    passed: dict[str, Any] = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
     settings = settings_of_pictures(pipe, prompts) | passed
     settings |= {"concept": concept, "factor": float(factor), "seeds": list(seeds), "score": _name(score)}
     settings |= {
         "relevance": relevance.settings.get("weights"),
         "order": np.argsort(-relevance[concept], kind="stable").tolist(),
     }
-    axes = {"order": tuple(by_name), "k": ks, "seed": tuple(seeds), "prompt": range(len(cases))}
+    axes: Axes = {"order": tuple(by_name), "k": ks, "seed": tuple(seeds), "prompt": range(len(cases))}
     folder = RunFolder(out, settings, Scores.empty(axes, settings), "scores")
     masks = np.stack(
         [[np.isin(np.arange(head_map.all_heads), order[:k]) for k in ks] for order in by_name.values()]

@@ -88,7 +88,7 @@ def generate(
     """
     pipe = load(model, dtype, device)
     measured = relevance_of(relevance, model)
-    options = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
+    options: dict[str, Any] = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
     if suggest is not None:
         from headwise.suggestion import suggest as run
 
@@ -99,7 +99,7 @@ def generate(
     columns = _columns(spelled, measured, strengths)
     from headwise.comparison import compare
 
-    more = {"negative_prompt": negative_prompt, "height": height, "width": width}
+    more: dict[str, Any] = {"negative_prompt": negative_prompt, "height": height, "width": width}
     drawn = compare(
         pipe, prompt, columns, seed=seed, pictures=pictures, batch_size=batch_size, **options, **more
     )
