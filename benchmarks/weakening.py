@@ -1,0 +1,99 @@
+"""What a weakening sweep costs: 15 k × 2 orders × 3 seeds of one prompt, against the stock pipeline.
+
+    python benchmarks/weakening.py [--json] [--turns 3] [--steps 20]
+
+The built-in model draws every picture of the sweep, once as `measure_weakening` does (rows of a batch with
+heads of their own, ends shared by the orders) and once one by one with nothing hooked, which is the least
+that a sweep without batches could cost. The two take turns within one run. Nobody judges the pictures; both
+decode them.
+"""
+
+import argparse
+import json
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from headwise import emoji
+from headwise.cases import Case
+from headwise.generate import generate
+from headwise.pipelines import load_pipeline, quiet
+from headwise.relevance import Relevance
+from headwise.weakening import LEAST, MOST, grid, measure_weakening
+
+SEEDS = (10, 20, 30)
+
+
+def compare(turns: int, steps: int) -> dict[str, Any]:
+    """Take turns, after a short one to warm up."""
+    pipe, relevance = load_pipeline("emoji"), Relevance.load(emoji.RELEVANCE)
+    ks = grid(relevance.values.shape[1])
+    case = Case("a red car", ("a red car",))
+
+    def sweep(ks: tuple[int, ...] = ks, seeds: tuple[int, ...] = SEEDS) -> None:
+        measure_weakening(
+            pipe,
+            relevance,
+            "Color",
+            [case],
+            lambda pictures, cases: np.zeros(len(pictures)),
+            ks=ks,
+            orders=(MOST, LEAST),
+            seeds=seeds,
+            batch_size=28,
+            num_inference_steps=steps,
+            progress=False,
+        )
+
+    def one_by_one(count: int = 2 * len(ks)) -> None:
+        with quiet(pipe):
+            for seed in SEEDS:
+                for _ in range(count):
+                    generate(pipe, [case.prompt], seed, [0], output_type="pil", num_inference_steps=steps)
+
+    sweep((0, ks[-1]), SEEDS[:1]), one_by_one(1)
+    runs = {"sweep": sweep, "one_by_one": one_by_one}
+    taken = [{name: _seconds(run) for name, run in runs.items()} for _ in range(turns)]
+    found: dict[str, Any] = {"ks": len(ks), "orders": 2, "seeds": len(SEEDS), "steps": steps, "turns": turns}
+    for name in runs:
+        seconds = [turn[name] for turn in taken]
+        found |= {
+            f"{name}_s": statistics.median(seconds),
+            f"{name}_spread_s": [min(seconds), max(seconds)],
+        }
+    found["sweep_over_one_by_one"] = statistics.median(turn["sweep"] / turn["one_by_one"] for turn in taken)
+    machine = {"threads": torch.get_num_threads(), "machine": platform.machine(), "torch": torch.__version__}
+    return found | machine
+
+
+def _seconds(run: Callable[[], None]) -> float:
+    started = time.perf_counter()
+    run()
+    return time.perf_counter() - started
+
+
+def main() -> None:
+    """Print the comparison."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=20, help="denoising steps a picture")
+    options = parser.parse_args()
+    found = compare(options.turns, options.steps)
+    if options.json:
+        sys.stdout.write(json.dumps(found, indent=1) + "\n")
+        return
+    for name in ("sweep", "one_by_one"):
+        low, high = found[f"{name}_spread_s"]
+        sys.stdout.write(f"{name:12} {found[f'{name}_s']:8.1f} s   ({low:.1f} to {high:.1f})\n")
+    sys.stdout.write(f"sweep / one by one {found['sweep_over_one_by_one']:.3f}\n")
+
+
+if __name__ == "__main__":
+    main()
