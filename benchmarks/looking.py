@@ -115,15 +115,21 @@ def compare(calls: int, side: int) -> dict[str, Any]:
     """Take turns, `calls` times, after one turn to warm up."""
     run = ways(sd14(), side)
     turns = [{name: timed(call) for name, call in run.items()} for _ in range(calls + 1)][1:]
+    ratios = {"probe_over_stock": ("probe", "stock"), "naive_over_probe": ("naive", "probe")}
+    return summary(turns, ratios) | {"calls": calls, "latents": side}
+
+
+def summary(turns: list[dict[str, float]], ratios: dict[str, tuple[str, str]]) -> dict[str, Any]:
+    """Median, lowest and highest seconds of each way, medians of ratios within each turn, and the machine."""
     found: dict[str, Any] = {}
-    for name in run:
+    for name in turns[0]:
         seconds = [turn[name] for turn in turns]
         found[f"{name}_s"] = statistics.median(seconds)
         found[f"{name}_spread_s"] = [min(seconds), max(seconds)]
-    found["probe_over_stock"] = statistics.median(turn["probe"] / turn["stock"] for turn in turns)
-    found["naive_over_probe"] = statistics.median(turn["naive"] / turn["probe"] for turn in turns)
+    for name, (over, under) in ratios.items():
+        found[name] = statistics.median(turn[over] / turn[under] for turn in turns)
     machine = {"threads": torch.get_num_threads(), "machine": platform.machine(), "torch": torch.__version__}
-    return found | {"calls": calls, "latents": side} | machine
+    return found | machine
 
 
 def main() -> None:

@@ -9,14 +9,12 @@ medians of wall time and the median of the ratios within each turn.
 
 import argparse
 import json
-import platform
-import statistics
 import sys
 from typing import Any
 
 import numpy as np
 import torch
-from looking import PROMPT_TOKENS, WIDTH, Pipeline, sd14, timed
+from looking import PROMPT_TOKENS, WIDTH, Pipeline, sd14, summary, timed
 
 from headwise.attention import hooked
 from headwise.heads import HeadMap
@@ -38,16 +36,8 @@ def compare(calls: int, side: int) -> dict[str, Any]:
 
     run = {"stock": lambda: pipe(latents, text), "steered": steered}
     turns = [{name: timed(call) for name, call in run.items()} for _ in range(calls + 1)][1:]
-    found: dict[str, Any] = {}
-    for name in run:
-        seconds = [turn[name] for turn in turns]
-        found |= {
-            f"{name}_s": statistics.median(seconds),
-            f"{name}_spread_s": [min(seconds), max(seconds)],
-        }
-    found["steered_over_stock"] = statistics.median(turn["steered"] / turn["stock"] for turn in turns)
-    machine = {"threads": torch.get_num_threads(), "machine": platform.machine(), "torch": torch.__version__}
-    return found | {"calls": calls, "latents": side} | machine
+    ratios = {"steered_over_stock": ("steered", "stock")}
+    return summary(turns, ratios) | {"calls": calls, "latents": side}
 
 
 def main() -> None:

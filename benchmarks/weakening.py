@@ -10,15 +10,11 @@ decode them.
 
 import argparse
 import json
-import platform
-import statistics
 import sys
-import time
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import torch
+from looking import summary, timed
 
 from headwise import emoji
 from headwise.cases import Case
@@ -59,23 +55,9 @@ def compare(turns: int, steps: int) -> dict[str, Any]:
 
     sweep((0, ks[-1]), SEEDS[:1]), one_by_one(1)
     runs = {"sweep": sweep, "one_by_one": one_by_one}
-    taken = [{name: _seconds(run) for name, run in runs.items()} for _ in range(turns)]
-    found: dict[str, Any] = {"ks": len(ks), "orders": 2, "seeds": len(SEEDS), "steps": steps, "turns": turns}
-    for name in runs:
-        seconds = [turn[name] for turn in taken]
-        found |= {
-            f"{name}_s": statistics.median(seconds),
-            f"{name}_spread_s": [min(seconds), max(seconds)],
-        }
-    found["sweep_over_one_by_one"] = statistics.median(turn["sweep"] / turn["one_by_one"] for turn in taken)
-    machine = {"threads": torch.get_num_threads(), "machine": platform.machine(), "torch": torch.__version__}
-    return found | machine
-
-
-def _seconds(run: Callable[[], None]) -> float:
-    started = time.perf_counter()
-    run()
-    return time.perf_counter() - started
+    taken = [{name: timed(run) for name, run in runs.items()} for _ in range(turns)]
+    swept = {"ks": len(ks), "orders": 2, "seeds": len(SEEDS), "steps": steps, "turns": turns}
+    return swept | summary(taken, {"sweep_over_one_by_one": ("sweep", "one_by_one")})
 
 
 def main() -> None:

@@ -15,21 +15,6 @@ COMMANDS = ("demo", "measure", "show", "doctor", "report", "generate", "weaken")
 
 
 @pytest.fixture
-def run(capfd):
-    """Run a command in this process: (exit code, stdout, stderr)."""
-
-    def run(*arguments):
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as left:
-            cli.main([str(argument) for argument in arguments])
-        out, err = capfd.readouterr()
-        assert "Traceback" not in out + err
-        return left.value.code or 0, out, err
-
-    return run
-
-
-@pytest.fixture
 def refused(run):
     """The one sentence with which a command is refused."""
 

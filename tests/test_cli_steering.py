@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from headwise import cli
 from headwise.heads import HeadMap
 from headwise.pictures import settings_in
 from headwise.relevance import Relevance
@@ -21,21 +20,6 @@ prompts = ["a red dog", "a red cat"]
 reworded = "a dog in red color"
 texts = ["a dog in red color", "a red"]
 """
-
-
-@pytest.fixture
-def run(capfd):
-    """Run a command in this process: (exit code, stdout, stderr)."""
-
-    def run(*arguments):
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as left:
-            cli.main([str(argument) for argument in arguments])
-        out, err = capfd.readouterr()
-        assert "Traceback" not in out + err
-        return left.value.code or 0, out, err
-
-    return run
 
 
 @pytest.fixture

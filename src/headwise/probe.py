@@ -247,6 +247,11 @@ def measure(
                 done(Votes.of_pictures(probe.take(), numbers, probe.head_map, concepts, settings))
                 if _enough(done.so_far, pictures, until):
                     break
+    return _finished(folder)
+
+
+def _finished(folder: RunFolder[Votes]) -> Relevance:
+    """The relevance of all votes so far, saved beside them."""
     relevance = Relevance.from_votes(folder.so_far)
     relevance = replace(relevance, settings=relevance.settings | {"versions": versions()})
     if folder.path is not None:
