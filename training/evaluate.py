@@ -26,11 +26,10 @@ from transformers import CLIPModel, CLIPTokenizer
 from vocabulary import CONCEPTS
 
 from headwise.attention import Attend, Site, hooked
-from headwise.concepts import ConceptSet
 from headwise.generate import generate
 from headwise.heads import HeadMap
 from headwise.pipelines import quiet
-from headwise.probe import measure
+from headwise.relevance import Relevance
 from headwise.tokens import token_positions
 
 GROUPS = {
@@ -135,25 +134,14 @@ def judge_on_drawings(painter: Painter, judge: object, each: int) -> dict[str, f
 def table(
     pipe: StableDiffusionPipeline,
     judge: object,
+    relevance: Relevance,
     half: int,
-    pictures: int,
     each: int,
     steps: int,
     guidance: float,
     concepts: list[str],
 ) -> dict[str, dict[str, float]]:
     """The causality table on half of the words: 0 for tuning words, 1 for reporting words."""
-    everything = ConceptSet(CONCEPTS)
-    prompts = [world.sample(random.Random(f"prompt {i}"))[1] for i in range(1000)]
-    relevance = measure(
-        pipe,
-        everything,
-        pictures=pictures,
-        prompts=prompts,
-        num_inference_steps=steps,
-        guidance_scale=guidance,
-        batch_size=20,
-    )
     inner = [16, 32, 64, 96]
     rows = {}
     for concept in concepts:
@@ -228,10 +216,10 @@ def main() -> None:
     parse.add_argument("--half", choices=("tuning", "reporting"), default="tuning")
     parse.add_argument("--concepts", nargs="+", default=list(CONCEPTS))
     parse.add_argument("--each", type=int, default=40)
-    parse.add_argument("--pictures", type=int, default=150)
     parse.add_argument("--steps", type=int, default=20)
     parse.add_argument("--guidance", type=float, default=5.0)
     parse.add_argument("--threads", type=int, default=2)
+    parse.add_argument("--dtype", default="float32", help="bfloat16 draws nearly twice as fast on some CPUs")
     given = parse.parse_args()
     torch.set_num_threads(given.threads)
     painter = Painter(sprites.load(given.sprites))
@@ -246,6 +234,7 @@ def main() -> None:
             print(f"judge on drawings  {concept:24} {score:.3f}", flush=True)
     if set(given.parts) & {"pictures", "misread", "table"}:
         pipe = StableDiffusionPipeline.from_pretrained(given.work / "model", dtype=torch.float32)
+        pipe.to(getattr(torch, given.dtype))
         with quiet(pipe):
             if "pictures" in given.parts:
                 found |= {"steps": given.steps, "guidance": given.guidance}
@@ -260,16 +249,17 @@ def main() -> None:
                 found |= more
                 _sheet(shown, given.work / "misread.png")
             if "table" in given.parts:
+                relevance = Relevance.load(given.work / "relevance/relevance.safetensors")
                 found |= {
-                    "pictures_table": given.pictures,
-                    "steps_table": given.steps,
+                    "pictures_table": relevance.settings["pictures"],
+                    "steps_table": relevance.settings["num_inference_steps"],
                     "each_table": given.each,
                 }
                 found[f"weakening_{given.half}"] = table(
                     pipe,
                     judge,
+                    relevance,
                     int(given.half == "reporting"),
-                    given.pictures,
                     given.each,
                     given.steps,
                     given.guidance,

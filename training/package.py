@@ -67,6 +67,10 @@ def main() -> None:
     for folder in (model, judge):
         shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(given.work / "model", model)
+    for file in model.rglob("config.json"):  # which say where the part was loaded from
+        said = json.loads(file.read_text())
+        if said.pop("_name_or_path", None):
+            file.write_text(json.dumps(said, indent=2) + "\n")
     CLIPModel.from_pretrained(given.work / "judge").to(torch.float16).save_pretrained(judge)
     CLIPTokenizer.from_pretrained(given.work / "judge").save_pretrained(judge)
     half = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}  # pictures in -1 … 1
