@@ -127,6 +127,8 @@ def test_benchmark_weakening(run, desk, judged):
     assert set(found["concepts"]) == {"Color"} and 0 <= found["share_positive"] <= 1
     code, out, _ = run(*line)
     assert code == 0 and "of 1 concepts" in out
+    page = (desk / "runs/benchmark-weakening/index.html").read_text()
+    assert "The first prompt of each." in page and "k = 0" in page
 
 
 def test_benchmark_polysemy(run, desk, judged):

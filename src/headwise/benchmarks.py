@@ -49,9 +49,10 @@ def benchmark_weakening(
 
     Args:
         cases: Of every concept that is put on trial.
-        options: As `measure_weakening` takes them; by default six numbers of heads and two random orders.
+        options: As `measure_weakening` takes them; by default six numbers of heads, two random orders
+            and the pictures of one prompt.
     """
-    usual: dict[str, Any] = {"ks": eighths(relevance.values.shape[1]), "random_orders": 2}
+    usual: dict[str, Any] = {"ks": eighths(relevance.values.shape[1]), "random_orders": 2, "keep_prompts": 1}
     options = usual | {name: value for name, value in options.items() if value is not None}
     unknown = [name for name in cases if name not in relevance.concepts]
     if unknown:

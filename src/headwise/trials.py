@@ -113,7 +113,8 @@ def _weakenings(inner: dict[Path, Weakening]) -> Page:
     )
     first = next(iter(named.values()))
     strips = [_most_and_least(name, folder, inner[folder]) for name, folder in zip(named, inner, strict=True)]
-    pictures = Section("Pictures", "The first prompt of each.", strips=tuple(s for p in strips for s in p))
+    shown = tuple(strip for of_one in strips for strip in of_one)
+    pictures = [Section("Pictures", "The first prompt of each.", strips=shown)] if shown else []
     return Page(
         title="Is a concept lost where its heads are weakened?",
         lead=WEAKENING,
@@ -122,7 +123,7 @@ def _weakenings(inner: dict[Path, Weakening]) -> Page:
             ("random order in between", f"{between} of {len(named)}"),
             ("pictures scored", str(sum(len(found.scores) for found in named.values()))),
         ],
-        sections=[overview, pictures],
+        sections=[overview, *pictures],
         settings=list(settings_rows(first.scores.settings)),
     )
 
