@@ -7,7 +7,10 @@ A cross-attention layer computes `attend(q, k, v) = softmax(q kᵀ/√d) v`. A h
 and `lambda attend, site, q, k, v: attend(q, k, v)` is the hook that does nothing. `attend` is the model's own
 fused kernel, with the mask and scale its processor asked for; of several hooks each one's `attend` is the
 next hook. A hook that has a method `prepare(call)` is told of each denoiser call before it begins, outside
-whatever `torch.compile` compiled.
+whatever `torch.compile` compiled. A hook with an attribute `kinds` that holds "self" also stands at the
+self-attention beside each of these layers, where keys are pixels too. One with an attribute `features`,
+module paths of residual blocks, gets each one's output by its method `feature(output)` and returns what to go
+on with.
 
 No processor is replaced. While the context is open, the forward of every layer of the head map runs inside a
 `TorchFunctionMode` that meets the layer's first call of `scaled_dot_product_attention`: norms, LoRA and
@@ -50,8 +53,8 @@ class Site:
         layer: Index of the layer in the head map.
         address: Its module path.
         heads: Its number of heads.
-        kind: "cross" or "joint".
-        text: Which keys are text.
+        kind: "cross" or "joint"; "self" at the self-attention beside the layer.
+        text: Which keys are text; none at self-attention.
         conditional: Which rows of the batch carry the prompt; the others carry the negative prompt.
         picture: For each row, which picture of the batch it belongs to.
         height, width: The latent grid of this layer; the query's pixels are its rows one after the other.
@@ -182,6 +185,13 @@ class _Door:
         modules = dict(self.denoiser.named_modules())
         for index, layer in enumerate(self.head_map):
             self.undo.append(_replace_forward(layer.address, modules[layer.address], self._through(index)))
+            beside = _self_attention_beside(layer.address)
+            if beside in modules and any("self" in _kinds(hook) for hook in self.hooks):
+                through = self._through(index, "self")
+                self.undo.append(_replace_forward(beside, modules[beside], through))
+        for hook in self.hooks:
+            for address in getattr(hook, "features", ()):
+                self.undo.append(_hand_on(modules, address, hook))
         if not isinstance(self.pipe, nn.Module):
             self.undo.append(_replace_call(self.pipe, self))
 
@@ -235,13 +245,13 @@ class _Door:
     def _finish(self, module: nn.Module, args: tuple, output: Any) -> None:
         self.completed += 1
 
-    def _through(self, index: int) -> Callable[[nn.Module, Callable], Callable]:
-        """The forward of layer `index`, led through the door."""
+    def _through(self, index: int, kind: str = "") -> Callable[[nn.Module, Callable], Callable]:
+        """The forward of layer `index`, or of the self-attention beside it, led through the door."""
 
         def through(module: nn.Module, forward: Callable) -> Callable:
             @functools.wraps(forward)
             def met(*args: Any, **kwargs: Any) -> Any:
-                meeting = _Meeting(self, index, module)
+                meeting = _Meeting(self, index, module, kind or self.head_map.layers[index].kind)
                 with meeting:
                     output = forward(*args, **kwargs)
                 if not meeting.held:
@@ -251,14 +261,14 @@ class _Door:
                         "scaled_dot_product_attention. Use the fused processor: "
                         "pipe.unet.set_attn_processor(AttnProcessor2_0())."
                     )
-                self.reached[index] = True
+                self.reached[index] |= kind != "self"
                 return output
 
             return met
 
         return through
 
-    def site(self, index: int, module: nn.Module, query: Tensor, key: Tensor) -> Site:
+    def site(self, index: int, kind: str, module: nn.Module, query: Tensor, key: Tensor) -> Site:
         """Where layer `index` stands in the denoiser call under way."""
         layer, now = self.head_map.layers[index], self.now
         height, width = self._grid_of(layer.address, query.shape[-2])
@@ -266,8 +276,8 @@ class _Door:
             layer=index,
             address=layer.address,
             heads=layer.heads,
-            kind=layer.kind,
-            text=slice(0, key.shape[-2]),
+            kind=kind,
+            text=slice(0, 0 if kind == "self" else key.shape[-2]),
             conditional=now.conditional,
             picture=tuple(row % now.pictures for row in range(now.rows)),
             height=height,
@@ -300,9 +310,9 @@ class _Door:
 class _Meeting(TorchFunctionMode):
     """One layer's forward: the first attention it computes goes through the hooks."""
 
-    def __init__(self, door: _Door, index: int, module: nn.Module) -> None:
+    def __init__(self, door: _Door, index: int, module: nn.Module, kind: str) -> None:
         super().__init__()
-        self.door, self.index, self.module, self.held = door, index, module, False
+        self.door, self.index, self.module, self.kind, self.held = door, index, module, kind, False
 
     def __torch_function__(
         self, func: Callable, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
@@ -326,10 +336,28 @@ class _Meeting(TorchFunctionMode):
         def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             return kernel(q, k, v, *args, **options)
 
-        site = self.door.site(self.index, self.module, query, key)
+        site = self.door.site(self.index, self.kind, self.module, query, key)
         for hook in reversed(self.door.hooks):
-            attend = functools.partial(_ask, hook, attend, site)
+            if self.kind in _kinds(hook):
+                attend = functools.partial(_ask, hook, attend, site)
         return attend(query, key, value)
+
+
+def _kinds(hook: AttentionHook) -> tuple[str, ...]:
+    return getattr(hook, "kinds", ("cross", "joint"))
+
+
+def _self_attention_beside(address: str) -> str:
+    """A transformer block of diffusers reads itself in `attn1` and the text in `attn2`."""
+    return address.removesuffix("attn2") + "attn1"
+
+
+def _hand_on(modules: dict[str, nn.Module], address: str, hook: Any) -> Callable[[], None]:
+    if address not in modules:
+        raise HookMisuse(
+            f"{hook!r} asks for {address}, which this denoiser has not. Name one of its own blocks."
+        )
+    return modules[address].register_forward_hook(lambda module, args, output: hook.feature(output)).remove
 
 
 def _ask(

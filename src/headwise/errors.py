@@ -62,6 +62,10 @@ class PictureCountedTwice(HeadwiseError):
     """Two votes that both counted the same picture."""
 
 
+class PromptsNotAlike(HeadwiseError):
+    """A source and a target prompt share no word, or are the same."""
+
+
 class RunMismatch(HeadwiseError):
     """A folder that holds another run."""
 

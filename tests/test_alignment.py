@@ -1,0 +1,85 @@
+"""Alignment: every token of the target comes from the right tokens of the source, or is new."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from conftest import tiny_tokenizer
+from headwise.alignment import align
+from headwise.errors import PromptsNotAlike
+from headwise.tokens import token_positions
+
+TOKENIZER = tiny_tokenizer()
+WORDS = st.sampled_from(
+    ["a", "red", "dog", "cat", "vase", "lavender", "on", "the", "beach", "polka-dot", "zebra"]
+)
+PROMPTS = st.lists(WORDS, min_size=1, max_size=4).map(" ".join)
+
+
+@settings(deadline=None)
+@given(PROMPTS)
+def test_a_prompt_aligns_with_itself_token_by_token(prompt):
+    found = align(TOKENIZER, prompt, prompt)
+    assert np.array_equal(found.matrix, np.eye(len(found.matrix)))
+    assert not found.replaced.any() and not found.new.any()
+
+
+@settings(deadline=None)
+@given(PROMPTS, PROMPTS)
+def test_no_attention_is_made_or_handed_on_twice(source, target):
+    """Rows of M sum to 1, or to 0 where a word was dropped; words of the target come from the source or are new."""
+    source, target = f"a {source}", f"a {target}"
+    found = align(TOKENIZER, source, target)
+    rows = found.matrix.sum(1)
+    assert np.all(np.isclose(rows, 1) | (rows == 0))
+    end = len(TOKENIZER(target)["input_ids"])
+    assert np.array_equal(found.matrix.sum(0)[:end] > 0, ~found.new[:end])
+    assert not (found.new & found.replaced).any()
+
+
+@settings(deadline=None)
+@given(st.lists(WORDS, min_size=2, max_size=4, unique=True), st.data())
+def test_alignment_inverts(words, data):
+    """One word exchanged or added: who stands for whom is the same on the way back."""
+    place = data.draw(st.integers(0, len(words) - 1))
+    source = [*words[:place], *["penguin"] * data.draw(st.booleans()), *words[place + 1 :]]
+    there = align(TOKENIZER, " ".join(source), " ".join(words)) if set(source) & set(words) else None
+    if there is not None:
+        back = align(TOKENIZER, " ".join(words), " ".join(source))
+        assert np.array_equal(there.matrix.T > 0, back.matrix > 0)
+
+
+def test_words_of_unequal_token_counts_share_attention():
+    source, target = "a red dog", "a lavender dog"
+    found = align(TOKENIZER, source, target)
+    red = token_positions(TOKENIZER, source, "red")
+    lavender = token_positions(TOKENIZER, target, "lavender")
+    assert len(lavender) != len(red)
+    assert np.allclose(found.matrix[np.ix_(red, lavender)], 1 / len(lavender))
+    assert found.replaced.nonzero()[0].tolist() == list(lavender)
+    dogs = token_positions(TOKENIZER, source, "dog")[0], token_positions(TOKENIZER, target, "dog")[0]
+    assert found.matrix[dogs] == 1
+
+
+def test_added_words_are_new_and_the_rest_moves_along():
+    source, target = "a dog on the beach", "a red dog on the beach"
+    found = align(TOKENIZER, source, target)
+    assert found.new.nonzero()[0].tolist() == list(token_positions(TOKENIZER, target, "red"))
+    for word in ("dog", "beach"):
+        s, t = (token_positions(TOKENIZER, p, word) for p in (source, target))
+        assert np.array_equal(found.matrix[np.ix_(s, t)], np.eye(len(s)))
+    ends = [len(TOKENIZER(p)["input_ids"]) - 1 for p in (source, target)]
+    assert found.matrix[ends[0], ends[1]] == 1
+
+
+def test_punctuation_stands_for_itself():
+    found = align(TOKENIZER, "a red dog", "a red dog, a cat")
+    assert not found.replaced.any()
+    dogs = token_positions(TOKENIZER, "a red dog", "dog")
+    assert np.array_equal(found.matrix[np.ix_(dogs, dogs)], np.eye(len(dogs)))
+
+
+def test_prompts_without_a_common_word_are_refused():
+    with pytest.raises(PromptsNotAlike, match="have no word in common.*changing or adding words"):
+        align(TOKENIZER, "red dog", "blue vase")

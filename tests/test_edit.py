@@ -1,0 +1,256 @@
+"""Prompt-to-prompt: the sum of two attentions is the map with exchanged columns; edits leave sources alone."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from conftest import BUILD, tiny_sd
+from headwise.alignment import align
+from headwise.attention import hooked
+from headwise.blend import LocalBlend
+from headwise.edit import PromptToPrompt, draw_edits, edit
+from headwise.errors import BadStrength, HeadwiseError, HookMisuse, PromptsNotAlike, WordNotInPrompt
+from headwise.heads import HeadMap
+from headwise.rivals import FreePrompt, MasaCtrl, PlugAndPlay, compose, sdedit
+from headwise.tokens import token_positions
+from test_steer import relevance_for
+
+STEPS = 4
+GROUPS = [
+    ("a red dog", "a lavender dog", "a red cat on the beach"),
+    ("a dog on the beach", "a cat on the beach", "a red dog on the beach"),
+]
+FAST = {"num_inference_steps": STEPS, "output_type": "latent"}
+
+
+def draw(pipe, groups, *hooks, **options):
+    return torch.stack(
+        [torch.stack(g) for g in draw_edits(pipe, groups, hooks, seeds=range(len(groups)), **FAST | options)]
+    )
+
+
+class Explicit:
+    """The naive twin: whole maps, one picture, head and token at a time, nothing kept from call to call."""
+
+    kinds = ("cross", "self")
+
+    def __init__(self, pipe, groups, cross, self_until, weights=None, factors=None):
+        self.tokenizer, self.groups, self.cross, self.self_until = pipe.tokenizer, groups, cross, self_until
+        self.weights, self.factors = weights or {}, factors or {}
+        self.starts = [start for start, _ in HeadMap.of(pipe).slices]
+
+    def __call__(self, attend, site, q, k, v):
+        maps = torch.softmax(q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1]), -1)
+        done, first = site.step / site.call.steps, site.conditional.start
+        new = maps.clone()
+        for g, group in enumerate(self.groups):
+            source = first + g * len(group)
+            for n, target in enumerate(group[1:], 1):
+                if site.kind == "self":
+                    if (
+                        done < self.self_until
+                        and site.height * site.width * 16 <= site.call.grid[0] * site.call.grid[1]
+                    ):
+                        new[source + n] = maps[source]
+                else:
+                    new[source + n] = self.columns(
+                        site, maps[source], maps[source + n], group[0], target, done
+                    )
+        return new @ v
+
+    def columns(self, site, source, own, source_prompt, target_prompt, done):
+        found = align(self.tokenizer, source_prompt, target_prompt, own.shape[-1])
+        named = {
+            w: self.positions(target_prompt, w) for w in {*self.cross, *self.weights, *self.factors} - {""}
+        }
+        new = own.clone()
+        for t in range(own.shape[-1]):
+            until = next((self.cross[w] for w in self.cross if w and t in named[w]), self.cross[""])
+            concept = next((f for w, f in self.factors.items() if t in named[w]), None)
+            if done < until and concept is None and found.matrix[:, t].any():
+                new[..., t] = sum(source[..., s] * found.matrix[s, t] for s in range(own.shape[-1]))
+            elif done < until and concept is not None:
+                for head in range(site.heads):
+                    new[head, :, t] *= concept[self.starts[site.layer] + head]
+            for word, weight in self.weights.items():
+                if t in named[word]:
+                    new[..., t] *= weight
+        return new
+
+    def positions(self, prompt, word):
+        return token_positions(self.tokenizer, prompt, word) if word in prompt.split() else ()
+
+
+@pytest.mark.parametrize("guidance", [1.0, 5.0])
+def test_two_attentions_are_the_map_with_exchanged_columns(exact_pipe, guidance):
+    relevance = relevance_for(exact_pipe)
+    ours = PromptToPrompt(
+        targets=2,
+        cross={"": 0.6, "dog": 0.3},
+        self_attention=0.5,
+        coarse=1 / 16,
+        weights={"beach": 2.5},
+        relevance=relevance,
+        concepts={"lavender": "Color", "cat": "Animals"},
+        strength=1.5,
+    )
+    factors = {w: 1 + 1.5 * (relevance[c] - 1) for w, c in (("lavender", "Color"), ("cat", "Animals"))}
+    twin = Explicit(exact_pipe, GROUPS, {"": 0.6, "dog": 0.3}, 0.5, {"beach": 2.5}, factors)
+    found, expected = (draw(exact_pipe, GROUPS, hook, guidance_scale=guidance) for hook in (ours, twin))
+    assert (found - expected).abs().max() < 1e-12 * expected.abs().max()
+    plain = draw(exact_pipe, GROUPS, guidance_scale=guidance)
+    assert not torch.allclose(found[:, 1:], plain[:, 1:], atol=1e-6)  # something was edited at all
+
+
+@pytest.mark.parametrize("name", BUILD)
+def test_sources_are_left_alone(name):
+    pipe = BUILD[name]()
+    hooks = (PromptToPrompt(targets=2), FreePrompt(targets=2), MasaCtrl(targets=2))
+    plain = draw(pipe, GROUPS)
+    for hook in hooks:
+        assert torch.equal(draw(pipe, GROUPS, hook)[:, 0], plain[:, 0]), hook
+
+
+def test_empty_windows_change_no_bit(pipe):
+    nothing = PromptToPrompt(targets=2, cross=0, self_attention=0)
+    assert torch.equal(draw(pipe, GROUPS, nothing), draw(pipe, GROUPS))
+
+
+def test_replacing_a_prompt_by_itself_is_the_identity():
+    pipe, same = tiny_sd(dtype=torch.float64), [("a red dog", "a red dog")]
+    found = draw(pipe, same, PromptToPrompt(cross=1, self_attention=1))
+    assert (found[:, 1] - draw(pipe, same)[:, 1]).abs().max() < 1e-12
+
+
+def test_whole_windows_keep_the_source_but_for_values(sd):
+    """The longer the windows, the nearer a target is to its source."""
+    group = [("a red dog", "a red cat")]
+
+    def distance(share):
+        pictures = draw(sd, group, PromptToPrompt(cross=share, self_attention=share, coarse=1))
+        return float((pictures[0, 1] - pictures[0, 0]).abs().mean())
+
+    assert distance(1) < distance(0)
+
+
+def test_a_group_is_drawn_as_if_it_were_alone(exact_pipe):
+    together = draw(exact_pipe, GROUPS, PromptToPrompt(targets=2))
+    alone = draw_edits(exact_pipe, GROUPS[1:], [PromptToPrompt(targets=2)], seeds=[1], **FAST)
+    assert torch.allclose(together[1], torch.stack(alone[0]), atol=1e-10)
+
+
+def test_edit_draws_source_and_targets_of_every_seed(sd):
+    before = sd.unet.conv_in.weight.clone()
+    found = edit(
+        sd,
+        "a red dog",
+        ["a red cat", "a lavender dog"],
+        seeds=(3, 4, 5),
+        progress=False,
+        num_inference_steps=2,
+    )
+    assert [len(row) for row in found] == [3, 3, 3]
+    assert all(isinstance(picture, Image.Image) for row in found for picture in row)
+    one = edit(
+        sd, "a red dog", ["a red cat", "a lavender dog"], seeds=(4,), progress=False, num_inference_steps=2
+    )
+    difference = np.abs(np.asarray(found[1][1], float) - np.asarray(one[0][1], float))
+    assert difference.max() <= 1 and torch.equal(before, sd.unet.conv_in.weight)
+
+
+def test_local_blend_keeps_the_source_outside_its_mask(sd):
+    group = [("a red dog", "a red cat")]
+    everything = draw(sd, group, PromptToPrompt(), LocalBlend(threshold=0.0, start=0.0))
+    assert torch.equal(everything, draw(sd, group, PromptToPrompt()))
+    nothing = draw(sd, group, PromptToPrompt(), LocalBlend(threshold=1.0, start=0.0))
+    assert torch.equal(nothing[:, 1], nothing[:, 0])
+    some = draw(sd, group, PromptToPrompt(), LocalBlend(threshold=0.9, start=0.0))[0]
+    kept = (some[0] == some[1]).all(0)
+    assert 0 < kept.sum() < kept.numel()
+
+
+def test_every_rival_runs_on_every_pipeline(pipe):
+    plain = draw(pipe, GROUPS)
+    block = next(
+        n
+        for n, m in pipe.unet.named_modules()
+        if n.startswith("up_blocks") and type(m).__name__ == "ResnetBlock2D"
+    )
+    for rival in (
+        FreePrompt(targets=2, layers=(0, 1)),
+        MasaCtrl(targets=2),
+        PlugAndPlay(targets=2, block=block),
+    ):
+        found = draw(pipe, GROUPS, rival)
+        assert torch.equal(found[:, 0], plain[:, 0]) and not torch.equal(found[:, 1], plain[:, 1]), rival
+        assert torch.equal(draw(pipe, GROUPS), plain)
+
+
+def test_masactrl_from_the_start_in_all_layers_looks_only_at_the_source(sd):
+    """With all features handed on too, nothing is left of a target's own self-attention."""
+    seen = []
+
+    def look(attend, site, q, k, v):
+        seen.append((site.kind, float((k[1] - k[0]).abs().max())))
+        return attend(q, k, v)
+
+    look.kinds = ("self",)
+    draw(sd, [("a red dog", "a red cat")], MasaCtrl(start=0, first_layer=0), look, guidance_scale=1.0)
+    assert seen and all(kind == "self" and difference == 0 for kind, difference in seen)
+
+
+def test_sdedit_and_composition_draw_pictures(sd):
+    source = Image.new("RGB", (16, 16), "red")
+    drawn = sdedit(sd, [source], ["a red dog"], strength=0.5, seeds=[0], num_inference_steps=4)
+    assert drawn[0].size == source.size
+    again = compose(sd, ["a red dog", "a cat"], seeds=[0, 1], num_inference_steps=2)
+    assert len(again) == 2 and again[0].size == (16, 16)
+
+
+def test_self_attention_hooks_meet_every_block_once(pipe):
+    seen = []
+
+    def look(attend, site, q, k, v):
+        seen.append(site.address)
+        assert site.kind == "self" and k.shape[-2] == q.shape[-2] == site.height * site.width
+        return attend(q, k, v)
+
+    look.kinds = ("self",)
+    with hooked(pipe, look):
+        pipe("a dog", num_inference_steps=1, output_type="latent")
+    head_map = HeadMap.of(pipe)
+    assert sorted(seen) == sorted(layer.address for layer in head_map)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "said"),
+    [
+        (lambda p: edit(p, "a red dog", ["a  red dog"]), PromptsNotAlike, "nothing to edit"),
+        (lambda p: edit(p, "red dog", ["blue vase"]), PromptsNotAlike, "no word in common"),
+        (lambda p: edit(p, "a red dog", []), HeadwiseError, "No target"),
+        (
+            lambda p: edit(p, "a dog", ["a cat"], PromptToPrompt(weights={"vase": 2}), progress=False),
+            WordNotInPrompt,
+            "'vase'",
+        ),
+        (lambda p: PromptToPrompt(cross=1.5), BadStrength, "expected 0 to 1"),
+        (lambda p: PromptToPrompt(concepts={"a": "Color"}), HookMisuse, "no relevance"),
+        (lambda p: LocalBlend(threshold=2), BadStrength, "expected 0 to 1"),
+        (
+            lambda p: edit(p, "a dog", ["a cat"], PromptToPrompt(targets=2), progress=False),
+            HookMisuse,
+            "2 targets",
+        ),
+        (
+            lambda p: edit(p, "a dog", ["a cat"], PlugAndPlay(block="nowhere"), progress=False),
+            HookMisuse,
+            "has not",
+        ),
+    ],
+)
+def test_refusals(sd, call, error, said):
+    with pytest.raises(error, match=said):
+        call(sd)
