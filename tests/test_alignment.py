@@ -28,7 +28,7 @@ def test_a_prompt_aligns_with_itself_token_by_token(prompt):
 @settings(deadline=None)
 @given(PROMPTS, PROMPTS)
 def test_no_attention_is_made_or_handed_on_twice(source, target):
-    """Rows of M sum to 1, or to 0 where a word was dropped; words of the target come from the source or are new."""
+    """Rows of M sum to 1, or to 0 where a word was dropped; words of a target come from it or are new."""
     source, target = f"a {source}", f"a {target}"
     found = align(TOKENIZER, source, target)
     rows = found.matrix.sum(1)

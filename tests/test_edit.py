@@ -1,4 +1,4 @@
-"""Prompt-to-prompt: the sum of two attentions is the map with exchanged columns; edits leave sources alone."""
+"""Prompt-to-prompt: a sum of two attentions is the map with exchanged columns; edits leave sources alone."""
 
 import math
 

@@ -7,8 +7,8 @@ With M the matrix "source target" of an alignment, map column t of the target is
     A'[:, t] = Σ_s A[:, s] M[s, t]
 
 A source token whose word stays, or is replaced, hands its attention on whole: its row sums to 1. Where a
-word of n tokens is replaced by one of m, each of the n gives 1/m to each of the m. Start goes to start, end to
-end, and padding to padding.
+word of n tokens is replaced by one of m, each of the n gives 1/m to each of the m. Start goes to start, end
+to end, and padding to padding.
 
 References:
     | Prompt-to-Prompt Image Editing with Cross Attention Control (Hertz et al., 2022)

@@ -26,7 +26,7 @@ import functools
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -101,6 +101,8 @@ class DenoiserCall:
         device: Where the latents are.
         tokenizer: The pipeline's; None for a bare denoiser.
         head_map: The denoiser's.
+        again: From latents and a timestep to what the denoiser says of them, for the rows with the prompt
+            only, with this call's text; hooks see it, and no step is counted.
     """
 
     step: int = 0
@@ -113,6 +115,7 @@ class DenoiserCall:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     tokenizer: Any = None
     head_map: HeadMap = field(default_factory=lambda: HeadMap(()))
+    again: Callable[[Tensor, Tensor], Any] | None = None
 
     @property
     def conditional(self) -> slice:
@@ -229,11 +232,23 @@ class _Door:
             device=latents.device,
             tokenizer=getattr(self.pipe, "tokenizer", None),
             head_map=self.head_map,
+            again=functools.partial(self._again, args, kwargs),
         )
         call.steps += 1
         for hook in self.hooks:
             if hasattr(hook, "prepare"):
                 hook.prepare(self.now)
+
+    def _again(self, args: tuple, kwargs: dict, latents: Tensor, timestep: Tensor) -> Any:
+        """The denoiser on other latents, rows with the prompt only; its own forward, which counts no step."""
+        before = self.now
+        mine = functools.partial(_rows_of, rows=before.rows, chosen=before.conditional)
+        named = {name: mine(value) for name, value in kwargs.items() if name not in ("sample", "timestep")}
+        self.now = replace(before, rows=before.pictures)
+        try:
+            return self.denoiser.forward(latents, timestep, *map(mine, args[2:]), **named)
+        finally:
+            self.now = before
 
     def _steps(self) -> int:
         """How many denoiser calls this pipeline call will make, as far as the pipeline says."""
@@ -358,6 +373,13 @@ def _hand_on(modules: dict[str, nn.Module], address: str, hook: Any) -> Callable
             f"{hook!r} asks for {address}, which this denoiser has not. Name one of its own blocks."
         )
     return modules[address].register_forward_hook(lambda module, args, output: hook.feature(output)).remove
+
+
+def _rows_of(value: Any, rows: int, chosen: slice) -> Any:
+    """Those rows of whatever the denoiser was given that has a row for each of the batch."""
+    if isinstance(value, dict):
+        return {name: _rows_of(part, rows, chosen) for name, part in value.items()}
+    return value[chosen] if isinstance(value, Tensor) and value.ndim and len(value) == rows else value
 
 
 def _ask(

@@ -4,9 +4,9 @@ A batch holds groups, each a source and its targets. After every step a target's
 
     x* ← x + m (x* − x)
 
-with x the source's latents and m the mask where either of the two pictures attends to a word that was changed:
-the map of those words, averaged over heads, coarse layers and the calls so far, widened by one position,
-relative to its own maximum, above a threshold.
+with x the source's latents and m the mask where either of the two pictures attends to a word that was
+changed: the map of those words, averaged over heads, coarse layers and the calls so far, widened by one
+position, relative to its own maximum, above a threshold.
 
 References:
     | Prompt-to-Prompt Image Editing with Cross Attention Control (Hertz et al., 2022)
@@ -24,7 +24,7 @@ from headwise.alignment import align
 from headwise.attention import Attend, DenoiserCall, Site
 from headwise.errors import BadStrength, HookMisuse
 
-__all__ = ["LocalBlend", "source_rows"]
+__all__ = ["LocalBlend", "coarse_side", "source_rows"]
 
 
 def source_rows(call: DenoiserCall, targets: int, both: bool = False) -> Int[Tensor, " rows"]:
@@ -76,7 +76,7 @@ class LocalBlend:
 
     def __call__(self, attend: Attend, site: Site, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Keep the maps of changed words at coarse layers, and attend as ever."""
-        if site.height == _coarse(site.call.grid[0]):
+        if site.height == coarse_side(site.call.grid[0]):
             rows = site.conditional
             scores = query[rows].float() @ key[rows].float().transpose(-1, -2) * query.shape[-1] ** -0.5
             words = self._words.to(scores)[:, None, None]
@@ -120,7 +120,7 @@ class LocalBlend:
         return words.clamp(max=1)
 
 
-def _coarse(side: int) -> int:
+def coarse_side(side: int) -> int:
     """The height of the layers whose maps are read: a quarter of the latents', though not under 8."""
     goal = max(8, side / 4)
     while side > goal:

@@ -29,9 +29,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from PIL import Image
 from torch import Tensor
-
 from tqdm.auto import tqdm
 
 from headwise.alignment import Alignment, align
@@ -252,7 +250,7 @@ def edit(
         seeds: One group of pictures each.
         batch_size: Pictures per pipeline call, at most, though a group is never cut.
         progress: Show a bar on stderr.
-        options: Passed to the pipeline: `num_inference_steps`, `guidance_scale`, `latents` (one for each seed) …
+        options: Passed to the pipeline: `num_inference_steps`, `latents` (one for each seed) …
 
     Returns:
         For each seed the picture of the source, then those of the targets.

@@ -36,7 +36,7 @@ from headwise.heads import HeadMap
 from headwise.relevance import Relevance
 from headwise.tokens import token_positions, word_positions
 
-__all__ = ["Steer", "adjust", "strengthen", "weaken"]
+__all__ = ["Steer", "adjust", "clamped", "strengthen", "weaken"]
 
 Target = str | tuple[int, ...] | None
 LARGEST = 100.0  # a factor beyond this drowns every other token of any prompt
@@ -73,7 +73,7 @@ def strengthen(
         WordNotInPrompt, HeadMapMismatch: When the pipeline runs, if the word is not there, or its heads are
             others than those the relevance was measured on.
     """
-    factors = 1 + _checked(strength) * (_clamped(relevance, concept, clamp) - 1)
+    factors = 1 + _checked(strength) * (clamped(relevance, concept, clamp) - 1)
     return Steer(
         _only_top(factors, top), word, occurrence=occurrence, steps=steps, head_map=relevance.head_map
     )
@@ -98,7 +98,7 @@ def adjust(
         relevance, word, strength, occurrence, clamp, steps, top: As in `strengthen`, which also says what is
             raised.
     """
-    between = 2 * _clamped(relevance, toward, clamp) - _clamped(relevance, away, clamp)
+    between = 2 * clamped(relevance, toward, clamp) - clamped(relevance, away, clamp)
     factors = 1 + _checked(strength) * (between - 1)
     return Steer(
         _only_top(factors, top), word, occurrence=occurrence, steps=steps, head_map=relevance.head_map
@@ -259,9 +259,10 @@ class Steer:
             )
 
 
-def _clamped(
-    relevance: Relevance, concept: str, clamp: float | int | None
+def clamped(
+    relevance: Relevance, concept: str, clamp: float | int | None = None
 ) -> Float[np.ndarray, " all_heads"]:
+    """The relevance of a concept that has any, no value above the clamp: see `strengthen`."""
     values = relevance[concept]
     if not values.any():
         raise UnknownConcept(

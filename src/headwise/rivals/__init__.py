@@ -1,7 +1,7 @@
 """Other ways to edit pictures and to draw several subjects, in the same frame, so that comparisons are fair.
 
-Each is a hook or a loop of its own file, after its paper. They are here to be compared with, and are drawn from
-the same latents with the same scheduler as what they are compared with.
+Each is a hook or a loop of its own file, after its paper. They are here to be compared with, and are drawn
+from the same latents with the same scheduler as what they are compared with.
 """
 
 from headwise.rivals.composable import compose

@@ -2,8 +2,8 @@ r"""MasaCtrl: targets look at what their source's pixels hold.
 
     attend(q*, k, v)      in place of      attend(q*, k*, v*)
 
-in self-attention, after the first calls and in the later layers, so that the content stays while the layout may
-change.
+in self-attention, after the first calls and in the later layers, so that the content stays while the layout
+may change.
 
 References:
     | MasaCtrl: Tuning-Free Mutual Self-Attention Control for Consistent Image Synthesis and Editing

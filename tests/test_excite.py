@@ -1,0 +1,219 @@
+"""Attend-and-Excite: loss and gradient are those of the plain formula; thresholds of 0 ask nothing."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from conftest import BUILD
+from headwise.attention import hooked
+from headwise.errors import BadStrength, HeadwiseError, HookMisuse, WordNotInPrompt
+from headwise.excite import Excite, excite
+from headwise.heads import HeadMap
+from headwise.tokens import token_positions
+from test_steer import relevance_for
+
+PROMPTS, WORDS = ["a red dog on the beach", "a cat on a vase"], [["dog", "beach"], ["cat"]]
+FAST = {"num_inference_steps": 4, "output_type": "latent", "guidance_scale": 5.0}
+
+
+def smooth(image, sigma, reach):
+    """One number after the other, edges continued."""
+    weights = torch.tensor(
+        [
+            [math.exp(-(y * y + x * x) / (2 * sigma**2)) for x in range(-reach, reach + 1)]
+            for y in range(-reach, reach + 1)
+        ],
+        dtype=image.dtype,
+    )
+    weights = weights / weights.sum()
+    height, width = image.shape
+    rows = []
+    for y in range(height):
+        row = []
+        for x in range(width):
+            value = 0.0
+            for dy in range(-reach, reach + 1):
+                for dx in range(-reach, reach + 1):
+                    at = image[min(max(y + dy, 0), height - 1), min(max(x + dx, 0), width - 1)]
+                    value = value + weights[dy + reach, dx + reach] * at
+            row.append(value)
+        rows.append(torch.stack(row))
+    return torch.stack(rows)
+
+
+def naive_loss(pipe, latents, timestep, text, prompt, words, weights):
+    """All maps of all heads, kept; `weights` is words × heads, or None for coarse layers."""
+    kept = {}
+
+    def keep(attend, site, q, k, v):
+        kept[site.layer] = torch.softmax(q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1]), -1).unflatten(
+            -2, (site.height, site.width)
+        )
+        return attend(q, k, v)
+
+    with hooked(pipe.unet, keep):
+        pipe.unet(latents, timestep, **text)
+    end = len(pipe.tokenizer(prompt).input_ids) - 1
+    losses = []
+    for n, word in enumerate(words):
+        if weights is None:
+            coarse = [m[0] for m in kept.values() if m.shape[2] == 8]
+            total = torch.cat(coarse).mean(0).permute(2, 0, 1)
+        else:
+            total, h = 0.0, 0
+            for layer in range(len(kept)):
+                for head in kept[layer][0]:
+                    maps = head.permute(2, 0, 1)
+                    ratio = maps.shape[-2] / 8
+                    if ratio > 1:
+                        maps = torch.stack([smooth(m, ratio / 2, math.ceil(ratio)) for m in maps])
+                    if ratio != 1:
+                        goal = (8, round(8 * latents.shape[-1] / latents.shape[-2]))
+                        maps = F.interpolate(maps[:, None], goal, mode="bilinear", align_corners=False)[:, 0]
+                    total, h = total + weights[n][h] * maps, h + 1
+        said = torch.softmax(100 * total[1:end], 0)
+        token = token_positions(pipe.tokenizer, prompt, word)[-1]
+        losses.append(1 - smooth(said[token - 1], 0.5, 1).max())
+    return torch.stack(losses).max().clamp(min=0)
+
+
+def caught(pipe, prompt, **options):
+    """What the pipeline gives its denoiser, rows with the prompt only."""
+    found = {}
+
+    def look(module, args, kwargs):
+        rows = args[0].shape[0]
+        pick = lambda v: v[rows // 2 :] if torch.is_tensor(v) and v.ndim and len(v) == rows else v  # noqa: E731
+        found.update(text={"encoder_hidden_states": pick(kwargs["encoder_hidden_states"])}, timestep=args[1])
+        if kwargs.get("added_cond_kwargs"):
+            found["text"]["added_cond_kwargs"] = {k: pick(v) for k, v in kwargs["added_cond_kwargs"].items()}
+
+    handle = pipe.unet.register_forward_pre_hook(look, with_kwargs=True)
+    pipe(prompt, num_inference_steps=1, output_type="latent", guidance_scale=5.0, **options)
+    handle.remove()
+    return found
+
+
+@pytest.mark.parametrize("name", BUILD)
+@pytest.mark.parametrize("form", ["plain", "relevance"])
+@pytest.mark.parametrize("size", [(16, 16), (16, 24)])
+def test_loss_and_gradient_are_those_of_the_formula(name, form, size):
+    pipe = BUILD[name](dtype=torch.float64)
+    prompt, words = PROMPTS[0], WORDS[0]
+    relevance = relevance_for(pipe) if form == "relevance" else None
+    concepts = {"dog": "Animals", "beach": "Food"} if relevance else None
+    exciting = Excite([words], relevance=relevance, concepts=concepts)
+    text = caught(pipe, prompt, height=size[0], width=size[1])
+    latents = torch.randn(
+        1, 4, size[0] // 2, size[1] // 2, dtype=torch.float64, generator=torch.Generator().manual_seed(3)
+    )
+    seen = {}
+
+    def probe(pipe_, step, timestep, tensors):
+        if step == 0:
+            moving = latents.clone().requires_grad_(True)
+            with torch.enable_grad():
+                loss = exciting.loss(moving, text["timestep"])
+                seen["ours"] = (loss.detach(), torch.autograd.grad(loss.sum(), moving)[0])
+        return tensors
+
+    with hooked(pipe, exciting):
+        pipe(
+            prompt,
+            num_inference_steps=2,
+            height=size[0],
+            width=size[1],
+            callback_on_step_end=probe,
+            output_type="latent",
+            guidance_scale=5.0,
+        )
+    weights = (
+        None if relevance is None else [relevance[concepts[w]] / HeadMap.of(pipe).all_heads for w in words]
+    )
+    moving = latents.clone().requires_grad_(True)
+    loss = naive_loss(pipe, moving, text["timestep"], text["text"], prompt, words, weights)
+    gradient = torch.autograd.grad(loss, moving)[0]
+    assert abs(seen["ours"][0][0] - loss) < 1e-12
+    assert gradient.abs().max() > 0
+    assert (seen["ours"][1] - gradient).abs().max() < 1e-10 * gradient.abs().max()
+
+
+def plain(pipe, prompts, seeds):
+    return torch.stack(
+        list(excite(pipe, prompts, Excite([["dog"]], thresholds={0.0: 0.0}), seeds=seeds, **FAST))
+    )
+
+
+def test_thresholds_of_0_leave_the_picture_untouched(pipe):
+    from headwise.generate import generator_for
+
+    generator = generator_for(7, 0)
+    noise = torch.randn(1, 4, 8, 8, generator=generator)
+    stock = pipe("a red dog", latents=noise, generator=generator, **FAST).images
+    assert torch.equal(plain(pipe, ["a red dog"], [7]), stock)
+
+
+def test_subjects_are_attended_to_more(pipe):
+    exciting = Excite(WORDS, step_size=5.0)
+    losses = {}
+    for name, hook in (("plain", Excite(WORDS, thresholds={0.0: 0.0})), ("excited", exciting)):
+        seen = losses[name] = []
+        move = hook.move
+
+        def watch(pipe, latents, step, hook=hook, move=move, seen=seen):
+            moved = move(pipe, latents, step)
+            with torch.no_grad():
+                seen.append(hook.loss(moved, pipe.scheduler.timesteps[step]))
+            return moved
+
+        hook.move = watch
+        excite(pipe, PROMPTS, hook, seeds=[0, 1], **FAST)
+    assert torch.stack(losses["excited"])[:2].mean() < torch.stack(losses["plain"])[:2].mean()
+
+
+def test_pictures_of_a_batch_are_moved_as_if_alone(exact_pipe):
+    together = excite(exact_pipe, PROMPTS, Excite(WORDS), seeds=[0, 1], **FAST)
+    alone = excite(exact_pipe, PROMPTS[1:], Excite(WORDS[1:]), seeds=[1], **FAST)
+    assert torch.allclose(together[1], alone[0], atol=1e-8)
+
+
+def test_the_pipeline_is_left_as_it_was(sd):
+    before = [parameter.clone() for parameter in sd.unet.parameters()]
+    first = plain(sd, ["a red dog"], [1])
+    excite(sd, ["a red dog"], Excite([["dog"]]), seeds=[1], **FAST)
+    assert all(torch.equal(a, b) for a, b in zip(before, sd.unet.parameters(), strict=True))
+    assert all(p.grad is None for p in sd.unet.parameters())
+    assert torch.equal(plain(sd, ["a red dog"], [1]), first)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "said"),
+    [
+        (lambda p: Excite([]), HeadwiseError, "No subject"),
+        (lambda p: Excite([["a"], []]), HeadwiseError, "No subject"),
+        (lambda p: Excite([["a"]], concepts="Color"), HookMisuse, "go together"),
+        (lambda p: Excite([["a"]], thresholds={0.0: 2.0}), BadStrength, "expected 0 to 1"),
+        (lambda p: excite(p, ["a dog"], Excite([["cat"]]), seeds=[0], **FAST), WordNotInPrompt, "'cat'"),
+        (
+            lambda p: excite(p, ["a dog"], Excite([["dog"]] * 2), seeds=[0], **FAST),
+            HookMisuse,
+            "Subjects of 2",
+        ),
+        (
+            lambda p: excite(
+                p,
+                ["a dog"],
+                Excite([["dog"]], relevance=relevance_for(p), concepts={"cat": "Animals"}),
+                seeds=[0],
+                **FAST,
+            ),
+            HeadwiseError,
+            "No concept was given for 'dog'",
+        ),
+    ],
+)
+def test_refusals(sd, call, error, said):
+    with pytest.raises(error, match=said):
+        call(sd)
