@@ -75,7 +75,8 @@ class Excite:
             raise HookMisuse("Relevance and the subjects' concepts go together. Give both, or neither.")
         if any(not of_picture for of_picture in words) or not words:
             raise HeadwiseError("No subject was given to excite. Give one or more words of each prompt.")
-        if not all(0 <= share <= 1 for share in (*thresholds, *thresholds.values(), until)):
+        shares = np.array([*thresholds, *thresholds.values(), until], float)
+        if not ((shares >= 0) & (shares <= 1)).all():
             raise BadStrength(f"thresholds={dict(thresholds)}, until={until} were given; expected 0 to 1.")
         self.words, self.relevance, self.concepts = [tuple(w) for w in words], relevance, concepts
         self.thresholds, self.until = dict(thresholds), until
@@ -121,7 +122,7 @@ class Excite:
         self._last = max(maps)
         total = torch.stack(list(maps.values())).sum(0)
         if self.relevance is None:  # the mean over heads and layers
-            total = total / sum(self.call.head_map.layers[i].heads for i in maps)
+            total = total / sum(call.head_map.layers[i].heads for i in maps)
         return excitement_loss(total, self._subjects, self._ends)
 
     def move(self, pipe: Any, latents: Tensor, step: int) -> Tensor:

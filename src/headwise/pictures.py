@@ -1,16 +1,20 @@
 """Pictures that know how they were made, and pictures side by side."""
 
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageDraw, ImageFont
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
-from headwise.errors import UnwritableFolder
+from headwise.errors import UnreadableFile, UnwritableFolder
 
-__all__ = ["beside", "save_picture", "settings_in"]
+__all__ = ["beside", "fitted", "read_picture", "save_picture", "settings_in"]
+
+LARGEST = 64_000_000  # pixels
 
 
 def save_picture(path: str | Path, picture: Image.Image, said: Mapping[str, Any]) -> None:
@@ -29,6 +33,40 @@ def save_picture(path: str | Path, picture: Image.Image, said: Mapping[str, Any]
         raise UnwritableFolder(
             f"{path} cannot take a picture: {error.strerror or error}. Make room, or give another folder."
         ) from None
+
+
+def read_picture(path: str | Path) -> Image.Image:
+    """A picture of any kind as RGB: turned as the camera held it, of 16 bits or in inks converted.
+
+    Raises:
+        UnreadableFile: It is no picture, has several frames, or is smaller than 8 or larger than 64 million
+            pixels.
+    """
+    path = Path(path)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            picture: Image.Image = Image.open(path)
+        _require_size(path, picture)
+        picture.load()
+    except UnreadableFile:
+        raise
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        why = getattr(error, "strerror", None) or "it is no picture, or a damaged one"
+        raise UnreadableFile(f"{path} cannot be read: {why}. Give a PNG, JPEG or WebP file.") from None
+    if picture.mode.startswith("I") or picture.mode == "F":  # 16 bits or more, which convert() would clip
+        values = np.asarray(picture, np.float64)
+        top = 65535 if picture.mode.startswith("I") else max(1.0, values.max())
+        picture = Image.fromarray((values / top * 255).clip(0, 255).round().astype(np.uint8))
+    turned = ImageOps.exif_transpose(picture)
+    if turned.mode in ("RGBA", "LA", "PA") or "transparency" in turned.info:
+        turned = Image.alpha_composite(Image.new("RGBA", turned.size, "white"), turned.convert("RGBA"))
+    return turned.convert("RGB")
+
+
+def fitted(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """The middle of a picture, at a width and height."""
+    return ImageOps.fit(picture, size, Image.Resampling.LANCZOS)
 
 
 def settings_in(path: str | Path) -> dict[str, str]:
@@ -51,6 +89,17 @@ def beside(rows: Sequence[Sequence[Image.Image]], columns: Sequence[str], least:
             enlarged = row[c].convert("RGB").resize((width, height), Image.Resampling.NEAREST)
             sheet.paste(enlarged, (x, head + r * (height + gap)))
     return sheet
+
+
+def _require_size(path: Path, picture: Image.Image) -> None:
+    frames, (width, height) = getattr(picture, "n_frames", 1), picture.size
+    if frames > 1:
+        raise UnreadableFile(f"{path} has {frames} frames. Give a picture that does not move.")
+    if min(width, height) < 8 or width * height > LARGEST:
+        raise UnreadableFile(
+            f"{path} is {width} × {height} pixels; expected at least 8 × 8 and at most {LARGEST // 10**6} "
+            "million in all. Scale it first."
+        )
 
 
 def _cut(text: str, width: int, draw: Any, font: Any) -> str:

@@ -1,0 +1,90 @@
+"""Inversion: the picture comes back, by the first way exactly; pipeline and scheduler are left alone."""
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from conftest import BUILD, ddim, pndm, tiny_sd
+from headwise.edit import PromptToPrompt
+from headwise.errors import HeadwiseError
+from headwise.inversion import edit_picture, invert, psnr
+
+
+def picture(size=(16, 16)):
+    x = np.random.default_rng(0).integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)
+    return Image.fromarray(x)
+
+
+def calm(pipe):
+    """A random denoiser is no contraction; one that says little is."""
+    with torch.no_grad():
+        pipe.unet.conv_out.weight.mul_(0.02)
+    return pipe
+
+
+@pytest.mark.parametrize("name", BUILD)
+def test_edit_friendly_is_exact(name):
+    pipe = BUILD[name](dtype=torch.float64)
+    found = invert(pipe, picture(), "a red dog", num_inference_steps=6)
+    assert found.error < 1e-9 and found.psnr == pytest.approx(found.limit)
+    assert found.path.shape == (7, 4, 8, 8) and found.residuals.shape == (6, 4, 8, 8)
+
+
+@pytest.mark.parametrize("scheduler", [pndm, ddim])
+def test_fixed_points_walk_back_where_the_naive_way_does_not(scheduler):
+    pipe = calm(tiny_sd(dtype=torch.float64, scheduler=scheduler()))
+
+    def error(iterations):
+        options = {"method": "ddim", "num_inference_steps": 8, "iterations": iterations}
+        return invert(pipe, picture(), "a dog", **options).error
+
+    assert error(20) < 1e-3 and error(20) < error(1) / 10
+
+
+def test_velocity_prediction_too():
+    scheduler = ddim()
+    scheduler.register_to_config(prediction_type="v_prediction", rescale_betas_zero_snr=True)
+    scheduler = type(scheduler).from_config(scheduler.config, timestep_spacing="trailing")
+    pipe = calm(tiny_sd(dtype=torch.float64, scheduler=scheduler))
+    for method in ("edit friendly", "ddim"):
+        found = invert(pipe, picture(), "a dog", method=method, num_inference_steps=8, iterations=20)
+        assert found.error < 1e-3, method
+
+
+@pytest.mark.parametrize("method", ["edit friendly", "ddim"])
+@pytest.mark.parametrize("skip", [0, 0.5])
+def test_the_source_of_an_edit_is_the_picture(sd, method, skip):
+    scheduler, weights = sd.scheduler, sd.unet.conv_in.weight.clone()
+    found = invert(sd, picture(), "a red dog", method=method, num_inference_steps=6)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        drawn = edit_picture(
+            sd, found, ["a red cat", "a lavender dog"], [PromptToPrompt(targets=2)], skip=skip
+        )
+    assert len(drawn) == 3 and psnr(drawn[0], found.picture) == pytest.approx(found.limit, abs=0.3)
+    assert psnr(drawn[1], drawn[0]) < 60
+    assert sd.scheduler is scheduler and torch.equal(weights, sd.unet.conv_in.weight)
+
+
+def test_other_sizes(sd):
+    found = invert(sd, picture((32, 16)), "a dog", num_inference_steps=4)
+    assert found.path.shape[1:] == (4, 8, 16)
+
+
+def test_a_picture_that_does_not_come_back_warns(sd):
+    found = invert(sd, picture(), "a dog", num_inference_steps=2)
+    assert found.psnr < 20  # a random autoencoder
+    with pytest.warns(UserWarning, match="cannot be drawn again well .* dB; encoded and decoded alone"):
+        edit_picture(sd, found, ["a cat"], [PromptToPrompt()])
+
+
+def test_a_schedule_without_noise_levels_is_refused(sd):
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    sd.scheduler = FlowMatchEulerDiscreteScheduler()
+    with pytest.raises(HeadwiseError, match="FlowMatchEulerDiscreteScheduler. Use a Stable Diffusion"):
+        invert(sd, picture(), "a dog")
+    assert isinstance(sd.scheduler, FlowMatchEulerDiscreteScheduler)
