@@ -13,24 +13,83 @@ They are read from TOML files of templates, in which {word} and {thing} stand fo
 
 On the left, cases of a concept: a picture is compared with `text`, or where none is given with the prompt,
 with each of the words in the place of the right one. On the right, words with two senses: the first text
-tells of the sense that is meant, the others of misreadings. "a" before a vowel becomes "an".
+tells of the sense that is meant, the others of misreadings. "a" before a vowel becomes "an". Pairs to edit
+are written as cases of a concept are, with the `box` of the thing; several_emoji.toml shows prompts of two
+subjects.
 """
 
+import csv
+import itertools
 import re
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Bool
 
 from headwise.concepts import unknown_concept
 from headwise.errors import UnreadablePrompts
+from headwise.tokens import words_of
 
-__all__ = ["Case", "Sense", "cases_of", "concepts_of", "read_senses"]
+__all__ = [
+    "Case", "Pair", "Sense", "Several", "cases_of", "concepts_of", "pairs_of", "read_senses", "several_of",
+]  # fmt: skip
 
 _DATA = Path(__file__).parent / "data"
+
+
+class Pair(NamedTuple):
+    """A source prompt and a target that differs in one word of an attribute.
+
+    Args:
+        attribute: A concept.
+        source, target: The prompts.
+        word: The target's word.
+        texts: What the target's picture is compared with, the target first.
+        things: Likewise for the thing it shows.
+        box: Where that is drawn: left, top, right and bottom as shares of the picture; None if unknown.
+        keeps_object: Whether the thing is to stay, and its surroundings to change, instead of the reverse.
+    """
+
+    attribute: str
+    source: str
+    target: str
+    word: str
+    texts: tuple[str, ...]
+    things: tuple[str, ...]
+    box: tuple[float, float, float, float] | None = None
+    keeps_object: bool = False
+
+    def mask(self, size: tuple[int, int]) -> Bool[np.ndarray, "height width"]:
+        """Where pictures of this width and height may differ: it is covered when they are compared."""
+        width, height = size
+        covered = np.zeros((height, width), bool)
+        if self.box is not None:
+            left, top, right, bottom = self.box
+            rows = slice(round(top * height), round(bottom * height))
+            covered[rows, round(left * width) : round(right * width)] = True
+        return ~covered if self.keeps_object and self.box is not None else covered
+
+
+class Several(NamedTuple):
+    """A prompt with two subjects.
+
+    Args:
+        kind: "type1" for things, "type2" for coloured ones.
+        prompt: The whole.
+        subjects: Each subject with its article and colour.
+        words: Each subject's noun.
+        concepts: Of each noun.
+    """
+
+    kind: str
+    prompt: str
+    subjects: tuple[str, ...]
+    words: tuple[str, ...]
+    concepts: dict[str, str]
 
 
 class Case(NamedTuple):
@@ -110,6 +169,92 @@ def read_senses(source: str | Path, count: int | None = None) -> list[Sense]:
     if not senses:
         raise _bad(source, "there are no [[senses]]")
     return senses if count is None else _some(senses, count)
+
+
+def pairs_of(source: str | Path, count: int = 20) -> list[Pair]:
+    """Pairs to edit.
+
+    Args:
+        source: "emoji", or the path of a TOML file; or of a CSV with the columns source_prompt, target_prompt
+            and attribute.
+        count: At most so many of each attribute, chosen evenly over words and things.
+    """
+    if str(source).endswith(".csv"):
+        return _pairs_in_csv(Path(source), count)
+    pairs: list[Pair] = []
+    for attribute, given in _read(source, "editing").items():
+        try:
+            found = [
+                _pair(attribute, given, prompt, thing, before, after)
+                for prompt in given["prompts"]
+                for thing in given["things"]
+                for before in given["words"]
+                for after in given["words"]
+                if before != after
+            ]
+        except (KeyError, TypeError, ValueError) as error:
+            raise _bad(source, f"[{attribute}] lacks or misspells {error}") from None
+        pairs += _some(found, count)
+    return pairs
+
+
+def several_of(source: str | Path, count: int = 40) -> list[Several]:
+    """Prompts with two subjects.
+
+    Args:
+        source: "emoji", or the path of a TOML file.
+        count: At most so many of each type.
+    """
+    found: list[Several] = []
+    for kind, given in _read(source, "several").items():
+        try:
+            found += _some(list(_severals(kind, given)), count)
+        except (KeyError, TypeError) as error:
+            raise _bad(source, f"[{kind}] lacks or misspells {error}") from None
+    return found
+
+
+def _pair(attribute: str, given: dict[str, Any], prompt: str, thing: str, before: str, after: str) -> Pair:
+    said = {word: _filled(prompt, {"word": word, "thing": thing}) for word in given["words"]}
+    texts = (said[after], *(text for word, text in said.items() if word != after))
+    things = tuple(f"a {name}" for name in (thing, *(other for other in given["things"] if other != thing)))
+    box = tuple(float(edge) for edge in given["box"]) if "box" in given else None
+    keeps = given.get("edits", "object") == "surroundings"
+    return Pair(attribute, said[before], said[after], after, texts, things, box, keeps)  # type: ignore[arg-type]
+
+
+def _pairs_in_csv(path: Path, count: int) -> list[Pair]:
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UnreadablePrompts(f"{path} cannot be read: {error}.") from None
+    pairs: dict[str, list[Pair]] = {}
+    for number, row in enumerate(rows, 2):
+        source, target = row.get("source_prompt"), row.get("target_prompt")
+        if not source or not target or not row.get("attribute"):
+            raise _bad(path, f"line {number} lacks source_prompt, target_prompt or attribute")
+        words = [word for word in words_of(target) if word not in words_of(source)]
+        if not words:
+            raise _bad(path, f"line {number}: the target has no word that the source has not")
+        pair = Pair(row["attribute"], source, target, words[0], (target, source), (target,))
+        pairs.setdefault(row["attribute"], []).append(pair)
+    return [pair for of_attribute in pairs.values() for pair in _some(of_attribute, count)]
+
+
+def _severals(kind: str, given: dict[str, Any]) -> Iterator[Several]:
+    colors = given.get("colors", [""])
+    for a, b in itertools.combinations(given["things"], 2):
+        for color_a, color_b in itertools.product(colors, colors):
+            if color_a and color_a == color_b:
+                continue
+            fill = {"a": a, "b": b, "color_a": color_a, "color_b": color_b}
+            subjects = tuple(
+                _filled("a {word}", {"word": f"{color} {thing}".strip()})
+                for color, thing in ((color_a, a), (color_b, b))
+            )
+            concepts = {a: given["concept"], b: given["concept"]}
+            yield Several(kind, _filled(given["prompt"], fill), subjects, (a, b), concepts)
 
 
 def _case(prompt: str, text: str, word: str, words: Sequence[str], thing: str) -> Case:

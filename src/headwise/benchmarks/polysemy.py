@@ -1,18 +1,14 @@
-r"""The paper's claims as benchmarks that can say no: methods beside controls, numbers with intervals.
+r"""How often is a word with two senses misread, plain and adjusted?
 
-    weakening   is a concept lost first where its most relevant heads are weakened first?
-    polysemy    how often is a word with two senses misread, plain and adjusted?
-
-The controls of polysemy are the adjustment without what is claimed for heads (`Steer.control`) and the prompt
-put more plainly. Pictures of different methods start from the same latents.
+The controls are the adjustment without what is claimed for heads (`Steer.control`) and the prompt put more
+plainly. Pictures of different methods start from the same latents.
 
 References:
     | Cross-Attention Head Position Patterns Can Align with Human Visual Concepts (Park et al., 2024)
     | https://arxiv.org/abs/2412.02237
 """
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from headwise.attention import hooked
-from headwise.cases import Case, Sense
-from headwise.errors import HeadwiseError, UnknownConcept
+from headwise.cases import Sense
+from headwise.errors import HeadwiseError
 from headwise.generate import batches, generate
 from headwise.intervals import Interval, wilson
 from headwise.pipelines import quiet
@@ -29,70 +25,11 @@ from headwise.relevance import Relevance
 from headwise.runs import Progress, RunFolder, settings_of_pictures
 from headwise.scores import Axes, Scores
 from headwise.steer import Steer, adjust
-from headwise.weakening import Score, Weakening, measure_weakening
+from headwise.weakening import Score
 
-__all__ = ["FACTORS", "METHODS", "Polysemy", "benchmark_polysemy", "benchmark_weakening", "sweep_factors"]
+__all__ = ["METHODS", "Polysemy", "benchmark_polysemy"]
 
 METHODS = ("plain", "rewording", "uniform", "random heads", "layer means", "adjust")
-FACTORS = (0.5, 0.0, -0.5, -1.0, -2.0, -4.0)
-
-
-def benchmark_weakening(
-    pipe: Any,
-    relevance: Relevance,
-    cases: Mapping[str, Sequence[Case]],
-    score: Score,
-    out: str | Path,
-    **options: Any,
-) -> dict[str, Weakening]:
-    """Ordered weakening of several concepts, each in a folder of its own under `out`.
-
-    Args:
-        cases: Of every concept that is put on trial.
-        options: As `measure_weakening` takes them; by default six numbers of heads, two random orders
-            and the pictures of one prompt.
-    """
-    usual: dict[str, Any] = {"ks": eighths(relevance.values.shape[1]), "random_orders": 2, "keep_prompts": 1}
-    options = usual | {name: value for name, value in options.items() if value is not None}
-    unknown = [name for name in cases if name not in relevance.concepts]
-    if unknown:
-        raise UnknownConcept(
-            f"{unknown[0]!r} was not measured. Leave it out, or measure with a concept set that holds it."
-        )
-    folders = {name: Path(out) / re.sub(r"\W+", "-", name.lower()) for name in cases}
-    return {
-        name: measure_weakening(pipe, relevance, name, of_concept, score, out=folders[name], **options)
-        for name, of_concept in cases.items()
-    }
-
-
-def eighths(all_heads: int) -> tuple[int, ...]:
-    """Numbers of heads to weaken where many curves are wanted: 0, ⅛, ¼, ½, ¾ and all of them."""
-    return tuple(sorted({all_heads * share // 8 for share in (0, 1, 2, 4, 6, 8)}))
-
-
-def sweep_factors(
-    pipe: Any,
-    relevance: Relevance,
-    concept: str,
-    cases: Sequence[Case],
-    score: Score,
-    out: str | Path,
-    factors: Sequence[float | int] = FACTORS,
-    **options: Any,
-) -> dict[float, Weakening]:
-    """Ordered weakening of one concept by several factors, each in a folder of its own under `out`.
-
-    Args:
-        factors: What the heads' attention to the prompt's words is multiplied by.
-        options: As `measure_weakening` takes them.
-    """
-    return {
-        float(f): measure_weakening(
-            pipe, relevance, concept, cases, score, factor=f, out=Path(out) / f"factor {f:g}", **options
-        )
-        for f in factors
-    }
 
 
 @dataclass(frozen=True)

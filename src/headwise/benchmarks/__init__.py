@@ -1,0 +1,22 @@
+"""The paper's claims as benchmarks that can say no: beside controls and rivals, numbers with intervals."""
+
+from headwise.benchmarks.editing import EDITING, Editing, benchmark_editing
+from headwise.benchmarks.multi_concept import COMPOSING, MultiConcept, benchmark_multi_concept
+from headwise.benchmarks.polysemy import METHODS, Polysemy, benchmark_polysemy
+from headwise.benchmarks.weakening import FACTORS, benchmark_weakening, eighths, sweep_factors
+
+__all__ = [
+    "COMPOSING",
+    "EDITING",
+    "FACTORS",
+    "METHODS",
+    "Editing",
+    "MultiConcept",
+    "Polysemy",
+    "benchmark_editing",
+    "benchmark_multi_concept",
+    "benchmark_polysemy",
+    "benchmark_weakening",
+    "eighths",
+    "sweep_factors",
+]

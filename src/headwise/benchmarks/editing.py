@@ -1,0 +1,192 @@
+r"""Which way of editing shows the target best, and keeps the source best?
+
+Every method draws the same pairs of prompts from the same latents. Of a target's picture,
+
+    alignment      cosine of the judge between the picture and the target prompt
+    accuracy       1 where the judge picks the target's word among the words of the attribute
+    preservation   likeness of source and target where nothing was to change: outside the object's box or,
+                   where the surroundings are edited, inside it
+    identity       1 where the judge sees the same thing as in the prompt
+
+References:
+    | Cross-Attention Head Position Patterns Can Align with Human Visual Concepts (Park et al., 2024)
+    | https://arxiv.org/abs/2412.02237
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from headwise.cases import Pair
+from headwise.edit import PromptToPrompt, draw_edits
+from headwise.errors import HeadwiseError
+from headwise.intervals import Interval, bootstrap
+from headwise.metrics import Judge, without_object
+from headwise.pipelines import quiet
+from headwise.relevance import Relevance
+from headwise.rivals import FreePrompt, MasaCtrl, PlugAndPlay, sdedit
+from headwise.runs import Progress, RunFolder, settings_of_pictures
+from headwise.scores import Axes, Scores
+
+__all__ = ["EDITING", "MEASURES", "Editing", "benchmark_editing"]
+
+MEASURES = ("alignment", "accuracy", "preservation", "identity")
+Pictures = list[Image.Image]
+Draw = Callable[[Sequence[Pair], Sequence[int], Pictures], Pictures]
+
+
+@dataclass(frozen=True)
+class Editing:
+    """What every method reached for every pair.
+
+    Args:
+        scores: Along the axes method, measure, seed and pair.
+        attributes: Of each pair.
+    """
+
+    scores: Scores
+    attributes: tuple[str, ...]
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """What was compared."""
+        return self.scores.axes["method"]  # type: ignore[return-value]
+
+    def of(self, method: str, measure: str, attribute: str | None = None) -> Interval:
+        """The mean over pairs and seeds, with its bootstrap interval over pairs."""
+        mine = [attribute in (None, own) for own in self.attributes]
+        found = self.scores.values[self.methods.index(method), MEASURES.index(measure)][:, mine].T
+        value, low, high = bootstrap(found.mean(1, keepdims=True), lambda mean: mean[0])
+        return Interval(float(value), float(low), float(high))
+
+
+def benchmark_editing(
+    pipe: Any,
+    relevance: Relevance,
+    pairs: Sequence[Pair],
+    judge: Judge,
+    *,
+    methods: Sequence[str] | None = None,
+    seeds: Sequence[int] = (0, 1, 2, 3),
+    out: str | Path | None = None,
+    batch_size: int = 16,
+    keep_pairs: int = 0,
+    num_inference_steps: int = 50,
+    guidance_scale: float | int = 7.5,
+    checkpoint_every: float | int = 10,
+    progress: bool = True,
+) -> Editing:
+    """Edit every pair by every method from every seed.
+
+    Args:
+        pairs: Sources and targets, and what to look for.
+        judge: Who looks.
+        methods: Some of `EDITING`; all if None.
+        keep_pairs: Save the pictures of so many pairs, spread evenly, first seed, in `out`/pictures.
+        batch_size: Pictures per pipeline call, sources counted.
+        seeds, out, num_inference_steps, guidance_scale, checkpoint_every, progress: As in
+            `measure_weakening`.
+    """
+    methods = tuple(EDITING) if methods is None else tuple(methods)
+    unknown = [method for method in methods if method not in EDITING]
+    if unknown or not pairs:
+        raise HeadwiseError(
+            f"methods={list(methods)} and {len(pairs)} pairs were given; expected a pair or more, and some "
+            f"of: {', '.join(EDITING)}."
+        )
+    passed: dict[str, Any] = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
+    settings = settings_of_pictures(pipe, [p for pair in pairs for p in (pair.source, pair.target)]) | passed
+    settings |= {"relevance": relevance.settings.get("weights"), "attributes": [p.attribute for p in pairs]}
+    axes: Axes = {"method": methods, "measure": MEASURES, "seed": tuple(seeds), "pair": range(len(pairs))}
+    folder = RunFolder(out, settings, Scores.empty(axes, settings), "scores")
+    kept = set(range(0, len(pairs), max(1, -(-len(pairs) // keep_pairs)))) if keep_pairs and out else ()
+    at_once = max(1, batch_size // 2)
+    with quiet(pipe), Progress(folder, folder.so_far.values.size, checkpoint_every, progress) as done:
+        for s, seed in enumerate(seeds):
+            for start in range(0, len(pairs), at_once):
+                numbers = list(range(start, min(start + at_once, len(pairs))))
+                todo = [
+                    m for m in range(len(methods)) if np.isnan(done.so_far.values[m, :, s, numbers]).any()
+                ]
+                if not todo:
+                    continue
+                some, own = [pairs[n] for n in numbers], [seed * len(pairs) + n for n in numbers]
+                drawn = draw_edits(pipe, [[pair.source] for pair in some], [], seeds=own, **passed)
+                sources = [group[0] for group in drawn]
+                for n, picture in zip(numbers, sources, strict=True):
+                    if s == 0 and n in kept:
+                        folder.keep(f"{n:03d} source", picture, pairs[n].source)
+                for m in todo:
+                    edited = EDITING[methods[m]](pipe, relevance, some, own, sources, passed)
+                    for n, picture in zip(numbers, edited, strict=True):
+                        if s == 0 and n in kept:
+                            folder.keep(f"{n:03d} {methods[m]}", picture, pairs[n].target)
+                    part = Scores.empty(axes, settings)
+                    part.values[m, :, s, numbers] = measured(judge, some, sources, edited).T
+                    done(part)
+    return Editing(folder.so_far, tuple(pair.attribute for pair in pairs))
+
+
+def measured(judge: Judge, pairs: Sequence[Pair], sources: Pictures, edited: Pictures) -> np.ndarray:
+    """The four measures of each edit: "measures pairs"."""
+    alignment = (
+        (judge.see(edited) * judge.read([pair.target for pair in pairs])).sum(-1).double().cpu().numpy()
+    )
+    accuracy = judge.choose(edited, [pair.texts for pair in pairs]) == 0
+    identity = judge.choose(edited, [pair.things for pair in pairs]) == 0
+    covered = [
+        [without_object(picture, pair.mask(picture.size)) for picture, pair in zip(some, pairs, strict=True)]
+        for some in (sources, edited)
+    ]
+    return np.stack([alignment, accuracy, judge.likeness(*covered), identity]).astype(np.float64)
+
+
+def _hooked(make: Callable[[Relevance, Pair], Sequence[Any]]) -> Callable[..., Pictures]:
+    """A method that is a hook, the same for all pairs of a batch or one for each."""
+
+    def drawn(
+        pipe: Any, relevance: Relevance, pairs: Sequence[Pair], seeds: Sequence[int], sources: Pictures,
+        passed: Mapping[str, Any],
+    ) -> Pictures:  # fmt: skip
+        groups = [[pair.source, pair.target] for pair in pairs]
+        found: dict[int, Image.Image] = {}
+        for key in dict.fromkeys(pair.word for pair in pairs):
+            mine = [n for n, pair in enumerate(pairs) if pair.word == key]
+            hooks = make(relevance, pairs[mine[0]])
+            rows = draw_edits(
+                pipe, [groups[n] for n in mine], hooks, seeds=[seeds[n] for n in mine], **passed
+            )
+            found |= {n: row[1] for n, row in zip(mine, rows, strict=True)}
+        return [found[n] for n in range(len(pairs))]
+
+    return drawn
+
+
+def _noised(strength: float) -> Callable[..., Pictures]:
+    def drawn(
+        pipe: Any, relevance: Relevance, pairs: Sequence[Pair], seeds: Sequence[int], sources: Pictures,
+        passed: Mapping[str, Any],
+    ) -> Pictures:  # fmt: skip
+        targets = [pair.target for pair in pairs]
+        return sdedit(pipe, sources, targets, strength=strength, seeds=seeds, **passed)
+
+    return drawn
+
+
+def _relevant(relevance: Relevance, pair: Pair) -> Sequence[Any]:
+    return [PromptToPrompt(relevance=relevance, concepts={pair.word: pair.attribute})]
+
+
+EDITING: dict[str, Callable[..., Pictures]] = {
+    "sdedit 0.5": _noised(0.5),
+    "sdedit 0.7": _noised(0.7),
+    "prompt-to-prompt": _hooked(lambda relevance, pair: [PromptToPrompt()]),
+    "plug-and-play": _hooked(lambda relevance, pair: [PlugAndPlay()]),
+    "masactrl": _hooked(lambda relevance, pair: [MasaCtrl()]),
+    "free-prompt": _hooked(lambda relevance, pair: [FreePrompt()]),
+    "relevance": _hooked(_relevant),
+}
