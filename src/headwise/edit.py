@@ -43,7 +43,7 @@ from headwise.relevance import Relevance
 from headwise.steer import strengthen
 from headwise.tokens import token_positions
 
-__all__ = ["PromptToPrompt", "draw_edits", "edit"]
+__all__ = ["PromptToPrompt", "check_targets", "draw_edits", "edit"]
 
 Share = float | int
 
@@ -258,15 +258,7 @@ def edit(
     Raises:
         PromptsNotAlike: A target is the source, or has no word of it.
     """
-    for target in targets:
-        if target.split() == source.split():
-            raise PromptsNotAlike(
-                f'Source and target are both "{source}", so there is nothing to edit. '
-                "Change a word of the target."
-            )
-        align(pipe.tokenizer, source, target)
-    if not targets:
-        raise HeadwiseError("No target was given. Give one or more prompts to edit the source into.")
+    check_targets(pipe, source, targets)
     hooks = hooks or (PromptToPrompt(targets=len(targets)),)
     group = [source, *targets]
     at_once, drawn = max(1, batch_size // len(group)), []
@@ -278,6 +270,19 @@ def edit(
             drawn += draw_edits(pipe, [group] * len(some), hooks, seeds=some, latents=own, **options)
             bar.update(len(some))
     return drawn
+
+
+def check_targets(pipe: Any, source: str, targets: Sequence[str]) -> None:
+    """PromptsNotAlike, or HeadwiseError if there is none, before anything is drawn."""
+    for target in targets:
+        if target.split() == source.split():
+            raise PromptsNotAlike(
+                f'Source and target are both "{source}", so there is nothing to edit. '
+                "Change a word of the target."
+            )
+        align(pipe.tokenizer, source, target)
+    if not targets:
+        raise HeadwiseError("No target was given. Give one or more prompts to edit the source into.")
 
 
 def _blending(blends: list[LocalBlend]) -> Callable[..., dict[str, Any]]:

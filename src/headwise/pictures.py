@@ -1,6 +1,7 @@
 """Pictures that know how they were made, and pictures side by side."""
 
 import json
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,9 +11,10 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
+from headwise import __version__
 from headwise.errors import UnreadableFile, UnwritableFolder
 
-__all__ = ["beside", "fitted", "read_picture", "save_picture", "settings_in"]
+__all__ = ["beside", "fitted", "read_picture", "save_columns", "save_picture", "settings_in"]
 
 LARGEST = 64_000_000  # pixels
 
@@ -67,6 +69,21 @@ def read_picture(path: str | Path) -> Image.Image:
 def fitted(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
     """The middle of a picture, at a width and height."""
     return ImageOps.fit(picture, size, Image.Resampling.LANCZOS)
+
+
+def save_columns(
+    out: Path, columns: Mapping[str, Sequence[Image.Image]], said: Mapping[str, Any]
+) -> list[Path]:
+    """Every picture of every column and last grid.png, each with what made it."""
+    files, said = [], dict(said) | {"headwise": __version__}
+    for name, pictures in columns.items():
+        for number, picture in enumerate(pictures):
+            plain = re.sub(r"[^\w.-]+", "-", name.replace("× ", "strength-"))
+            files.append(out / f"{number:03d}-{plain}.png")
+            save_picture(files[-1], picture, said | {"picture": number, "column": name})
+    files.append(out / "grid.png")
+    save_picture(files[-1], beside(list(zip(*columns.values(), strict=True)), list(columns)), said)
+    return files
 
 
 def settings_in(path: str | Path) -> dict[str, str]:

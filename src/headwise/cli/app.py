@@ -11,6 +11,7 @@ __all__ = [
     "main",
     "median",
     "model_of",
+    "print_files",
     "print_json",
     "print_rows",
     "relevance_of",
@@ -173,6 +174,12 @@ def print_rows(rows: Any) -> None:
     for name, value in rows:
         made.add_row(f"{name}", f"{value}")
     console().print(made)
+
+
+def print_files(files: Sequence[Path], as_json: bool) -> None:
+    """What `save_columns` wrote: for programs all of it, for eyes the grid."""
+    found = {"grid": str(files[-1]), "files": [str(file) for file in files[:-1]]}
+    print_json(found) if as_json else print(files[-1])
 
 
 def print_json(found: dict[str, Any]) -> None:

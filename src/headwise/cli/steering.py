@@ -18,6 +18,7 @@ from headwise.cli.app import (
     app,
     console,
     load,
+    print_files,
     print_json,
     relevance_of,
     resumable,
@@ -98,16 +99,14 @@ def generate(
     spelled = [*(strengthen or ()), *(adjust or ())]
     columns = _columns(spelled, measured, strengths)
     from headwise.comparison import compare
+    from headwise.pictures import save_columns
 
     more: dict[str, Any] = {"negative_prompt": negative_prompt, "height": height, "width": width}
     drawn = compare(
         pipe, prompt, columns, seed=seed, pictures=pictures, batch_size=batch_size, **options, **more
     )
     said = {"prompt": prompt, "model": model, "seed": seed, **options, **more, "steering": spelled}
-    files = _save(out, drawn, said)
-    print_json({"grid": str(files[-1]), "files": [str(f) for f in files[:-1]]}) if as_json else print(
-        files[-1]
-    )
+    print_files(save_columns(out, drawn, said), as_json)
 
 
 @app.command()
@@ -221,22 +220,6 @@ def _columns(spelled: list[str], relevance: "Relevance", strengths: str | None) 
         f"× {times:g}": [steer_spelled(text, relevance, times) for text in spelled]
         for times in numbers_in(strengths, float)
     }
-
-
-def _save(out: Path, drawn: dict[str, list[Any]], said: dict[str, Any]) -> list[Path]:
-    """Every picture and the grid, each with what made it."""
-    from headwise import __version__
-    from headwise.pictures import beside, save_picture
-
-    said = said | {"headwise": __version__}
-    files = []
-    for name, images in drawn.items():
-        for number, image in enumerate(images):
-            files.append(out / f"{number:03d}-{name.replace('× ', 'strength-')}.png")
-            save_picture(files[-1], image, said | {"picture": number, "column": name})
-    files.append(out / "grid.png")
-    save_picture(files[-1], beside(list(zip(*drawn.values(), strict=True)), list(drawn)), said)
-    return files
 
 
 def _print_suggestions(prompt: str, word: str, found: list[Any], as_json: bool) -> None:
