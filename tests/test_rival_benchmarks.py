@@ -9,6 +9,7 @@ from headwise.benchmarks.editing import MEASURES
 from headwise.cases import Pair, Several, pairs_of, several_of
 from headwise.errors import HeadwiseError, UnreadablePrompts
 from headwise.metrics import Judge
+from headwise.report import report
 from test_steer import relevance_for
 
 BOX = (0.25, 0.25, 0.75, 0.75)
@@ -63,6 +64,10 @@ def test_every_editing_method_draws_every_pair_from_every_seed(sd, tmp_path):
     assert color.low <= color.value <= color.high
     kept = sorted(file.stem for file in (tmp_path / "pictures").glob("*.png"))
     assert kept == sorted(["000 source", *(f"000 {method}" for method in EDITING)])
+    page = report(tmp_path).read_text()
+    assert (
+        "Which way of editing" in page and "relevance × 2" in page and page.count("<img") == 1 + len(EDITING)
+    )
     again = Stub()
     same = benchmark_editing(sd, relevance_for(sd), PAIRS, again, out=tmp_path, **options)
     assert again.looked == 0 and np.array_equal(same.scores.values, found.scores.values)
@@ -77,8 +82,14 @@ def test_a_method_that_changes_nothing_preserves_everything(sd):
     assert np.allclose(measured(Stub(), PAIRS, drawn, drawn)[MEASURES.index("preservation")], 1)
 
 
-def test_every_composing_method_draws_every_prompt(sd):
-    options = {"seeds": (0, 1), "num_inference_steps": 2, "progress": False}
+def test_every_composing_method_draws_every_prompt(sd, tmp_path):
+    options = {
+        "seeds": (0, 1),
+        "num_inference_steps": 2,
+        "progress": False,
+        "out": tmp_path,
+        "keep_prompts": 1,
+    }
     found = benchmark_multi_concept(sd, relevance_for(sd), SEVERAL, Stub(), **options)
     assert found.methods == tuple(COMPOSING) and np.isfinite(found.scores.values).all()
     for kind in ("type1", "type2"):

@@ -208,6 +208,22 @@ def weakening_areas(found: Mapping[str, Weakening]) -> Figure:
     return figure
 
 
+def tradeoff(found: Mapping[str, tuple[Interval, Interval]], x: str, y: str) -> Figure:
+    """One mark with its two intervals for each method: who goes far on one axis without loss on the other?"""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(7.5, 5), layout="constrained")
+        axes = figure.subplots()
+        for name, (across, up) in found.items():
+            color = ACCENT if name.startswith("relevance") else INK
+            axes.plot([across.low, across.high], [up.value] * 2, color=color, linewidth=1.2)
+            axes.plot([across.value] * 2, [up.low, up.high], color=color, linewidth=1.2)
+            axes.scatter([across.value], [up.value], color=color, zorder=3)
+            at = (across.value, up.value)
+            axes.annotate(name, at, (5, 4), textcoords="offset points", color=color, fontsize=8)
+        axes.set(xlabel=x, ylabel=y)
+    return figure
+
+
 def rates(found: Mapping[str, Interval], label: str) -> Figure:
     """Shares with their intervals, one row for each method, the first on top."""
     rows = np.arange(len(found))[::-1]

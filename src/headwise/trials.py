@@ -11,6 +11,7 @@ import numpy as np
 
 from headwise import plots
 from headwise.benchmarks import Polysemy
+from headwise.comparisons import comparison_page, strips_of_methods
 from headwise.errors import UnreadableFile
 from headwise.intervals import Interval
 from headwise.page import Drawing, Page, Picture, Section, Strip, Table, settings_rows
@@ -39,6 +40,8 @@ def trial_page(folder: Path) -> Page:
     """
     if (folder / NAME).is_file():
         scores = Scores.load(folder / NAME)
+        if "measure" in scores.axes:
+            return comparison_page(folder, scores)
         return _polysemy(folder, scores) if "method" in scores.axes else _weakening(folder, Weakening(scores))
     inner = {file.parent: Weakening(Scores.load(file)) for file in sorted(folder.glob(f"*/{NAME}"))}
     if not inner:
@@ -159,7 +162,7 @@ def _polysemy(folder: Path, scores: Scores) -> Page:
         (Drawing.of(plots.rates(rates, "share misread"), f"Misread by method: {alt}.", "34rem"),),
         (Table("By word", columns, rows, columns[1:], open=True),),
     )
-    strips = tuple(_strips_of_methods(folder, found.methods))
+    strips = tuple(strips_of_methods(folder, found.methods))
     return Page(
         title="Which sense does the picture show?",
         lead=POLYSEMY,
@@ -168,16 +171,6 @@ def _polysemy(folder: Path, scores: Scores) -> Page:
         sections=[overview, Section("Pictures", "The same latents in every column.", strips=strips)],
         settings=list(settings_rows({k: v for k, v in scores.settings.items() if k != "words"})),
     )
-
-
-def _strips_of_methods(folder: Path, methods: tuple[str, ...]) -> Iterator[Strip]:
-    rows: dict[str, dict[str, Picture]] = {}
-    for path in sorted((folder / "pictures").glob("*.png")):
-        number, _, method = path.stem.partition(" ")
-        rows.setdefault(number, {})[method] = Picture.of(path)
-    for row in rows.values():
-        prompt = (row.get("plain") or next(iter(row.values()))).prompt
-        yield Strip(f"“{prompt}”", [(method, row[method]) for method in methods if method in row])
 
 
 def _signed(interval: Interval) -> str:

@@ -177,8 +177,12 @@ def _noised(strength: float) -> Callable[..., Pictures]:
     return drawn
 
 
-def _relevant(relevance: Relevance, pair: Pair) -> Sequence[Any]:
-    return [PromptToPrompt(relevance=relevance, concepts={pair.word: pair.attribute})]
+def _relevant(strength: float) -> Callable[[Relevance, Pair], Sequence[Any]]:
+    def make(relevance: Relevance, pair: Pair) -> Sequence[Any]:
+        concepts = {pair.word: pair.attribute}
+        return [PromptToPrompt(relevance=relevance, concepts=concepts, strength=strength)]
+
+    return make
 
 
 EDITING: dict[str, Callable[..., Pictures]] = {
@@ -188,5 +192,8 @@ EDITING: dict[str, Callable[..., Pictures]] = {
     "plug-and-play": _hooked(lambda relevance, pair: [PlugAndPlay()]),
     "masactrl": _hooked(lambda relevance, pair: [MasaCtrl()]),
     "free-prompt": _hooked(lambda relevance, pair: [FreePrompt()]),
-    "relevance": _hooked(_relevant),
+    "relevance": _hooked(_relevant(1.0)),
+    "relevance × 0": _hooked(_relevant(0.0)),
+    "relevance × 0.5": _hooked(_relevant(0.5)),
+    "relevance × 2": _hooked(_relevant(2.0)),
 }
