@@ -1,0 +1,239 @@
+"""What editing and exciting cost on the SD v1.4 denoiser, beside stock calls and the naive way.
+
+    python benchmarks/editing.py [--json] [--calls 5] [--latents 64]
+
+edit    one denoising call of a source and a target (four rows, with guidance): stock; with prompt-to-prompt
+        by relevance; and naively, with every attention map made and its columns exchanged
+excite  one loss of Attend-and-Excite by relevance and its gradient: ours; and naively, with every map of
+        every layer made and kept
+
+Published configuration, random weights, float32. Ways take turns within one run; seconds are medians, with
+the lowest and highest beside them, and ratios are medians of the ratios within each turn. Peak memory is that
+of processes of their own, one for each way, less what one with the loaded denoiser alone holds.
+"""
+
+import argparse
+import json
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import types
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers.models.attention_processor import AttnProcessor
+from looking import PROMPT_TOKENS, WIDTH, Pipeline, sd14, timed
+from torch import Tensor
+
+from headwise.attention import DenoiserCall, hooked
+from headwise.edit import PromptToPrompt
+from headwise.excite import Excite, _resized, excitement_loss
+from headwise.heads import HeadMap
+from headwise.relevance import Relevance
+
+PROMPTS = ("a red car in the rain", "a blue car in the rain")
+
+
+class Words:
+    """A tokenizer of one token a word, which is all that the two methods ask of one."""
+
+    model_max_length = PROMPT_TOKENS
+
+    def __call__(self, prompt: str, return_offsets_mapping: bool = False, **options: Any) -> Any:
+        """Start, words, end; with the characters of each."""
+        offsets, at = [(0, 0)], 0
+        for word in prompt.split():
+            at = prompt.index(word, at)
+            offsets.append((at, at + len(word)))
+            at += len(word)
+        found = {"input_ids": list(range(len(offsets) + 1)), "offset_mapping": [*offsets, (0, 0)]}
+        return types.SimpleNamespace(**found) if not return_offsets_mapping else found
+
+
+class Told:
+    """A hook that tells another what no pipeline is there to tell: prompts, words, the number of steps."""
+
+    def __init__(self, hook: Any, prompts: tuple[str, ...]) -> None:
+        self.hook, self.prompts, self.kinds = hook, prompts, getattr(hook, "kinds", ("cross",))
+
+    def prepare(self, call: DenoiserCall) -> None:
+        """As in the first of 50 calls."""
+        call.prompts, call.tokenizer, call.step, call.steps = self.prompts, Words(), 0, 50
+        self.hook.prepare(call)
+
+    def __call__(self, *attention: Any) -> Tensor:
+        """The hook's own."""
+        return self.hook(*attention)
+
+
+class Exchanged(AttnProcessor):
+    """The naive edit: every map made, the target's columns and self-attention exchanged for the source's."""
+
+    def __init__(self, scale: Tensor | None) -> None:
+        super().__init__()
+        self.scale = scale  # of the target's own word, by head; None at self-attention
+
+    def __call__(
+        self, attn: Any, hidden: Tensor, encoder_hidden_states: Tensor | None = None, **options: Any
+    ) -> Tensor:
+        """Rows are: two without the prompt, source, target."""
+        text = hidden if encoder_hidden_states is None else encoder_hidden_states
+        query, key, value = (
+            attn.head_to_batch_dim(p) for p in (attn.to_q(hidden), attn.to_k(text), attn.to_v(text))
+        )
+        maps = attn.get_attention_scores(query, key).unflatten(0, (-1, attn.heads))
+        if self.scale is None:
+            maps[3] = maps[2] if hidden.shape[1] <= 256 else maps[3]
+        else:
+            own = maps[3, ..., 2] * self.scale[:, None]
+            maps[3] = maps[2]
+            maps[3, ..., 2] = own
+        return attn.to_out[0](attn.batch_to_head_dim(maps.flatten(0, 1) @ value))
+
+
+class Kept(AttnProcessor):
+    """The naive excitement: every map made, those of the text kept."""
+
+    def __init__(self, maps: list[Tensor]) -> None:
+        super().__init__()
+        self.maps = maps
+
+    def __call__(
+        self, attn: Any, hidden: Tensor, encoder_hidden_states: Tensor | None = None, **options: Any
+    ) -> Tensor:
+        """Attend without the fused kernel."""
+        text = hidden if encoder_hidden_states is None else encoder_hidden_states
+        query, key, value = (
+            attn.head_to_batch_dim(p) for p in (attn.to_q(hidden), attn.to_k(text), attn.to_v(text))
+        )
+        maps = attn.get_attention_scores(query, key)
+        if encoder_hidden_states is not None:
+            self.maps.append(maps)
+        return attn.to_out[0](attn.batch_to_head_dim(maps @ value))
+
+
+def ways(side: int) -> dict[str, Callable[[], None]]:
+    """The calls to be timed."""
+    unet = sd14()
+    pipe, head_map, stock = Pipeline(unet), HeadMap.of(unet), dict(unet.attn_processors)
+    votes = np.random.default_rng(0).integers(1, 100, (1, head_map.all_heads))
+    relevance = Relevance.from_votes(votes, ("Color",), head_map)
+    latents, text = torch.randn(4, 4, side, side), torch.randn(4, PROMPT_TOKENS, WIDTH)
+    factors = torch.tensor(relevance["Color"]).float()
+    p2p = Told(PromptToPrompt(relevance=relevance, concepts={"blue": "Color"}), PROMPTS)
+    exchanged: dict[str, Any] = {name: Exchanged(None) for name in stock}
+    for layer, (start, stop) in zip(head_map, head_map.slices, strict=True):
+        exchanged[f"{layer.address}.processor"] = Exchanged(factors[start:stop])
+
+    def edited() -> None:
+        with hooked(pipe, p2p):
+            pipe(latents, text)
+
+    def exchanging() -> None:
+        unet.set_attn_processor(dict(exchanged))
+        pipe(latents, text)
+        unet.set_attn_processor(dict(stock))
+
+    exciting = Excite([["car", "rain"]], relevance=relevance, concepts="Color")
+    told = Told(exciting, PROMPTS[:1])
+
+    def excited() -> None:
+        with hooked(unet, told):
+            told.prepare(_call(unet, head_map, text[2:3], side))
+            moving = latents[2:3].clone().requires_grad_(True)
+            torch.autograd.grad(exciting.loss(moving, torch.tensor(500)).sum(), moving)
+
+    def keeping() -> None:
+        maps: list[Tensor] = []
+        unet.set_attn_processor({name: Kept(maps) for name in stock})
+        moving = latents[2:3].clone().requires_grad_(True)
+        unet(moving, 500, encoder_hidden_states=text[2:3])
+        total: Any = 0
+        for (start, stop), of_layer in zip(head_map.slices, maps, strict=True):
+            grid = int(of_layer.shape[1] ** 0.5)
+            each = _resized(of_layer.permute(0, 2, 1).unflatten(-1, (grid, grid)), (8, 8))
+            total = total + (each * factors[start:stop, None, None, None]).sum(0)
+        loss = excitement_loss((total / head_map.all_heads).expand(1, 2, -1, -1, -1), [(3, 6)], [7])
+        torch.autograd.grad(loss.sum(), moving)
+        unet.set_attn_processor(dict(stock))
+
+    return {
+        "stock": lambda: pipe(latents, text),
+        "edit": edited,
+        "naive": exchanging,
+        "excite": excited,
+        "excite_naive": keeping,
+    }
+
+
+def _call(unet: Any, head_map: HeadMap, text: Tensor, side: int) -> DenoiserCall:
+    def again(latents: Tensor, timestep: Tensor) -> Any:
+        return unet(latents, timestep, encoder_hidden_states=text)
+
+    return DenoiserCall(
+        rows=1, pictures=1, grid=(side, side), tokens=PROMPT_TOKENS, head_map=head_map, again=again
+    )
+
+
+def compare(calls: int, side: int) -> dict[str, Any]:
+    """Take turns, `calls` times, after one turn to warm up; then each way's peak memory."""
+    run = ways(side)
+    turns = [{name: timed(call) for name, call in run.items()} for _ in range(calls + 1)][1:]
+    found: dict[str, Any] = {}
+    for name in run:
+        seconds = [turn[name] for turn in turns]
+        found |= {
+            f"{name}_s": statistics.median(seconds),
+            f"{name}_spread_s": [min(seconds), max(seconds)],
+        }
+    for ours, theirs, name in (
+        ("edit", "stock", "edit_over_stock"),
+        ("naive", "edit", "naive_over_edit"),
+        ("excite", "excite_naive", "excite_over_naive"),
+    ):
+        found[name] = statistics.median(turn[ours] / turn[theirs] for turn in turns)
+    loaded = _peak("nothing", side)
+    for name in run:
+        found[f"{name}_peak_mb"] = round(_peak(name, side) - loaded)
+    found |= {"loaded_mb": round(loaded)}
+    machine = {"threads": torch.get_num_threads(), "machine": platform.machine(), "torch": torch.__version__}
+    return found | {"calls": calls, "latents": side} | machine
+
+
+def _peak(name: str, side: int) -> float:
+    command = [sys.executable, __file__, "--peak", name, "--latents", str(side)]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
+
+
+def main() -> None:
+    """Print the comparison."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.add_argument("--calls", type=int, default=5, help="turns to time")
+    parser.add_argument("--latents", type=int, default=64, help="side of the latents")
+    parser.add_argument("--peak", help="run one way once and print its peak memory in MB")
+    options = parser.parse_args()
+    if options.peak:
+        run = ways(options.latents)
+        if options.peak in run:
+            run[options.peak]()
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+        return
+    found = compare(options.calls, options.latents)
+    if options.json:
+        sys.stdout.write(json.dumps(found, indent=1) + "\n")
+        return
+    for name in ("stock", "edit", "naive", "excite", "excite_naive"):
+        low, high = found[f"{name}_spread_s"]
+        peak = found[f"{name}_peak_mb"]
+        sys.stdout.write(f"{name:13} {found[f'{name}_s']:8.3f} s   ({low:.3f} to {high:.3f})   {peak:6} MB\n")
+    for name in ("edit_over_stock", "naive_over_edit", "excite_over_naive"):
+        sys.stdout.write(f"{name:18} {found[name]:.3f}\n")
+
+
+if __name__ == "__main__":
+    main()
