@@ -29,10 +29,10 @@ from diffusers.models.attention_processor import AttnProcessor
 from looking import PROMPT_TOKENS, WIDTH, Pipeline, sd14, timed
 from torch import Tensor
 
+from headwise.attend_and_excite import Excite, _resized, excitement_loss
 from headwise.attention import DenoiserCall, hooked
-from headwise.edit import PromptToPrompt
-from headwise.excite import Excite, _resized, excitement_loss
 from headwise.heads import HeadMap
+from headwise.prompt_to_prompt import PromptToPrompt
 from headwise.relevance import Relevance
 
 PROMPTS = ("a red car in the rain", "a blue car in the rain")

@@ -8,9 +8,9 @@ import torch
 from PIL import Image
 
 from conftest import BUILD, ddim, pndm, tiny_sd
-from headwise.edit import PromptToPrompt
 from headwise.errors import HeadwiseError
 from headwise.inversion import edit_picture, invert, psnr
+from headwise.prompt_to_prompt import PromptToPrompt
 
 
 def picture(size=(16, 16)):

@@ -75,7 +75,7 @@ def test_every_editing_method_draws_every_pair_from_every_seed(sd, tmp_path):
 
 def test_a_method_that_changes_nothing_preserves_everything(sd):
     from headwise.benchmarks.editing import measured
-    from headwise.edit import draw_edits
+    from headwise.prompt_to_prompt import draw_edits
 
     sources = [[pair.source] for pair in PAIRS]
     drawn = [group[0] for group in draw_edits(sd, sources, [], seeds=[0, 1, 2], num_inference_steps=2)]

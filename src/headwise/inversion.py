@@ -33,10 +33,10 @@ from PIL import Image
 from torch import Tensor
 
 from headwise.attention import AttentionHook
-from headwise.edit import draw_edits
 from headwise.errors import HeadwiseError
 from headwise.generate import generator_for
 from headwise.pipelines import quiet
+from headwise.prompt_to_prompt import draw_edits
 
 __all__ = ["Inversion", "edit_picture", "invert"]
 

@@ -22,11 +22,11 @@ import numpy as np
 from PIL import Image
 
 from headwise.cases import Pair
-from headwise.edit import PromptToPrompt, draw_edits
 from headwise.errors import HeadwiseError
 from headwise.intervals import Interval, bootstrap
 from headwise.metrics import Judge, without_object
 from headwise.pipelines import quiet
+from headwise.prompt_to_prompt import PromptToPrompt, draw_edits
 from headwise.relevance import Relevance
 from headwise.rivals import FreePrompt, MasaCtrl, PlugAndPlay, sdedit
 from headwise.runs import Progress, RunFolder, settings_of_pictures

@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
+from headwise.attend_and_excite import Excite, excite
 from headwise.cases import Several
 from headwise.errors import HeadwiseError
-from headwise.excite import Excite, excite
 from headwise.intervals import Interval, bootstrap
 from headwise.metrics import Judge
 from headwise.pipelines import quiet

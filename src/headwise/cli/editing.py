@@ -72,9 +72,9 @@ def edit(
       headwise edit --image photo.png -s "a red car" -t "a blue car" --strengthen blue:Color
     """
     from headwise.blend import LocalBlend
-    from headwise.edit import PromptToPrompt, check_targets
-    from headwise.edit import edit as run
     from headwise.pictures import save_columns
+    from headwise.prompt_to_prompt import PromptToPrompt, check_targets
+    from headwise.prompt_to_prompt import edit as run
 
     pipe = load(model, dtype, device)
     check_targets(pipe, source, targets)
@@ -133,8 +133,8 @@ def excite(
       headwise excite "a cat and a dog" -w cat -w dog
       headwise excite "a cat and a dog" -w cat -w dog --concept cat:Animals --concept dog:Animals
     """
-    from headwise.excite import Excite
-    from headwise.excite import excite as run
+    from headwise.attend_and_excite import Excite
+    from headwise.attend_and_excite import excite as run
     from headwise.pictures import save_columns
 
     pipe = load(model, dtype, device)

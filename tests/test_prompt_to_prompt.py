@@ -11,9 +11,9 @@ from conftest import BUILD, tiny_sd
 from headwise.alignment import align
 from headwise.attention import hooked
 from headwise.blend import LocalBlend
-from headwise.edit import PromptToPrompt, draw_edits, edit
 from headwise.errors import BadStrength, HeadwiseError, HookMisuse, PromptsNotAlike, WordNotInPrompt
 from headwise.heads import HeadMap
+from headwise.prompt_to_prompt import PromptToPrompt, draw_edits, edit
 from headwise.rivals import FreePrompt, MasaCtrl, PlugAndPlay, compose, sdedit
 from headwise.tokens import token_positions
 from test_steer import relevance_for

@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 
 from conftest import BUILD
+from headwise.attend_and_excite import Excite, excite
 from headwise.attention import hooked
 from headwise.errors import BadStrength, HeadwiseError, HookMisuse, WordNotInPrompt
-from headwise.excite import Excite, excite
 from headwise.heads import HeadMap
 from headwise.tokens import token_positions
 from test_steer import relevance_for
