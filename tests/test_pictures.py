@@ -1,12 +1,15 @@
-"""Pictures know what made them; grids show all of them; comparisons start from the same latents."""
+"""Pictures know what made them and are read whatever their kind; grids show all of them."""
+
+import struct
+import zlib
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from headwise.comparison import compare
-from headwise.errors import UnwritableFolder
-from headwise.pictures import beside, save_picture, settings_in
+from headwise.errors import UnreadableFile, UnwritableFolder
+from headwise.pictures import beside, read_picture, save_picture, settings_in
 from headwise.steer import strengthen
 from test_steer import relevance_for
 
@@ -55,3 +58,73 @@ def test_columns_start_from_the_same_latents_in_any_batch(sd):
     assert not np.array_equal(pixels["plain"], pixels["steered"])
     alone = compare(sd, "a red dog", {"plain": []}, pictures=3, batch_size=3, **options)["plain"]
     assert np.abs(np.stack([np.asarray(p, float) for p in alone]) - pixels["plain"]).max() <= 1
+
+
+def written(path, picture, **options):
+    picture.save(path, **options)
+    return path
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "LA", "CMYK", "YCbCr", "I;16", "F"])
+def test_pictures_of_every_kind_become_rgb(tmp_path, mode):
+    name = "one.tif" if mode in ("CMYK", "YCbCr", "F") else "one.png"
+    if mode == "I;16":
+        grey = Image.fromarray(np.full((9, 8), 32768, np.uint16))
+    else:
+        grey = Image.new("L", (8, 9), 128).convert("RGB").convert(mode)
+    found = read_picture(written(tmp_path / name, grey))
+    assert (found.mode, found.size) == ("RGB", (8, 9))
+    middle = np.asarray(found).mean()
+    assert middle == 255 if mode == "F" else abs(middle - 128) < (128 if mode == "1" else 3)
+
+
+def test_a_picture_is_turned_as_the_camera_held_it_and_laid_on_white(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by a quarter
+    turned = written(tmp_path / "held.jpg", Image.new("RGB", (8, 16)), exif=exif)
+    assert read_picture(turned).size == (16, 8)
+    clear = written(tmp_path / "clear.png", Image.new("RGBA", (8, 8), (255, 0, 0, 0)))
+    assert np.asarray(read_picture(clear)).min() == 255
+
+
+def bomb(path):
+    """A few bytes that claim to be 20,000 pixels on each side."""
+    body = b"IHDR" + struct.pack(">IIBBBBB", 20_000, 20_000, 8, 2, 0, 0, 0)
+    start = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + body + struct.pack(">I", zlib.crc32(body))
+    path.write_bytes(start + struct.pack(">I", 0) + b"IDAT" + struct.pack(">I", zlib.crc32(b"IDAT")))
+    return path
+
+
+def cut_short(path):
+    written(path, Image.effect_noise((64, 64), 50))
+    path.write_bytes(path.read_bytes()[:900])
+    return path
+
+
+def moving(path):
+    frames = [Image.new("RGB", (9, 9), color) for color in ("red", "blue", "green")]
+    return written(path, frames[0], save_all=True, append_images=frames[1:])
+
+
+@pytest.mark.parametrize(
+    "made, said",
+    [
+        (lambda path: path / "not-there.png", "No such file"),
+        (lambda path: path, "directory"),
+        (lambda path: written(path / "point.png", Image.new("RGB", (1, 1))), "is 1 × 1 pixels"),
+        (lambda path: bomb(path / "bomb.png"), "at most 64 million"),
+        (lambda path: written(path / "wide.png", Image.new("1", (100_000, 900))), "is 100000 × 900 pixels"),
+        (lambda path: moving(path / "moving.gif"), "has 3 frames"),
+        (lambda path: cut_short(path / "short.png"), "no picture, or a damaged one"),
+    ],
+)
+def test_what_is_no_picture_to_edit_is_refused_in_a_sentence(tmp_path, made, said):
+    with pytest.raises(UnreadableFile, match=said):
+        read_picture(made(tmp_path))
+
+
+@pytest.mark.parametrize("bytes_", [b"", b"hello", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"<svg></svg>"])
+def test_bytes_that_are_no_picture(tmp_path, bytes_):
+    (tmp_path / "text.png").write_bytes(bytes_)
+    with pytest.raises(UnreadableFile, match="no picture"):
+        read_picture(tmp_path / "text.png")

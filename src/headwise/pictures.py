@@ -17,6 +17,7 @@ from headwise.errors import UnreadableFile, UnwritableFolder
 __all__ = ["beside", "fitted", "read_picture", "save_columns", "save_picture", "settings_in"]
 
 LARGEST = 64_000_000  # pixels
+MOST = f"{LARGEST // 10**6} million pixels in all"
 
 
 def save_picture(path: str | Path, picture: Image.Image, said: Mapping[str, Any]) -> None:
@@ -48,12 +49,15 @@ def read_picture(path: str | Path) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            picture: Image.Image = Image.open(path)
-        _require_size(path, picture)
-        picture.load()
+            opened = Image.open(path)
+        with opened:
+            _require_size(path, opened)
+            picture = opened.copy()
     except UnreadableFile:
         raise
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except Image.DecompressionBombError:
+        raise UnreadableFile(f"{path} is too large; expected at most {MOST}. Scale it first.") from None
+    except (OSError, ValueError, SyntaxError) as error:
         why = getattr(error, "strerror", None) or "it is no picture, or a damaged one"
         raise UnreadableFile(f"{path} cannot be read: {why}. Give a PNG, JPEG or WebP file.") from None
     if picture.mode.startswith("I") or picture.mode == "F":  # 16 bits or more, which convert() would clip
@@ -114,8 +118,7 @@ def _require_size(path: Path, picture: Image.Image) -> None:
         raise UnreadableFile(f"{path} has {frames} frames. Give a picture that does not move.")
     if min(width, height) < 8 or width * height > LARGEST:
         raise UnreadableFile(
-            f"{path} is {width} × {height} pixels; expected at least 8 × 8 and at most {LARGEST // 10**6} "
-            "million in all. Scale it first."
+            f"{path} is {width} × {height} pixels; expected at least 8 × 8 and at most {MOST}. Scale it first."
         )
 
 
