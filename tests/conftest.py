@@ -4,6 +4,7 @@ import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+import numpy as np
 import pytest
 import torch
 from diffusers import (
@@ -19,6 +20,8 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 
 from headwise import cli
 from headwise.concepts import ConceptSet
+from headwise.heads import HeadMap
+from headwise.relevance import Relevance
 
 WHOLE_WORDS = ("dog", "cat", "red", "a", "of", "photo", "vase", "in", "color", "car")  # one token each
 LENGTH = 24
@@ -191,3 +194,20 @@ def run(capfd):
         return left.value.code or 0, out, err
 
     return run
+
+
+@pytest.fixture
+def desk(sd, tmp_path, monkeypatch):
+    """A model and its relevance, in the folder one works in."""
+    sd.save_pretrained(tmp_path / "tiny")
+    head_map = HeadMap.of(sd)
+    votes = np.random.default_rng(0).integers(1, 50, (2, head_map.all_heads))
+    names = ("Color", "Animals")
+    settings = {"concepts": [["Color", ["red"]], ["Animals", ["dog", "cat"]]]}
+    made = Relevance.from_votes(votes, names, head_map)
+    (tmp_path / "runs" / "tiny").mkdir(parents=True)
+    Relevance(made.values, made.standard_errors, made.split_half, names, head_map, settings).save(
+        tmp_path / "runs" / "tiny" / "relevance.safetensors"
+    )
+    monkeypatch.chdir(tmp_path)
+    return tmp_path

@@ -6,9 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from headwise.heads import HeadMap
 from headwise.pictures import settings_in
-from headwise.relevance import Relevance
 
 FAST = ("--num-inference-steps", 2)
 CASES = '[Color]\nprompts = ["a {word} dog", "a {word} cat"]\nwords = ["red", "car"]\n'
@@ -23,22 +21,11 @@ texts = ["a dog in red color", "a red"]
 
 
 @pytest.fixture
-def desk(sd, tmp_path, monkeypatch):
-    """A model, its relevance and files of cases, in the folder one works in."""
-    sd.save_pretrained(tmp_path / "tiny")
-    head_map = HeadMap.of(sd)
-    votes = np.random.default_rng(0).integers(1, 50, (2, head_map.all_heads))
-    names = ("Color", "Animals")
-    settings = {"concepts": [["Color", ["red"]], ["Animals", ["dog", "cat"]]]}
-    made = Relevance.from_votes(votes, names, head_map)
-    (tmp_path / "runs" / "tiny").mkdir(parents=True)
-    Relevance(made.values, made.standard_errors, made.split_half, names, head_map, settings).save(
-        tmp_path / "runs" / "tiny" / "relevance.safetensors"
-    )
-    (tmp_path / "cases.toml").write_text(CASES)
-    (tmp_path / "senses.toml").write_text(SENSES)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+def desk(desk):
+    """With files of cases."""
+    (desk / "cases.toml").write_text(CASES)
+    (desk / "senses.toml").write_text(SENSES)
+    return desk
 
 
 def test_generate_draws_side_by_side_and_says_how(run, desk):

@@ -1,6 +1,7 @@
 """Commands that edit and compose: edit, excite."""
 
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -172,7 +173,12 @@ def _edited(
         f"Drawn again, the picture has {found.psnr:.1f} dB; encoded and decoded alone {found.limit:.1f} dB.",
         file=sys.stderr,
     )
-    return edit_picture(pipe, found, targets, hooks, guidance_scale=guidance_scale, skip=skip)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        rows = edit_picture(pipe, found, targets, hooks, guidance_scale=guidance_scale, skip=skip)
+    for doubt in caught:
+        print(f"warning: {doubt.message}", file=sys.stderr)
+    return rows
 
 
 def _split(text: str, mark: str, form: str) -> tuple[str, str]:

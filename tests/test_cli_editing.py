@@ -1,0 +1,124 @@
+"""The commands that edit, compose and compare with rivals, on a tiny pipeline with a judge of bytes."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from headwise.pictures import settings_in
+from test_rival_benchmarks import Stub
+
+FAST = ("-m", "./tiny", "--num-inference-steps", 2)
+PAIRS = """["Color"]
+prompts = ["a {word} {thing}"]
+words = ["red", "color"]
+things = ["dog", "cat"]
+box = [0.25, 0.25, 0.75, 0.75]
+edits = "object"
+"""
+SEVERAL = """[type1]
+prompt = "a {a} and a {b}"
+concept = "Animals"
+things = ["dog", "cat"]
+"""
+
+
+@pytest.fixture
+def desk(desk, monkeypatch):
+    """With files of pairs and of prompts, a photo, and a judge."""
+    (desk / "pairs.toml").write_text(PAIRS)
+    (desk / "several.toml").write_text(SEVERAL)
+    Image.effect_noise((50, 40), 60).convert("RGB").save(desk / "photo.png")
+    monkeypatch.setattr("headwise.metrics.Judge.load", lambda name: Stub())
+    return desk
+
+
+def pixels(file):
+    return np.asarray(Image.open(file))
+
+
+def test_edit_draws_a_source_and_its_edits(run, desk):
+    line = ("edit", "-s", "a red dog", "-t", "a color dog", "-t", "a red cat", *FAST, "--seeds", "3,4")
+    code, out, err = run(*line, "--strengthen", "color:Color", "--weight", "cat*2", "--blend")
+    assert (code, out.strip()) == (0, "runs/edit/grid.png")
+    assert len(list((desk / "runs/edit").iterdir())) == 7
+    said = settings_in(desk / "runs/edit/001-a-red-cat.png")
+    assert said["source"] == "a red dog" and json.loads(said["strengthen"]) == {"color": "Color"}
+    assert json.loads(said["seeds"]) == [3, 4] and said["picture"] == "1"
+
+
+def test_edit_of_a_photo_says_what_the_inversion_lost(run, desk):
+    line = ("edit", "--image", "photo.png", "-s", "a red dog", "-t", "a red cat", *FAST, "--out", "e")
+    code, out, err = run(*line, "--json")
+    assert code == 0 and "dB" in err and "warning: The picture cannot be drawn again well" in err
+    assert json.loads(out)["files"] == ["e/000-source.png", "e/000-a-red-cat.png"]
+    code, _, err = run(*line, "--inversion", "ddim", "--skip", 0)
+    assert code == 0 and "dB" in err
+
+
+def test_excite_draws_plain_and_excited(run, desk):
+    line = ("excite", "a dog and a cat", "-w", "dog", "-w", "cat", *FAST, "--seeds", "1", "--json")
+    code, out, _ = run(*line, "--concept", "dog:Animals", "--concept", "cat:Animals")
+    assert code == 0
+    names = [file.split("/")[-1] for file in json.loads(out)["files"]]
+    assert names == ["000-plain.png", "000-attend-and-excite.png", "000-relevance.png"]
+    plain, excited = (pixels(desk / "runs/excite" / name) for name in names[:2])
+    assert not np.array_equal(plain, excited)
+    run("generate", "a dog and a cat", *FAST, "--seed", 1, "-n", 1, "--out", "stock")
+    assert np.array_equal(plain, pixels(desk / "stock/000-plain.png"))
+
+
+def test_benchmark_editing(run, desk):
+    line = ("benchmark", "editing", *FAST, "--pairs", "pairs.toml", "--seeds", "0", "--out", "b")
+    own = (*line, "--method", "prompt-to-prompt", "--method", "relevance", "--count", 2)
+    found = json.loads(run(*own, "--json")[1])["attributes"]["Color"]
+    assert set(found) == {"prompt-to-prompt", "relevance"} and found["relevance"]["n"] == 2
+    for measure in ("alignment", "preservation", "accuracy", "identity"):
+        one = found["relevance"][measure]
+        assert one["low"] <= one["mean"] <= one["high"]
+    code, out, _ = run(*own)
+    assert code == 0 and "prompt-to-prompt" in out and "Open b/index.html" in out
+    page = (desk / "b/index.html").read_text()
+    assert "a color dog" in page and "svg" in page
+
+
+def test_benchmark_multi_concept(run, desk):
+    line = ("benchmark", "multi-concept", *FAST, "--prompts", "several.toml", "--seeds", "0", "--out", "b")
+    found = json.loads(run(*line, "--json")[1])["types"]["type1"]
+    assert {"plain", "attend-and-excite", "relevance"} <= set(found)
+    code, out, _ = run(*line)
+    assert code == 0 and "attend-and-excite" in out and "Open b/index.html" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("edit", "-s", "a red dog", "-t", "a red dog"), "nothing to edit"),
+        (("edit", "-s", "a dog", "-t", "blue cars"), "no word"),
+        (("edit", "-s", "a dog", "-t", "a cat", "--strengthen", "red:Color"), "'red' is not a word of"),
+        (("edit", "-s", "a dog", "-t", "a cat", "--strengthen", "cat"), "expected WORD:CONCEPT"),
+        (("edit", "-s", "a dog", "-t", "a cat", "--weight", "cat*much"), "expected numbers"),
+        (("edit", "-s", "a dog", "-t", "a cat", "--image", "pairs.toml"), "no picture"),
+        (("edit", "-s", "a dog", "-t", "a cat", "--image", "none.png"), "No such file"),
+        (("excite", "a dog", "-w", "cat"), "'cat' is not a word of"),
+        (("excite", "a dog", "-w", "dog", "--concept", "dog:Dogs"), "Dogs"),
+        (("benchmark", "editing", "--pairs", "none.toml"), "cannot be read"),
+        (("benchmark", "editing", "--pairs", "pairs.toml", "--method", "magic"), "magic"),
+        (("benchmark", "multi-concept", "--prompts", "pairs.toml"), "lacks or misspells"),
+    ],
+)
+def test_refusals_leave_nothing_behind(run, desk, arguments, said):
+    before = set(desk.rglob("*"))
+    code, out, err = run(*arguments, *FAST)
+    assert (code, out) == (2, "") and said in err and err.count("error: ") == 1
+    new = set(desk.rglob("*")) - before
+    assert not [file for file in new if file.suffix in (".png", ".html", ".safetensors")]
+
+
+@pytest.mark.parametrize(
+    "command", [("edit",), ("excite",), ("benchmark", "editing"), ("benchmark", "multi-concept")]
+)
+def test_help_shows_an_example(run, command):
+    code, out, _ = run(*command, "--help")
+    assert code == 0 and f"headwise {' '.join(command)}" in out.split("Example")[1]
