@@ -118,7 +118,7 @@ def _require_size(path: Path, picture: Image.Image) -> None:
         raise UnreadableFile(f"{path} has {frames} frames. Give a picture that does not move.")
     if min(width, height) < 8 or width * height > LARGEST:
         raise UnreadableFile(
-            f"{path} is {width} × {height} pixels; expected at least 8 × 8 and at most {MOST}. Scale it first."
+            f"{path} is {width} × {height} pixels; expected at least 8 × 8 and at most {MOST}. Scale it."
         )
 
 
