@@ -9,27 +9,28 @@ excite  one loss of Attend-and-Excite by relevance and its gradient: ours; and n
 
 Published configuration, random weights, float32. Ways take turns within one run; seconds are medians, with
 the lowest and highest beside them, and ratios are medians of the ratios within each turn. Peak memory is that
-of processes of their own, one for each way, less what one with the loaded denoiser alone holds.
+of processes of their own, one for each way, less what each held once the denoiser was loaded (Linux only).
 """
 
 import argparse
 import json
 import platform
-import resource
 import statistics
 import subprocess
 import sys
 import types
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from diffusers.models.attention_processor import AttnProcessor
 from looking import PROMPT_TOKENS, WIDTH, Pipeline, sd14, timed
 from torch import Tensor
 
-from headwise.attend_and_excite import Excite, _resized, excitement_loss
+from headwise.attend_and_excite import Excite, excitement_loss
 from headwise.attention import DenoiserCall, hooked
 from headwise.heads import HeadMap
 from headwise.prompt_to_prompt import PromptToPrompt
@@ -155,7 +156,7 @@ def ways(side: int) -> dict[str, Callable[[], None]]:
         total: Any = 0
         for (start, stop), of_layer in zip(head_map.slices, maps, strict=True):
             grid = int(of_layer.shape[1] ** 0.5)
-            each = _resized(of_layer.permute(0, 2, 1).unflatten(-1, (grid, grid)), (8, 8))
+            each = _coarsened(of_layer.permute(0, 2, 1).unflatten(-1, (grid, grid)))
             total = total + (each * factors[start:stop, None, None, None]).sum(0)
         loss = excitement_loss((total / head_map.all_heads).expand(1, 2, -1, -1, -1), [(3, 6)], [7])
         torch.autograd.grad(loss.sum(), moving)
@@ -179,6 +180,18 @@ def _call(unet: Any, head_map: HeadMap, text: Tensor, side: int) -> DenoiserCall
     )
 
 
+def _coarsened(maps: Tensor) -> Tensor:
+    """Maps of every head at 8×8, smoothed by convolution first."""
+    ratio = maps.shape[-1] // 8
+    if ratio > 1:
+        x = torch.arange(-ratio, ratio + 1.0)
+        kernel = torch.softmax(-(x**2) / (2 * (ratio / 2) ** 2), 0)
+        padded = F.pad(maps.flatten(0, 1)[:, None], (ratio,) * 4, mode="replicate")
+        smooth = F.conv2d(F.conv2d(padded, kernel[None, None, :, None]), kernel[None, None, None])
+        maps = F.interpolate(smooth, size=(8, 8), mode="bilinear")[:, 0].unflatten(0, maps.shape[:2])
+    return maps
+
+
 def compare(calls: int, side: int) -> dict[str, Any]:
     """Take turns, `calls` times, after one turn to warm up; then each way's peak memory."""
     run = ways(side)
@@ -196,10 +209,8 @@ def compare(calls: int, side: int) -> dict[str, Any]:
         ("excite", "excite_naive", "excite_over_naive"),
     ):
         found[name] = statistics.median(turn[ours] / turn[theirs] for turn in turns)
-    loaded = _peak("nothing", side)
     for name in run:
-        found[f"{name}_peak_mb"] = round(_peak(name, side) - loaded)
-    found |= {"loaded_mb": round(loaded)}
+        found[f"{name}_peak_mb"] = round(_peak(name, side))
     machine = {"threads": torch.get_num_threads(), "machine": platform.machine(), "torch": torch.__version__}
     return found | {"calls": calls, "latents": side} | machine
 
@@ -207,6 +218,12 @@ def compare(calls: int, side: int) -> dict[str, Any]:
 def _peak(name: str, side: int) -> float:
     command = [sys.executable, __file__, "--peak", name, "--latents", str(side)]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
+
+
+def _memory(field: str) -> float:
+    """Of this process, in MB; Linux counts it."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 1024
 
 
 def main() -> None:
@@ -219,9 +236,10 @@ def main() -> None:
     options = parser.parse_args()
     if options.peak:
         run = ways(options.latents)
-        if options.peak in run:
-            run[options.peak]()
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+        loaded = _memory("VmRSS")
+        Path("/proc/self/clear_refs").write_text("5")  # forget the peak of loading
+        run[options.peak]()
+        print(_memory("VmHWM") - loaded)
         return
     found = compare(options.calls, options.latents)
     if options.json:

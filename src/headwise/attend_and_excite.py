@@ -19,6 +19,7 @@ References:
     | https://arxiv.org/abs/2412.02237
 """
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -290,20 +291,37 @@ def _grid(latents: tuple[int, int]) -> tuple[int, int]:
 
 
 def _resized(maps: Tensor, goal: tuple[int, int]) -> Tensor:
-    """Maps "… height width" at another size; a Gaussian as wide as the step goes before a smaller one."""
-    if maps.shape[-2:] == torch.Size(goal):
+    """Maps "… height width" at another size; a Gaussian as wide as the step goes before a smaller one.
+
+    Both work along one axis, then the other, so that each axis is one small matrix.
+    """
+    height, width = maps.shape[-2:]
+    if (height, width) == goal:
         return maps
-    flat = maps.flatten(0, -3)
-    ratio = maps.shape[-2] / goal[0]
-    if ratio > 1:
-        flat = _smooth(flat, ratio / 2, math.ceil(ratio))
-    flat = F.interpolate(flat[:, None], size=goal, mode="bilinear", align_corners=False)[:, 0]
-    return flat.unflatten(0, maps.shape[:-2])
+    spread = height / goal[0]
+    rows = _along(height, goal[0], spread).to(maps)
+    columns = _along(width, goal[1], spread).to(maps)
+    return rows @ maps @ columns.T
+
+
+@functools.cache
+@torch.inference_mode(False)  # kept for later calls, whoever calls first
+def _along(size: int, goal: int, spread: float) -> Float[Tensor, "goal size"]:
+    """What one axis of that size becomes, as a matrix."""
+    each = torch.eye(size, dtype=torch.float64)[:, None]
+    if spread > 1:
+        reach = math.ceil(spread)
+        kernel = _gaussian(spread / 2, reach).to(each)
+        each = F.conv1d(F.pad(each, (reach, reach), mode="replicate"), kernel[None, None])
+    return F.interpolate(each, size=goal, mode="linear", align_corners=False)[:, 0].T
 
 
 def _smooth(maps: Float[Tensor, "some height width"], sigma: float, reach: int) -> Tensor:
     """Convolved with a Gaussian of 2·reach + 1 positions, the edges continued."""
-    x = torch.arange(-reach, reach + 1, dtype=maps.dtype, device=maps.device)
-    kernel = torch.softmax(-(x**2) / (2 * sigma**2), 0)
+    kernel = _gaussian(sigma, reach).to(maps)
     padded = F.pad(maps[:, None], (reach,) * 4, mode="replicate")
     return F.conv2d(F.conv2d(padded, kernel[None, None, :, None]), kernel[None, None, None])[:, 0]
+
+
+def _gaussian(sigma: float, reach: int) -> Float[Tensor, " positions"]:
+    return torch.softmax(-(torch.arange(-reach, reach + 1, dtype=torch.float64) ** 2) / (2 * sigma**2), 0)
