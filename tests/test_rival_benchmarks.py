@@ -139,3 +139,13 @@ def test_refusals(sd):
         benchmark_editing(sd, relevance_for(sd), [], Stub())
     with pytest.raises(HeadwiseError, match="some of: plain"):
         benchmark_multi_concept(sd, relevance_for(sd), SEVERAL, Stub(), methods=["magic"])
+
+
+def test_pairs_share_a_call_where_no_word_is_taken_for_anothers():
+    from headwise.benchmarks.editing import _together
+
+    red, orange = PAIRS[0]._replace(target="a red dog", word="red"), PAIRS[0]
+    again = red._replace(target="a red cat")
+    fruit = red._replace(attribute="Food")  # the same word, meant otherwise
+    in_it = orange._replace(target="a red orange")
+    assert _together([red, orange, again, fruit, in_it]) == [[0, 1, 2], [3], [4]]

@@ -49,7 +49,7 @@ class Pair(NamedTuple):
         source, target: The prompts.
         word: The target's word.
         texts: What the target's picture is compared with, the target first.
-        things: Likewise for the thing it shows.
+        things: Likewise with other things in the place of the one it shows.
         box: Where that is drawn: left, top, right and bottom as shares of the picture; None if unknown.
         keeps_object: Whether the thing is to stay, and its surroundings to change, instead of the reverse.
     """
@@ -217,7 +217,8 @@ def several_of(source: str | Path, count: int = 40) -> list[Several]:
 def _pair(attribute: str, given: dict[str, Any], prompt: str, thing: str, before: str, after: str) -> Pair:
     said = {word: _filled(prompt, {"word": word, "thing": thing}) for word in given["words"]}
     texts = (said[after], *(text for word, text in said.items() if word != after))
-    things = tuple(f"a {name}" for name in (thing, *(other for other in given["things"] if other != thing)))
+    others = (other for other in given["things"] if other != thing)
+    things = tuple(_filled(prompt, {"word": after, "thing": name}) for name in (thing, *others))
     box = tuple(float(edge) for edge in given["box"]) if "box" in given else None
     keeps = given.get("edits", "object") == "surroundings"
     return Pair(attribute, said[before], said[after], after, texts, things, box, keeps)  # type: ignore[arg-type]

@@ -10,7 +10,7 @@ import numpy as np
 
 from headwise import plots
 from headwise.benchmarks import Editing, MultiConcept
-from headwise.benchmarks.editing import MEASURES
+from headwise.benchmarks.editing import ALONE, MEASURES
 from headwise.benchmarks.multi_concept import SEEN
 from headwise.page import Drawing, Page, Picture, Section, Strip, Table, settings_rows
 from headwise.scores import Scores
@@ -60,7 +60,8 @@ def _editing(folder: Path, found: Editing) -> Page:
         tuple(drawings),
         tuple(_table(found, attribute, MEASURES) for attribute in dict.fromkeys(found.attributes)),
     )
-    best = max(found.methods, key=lambda m: found.of(m, "alignment").value)
+    edits = [m for m in found.methods if m != ALONE] or found.methods
+    best = max(edits, key=lambda m: found.of(m, "alignment").value)
     strips = tuple(strips_of_methods(folder, ("source", *found.methods), "source"))
     return Page(
         title="Which way of editing shows the target, and keeps the source?",

@@ -6,7 +6,10 @@ Every method draws the same pairs of prompts from the same latents. Of a target'
     accuracy       1 where the judge picks the target's word among the words of the attribute
     preservation   likeness of source and target where nothing was to change: outside the object's box or,
                    where the surroundings are edited, inside it
-    identity       1 where the judge sees the same thing as in the prompt
+    identity       1 where the judge picks the prompt's thing among others
+
+"Target alone" edits nothing: the target drawn for itself, which shows how well it can be shown at all.
+"Random heads" has the factors of relevance at other heads.
 
 References:
     | Cross-Attention Head Position Patterns Can Align with Human Visual Concepts (Park et al., 2024)
@@ -14,7 +17,7 @@ References:
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +35,9 @@ from headwise.rivals import FreePrompt, MasaCtrl, PlugAndPlay, sdedit
 from headwise.runs import Progress, RunFolder, settings_of_pictures
 from headwise.scores import Axes, Scores
 
-__all__ = ["EDITING", "MEASURES", "Editing", "benchmark_editing"]
+__all__ = ["ALONE", "EDITING", "MEASURES", "Editing", "benchmark_editing"]
 
+ALONE = "target alone"
 MEASURES = ("alignment", "accuracy", "preservation", "identity")
 Pictures = list[Image.Image]
 Draw = Callable[[Sequence[Pair], Sequence[int], Pictures], Pictures]
@@ -145,25 +149,38 @@ def measured(judge: Judge, pairs: Sequence[Pair], sources: Pictures, edited: Pic
     return np.stack([alignment, accuracy, judge.likeness(*covered), identity]).astype(np.float64)
 
 
-def _hooked(make: Callable[[Relevance, Pair], Sequence[Any]]) -> Callable[..., Pictures]:
-    """A method that is a hook, the same for all pairs of a batch or one for each."""
+def _hooked(make: Callable[[Relevance, Sequence[Pair]], Sequence[Any]]) -> Callable[..., Pictures]:
+    """A method that is a hook for all pairs of a pipeline call."""
 
     def drawn(
         pipe: Any, relevance: Relevance, pairs: Sequence[Pair], seeds: Sequence[int], sources: Pictures,
         passed: Mapping[str, Any],
     ) -> Pictures:  # fmt: skip
-        groups = [[pair.source, pair.target] for pair in pairs]
         found: dict[int, Image.Image] = {}
-        for key in dict.fromkeys(pair.word for pair in pairs):
-            mine = [n for n, pair in enumerate(pairs) if pair.word == key]
-            hooks = make(relevance, pairs[mine[0]])
-            rows = draw_edits(
-                pipe, [groups[n] for n in mine], hooks, seeds=[seeds[n] for n in mine], **passed
-            )
+        for mine in _together(pairs):
+            groups = [[pairs[n].source, pairs[n].target] for n in mine]
+            hooks = make(relevance, [pairs[n] for n in mine])
+            rows = draw_edits(pipe, groups, hooks, seeds=[seeds[n] for n in mine], **passed)
             found |= {n: row[1] for n, row in zip(mine, rows, strict=True)}
         return [found[n] for n in range(len(pairs))]
 
     return drawn
+
+
+def _together(pairs: Sequence[Pair]) -> list[list[int]]:
+    """Pairs that one hook can serve: none has a word of another in it, unless it means the same by it."""
+    groups: list[list[int]] = []
+    for n, pair in enumerate(pairs):
+        fits = (group for group in groups if all(_apart(pair, pairs[other]) for other in group))
+        group = next(fits, None)
+        groups.append([n]) if group is None else group.append(n)
+    return groups
+
+
+def _apart(a: Pair, b: Pair) -> bool:
+    if a.word == b.word:
+        return a.attribute == b.attribute
+    return a.word not in b.target and b.word not in a.target
 
 
 def _noised(strength: float) -> Callable[..., Pictures]:
@@ -177,23 +194,40 @@ def _noised(strength: float) -> Callable[..., Pictures]:
     return drawn
 
 
-def _relevant(strength: float) -> Callable[[Relevance, Pair], Sequence[Any]]:
-    def make(relevance: Relevance, pair: Pair) -> Sequence[Any]:
-        concepts = {pair.word: pair.attribute}
+def _alone(
+    pipe: Any, relevance: Relevance, pairs: Sequence[Pair], seeds: Sequence[int], sources: Pictures,
+    passed: Mapping[str, Any],
+) -> Pictures:  # fmt: skip
+    """The targets drawn for themselves: how well they can be shown where nothing need be kept."""
+    rows = draw_edits(pipe, [[pair.target] for pair in pairs], [], seeds=seeds, **passed)
+    return [row[0] for row in rows]
+
+
+def _relevant(strength: float) -> Callable[[Relevance, Sequence[Pair]], Sequence[Any]]:
+    def make(relevance: Relevance, pairs: Sequence[Pair]) -> Sequence[Any]:
+        concepts = {pair.word: pair.attribute for pair in pairs}
         return [PromptToPrompt(relevance=relevance, concepts=concepts, strength=strength)]
 
     return make
 
 
+def _random_heads(relevance: Relevance, pairs: Sequence[Pair]) -> Sequence[Any]:
+    """The control: the same factors, dealt to other heads."""
+    order = np.random.Generator(np.random.Philox(0)).permutation(relevance.values.shape[1])
+    return _relevant(1.0)(replace(relevance, values=relevance.values[:, order]), pairs)
+
+
 EDITING: dict[str, Callable[..., Pictures]] = {
+    ALONE: _alone,
     "sdedit 0.5": _noised(0.5),
     "sdedit 0.7": _noised(0.7),
-    "prompt-to-prompt": _hooked(lambda relevance, pair: [PromptToPrompt()]),
-    "plug-and-play": _hooked(lambda relevance, pair: [PlugAndPlay()]),
-    "masactrl": _hooked(lambda relevance, pair: [MasaCtrl()]),
-    "free-prompt": _hooked(lambda relevance, pair: [FreePrompt()]),
+    "prompt-to-prompt": _hooked(lambda relevance, pairs: [PromptToPrompt()]),
+    "plug-and-play": _hooked(lambda relevance, pairs: [PlugAndPlay()]),
+    "masactrl": _hooked(lambda relevance, pairs: [MasaCtrl()]),
+    "free-prompt": _hooked(lambda relevance, pairs: [FreePrompt()]),
     "relevance": _hooked(_relevant(1.0)),
     "relevance × 0": _hooked(_relevant(0.0)),
     "relevance × 0.5": _hooked(_relevant(0.5)),
     "relevance × 2": _hooked(_relevant(2.0)),
+    "random heads": _hooked(_random_heads),
 }
