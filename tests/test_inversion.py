@@ -5,11 +5,12 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from diffusers import DDIMScheduler
 from PIL import Image
 
 from conftest import BUILD, ddim, pndm, tiny_sd
 from headwise.errors import HeadwiseError
-from headwise.inversion import edit_picture, invert, psnr
+from headwise.inversion import _mean, edit_picture, invert, psnr
 from headwise.prompt_to_prompt import PromptToPrompt
 
 
@@ -88,3 +89,18 @@ def test_a_schedule_without_noise_levels_is_refused(sd):
     with pytest.raises(HeadwiseError, match="FlowMatchEulerDiscreteScheduler. Use a Stable Diffusion"):
         invert(sd, picture(), "a dog")
     assert isinstance(sd.scheduler, FlowMatchEulerDiscreteScheduler)
+
+
+def test_a_schedule_that_starts_from_noise_alone_is_inverted_in_any_number_of_steps():
+    zero_snr = {
+        "rescale_betas_zero_snr": True,
+        "timestep_spacing": "trailing",
+        "beta_schedule": "scaled_linear",
+    }
+    scheduler = DDIMScheduler(
+        prediction_type="v_prediction", clip_sample=False, beta_start=0.00085, beta_end=0.012, **zero_snr
+    )
+    sample = torch.randn(1, 4, 2, 2)
+    for steps in range(5, 60):
+        scheduler.set_timesteps(steps)
+        assert _mean(scheduler.step, sample, scheduler.timesteps[0], sample).isfinite().all(), steps

@@ -257,7 +257,10 @@ class _Replaying(_Ddim):
 
 def _mean(step: Any, model_output: Tensor, timestep: Any, sample: Tensor) -> Tensor:
     """The mean of a step that adds noise."""
-    return step(model_output, timestep, sample, eta=1.0, variance_noise=torch.zeros_like(sample)).prev_sample
+    # not quite 1: from ᾱ = 0, rounding takes 1 − ᾱ − σ² below 0 there, and its root is no number
+    return step(
+        model_output, timestep, sample, eta=0.999, variance_noise=torch.zeros_like(sample)
+    ).prev_sample
 
 
 def _stepped(latents: Tensor, return_dict: bool) -> Any:
