@@ -1,0 +1,71 @@
+"""What the judge says of true drawings of the prompts that the benchmarks ask for: the most that any method can reach.
+
+Two drawings of a scene differ in what its caption leaves open, so that preservation is not asked here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+from pathlib import Path
+
+import numpy as np
+import sprites
+from drawing import Painter
+from PIL import Image
+from world import OF_THING, SLOTS, Scene, Thing
+
+from headwise.benchmarks.editing import MEASURES, measured
+from headwise.benchmarks.multi_concept import SEEN, seen
+from headwise.cases import Pair, Several, pairs_of, several_of
+from headwise.metrics import Judge
+
+
+def of_pair(pair: Pair, things: list[str]) -> Scene:
+    """The scene of an edit's target."""
+    rest = pair.target.replace(pair.word, "")
+    name = max((thing for thing in things if thing in rest), key=len)
+    slot = SLOTS[pair.attribute]
+    if slot in OF_THING:
+        return Scene((Thing(name, **{slot: pair.word}),))
+    return Scene((Thing(name),), **{slot: pair.word})
+
+
+def of_several(several: Several) -> Scene:
+    """The scene of a prompt of two subjects."""
+    colors = [subject.split()[1:-1] for subject in several.subjects]
+    return Scene(
+        tuple(Thing(w, color=c[0] if c else None) for w, c in zip(several.words, colors, strict=True))
+    )
+
+
+def main() -> None:
+    """Print the means."""
+    parse = argparse.ArgumentParser(description=__doc__)
+    parse.add_argument("--sprites", type=Path, required=True)
+    parse.add_argument("--each", type=int, default=4, help="drawings of a prompt")
+    given = parse.parse_args()
+    painter, judge, rng = Painter(sprites.load(given.sprites)), Judge.load("emoji"), random.Random(0)
+
+    def drawn(scene: Scene) -> Image.Image:
+        return Image.fromarray(painter.draw(scene, rng))
+
+    pairs = [pair for pair in pairs_of("emoji", 20) for _ in range(given.each)]
+    pictures = [drawn(of_pair(pair, list(painter.sprites))) for pair in pairs]
+    scores = measured(judge, pairs, pictures, pictures)
+    asked = [n for n, measure in enumerate(MEASURES) if measure != "preservation"]
+    for attribute in dict.fromkeys(pair.attribute for pair in pairs):
+        mine = [pair.attribute == attribute for pair in pairs]
+        said = (f"{MEASURES[n]} {scores[n, mine].mean():.3f}" for n in asked)
+        print(f"{attribute:20}", *said, sum(mine))
+
+    prompts = [several for several in several_of("emoji", 40) for _ in range(given.each)]
+    captions = {k: sorted({p.prompt for p in prompts if p.kind == k}) for k in {p.kind for p in prompts}}
+    scores = np.array(seen(judge, prompts, [drawn(of_several(several)) for several in prompts], captions))
+    for kind in sorted(captions):
+        mine = [several.kind == kind for several in prompts]
+        print(f"{kind:20}", *(f"{m} {x:.3f}" for m, x in zip(SEEN, scores[mine].mean(0), strict=True)))
+
+
+if __name__ == "__main__":
+    main()
