@@ -218,8 +218,14 @@ def tradeoff(found: Mapping[str, tuple[Interval, Interval]], x: str, y: str) -> 
             axes.plot([across.low, across.high], [up.value] * 2, color=color, linewidth=1.2)
             axes.plot([across.value] * 2, [up.low, up.high], color=color, linewidth=1.2)
             axes.scatter([across.value], [up.value], color=color, zorder=3)
+        lowest = -np.inf  # names from below, each above the last where they would touch
+        points = 72 / figure.dpi
+        for name, (across, up) in sorted(found.items(), key=lambda one: one[1][1].value):
             at = (across.value, up.value)
-            axes.annotate(name, at, (5, 4), textcoords="offset points", color=color, fontsize=8)
+            height = axes.transData.transform(at)[1] * points
+            lowest = max(height + 4, lowest + 9)
+            color = ACCENT if name.startswith("relevance") else INK
+            axes.annotate(name, at, (5, lowest - height), textcoords="offset points", color=color, fontsize=8)
         axes.set(xlabel=x, ylabel=y)
     return figure
 
