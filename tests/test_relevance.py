@@ -22,7 +22,7 @@ from headwise.errors import (
 )
 from headwise.heads import HeadMap, Layer
 from headwise.relevance import Relevance, Votes, normalise
-from headwise.reliability import _ranks
+from headwise.reliability import ranks
 
 REFERENCE = Path(__file__).parents[2] / "shared/reference"
 HEADS = HeadMap((Layer("down_blocks.0.attn2", 2), Layer("mid_block.attn2", 3)))
@@ -195,14 +195,14 @@ def test_too_few_blocks_say_nothing():
 
 
 def test_ranks_share_ties():
-    assert _ranks(np.array([[10, 20, 10, 30, 20, 20]])).tolist() == [[0.5, 3, 0.5, 5, 3, 3]]
+    assert ranks(np.array([[10, 20, 10, 30, 20, 20]])).tolist() == [[0.5, 3, 0.5, 5, 3, 3]]
 
 
 @given(arrays.arrays(np.int64, (3, 9), elements=st.integers(0, 4)))
 def test_ranks_are_counted_another_way(values):
     below = (values[:, None, :] < values[:, :, None]).sum(-1)
     equal = (values[:, None, :] == values[:, :, None]).sum(-1)
-    assert np.allclose(_ranks(values), below + (equal - 1) / 2)
+    assert np.allclose(ranks(values), below + (equal - 1) / 2)
 
 
 def test_split_half_is_one_where_pictures_agree_and_about_zero_where_they_are_noise():

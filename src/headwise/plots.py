@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
+from headwise.agreement import Agreement
 from headwise.errors import MissingExtra
 from headwise.heads import HeadMap, Layer
 from headwise.intervals import Interval
@@ -227,6 +228,24 @@ def tradeoff(found: Mapping[str, tuple[Interval, Interval]], x: str, y: str) -> 
             color = ACCENT if name.startswith("relevance") else INK
             axes.annotate(name, at, (5, lowest - height), textcoords="offset points", color=color, fontsize=8)
         axes.set(xlabel=x, ylabel=y)
+    return figure
+
+
+def agreements(found: Mapping[str, Agreement]) -> Figure:
+    """Rank correlation of two measurements by concept, beside the most that they could reach."""
+    names = sorted(found, key=lambda name: found[name].correlation)
+    rows = np.arange(len(names))
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(8, 1.5 + 0.24 * len(names)), layout="constrained")
+        axes = figure.subplots()
+        reached, most = ([getattr(found[n], key) for n in names] for key in ("correlation", "ceiling"))
+        axes.hlines(rows, 0, reached, color=INK, linewidth=1)
+        axes.scatter(reached, rows, color=INK, zorder=3, label="the two measurements")
+        axes.scatter(most, rows, marker="|", s=90, color=ACCENT, label="the most they could reach")
+        axes.axvline(0, color="black", linewidth=0.8)
+        axes.set(xlabel="rank correlation over heads", xlim=(min(-0.1, *reached), 1.02))
+        axes.legend(frameon=False, loc="lower right")
+        _name_concepts(axes, names)
     return figure
 
 

@@ -185,6 +185,25 @@ class Relevance:
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise UnreadableFile(f"{path} is a damaged relevance file ({error!r}). Measure again.") from None
 
+    @classmethod
+    def from_pretrained(cls, name: str | Path, **options: Any) -> "Relevance":
+        """Read from a folder, or a repository of the Hub: see hub.py."""
+        from headwise.hub import from_pretrained
+
+        return from_pretrained(name, **options)
+
+    def save_pretrained(self, folder: str | Path) -> Path:
+        """Write the file and a card into a folder."""
+        from headwise.hub import save_pretrained
+
+        return save_pretrained(self, folder)
+
+    def push_to_hub(self, name: str, *, private: bool = False, token: str | None = None) -> str:
+        """Upload the file and a card to a repository of the Hub; returns the commit's address."""
+        from headwise.hub import push_to_hub
+
+        return push_to_hub(self, name, private=private, token=token)
+
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Relevance):
             return NotImplemented

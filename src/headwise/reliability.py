@@ -3,9 +3,8 @@ r"""How sure relevance is, from the votes of B blocks of pictures.
 * Standard errors by the jackknife: with θ₋ᵦ the relevance without block b and θ̄ their mean,
   se² = (B − 1)/B · Σᵦ (θ₋ᵦ − θ̄)².
 * Split-half: the Spearman rank correlation over heads between the relevance of two halves of the blocks,
-averaged
-  over 100 seeded random halvings; equal values share their average rank. A half without a single vote for a
-  concept agrees with nothing: 0.
+  averaged over 100 seeded random halvings; equal values share their average rank. A half without a single
+  vote for a concept agrees with nothing: 0.
 
 With fewer than two blocks nothing can be said: nan.
 """
@@ -15,7 +14,7 @@ from jaxtyping import Float, Int
 
 from headwise.votes import Votes
 
-__all__ = ["normalise", "rank_correlation", "split_half", "standard_errors"]
+__all__ = ["normalise", "rank_correlation", "ranks", "split_half", "standard_errors"]
 
 HALVINGS = 100
 
@@ -64,7 +63,7 @@ def standard_errors(votes: Votes) -> Float[np.ndarray, "concepts all_heads"]:
 
 def rank_correlation(a: Counts, b: Counts) -> Float[np.ndarray, " concepts"]:
     """Spearman's, over heads; 0 where one side is the same for all heads."""
-    return _correlation(_ranks(a), _ranks(b))
+    return _correlation(ranks(a), ranks(b))
 
 
 def _filled(
@@ -73,7 +72,7 @@ def _filled(
     return blocks[blocks.any(axis=(1, 2))]
 
 
-def _ranks(values: Counts) -> Float[np.ndarray, "concepts all_heads"]:
+def ranks(values: Counts) -> Float[np.ndarray, "concepts all_heads"]:
     """Ranks along the last axis, ties sharing their average."""
     order = np.argsort(values, axis=-1, kind="stable")
     ordered = np.take_along_axis(values, order, -1)

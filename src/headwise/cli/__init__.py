@@ -4,7 +4,14 @@ Tables for eyes and JSON for programs go to stdout, progress to stderr. Exit cod
 sentence, 130 interrupted (what was counted is kept, and the same command goes on).
 """
 
-from headwise.cli import editing, measuring, rivalry, steering, trying  # each adds its commands to the app
+from headwise.cli import (  # each adds its commands to the app
+    editing,
+    exchanging,
+    measuring,
+    rivalry,
+    steering,
+    trying,
+)
 from headwise.cli.app import app, main
 
-__all__ = ["app", "editing", "main", "measuring", "rivalry", "steering", "trying"]
+__all__ = ["app", "editing", "exchanging", "main", "measuring", "rivalry", "steering", "trying"]

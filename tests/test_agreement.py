@@ -1,0 +1,43 @@
+"""Agreement: 1 with oneself, 0 with chance, never more than the two measurements' own reliability allows."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from headwise.agreement import agreement
+from headwise.errors import HeadMapMismatch, HeadwiseError
+from headwise.heads import HeadMap, Layer
+from headwise.relevance import Relevance
+
+MAP = HeadMap((Layer("a.attn2", 64), Layer("b.attn2", 64)))
+
+
+def measured(votes, names=("Color", "Animals"), head_map=MAP):
+    return Relevance.from_votes(votes, names, head_map)
+
+
+def votes(seed):
+    return np.random.default_rng(seed).integers(1, 1000, (2, 128))
+
+
+def test_with_itself_and_with_another():
+    one = measured(votes(0))
+    assert all(a.correlation == pytest.approx(1) and a.shared == 10 for a in agreement(one, one).values())
+    assert all(abs(a.correlation) < 0.3 for a in agreement(one, measured(votes(1))).values())
+
+
+def test_the_ceiling_is_what_both_allow():
+    one = replace(measured(votes(0)), split_half=np.array([0.5, 1.0]))
+    other = replace(one, split_half=np.array([0.5, np.nan]))
+    found = agreement(one, other)
+    assert found["Color"].ceiling == pytest.approx(2 / 3) and found["Animals"].ceiling == 1
+
+
+def test_only_common_concepts_of_common_heads():
+    one = measured(votes(0))
+    assert list(agreement(one, measured(votes(1), ("Color", "Food")))) == ["Color"]
+    with pytest.raises(HeadwiseError, match="no concept in common"):
+        agreement(one, measured(votes(1), ("A", "B")))
+    with pytest.raises(HeadMapMismatch, match="The first has 128 heads"):
+        agreement(one, measured(votes(1), head_map=HeadMap((Layer("c.attn2", 128),))))

@@ -1,0 +1,42 @@
+"""import and compare: what the commands print and write."""
+
+import json
+
+import numpy as np
+import pytest
+
+from headwise.heads import HeadMap, Layer
+from headwise.relevance import Relevance
+from test_cli_steering import run  # noqa: F401  (a fixture)
+from test_official import STEM
+
+MAP = HeadMap((Layer("a.attn2", 16),))
+
+
+def saved(path, seed):
+    votes = np.random.default_rng(seed).integers(1, 99, (2, 16))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Relevance.from_votes(votes, ("Color", "Food"), MAP).save(path)
+
+
+def test_import(run, tmp_path, monkeypatch):  # noqa: F811
+    monkeypatch.chdir(tmp_path)
+    np.save(tmp_path / f"{STEM}_sd_v1_4.npy", np.ones((34, 128), np.float32))
+    files = json.loads(run("import", ".", "--json")[1])["files"]
+    assert files == {"CompVis/stable-diffusion-v1-4": "runs/stable-diffusion-v1-4/relevance.safetensors"}
+    assert Relevance.load(tmp_path / files["CompVis/stable-diffusion-v1-4"]).values.shape == (34, 128)
+
+
+def test_compare(run, tmp_path):  # noqa: F811
+    one, other = tmp_path / "a/relevance.safetensors", tmp_path / "b/relevance.safetensors"
+    saved(one, 0), saved(other, 1)
+    found = json.loads(run("compare", one.parent, other, "--json")[1])
+    assert set(found["concepts"]) == {"Color", "Food"} and -1 <= found["median"] <= 1
+    code, out, _ = run("compare", one, one, "--figure", tmp_path / "x.svg")
+    assert code == 0 and "1.00" in out and (tmp_path / "x.svg").read_text().count("<svg") == 1
+
+
+@pytest.mark.parametrize("arguments", [("import", "nowhere"), ("compare", "nowhere", "nowhere")])
+def test_refusals(run, arguments):  # noqa: F811
+    code, _, err = run(*arguments)
+    assert code == 2 and err.startswith("error: ")
