@@ -8,19 +8,42 @@ import numpy as np
 import pytest
 import torch
 from diffusers import (
+    AutoencoderDC,
     AutoencoderKL,
     DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    FluxPipeline,
+    FluxTransformer2DModel,
+    PixArtSigmaPipeline,
+    PixArtTransformer2DModel,
     PNDMScheduler,
+    SanaPipeline,
+    SanaTransformer2DModel,
+    SD3Transformer2DModel,
+    StableDiffusion3Pipeline,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
 from tokenizers.pre_tokenizers import ByteLevel
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+from tokenizers.processors import TemplateProcessing
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    Gemma2Config,
+    Gemma2Model,
+    GemmaTokenizer,
+    T5Config,
+    T5EncoderModel,
+    T5Tokenizer,
+)
 
 from headwise import cli
 from headwise.concepts import ConceptSet
-from headwise.heads import HeadMap
+from headwise.heads import HeadMap, denoiser_of
 from headwise.relevance import Relevance
 
 WHOLE_WORDS = ("dog", "cat", "red", "a", "of", "photo", "vase", "in", "color", "car")  # one token each
@@ -59,15 +82,30 @@ def text_encoder(kind, tokenizer, width, projection=16):
     return kind(config)
 
 
-def tiny_vae():
+def tiny_vae(latent_channels=4, **options):
     return AutoencoderKL(
         block_out_channels=(8, 8),
         down_block_types=("DownEncoderBlock2D",) * 2,
         up_block_types=("UpDecoderBlock2D",) * 2,
-        latent_channels=4,
+        latent_channels=latent_channels,
         norm_num_groups=4,
         sample_size=16,
+        **options,
     )
+
+
+def sentence_pieces():
+    """The few words, and all letters, with how likely each is."""
+    whole = [(f"▁{word}", -1.0) for word in WHOLE_WORDS]
+    return [("▁", -2.0), *whole, *((chr(letter), -5.0) for letter in range(33, 127))]
+
+
+def tiny_t5():
+    special = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
+    tokenizer = T5Tokenizer(vocab=special + sentence_pieces(), extra_ids=0)
+    tokenizer.model_max_length = LENGTH
+    sizes = {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4}
+    return tokenizer, T5EncoderModel(T5Config(vocab_size=len(tokenizer), **sizes))
 
 
 SD1 = {
@@ -135,11 +173,156 @@ def tiny_sdxl(dtype=torch.float32, scheduler=None):
     return settled(pipe, dtype)
 
 
+HEADS = {"attention_head_dim": 8, "num_attention_heads": 2}
+
+
+def flow():
+    return FlowMatchEulerDiscreteScheduler()
+
+
+def tiny_sd3(dtype=torch.float32, scheduler=None, dual_attention_layers=(), qk_norm=None):
+    torch.manual_seed(0)
+    clip, (third, t5) = tiny_tokenizer(), tiny_t5()
+    transformer = SD3Transformer2DModel(
+        sample_size=8,
+        in_channels=4,
+        out_channels=4,
+        num_layers=3,
+        joint_attention_dim=32,
+        caption_projection_dim=16,
+        pooled_projection_dim=16,
+        pos_embed_max_size=16,
+        dual_attention_layers=dual_attention_layers,
+        qk_norm=qk_norm,
+        **HEADS,
+    )
+    pipe = StableDiffusion3Pipeline(
+        transformer=transformer,
+        scheduler=scheduler or flow(),
+        vae=tiny_vae(shift_factor=0.0609, scaling_factor=1.5),
+        text_encoder=text_encoder(CLIPTextModelWithProjection, clip, 16, 8),
+        tokenizer=clip,
+        text_encoder_2=text_encoder(CLIPTextModelWithProjection, clip, 16, 8),
+        tokenizer_2=tiny_tokenizer(),
+        text_encoder_3=t5,
+        tokenizer_3=third,
+    )
+    return settled(pipe, dtype)
+
+
+def tiny_flux(dtype=torch.float32, scheduler=None, guidance_embeds=True):
+    torch.manual_seed(0)
+    clip, (second, t5) = tiny_tokenizer(), tiny_t5()
+    transformer = FluxTransformer2DModel(
+        patch_size=1,
+        in_channels=16,
+        num_layers=1,
+        num_single_layers=2,
+        joint_attention_dim=32,
+        pooled_projection_dim=16,
+        guidance_embeds=guidance_embeds,
+        axes_dims_rope=(2, 2, 4),
+        **HEADS,
+    )
+    pipe = FluxPipeline(
+        transformer=transformer,
+        scheduler=scheduler or flow(),
+        vae=tiny_vae(shift_factor=0.0609, scaling_factor=1.5),
+        text_encoder=text_encoder(CLIPTextModel, clip, 16),
+        tokenizer=clip,
+        text_encoder_2=t5,
+        tokenizer_2=second,
+    )
+    pipe.default_sample_size = 8
+    return settled(pipe, dtype)
+
+
+def tiny_pixart(dtype=torch.float32, scheduler=None):
+    torch.manual_seed(0)
+    tokenizer, t5 = tiny_t5()
+    transformer = PixArtTransformer2DModel(
+        sample_size=8,
+        out_channels=8,
+        num_layers=3,
+        cross_attention_dim=16,
+        caption_channels=32,
+        norm_num_groups=4,
+        use_additional_conditions=False,
+        **HEADS,
+    )
+    pipe = PixArtSigmaPipeline(
+        tokenizer=tokenizer,
+        text_encoder=t5,
+        vae=tiny_vae(),
+        transformer=transformer,
+        scheduler=scheduler or ddim(),
+    )
+    return settled(pipe, dtype)
+
+
+def tiny_sana(dtype=torch.float32, scheduler=None):
+    torch.manual_seed(0)
+    special = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>"]
+    words = [*special, "▁", *(chr(letter) for letter in range(33, 127))]
+    tokenizer = GemmaTokenizer(vocab={piece: n for n, piece in enumerate(words)}, merges=[])
+    begin = TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 2)])
+    tokenizer.backend_tokenizer.post_processor = begin
+    gemma = Gemma2Config(
+        vocab_size=len(words),
+        hidden_size=32,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=8,
+    )
+    transformer = SanaTransformer2DModel(
+        in_channels=4,
+        out_channels=4,
+        num_layers=2,
+        num_cross_attention_heads=2,
+        cross_attention_head_dim=8,
+        cross_attention_dim=16,
+        caption_channels=32,
+        sample_size=8,
+        **HEADS,
+    )
+    vae = AutoencoderDC(
+        in_channels=3,
+        latent_channels=4,
+        attention_head_dim=2,
+        encoder_block_types=("ResBlock", "EfficientViTBlock"),
+        decoder_block_types=("ResBlock", "EfficientViTBlock"),
+        encoder_block_out_channels=(8, 8),
+        decoder_block_out_channels=(8, 8),
+        encoder_layers_per_block=(1, 1),
+        decoder_layers_per_block=(1, 1),
+        encoder_qkv_multiscales=((), (5,)),
+        decoder_qkv_multiscales=((), (5,)),
+        downsample_block_type="conv",
+        upsample_block_type="interpolate",
+        decoder_norm_types="rms_norm",
+        decoder_act_fns="silu",
+        scaling_factor=0.4,
+    )
+    pipe = SanaPipeline(
+        tokenizer=tokenizer,
+        text_encoder=Gemma2Model(gemma),
+        vae=vae,
+        transformer=transformer,
+        scheduler=scheduler or DPMSolverMultistepScheduler(),
+    )
+    return settled(pipe, dtype)
+
+
 def settled(pipe, dtype):
     with torch.no_grad():
-        for name, parameter in pipe.unet.named_parameters():
-            if name.endswith(("to_q.weight", "to_k.weight")):
+        for name, parameter in denoiser_of(pipe).named_parameters():
+            if name.endswith(("to_q.weight", "to_k.weight", "add_k_proj.weight", "add_q_proj.weight")):
                 parameter.mul_(4)  # at random initialisation attention is so flat that all heads vote alike
+    for part in pipe.components.values():
+        if isinstance(part, torch.nn.Module):
+            part.eval()  # T5 drops out of itself
     pipe.set_progress_bar_config(disable=True)
     return pipe.to(dtype)
 
@@ -148,6 +331,14 @@ BUILD = {
     "sd1": tiny_sd,
     "sd2": lambda **options: tiny_sd(SD2, **options),
     "sdxl": tiny_sdxl,
+}
+TRANSFORMERS = {
+    "pixart": tiny_pixart,
+    "sana": tiny_sana,
+    "sd3": tiny_sd3,
+    "sd3.5": lambda **options: tiny_sd3(dual_attention_layers=(0,), qk_norm="rms_norm", **options),
+    "flux-dev": tiny_flux,
+    "flux-schnell": lambda **options: tiny_flux(guidance_embeds=False, **options),
 }
 
 

@@ -7,7 +7,6 @@ import pytest
 
 from headwise.heads import HeadMap, Layer
 from headwise.relevance import Relevance
-from test_cli_steering import run  # noqa: F401  (a fixture)
 from test_official import STEM
 
 MAP = HeadMap((Layer("a.attn2", 16),))

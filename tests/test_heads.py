@@ -125,7 +125,7 @@ def test_what_is_outside_is_refused(sd):
 
 
 def test_models_without_text_are_refused(sd):
-    with pytest.raises(ModelNotLoaded, match="AutoencoderKL has no cross-attention layer"):
+    with pytest.raises(ModelNotLoaded, match="AutoencoderKL has no attention layer known to read text"):
         HeadMap.of(sd.vae)
     with pytest.raises(ModelNotLoaded, match="neither a `unet` nor a `transformer`"):
         HeadMap.of("a string")

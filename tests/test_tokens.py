@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conftest import tiny_tokenizer
-from headwise.errors import WordNotInPrompt, WordWithoutTokens
-from headwise.tokens import token_positions, tokens_of, words_of
+from headwise.errors import WordNotInPrompt
+from headwise.tokens import token_positions, words_of
 
 TOKENIZER = tiny_tokenizer()  # knows dog, cat, red, a, of, photo, vase, in, color, car; spells all others
 
@@ -73,14 +73,6 @@ def test_a_word_beyond_what_the_encoder_reads_is_refused():
     assert len(positions(prompt, "red", 1)) == 1
     with pytest.raises(WordNotInPrompt, match="'dog' stands beyond the 24 tokens"):
         positions(prompt, "dog")
-
-
-def test_counting_tokens():
-    assert tokens_of(TOKENIZER, "dog") == 1
-    assert tokens_of(TOKENIZER, "red dog") == 2
-    assert tokens_of(TOKENIZER, "frog") == 4
-    with pytest.raises(WordWithoutTokens, match="'  ' has no token"):
-        tokens_of(TOKENIZER, "  ")
 
 
 @given(st.lists(st.sampled_from(["dog", "red", "frog", "T-shirt", "vase,", "(car)"]), min_size=1, max_size=4))

@@ -10,7 +10,10 @@ next hook. A hook that has a method `prepare(call)` is told of each denoiser cal
 whatever `torch.compile` compiled. A hook with an attribute `kinds` that holds "self" also stands at the
 self-attention beside each of these layers, where keys are pixels too. One with an attribute `features`,
 module paths of residual blocks, gets each one's output by its method `feature(output)` and returns what to go
-on with.
+on with. One with a method `finish(call)` is told when the denoiser call has ended.
+
+Where text and pixels are attended jointly, a hook gets the pixels' queries, and `site.text` says which keys
+are text; the text's own queries go to hooks whose `kinds` hold "text", and else are left alone.
 
 No processor is replaced. While the context is open, the forward of every layer of the head map runs inside a
 `TorchFunctionMode` that meets the layer's first call of `scaled_dot_product_attention`: norms, LoRA and
@@ -36,8 +39,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from headwise.errors import HookMisuse, LayerNotReached
-from headwise.heads import HeadMap, denoiser_of, wrapped_denoiser_of
+from headwise.errors import HookMisuse, LayerNotReached, WordNotInPrompt
+from headwise.heads import HeadMap, denoiser_of, text_first, wrapped_denoiser_of
+from headwise.pipelines import readers_of
+from headwise.tokens import Reader, positions_in
 
 __all__ = ["Attend", "AttentionHook", "DenoiserCall", "Site", "hooked"]
 
@@ -53,7 +58,8 @@ class Site:
         layer: Index of the layer in the head map.
         address: Its module path.
         heads: Its number of heads.
-        kind: "cross" or "joint"; "self" at the self-attention beside the layer.
+        kind: "cross" or "joint"; "self" at the self-attention beside the layer; "text" for the queries of the
+            text in joint attention.
         text: Which keys are text; none at self-attention.
         conditional: Which rows of the batch carry the prompt; the others carry the negative prompt.
         picture: For each row, which picture of the batch it belongs to.
@@ -98,11 +104,15 @@ class DenoiserCall:
         grid: Height and width of the latents.
         prompts: The prompt of each picture; empty where the pipeline was not given text.
         tokens: How many tokens of text each row has; 0 where the denoiser was given none.
+        width: How wide each is.
         device: Where the latents are.
-        tokenizer: The pipeline's; None for a bare denoiser.
+        readers: The tokenizers of the text, and where the tokens of each begin; none for a bare denoiser.
         head_map: The denoiser's.
+        prompted: False where all rows carry the negative prompt, as where guidance makes two calls a step.
         again: From latents and a timestep to what the denoiser says of them, for the rows with the prompt
             only, with this call's text; hooks see it, and no step is counted.
+        travel: From a hook and a text "tokens dim" to nothing: the denoiser reads this text instead, of
+            `travellers` rows with a corner of their latents; only this hook sees it, and no step is counted.
     """
 
     step: int = 0
@@ -112,15 +122,34 @@ class DenoiserCall:
     grid: tuple[int, int] = (0, 0)
     prompts: tuple[str, ...] = ()
     tokens: int = 0
+    width: int = 0
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    tokenizer: Any = None
+    readers: tuple[Reader, ...] = ()
     head_map: HeadMap = field(default_factory=lambda: HeadMap(()))
+    prompted: bool = True
     again: Callable[[Tensor, Tensor], Any] | None = None
+    travel: Callable[[Any, Tensor, int], None] | None = None
 
     @property
     def conditional(self) -> slice:
         """The rows of the batch that carry the prompt; those before them carry the negative prompt."""
-        return slice(self.rows - self.pictures, self.rows)
+        return slice(self.rows - self.pictures if self.prompted else self.rows, self.rows)
+
+    @property
+    def tokenizer(self) -> Any:
+        """The first reader's; None for a bare denoiser."""
+        return self.readers[0].tokenizer if self.readers else None
+
+    def positions(self, picture: int, word: str | None, occurrence: int | None = None) -> tuple[int, ...]:
+        """Where the tokens of a word, or of all words if None, stand in the text of a picture."""
+        prompt = self.prompts[picture]
+        found = tuple(p for p in positions_in(self.readers, prompt, word, occurrence) if p < self.tokens)
+        if not found and word is not None:
+            raise WordNotInPrompt(
+                f'{word!r} stands beyond the {self.tokens} tokens that the denoiser reads of "{prompt}". '
+                "Move it forward or shorten the prompt."
+            )
+        return found
 
 
 @contextmanager
@@ -164,8 +193,9 @@ class _Door:
         self.denoiser = denoiser_of(pipe)
         self.head_map = HeadMap.of(self.denoiser)
         self.call: _PipelineCall | None = None
-        self.direct = _PipelineCall((), 0.0)  # calls of the denoiser outside any pipeline call
+        self.direct = _PipelineCall((), 0, readers_of(pipe))  # denoiser calls outside any pipeline call
         self.now = DenoiserCall()
+        self.prompted = True  # until a pipeline says that a call is the unconditional one
         self.completed, self.reached = 0, [False] * len(self.head_map)
         self.undo: list[Callable[[], str | None]] = []
 
@@ -195,6 +225,8 @@ class _Door:
         for hook in self.hooks:
             for address in getattr(hook, "features", ()):
                 self.undo.append(_hand_on(modules, address, hook))
+        if hasattr(self.denoiser, "cache_context"):
+            self.undo.append(_note_context(self.denoiser, self))
         if not isinstance(self.pipe, nn.Module):
             self.undo.append(_replace_call(self.pipe, self))
 
@@ -215,40 +247,70 @@ class _Door:
             )
 
     def _begin(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
-        latents: Any = args[0] if args else kwargs.get("sample", kwargs.get("hidden_states"))
+        given = inspect.signature(self.denoiser.forward).bind_partial(*args, **kwargs).arguments
+        given |= given.pop("kwargs", {})
+        latents = given[_latents_in(given)]
         call = self.call or self.direct
         rows = latents.shape[0]
         pictures = rows // 2 if self._guided() else rows
         prompts = call.prompts if len(call.prompts) == pictures else call.prompts * pictures
-        text: Any = args[2] if len(args) > 2 else kwargs.get("encoder_hidden_states")
+        names = ("encoder_hidden_states", "encoder_hidden_states_t5")
+        text = [given[name] for name in names if isinstance(given.get(name), Tensor)]
         self.now = DenoiserCall(
-            step=call.steps,
+            step=call.steps if self.prompted else max(0, call.steps - 1),
             steps=self._steps(),
             rows=rows,
             pictures=pictures,
-            grid=tuple(latents.shape[-2:]),
+            grid=_grid(latents, given),
             prompts=prompts,
-            tokens=text.shape[1] if isinstance(text, Tensor) else 0,
+            tokens=sum(part.shape[1] for part in text),
+            width=text[0].shape[-1] if text else 0,
             device=latents.device,
-            tokenizer=getattr(self.pipe, "tokenizer", None),
+            readers=call.readers,
             head_map=self.head_map,
-            again=functools.partial(self._again, args, kwargs),
+            prompted=self.prompted,
+            again=functools.partial(self._again, given),
+            travel=functools.partial(self._travel, given),
         )
-        call.steps += 1
+        call.steps += self.prompted
         for hook in self.hooks:
             if hasattr(hook, "prepare"):
                 hook.prepare(self.now)
 
-    def _again(self, args: tuple, kwargs: dict, latents: Tensor, timestep: Tensor) -> Any:
+    def _again(self, given: dict[str, Any], latents: Tensor, timestep: Tensor) -> Any:
         """The denoiser on other latents, rows with the prompt only; its own forward, which counts no step."""
         before = self.now
-        mine = functools.partial(_rows_of, rows=before.rows, chosen=before.conditional)
-        named = {name: mine(value) for name, value in kwargs.items() if name not in ("sample", "timestep")}
+        own = _rows_of(given, before.rows, before.conditional)
+        own |= {_latents_in(given): latents, "timestep": timestep}
         self.now = replace(before, rows=before.pictures)
         try:
-            return self.denoiser.forward(latents, timestep, *map(mine, args[2:]), **named)
+            return self.denoiser.forward(**own)
         finally:
             self.now = before
+
+    def _travel(self, given: dict[str, Any], hook: AttentionHook, text: Tensor, travellers: int) -> None:
+        """The denoiser reading another text, of some rows with the prompt and a corner of their latents."""
+        before, hooks = self.now, self.hooks
+        first = before.conditional.start
+        own = _rows_of(given, before.rows, slice(first, first + travellers))
+        own |= _corner(own, _least_side(self.denoiser))
+        text = text.to(given["encoder_hidden_states"])
+        own |= {"encoder_hidden_states": text.expand(travellers, -1, -1)}
+        if "txt_ids" in own:
+            own["txt_ids"] = own["txt_ids"][..., :1, :].expand(*text.shape[:1], -1)
+        self.hooks = (hook,)
+        self.now = replace(
+            before,
+            rows=travellers,
+            pictures=travellers,
+            grid=_grid(own[_latents_in(own)], own),
+            tokens=len(text),
+        )
+        try:
+            with torch.no_grad():
+                self.denoiser.forward(**own)
+        finally:
+            self.now, self.hooks = before, hooks
 
     def _steps(self) -> int:
         """How many denoiser calls this pipeline call will make, as far as the pipeline says."""
@@ -259,6 +321,9 @@ class _Door:
 
     def _finish(self, module: nn.Module, args: tuple, output: Any) -> None:
         self.completed += 1
+        for hook in self.hooks:
+            if hasattr(hook, "finish"):
+                hook.finish(self.now)
 
     def _through(self, index: int, kind: str = "") -> Callable[[nn.Module, Callable], Callable]:
         """The forward of layer `index`, or of the self-attention beside it, led through the door."""
@@ -283,16 +348,16 @@ class _Door:
 
         return through
 
-    def site(self, index: int, kind: str, module: nn.Module, query: Tensor, key: Tensor) -> Site:
+    def site(self, index: int, kind: str, module: nn.Module, pixels: int, text: slice) -> Site:
         """Where layer `index` stands in the denoiser call under way."""
         layer, now = self.head_map.layers[index], self.now
-        height, width = self._grid_of(layer.address, query.shape[-2])
+        height, width = self._grid_of(layer.address, pixels)
         return Site(
             layer=index,
             address=layer.address,
             heads=layer.heads,
             kind=kind,
-            text=slice(0, 0 if kind == "self" else key.shape[-2]),
+            text=text,
             conditional=now.conditional,
             picture=tuple(row % now.pictures for row in range(now.rows)),
             height=height,
@@ -303,10 +368,12 @@ class _Door:
 
     def _guided(self) -> bool:
         """Is the first half of the batch unconditional? Asked each time, as callbacks may end it."""
-        if self.call is None:
+        if self.call is None or not self.prompted:
             return False
         guided = getattr(self.pipe, "do_classifier_free_guidance", None)
-        return bool(self.call.guidance_scale > 1 if guided is None else guided)
+        if guided is None:  # FLUX is told its guidance as a number
+            guided = self.call.guidance_scale > 1 and "guidance_embeds" not in self.denoiser.config
+        return bool(guided)
 
     def _grid_of(self, address: str, pixels: int) -> tuple[int, int]:
         """The rung with so many pixels on the ladder of halvings, rounded up as strided convolutions do."""
@@ -351,9 +418,39 @@ class _Meeting(TorchFunctionMode):
         def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             return kernel(q, k, v, *args, **options)
 
-        site = self.door.site(self.index, self.kind, self.module, query, key)
+        if self.kind == "joint":
+            return self.hold_both(attend, query, key, value)
+        text = slice(0, 0 if self.kind == "self" else key.shape[-2])
+        site = self.door.site(self.index, self.kind, self.module, query.shape[-2], text)
+        return self.ask(attend, site, query, key, value)
+
+    def hold_both(self, kernel: Attend, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Joint attention: the pixels' queries and the text's go to hooks apart, with all keys."""
+        every, tokens = query.shape[-2], self.door.now.tokens
+        text, pixels = slice(every - tokens, every), slice(0, every - tokens)
+        if text_first(self.module):
+            text, pixels = slice(0, tokens), slice(tokens, every)
+        unchanged: list[Tensor] = []
+
+        def attend_from(rows: slice, own: Tensor, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            if q is not own or k is not key or v is not value:
+                return kernel(q, k, v)
+            if not unchanged:  # the layer's own attention in one piece, so that its bits are the layer's own
+                unchanged.append(kernel(query, key, value))
+            return unchanged[0][..., rows, :]
+
+        parts = []
+        for kind, rows in sorted((("joint", pixels), ("text", text)), key=lambda part: part[1].start):
+            own = query[..., rows, :]
+            attend = functools.partial(attend_from, rows, own)
+            site = self.door.site(self.index, kind, self.module, every - tokens, text)
+            parts.append(self.ask(attend, site, own, key, value))
+        return torch.cat(parts, -2)
+
+    def ask(self, attend: Attend, site: Site, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """What the hooks for this kind of site make of it, outermost first."""
         for hook in reversed(self.door.hooks):
-            if self.kind in _kinds(hook):
+            if site.kind in _kinds(hook):
                 attend = functools.partial(_ask, hook, attend, site)
         return attend(query, key, value)
 
@@ -375,10 +472,58 @@ def _hand_on(modules: dict[str, nn.Module], address: str, hook: Any) -> Callable
     return modules[address].register_forward_hook(lambda module, args, output: hook.feature(output)).remove
 
 
+def _note_context(denoiser: Any, door: _Door) -> Callable[[], None]:
+    """Pipelines that call the denoiser twice a step say which call is unconditional by a cache context."""
+    own = denoiser.cache_context
+
+    @contextmanager
+    def noted(name: str) -> Iterator[None]:
+        door.prompted = name != "uncond"
+        try:
+            with own(name):
+                yield
+        finally:
+            door.prompted = True
+
+    denoiser.__dict__["cache_context"] = noted
+    return lambda: denoiser.__dict__.pop("cache_context", None) and None
+
+
+def _latents_in(given: dict[str, Any]) -> str:
+    """UNets call their latents sample, transformers hidden_states."""
+    return "sample" if "sample" in given else "hidden_states"
+
+
+def _grid(latents: Tensor, given: dict[str, Any]) -> tuple[int, int]:
+    """Height and width of the latents; where they come as a row of patches, the patches' ids tell."""
+    if latents.ndim == 3:
+        last = given["img_ids"].reshape(-1, 3)[-1]
+        return int(last[-2]) + 1, int(last[-1]) + 1
+    return latents.shape[-2], latents.shape[-1]
+
+
+def _least_side(denoiser: Any) -> int:
+    """The side of the smallest latents that a denoiser takes."""
+    halvings = len(getattr(denoiser.config, "block_out_channels", (0,))) - 1
+    return (getattr(denoiser.config, "patch_size", None) or 1) * 2**halvings
+
+
+def _corner(given: dict[str, Any], side: int) -> dict[str, Any]:
+    """What changes where only a corner of the latents is computed, and a text without mask is read."""
+    name = _latents_in(given)
+    changed = {key: None for key in given if "controlnet" in key or "residual" in key or "text" in key}
+    changed |= {key: None for key in given if key == "encoder_attention_mask"}
+    if given[name].ndim == 3:
+        return changed | {name: given[name][:, :1], "img_ids": given["img_ids"][..., :1, :]}
+    return changed | {name: given[name][..., :side, :side]}
+
+
 def _rows_of(value: Any, rows: int, chosen: slice) -> Any:
     """Those rows of whatever the denoiser was given that has a row for each of the batch."""
     if isinstance(value, dict):
         return {name: _rows_of(part, rows, chosen) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_rows_of(part, rows, chosen) for part in value)
     return value[chosen] if isinstance(value, Tensor) and value.ndim and len(value) == rows else value
 
 
@@ -399,15 +544,18 @@ def _ask(
 class _PipelineCall:
     """One call of the pipeline: what it was asked for, and the denoiser calls it has made."""
 
-    def __init__(self, prompts: tuple[str, ...], guidance_scale: float | int) -> None:
-        self.prompts, self.guidance_scale, self.steps = prompts, guidance_scale, 0
+    def __init__(
+        self, prompts: tuple[str, ...], guidance_scale: float | int, readers: tuple[Reader, ...]
+    ) -> None:
+        self.prompts, self.guidance_scale, self.readers, self.steps = prompts, guidance_scale, readers, 0
 
     @classmethod
-    def of(cls, asked: dict[str, Any]) -> "_PipelineCall":
+    def of(cls, pipe: Any, asked: dict[str, Any]) -> "_PipelineCall":
         prompt = asked.get("prompt") or ()
         prompts = (prompt,) if isinstance(prompt, str) else tuple(prompt)
         copies = asked.get("num_images_per_prompt") or 1
-        return cls(tuple(p for p in prompts for _ in range(copies)), asked.get("guidance_scale") or 0.0)
+        each = tuple(p for p in prompts for _ in range(copies))
+        return cls(each, asked.get("guidance_scale") or 0, readers_of(pipe, asked))
 
 
 def _replace_call(pipe: Any, door: _Door) -> Callable[[], None]:
@@ -423,7 +571,7 @@ def _replace_call(pipe: Any, door: _Door) -> Callable[[], None]:
             return cls.__call__(self, *args, **kwargs)
         asked = signature.bind(self, *args, **kwargs)
         asked.apply_defaults()
-        outer, door.call = door.call, _PipelineCall.of(asked.arguments)
+        outer, door.call = door.call, _PipelineCall.of(pipe, asked.arguments)
         try:
             return cls.__call__(self, *args, **kwargs)
         finally:

@@ -32,7 +32,7 @@ class WordEmbeddings:
     """What the text encoders make of each word of a concept set.
 
     Args:
-        start: The start token's embedding, "dim".
+        start: The start token's embedding, "1 dim"; of encoders without one "0 dim".
         words: Per concept and word, the word's tokens, "tokens dim".
     """
 
@@ -119,7 +119,7 @@ class ConceptSet:
 
         encoded = [[encode_word(pipe, word) for word in words] for _, words in self.pairs]
         return WordEmbeddings(
-            encoded[0][0][0], tuple(tuple(tokens[1:] for tokens in words) for words in encoded)
+            encoded[0][0][0], tuple(tuple(tokens for _, tokens in words) for words in encoded)
         )
 
 

@@ -3,7 +3,8 @@ r"""Which words the probe shows, and how their tokens stand side by side.
 Words come from (seed, picture) alone, by counting and not by a running generator, so that every worker, batch
 and resumed run draws the same, and of one picture's calls the first n are the same however many follow.
 
-Each picture is shown one start token and then the tokens of one word per concept, packed without gaps.
+Each picture is shown the start token, if the encoder has one, and then the tokens of one word per concept,
+packed without gaps.
 """
 
 from collections.abc import Sequence
@@ -46,7 +47,7 @@ class Shown(NamedTuple):
     """What each picture's heads choose between.
 
     Args:
-        tokens: Rows of `WordTokens.embeddings`, the start token first.
+        tokens: Rows of `WordTokens.embeddings`, the start token first where there is one.
         padding: True beyond a picture's own tokens.
         place: Where the tokens of each concept's word stand in `tokens`; 0 where the word is shorter.
         share: 1 / (tokens of the word) at these places; 0 where the word is shorter.
@@ -65,11 +66,20 @@ class Shown(NamedTuple):
 
 
 class WordTokens:
-    """The tokens of all concept words in one list, the start token first, and where each word's are."""
+    """The tokens of all concept words in one list, the start token first, and where each word's are.
+
+    Args:
+        embeddings: Of the words.
+
+    Attributes:
+        embeddings: "all_tokens dim".
+        owner: Which word each token is of, "all_tokens"; −1 for the start token.
+    """
 
     def __init__(self, embeddings: WordEmbeddings) -> None:
         known: dict[bytes, list[int]] = {}
-        rows, words = [embeddings.start[None]], []
+        self.starts = len(embeddings.start)
+        rows, words = [embeddings.start], []
         longest = max(len(word) for concept in embeddings.words for word in concept)
         for concept in embeddings.words:
             for word in concept:
@@ -82,6 +92,7 @@ class WordTokens:
                     rows.append(word)
                 words.append(known[alike] + [-1] * (longest - len(word)))
         self.embeddings = torch.cat(rows)
+        self.owner = torch.cat([torch.full((len(row),), n - 1) for n, row in enumerate(rows)])
         self.counts = [len(concept) for concept in embeddings.words]
         self.first = np.cumsum([0, *self.counts[:-1]])
         self.words = np.array(words)  # all_words longest, −1 where a word is shorter
@@ -90,8 +101,9 @@ class WordTokens:
         """The tokens of the words drawn for each picture, packed tightly."""
         tokens = self.words[self.first + draws]
         there = tokens >= 0
-        place = np.where(there, np.cumsum(there.reshape(len(draws), -1), 1).reshape(there.shape), 0)
-        lengths = 1 + there.sum((1, 2))
+        after = np.cumsum(there.reshape(len(draws), -1), 1).reshape(there.shape)
+        place = np.where(there, after - 1 + self.starts, 0)
+        lengths = self.starts + there.sum((1, 2))
         shown = np.zeros((len(draws), lengths.max()), np.int64)
         picture = np.nonzero(there)[0]
         shown[picture, place[there]] = tokens[there]

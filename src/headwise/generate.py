@@ -59,13 +59,16 @@ def generate(
     # Drawn even where latents are given: the noise of later steps must not repeat that of the first.
     noise = torch.stack([torch.randn(shape, generator=generator) for generator in generators])
     start = noise if latents is None else torch.stack([latents[i] for i in numbers])
+    if _packs(pipe):
+        start = pipe._pack_latents(start, len(start), *shape)
+    negative = None if negative_prompt is None else [negative_prompt] * len(numbers)
+    asked = {"negative_prompt": negative, "height": height, "width": width}
     return pipe(
         prompt=[prompts[i % len(prompts)] for i in numbers],
-        negative_prompt=None if negative_prompt is None else [negative_prompt] * len(numbers),
         latents=start.to(dtype),
         generator=generators,
-        height=height,
-        width=width,
+        # What is None is not passed: pipelines differ in what they take None for.
+        **{name: value for name, value in asked.items() if value is not None},
         **options,
     ).images
 
@@ -80,11 +83,16 @@ def batches(start: int, stop: int, batch_size: int, cuts: Sequence[int] = ()) ->
 
 def latent_shape(pipe: Any, height: int | None, width: int | None) -> tuple[int, int, int]:
     """Channels, height and width of the latents of a picture of this size, the model's own size if None."""
-    config = denoiser_of(pipe).config
-    size = config.sample_size if isinstance(config.sample_size, list | tuple) else (config.sample_size,) * 2
-    factor = pipe.vae_scale_factor
+    config, factor = denoiser_of(pipe).config, pipe.vae_scale_factor
+    own = getattr(config, "sample_size", None) or pipe.default_sample_size
+    size = own if isinstance(own, list | tuple) else (own,) * 2
     return (
-        config.in_channels,
+        config.in_channels // (4 if _packs(pipe) else 1),
         height // factor if height else size[0],
         width // factor if width else size[1],
     )
+
+
+def _packs(pipe: Any) -> bool:
+    """Does the pipeline take its latents in patches of 2 × 2, as FLUX does?"""
+    return hasattr(pipe, "_pack_latents")

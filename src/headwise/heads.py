@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from headwise.errors import HeadMapMismatch, ModelNotLoaded
 
-__all__ = ["HeadMap", "Layer", "denoiser_of", "wrapped_denoiser_of"]
+__all__ = ["HeadMap", "Layer", "denoiser_of", "text_first", "wrapped_denoiser_of"]
 
 _PLACES = ("down_blocks", "mid_block", "up_blocks")
 
@@ -47,12 +47,15 @@ class HeadMap:
         """The head map of a pipeline or of a denoiser; the meta device will do, as no weight is looked at."""
         denoiser = denoiser_of(model)
         found = [
-            Layer(name, module.heads) for name, module in denoiser.named_modules() if _reads_text(module)
+            Layer(name, module.heads, kind)
+            for name, module in denoiser.named_modules()
+            if (kind := _kind_of(module)) is not None
         ]
         if not found:
             raise ModelNotLoaded(
-                f"{type(denoiser).__name__} has no cross-attention layer, so there is no head to look at. "
-                "Expected a denoiser whose attention reads text, such as a UNet2DConditionModel."
+                f"{type(denoiser).__name__} has no attention layer known to read text, so there is no "
+                "head to look at. Expected cross-attention, as in Stable Diffusion, SDXL, PixArt and Sana, "
+                "or the joint attention of Stable Diffusion 3 and FLUX."
             )
         return cls(
             tuple(sorted(found, key=lambda layer: _place(layer.address)))
@@ -136,12 +139,19 @@ def wrapped_denoiser_of(model: Any) -> Any:
     )
 
 
-def _reads_text(module: Any) -> bool:
-    return (
-        hasattr(module, "heads")
-        and hasattr(module, "processor")
-        and getattr(module, "is_cross_attention", False)
-    )
+def text_first(module: Any) -> bool:
+    """Does the text stand before the pixels in this joint attention? In FLUX it does, in SD 3 it follows."""
+    return "Flux" in type(module.processor).__name__
+
+
+def _kind_of(module: Any) -> Literal["cross", "joint"] | None:
+    """How an attention module reads text; None if it does not, or is no attention module."""
+    if not (hasattr(module, "heads") and hasattr(module, "processor")):
+        return None
+    processor = type(module.processor).__name__
+    if "Flux" in processor or ("Joint" in processor and getattr(module, "add_k_proj", None) is not None):
+        return "joint"
+    return "cross" if getattr(module, "is_cross_attention", False) else None
 
 
 def _place(address: str) -> int:

@@ -10,6 +10,7 @@ References:
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,7 +40,7 @@ _SDXL = {
     "addition_time_embed_dim": 256,
     "projection_class_embeddings_input_dim": 2816,
 }
-_CONFIGURATIONS = {
+_CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "sd_v1_4": {"sample_size": 64, "cross_attention_dim": 768, "attention_head_dim": 8},
     "sd_xl_base_1_0": _SDXL,
 }

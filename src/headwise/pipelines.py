@@ -4,7 +4,8 @@ r"""Pipelines: loading one, and the few questions that only diffusers' internals
 Weights come from safetensors only, and no code of a model's author is ever run.
 """
 
-from collections.abc import Iterator
+import inspect
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
@@ -14,11 +15,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from headwise.errors import ModelNotLoaded
+from headwise.errors import ModelNotLoaded, WordWithoutTokens
 from headwise.heads import HeadMap, denoiser_of
-from headwise.tokens import tokens_of
+from headwise.tokens import Reader, positions_in, word_positions
 
-__all__ = ["encode_word", "fingerprint", "is_emoji", "load_pipeline", "model_name", "quiet"]
+__all__ = ["encode_word", "fingerprint", "is_emoji", "load_pipeline", "model_name", "quiet", "readers_of"]
 
 _EMOJI = Path(__file__).parent / "emoji" / "model"
 
@@ -52,8 +53,8 @@ def is_emoji(pipe: Any) -> bool:
 def fingerprint(pipe: Any) -> str:
     """A short hash of a sample of the weights, so that another checkpoint is not taken for this one."""
     digest = sha256()
-    modules = [denoiser_of(pipe), getattr(pipe, "text_encoder", None), getattr(pipe, "text_encoder_2", None)]
-    for module in modules:
+    encoders = ("text_encoder", "text_encoder_2", "text_encoder_3")
+    for module in [denoiser_of(pipe), *(getattr(pipe, name, None) for name in encoders)]:
         for name, parameter in module.named_parameters() if isinstance(module, nn.Module) else ():
             digest.update(f"{name} {tuple(parameter.shape)}".encode())
             if parameter.device.type != "meta":  # as under offloading, where only names and shapes are known
@@ -62,23 +63,69 @@ def fingerprint(pipe: Any) -> str:
     return digest.hexdigest()[:16]
 
 
-def encode_word(pipe: Any, word: str) -> Float[Tensor, "tokens dim"]:
-    """The start token and the word's own tokens, the word being encoded alone."""
-    tokenizers = [getattr(pipe, name, None) for name in ("tokenizer", "tokenizer_2")]
-    counts = {tokens_of(tokenizer, word) for tokenizer in tokenizers if tokenizer is not None}
-    if len(counts) != 1:
-        raise ModelNotLoaded(
-            f"The tokenizers of {type(pipe).__name__} make {sorted(counts)} tokens of {word!r}; "
-            "expected tokenizers that agree, as SDXL's do."
+def readers_of(pipe: Any, asked: Mapping[str, Any] | None = None) -> tuple[Reader, ...]:
+    """The tokenizers of the text that the denoiser reads, in the order in which their tokens stand.
+
+    Args:
+        pipe: A pipeline, or anything else, which then has none.
+        asked: The arguments of its call, of which some change what is tokenized.
+    """
+    asked = asked or {}
+    first, second, third = (getattr(pipe, name, None) for name in ("tokenizer", "tokenizer_2", "tokenizer_3"))
+    if first is None:
+        return ()
+    own, of_second = Reader(first, 0, _cleaning(pipe, first, asked)), Reader(second)
+    if hasattr(pipe, "tokenizer_3"):  # Stable Diffusion 3: CLIP's tokens, then T5's unless it was left out
+        has_third = third is not None and pipe.text_encoder_3 is not None
+        return (own, Reader(third, first.model_max_length)) if has_third else (own,)
+    if type(first).__name__.startswith("CLIP") and type(second).__name__.startswith("T5"):
+        return (of_second,)  # FLUX, whose CLIP gives no tokens
+    if type(second).__name__.startswith("T5"):
+        return (own, of_second._replace(start=first.model_max_length))  # Hunyuan-DiT
+    before = "\n".join(asked.get("complex_human_instruction") or ())
+    if before:  # Sana keeps the first token, and the last ones of what is padded to the length of both
+        own = own._replace(start=2 - len(first.encode(before)), before=before)
+    return (own,)
+
+
+def encode_word(pipe: Any, word: str) -> tuple[Float[Tensor, "starts dim"], Float[Tensor, "tokens dim"]]:
+    """A word encoded alone: the start token, unless the encoder has none, and the word's own tokens."""
+    readers = readers_of(pipe)
+    counts = [len(word_positions(reader.tokenizer, reader.clean(word))) for reader in readers]
+    twin = getattr(pipe, "tokenizer_2", None)
+    if type(twin) is type(pipe.tokenizer):  # as SDXL's two, whose tokens are one wide token
+        counts.append(len(word_positions(twin, word)))
+        if counts[-1] != counts[0]:
+            raise ModelNotLoaded(
+                f"The tokenizers of {type(pipe).__name__} make {sorted(counts)} tokens of {word!r}; "
+                "expected tokenizers that agree, as SDXL's do."
+            )
+    if 0 in counts:
+        raise WordWithoutTokens(
+            f"{word!r} has no token: the tokenizer makes nothing of it, so nothing can attend to it. "
+            "Use another word."
         )
+    options: dict[str, Any] = {"num_images_per_prompt": 1, "do_classifier_free_guidance": False}
+    options |= {"prompt_2": None, "prompt_3": None}
+    known = inspect.signature(pipe.encode_prompt).parameters
     with torch.no_grad():
         encoded = pipe.encode_prompt(
             prompt=word,
             device=pipe._execution_device,
-            num_images_per_prompt=1,
-            do_classifier_free_guidance=False,
+            **{name: value for name, value in options.items() if name in known},
         )
-    return encoded[0][0, : 1 + counts.pop()]
+    starts = readers[0].start + min(word_positions(readers[0].tokenizer, readers[0].clean(word)))
+    return encoded[0][0, :starts], encoded[0][0, list(positions_in(readers, word, None))]
+
+
+def _cleaning(pipe: Any, tokenizer: Any, asked: Mapping[str, Any]) -> Callable[[str], str]:
+    """What the pipeline makes of a prompt before it tokenizes it."""
+    if hasattr(pipe, "_text_preprocessing"):
+        clean = bool(asked.get("clean_caption"))
+        return lambda prompt: pipe._text_preprocessing(prompt, clean_caption=clean)[0]
+    if hasattr(pipe, "maybe_convert_prompt"):  # textual inversion writes out words of several vectors
+        return lambda prompt: pipe.maybe_convert_prompt(prompt, tokenizer)
+    return str
 
 
 @contextmanager

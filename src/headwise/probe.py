@@ -9,7 +9,16 @@ head,
     vote = argmax_c a[c]                       the first of equals
 
 The picture is not touched: the hook looks at Q and passes everything on. Only conditional rows are looked at.
-Keys of all concept words are projected once per layer, by the layer's own `to_k`, and gathered by the draws.
+
+The keys of all concept words are the denoiser's own: it reads them once more in place of the prompt, beside
+the picture and unseen by it. In cross-attention they depend on nothing else, so that happens once. In joint
+attention the text passes through the layers together with the pixels, so that it happens after every call:
+with the pixels' keys K₀ and values V₀ of that call's own layer, a word's tokens with queries q, keys k and
+values v go on with
+
+    softmax(q [K₀ ; k]ᵀ/√d) [V₀ ; v]
+
+which is what they would do as a prompt of this one word, were the picture not to look back at it.
 
 Draws come from (seed, picture) alone, and of one picture's calls the first n are the same however many
 follow.
@@ -25,7 +34,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from headwise.attention import Attend, Site, hooked
+from headwise.attention import Attend, DenoiserCall, Site, hooked
 from headwise.concepts import ConceptSet, WordEmbeddings
 from headwise.draws import Shown, WordTokens, draw_words
 from headwise.errors import HeadwiseError, HookMisuse, LayerNotReached, ModelNotLoaded, NotFinite, RunMismatch
@@ -75,12 +84,16 @@ class ConceptProbe:
         embeddings: What `concepts.embed(pipe)` gave, if it is at hand.
     """
 
+    kinds = ("cross", "joint", "text")
+
     def __init__(
         self, pipe: Any, concepts: ConceptSet, seed: int = 0, embeddings: WordEmbeddings | None = None
     ) -> None:
         self.concepts, self.seed, self.head_map = concepts, seed, HeadMap.of(pipe)
         self.tokens = WordTokens(embeddings or concepts.embed(pipe))
-        self.keys: dict[int, Tensor] = {}
+        self.keys: dict[int, Tensor] = {}  # of all words at each cross-attention layer
+        self.seen: dict[int, tuple[Tensor, Tensor, Tensor]] = {}  # of pixels at each joint attention layer
+        self.travelling = False
         self.begin(None)
 
     def begin(self, pictures: Sequence[int] | None) -> None:
@@ -89,11 +102,29 @@ class ConceptProbe:
         self.draws: np.ndarray | None = None
         self.winners: dict[tuple[int, int], Tensor] = {}
 
+    def prepare(self, call: DenoiserCall) -> None:
+        """Make the keys of the concept words for cross-attention."""
+        if not self.keys and any(layer.kind == "cross" for layer in self.head_map):
+            self._travel(call, 1)
+
     def __call__(self, attend: Attend, site: Site, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Vote, and attend as ever."""
         with torch.no_grad():
-            self._look(site, query[site.conditional])
+            if self.travelling and site.kind == "text":
+                return self._follow(site, query, key, value)
+            if self.travelling and site.kind == "cross":
+                self.keys[site.layer] = key[0] * key.shape[-1] ** -0.5
+            elif site.kind == "cross":
+                self._look(site, query[site.conditional])
+            elif site.kind == "joint" and not self.travelling:
+                self._keep(site, query, key, value)
         return attend(query, key, value)
+
+    def finish(self, call: DenoiserCall) -> None:
+        """Send the concept words after the pixels of joint attention, and let the heads vote."""
+        if self.seen:
+            self._travel(call, call.pictures)
+            self.seen = {}
 
     def take(self) -> Int[np.ndarray, "pictures steps all_heads"]:
         """The concept each head preferred at each call since `begin`; then forget it."""
@@ -118,14 +149,51 @@ class ConceptProbe:
             )
         return winners
 
+    def _travel(self, call: DenoiserCall, travellers: int) -> None:
+        """Let the denoiser read all concept words, side by side, in place of the prompt."""
+        if call.travel is None:
+            raise HookMisuse("The probe was asked to prepare outside `hooked`. Enter the context first.")
+        width, reads = self.tokens.embeddings.shape[-1], call.width
+        if reads not in (0, width):
+            raise ModelNotLoaded(
+                f"The denoiser reads text {reads} wide, the concept words' embeddings are {width} wide. "
+                "Embed them with the same pipeline."
+            )
+        self.travelling = True
+        try:
+            call.travel(self, self.tokens.embeddings, travellers)
+        finally:
+            self.travelling = False
+
+    def _keep(self, site: Site, query: Tensor, key: Tensor, value: Tensor) -> None:
+        """What the concept words will need of this layer's pixels."""
+        mine = [tensor[site.conditional] for tensor in (query, key, value)]
+        if len(mine[0]):
+            self.seen[site.layer] = (mine[0], _pixels(mine[1], site.text), _pixels(mine[2], site.text))
+
+    def _follow(self, site: Site, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Vote with the words' keys here, and let each word attend to the pixels, the start and itself."""
+        pixels, pixel_keys, pixel_values = self.seen[site.layer]
+        own_keys, own_values = key[..., site.text, :], value[..., site.text, :]
+        self._vote(site, pixels, own_keys * pixels.shape[-1] ** -0.5)
+        owner = self.tokens.owner.to(query.device)
+        allowed = (owner[:, None] == owner) | (owner == -1)
+        allowed = torch.cat([allowed.new_ones(len(owner), pixel_keys.shape[-2]), allowed], 1)
+        keys, values = torch.cat([pixel_keys, own_keys], -2), torch.cat([pixel_values, own_values], -2)
+        return torch.nn.functional.scaled_dot_product_attention(query, keys, values, attn_mask=allowed)
+
     def _look(self, site: Site, query: Tensor) -> None:
+        if len(query):
+            self._vote(site, query, self.keys[site.layer][None].expand(len(query), -1, -1, -1))
+
+    def _vote(self, site: Site, query: Tensor, keys: Float[Tensor, "pictures heads all_tokens dim"]) -> None:
         if (site.step, site.layer) in self.winners:
             raise HookMisuse(
                 "The probe saw a second pipeline call. Take the votes of each call and begin anew."
             )
         drawn = self._draws(site)[:, site.step, site.layer]
         shown = self.tokens.side_by_side(drawn).to(query)
-        key = self._keys(site, query)[shown.tokens].transpose(1, 2)
+        key = torch.stack([of_picture[:, own] for of_picture, own in zip(keys, shown.tokens, strict=True)])
         self.winners[site.step, site.layer] = preferred(query, key, shown)
 
     def _draws(self, site: Site) -> Int[np.ndarray, "pictures calls layers concepts"]:
@@ -146,25 +214,10 @@ class ConceptProbe:
             self.draws = np.stack(drawn)
         return self.draws
 
-    def _keys(self, site: Site, query: Tensor) -> Float[Tensor, "tokens heads dim"]:
-        """The keys of all concept words here, scaled by 1/√d; the module is called, so LoRA counts."""
-        if site.layer not in self.keys:
-            module: Any = site.module
-            embeddings = self.tokens.embeddings.to(query)
-            width = getattr(module.to_k, "in_features", embeddings.shape[-1])
-            if width != embeddings.shape[-1]:
-                raise ModelNotLoaded(
-                    f"{site.address} reads text {width} wide, "
-                    f"the text encoder gives {embeddings.shape[-1]}: the denoiser transforms its text first, "
-                    "which the probe does not know how to do for this model."
-                )
-            if getattr(module, "norm_cross", None):
-                embeddings = module.norm_encoder_hidden_states(embeddings[None])[0]
-            keys = module.to_k(embeddings).unflatten(-1, (site.heads, -1))
-            if getattr(module, "norm_k", None) is not None:
-                keys = module.norm_k(keys.transpose(0, 1)).transpose(0, 1)
-            self.keys[site.layer] = keys * getattr(module, "scale", keys.shape[-1] ** -0.5)
-        return self.keys[site.layer]
+
+def _pixels(tensor: Tensor, text: slice) -> Tensor:
+    """The keys or values of the pixels, copied so that the text's can be forgotten."""
+    return (tensor[..., : text.start, :] if text.start else tensor[..., text.stop :, :]).contiguous()
 
 
 def measure(

@@ -34,7 +34,6 @@ from headwise.attention import Attend, DenoiserCall, Site
 from headwise.errors import BadStrength, HeadMapMismatch, HookMisuse, UnknownConcept
 from headwise.heads import HeadMap
 from headwise.relevance import Relevance
-from headwise.tokens import token_positions, word_positions
 
 __all__ = ["Steer", "adjust", "clamped", "strengthen", "weaken"]
 
@@ -178,12 +177,13 @@ class Steer:
     def prepare(self, call: DenoiserCall) -> None:
         """Find the words and lay out the factors of one call, unless they are those of the last."""
         active = self._active(call)
-        wanted = (active, id(self.factors), call.prompts, call.rows, call.pictures, call.tokens, call.device)
+        batch = (call.rows, call.pictures, call.prompted, call.tokens, call.device)
+        wanted = (active, id(self.factors), call.prompts, batch)
         if wanted == self._prepared:
             return
         self._require_heads(call)
         scale = torch.ones(call.rows, call.head_map.all_heads, call.tokens, dtype=torch.float64)
-        if active:
+        if active and call.prompted:
             scale[call.conditional] = self.scale(call)
         scale = scale.to(torch.float32 if call.device.type == "mps" else torch.float64)
         scale = scale.to(call.device)[..., None]
@@ -198,9 +198,13 @@ class Steer:
         return torch.where(spoken, self._of_pictures(call.pictures)[..., None], 1.0)
 
     def __call__(self, attend: Attend, site: Site, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Attend to scaled values."""
-        scale = self._scales[site.layer]
-        return attend(query, key, (value * scale.to(_exact(value.dtype))).to(value.dtype))
+        """Attend to scaled values, of the text where there are others too."""
+        scale = self._scales[site.layer].to(_exact(value.dtype))
+        if site.kind != "joint":
+            return attend(query, key, (value * scale).to(value.dtype))
+        scaled = value.clone()
+        scaled[..., site.text, :] = (value[..., site.text, :] * scale).to(value.dtype)
+        return attend(query, key, scaled)
 
     def _active(self, call: DenoiserCall) -> bool:
         if self.steps == (0, 1):
@@ -224,10 +228,7 @@ class Steer:
                 "The pipeline was given no text, so no word can be found. Pass `prompt`, or give token "
                 "positions, such as (4, 5), in place of the word."
             )
-        prompt = call.prompts[picture]
-        if word is None:
-            return word_positions(call.tokenizer, prompt)
-        return token_positions(call.tokenizer, prompt, word, self.occurrence)
+        return call.positions(picture, word, self.occurrence)
 
     def _word(self, call: DenoiserCall, picture: int) -> Target:
         if self.word is None or isinstance(self.word, str | tuple):

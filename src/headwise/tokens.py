@@ -3,16 +3,57 @@ r"""Words of a prompt and the tokens that stand for them.
 A prompt has words, a word has tokens: "a vase in lavender color" is `[start] a vase in la vender color
 [end]`, so 'lavender' sits at positions (4, 5). Words are found as text, at word boundaries, whatever their
 case, and carried over to tokens by the tokenizer's own character offsets; a phrase such as "coffee table" is
-found in the same way.
+found in the same way. Where several encoders read a prompt and their tokens stand one after the other, as
+CLIP's and T5's in Stable Diffusion 3, a word is found in each.
 """
 
 import re
+from collections.abc import Callable, Sequence
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, NamedTuple
 
-from headwise.errors import WordNotInPrompt, WordWithoutTokens
+from headwise.errors import WordNotInPrompt
 
-__all__ = ["token_positions", "tokens_of", "word_positions", "words_of"]
+__all__ = ["Reader", "positions_in", "token_positions", "word_positions", "words_of"]
+
+
+class Reader(NamedTuple):
+    """One encoder's part in the text that a denoiser reads.
+
+    Args:
+        tokenizer: The encoder's.
+        start: Where the first of its tokens stands.
+        clean: What the pipeline makes of a prompt before it is tokenized.
+        before: What the pipeline then writes before it.
+    """
+
+    tokenizer: Any
+    start: int = 0
+    clean: Callable[[str], str] = str
+    before: str = ""
+
+
+def positions_in(
+    readers: Sequence[Reader], prompt: str, word: str | None, occurrence: int | None = None
+) -> tuple[int, ...]:
+    """Where a word's tokens, or those of all words if None, stand in the text of all readers."""
+    found: list[int] = []
+    refused: WordNotInPrompt | None = None
+    for tokenizer, start, clean, before in readers:
+        whole, skipped = before + clean(prompt), len(before)
+        try:
+            positions = (
+                word_positions(tokenizer, whole, skipped)
+                if word is None
+                else token_positions(tokenizer, whole, word, occurrence, skipped)
+            )
+        except WordNotInPrompt as error:  # one encoder may read further than another
+            refused = refused or error
+        else:
+            found += [start + position for position in positions]
+    if refused and not found:
+        raise refused
+    return tuple(found)
 
 
 def words_of(prompt: str) -> tuple[str, ...]:
@@ -21,7 +62,9 @@ def words_of(prompt: str) -> tuple[str, ...]:
     return tuple(word for word in stripped if word)
 
 
-def token_positions(tokenizer: Any, prompt: str, word: str, occurrence: int | None = None) -> tuple[int, ...]:
+def token_positions(
+    tokenizer: Any, prompt: str, word: str, occurrence: int | None = None, skipped: int = 0
+) -> tuple[int, ...]:
     """Where the tokens of a word stand in the tokenized prompt; the start token is position 0.
 
     Args:
@@ -29,8 +72,9 @@ def token_positions(tokenizer: Any, prompt: str, word: str, occurrence: int | No
         prompt: The prompt.
         word: A word or a phrase of it.
         occurrence: Which one, from 1; None for all of them.
+        skipped: So many characters at the start of the prompt are not searched.
     """
-    spans = _spans(prompt, word)
+    spans = [(a + skipped, b + skipped) for a, b in _spans(prompt[skipped:], word)]
     if occurrence is not None:
         if not 1 <= occurrence <= len(spans):
             times = "once" if len(spans) == 1 else f"{len(spans)} times"
@@ -49,22 +93,10 @@ def token_positions(tokenizer: Any, prompt: str, word: str, occurrence: int | No
     return tuple(sorted({position for positions in found for position in positions}))
 
 
-def word_positions(tokenizer: Any, prompt: str) -> tuple[int, ...]:
+def word_positions(tokenizer: Any, prompt: str, skipped: int = 0) -> tuple[int, ...]:
     """Where the tokens of all words stand, punctuation with them: not start, end or padding."""
     offsets = tokenizer(prompt, truncation=True, return_offsets_mapping=True)["offset_mapping"]
-    return tuple(i for i, (start, stop) in enumerate(offsets) if start < stop)
-
-
-def tokens_of(tokenizer: Any, word: str) -> int:
-    """How many tokens a word alone has, start and end not counted."""
-    special = tokenizer.num_special_tokens_to_add()
-    count = len(tokenizer(word, truncation=True)["input_ids"]) - special
-    if count <= 0:
-        raise WordWithoutTokens(
-            f"{word!r} has no token: the tokenizer makes nothing of it, so nothing can attend to it. "
-            "Use another word."
-        )
-    return count
+    return tuple(i for i, (start, stop) in enumerate(offsets) if max(start, skipped) < stop)
 
 
 def _spans(prompt: str, word: str) -> list[tuple[int, int]]:

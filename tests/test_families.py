@@ -1,0 +1,322 @@
+"""Denoisers other than UNets: the same hooks, words and votes in PixArt, Sana, SD 3 and FLUX."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from diffusers import QwenImageTransformer2DModel
+
+from conftest import TRANSFORMERS
+from headwise.attention import hooked
+from headwise.errors import LayerNotReached, ModelNotLoaded, WordNotInPrompt
+from headwise.generate import generate
+from headwise.heads import HeadMap, denoiser_of, text_first
+from headwise.pipelines import readers_of
+from headwise.probe import ConceptProbe, draw_words
+from headwise.steer import Steer, adjust, weaken
+from headwise.tokens import positions_in
+from test_steer import relevance_for
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*clean_caption.*")
+ALL = list(TRANSFORMERS)
+JOINT = [name for name in ALL if name.startswith(("sd3", "flux"))]
+PROMPTS = ["A red dog in a vase", "a photo of a cat"]
+
+
+def draw(pipe, prompts=PROMPTS, steps=2, **options):
+    if hasattr(pipe, "classify_height_width_bin") or "resolution_binning" in str(pipe.__call__.__doc__):
+        options |= {"use_resolution_binning": False, "height": 32, "width": 32}
+    asked = {"num_inference_steps": steps, "output_type": "latent"} | options
+    return generate(pipe, prompts, 0, range(len(prompts)), **asked)
+
+
+def passing(attend, site, query, key, value):
+    return attend(query, key, value)
+
+
+class Explicit:
+    """Attention by its maps, changed at one layer by `change(maps, layer)`."""
+
+    def __init__(self, monkeypatch, change):
+        self.change, self.layer, self.fused = change, None, F.scaled_dot_product_attention
+        monkeypatch.setattr(F, "scaled_dot_product_attention", self)
+
+    def watch(self, pipe):
+        modules = dict(denoiser_of(pipe).named_modules())
+        for index, layer in enumerate(HeadMap.of(pipe)):
+            module = modules[layer.address]
+            module.register_forward_pre_hook(lambda *_, n=index: setattr(self, "layer", n))
+            module.register_forward_hook(lambda *_: setattr(self, "layer", None))
+
+    def __call__(self, query, key, value, attn_mask=None, **options):
+        if self.layer is None:
+            return self.fused(query, key, value, attn_mask=attn_mask, **options)
+        scores = query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])
+        scores = scores if attn_mask is None else scores + attn_mask
+        return self.change(scores, self.layer, query, key, value)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_hook_that_does_nothing_changes_no_bit_and_leaves_nothing(name):
+    pipe = TRANSFORMERS[name]()
+    before, sites = draw(pipe), []
+
+    def look(attend, site, query, key, value):
+        sites.append((site.step, site.layer, query.shape[-2] == site.height * site.width))
+        return attend(query, key, value)
+
+    state = {n: dict(m.__dict__) for n, m in denoiser_of(pipe).named_modules()}
+    with hooked(pipe, look, passing):
+        inside = draw(pipe)
+    assert torch.equal(before, inside) and torch.equal(before, draw(pipe))
+    layers = len(HeadMap.of(pipe))
+    assert sites == [(step, layer, True) for step in range(2) for layer in range(layers)]
+    assert {n: dict(m.__dict__) for n, m in denoiser_of(pipe).named_modules()} == state
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_weakened_head_is_its_map_rescaled(name, monkeypatch):
+    pipe = TRANSFORMERS[name](dtype=torch.float64)
+    head_map = HeadMap.of(pipe)
+    layer, head = len(head_map) - 1, 1
+    index = head_map.index(head_map.layers[layer].address, head)
+    with hooked(pipe, weaken(head_map, [index], ["dog", "cat"])):
+        ours = draw(pipe)
+    positions, tokens = [], {}
+
+    def note(attend, site, query, key, value):
+        positions[:] = [site.call.positions(n, word) for n, word in enumerate(("dog", "cat"))]
+        tokens["n"] = site.call.tokens
+        return attend(query, key, value)
+
+    with hooked(pipe, note):
+        draw(pipe)
+    module = dict(denoiser_of(pipe).named_modules())[head_map.layers[layer].address]
+
+    def change(scores, at, query, key, value):
+        maps = scores.softmax(-1)
+        if at == layer:
+            joint = scores.shape[-1] != tokens["n"]
+            pixels = scores.shape[-1] - tokens["n"] if joint else scores.shape[-2]
+            first = joint and text_first(module)
+            text_at = pixels if joint and not first else 0
+            rows = slice(tokens["n"], None) if first else slice(0, pixels)
+            for picture, found in enumerate(positions):
+                for position in found:
+                    maps[len(maps) - 2 + picture, head, rows, text_at + position] *= -2
+        return maps @ value
+
+    plain = draw(pipe)
+    explicit = Explicit(monkeypatch, change)
+    explicit.watch(pipe)
+    assert torch.allclose(draw(pipe), ours, rtol=0, atol=1e-11)
+    assert not torch.allclose(plain, ours, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_steering_follows_its_dial(name):
+    pipe = TRANSFORMERS[name]()
+    relevance = relevance_for(pipe)
+    some = relevance.concepts[:2]
+    before = draw(pipe)
+    with hooked(pipe, adjust(relevance, ["red", None], toward=some[0], away=some[1], strength=0)):
+        assert torch.equal(draw(pipe), before)
+    with hooked(pipe, adjust(relevance, ["red", None], toward=some[0], away=some[1])):
+        after = draw(pipe)
+    assert not torch.equal(after[0], before[0])
+    assert torch.allclose(after[1], before[1], atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_layer_passed_by_is_named(name):
+    pipe = TRANSFORMERS[name]()
+    blocks = pipe.transformer.transformer_blocks
+    gone = HeadMap.of(pipe).layers[len(blocks) - 1].address
+    kept = torch.nn.ModuleList(list(blocks)[:-1])
+    with pytest.raises(LayerNotReached, match=gone), hooked(pipe, passing):
+        pipe.transformer.transformer_blocks = kept
+        draw(pipe)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_looking_changes_no_bit_of_the_picture(name, concepts):
+    pipe = TRANSFORMERS[name]()
+    before, probe = draw(pipe), ConceptProbe(pipe, concepts)
+    with hooked(pipe, probe):
+        probe.begin([0, 1])
+        inside = draw(pipe)
+    winners = probe.take()
+    assert torch.equal(before, inside)
+    assert winners.shape == (2, 2, HeadMap.of(pipe).all_heads) and len(np.unique(winners)) > 1
+
+
+@pytest.mark.parametrize("name", JOINT)
+def test_words_travel_as_if_in_the_prompt_unseen(name, concepts, monkeypatch):
+    """The naive way: each word stands behind the prompt in the text, and a mask hides it from all others."""
+    pipe = TRANSFORMERS[name](dtype=torch.float64)
+    head_map, probe = HeadMap.of(pipe), ConceptProbe(pipe, concepts, seed=3)
+    with hooked(pipe, probe):
+        probe.begin([5])
+        ours = draw(pipe, PROMPTS[:1])
+    winners = probe.take()[0]
+    given = {}
+    handle = pipe.transformer.register_forward_pre_hook(
+        lambda m, a, k: given.update({len(given): k}), with_kwargs=True
+    )
+    draw(pipe, PROMPTS[:1])
+    handle.remove()
+    words = [word for _, words in concepts.pairs for word in words]
+    embedded = concepts.embed(pipe)
+    alone = {w: e for w, e in zip(words, [e for c in embedded.words for e in c], strict=True)}
+    starts, modules = embedded.start, dict(pipe.transformer.named_modules())
+    seen = {}
+
+    def change(scores, layer, query, key, value):
+        tokens, extra = seen["tokens"], seen["extra"]
+        every = scores.shape[-1]
+        first = text_first(modules[head_map.layers[layer].address])
+        text = list(range(tokens)) if first else list(range(every - tokens, every))
+        prompt, word = text[: tokens - extra], text[tokens - extra :]
+        pixels = [n for n in range(every) if n not in text]
+        hidden = torch.zeros(every, every, dtype=torch.bool)
+        hidden[np.ix_(prompt + pixels, word)] = True  # unseen by all that was there before
+        hidden[np.ix_(word, prompt)] = True  # and not seeing the prompt
+        if len(starts):
+            hidden[word[0], word[1:]] = True  # the start token is alike for all words
+        maps = scores.masked_fill(hidden, -torch.inf).softmax(-1)
+        row = -1
+        seen[layer] = (query[row][:, pixels], key[row][:, word])
+        return maps @ value
+
+    explicit = Explicit(monkeypatch, change)
+    explicit.watch(pipe)
+    for step, kwargs in given.items():
+        kept = {}
+        for word in words:
+            text = kwargs["encoder_hidden_states"]
+            mine = torch.cat([starts, alone[word]]).to(text)[None].expand(len(text), -1, -1)
+            seen.update(tokens=text.shape[1] + mine.shape[1], extra=mine.shape[1])
+            own = kwargs | {"encoder_hidden_states": torch.cat([text, mine], 1)}
+            if "txt_ids" in kwargs:
+                own["txt_ids"] = kwargs["txt_ids"].new_zeros(own["encoder_hidden_states"].shape[1], 3)
+            pipe.transformer(**own)
+            kept[word] = {layer: seen[layer] for layer in range(len(head_map))}
+        drawn = draw_words(3, 5, len(given), len(head_map), concepts)[step]
+        for layer, (begin, end) in enumerate(head_map.slices):
+            chosen = [of[n] for (_, of), n in zip(concepts.pairs, drawn[layer], strict=True)]
+            queries = kept[chosen[0]][layer][0]
+            lead = kept[chosen[0]][layer][1][:, : len(starts)]
+            keys = [lead, *(kept[word][layer][1][:, len(starts) :] for word in chosen)]
+            maps = (queries @ torch.cat(keys, 1).transpose(-1, -2) / math.sqrt(queries.shape[-1])).softmax(-1)
+            ends = np.cumsum([k.shape[1] for k in keys])
+            votes = [maps[..., a:b].mean((1, 2)) for a, b in zip(ends, ends[1:], strict=False)]
+            assert (torch.stack(votes).argmax(0).numpy() == winners[step, begin:end]).all(), (step, layer)
+    assert ours.isfinite().all()
+
+
+def ids_read(pipe, prompt):
+    """The token ids that the encoders were given."""
+    seen, handles = [], []
+    for name in ("text_encoder", "text_encoder_2", "text_encoder_3"):
+        module = getattr(pipe, name, None)
+        if module is not None:
+            handles.append(
+                module.register_forward_pre_hook(
+                    lambda m, args, kwargs: seen.append(args[0] if args else kwargs["input_ids"]),
+                    with_kwargs=True,
+                )
+            )
+    draw(pipe, [prompt], steps=1, guidance_scale=1.0)
+    for handle in handles:
+        handle.remove()
+    return [ids[0].tolist() for ids in seen]
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_words_are_found_in_every_encoder(name):
+    pipe = TRANSFORMERS[name]()
+    prompt = "A red dog, in a RED vase"
+    found = {}
+
+    def look(attend, site, query, key, value):
+        found.update(all=site.call.positions(0, "red"), second=site.call.positions(0, "red", 2))
+        found.update(words=site.call.positions(0, None))
+        return attend(query, key, value)
+
+    with hooked(pipe, look):
+        draw(pipe, [prompt], steps=1, guidance_scale=1.0)
+    ids = ids_read(pipe, prompt)
+    if name == "sana":
+        text = [ids[0][0], *ids[0][-299:]]
+    elif name.startswith("sd3"):
+        text = [*ids[0], *ids[-1]]
+    else:
+        text = ids[-1]
+    said = {reader.tokenizer: None for reader in readers_of(pipe)}
+    for tokenizer in said:
+        decoded = [tokenizer.decode([i]).strip() for i in text]
+        both = [decoded[p] for p in found["all"]]
+    readers = len(said)
+    spelled = "".join(both).lower().replace("▁", "")
+    assert "red" in spelled or readers > 1
+    if readers == 1:
+        assert spelled == "redred"
+        assert "".join(decoded[p] for p in found["second"]).replace("▁", "").lower() == "red"
+        everything = "".join(decoded[p] for p in found["words"]).replace("▁", "").lower()
+        assert everything == prompt.lower().replace(" ", "")
+    else:
+        clip, t5 = said
+        length = clip.model_max_length
+        of_clip = [clip.decode([text[p]]) for p in found["all"] if p < length]
+        of_t5 = [t5.decode([text[p]]) for p in found["all"] if p >= length]
+        assert [w.strip().lower() for w in of_clip] == ["red", "red"]
+        assert "".join(w.strip() for w in of_t5).lower() == "redred"
+
+
+def test_guidance_in_calls_of_its_own_is_no_step():
+    pipe = TRANSFORMERS["flux-dev"]()
+    seen = []
+
+    def look(attend, site, query, key, value):
+        seen.append((site.step, len(query[site.conditional])))
+        return attend(query, key, value)
+
+    options = {"negative_prompt": "a car", "true_cfg_scale": 2.0}
+    before = draw(pipe, **options)
+    relevance = relevance_for(pipe)
+    with hooked(pipe, look):
+        assert torch.equal(draw(pipe, **options), before)
+    layers = len(HeadMap.of(pipe))
+    assert seen == [(step, rows) for step in range(2) for rows in (2, 0) for _ in range(layers)]
+    assert "cache_context" not in vars(pipe.transformer)
+    with hooked(pipe, Steer(relevance.values[:1], ["red", "cat"], head_map=relevance.head_map)):
+        assert not torch.equal(draw(pipe, **options), before)
+
+
+def test_votes_of_guidance_in_calls_of_its_own(concepts):
+    pipe = TRANSFORMERS["flux-dev"]()
+    probe = ConceptProbe(pipe, concepts)
+    with hooked(pipe, probe):
+        probe.begin([0, 1])
+        draw(pipe, negative_prompt="a car", true_cfg_scale=2.0)
+    assert probe.take().shape[1] == 2
+
+
+def test_a_word_that_one_encoder_cuts_off_is_found_by_the_other():
+    pipe = TRANSFORMERS["sd3"]()
+    pipe.tokenizer_3.model_max_length = 256
+    prompt = "red " * 30 + "dog"
+    found = positions_in(readers_of(pipe), prompt, "dog")
+    assert found and min(found) >= pipe.tokenizer.model_max_length
+    pipe.text_encoder_3 = None
+    with pytest.raises(WordNotInPrompt, match="stands beyond"):
+        positions_in(readers_of(pipe), prompt, "dog")
+
+
+def test_joint_attention_that_nobody_knows_is_refused():
+    with torch.device("meta"):
+        model = QwenImageTransformer2DModel(num_layers=1)
+    with pytest.raises(ModelNotLoaded, match="QwenImageTransformer2DModel has no attention layer known"):
+        HeadMap.of(model)
