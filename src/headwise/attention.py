@@ -253,6 +253,11 @@ class _Door:
         call = self.call or self.direct
         rows = latents.shape[0]
         pictures = rows // 2 if self._guided() else rows
+        if rows != pictures * (1 + self._guided()):
+            raise HookMisuse(
+                f"The batch has {rows} rows, which are not one with the prompt and one without for each "
+                "picture. Switch off perturbed-attention guidance and its kin."
+            )
         prompts = call.prompts if len(call.prompts) == pictures else call.prompts * pictures
         names = ("encoder_hidden_states", "encoder_hidden_states_t5")
         text = [given[name] for name in names if isinstance(given.get(name), Tensor)]

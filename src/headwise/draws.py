@@ -58,11 +58,10 @@ class Shown(NamedTuple):
     place: Int[Tensor, "pictures concepts word_tokens"]
     share: Float[Tensor, "pictures concepts word_tokens"]
 
-    def to(self, query: Tensor) -> "Shown":
-        """On the query's device, shares in at least float32."""
-        wide = torch.promote_types(query.dtype, torch.float32)
-        tokens, padding, place, share = (tensor.to(query.device) for tensor in self)
-        return Shown(tokens, padding, place, share.to(wide))
+    def to(self, device: torch.device, dtype: torch.dtype) -> "Shown":
+        """On a device, shares in a type."""
+        tokens, padding, place, share = (tensor.to(device) for tensor in self)
+        return Shown(tokens, padding, place, share.to(dtype))
 
 
 class WordTokens:

@@ -101,11 +101,25 @@ class ConceptProbe:
         self.pictures = None if pictures is None else tuple(pictures)
         self.draws: np.ndarray | None = None
         self.winners: dict[tuple[int, int], Tensor] = {}
+        self.shown: list[Shown] = []  # of the call under way, layer by layer
+        self.votes: list[Tensor | None] = []
 
     def prepare(self, call: DenoiserCall) -> None:
-        """Make the keys of the concept words for cross-attention."""
+        """Draw the words of this call, and make their keys for cross-attention."""
         if not self.keys and any(layer.kind == "cross" for layer in self.head_map):
             self._travel(call, 1)
+        self.votes = [None] * len(self.head_map)
+        if not call.prompted:
+            return
+        if (call.step, 0) in self.winners:
+            raise HookMisuse(
+                "The probe saw a second pipeline call. Take the votes of each call and begin anew."
+            )
+        drawn, wide = self._draws(call), torch.promote_types(self.tokens.embeddings.dtype, torch.float32)
+        self.shown = [
+            self.tokens.side_by_side(drawn[:, layer]).to(call.device, wide)
+            for layer in range(len(self.head_map))
+        ]
 
     def __call__(self, attend: Attend, site: Site, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Vote, and attend as ever."""
@@ -125,6 +139,9 @@ class ConceptProbe:
         if self.seen:
             self._travel(call, call.pictures)
             self.seen = {}
+        for layer, votes in enumerate(self.votes):
+            if votes is not None:
+                self.winners[call.step, layer] = votes
 
     def take(self) -> Int[np.ndarray, "pictures steps all_heads"]:
         """The concept each head preferred at each call since `begin`; then forget it."""
@@ -187,32 +204,22 @@ class ConceptProbe:
             self._vote(site, query, self.keys[site.layer][None].expand(len(query), -1, -1, -1))
 
     def _vote(self, site: Site, query: Tensor, keys: Float[Tensor, "pictures heads all_tokens dim"]) -> None:
-        if (site.step, site.layer) in self.winners:
-            raise HookMisuse(
-                "The probe saw a second pipeline call. Take the votes of each call and begin anew."
-            )
-        drawn = self._draws(site)[:, site.step, site.layer]
-        shown = self.tokens.side_by_side(drawn).to(query)
+        shown = self.shown[site.layer]
         key = torch.stack([of_picture[:, own] for of_picture, own in zip(keys, shown.tokens, strict=True)])
-        self.winners[site.step, site.layer] = preferred(query, key, shown)
+        self.votes[site.layer] = preferred(query, key, shown)
 
-    def _draws(self, site: Site) -> Int[np.ndarray, "pictures calls layers concepts"]:
-        rows = site.picture[site.conditional]
-        numbers = self.pictures or rows
-        if len(numbers) != len(rows):
+    def _draws(self, call: DenoiserCall) -> Int[np.ndarray, "pictures layers concepts"]:
+        numbers = self.pictures or tuple(range(call.pictures))
+        if len(numbers) != call.pictures:
             raise HookMisuse(
-                f"The probe was to see {len(numbers)} pictures, but {len(rows)} rows carry a prompt."
+                f"The probe was to see {len(numbers)} pictures, but {call.pictures} rows carry a prompt."
             )
-        if self.draws is None or self.draws.shape[1] <= site.step:
-            calls = max(
-                64, 2 * site.step
-            )  # how many will come is not known; longer draws begin as shorter ones
-            drawn = [
-                draw_words(self.seed, numbers[row], calls, len(self.head_map), self.tokens.counts)
-                for row in rows
-            ]
+        if self.draws is None or self.draws.shape[1] <= call.step:
+            # How many calls will come is not known; longer draws begin as shorter ones.
+            calls, layers = max(64, 2 * call.step), len(self.head_map)
+            drawn = [draw_words(self.seed, n, calls, layers, self.tokens.counts) for n in numbers]
             self.draws = np.stack(drawn)
-        return self.draws
+        return self.draws[:, call.step]
 
 
 def _pixels(tensor: Tensor, text: slice) -> Tensor:
