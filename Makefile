@@ -2,15 +2,17 @@
 #
 #     make demo    install into .venv, draw, measure, write runs/demo/index.html
 #     make test    install into .venv, run every test
+#     make test-oldest   the same with the oldest supported diffusers and transformers, in .venv-oldest
 #     make check   formatting, lint, types
 #     make docs    write docs/cli.md from the commands themselves
 
 VENV ?= .venv
 OUT ?= runs/demo
+CONSTRAINTS ?= constraints.txt
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
-.PHONY: help demo test check docs clean
+.PHONY: help demo test test-oldest check docs clean
 
 help:
 	@sed -n 's/^#     //p' Makefile
@@ -20,6 +22,12 @@ demo: $(VENV)/.plots
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest $(ARGS)
+
+test-oldest:
+	@mkdir -p .venv-oldest
+	@grep -vE '^(diffusers|transformers|accelerate|huggingface_hub|tokenizers)==' constraints.txt \
+	  | cat - constraints-oldest.txt > .venv-oldest/constraints.txt
+	$(MAKE) test VENV=.venv-oldest CONSTRAINTS=.venv-oldest/constraints.txt
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
@@ -33,8 +41,8 @@ clean:
 	rm -rf $(VENV) build dist
 
 # One stamp per extra, so that nothing is installed twice and a changed requirement is installed again.
-$(VENV)/.%: pyproject.toml constraints.txt | $(BIN)/python
-	$(BIN)/python -m pip install --constraint constraints.txt --editable ".[$*]"
+$(VENV)/.%: pyproject.toml $(CONSTRAINTS) | $(BIN)/python
+	$(BIN)/python -m pip install --constraint $(CONSTRAINTS) --editable ".[$*]"
 	@touch $@
 
 $(BIN)/python:
