@@ -1,6 +1,6 @@
 """What editing and exciting cost on the SD v1.4 denoiser, beside stock calls and the naive way.
 
-    python benchmarks/editing.py [--json] [--calls 5] [--latents 64]
+    python benchmarks/editing.py [--json] [--calls 5] [the options of looking.py]
 
 edit    one denoising call of a source and a target (four rows, with guidance): stock; with prompt-to-prompt
         by relevance; and naively, with every attention map made and its columns exchanged
@@ -14,8 +14,6 @@ of processes of their own, one for each way, less what each held once the denois
 
 import argparse
 import json
-import platform
-import statistics
 import subprocess
 import sys
 import types
@@ -27,7 +25,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers.models.attention_processor import AttnProcessor
-from looking import PROMPT_TOKENS, WIDTH, Pipeline, sd14, timed
+from looking import PROMPT_TOKENS, Pipeline, Setting, summary, timed
 from torch import Tensor
 
 from headwise.attend_and_excite import Excite, excitement_loss
@@ -35,6 +33,7 @@ from headwise.attention import DenoiserCall, hooked
 from headwise.heads import HeadMap
 from headwise.prompt_to_prompt import PromptToPrompt
 from headwise.relevance import Relevance
+from headwise.tokens import Reader
 
 PROMPTS = ("a red car in the rain", "a blue car in the rain")
 
@@ -63,7 +62,7 @@ class Told:
 
     def prepare(self, call: DenoiserCall) -> None:
         """As in the first of 50 calls."""
-        call.prompts, call.tokenizer, call.step, call.steps = self.prompts, Words(), 0, 50
+        call.prompts, call.readers, call.step, call.steps = self.prompts, (Reader(Words()),), 0, 50
         self.hook.prepare(call)
 
     def __call__(self, *attention: Any) -> Tensor:
@@ -117,13 +116,14 @@ class Kept(AttnProcessor):
         return attn.to_out[0](attn.batch_to_head_dim(maps @ value))
 
 
-def ways(side: int) -> dict[str, Callable[[], None]]:
+def ways(setting: Setting) -> dict[str, Callable[[], None]]:
     """The calls to be timed."""
-    unet = sd14()
+    unet = setting.denoiser()
     pipe, head_map, stock = Pipeline(unet), HeadMap.of(unet), dict(unet.attn_processors)
     votes = np.random.default_rng(0).integers(1, 100, (1, head_map.all_heads))
     relevance = Relevance.from_votes(votes, ("Color",), head_map)
-    latents, text = torch.randn(4, 4, side, side), torch.randn(4, PROMPT_TOKENS, WIDTH)
+    latents, text = setting.inputs(4)
+    side = latents.shape[-1]
     factors = torch.tensor(relevance["Color"]).float()
     p2p = Told(PromptToPrompt(relevance=relevance, concepts={"blue": "Color"}), PROMPTS)
     exchanged: dict[str, Any] = {name: Exchanged(None) for name in stock}
@@ -192,32 +192,37 @@ def _coarsened(maps: Tensor) -> Tensor:
     return maps
 
 
-def compare(calls: int, side: int) -> dict[str, Any]:
+def compare(calls: int, setting: Setting) -> dict[str, Any]:
     """Take turns, `calls` times, after one turn to warm up; then each way's peak memory."""
-    run = ways(side)
-    turns = [{name: timed(call) for name, call in run.items()} for _ in range(calls + 1)][1:]
-    found: dict[str, Any] = {}
-    for name in run:
-        seconds = [turn[name] for turn in turns]
-        found |= {
-            f"{name}_s": statistics.median(seconds),
-            f"{name}_spread_s": [min(seconds), max(seconds)],
-        }
-    for ours, theirs, name in (
-        ("edit", "stock", "edit_over_stock"),
-        ("naive", "edit", "naive_over_edit"),
-        ("excite", "excite_naive", "excite_over_naive"),
-    ):
-        found[name] = statistics.median(turn[ours] / turn[theirs] for turn in turns)
-    for name in run:
-        found[f"{name}_peak_mb"] = round(_peak(name, side))
-    machine = {"threads": torch.get_num_threads(), "machine": platform.machine(), "torch": torch.__version__}
-    return found | {"calls": calls, "latents": side} | machine
+    run = ways(setting)
+    turns = [{name: timed(call, setting.device) for name, call in run.items()} for _ in range(calls + 1)][1:]
+    ratios = {
+        "edit_over_stock": ("edit", "stock"),
+        "naive_over_edit": ("naive", "edit"),
+        "excite_over_naive": ("excite", "excite_naive"),
+    }
+    found = summary(turns, ratios) | setting.said() | {"calls": calls}
+    return found | {f"{name}_peak_mb": round(_peak(name, setting)) for name in run}
 
 
-def _peak(name: str, side: int) -> float:
-    command = [sys.executable, __file__, "--peak", name, "--latents", str(side)]
+def _peak(name: str, setting: Setting) -> float:
+    options = ["--peak", name, "--latents", str(setting.latents), "--model", setting.model]
+    command = [sys.executable, __file__, *options, "--device", setting.device, "--dtype", setting.dtype]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
+
+
+def _forget_peak(device: str) -> float:
+    """MB held now; the peak is counted from here on."""
+    if device.startswith("cuda"):
+        torch.cuda.reset_peak_memory_stats()
+        return torch.cuda.memory_allocated() / 2**20
+    Path("/proc/self/clear_refs").write_text("5")
+    return _memory("VmRSS")
+
+
+def _peak_since(device: str) -> float:
+    """MB at most since it was forgotten."""
+    return torch.cuda.max_memory_allocated() / 2**20 if device.startswith("cuda") else _memory("VmHWM")
 
 
 def _memory(field: str) -> float:
@@ -229,19 +234,18 @@ def _memory(field: str) -> float:
 def main() -> None:
     """Print the comparison."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    Setting.add_to(parser)
     parser.add_argument("--calls", type=int, default=5, help="turns to time")
-    parser.add_argument("--latents", type=int, default=64, help="side of the latents")
     parser.add_argument("--peak", help="run one way once and print its peak memory in MB")
     options = parser.parse_args()
     if options.peak:
-        run = ways(options.latents)
-        loaded = _memory("VmRSS")
-        Path("/proc/self/clear_refs").write_text("5")  # forget the peak of loading
+        setting = Setting.read(options)
+        run, device = ways(setting), setting.device
+        loaded = _forget_peak(device)
         run[options.peak]()
-        print(_memory("VmHWM") - loaded)
+        print(_peak_since(device) - loaded)
         return
-    found = compare(options.calls, options.latents)
+    found = compare(options.calls, Setting.read(options))
     if options.json:
         sys.stdout.write(json.dumps(found, indent=1) + "\n")
         return

@@ -1,14 +1,18 @@
-"""What looking costs: one call of the SD v1.4 denoiser, stock, with the probe, and with full attention maps.
+"""What looking costs: one call of a denoiser, stock, with the probe, and with full attention maps.
 
-    python benchmarks/looking.py [--json] [--calls 5] [--latents 64]
+    python benchmarks/looking.py [--json] [--calls 5] [--model sd14|sdxl] [--latents 64] [--batch 1]
+                                 [--device cpu|cuda] [--dtype float32|bfloat16] [--compile]
 
-The denoiser has the published configuration and random weights, 64×64 latents, one picture with guidance (two
-rows) and the paper's 34 × 10 concept words. The three take turns within one run, so that a busy machine
-disturbs them alike; the numbers are medians of wall time, with the lowest and highest beside them, and
-medians of the ratios within each turn.
+The denoiser has the published configuration and random weights, 64×64 latents (SDXL 128×128), one picture
+with guidance (two rows) and the paper's 34 × 10 concept words. The three take turns within one run, so that a
+busy machine disturbs them alike; the numbers are medians of wall time, with the lowest and highest beside
+them, and medians of the ratios within each turn.
 
 "Naive" is how it was first done: no fused kernel, the attention matrix of every layer materialised, and the
 keys of the drawn concept words projected anew at every layer and call.
+
+Beside the times stands the floor: the multiplications and additions of the denoiser, those that the probe
+adds, and at how many a second the stock call ran.
 """
 
 import argparse
@@ -18,19 +22,22 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from headwise.attention import hooked
 from headwise.concepts import ConceptSet, WordEmbeddings
 from headwise.heads import HeadMap
+from headwise.official import configuration
 from headwise.probe import ConceptProbe, draw_words
 
-WIDTH, PROMPT_TOKENS = 768, 77
+PROMPT_TOKENS = 77
 
 
 class Pipeline:
@@ -44,7 +51,11 @@ class Pipeline:
     @torch.no_grad()
     def __call__(self, latents: Tensor, text: Tensor) -> Tensor:
         """One denoising call."""
-        return self.unet(latents, 500, encoder_hidden_states=text, return_dict=False)[0]
+        rows, added = len(latents), None
+        if self.unet.config.addition_embed_type:  # SDXL's
+            added = {"text_embeds": text.new_zeros(rows, 1280), "time_ids": text.new_zeros(rows, 6)}
+        given = {"encoder_hidden_states": text, "added_cond_kwargs": added, "return_dict": False}
+        return self.unet(latents, 500, **given)[0]
 
 
 class FullMaps:
@@ -57,66 +68,139 @@ class FullMaps:
     def __call__(self, attn: Any, hidden: Tensor, encoder_hidden_states: Tensor, **options: Any) -> Tensor:
         """Attend without the fused kernel, then vote."""
         drawn = [words[i] for words, i in zip(self.words.words, self.draws[self.layer], strict=True)]
-        tokens = torch.cat([self.words.start[None], *drawn])[None]
-        query = attn.head_to_batch_dim(attn.to_q(hidden[1:]))
-        maps = attn.get_attention_scores(query, attn.head_to_batch_dim(attn.to_k(tokens))).mean(1)
+        tokens = torch.cat([self.words.start, *drawn])[None].to(hidden)
+        mine = hidden[len(hidden) // 2 :]
+        query = attn.head_to_batch_dim(attn.to_q(mine))
+        key = attn.to_k(tokens).expand(len(mine), -1, -1)
+        maps = attn.get_attention_scores(query, attn.head_to_batch_dim(key)).mean(1)
         means = [part.mean(1) for part in maps[:, 1:].split([len(word) for word in drawn], dim=1)]
         self.votes.append(torch.stack(means, 1).argmax(1))
         return self.stock(attn, hidden, encoder_hidden_states, **options)
 
 
-def sd14() -> UNet2DConditionModel:
-    """The published configuration of the SD v1.4 denoiser; its other fields are diffusers' defaults."""
-    torch.manual_seed(0)
-    return UNet2DConditionModel(sample_size=64, cross_attention_dim=WIDTH, attention_head_dim=8).eval()
+@dataclass(frozen=True)
+class Setting:
+    """What is timed, and where.
+
+    Args:
+        model: "sd14" or "sdxl".
+        latents: Their side; the model's own if 0.
+        batch: Pictures, each with two rows.
+        device, dtype, compile: Of the denoiser.
+    """
+
+    model: str = "sd14"
+    latents: int = 0
+    batch: int = 1
+    device: str = "cpu"
+    dtype: str = "float32"
+    compile: bool = False
+
+    @classmethod
+    def read(cls, options: argparse.Namespace) -> "Setting":
+        """From the options that `add_to` added."""
+        return cls(**{name: getattr(options, name) for name in cls.__dataclass_fields__})
+
+    @classmethod
+    def add_to(cls, parser: argparse.ArgumentParser) -> None:
+        """Options of every benchmark of one denoiser call."""
+        parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+        parser.add_argument("--model", choices=("sd14", "sdxl"), default="sd14", help="whose configuration")
+        parser.add_argument(
+            "--latents", type=int, default=0, help="side of the latents; the model's own if 0"
+        )
+        parser.add_argument("--batch", type=int, default=1, help="pictures, of two rows each")
+        parser.add_argument("--device", default="cpu", help="cpu or cuda")
+        parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
+        parser.add_argument("--compile", action="store_true", help="compile the denoiser")
+
+    def denoiser(self) -> UNet2DConditionModel:
+        """Random weights; a seed makes them the same in every way that is timed."""
+        torch.manual_seed(0)
+        unet = UNet2DConditionModel(**configuration(self.model)).eval()
+        return unet.to(self.device, getattr(torch, self.dtype))
+
+    def pipeline(self) -> Pipeline:
+        """The denoiser, compiled if asked for."""
+        unet = self.denoiser()
+        return Pipeline(torch.compile(unet) if self.compile else unet)
+
+    def inputs(self, rows: int) -> tuple[Tensor, Tensor]:
+        """Latents and text of so many rows."""
+        config, side = configuration(self.model), self.latents or configuration(self.model)["sample_size"]
+        sizes = (rows, 4, side, side), (rows, PROMPT_TOKENS, config["cross_attention_dim"])
+        latents, text = (torch.randn(size).to(self.device, getattr(torch, self.dtype)) for size in sizes)
+        return latents, text
+
+    def said(self) -> dict[str, Any]:
+        """For the results."""
+        cuda = self.device.startswith("cuda")
+        return asdict(self) | ({"gpu": torch.cuda.get_device_name(self.device)} if cuda else {})
 
 
-def embeddings(concepts: ConceptSet) -> WordEmbeddings:
+def timed(call: Callable[[], None], device: str = "cpu") -> float:
+    """Seconds of wall time until the device has done it."""
+    wait: Callable[[], None] = torch.cuda.synchronize if device.startswith("cuda") else (lambda: None)
+    wait()
+    start = time.perf_counter()
+    call()
+    wait()
+    return time.perf_counter() - start
+
+
+def embeddings(concepts: ConceptSet, width: int) -> WordEmbeddings:
     """Random ones: a word of n parts gets n tokens, which is about what CLIP's tokenizer makes of it."""
     words = (
-        tuple(torch.randn(len(word.split()), WIDTH) for word in concepts.words(name)) for name in concepts
+        tuple(torch.randn(len(word.split()), width) for word in concepts.words(name)) for name in concepts
     )
-    return WordEmbeddings(torch.randn(WIDTH), tuple(words))
+    return WordEmbeddings(torch.randn(1, width), tuple(words))
 
 
-def ways(unet: UNet2DConditionModel, side: int) -> dict[str, Callable[[], None]]:
+def ways(setting: Setting) -> dict[str, Callable[[], None]]:
     """The three calls to be timed."""
-    pipe, concepts = Pipeline(unet), ConceptSet.load("paper34")
-    latents, text = torch.randn(2, 4, side, side), torch.randn(2, PROMPT_TOKENS, WIDTH)
-    words, head_map = embeddings(concepts), HeadMap.of(unet)
+    pipe, concepts = setting.pipeline(), ConceptSet.load("paper34")
+    unet = getattr(pipe.unet, "_orig_mod", pipe.unet)
+    latents, text = setting.inputs(2 * setting.batch)
+    words, head_map = embeddings(concepts, text.shape[-1]), HeadMap.of(unet)
     probe, stock = ConceptProbe(pipe, concepts, embeddings=words), dict(unet.attn_processors)
     draws = draw_words(0, 0, 1, len(head_map), concepts)[0]
     naive: dict[str, Any] = {name: AttnProcessor() for name in stock}
     for layer, at in enumerate(head_map):
         naive[f"{at.address}.processor"] = FullMaps(layer, words, draws, [])
+    eager = Pipeline(unet)
 
     def probed() -> None:
-        probe.begin([0])
+        probe.begin(range(setting.batch))
         with hooked(pipe, probe):
             pipe(latents, text)
         probe.take()
 
     def full_maps() -> None:
         unet.set_attn_processor(dict(naive))
-        pipe(latents, text)
+        eager(latents, text)
         unet.set_attn_processor(dict(stock))
 
     return {"stock": lambda: pipe(latents, text), "probe": probed, "naive": full_maps}
 
 
-def timed(call: Callable[[], None]) -> float:
-    """Seconds of wall time."""
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
+def operations(call: Callable[[], None]) -> int:
+    """Multiplications and additions of matrices and convolutions, as torch counts them."""
+    with FlopCounterMode(display=False) as counter:
+        call()
+    return counter.get_total_flops()
 
 
-def compare(calls: int, side: int) -> dict[str, Any]:
+def compare(calls: int, setting: Setting) -> dict[str, Any]:
     """Take turns, `calls` times, after one turn to warm up."""
-    run = ways(sd14(), side)
-    turns = [{name: timed(call) for name, call in run.items()} for _ in range(calls + 1)][1:]
+    run = ways(setting)
+    turns = [{name: timed(call, setting.device) for name, call in run.items()} for _ in range(calls + 1)][1:]
     ratios = {"probe_over_stock": ("probe", "stock"), "naive_over_probe": ("naive", "probe")}
-    return summary(turns, ratios) | {"calls": calls, "latents": side}
+    found = summary(turns, ratios) | setting.said() | {"calls": calls}
+    if not setting.compile:  # what is compiled is not counted
+        stock, probe = operations(run["stock"]), operations(run["probe"])
+        found |= {"stock_gigaops": stock / 1e9, "probe_adds_gigaops": (probe - stock) / 1e9}
+        found |= {"stock_gigaops_per_s": stock / 1e9 / found["stock_s"]}
+    return found
 
 
 def summary(turns: list[dict[str, float]], ratios: dict[str, tuple[str, str]]) -> dict[str, Any]:
@@ -135,11 +219,10 @@ def summary(turns: list[dict[str, float]], ratios: dict[str, tuple[str, str]]) -
 def main() -> None:
     """Print the comparison."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    Setting.add_to(parser)
     parser.add_argument("--calls", type=int, default=5, help="turns to time")
-    parser.add_argument("--latents", type=int, default=64, help="side of the latents")
     options = parser.parse_args()
-    found = compare(options.calls, options.latents)
+    found = compare(options.calls, Setting.read(options))
     if options.json:
         sys.stdout.write(json.dumps(found, indent=1) + "\n")
         return

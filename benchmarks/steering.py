@@ -1,9 +1,9 @@
-"""What steering costs: one call of the SD v1.4 denoiser, stock and with a word strengthened.
+"""What steering costs: one call of a denoiser, stock and with a word strengthened.
 
-    python benchmarks/steering.py [--json] [--calls 9] [--latents 64]
+    python benchmarks/steering.py [--json] [--calls 9] [the options of looking.py]
 
-The denoiser of looking.py: published configuration, random weights, 64×64 latents, one picture with guidance.
-A word of three tokens is adjusted in all 128 heads. The two take turns within one run; the numbers are
+The denoiser of looking.py: published configuration, random weights, one picture with guidance.
+A word of three tokens is adjusted in all heads. The two take turns within one run; the numbers are
 medians of wall time and the median of the ratios within each turn.
 """
 
@@ -13,8 +13,7 @@ import sys
 from typing import Any
 
 import numpy as np
-import torch
-from looking import PROMPT_TOKENS, WIDTH, Pipeline, sd14, summary, timed
+from looking import Setting, summary, timed
 
 from headwise.attention import hooked
 from headwise.heads import HeadMap
@@ -22,32 +21,31 @@ from headwise.relevance import Relevance
 from headwise.steer import adjust
 
 
-def compare(calls: int, side: int) -> dict[str, Any]:
+def compare(calls: int, setting: Setting) -> dict[str, Any]:
     """Take turns, `calls` times, after one turn to warm up."""
-    pipe = Pipeline(sd14())
-    head_map = HeadMap.of(pipe.unet)
+    pipe = setting.pipeline()
+    head_map = HeadMap.of(pipe)
     votes = np.random.default_rng(0).integers(1, 100, (2, head_map.all_heads))
     steer = adjust(Relevance.from_votes(votes, ("Color", "Plants"), head_map), (4, 5, 6), "Color", "Plants")
-    latents, text = torch.randn(2, 4, side, side), torch.randn(2, PROMPT_TOKENS, WIDTH)
+    latents, text = setting.inputs(2 * setting.batch)
 
     def steered() -> None:
         with hooked(pipe, steer):
             pipe(latents, text)
 
     run = {"stock": lambda: pipe(latents, text), "steered": steered}
-    turns = [{name: timed(call) for name, call in run.items()} for _ in range(calls + 1)][1:]
+    turns = [{name: timed(call, setting.device) for name, call in run.items()} for _ in range(calls + 1)][1:]
     ratios = {"steered_over_stock": ("steered", "stock")}
-    return summary(turns, ratios) | {"calls": calls, "latents": side}
+    return summary(turns, ratios) | setting.said() | {"calls": calls}
 
 
 def main() -> None:
     """Print the comparison."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    Setting.add_to(parser)
     parser.add_argument("--calls", type=int, default=9, help="turns to time")
-    parser.add_argument("--latents", type=int, default=64, help="side of the latents")
     options = parser.parse_args()
-    found = compare(options.calls, options.latents)
+    found = compare(options.calls, Setting.read(options))
     if options.json:
         sys.stdout.write(json.dumps(found, indent=1) + "\n")
         return

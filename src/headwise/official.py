@@ -20,7 +20,7 @@ from headwise.errors import UnreadableFile
 from headwise.heads import HeadMap
 from headwise.relevance import Relevance
 
-__all__ = ["MODELS", "find_official", "head_map_of", "read_official"]
+__all__ = ["MODELS", "configuration", "find_official", "head_map_of", "read_official"]
 
 MODELS = {
     "sd_v1_4": "CompVis/stable-diffusion-v1-4",
@@ -44,6 +44,11 @@ _CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "sd_v1_4": {"sample_size": 64, "cross_attention_dim": 768, "attention_head_dim": 8},
     "sd_xl_base_1_0": _SDXL,
 }
+
+
+def configuration(model: str) -> dict[str, Any]:
+    """The published configuration of "sd14" or "sdxl"; its other fields are diffusers' defaults."""
+    return dict(_CONFIGURATIONS[{"sd14": "sd_v1_4", "sdxl": "sd_xl_base_1_0"}[model]])
 
 
 def head_map_of(tag: str) -> HeadMap:
