@@ -80,12 +80,13 @@ def test_doctor_covers_every_layer_and_foresees_the_cost(run, model):
     code, out, _ = run("doctor", "--model", model, "--json", "--pictures", 10, "--num-inference-steps", 3)
     found = json.loads(out)
     assert code == 0 and found["covered"] is True and found["undisturbed"] is True
+    assert found["steered"] is True and found["family"] == ["StableDiffusionPipeline"]
     assert found["heads"] == sum(layer["heads"] for layer in found["layers"]) == 8
     assert found["layers"][0].keys() >= {"address", "heads", "kind"}
     assert found["versions"].keys() >= {"headwise", "torch", "diffusers", "transformers"}
     assert found["expected"]["seconds"] == pytest.approx(30 * found["seconds_a_call"], abs=0.1)
     code, out, _ = run("doctor", "--model", model)
-    assert "equal bit for bit" in out and found["layers"][-1]["address"] in out
+    assert "equal bit for bit" in out and "other latents" in out and found["layers"][-1]["address"] in out
 
 
 def test_doctor_refuses_a_model_that_a_hook_disturbs(run, model, monkeypatch):

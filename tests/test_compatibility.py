@@ -25,6 +25,7 @@ from PIL import Image
 from conftest import TRANSFORMERS, tiny_sd, tiny_sdxl
 from headwise.attention import hooked
 from headwise.concepts import ConceptSet
+from headwise.doctor import switched_on
 from headwise.errors import HeadwiseError
 from headwise.generate import generate
 from headwise.probe import ConceptProbe
@@ -304,6 +305,25 @@ def test_token_positions_steer_prompt_embeddings():
         assert not torch.equal(run(pipe), before)
 
 
+SEEN = {
+    "bfloat16": "bfloat16",
+    "model CPU offload (`enable_model_cpu_offload`)": "offloading",
+    "sequential CPU offload of the denoiser (accelerate's `cpu_offload`)": "offloading",
+    "LoRA through PEFT, loaded before": "LoRA",
+    "IP-Adapter": "IP-Adapter",
+    "ControlNet": "ControlNet",
+    "`torch.compile` of the denoiser": "torch.compile",
+    "fused projections (`fuse_qkv_projections`)": "fused projections",
+}
+
+
+@pytest.mark.parametrize("name", SEEN)
+def test_the_doctor_says_what_is_switched_on(name):
+    pipe, _ = ROWS[name][0]()
+    assert switched_on(pipe) == (SEEN[name],)
+    assert switched_on(tiny_sd()) == ()
+
+
 def table():
     """The page, from the rows."""
     said = {name: "works" if ok is True else f"refused: … {ok} …" for name, (_, ok) in ROWS.items()}
@@ -313,7 +333,8 @@ def table():
         "",
         "Each row is a test (`tests/test_compatibility.py`, which writes this page): a pipeline is drawn",
         "plainly, with the probe, which must change no bit, with a steered word, which must, and plainly",
-        "again. A refusal is one sentence, of which a part stands here.",
+        "again. A refusal is one sentence, of which a part stands here. `headwise doctor` says what is",
+        "switched on in a pipeline of yours, and whether looking and steering work in it.",
         "",
         "| | measuring and steering |",
         "|---|---|",

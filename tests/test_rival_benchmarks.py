@@ -1,12 +1,20 @@
 """Editing and multi-concept benchmarks on a tiny pipeline: every method, pair and seed; and on again."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
-from headwise.benchmarks import COMPOSING, EDITING, benchmark_editing, benchmark_multi_concept
+from headwise.benchmarks import (
+    COMPOSING,
+    EDITING,
+    benchmark_editing,
+    benchmark_multi_concept,
+    benchmark_scales,
+)
 from headwise.benchmarks.editing import MEASURES
-from headwise.cases import Pair, Several, pairs_of, several_of
+from headwise.cases import Case, Pair, Sense, Several, pairs_of, several_of
 from headwise.errors import HeadwiseError, UnreadablePrompts
 from headwise.metrics import Judge
 from headwise.report import report
@@ -149,3 +157,31 @@ def test_pairs_share_a_call_where_no_word_is_taken_for_anothers():
     fruit = red._replace(attribute="Food")  # the same word, meant otherwise
     in_it = orange._replace(target="a red orange")
     assert _together([red, orange, again, fruit, in_it]) == [[0, 1, 2], [3], [4]]
+
+
+def test_scales_of_relevance_are_put_to_the_same_questions(sd, tmp_path):
+    senses = [Sense("orange", "Color", "Food", Case("an orange dog", ("a dog", "a cat")), "a dog in orange")]
+    cases = {"Color": [Case("a red dog", ("a red dog", "a dog")), Case("a red cat", ("a red cat", "a cat"))]}
+    options = {"seeds": (0,), "num_inference_steps": 2, "batch_size": 4, "progress": False}
+    scales = ("sum", "clamp 2", "maximum")
+    given = (sd, relevance_for(sd), cases, senses, PAIRS)
+    found = benchmark_scales(*given, Stub(), tmp_path, scales=scales, **options)
+    numbers = found.numbers()
+    assert list(numbers) == ["plain", *scales] and found.orders == dict.fromkeys(scales, 1.0)
+    assert numbers["plain"]["preservation"] == pytest.approx([1, 1, 1])
+    assert numbers["sum"]["preservation"][0] < 1 and numbers["clamp 2"]["largest"] <= 2
+    assert not (tmp_path / "weaken" / "clamp 2").exists()  # the same order of heads
+    assert numbers["clamp 2"]["areas"] == numbers["sum"]["areas"]
+    page = report(tmp_path).read_text()
+    assert "On which scale" in page and "clamp 2" in page
+    again = Stub()
+    same = benchmark_scales(*given, again, tmp_path, scales=scales, **options)
+    assert again.looked == 0 and same.numbers() == numbers
+
+
+def test_a_scale_that_changes_the_order_is_weakened_by(sd):
+    from headwise.benchmarks.scales import _order
+
+    measured = relevance_for(sd)
+    turned = replace(measured, values=measured.values.max() - measured.values)
+    assert _order(measured, measured) == 1 and _order(measured, turned) == pytest.approx(-1)

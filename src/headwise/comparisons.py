@@ -1,10 +1,12 @@
-"""The pages of comparisons with rivals: ways of editing, and ways of drawing several subjects.
+"""The pages of comparisons: ways of editing, ways of drawing several subjects, scales of relevance.
 
 Pictures of a comparison's folder are named by what made them: `003 source.png`, `003 relevance.png`.
 """
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -12,10 +14,12 @@ from headwise import plots
 from headwise.benchmarks import Editing, MultiConcept
 from headwise.benchmarks.editing import ALONE, MEASURES
 from headwise.benchmarks.multi_concept import SEEN
+from headwise.benchmarks.scales import NAME as SCALES_FILE
+from headwise.intervals import Interval
 from headwise.page import Drawing, Page, Picture, Section, Strip, Table, settings_rows
 from headwise.scores import Scores
 
-__all__ = ["comparison_page", "strips_of_methods"]
+__all__ = ["comparison_page", "scales_page", "strips_of_methods"]
 
 EDITING = (
     "Every method edits the same pictures, from the same latents. A judge says how well the target prompt "
@@ -27,6 +31,11 @@ SEVERAL = (
     "(full), the subject that fits worst (minimum), and how near the prompt is to the caption that it finds "
     "best (caption)."
 )
+SCALES = (
+    "The same relevance on several scales. Order is the rank correlation of heads with the relevance as "
+    "measured; where it is 1 weakening is the same by construction. Damage is what strengthening one word of "
+    "a prompt does to the rest of its picture, beside the plain picture of the same prompt."
+)
 SAME = "The same latents in every column."
 
 
@@ -35,6 +44,57 @@ def comparison_page(folder: Path, scores: Scores) -> Page:
     if "pair" in scores.axes:
         return _editing(folder, Editing(scores, tuple(scores.settings["attributes"])))
     return _several(folder, MultiConcept(scores, tuple(scores.settings["types"])))
+
+
+def scales_page(folder: Path) -> Page:
+    """The page of a folder in which scales of relevance were compared."""
+    said = json.loads((folder / SCALES_FILE).read_text(encoding="utf-8"))
+    numbers = {name: {k: _intervals(v) for k, v in one.items()} for name, one in said["scales"].items()}
+    steered = {name: one for name, one in numbers.items() if name != "plain"}
+    points = {name: (one["preservation"], one["accuracy"]) for name, one in numbers.items()}
+    rates = {name: one["misread"] for name, one in steered.items()}
+    alt = "; ".join(
+        f"{name} preservation {p.value:.2f}, accuracy {a.value:.2f}" for name, (p, a) in points.items()
+    )
+    misread = "; ".join(f"{name} {rate}" for name, rate in rates.items())
+    columns = ("scale", "order", "largest", "misread", *MEASURES[1:])
+    rows = [
+        (name, f"{one['order']:.3f}", f"{one['largest']:.1f}", *(str(one[key]) for key in columns[3:]))
+        for name, one in steered.items()
+    ]
+    concepts = list(next(iter(steered.values()))["areas"])
+    areas = [(name, *(str(one["areas"][c]) for c in concepts)) for name, one in steered.items()]
+    section = Section(
+        "Every scale",
+        "Means with 95 % intervals.",
+        (
+            Drawing.of(plots.tradeoff(points, "rest of the picture kept", "word seen"), f"{alt}.", "36rem"),
+            Drawing.of(plots.rates(rates, "share misread when adjusted"), f"Misread: {misread}.", "34rem"),
+        ),
+        (
+            Table("Steering", columns, rows, columns[1:], open=True),
+            Table(
+                "Weakening: area, least minus most relevant first",
+                ("scale", *concepts),
+                areas,
+                tuple(concepts),
+            ),
+        ),
+    )
+    return Page(
+        title="On which scale should relevance steer?",
+        lead=SCALES,
+        numbers=[("scales", str(len(steered))), ("pairs", str(said["settings"]["pairs"]))],
+        sections=[section],
+        settings=list(settings_rows(said["settings"])),
+    )
+
+
+def _intervals(value: Any) -> Any:
+    """JSON's lists of three as intervals."""
+    if isinstance(value, dict):
+        return {key: _intervals(inner) for key, inner in value.items()}
+    return Interval(*value) if isinstance(value, list) else value
 
 
 def strips_of_methods(folder: Path, methods: tuple[str, ...], first: str = "plain") -> Iterator[Strip]:

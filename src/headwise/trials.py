@@ -1,7 +1,8 @@
 """The pages of trials: what weakening showed of one concept or of many, and how often words were misread.
 
 A trial's folder holds scores.safetensors, and pictures/ whose names say what was done to them:
-`003 most relevant 0016.png`, `003 adjust.png`. A folder of folders is a trial of many concepts.
+`003 most relevant 0016.png`, `003 adjust.png`. A folder of folders is a trial of many concepts;
+one with scales.json compares scales of relevance.
 """
 
 from collections.abc import Iterator
@@ -11,7 +12,8 @@ import numpy as np
 
 from headwise import plots
 from headwise.benchmarks import Polysemy
-from headwise.comparisons import comparison_page, strips_of_methods
+from headwise.benchmarks.scales import NAME as SCALES_FILE
+from headwise.comparisons import comparison_page, scales_page, strips_of_methods
 from headwise.errors import UnreadableFile
 from headwise.intervals import Interval
 from headwise.page import Drawing, Page, Picture, Section, Strip, Table, settings_rows
@@ -43,6 +45,8 @@ def trial_page(folder: Path) -> Page:
         if "measure" in scores.axes:
             return comparison_page(folder, scores)
         return _polysemy(folder, scores) if "method" in scores.axes else _weakening(folder, Weakening(scores))
+    if (folder / SCALES_FILE).is_file():
+        return scales_page(folder)
     inner = {file.parent: Weakening(Scores.load(file)) for file in sorted(folder.glob(f"*/{NAME}"))}
     if not inner:
         raise UnreadableFile(

@@ -3,6 +3,7 @@
 from headwise.benchmarks.editing import EDITING, Editing, benchmark_editing
 from headwise.benchmarks.multi_concept import COMPOSING, MultiConcept, benchmark_multi_concept
 from headwise.benchmarks.polysemy import METHODS, Polysemy, benchmark_polysemy
+from headwise.benchmarks.scales import ON_TRIAL, Scales, benchmark_scales
 from headwise.benchmarks.weakening import FACTORS, benchmark_weakening, eighths, sweep_factors
 
 __all__ = [
@@ -10,12 +11,15 @@ __all__ = [
     "EDITING",
     "FACTORS",
     "METHODS",
+    "ON_TRIAL",
     "Editing",
     "MultiConcept",
     "Polysemy",
+    "Scales",
     "benchmark_editing",
     "benchmark_multi_concept",
     "benchmark_polysemy",
+    "benchmark_scales",
     "benchmark_weakening",
     "eighths",
     "sweep_factors",

@@ -215,7 +215,12 @@ def doctor(
     print_json(_doctor_json(checkup, expected)) if as_json else _print_checkup(checkup, expected)
     if not checkup.covered:
         raise HeadwiseError(
-            checkup.complaint or "A hook that does nothing changed the latents of this model."
+            checkup.complaint
+            or (
+                "Heads that heard half of the prompt changed nothing in this model."
+                if checkup.undisturbed
+                else "A hook that does nothing changed the latents of this model."
+            )
         )
 
 
@@ -286,6 +291,8 @@ def _doctor_json(checkup: "Checkup", expected: dict[str, Any]) -> dict[str, Any]
         "layers": layers,
         "covered": checkup.covered,
         "undisturbed": checkup.undisturbed,
+        "steered": checkup.steered,
+        "family": list(checkup.family),
         "seconds_a_call": round(checkup.seconds_a_call, 4),
         "weights_mb": round(checkup.weights_mb, 1),
         "expected": expected,
@@ -303,10 +310,12 @@ def _print_checkup(checkup: "Checkup", expected: dict[str, Any]) -> None:
     calls = f"{expected['pictures']} pictures of {expected['num_inference_steps']} steps"
     rows = {
         "model": checkup.model,
+        "pipeline": ", ".join(checkup.family),
         "heads": f"{checkup.head_map.all_heads} in {len(checkup.head_map.layers)} layers",
         "with a hook that does nothing": "equal bit for bit"
         if checkup.undisturbed
         else "NOT the same latents",
+        "with every head hearing half": "other latents" if checkup.steered else "NOTHING CHANGED",
         "one denoiser call": f"{checkup.seconds_a_call:.3f} s",
         f"measuring {calls}": f"about {duration(expected['seconds'])}, {expected['memory_mb']} MB of memory",
         "weights": f"{checkup.weights_mb:.0f} MB",

@@ -1,4 +1,4 @@
-"""Commands that put claims to the test: benchmark weakening, benchmark polysemy."""
+"""Commands that put claims to the test: benchmark weakening, benchmark polysemy, benchmark scales."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -167,6 +167,74 @@ def polysemy(
         shown.add_row(method, f"{rate}")
     console().print(shown)
     print(f"{n} pictures a method.\nOpen {page}")
+
+
+@benchmark.command()
+def scales(
+    model: Model = "emoji",
+    relevance: RelevanceFile = None,
+    scale: Annotated[
+        list[str] | None, typer.Option(help="Only this one, such as 'clamp 4'. May be repeated.")
+    ] = None,
+    cases: Cases = None,
+    senses: Annotated[str | None, typer.Option(help="'emoji', 'paper' or a TOML file of [[senses]].")] = None,
+    pairs: Annotated[str | None, typer.Option(help="'emoji', a TOML file, or a CSV.")] = None,
+    judge: JudgeName = None,
+    count: Annotated[
+        int, typer.Option(min=2, help="Prompts a concept and pairs an attribute, at most.")
+    ] = 12,
+    seeds: Annotated[str, typer.Option(help="Each prompt is drawn once from each.")] = "0,1",
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder.")] = Path("runs/benchmark-scales"),
+    num_inference_steps: Steps = 10,
+    guidance_scale: Guidance = 7.5,
+    batch_size: Annotated[int, typer.Option(min=1, help="Pictures at a time.")] = 32,
+    dtype: Dtype = "auto",
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """On which scale should relevance steer, and which breaks the rest of the picture?
+
+    Weakens, adjusts and strengthens with each scale. Run again, it goes on.
+
+    \b
+    Examples:
+      headwise benchmark scales --json
+      headwise benchmark scales --scale sum --scale "clamp 4"
+    """
+    from headwise.benchmarks import ON_TRIAL, benchmark_scales
+    from headwise.cases import cases_of, pairs_of, read_senses
+    from headwise.metrics import Judge
+    from headwise.report import report
+
+    pipe = load(model, dtype, device)
+    own = "emoji" if model == "emoji" else None
+    given = pairs_of(pairs or "emoji", count)
+    with resumable():
+        found = benchmark_scales(
+            pipe,
+            relevance_of(relevance, model),
+            {pair.attribute: cases_of(cases or own or "paper", pair.attribute, count) for pair in given},
+            read_senses(senses or own or "paper"),
+            given,
+            Judge.load(judge or own or CLIP),
+            out,
+            scales=scale or ON_TRIAL,
+            seeds=numbers_in(seeds, int),
+            batch_size=batch_size,
+            num_inference_steps=num_inference_steps,
+            guidance_scale=guidance_scale,
+        )
+    page, numbers = report(out), found.numbers()
+    if as_json:
+        print_json({"page": str(page), "scales": numbers})
+        return
+    shown = table("scale", "order>", "largest>", "misread>", "word seen>", "same thing>", "rest kept>")
+    for name in found.orders:
+        one = numbers[name]
+        means = [f"{one[key][0]:.3f}" for key in ("misread", "accuracy", "identity", "preservation")]
+        shown.add_row(name, f"{one['order']:.3f}", f"{one['largest']:.1f}", *means)
+    console().print(shown)
+    print(f"Open {page}")
 
 
 def _scored(model: str, source: str) -> list[Any]:
