@@ -3,6 +3,7 @@
 #     make demo    install into .venv, draw, measure, write runs/demo/index.html
 #     make test    install into .venv, run every test
 #     make test-oldest   the same with the oldest supported diffusers and transformers, in .venv-oldest
+#     make test-hub HRV=…   measure Stable Diffusion 1.4 and compare with the published arrays, a clone of SNU-DRL/HRV
 #     make check   formatting, lint, types
 #     make docs    write docs/cli.md from the commands themselves
 
@@ -12,7 +13,7 @@ CONSTRAINTS ?= constraints.txt
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-oldest check docs clean
+.PHONY: help demo test test-oldest test-hub check docs clean
 
 help:
 	@sed -n 's/^#     //p' Makefile
@@ -28,6 +29,9 @@ test-oldest:
 	@grep -vE '^(diffusers|transformers|accelerate|huggingface_hub|tokenizers)==' constraints.txt \
 	  | cat - constraints-oldest.txt > .venv-oldest/constraints.txt
 	$(MAKE) test VENV=.venv-oldest CONSTRAINTS=.venv-oldest/constraints.txt
+
+test-hub: $(VENV)/.test
+	HEADWISE_HRV="$(HRV)" $(BIN)/python -m pytest tests/test_real_models.py $(ARGS)
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
