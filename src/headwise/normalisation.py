@@ -6,7 +6,7 @@ concept c, with R its relevance (a row that sums to H),
     sum         R                                        as measured
     clamp       min(R, limit)                            the paper's way for SDXL, limit 9
     rank        H · rank(R) / Σ ranks, from 0            only the order counts
-    softmax     H · softmax(R^½ / temperature)           smooth, bounded by the temperature
+    softmax     H · softmax(R^½ / temperature)           smooth; what the strongest head has grows with H
     maximum     R / max R                                in 0 … 1
     shrink      1 + (R − 1) · (1 − se² / (R − 1)²)₊      what noise could have made is taken away
 
