@@ -12,7 +12,8 @@ from headwise import cli
 from headwise.errors import HeadwiseError
 
 COMMANDS = (
-    "demo", "measure", "show", "doctor", "report", "generate", "weaken", "edit", "excite", "import", "compare",
+    "demo", "measure", "show", "doctor", "report", "generate", "weaken", "edit", "excite",
+    "import", "compare",
 )  # fmt: skip
 
 
