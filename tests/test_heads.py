@@ -6,9 +6,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import PixArtTransformer2DModel, UNet2DConditionModel
+from diffusers import (
+    FluxTransformer2DModel,
+    PixArtTransformer2DModel,
+    SD3Transformer2DModel,
+    UNet2DConditionModel,
+)
 
+from headwise.attention import hooked
 from headwise.errors import HeadMapMismatch, ModelNotLoaded
+from headwise.generate import generate
 from headwise.heads import HeadMap, Layer
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -50,6 +57,40 @@ def test_published_configurations_have_the_published_heads(name, layers, heads):
     assert (len(head_map), head_map.all_heads) == (layers, heads)
     golden = json.loads((GOLDEN / f"heads_{name}.json").read_text())
     assert [[layer.address, layer.heads] for layer in head_map] == golden
+
+
+PIXART = {"num_layers": 28, "num_attention_heads": 16, "attention_head_dim": 72, "cross_attention_dim": 1152}
+SD3_MEDIUM = {"num_layers": 24, "num_attention_heads": 24, "attention_head_dim": 64}
+FLUX = {"num_layers": 19, "num_single_layers": 38, "num_attention_heads": 24, "attention_head_dim": 128}
+
+
+@pytest.mark.parametrize(
+    ("kind", "configuration", "layers", "heads"),
+    [
+        (PixArtTransformer2DModel, PIXART, 28, 448),
+        (SD3Transformer2DModel, SD3_MEDIUM, 24, 576),
+        (FluxTransformer2DModel, FLUX, 57, 1368),
+    ],
+)
+def test_published_transformers_have_the_published_heads(kind, configuration, layers, heads):
+    with torch.device("meta"):
+        head_map = HeadMap.of(kind(**configuration))
+    assert (len(head_map), head_map.all_heads) == (layers, heads)
+
+
+def test_a_class_that_nobody_listed_works(sd):
+    class Mine(UNet2DConditionModel):
+        pass
+
+    asked = (sd, ["a red dog"], 0, [0])
+    before, head_map = generate(*asked, num_inference_steps=2, output_type="latent"), HeadMap.of(sd)
+    mine = Mine.from_config(sd.unet.config)
+    mine.load_state_dict(sd.unet.state_dict())
+    sd.unet = mine.eval()
+    assert HeadMap.of(sd) == head_map
+    with hooked(sd, lambda attend, site, q, k, v: attend(q, k, v)):
+        after = generate(*asked, num_inference_steps=2, output_type="latent")
+    assert torch.equal(before, after)
 
 
 @pytest.mark.parametrize(("name", "tag"), [("sd1", "sd_v1_4"), ("sdxl", "sd_xl_base_1_0")])
