@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.version import Version
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+OLDEST = (ROOT / "constraints-oldest.txt").read_text().splitlines()
 HEAVY = ("matplotlib", "gradio", "ray", "diffusers", "transformers", "torch", "jinja2", "typer")
 
 
@@ -60,7 +62,7 @@ def test_torchvision_is_nowhere_in_the_requirement_tree(extra):
 
 
 def test_the_walk_would_find_torchvision():
-    assert "torchvision" in tree(["transformers[vision]"])
+    assert "torchvision" in tree(["transformers[vision,torch-vision]"])  # as newer and older versions call it
 
 
 def test_importing_headwise_computes_nothing():
@@ -94,8 +96,18 @@ def test_constraints_name_the_versions_the_tests_run_on():
     pins = {Requirement(line).name: Requirement(line) for line in lines}
     direct = [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["test"]]
     assert {Requirement(line).name for line in direct} - {"headwise"} <= pins.keys()
+    oldest = {Requirement(line).name: Requirement(line) for line in OLDEST if line[0] != "#"}
+    if all(pin.specifier.contains(version(name)) for name, pin in oldest.items()):
+        pins |= oldest  # this is `make test-oldest`
     for name in {Requirement(line).name for line in PROJECT["dependencies"]}:
         assert pins[name].specifier.contains(version(name)), f"{name} {version(name)} is installed"
+
+
+def test_the_oldest_versions_are_those_that_are_declared():
+    declared = {r.name: r for r in map(Requirement, PROJECT["dependencies"])}
+    for pin in (Requirement(line) for line in OLDEST if line[0] != "#"):
+        (least,), (tested,) = declared[pin.name].specifier, pin.specifier
+        assert least.operator == ">=" and Version(least.version) == Version(tested.version), pin.name
 
 
 def test_every_module_is_read_in_a_file_of_its_name():

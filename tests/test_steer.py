@@ -145,10 +145,9 @@ def test_rows_of_one_batch_may_be_weakened_at_other_heads(sd):
     for mask, picture in zip(masks, together, strict=True):
         with hooked(sd, weaken(head_map, np.flatnonzero(mask))):
             alone = sd("a red dog", latents=noise[None].clone(), **options).images[0]
-        assert torch.allclose(alone, picture, atol=1e-5)
-    assert torch.allclose(
-        together[0], sd("a red dog", latents=noise[None].clone(), **options).images[0], atol=1e-5
-    )
+        assert torch.allclose(alone, picture, atol=1e-4)
+    plain = sd("a red dog", latents=noise[None].clone(), **options).images[0]
+    assert torch.allclose(together[0], plain, atol=1e-4)
 
 
 def test_weakening_leaves_start_end_and_padding_alone(sd):

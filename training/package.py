@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 import world
+from safetensors.torch import load_file, save_file
 from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
 from vocabulary import CONCEPTS
 
@@ -71,6 +72,10 @@ def main() -> None:
         said = json.loads(file.read_text())
         if said.pop("_name_or_path", None):
             file.write_text(json.dumps(said, indent=2) + "\n")
+    encoder = model / "text_encoder/model.safetensors"
+    # under the names that checkpoints have always had: older versions of transformers know no others
+    named = {f"text_model.{k.removeprefix('text_model.')}": v for k, v in load_file(encoder).items()}
+    save_file(named, encoder, metadata={"format": "pt"})
     CLIPModel.from_pretrained(given.work / "judge").to(torch.float16).save_pretrained(judge)
     CLIPTokenizer.from_pretrained(given.work / "judge").save_pretrained(judge)
     half = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}  # pictures in -1 … 1

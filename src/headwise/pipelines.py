@@ -56,6 +56,7 @@ def fingerprint(pipe: Any) -> str:
     encoders = ("text_encoder", "text_encoder_2", "text_encoder_3")
     for module in [denoiser_of(pipe), *(getattr(pipe, name, None) for name in encoders)]:
         for name, parameter in module.named_parameters() if isinstance(module, nn.Module) else ():
+            name = name.removeprefix("text_model.")  # where transformers had all of a text model before 5.x
             digest.update(f"{name} {tuple(parameter.shape)}".encode())
             if parameter.device.type != "meta":  # as under offloading, where only names and shapes are known
                 sample = parameter.detach().flatten()[:: max(1, parameter.numel() // 32)]
@@ -155,9 +156,12 @@ def _load_emoji() -> Any:
     return emoji.load()
 
 
-def _of_one_type(pipe: Any) -> Any:
-    """Weights stored in half precision: diffusers makes them float32 on loading, transformers 5 does not."""
-    wanted = denoiser_of(pipe).dtype
+def _of_one_type(pipe: Any, dtype: torch.dtype | None) -> Any:
+    """Weights stored in half precision: diffusers makes them float32 on loading, transformers 5 does not.
+
+    And versions of diffusers that do not know `dtype` leave it to this.
+    """
+    wanted = dtype or denoiser_of(pipe).dtype
     for part in pipe.components.values():
         if isinstance(part, nn.Module) and part.dtype != wanted:
             part.to(wanted)
@@ -179,7 +183,7 @@ def _from_pretrained(name: str, dtype: torch.dtype | None) -> Any:
         )
     try:
         pipe = DiffusionPipeline.from_pretrained(name, dtype=dtype, use_safetensors=True)
-        return _of_one_type(pipe)
+        return _of_one_type(pipe, dtype)
     except Exception as error:  # diffusers, the hub and safetensors each raise their own kinds
         said = str(error).strip().splitlines()
         raise ModelNotLoaded(
