@@ -13,7 +13,6 @@ of processes of their own, one for each way, less what each held once the denois
 """
 
 import argparse
-import json
 import subprocess
 import sys
 import types
@@ -25,7 +24,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers.models.attention_processor import AttnProcessor
-from looking import PROMPT_TOKENS, Pipeline, Setting, summary, timed
+from looking import PROMPT_TOKENS, Pipeline, Setting, summary, tell, timed
 from torch import Tensor
 
 from headwise.attend_and_excite import Excite, excitement_loss
@@ -246,8 +245,7 @@ def main() -> None:
         print(_peak_since(device) - loaded)
         return
     found = compare(options.calls, Setting.read(options))
-    if options.json:
-        sys.stdout.write(json.dumps(found, indent=1) + "\n")
+    if not tell(found, options):
         return
     for name in ("stock", "edit", "naive", "excite", "excite_naive"):
         low, high = found[f"{name}_spread_s"]

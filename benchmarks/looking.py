@@ -12,7 +12,7 @@ them, and medians of the ratios within each turn.
 keys of the drawn concept words projected anew at every layer and call.
 
 Beside the times stands the floor: the multiplications and additions of the denoiser, those that the probe
-adds, and at how many a second the stock call ran.
+adds, the bytes of the weights, and the least time that this device needs for them.
 """
 
 import argparse
@@ -23,6 +23,8 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -104,7 +106,7 @@ class Setting:
     @classmethod
     def add_to(cls, parser: argparse.ArgumentParser) -> None:
         """Options of every benchmark of one denoiser call."""
-        parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+        add_output_to(parser)
         parser.add_argument("--model", choices=("sd14", "sdxl"), default="sd14", help="whose configuration")
         parser.add_argument(
             "--latents", type=int, default=0, help="side of the latents; the model's own if 0"
@@ -199,8 +201,54 @@ def compare(calls: int, setting: Setting) -> dict[str, Any]:
     if not setting.compile:  # what is compiled is not counted
         stock, probe = operations(run["stock"]), operations(run["probe"])
         found |= {"stock_gigaops": stock / 1e9, "probe_adds_gigaops": (probe - stock) / 1e9}
-        found |= {"stock_gigaops_per_s": stock / 1e9 / found["stock_s"]}
+        found |= floor(setting, stock)
     return found
+
+
+def floor(setting: Setting, operations: int) -> dict[str, float]:
+    """The least time in which this device can do so many operations, and read all weights once.
+
+    Its rates are those of a product of two large matrices and of a copy, each the best of five here.
+    """
+    kind: dict[str, Any] = {"device": setting.device, "dtype": getattr(torch, setting.dtype)}
+    side = 4096 if setting.device.startswith("cuda") else 2048
+    a, b = torch.randn(side, side).to(**kind), torch.randn(side, side).to(**kind)
+    much = torch.zeros(2**26, dtype=torch.float32, device=setting.device)
+    product = min(timed(lambda: a @ b, setting.device) for _ in range(5))
+    copy = min(timed(much.clone, setting.device) for _ in range(5))
+    weights = sum(p.numel() * p.element_size() for p in setting.denoiser().parameters())
+    operations_per_s, bytes_per_s = 2 * side**3 / product, 2 * much.numel() * 4 / copy
+    return {
+        "peak_gigaops_per_s": operations_per_s / 1e9,
+        "peak_gigabytes_per_s": bytes_per_s / 1e9,
+        "weights_mb": weights / 2**20,
+        "floor_s": max(operations / operations_per_s, weights / bytes_per_s),
+    }
+
+
+def add_output_to(parser: argparse.ArgumentParser) -> None:
+    """What every benchmark can do with its numbers."""
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.add_argument("--write", action="store_true", help="keep the JSON in results/, dated")
+
+
+def tell(found: dict[str, Any], options: argparse.Namespace) -> bool:
+    """Write what was found where it was asked for; whether a table is still wanted."""
+    found = {"date": datetime.now(UTC).date().isoformat(), "cpu": _cpu()} | found
+    text = json.dumps(found, indent=1) + "\n"
+    if options.write:
+        name = f"{Path(sys.argv[0]).stem}-{found['date']}.json"
+        (Path(__file__).parent / "results" / name).write_text(text)
+    if options.json:
+        sys.stdout.write(text)
+    return not options.json
+
+
+def _cpu() -> str:
+    """As Linux names it, or what Python knows."""
+    info = Path("/proc/cpuinfo")
+    names = [line for line in info.read_text().splitlines() if "model name" in line] if info.exists() else []
+    return names[0].partition(":")[2].strip() if names else platform.processor()
 
 
 def summary(turns: list[dict[str, float]], ratios: dict[str, tuple[str, str]]) -> dict[str, Any]:
@@ -223,12 +271,13 @@ def main() -> None:
     parser.add_argument("--calls", type=int, default=5, help="turns to time")
     options = parser.parse_args()
     found = compare(options.calls, Setting.read(options))
-    if options.json:
-        sys.stdout.write(json.dumps(found, indent=1) + "\n")
+    if not tell(found, options):
         return
     for name in ("stock", "probe", "naive"):
         low, high = found[f"{name}_spread_s"]
         sys.stdout.write(f"{name:6} {found[f'{name}_s']:8.3f} s a call   ({low:.3f} to {high:.3f})\n")
+    if "floor_s" in found:
+        sys.stdout.write(f"floor  {found['floor_s']:8.3f} s a call\n")
     ratios = f"probe / stock {found['probe_over_stock']:.3f}, naive / probe {found['naive_over_probe']:.3f}\n"
     sys.stdout.write(ratios)
 

@@ -8,12 +8,11 @@ medians of wall time and the median of the ratios within each turn.
 """
 
 import argparse
-import json
 import sys
 from typing import Any
 
 import numpy as np
-from looking import Setting, summary, timed
+from looking import Setting, summary, tell, timed
 
 from headwise.attention import hooked
 from headwise.heads import HeadMap
@@ -46,8 +45,7 @@ def main() -> None:
     parser.add_argument("--calls", type=int, default=9, help="turns to time")
     options = parser.parse_args()
     found = compare(options.calls, Setting.read(options))
-    if options.json:
-        sys.stdout.write(json.dumps(found, indent=1) + "\n")
+    if not tell(found, options):
         return
     for name in ("stock", "steered"):
         low, high = found[f"{name}_spread_s"]

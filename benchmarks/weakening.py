@@ -9,12 +9,11 @@ decode them.
 """
 
 import argparse
-import json
 import sys
 from typing import Any
 
 import numpy as np
-from looking import summary, timed
+from looking import add_output_to, summary, tell, timed
 
 from headwise import emoji
 from headwise.cases import Case
@@ -63,13 +62,12 @@ def compare(turns: int, steps: int) -> dict[str, Any]:
 def main() -> None:
     """Print the comparison."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    add_output_to(parser)
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--steps", type=int, default=20, help="denoising steps a picture")
     options = parser.parse_args()
     found = compare(options.turns, options.steps)
-    if options.json:
-        sys.stdout.write(json.dumps(found, indent=1) + "\n")
+    if not tell(found, options):
         return
     for name in ("sweep", "one_by_one"):
         low, high = found[f"{name}_spread_s"]
