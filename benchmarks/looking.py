@@ -1,6 +1,6 @@
 """What looking costs: one call of a denoiser, stock, with the probe, and with full attention maps.
 
-    python benchmarks/looking.py [--json] [--calls 5] [--model sd14|sdxl] [--latents 64] [--batch 1]
+    python benchmarks/looking.py [--json] [--write] [--calls 5] [--model sd14|sdxl] [--latents 64] [--batch 1]
                                  [--device cpu|cuda] [--dtype float32|bfloat16] [--compile]
 
 The denoiser has the published configuration and random weights, 64×64 latents (SDXL 128×128), one picture
@@ -216,7 +216,9 @@ def floor(setting: Setting, operations: int) -> dict[str, float]:
     much = torch.zeros(2**26, dtype=torch.float32, device=setting.device)
     product = min(timed(lambda: a @ b, setting.device) for _ in range(5))
     copy = min(timed(much.clone, setting.device) for _ in range(5))
-    weights = sum(p.numel() * p.element_size() for p in setting.denoiser().parameters())
+    with torch.device("meta"):
+        count = sum(p.numel() for p in UNet2DConditionModel(**configuration(setting.model)).parameters())
+    weights = count * kind["dtype"].itemsize
     operations_per_s, bytes_per_s = 2 * side**3 / product, 2 * much.numel() * 4 / copy
     return {
         "peak_gigaops_per_s": operations_per_s / 1e9,
