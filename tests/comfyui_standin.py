@@ -1,0 +1,252 @@
+"""What of ComfyUI the nodes touch, written anew for the tests: its signatures, on tiny things.
+
+A UNet of diffusers stands for ComfyUI's: its text-reading layers get ComfyUI's addresses (by diffusers' own
+converter of checkpoints, which the nodes do not know) and call patches as ComfyUI's transformer block does.
+"""
+
+import re
+from dataclasses import dataclass, field
+from types import ModuleType, SimpleNamespace
+
+import torch
+import torch.nn.functional as F
+from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
+from torch import nn
+
+TEXT = "attn2.to_q.weight"
+
+
+def addresses(unet):
+    """diffusers address → ComfyUI's, for every text-reading layer."""
+    number = sum(len(block.resnets) + 1 for block in unet.down_blocks)
+    checkpoint = {}
+    for place, count in (("input_blocks", number), ("middle_block", 3), ("output_blocks", number)):
+        for i in range(count):
+            checkpoint[f"model.diffusion_model.{place}.{i}.0.marker"] = f"{place}.{i}"
+            for t in range(10):
+                middle = "" if place == "middle_block" else ".1"
+                address = f"{place}.{i}{middle}.transformer_blocks.{t}.{TEXT}"
+                checkpoint[f"model.diffusion_model.{address}"] = address
+    converted = convert_ldm_unet_checkpoint(checkpoint, {"layers_per_block": unet.config.layers_per_block})
+    mine = [name for name, _ in unet.named_parameters() if name.endswith(TEXT)]
+    return {name.removesuffix(".to_q.weight"): converted[name].removesuffix(".to_q.weight") for name in mine}
+
+
+def optimized_attention(q, k, v, heads, mask=None, attn_precision=None, transformer_options=None, **kwargs):
+    """Heads stand side by side in the last axis."""
+    override = (transformer_options or {}).get("optimized_attention_override")
+    if override is not None:
+        return override(optimized_attention, q, k, v, heads, mask=mask)
+    apart = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
+    return F.scaled_dot_product_attention(*apart).transpose(1, 2).flatten(-2)
+
+
+class TextAttention(nn.Module):
+    """A layer of diffusers, run as ComfyUI's transformer block runs its attn2."""
+
+    def __init__(self, layer, block, options):
+        super().__init__()
+        self.layer, self.block, self.options, self.heads = layer, block, options, layer.heads
+
+    def forward(self, hidden_states, encoder_hidden_states=None, **kwargs):
+        given = {name: value for name, value in self.options().items() if not name.startswith("patches")}
+        extra_options = given | {"block": self.block[:2], "block_index": self.block[2]}
+        extra_options |= {"n_heads": self.heads, "dim_head": None, "attn_precision": None}
+        context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
+        q, k, v = self.layer.to_q(hidden_states), self.layer.to_k(context), self.layer.to_v(context)
+        replaced = self.options().get("patches_replace", {}).get("attn2", {})
+        block = self.block if self.block in replaced else self.block[:2]
+        if block in replaced:
+            out = replaced[block](q, k, v, extra_options)
+        else:
+            out = optimized_attention(q, k, v, self.heads, transformer_options=extra_options)
+        return self.layer.to_out[0](out)
+
+
+class UNet(nn.Module):
+    """A UNet of diffusers whose text-reading layers are found at ComfyUI's addresses."""
+
+    def __init__(self, unet):
+        super().__init__()
+        self.options, self.unet = {}, [unet]  # in a list, or else its layers would have two addresses
+        for address, name in addresses(unet).items():
+            parent, child = address.rsplit(".", 1)
+            layer = TextAttention(unet.get_submodule(address), block_in(name), lambda: self.options)
+            setattr(unet.get_submodule(parent), child, layer)
+            node = self
+            for part in name.split(".")[:-1]:
+                if not hasattr(node, part):
+                    node.add_module(part, nn.Module())
+                node = getattr(node, part)
+            node.add_module("attn2", layer)
+
+    def forward(self, x, timesteps, context, transformer_options):
+        self.options = transformer_options
+        return self.unet[0](x, timesteps, context).sample
+
+
+def block_in(name):
+    place, number, transformer = re.match(r"(\w+?)_blocks?\.(\d+).*transformer_blocks\.(\d+)", name).groups()
+    return place, 0 if place == "middle" else int(number), int(transformer)
+
+
+class ModelPatcher:
+    """Clones share the model; their options are their own."""
+
+    def __init__(self, unet, model_options=None):
+        self.unet, self.model_options = unet, model_options or {"transformer_options": {}}
+
+    def clone(self):
+        return ModelPatcher(self.unet, copied(self.model_options))
+
+    def get_model_object(self, name):
+        assert name == "diffusion_model"
+        return self.unet
+
+    def set_model_attn2_replace(self, patch, block_name, number, transformer_index=None):
+        block = (block_name, number) if transformer_index is None else (block_name, number, transformer_index)
+        options = self.model_options["transformer_options"]
+        options.setdefault("patches_replace", {}).setdefault("attn2", {})[block] = patch
+
+
+def copied(options):
+    return {k: copied(v) for k, v in options.items()} if isinstance(options, dict) else options
+
+
+class Tokenizer:
+    """Weights, embeddings and chunks, as ComfyUI's tokenizer hands them out."""
+
+    def __init__(self, tokenizer, length=24, embeddings=None, longest_kept_whole=8):
+        self.tokenizer, self.length, self.embeddings = tokenizer, length, embeddings or {}
+        self.kept_whole = longest_kept_whole
+        self.pieces = {number: piece for piece, number in tokenizer.get_vocab().items()}
+        self.start, self.end = tokenizer("")["input_ids"]
+
+    def untokenize(self, pairs):
+        return [(pair, self.pieces[pair[0]]) for pair in pairs]
+
+    def tokenize_with_weights(self, text, return_word_ids=False):
+        groups = []
+        for part, weight in weighted(text):
+            for words in re.split(r"(?:(?<=\s)|^)(embedding:\S+)", part):
+                name = words.removeprefix("embedding:")
+                if words != name:
+                    groups.append([(vector, weight) for vector in self.embeddings[name]])
+                elif words.strip():
+                    groups.append([(number, weight) for number in self.tokenizer(words)["input_ids"][1:-1]])
+        chunks = self.chunked(groups)
+        return chunks if return_word_ids else [[(t, w) for t, w, _ in chunk] for chunk in chunks]
+
+    def chunked(self, groups):
+        chunks = [[(self.start, 1.0, 0)]]
+        for number, group in enumerate(groups, 1):
+            whole = len(group) < self.kept_whole
+            while group:
+                room = self.length - 1 - len(chunks[-1])
+                fits = group if len(group) <= room else [] if whole else group[:room]
+                chunks[-1] += [(token, weight, number) for token, weight in fits]
+                group = group[len(fits) :]
+                if group:
+                    chunks.append([(self.start, 1.0, 0)])
+        return [chunk + [(self.end, 1.0, 0)] * (self.length - len(chunk)) for chunk in chunks]
+
+
+def weighted(text):
+    """(word:1.2) → word, 1.2; brackets behind a backslash are the text's own."""
+    parts = re.split(r"(?<!\\)\(([^()]*?)(?::([\d.]+))?(?<!\\)\)", text)
+    for plain, inner, weight in zip(parts[::3], [*parts[1::3], None], [*parts[2::3], None], strict=True):
+        yield plain.replace("\\(", "(").replace("\\)", ")"), 1.0
+        if inner is not None:
+            yield inner, float(weight or 1.1)
+
+
+class Clip:
+    """ComfyUI's CLIP, with an encoder's tokenizer by name: l, or l and g."""
+
+    def __init__(self, **tokenizers):
+        self.tokenizers, self.tokenizer = tokenizers, next(iter(tokenizers.values()))
+
+    def tokenize(self, text, return_word_ids=False):
+        return {
+            name: tokenizer.tokenize_with_weights(text, return_word_ids)
+            for name, tokenizer in self.tokenizers.items()
+        }
+
+
+@dataclass
+class Schema:
+    node_id: str
+    display_name: str = ""
+    category: str = ""
+    inputs: list = field(default_factory=list)
+    outputs: list = field(default_factory=list)
+    description: str = ""
+
+
+class Input:
+    def __init__(self, id, *, options=None, tooltip=None, default=None, **said):
+        self.id, self.options, self.default, self.said = id, options, default, said
+
+
+class Output:
+    def __init__(self, *, display_name=None):
+        self.display_name = display_name
+
+
+def kind(io_type):
+    return type(
+        io_type,
+        (),
+        {
+            "Input": type("Input", (Input,), {"io_type": io_type}),
+            "Output": type("Output", (Output,), {"io_type": io_type}),
+        },
+    )
+
+
+class NodeOutput:
+    def __init__(self, *args):
+        self.result = args
+
+
+def modules(models):
+    """ComfyUI's modules by name, with relevance files in `models`/headwise."""
+    kinds = {"Model": "MODEL", "Clip": "CLIP", "String": "STRING", "Int": "INT", "Float": "FLOAT"}
+    io = SimpleNamespace(
+        Schema=Schema,
+        NodeOutput=NodeOutput,
+        ComfyNode=type("ComfyNode", (), {}),
+        Custom=kind,
+        Combo=kind("COMBO"),
+        **{name: kind(io_type) for name, io_type in kinds.items()},
+    )
+    folders = {}
+    folder_paths = SimpleNamespace(
+        models_dir=str(models),
+        add_model_folder_path=lambda name, path: folders.setdefault(name, path),
+        get_filename_list=lambda name: sorted(path.name for path in (models / name).glob("*")),
+        get_full_path_or_raise=lambda name, file: str((models / name / file).resolve(strict=True)),
+    )
+    latest = SimpleNamespace(io=io, ComfyExtension=type("ComfyExtension", (), {}))
+    attention = SimpleNamespace(optimized_attention=optimized_attention)
+    named = {
+        "folder_paths": folder_paths,
+        "comfy_api.latest": latest,
+        "comfy.ldm.modules.attention": attention,
+    }
+    for package in ("comfy", "comfy.ldm", "comfy.ldm.modules", "comfy_api"):
+        named[package] = SimpleNamespace(__path__=[])
+    return {name: module_of(name, parts) for name, parts in named.items()}
+
+
+def module_of(name, parts):
+    module = ModuleType(name)
+    module.__dict__.update(vars(parts))
+    return module
+
+
+def batch(conditional, unconditional, order):
+    """Rows as ComfyUI stacks them: texts of other lengths are repeated until all are as long."""
+    texts = [conditional if kind == 0 else unconditional for kind in order]
+    longest = torch.tensor([text.shape[1] for text in texts]).max().item()
+    return torch.cat([text.repeat(1, longest // text.shape[1], 1) for text in texts])
