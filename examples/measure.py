@@ -1,16 +1,19 @@
 """Measure a model with concepts of one's own, and say which head of it is the most sensitive to colour.
 
 python examples/measure.py                              # the built-in model
-python examples/measure.py CompVis/stable-diffusion-v1-4 200
+python examples/measure.py --model CompVis/stable-diffusion-v1-4 --pictures 200 --out runs/mine
 """
 
-import sys
+import argparse
 
 import headwise as hw
 
-MODEL = sys.argv[1] if len(sys.argv) > 1 else "emoji"
-PICTURES = int(sys.argv[2]) if len(sys.argv) > 2 else 60
-STEPS = int(sys.argv[3]) if len(sys.argv) > 3 else 20
+parser = argparse.ArgumentParser()
+parser.add_argument("--model", default="emoji", help="hub name or folder in diffusers format")
+parser.add_argument("--pictures", type=int, default=40)
+parser.add_argument("--steps", type=int, default=10)
+parser.add_argument("--out", help="folder in which an interrupted measurement goes on")
+given = parser.parse_args()
 
 concepts = hw.ConceptSet(
     {
@@ -21,10 +24,9 @@ concepts = hw.ConceptSet(
 )
 prompts = [f"a {color} {animal}" for color in concepts.words("Color") for animal in concepts.words("Animals")]
 
-pipe = hw.load_pipeline(MODEL)  # or any diffusers pipeline that you have made yourself
-relevance = hw.measure(
-    pipe, concepts, prompts=prompts, pictures=PICTURES, num_inference_steps=STEPS, batch_size=10
-)
+pipe = hw.load_pipeline(given.model)  # or any diffusers pipeline that you have made yourself
+size = {"pictures": given.pictures, "num_inference_steps": given.steps, "batch_size": 10}
+relevance = hw.measure(pipe, concepts, prompts=prompts, out=given.out, **size)
 
 print(relevance)
 for head in relevance.top("Color", 3):

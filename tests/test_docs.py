@@ -7,6 +7,7 @@ import shlex
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import typer
 from PIL import Image
@@ -15,6 +16,7 @@ from safetensors import safe_open
 import headwise
 from headwise.cli import app
 from headwise.concepts import ConceptSet
+from headwise.heads import HeadMap
 from headwise.relevance import Relevance
 from test_plots import sd_map, votes_on
 
@@ -71,11 +73,31 @@ def test_the_readme_runs(desk, capsys):
     assert "±" in capsys.readouterr().out
 
 
-def test_the_example_runs(desk, capsys, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["measure.py", "emoji", "4", "2"])
-    runpy.run_path(str(ROOT / "examples" / "measure.py"))
+EXAMPLES = {
+    "measure": "±",
+    "steer": "adjusted.png",
+    "weaken": "area",
+    "edit": "edited.png",
+    "compose": "composed.png",
+}
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_examples_run(name, desk, sd, capsys, monkeypatch):
+    head_map, names = HeadMap.of(sd), ConceptSet.load("emoji").names
+    votes = np.random.default_rng(0).integers(1, 50, (len(names), head_map.all_heads))
+    Relevance.from_votes(votes, names, head_map).save("mine.safetensors")
+    options = ["--steps", "2", "--prompts" if name == "weaken" else "--pictures", "2"]
+    options += [] if name == "measure" else ["--relevance", "mine.safetensors"]
+    monkeypatch.setattr(sys, "argv", [f"{name}.py", *options])
+    runpy.run_path(str(ROOT / "examples" / f"{name}.py"))
     out = capsys.readouterr().out
-    assert "Animals" in out and out.count("±") == 3
+    assert EXAMPLES[name] in out
+    assert sorted(re.findall(r"\w+\.png", out)) == sorted(file.name for file in desk.glob("*.png"))
+
+
+def test_every_example_is_run():
+    assert {file.stem for file in (ROOT / "examples").glob("*.py")} == EXAMPLES.keys()
 
 
 def test_examples_are_short():
