@@ -6,6 +6,7 @@
 #     make test-hub HRV=…   measure Stable Diffusion 1.4 and compare with the published arrays, a clone of SNU-DRL/HRV
 #     make check   formatting, lint, types
 #     make docs    write docs/cli.md from the commands themselves
+#     make site    the pages of docs/ as a site in site/
 
 VENV ?= .venv
 OUT ?= runs/demo
@@ -13,7 +14,7 @@ CONSTRAINTS ?= constraints.txt
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-oldest test-hub check docs clean
+.PHONY: help demo test test-oldest test-hub check docs site clean
 
 help:
 	@sed -n 's/^#     //p' Makefile
@@ -41,8 +42,11 @@ check: $(VENV)/.dev
 docs: $(VENV)/.test
 	$(BIN)/python docs/make_cli.py
 
+site: $(VENV)/.docs
+	PYTHONPATH=docs $(BIN)/python -m zensical build --strict --clean
+
 clean:
-	rm -rf $(VENV) build dist
+	rm -rf $(VENV) build dist site .cache
 
 # One stamp per extra, so that nothing is installed twice and a changed requirement is installed again.
 $(VENV)/.%: pyproject.toml $(CONSTRAINTS) | $(BIN)/python
