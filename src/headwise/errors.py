@@ -19,6 +19,7 @@ __all__ = [
     "UnreadableConcepts",
     "UnreadableFile",
     "UnreadablePrompts",
+    "UnreadableStudy",
     "UnwritableFolder",
     "VotesMismatch",
     "WordNotInPrompt",
@@ -84,6 +85,10 @@ class UnreadableFile(HeadwiseError):
 
 class UnreadablePrompts(HeadwiseError):
     """Prompts that cannot be used: none, NULs, not UTF-8."""
+
+
+class UnreadableStudy(HeadwiseError):
+    """A description of a study that is missing or breaks a rule."""
 
 
 class UnwritableFolder(HeadwiseError):

@@ -10,8 +10,9 @@ from headwise.cli import (  # each adds its commands to the app
     measuring,
     rivalry,
     steering,
+    studying,
     trying,
 )
 from headwise.cli.app import app, main
 
-__all__ = ["app", "editing", "exchanging", "main", "measuring", "rivalry", "steering", "trying"]
+__all__ = ["app", "editing", "exchanging", "main", "measuring", "rivalry", "steering", "studying", "trying"]

@@ -1,0 +1,54 @@
+r"""Do raters agree more than chance would make them?
+
+With n[i, j] raters of item i who gave answer j, and n[i] raters in all,
+
+    P[i] = Σ_j n[i, j] (n[i, j] − 1) / (n[i] (n[i] − 1))     pairs of raters of item i that agree
+    p[j] = mean over items of n[i, j] / n[i]                 how often answer j is given
+    κ    = (mean P − Σ_j p[j]²) / (1 − Σ_j p[j]²)
+
+Where every item has as many raters this is Fleiss' kappa; otherwise its generalisation by Gwet. Items with
+one rater say nothing about agreement and are left out. The interval is a bootstrap over items, which holds
+its level better than the asymptotic one (Zapf et al.).
+
+References:
+    | Measuring nominal scale agreement among many raters (Fleiss, 1971)
+    | https://doi.org/10.1037/h0031619
+    | Handbook of Inter-Rater Reliability (Gwet, 4th edition, 2014)
+    | Measuring inter-rater reliability for nominal data: which coefficients and confidence intervals are
+      appropriate? (Zapf, Castell, Morawietz and Karch, 2016)
+    | https://doi.org/10.1186/s12874-016-0200-9
+"""
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from headwise.intervals import Interval, bootstrap
+
+__all__ = ["fleiss_kappa"]
+
+
+def fleiss_kappa(counts: Int[np.ndarray, "items answers"], seed: int = 0) -> Interval:
+    """Kappa with its interval: 1 is perfect agreement, 0 what chance gives.
+
+    Args:
+        counts: How many raters gave each answer to each item.
+        seed: Of the bootstrap.
+
+    Returns:
+        nan throughout where no item has two raters, or only one answer was ever given: chance alone would
+        then agree as well.
+    """
+    rated = counts[counts.sum(1) >= 2].astype(np.float64)
+    if len(rated) == 0 or (rated.sum(0) > 0).sum() < 2:
+        return Interval(*[float("nan")] * 3)
+    raters = rated.sum(1, keepdims=True)
+    agreeing = (rated * (rated - 1)).sum(1, keepdims=True) / (raters * (raters - 1))
+    value, low, high = bootstrap(np.hstack([agreeing, rated / raters]), _kappa, seed)
+    return Interval(float(value), float(low), float(high))
+
+
+def _kappa(means: Float[np.ndarray, " agreeing_and_shares"]) -> float:
+    agreeing, shares = means[0], means[1:]
+    chance = (shares**2).sum()
+    # drawn again, items may all have one answer: then all raters agree
+    return float((agreeing - chance) / (1 - chance)) if chance < 1 - 1e-12 else 1.0
