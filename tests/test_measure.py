@@ -19,7 +19,7 @@ from headwise.errors import (
     UnwritableFolder,
 )
 from headwise.generate import latents_for
-from headwise.pipelines import load_pipeline
+from headwise.pipelines import load_pipeline, watched
 from headwise.probe import measure
 from headwise.prompts import read_prompts
 from headwise.relevance import Relevance, Votes
@@ -220,6 +220,36 @@ def test_an_interruption_saves_first(sd, concepts, tmp_path, monkeypatch):
     measure(sd, concepts, pictures=4, out=tmp_path / "a", **SHORT)
     measure(sd, concepts, pictures=4, out=tmp_path / "b", **SHORT)
     assert votes_of(tmp_path / "a") == votes_of(tmp_path / "b")
+
+
+def test_who_is_told_of_progress_may_end_the_run(sd, concepts, tmp_path, capsys):
+    told = []
+
+    def stops(done, pictures):
+        told.append((done, pictures))
+        if done == 2:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        measure(sd, concepts, pictures=4, out=tmp_path, checkpoint_every=1e9, **SHORT | {"progress": stops})
+    assert len(Votes.load(tmp_path / "votes.safetensors")) == 2
+    measure(sd, concepts, pictures=4, out=tmp_path, **SHORT | {"progress": lambda *now: told.append(now)})
+    assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    assert capsys.readouterr().err == ""
+
+
+def test_who_watches_is_told_of_each_denoiser_call_and_may_end_it(sd):
+    calls = []
+
+    def stops():
+        calls.append(1)
+        if len(calls) == 3:
+            raise InterruptedError
+
+    with watched(sd, stops), pytest.raises(InterruptedError):
+        sd("a dog", num_inference_steps=4, output_type="latent")
+    sd("a dog", num_inference_steps=4, output_type="latent")
+    assert len(calls) == 3
 
 
 BAD_PROMPTS = {

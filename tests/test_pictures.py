@@ -9,7 +9,7 @@ from PIL import Image
 
 from headwise.comparison import compare
 from headwise.errors import UnreadableFile, UnwritableFolder
-from headwise.pictures import beside, read_picture, save_picture, settings_in
+from headwise.pictures import beside, picture_in, read_picture, save_picture, settings_in
 from headwise.steer import strengthen
 from test_steer import relevance_for
 
@@ -128,3 +128,18 @@ def test_bytes_that_are_no_picture(tmp_path, bytes_):
     (tmp_path / "text.png").write_bytes(bytes_)
     with pytest.raises(UnreadableFile, match="no picture"):
         read_picture(tmp_path / "text.png")
+
+
+def test_what_was_sent_is_read_as_a_file_is_and_only_if_browsers_send_such(tmp_path):
+    grey = np.arange(64, dtype=np.uint8).reshape(8, 8)
+    for name in ("a.png", "a.webp"):
+        path = written(tmp_path / name, Image.fromarray(grey))
+        assert np.array_equal(picture_in(path.read_bytes()), read_picture(path))
+    path = written(tmp_path / "a.tiff", Image.fromarray(grey))
+    read_picture(path)
+    with pytest.raises(UnreadableFile, match=r"^The picture cannot be read: it is no picture"):
+        picture_in(path.read_bytes())
+    eps = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n"
+    for content in (b"", b"<svg/>", eps, path.read_bytes()[:20]):
+        with pytest.raises(UnreadableFile, match="me.png cannot be read"):
+            picture_in(content, "me.png")

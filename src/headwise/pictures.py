@@ -1,5 +1,6 @@
 """Pictures that know how they were made, and pictures side by side."""
 
+import io
 import json
 import re
 import warnings
@@ -14,9 +15,12 @@ from PIL.PngImagePlugin import PngInfo
 from headwise import __version__
 from headwise.errors import UnreadableFile, UnwritableFolder
 
-__all__ = ["beside", "fitted", "read_picture", "save_columns", "save_picture", "settings_in"]
+__all__ = [
+    "beside", "fitted", "picture_in", "read_picture", "save_columns", "save_picture", "settings_in",
+]  # fmt: skip
 
 LARGEST = 64_000_000  # pixels
+SENT = ("PNG", "JPEG", "WEBP")  # Pillow reads many more kinds, some with the help of other programs
 MOST = f"{LARGEST // 10**6} million pixels in all"
 
 
@@ -45,29 +49,20 @@ def read_picture(path: str | Path) -> Image.Image:
         UnreadableFile: It is no picture, has several frames, or is smaller than 8 or larger than 64 million
             pixels.
     """
-    path = Path(path)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            opened = Image.open(path)
-        with opened:
-            _require_size(path, opened)
-            picture = opened.copy()
-    except UnreadableFile:
-        raise
-    except Image.DecompressionBombError:
-        raise UnreadableFile(f"{path} is too large; expected at most {MOST}. Scale it first.") from None
-    except (OSError, ValueError, SyntaxError) as error:
-        why = getattr(error, "strerror", None) or "it is no picture, or a damaged one"
-        raise UnreadableFile(f"{path} cannot be read: {why}. Give a PNG, JPEG or WebP file.") from None
-    if picture.mode.startswith("I") or picture.mode == "F":  # 16 bits or more, which convert() would clip
-        values = np.asarray(picture, np.float64)
-        top = 65535 if picture.mode.startswith("I") else max(1.0, values.max())
-        picture = Image.fromarray((values / top * 255).clip(0, 255).round().astype(np.uint8))
-    turned = ImageOps.exif_transpose(picture)
-    if turned.mode in ("RGBA", "LA", "PA") or "transparency" in turned.info:
-        turned = Image.alpha_composite(Image.new("RGBA", turned.size, "white"), turned.convert("RGBA"))
-    return turned.convert("RGB")
+    return _as_rgb(_opened(path, str(path)))
+
+
+def picture_in(content: bytes, name: str = "The picture") -> Image.Image:
+    """A picture that somebody sent, of the kinds that browsers send, as `read_picture` reads one.
+
+    Args:
+        content: A PNG, JPEG or WebP file.
+        name: What an error calls it.
+
+    Raises:
+        UnreadableFile: As in `read_picture`.
+    """
+    return _as_rgb(_opened(io.BytesIO(content), name, SENT))
 
 
 def fitted(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
@@ -112,13 +107,41 @@ def beside(rows: Sequence[Sequence[Image.Image]], columns: Sequence[str], least:
     return sheet
 
 
-def _require_size(path: Path, picture: Image.Image) -> None:
+def _opened(source: Any, name: str, kinds: tuple[str, ...] | None = None) -> Image.Image:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            opened = Image.open(source, formats=kinds)
+        with opened:
+            _require_size(name, opened)
+            return opened.copy()
+    except UnreadableFile:
+        raise
+    except Image.DecompressionBombError:
+        raise UnreadableFile(f"{name} is too large; expected at most {MOST}. Scale it first.") from None
+    except (OSError, ValueError, SyntaxError) as error:
+        why = getattr(error, "strerror", None) or "it is no picture, or a damaged one"
+        raise UnreadableFile(f"{name} cannot be read: {why}. Give a PNG, JPEG or WebP file.") from None
+
+
+def _as_rgb(picture: Image.Image) -> Image.Image:
+    if picture.mode.startswith("I") or picture.mode == "F":  # 16 bits or more, which convert() would clip
+        values = np.asarray(picture, np.float64)
+        top = 65535 if picture.mode.startswith("I") else max(1.0, values.max())
+        picture = Image.fromarray((values / top * 255).clip(0, 255).round().astype(np.uint8))
+    turned = ImageOps.exif_transpose(picture)
+    if turned.mode in ("RGBA", "LA", "PA") or "transparency" in turned.info:
+        turned = Image.alpha_composite(Image.new("RGBA", turned.size, "white"), turned.convert("RGBA"))
+    return turned.convert("RGB")
+
+
+def _require_size(name: str, picture: Image.Image) -> None:
     frames, (width, height) = getattr(picture, "n_frames", 1), picture.size
     if frames > 1:
-        raise UnreadableFile(f"{path} has {frames} frames. Give a picture that does not move.")
+        raise UnreadableFile(f"{name} has {frames} frames. Give a picture that does not move.")
     if min(width, height) < 8 or width * height > LARGEST:
         raise UnreadableFile(
-            f"{path} is {width} × {height} pixels; expected at least 8 × 8 and at most {MOST}. Scale it."
+            f"{name} is {width} × {height} pixels; expected at least 8 × 8 and at most {MOST}. Scale it."
         )
 
 

@@ -16,10 +16,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from headwise.errors import ModelNotLoaded, WordWithoutTokens
-from headwise.heads import HeadMap, denoiser_of
+from headwise.heads import HeadMap, denoiser_of, wrapped_denoiser_of
 from headwise.tokens import Reader, positions_in, word_positions
 
-__all__ = ["encode_word", "fingerprint", "is_emoji", "load_pipeline", "model_name", "quiet", "readers_of"]
+__all__ = [
+    "encode_word", "fingerprint", "is_emoji", "load_pipeline", "model_name", "quiet", "readers_of", "watched",
+]  # fmt: skip
 
 _EMOJI = Path(__file__).parent / "emoji" / "model"
 
@@ -146,6 +148,19 @@ def quiet(pipe: Any) -> Iterator[None]:
     finally:
         pipe.__dict__.pop("_progress_bar_config")
         pipe.__dict__.update(held)
+
+
+@contextmanager
+def watched(pipe: Any, told: Callable[[], None]) -> Iterator[None]:
+    """Say before each call of the denoiser that it comes; what `told` raises ends the pipeline's call there.
+
+    Nothing stands at the attention layers, so it goes around whatever Headwise does with the pipeline.
+    """
+    handle = wrapped_denoiser_of(pipe).register_forward_pre_hook(lambda module, given: told())
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def _load_emoji() -> Any:

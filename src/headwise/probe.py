@@ -44,7 +44,7 @@ from headwise.pipelines import quiet
 from headwise.prompts import read_prompts
 from headwise.relevance import Relevance
 from headwise.reliability import split_half
-from headwise.runs import Progress, RunFolder, settings_of, versions
+from headwise.runs import Progress, RunFolder, Told, settings_of, versions
 from headwise.votes import BLOCKS, Votes
 
 __all__ = ["ConceptProbe", "draw_words", "measure", "preferred"]
@@ -245,7 +245,7 @@ def measure(
     until: float | int | None = None,
     checkpoint_every: float | int = 10,
     keep_pictures: int = 0,
-    progress: bool = True,
+    progress: Told = True,
 ) -> Relevance:
     """Generate pictures, count votes, return relevance; with the same `out` it goes on where it ended.
 
@@ -264,7 +264,8 @@ def measure(
             this high.
         checkpoint_every: Seconds between checkpoints; 0 writes one after every batch.
         keep_pictures: Decode the first so many and save them in `out`/pictures; the others are never decoded.
-        progress: Show a bar on stderr.
+        progress: Show a bar on stderr; or a callable that is told, after each batch, how many pictures of how
+            many are counted. What it raises ends the run, with all that was counted kept.
     """
     texts = read_prompts(prompts, pipe)
     _check(pipe, pictures, latents, batch_size, keep_pictures if out is None else 0, height, width)

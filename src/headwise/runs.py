@@ -26,7 +26,11 @@ from headwise.heads import HeadMap, denoiser_of
 from headwise.pictures import save_picture
 from headwise.pipelines import fingerprint, model_name
 
-__all__ = ["Countable", "Progress", "RunFolder", "settings_of", "settings_of_pictures", "versions"]
+__all__ = [
+    "Countable", "Progress", "RunFolder", "Told", "settings_of", "settings_of_pictures", "versions",
+]  # fmt: skip
+
+Told = bool | Callable[[int, int], None]  # a bar or none; or who is told how many of how many are done
 
 
 @runtime_checkable
@@ -133,7 +137,8 @@ class Progress(Generic[Counted]):
         folder: Where it is kept.
         pictures: How many there will be.
         every: Seconds between checkpoints.
-        shown: Is there a bar on stderr?
+        shown: Is there a bar on stderr? Or who is told, after each batch, how many pictures of how many are
+            counted; what it raises ends the run, with all that was counted kept.
         says: What to say of the count beside the bar.
     """
 
@@ -142,12 +147,15 @@ class Progress(Generic[Counted]):
         folder: RunFolder[Counted],
         pictures: int,
         every: float | int,
-        shown: bool,
+        shown: Told,
         says: Callable[[Counted], str] = lambda so_far: "",
     ) -> None:
         self.folder, self.so_far, self.every, self.says = folder, folder.so_far, every, says
         self.saved = time.monotonic()
-        self.bar = tqdm(total=pictures, initial=len(self.so_far), unit="picture", disable=not shown)
+        self.told = shown if callable(shown) else None
+        self.bar = tqdm(
+            total=pictures, initial=len(self.so_far), unit="picture", disable=not shown or callable(shown)
+        )
 
     def __enter__(self) -> "Progress[Counted]":
         return self
@@ -161,6 +169,8 @@ class Progress(Generic[Counted]):
             self.folder.checkpoint(self.so_far)
             self.bar.set_postfix_str(self.says(self.so_far))
             self.saved = time.monotonic()
+        if self.told is not None:
+            self.told(len(self.so_far), int(self.bar.total))
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         self.bar.close()

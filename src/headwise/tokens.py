@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from headwise.errors import WordNotInPrompt
 
-__all__ = ["Reader", "positions_in", "token_positions", "word_positions", "words_of"]
+__all__ = ["Reader", "Word", "positions_in", "read_words", "token_positions", "word_positions", "words_of"]
 
 
 class Reader(NamedTuple):
@@ -31,6 +31,40 @@ class Reader(NamedTuple):
     start: int = 0
     clean: Callable[[str], str] = str
     before: str = ""
+
+
+class Word(NamedTuple):
+    """A word of a prompt, and what encoders make of it.
+
+    Args:
+        text: As it stands in the prompt, without the punctuation around it.
+        occurrence: Which of the places where this text stands, from 1.
+        pieces: The text of each of its tokens, by the first encoder.
+        positions: Where its tokens stand in the text of all encoders; none beyond what they read.
+    """
+
+    text: str
+    occurrence: int
+    pieces: tuple[str, ...]
+    positions: tuple[int, ...]
+
+
+def read_words(readers: Sequence[Reader], prompt: str) -> tuple[Word, ...]:
+    """Every word of a prompt, in order, with its tokens."""
+    words = []
+    for found in re.finditer(r"\S+", prompt):
+        core = re.search(r"\w(.*\w)?", found[0])
+        if core is None:
+            continue
+        start, text = found.start() + core.start(), core[0]
+        occurrence = 1 + [a for a, _ in _spans(prompt, text)].index(start)
+        try:
+            positions = positions_in(readers, prompt, text, occurrence)
+        except WordNotInPrompt:
+            positions = ()
+        pieces = _pieces(readers[0].tokenizer, prompt, (start, start + len(text))) if readers else ()
+        words.append(Word(text, occurrence, pieces, positions))
+    return tuple(words)
 
 
 def positions_in(
@@ -97,6 +131,11 @@ def word_positions(tokenizer: Any, prompt: str, skipped: int = 0) -> tuple[int, 
     """Where the tokens of all words stand, punctuation with them: not start, end or padding."""
     offsets = tokenizer(prompt, truncation=True, return_offsets_mapping=True)["offset_mapping"]
     return tuple(i for i, (start, stop) in enumerate(offsets) if max(start, skipped) < stop)
+
+
+def _pieces(tokenizer: Any, prompt: str, span: tuple[int, int]) -> tuple[str, ...]:
+    offsets = tokenizer(prompt, truncation=True, return_offsets_mapping=True)["offset_mapping"]
+    return tuple(prompt[max(a, span[0]) : b] for a, b in offsets if a < span[1] and b > span[0])
 
 
 def _spans(prompt: str, word: str) -> list[tuple[int, int]]:

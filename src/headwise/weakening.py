@@ -31,7 +31,7 @@ from headwise.heads import HeadMap
 from headwise.intervals import Interval, bootstrap
 from headwise.pipelines import quiet
 from headwise.relevance import Relevance
-from headwise.runs import Progress, RunFolder, settings_of_pictures
+from headwise.runs import Progress, RunFolder, Told, settings_of_pictures
 from headwise.scores import Axes, Scores
 from headwise.steer import weaken
 
@@ -155,7 +155,7 @@ def measure_weakening(
     num_inference_steps: int = 50,
     guidance_scale: float | int = 7.5,
     checkpoint_every: float | int = 10,
-    progress: bool = True,
+    progress: Told = True,
 ) -> Weakening:
     """Weaken the heads of a concept in several orders and score the pictures; with the same `out` it goes on.
 
@@ -174,7 +174,7 @@ def measure_weakening(
         keep_prompts: Save the pictures of the first so many prompts, first seed, in `out`/pictures.
         num_inference_steps, guidance_scale: Passed to the pipeline.
         checkpoint_every: Seconds between checkpoints.
-        progress: Show a bar on stderr.
+        progress: Show a bar on stderr, or a callable that is told, as in `measure`.
     """
     head_map = HeadMap.of(pipe)
     by_name = _chosen(orders_of(relevance, concept, random_orders), orders)

@@ -8,8 +8,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from headwise.errors import ModelNotLoaded
 
 __all__ = ["JUDGE", "MODEL", "RELEVANCE", "card", "load"]
@@ -20,12 +18,17 @@ JUDGE = _HERE / "judge"
 RELEVANCE = _HERE / "relevance.safetensors"
 
 
-def load(dtype: torch.dtype = torch.float32) -> Any:
-    """The pipeline: a `StableDiffusionPipeline` of 64×64 pictures, 16 cross-attention layers × 8 heads."""
+def load(dtype: Any = None) -> Any:
+    """The pipeline: a `StableDiffusionPipeline` of 64×64 pictures, 16 cross-attention layers × 8 heads.
+
+    Args:
+        dtype: Of the weights, such as `torch.float16`; float32 if None.
+    """
+    import torch  # not before: who only wants the relevance need not wait for it
     from diffusers import StableDiffusionPipeline
 
     _require(MODEL / "model_index.json")
-    return StableDiffusionPipeline.from_pretrained(MODEL, dtype=dtype, use_safetensors=True)
+    return StableDiffusionPipeline.from_pretrained(MODEL, dtype=dtype or torch.float32, use_safetensors=True)
 
 
 def card() -> dict[str, Any]:

@@ -1,0 +1,108 @@
+"""The maps of words, number for number, beside a softmax written out; and what regions say of concepts."""
+
+import numpy as np
+import pytest
+import torch
+
+from conftest import TRANSFORMERS, tiny_sd
+from headwise.attention import hooked
+from headwise.attention_maps import AttentionMaps, WordMaps, pull
+from headwise.errors import HeadMapMismatch, HeadwiseError, HookMisuse
+from headwise.heads import HeadMap, Layer
+from headwise.relevance import Relevance
+from headwise.steer import strengthen
+from headwise.tokens import Word
+from test_steer import relevance_for
+
+OPTIONS = {"num_inference_steps": 2, "output_type": "latent"}
+
+
+class Naive:
+    """Softmax over all keys in float64, then the columns of one word."""
+
+    def __init__(self, row, word):
+        self.row, self.word, self.maps = row, word, {}
+
+    def __call__(self, attend, site, query, key, value):
+        q, k = (tensor[site.conditional][self.row].double() for tensor in (query, key))
+        positions = [site.text.start + p for p in site.call.positions(self.row, self.word)]
+        map_ = torch.softmax(q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5, -1)[..., positions].sum(-1)
+        self.maps.setdefault(site.layer, []).append(map_.unflatten(1, (site.height, site.width)))
+        return attend(query, key, value)
+
+
+@pytest.mark.parametrize("build", [tiny_sd, *(TRANSFORMERS[name] for name in ("sd3", "flux-dev"))])
+def test_maps_are_those_of_a_softmax(build):
+    pipe, naive, seen = build(), Naive(1, "red"), AttentionMaps(picture=1)
+    with hooked(pipe, seen, naive):
+        pipe(["a dog", "a red car"], **OPTIONS)
+    maps = seen.take()
+    assert [word.text for word in maps.words] == ["a", "red", "car"]
+    for layer, found in enumerate(maps.layers):
+        expected = torch.stack(naive.maps[layer]).mean(0)
+        assert np.allclose(found[..., 1], expected.numpy(), atol=1e-5)
+
+
+def test_looking_leaves_the_picture_as_it_was(pipe):
+    def draw(*hooks):
+        with hooked(pipe, *hooks):
+            return pipe("a red dog", generator=torch.Generator().manual_seed(0), **OPTIONS).images
+
+    assert torch.equal(draw(), draw(AttentionMaps()))
+
+
+def test_a_strengthened_word_has_a_stronger_map(sd):
+    """At the first layer of the first call nothing but the factor has changed."""
+    relevance = relevance_for(sd)
+    found = []
+    for hooks in ([], [strengthen(relevance, "red", "Color", 2.0)]):
+        seen = AttentionMaps()
+        with hooked(sd, seen, *hooks):
+            noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+            sd("a red dog", latents=noise, num_inference_steps=1, output_type="latent")
+        found.append(seen.take())
+    factors = strengthen(relevance, "red", "Color", 2.0).factors[0]
+    assert np.allclose(found[1].of(0)[..., 1], factors[0] * found[0].of(0)[..., 1], atol=1e-6)
+    assert np.allclose(found[1].of(0)[..., 2], found[0].of(0)[..., 2], atol=1e-6)
+
+
+def made(maps, relevance=None):
+    head_map = HeadMap((Layer("a.attn2", 1), Layer("b.attn2", 1)))
+    words = tuple(Word(text, 1, (text,), (n + 1,)) for n, text in enumerate(("red", "car")))
+    return WordMaps(words, tuple(np.array(m, np.float32) for m in maps), head_map)
+
+
+@pytest.fixture
+def two_heads():
+    """The first hears "red" on the left, the second "car" everywhere, on a coarser grid."""
+    return made([[[[[1, 0], [0, 0]], [[1, 0], [0, 0]]]], [[[[0, 0.5]]]]])
+
+
+def test_a_region_is_the_mean_of_its_positions_in_part_where_they_are_in_it_in_part(two_heads):
+    assert np.allclose(two_heads.within(), [[0.5, 0], [0, 0.5]])
+    assert np.allclose(two_heads.within((0, 0, 0.5, 1)), [[1, 0], [0, 0.5]])
+    assert np.allclose(two_heads.within((0.25, 0.1, 0.75, 0.2)), [[0.5, 0], [0, 0.5]])
+    with pytest.raises(HeadwiseError, match="expected left < right and top < bottom"):
+        two_heads.within((0.5, 0, 0.5, 1))
+    with pytest.raises(HeadMapMismatch):
+        two_heads.of(2)
+
+
+def test_a_concept_pulls_where_its_heads_attend(two_heads):
+    relevance = Relevance.from_votes(np.array([[3, 1], [1, 3]]), ("Color", "Things"), two_heads.head_map)
+    of_all, of_words = pull(two_heads, relevance, (0, 0, 0.5, 1))
+    assert np.allclose(of_words, [[1.5, 0.5], [0.5, 1.5]])
+    assert np.allclose(of_all, [(1.5 + 0.25) / 1.5, (0.5 + 0.75) / 1.5])
+    everywhere = Relevance.from_votes(np.ones((1, 2)), ("All",), two_heads.head_map)
+    assert np.allclose(pull(two_heads, everywhere)[0], 1)
+    other = Relevance.from_votes(np.ones((1, 2)), ("All",), HeadMap((Layer("c.attn2", 2),)))
+    with pytest.raises(HeadMapMismatch):
+        pull(two_heads, other)
+
+
+def test_nothing_seen_is_said(sd):
+    with pytest.raises(HookMisuse, match="No whole picture was seen"):
+        AttentionMaps().take()
+    with pytest.raises(HookMisuse, match="Picture 3 was to be looked at; the batch has 1 prompts"):
+        with hooked(sd, AttentionMaps(picture=3)):
+            sd("a dog", **OPTIONS)
