@@ -88,6 +88,12 @@ def test_a_region_is_the_mean_of_its_positions_in_part_where_they_are_in_it_in_p
         two_heads.of(2)
 
 
+def test_all_heads_together_are_their_mean_at_the_finest_grid(two_heads):
+    together = two_heads.together()
+    assert together.shape == (2, 2, 2)
+    assert np.allclose(together[..., 0], [[0.5, 0], [0.5, 0]]) and np.allclose(together[..., 1], 0.25)
+
+
 def test_a_concept_pulls_where_its_heads_attend(two_heads):
     relevance = Relevance.from_votes(np.array([[3, 1], [1, 3]]), ("Color", "Things"), two_heads.head_map)
     of_all, of_words = pull(two_heads, relevance, (0, 0, 0.5, 1))

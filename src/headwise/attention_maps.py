@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
@@ -53,6 +54,15 @@ class WordMaps:
             if head < stop:
                 return maps[head - start]
         raise AssertionError("the head map knows this head")
+
+    def together(self) -> Float[np.ndarray, "height width words"]:
+        """The mean over all heads, at the finest grid of any layer."""
+        height, width = max(maps.shape[1:3] for maps in self.layers)
+        total = torch.zeros(len(self.words), height, width)
+        for maps in self.layers:
+            of_layer = torch.from_numpy(maps).sum(0).permute(2, 0, 1)
+            total += F.interpolate(of_layer[None], (height, width), mode="bilinear")[0]
+        return (total / self.head_map.all_heads).permute(1, 2, 0).numpy()
 
     def within(self, box: Box = WHOLE) -> Float[np.ndarray, "all_heads words"]:
         """How much each head attends to each word within a part of the picture.
