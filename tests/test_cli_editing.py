@@ -57,6 +57,15 @@ def test_edit_of_a_photo_says_what_the_inversion_lost(run, desk):
     assert code == 0 and "dB" in err
 
 
+def test_edit_strengthens_by_its_strength(run, desk):
+    line = ("edit", "-s", "a red dog", "-t", "a color dog", "--strengthen", "color:Color", *FAST)
+    drawn = []
+    for strength in (1, 1.0, 5):
+        run(*line, "--seeds", 3, "--strength", strength, "--out", f"s{len(drawn)}")
+        drawn.append(pixels(desk / f"s{len(drawn)}" / "000-a-color-dog.png"))
+    assert np.array_equal(drawn[0], drawn[1]) and not np.array_equal(drawn[0], drawn[2])
+
+
 def test_excite_draws_plain_and_excited(run, desk):
     line = ("excite", "a dog and a cat", "-w", "dog", "-w", "cat", *FAST, "--seeds", "1", "--json")
     code, out, _ = run(*line, "--concept", "dog:Animals", "--concept", "cat:Animals")

@@ -33,6 +33,7 @@ def edit(
     strengthen: Annotated[
         list[str] | None, typer.Option(help="WORD:CONCEPT of a target, such as blue:Color. May be repeated.")
     ] = None,
+    strength: Annotated[float, typer.Option(help="Of what --strengthen asks for.")] = 1.0,
     weight: Annotated[
         list[str] | None, typer.Option(help="WORD*FACTOR, such as snowy*2. May be repeated.")
     ] = None,
@@ -87,9 +88,11 @@ def edit(
         weights=_weights(weight or ()),
         relevance=relevance_of(relevance, model) if concepts else None,
         concepts=concepts,
+        strength=strength,
     )
     hooks = (p2p, LocalBlend(targets=len(targets))) if blend else (p2p,)
     said: dict[str, Any] = {"model": model, "source": source, "targets": targets, "strengthen": concepts}
+    said |= {"strength": strength}
     said |= {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
     if image is None:
         own = numbers_in(seeds, int)
