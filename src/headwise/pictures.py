@@ -16,7 +16,7 @@ from headwise import __version__
 from headwise.errors import UnreadableFile, UnwritableFolder
 
 __all__ = [
-    "beside", "fitted", "picture_in", "read_picture", "save_columns", "save_picture", "settings_in",
+    "beside", "fitted", "picture_in", "png_of", "read_picture", "save_columns", "save_picture", "settings_in",
 ]  # fmt: skip
 
 LARGEST = 64_000_000  # pixels
@@ -26,20 +26,26 @@ MOST = f"{LARGEST // 10**6} million pixels in all"
 
 def save_picture(path: str | Path, picture: Image.Image, said: Mapping[str, Any]) -> None:
     """Write a PNG whose own text says what made it: texts as they are, all else as JSON."""
-    info = PngInfo()
-    for name, value in said.items():
-        info.add_itxt(name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
     path = Path(path)
     beside = path.with_name(f".{path.name}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        picture.save(beside, format="PNG", pnginfo=info)
+        beside.write_bytes(png_of(picture, said))
         beside.replace(path)
     except OSError as error:
         beside.unlink(missing_ok=True) if path.parent.is_dir() else None
         raise UnwritableFolder(
             f"{path} cannot take a picture: {error.strerror or error}. Make room, or give another folder."
         ) from None
+
+
+def png_of(picture: Image.Image, said: Mapping[str, Any]) -> bytes:
+    """The PNG that `save_picture` writes."""
+    info, made = PngInfo(), io.BytesIO()
+    for name, value in said.items():
+        info.add_itxt(name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
+    picture.save(made, format="PNG", pnginfo=info)
+    return made.getvalue()
 
 
 def read_picture(path: str | Path) -> Image.Image:

@@ -40,6 +40,7 @@ def suggest(
     *,
     pictures: int = 4,
     seed: int = 0,
+    batch_size: int = 1,
     num_inference_steps: int = 10,
     guidance_scale: float | int = 7.5,
     progress: bool = True,
@@ -51,7 +52,7 @@ def suggest(
         relevance: Measured on it; it knows which words its concepts had.
         prompt, word: The word must be one of the prompt's.
         pictures: How many are drawn to look at.
-        seed, num_inference_steps, guidance_scale, progress: As in `measure`.
+        seed, batch_size, num_inference_steps, guidance_scale, progress: As in `measure`.
     """
     token_positions(pipe.tokenizer, prompt, word)  # refuses a word that is not there
     if "concepts" not in relevance.settings:
@@ -65,6 +66,7 @@ def suggest(
         prompts=[prompt],
         pictures=pictures,
         seed=seed,
+        batch_size=batch_size,
         num_inference_steps=num_inference_steps,
         guidance_scale=guidance_scale,
         progress=progress,
