@@ -1,6 +1,7 @@
 """Tiny randomly initialised pipelines, one per architecture, built here: no network, no files."""
 
 import os
+from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -44,6 +45,7 @@ from transformers import (
 from headwise import cli
 from headwise.concepts import ConceptSet
 from headwise.heads import HeadMap, denoiser_of
+from headwise.metrics import Judge
 from headwise.relevance import Relevance
 
 WHOLE_WORDS = ("dog", "cat", "red", "a", "of", "photo", "vase", "in", "color", "car")  # one token each
@@ -402,3 +404,64 @@ def desk(sd, tmp_path, monkeypatch):
     )
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+class StubJudge(Judge):
+    """Sees what the pictures' bytes have it see."""
+
+    def __init__(self):
+        pass
+
+    def choose(self, pictures, texts):
+        return np.array([int(np.asarray(picture, int).sum()) % 2 for picture in pictures])
+
+
+@pytest.fixture
+def made(sd, tmp_path, monkeypatch):
+    """What the page works with: a tiny pipeline and its relevance, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    head_map = HeadMap.of(sd)
+    votes = np.random.default_rng(0).integers(1, 50, (2, head_map.all_heads))
+    plain = Relevance.from_votes(votes, ("Color", "Animals"), head_map)
+    said = {"concepts": [["Color", ["red"]], ["Animals", ["dog", "cat"]]], "pictures": 4}
+    relevance = Relevance(
+        plain.values, plain.standard_errors, plain.split_half, plain.concepts, head_map, said
+    )
+    relevance.save(tmp_path / "relevance.safetensors")
+    sd.save_pretrained(tmp_path / "tiny")
+    from headwise.web.desk import Desk
+    from headwise.web.folders import Folders
+    from headwise.web.workbench import Workbench
+
+    bench = Workbench("tiny", lambda: sd, relevance=tmp_path / "relevance.safetensors", judge="emoji")
+    bench._judge = StubJudge()
+    return Desk(bench, Folders(Path("runs")))
+
+
+@pytest.fixture
+def app(made):
+    """The page's application at work."""
+    from starlette.testclient import TestClient
+
+    from headwise.web.app import make_app
+    from headwise.web.safety import Rules
+
+    application = make_app(made, Rules(upload=200_000))
+    with TestClient(application, base_url="http://127.0.0.1:7860") as client:
+        made.bench.pipe  # noqa: B018  the model is there
+        application.client = client
+        yield application
+
+
+@pytest.fixture
+def page(app):
+    """A browser."""
+    return app.client
+
+
+@pytest.fixture
+def other(app):
+    """Another browser."""
+    from starlette.testclient import TestClient
+
+    return TestClient(app, base_url="http://127.0.0.1:7860")

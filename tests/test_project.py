@@ -15,7 +15,7 @@ from packaging.version import Version
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 OLDEST = (ROOT / "constraints-oldest.txt").read_text().splitlines()
-HEAVY = ("matplotlib", "gradio", "ray", "diffusers", "transformers", "torch", "jinja2", "typer")
+HEAVY = ("matplotlib", "gradio", "ray", "diffusers", "transformers", "torch", "jinja2", "typer", "fastapi")
 
 
 def tree(roots):

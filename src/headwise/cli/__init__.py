@@ -9,10 +9,22 @@ from headwise.cli import (  # each adds its commands to the app
     exchanging,
     measuring,
     rivalry,
+    serving,
     steering,
     studying,
     trying,
 )
 from headwise.cli.app import app, main
 
-__all__ = ["app", "editing", "exchanging", "main", "measuring", "rivalry", "steering", "studying", "trying"]
+__all__ = [
+    "app",
+    "editing",
+    "exchanging",
+    "main",
+    "measuring",
+    "rivalry",
+    "serving",
+    "steering",
+    "studying",
+    "trying",
+]

@@ -1,0 +1,55 @@
+// What was asked, as Python and as a command line, to copy or to save.
+
+import { $, el } from "./dom.js";
+import { get, post } from "./api.js";
+import { announce, problem } from "./lane.js";
+
+export async function showRecipe(path, panel) {
+  try {
+    const found = await get(path);
+    $("recipe-command").textContent = found.command;
+    $("recipe-python").textContent = found.python;
+    $("recipe-python").hidden = $("recipe-python-head").hidden = !found.python;
+    $("recipe").showModal();
+  } catch (error) {
+    problem(panel, error.message);
+  }
+}
+
+// The buttons beneath a result.
+export function actions(place, job, panel) {
+  place.hidden = false;
+  const name = el("input", { value: `${job.kind}-${job.id.slice(0, 4)}`, maxlength: "80", "aria-label": "Name of the folder to keep the pictures in" });
+  const keep = el("button", { type: "button", onclick: async () => {
+    try {
+      const found = await post(`/api/jobs/${job.id}/keep?name=${encodeURIComponent(name.value)}`);
+      announce(`Kept as ${found.run}.`);
+      keep.textContent = `Kept as ${found.run}`;
+    } catch (error) {
+      problem(panel, error.message);
+    }
+  } }, "Keep in runs");
+  place.replaceChildren(
+    el("button", { type: "button", onclick: () => showRecipe(`/api/jobs/${job.id}/recipe`, panel) }, "Python and command line"), name, keep);
+}
+
+$("recipe-close").addEventListener("click", () => $("recipe").close());
+for (const button of document.querySelectorAll("[data-copy]")) {
+  button.addEventListener("click", async () => {
+    const text = $(button.dataset.copy).textContent;
+    try {
+      await navigator.clipboard.writeText(text);
+      announce("Copied.");
+    } catch {
+      getSelection().selectAllChildren($(button.dataset.copy));
+      announce("Selected; copy it with the keyboard.");
+    }
+  });
+}
+for (const button of document.querySelectorAll("[data-save]")) {
+  button.addEventListener("click", () => {
+    const address = URL.createObjectURL(new Blob([$(button.dataset.save).textContent + "\n"], { type: "text/plain" }));
+    el("a", { href: address, download: button.dataset.name }).click();
+    setTimeout(() => URL.revokeObjectURL(address), 1000);
+  });
+}

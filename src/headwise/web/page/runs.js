@@ -1,0 +1,124 @@
+// Runs: what lies in the folder, what is at work, and what can be done with it.
+
+import { $, el, figure, held, number } from "./dom.js";
+import { get, over, post, remove } from "./api.js";
+import { offerRelevance, page } from "./page.js";
+import { announce, lane, problem } from "./lane.js";
+import { showRecipe } from "./recipe.js";
+
+const form = $("measure-form");
+let timer = 0, shown = "", news = "";
+
+const measuring = lane("runs", "measure", tell);
+const resuming = lane("runs", "weaken", tell);
+
+// The list is read again when a run is there, begins and ends; in between it looks by itself.
+function tell(job) {
+  if (news === `${job.id} ${job.state}`) return;
+  news = `${job.id} ${job.state}`;
+  list();
+  if (over(job)) offerRelevance().catch(() => {});
+}
+
+const address = (run) => `/api/runs/${encodeURIComponent(run.name)}`;
+
+async function list() {
+  clearTimeout(timer);
+  let runs;
+  try {
+    runs = await get("/api/runs");
+  } catch (error) {
+    return problem("runs", error.message);
+  }
+  const focused = document.activeElement?.dataset?.key;
+  $("runs-empty").hidden = runs.length > 0;
+  $("runs-list").replaceChildren(...runs.map(row));
+  if (focused) $("runs-list").querySelector(`[data-key="${CSS.escape(focused)}"]`)?.focus();
+  if (shown && runs.some((run) => run.name === shown)) detail(shown, false);
+  if (runs.some((run) => ["running", "waiting"].includes(run.state)) && !$("runs").hidden) timer = setTimeout(list, 1500);
+}
+
+function row(run) {
+  const working = ["running", "waiting"].includes(run.state);
+  const act = (text, onclick) => el("button", { type: "button", class: "link", "data-key": `${run.name}/${text}`, "aria-label": `${text}: ${run.name}`, onclick }, text);
+  const buttons = [act("show", () => detail(run.name))];
+  if (["finished", "unfinished"].includes(run.state) && run.kind !== "pictures" && (run.measured || run.kind !== "measurement")) {
+    buttons.push(el("a", { href: `${address(run)}/report`, target: "_blank", rel: "noopener", "aria-label": `report: ${run.name}` }, "report"));
+  }
+  buttons.push(act("recipe", () => showRecipe(`${address(run)}/recipe`, "runs")));
+  if (working && run.job) buttons.push(act("cancel", () => cancel(run)));
+  if (run.state === "unfinished" && run.mine && ["measurement", "weakening"].includes(run.kind)) buttons.push(act("resume", () => resume(run)));
+  if (run.mine && !working) buttons.push(act("delete", () => drop(run)));
+  const counted = run.kind === "measurement" || run.kind === "weakening" ? (working && run.total ? `${run.done} of ${run.total}` : run.counted ? `${run.counted}${run.of ? ` of ${run.of}` : ""} counted` : "") : `${run.pictures} pictures`;
+  return el("li", {}, el("div", { class: "head" }, el("b", {}, run.name), el("span", { class: "soft" }, run.kind), el("span", { class: `state ${run.state}` }, run.state),
+    el("span", { class: "soft" }, counted), el("span", { class: "soft" }, new Date(1000 * run.changed).toLocaleString())),
+  working ? el("progress", { max: Math.max(1, run.total ?? 1), value: run.done ?? 0, "aria-label": `Progress of ${run.name}` }) : null,
+  el("div", { class: "row" }, buttons));
+}
+
+async function detail(name, scroll = true) {
+  try {
+    const run = await get(`/api/runs/${encodeURIComponent(name)}`);
+    shown = name;
+    const place = $("run-detail");
+    place.hidden = false;
+    place.replaceChildren(
+      el("div", { class: "row between" }, el("h3", { tabindex: "-1" }, run.name), el("button", { type: "button", onclick: () => { place.hidden = true; shown = ""; } }, "Close")),
+      el("p", { class: "soft" }, [`${run.kind}, ${run.state}`, run.counted ? `${run.counted} counted` : "", run.sure === null ? "" : `median split-half correlation ${number(run.sure)}`, run.made_here ? (run.mine ? "started from this browser" : "started from another browser") : "made by the command line"].filter(Boolean).join("; ") + "."),
+      el("div", { class: "pictures strip" }, run.pictures.slice(0, 48).map((file) => figure(`${address(run)}/pictures/${encodeURIComponent(file)}`, file.replace(/\.png$/, "")))));
+    if (!scroll) return;
+    place.scrollIntoView({ block: "nearest" });
+    place.querySelector("h3").focus({ preventScroll: true });
+  } catch (error) {
+    problem("runs", error.message);
+  }
+}
+
+async function cancel(run) {
+  try {
+    await post(`/api/jobs/${run.job}/cancel`);
+    announce(`${run.name} is cancelled; what is counted stays.`);
+  } catch (error) {
+    problem("runs", error.message);
+  }
+  list();
+}
+
+function resume(run) {
+  (run.kind === "weakening" ? resuming : measuring).ask(undefined, `${address(run)}/resume`);
+}
+
+async function drop(run) {
+  if (!confirm(`Delete ${run.name} and everything in it?`)) return;
+  try {
+    await remove(address(run));
+    announce(`${run.name} is deleted.`);
+    if (shown === run.name) {
+      shown = "";
+      $("run-detail").hidden = true;
+    }
+  } catch (error) {
+    problem("runs", error.message);
+  }
+  list();
+}
+
+form.addEventListener("submit", (event) => {
+  event.preventDefault();
+  const { prompts, ...asked } = held(form);
+  measuring.ask({ ...asked, prompts: prompts.split("\n").map((line) => line.trim()).filter(Boolean), keep_pictures: Math.min(8, asked.pictures) });
+});
+
+export function opened() {
+  list();
+}
+
+const fresh = () => { form.elements.name.value = `measured-${Date.now().toString(36).slice(-4)}`; };
+
+export function restore(last, state) {
+  fresh();
+  if (state.model !== "emoji") form.elements.concepts.value = "paper34";
+  for (const name of ["num_inference_steps", "guidance_scale"]) form.elements[name].value = state[name];
+  if (last.measure && !over(last.measure)) measuring.adopt(last.measure, true);
+  if (page.state.measured === false) $("measure-card").open = true;
+}

@@ -1,0 +1,430 @@
+"""The routes on a tiny pipeline: what is drawn is what the library draws, and nothing is lost."""
+
+import base64
+import io
+import json
+import shlex
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from PIL import Image
+
+pytest.importorskip("fastapi", reason="the page is an extra: pip install 'headwise[web]'")
+
+import typer
+from starlette.testclient import TestClient
+
+import headwise as hw
+from headwise.attention_maps import AttentionMaps, pull
+from headwise.cli import app as commands
+from headwise.comparison import compare
+from headwise.errors import HookMisuse
+from headwise.pipelines import quiet
+from headwise.relevance import Votes
+from headwise.web.app import make_app
+from headwise.web.safety import SESSION, Rules
+
+HERE = "http://127.0.0.1:7860"
+FAST = {"num_inference_steps": 2, "guidance_scale": 5.0, "seed": 3}
+RED = {"word": "red", "concept": "Color", "strength": 5.0}
+
+
+def ask(client, kind, /, **asked):
+    answer = client.post(f"/api/{kind}", json=asked)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def ended(client, job):
+    until = time.monotonic() + 120
+    while job["state"] not in ("done", "failed", "cancelled"):
+        assert time.monotonic() < until
+        job = client.get(f"/api/jobs/{job['id']}", params={"since": job["version"]}).json()
+    return job
+
+
+def done(client, kind, /, **asked):
+    job = ended(client, ask(client, kind, **asked))
+    assert job["state"] == "done", job["error"]
+    return job
+
+
+def picture(client, job, item):
+    content = client.get(f"/api/jobs/{job['id']}/pictures/{item['picture']}")
+    assert content.headers["content-type"] == "image/png"
+    return np.asarray(Image.open(io.BytesIO(content.content)), int)
+
+
+def png(size=(64, 48), color="purple"):
+    content = io.BytesIO()
+    Image.new("RGB", size, color).save(content, format="PNG")
+    return content.getvalue()
+
+
+# What is drawn
+
+
+def test_the_page_and_its_parts_are_served_from_here(page):
+    index = page.get("/")
+    assert index.headers["content-type"].startswith("text/html") and "Headwise" in index.text
+    script = page.get("/page/main.js")
+    assert script.headers["content-type"].startswith("text/javascript")
+    for name in ("none.js", "../app.py", "..%2Fapp.py", "token.html/../../app.py"):
+        assert page.get(f"/page/{name}").status_code == 404
+    for name in ("docs", "redoc", "openapi.json"):
+        assert page.get(f"/{name}").status_code == 404
+
+
+def test_state_and_relevance(page, made):
+    state = page.get("/api/state").json()
+    assert (state["model"], state["state"], state["measured"]) == ("tiny", "ready", True)
+    found = page.get("/api/relevance").json()
+    relevance = made.relevance("")
+    assert np.allclose(found["values"], relevance.values, atol=1e-4)
+    assert found["concepts"] == ["Color", "Animals"] and found["errors"][0][0] is None
+    assert sum(layer["heads"] for layer in found["layers"]) == relevance.values.shape[1]
+    assert page.get("/api/relevance", params={"name": "nowhere"}).status_code in (404, 422)
+
+
+def test_the_map_is_there_before_the_model(made):
+    """What is first painted waits for nothing that is slow."""
+    gate = threading.Event()
+    load = made.bench._load
+    made.bench._load = lambda: gate.wait(60) and load()
+    try:
+        with TestClient(make_app(made, Rules()), base_url=HERE) as page:
+            assert page.get("/api/state").json()["state"] == "loading"
+            assert page.get("/api/relevance").json()["concepts"] == ["Color", "Animals"]
+            assert page.get("/api/runs").json() == []
+            job = ask(page, "generate", prompt="a red dog", steering=[RED], **FAST)
+            assert job["state"] in ("waiting", "running")
+            gate.set()
+            assert ended(page, job)["state"] == "done"
+    finally:
+        gate.set()
+
+
+def test_without_fastapi_the_install_line_is_told(run, monkeypatch):
+    monkeypatch.setitem(sys.modules, "fastapi", None)
+    monkeypatch.delitem(sys.modules, "headwise.web.app", raising=False)
+    code, _, err = run("serve")
+    assert code == 2 and "pip install 'headwise[web]'" in " ".join(err.split())
+
+
+def test_words_with_their_tokens_and_what_an_edit_changes(page):
+    found = page.post("/api/words", json={"prompt": "a red frog"}).json()["words"]
+    assert [(word["text"], word["concepts"]) for word in found] == [
+        ("a", []),
+        ("red", ["Color"]),
+        ("frog", []),
+    ]
+    assert found[2]["pieces"] == ["f", "r", "o", "g"] and found[2]["positions"] == [3, 4, 5, 6]
+    edited = page.post("/api/words", json={"prompt": "a dog car", "source": "a red car"}).json()["words"]
+    assert [word["changed"] for word in edited] == [False, True, False]
+    typing = page.post("/api/words", json={"prompt": "a dog", "source": "red cars"}).json()
+    assert "no word in common" in typing["problem"] and not any(w["changed"] for w in typing["words"])
+
+
+def test_generate_is_what_the_library_draws(page, made, sd):
+    job = done(page, "generate", prompt="a red dog", steering=[RED], pictures=2, **FAST)
+    hooks = [hw.strengthen(made.relevance(""), "red", "Color", 5.0)]
+    drawn = compare(
+        sd, "a red dog", {"plain": [], "steered": hooks}, pictures=2, batch_size=1, progress=False, **FAST
+    )
+    assert [(item["column"], item["number"]) for item in job["found"]] == [
+        ("plain", 0),
+        ("plain", 1),
+        ("steered", 0),
+        ("steered", 1),
+    ]
+    for item in job["found"]:
+        expected = np.asarray(drawn[item["column"]][item["number"]], int)
+        assert np.array_equal(picture(page, job, item), expected)
+    assert not np.array_equal(picture(page, job, job["found"][0]), picture(page, job, job["found"][2]))
+
+
+def test_what_was_drawn_before_is_not_drawn_again(page, made, monkeypatch):
+    first = done(page, "generate", prompt="a red dog", steering=[RED], **FAST)
+    monkeypatch.setattr("headwise.web.drawing.compare", lambda *args, **options: 1 / 0)
+    again = done(page, "generate", prompt="a red dog", steering=[RED], **FAST)
+    for a, b in zip(first["found"], again["found"], strict=True):
+        assert np.array_equal(picture(page, first, a), picture(page, again, b))
+    strip = done(
+        page, "strip", prompt="a red dog", steering=[RED | {"strength": 1}], strengths=[0, 5], **FAST
+    )
+    for a, b in zip(first["found"], strip["found"], strict=True):
+        assert np.array_equal(picture(page, first, a), picture(page, strip, b))
+    other = ask(page, "generate", prompt="a red dog", steering=[RED | {"strength": 4}], **FAST)
+    assert ended(page, other)["state"] == "failed"
+
+
+def test_a_strip_has_a_picture_for_each_strength(page):
+    job = done(page, "strip", prompt="a red dog", steering=[RED], strengths=[0, 0.5, 1], **FAST)
+    assert [item["times"] for item in job["found"]] == [0, 0.5, 1]
+    drawn = [picture(page, job, item) for item in job["found"]]
+    assert not np.array_equal(drawn[0], drawn[2])
+
+
+def test_two_senses_are_adjusted(page, made, sd):
+    steering = {"word": "red", "concept": "Color", "away": "Animals", "strength": 3.0}
+    job = done(page, "generate", prompt="a red dog", steering=[steering], **FAST)
+    hooks = [hw.adjust(made.relevance(""), "red", "Color", "Animals", 3.0)]
+    (drawn,) = compare(sd, "a red dog", {"": hooks}, pictures=1, progress=False, **FAST)[""]
+    assert np.array_equal(picture(page, job, job["found"][1]), np.asarray(drawn, int))
+
+
+def test_a_suggestion(page, made, sd):
+    job = done(page, "suggest", prompt="a red dog", word="dog", **FAST)
+    found = hw.suggest(sd, made.relevance(""), "a red dog", "dog", pictures=4, progress=False, **FAST)
+    assert [one["concept"] for one in job["found"][0]["concepts"]] == [one.concept for one in found]
+
+
+def test_explore_shows_where_a_head_listens_and_what_drives_a_region(page, made, sd):
+    job = done(page, "explore", prompt="a red dog", **FAST)
+    seen = AttentionMaps()
+    with quiet(sd), hw.hooked(sd, seen):
+        from headwise.generate import generate
+
+        options = {key: FAST[key] for key in ("num_inference_steps", "guidance_scale")}
+        generate(sd, ["a red dog"], 3, [0], output_type="pil", **options)
+    maps = seen.take()
+    for head in (0, 5, None):
+        params = {} if head is None else {"index": head}
+        found = page.get(f"/api/explore/{job['id']}/head", params=params).json()
+        expected = maps.together() if head is None else maps.of(head)
+        assert [word["text"] for word in found["words"]] == ["a", "red", "dog"]
+        size = (found["height"], found["width"])
+        values = np.frombuffer(base64.b64decode(found["words"][1]["map"]), np.uint8).reshape(size)
+        top = found["words"][1]["most"]
+        assert np.allclose(values / 255 * top, expected[..., 1], atol=top / 255)
+    box = {"left": 0, "top": 0, "right": 0.5, "bottom": 0.5}
+    region = page.get(f"/api/explore/{job['id']}/region", params=box).json()
+    pulls = pull(maps, made.relevance(""), (0, 0, 0.5, 0.5))[0]
+    assert region["concepts"][0]["pull"] == pytest.approx(pulls.max(), rel=1e-3)
+    assert region["words"][1]["share"] == pytest.approx(maps.within((0, 0, 0.5, 0.5)).mean(0)[1], rel=1e-3)
+    assert page.get(f"/api/explore/{job['id']}/head", params={"index": 10_000}).status_code == 422
+    assert page.get(f"/api/explore/{job['id']}/region", params=box | {"right": 0}).status_code == 422
+
+
+def test_edit_has_the_rivals_beside_it(page, made, sd):
+    rivals = ["prompt-to-prompt", "plug-and-play", "masactrl", "free-prompt", "sdedit"]
+    asked = {"prompt": "a red dog", "target": "a red cat", "concepts": {"cat": "Animals"}, "strength": 2.0}
+    job = done(page, "edit", **asked, rivals=rivals, **FAST)
+    assert [item["column"] for item in job["found"]] == ["source", "relevance", *rivals]
+    assert not any("error" in item for item in job["found"])
+    p2p = hw.PromptToPrompt(relevance=made.relevance(""), concepts={"cat": "Animals"}, strength=2.0)
+    options = {"seeds": [3], "progress": False, "num_inference_steps": 2, "guidance_scale": 5.0}
+    source, target = hw.edit(sd, "a red dog", ["a red cat"], p2p, **options)[0]
+    assert np.array_equal(picture(page, job, job["found"][0]), np.asarray(source, int))
+    assert np.array_equal(picture(page, job, job["found"][1]), np.asarray(target, int))
+
+
+def test_a_rival_that_cannot_is_no_reason_to_show_nothing(page, monkeypatch, caplog):
+    def breaks(name):
+        raise AttributeError("its own affair") if name == "masactrl" else HookMisuse("This cannot be.")
+
+    monkeypatch.setattr("headwise.web.drawing.MasaCtrl", lambda: breaks("masactrl"))
+    monkeypatch.setattr("headwise.web.drawing.FreePrompt", lambda: breaks("free-prompt"))
+    rivals = ["masactrl", "free-prompt", "prompt-to-prompt"]
+    job = done(page, "edit", prompt="a red dog", target="a red cat", rivals=rivals, **FAST)
+    found = {item["column"]: item for item in job["found"]}
+    assert found["masactrl"]["error"] == "This way does not work with this model (AttributeError)."
+    assert found["free-prompt"]["error"] == "This cannot be."
+    assert "picture" in found["source"] and "picture" in found["prompt-to-prompt"]
+
+
+def test_a_picture_that_was_sent_is_edited(page):
+    sent = page.post("/api/pictures", content=png()).json()
+    assert sent["width"] == sent["height"] == 16
+    shown = page.get(f"/api/pictures/{sent['id']}")
+    assert Image.open(io.BytesIO(shown.content)).size == (16, 16)
+    asked = {"prompt": "a red dog", "target": "a red cat", "picture": sent["id"], "skip": 0.0}
+    job = done(page, "edit", **asked, rivals=["prompt-to-prompt", "sdedit"], **FAST)
+    assert "psnr" in job["found"][0]
+    assert [item["column"] for item in job["found"][1:]] == ["source", "prompt-to-prompt", "sdedit"]
+
+
+def test_compose_has_the_rivals_beside_it(page):
+    concepts = {"dog": "Animals", "cat": "Animals"}
+    job = done(page, "compose", prompt="a dog and a cat", words=["dog", "cat"], concepts=concepts, **FAST)
+    columns = [item["column"] for item in job["found"]]
+    assert columns == ["plain", "relevance", "attend-and-excite", "composable"]
+    assert not any("error" in item for item in job["found"])
+    plain = done(page, "generate", prompt="a dog and a cat", steering=[RED | {"word": "dog"}], **FAST)
+    assert np.array_equal(picture(page, job, job["found"][0]), picture(page, plain, plain["found"][0]))
+    half = ended(
+        page,
+        ask(
+            page,
+            "compose",
+            prompt="a dog and a cat",
+            words=["dog", "cat"],
+            concepts={"dog": "Animals"},
+            **FAST,
+        ),
+    )
+    assert half["state"] == "failed" and "No concept was chosen for 'cat'" in half["error"]
+
+
+def test_weaken_shows_curves_and_pictures_together(page, made):
+    offered = page.get("/api/weaken").json()
+    assert "Color" in offered["concepts"] and offered["ks"][0] == 0
+    job = done(page, "weaken", name="w", concept="Color", count=2, **FAST | {"num_inference_steps": 1})
+    assert job["run"] == "w"
+    found = page.get("/api/runs/w/weakening").json()
+    assert found["concept"] == "Color" and found["ks"] == offered["ks"] and len(found["pictures"]) == 2
+    assert set(found["orders"]) >= {"most relevant", "least relevant", "random 0"}
+    for one in found["pictures"]:
+        for files in one["files"].values():
+            assert len(files) == len(found["ks"])
+            for file in files:
+                assert page.get(f"/api/runs/w/pictures/{file}").content[:4] == b"\x89PNG"
+    report = page.get("/api/runs/w/report")
+    assert report.status_code == 200 and "Is Color lost" in report.text
+    assert report.headers["content-security-policy"].startswith("sandbox; default-src 'none'")
+
+
+MEASURED = {"concepts": "paper34", "pictures": 6, "batch_size": 2, "keep_pictures": 1}
+
+
+def test_a_measurement_is_listed_shown_and_used(page, made):
+    job = done(page, "measure", name="mine", prompts=["a dog", "a red car"], **MEASURED, **FAST)
+    assert job["found"] == [{"pictures": 6}]
+    (run,) = page.get("/api/runs").json()
+    assert (run["name"], run["kind"], run["state"], run["counted"]) == ("mine", "measurement", "finished", 6)
+    assert run["mine"] and run["measured"] and run["job"] is None
+    shown = page.get("/api/runs/mine").json()
+    assert (
+        shown["pictures"] == ["00000.png"]
+        and page.get("/api/runs/mine/pictures/00000.png").status_code == 200
+    )
+    assert len(page.get("/api/relevance", params={"name": "mine"}).json()["concepts"]) == 34
+    steered = done(page, "generate", prompt="a red dog", steering=[RED], relevance="mine", **FAST)
+    assert len(steered["found"]) == 2
+
+
+def test_pictures_are_kept_where_they_are_wanted(page, made):
+    job = done(page, "generate", prompt="a red dog", steering=[RED], **FAST)
+    assert page.post(f"/api/jobs/{job['id']}/keep", params={"name": "kept"}).json() == {"run": "kept"}
+    files = sorted(file.name for file in (made.folders.root / "kept").glob("*.png"))
+    assert files == ["000-plain.png", "001-steered.png"]
+    from headwise.pictures import settings_in
+
+    said = settings_in(made.folders.root / "kept" / "001-steered.png")
+    assert said["prompt"] == "a red dog" and said["steering"] == '["red:Color*5"]'
+    assert page.get("/api/runs/kept").json()["pictures"] == files
+
+
+# Recipes
+
+
+@pytest.mark.filterwarnings("ignore:The picture cannot be drawn again")  # by a random autoencoder
+def test_every_recipe_runs_and_its_command_is_understood(page, made, sd, monkeypatch):
+    monkeypatch.setattr("headwise.pipelines.load_pipeline", lambda name, **options: sd)
+    monkeypatch.setattr("headwise.metrics.Judge.load", lambda name: made.bench.judge)
+    hostile = 'a red dog \'; import os #""" <script>'
+    sent = page.post("/api/pictures", content=png((16, 16))).json()["id"]
+    Image.new("RGB", (16, 16), "purple").save("picture.png")
+    steering = [RED, {"word": "dog", "concept": "Animals", "away": "Color", "strength": -1.5}]
+    edit = {"target": "a red cat", "rivals": ["prompt-to-prompt", "masactrl", "sdedit"]}
+    both = {"dog": "Animals", "cat": "Animals"}
+    asked = [
+        ("explore", {"prompt": hostile}),
+        ("generate", {"prompt": hostile, "steering": steering}),
+        ("strip", {"prompt": "-- a red dog", "steering": steering, "strengths": [-1, 0, 2]}),
+        ("suggest", {"prompt": "a red dog", "word": "dog"}),
+        ("edit", {"prompt": "a red dog", "concepts": {"cat": "Animals"}, **edit}),
+        ("edit", {"prompt": "a red dog", "picture": sent, "skip": 0.0, **edit}),
+        ("compose", {"prompt": "a dog and a cat", "words": ["dog", "cat"], "concepts": both}),
+        ("weaken", {"name": "w", "concept": "Color", "count": 1}),
+        ("measure", {"name": "m", "prompts": [hostile], **MEASURED}),
+    ]  # fmt: skip
+    for kind, fields in asked:
+        job = done(page, kind, **fields, **FAST | {"num_inference_steps": 1 if kind == "weaken" else 2})
+        recipe = page.get(f"/api/jobs/{job['id']}/recipe").json()
+        names = {}
+        exec(compile(recipe["python"], kind, "exec"), names)
+        if kind == "generate":
+            mine = np.asarray(names["drawn"]["steered"][0], int)
+            assert np.array_equal(mine, picture(page, job, job["found"][1]))
+        program, name, *arguments = shlex.split(recipe["command"])
+        assert program == "headwise"
+        typer.main.get_command(commands).commands[name].make_context(name, arguments)
+    assert page.get("/api/runs/m/recipe").json()["python"] == recipe["python"]
+
+
+def test_the_command_of_a_run_goes_on_with_it(page, made, run, monkeypatch):
+    """Same settings, same folder: the command finds the run whole."""
+    done(page, "measure", name="m", **MEASURED, **FAST)
+    recipe = page.get("/api/runs/m/recipe").json()
+    before = (made.folders.root / "m" / "votes.safetensors").read_bytes()
+    monkeypatch.setattr("headwise.pipelines.load_pipeline", lambda name, **options: made.bench.pipe)
+    code, out, err = run(*shlex.split(recipe["command"])[1:], "--json")
+    assert code == 0, err
+    assert json.loads(out)["resumed_from"] == 6
+    assert (made.folders.root / "m" / "votes.safetensors").read_bytes() == before
+
+
+# What comes back, what goes on
+
+
+def test_nothing_is_lost_when_the_tab_closes(app, page):
+    job = ask(page, "generate", prompt="a red dog", steering=[RED], **FAST)
+    again = TestClient(app, base_url=HERE, cookies={SESSION: page.cookies[SESSION]})
+    (found,) = [one for one in again.get("/api/state").json()["jobs"] if one["id"] == job["id"]]
+    assert found["asked"]["prompt"] == "a red dog"
+    finished = ended(again, job)
+    assert finished["state"] == "done" and picture(again, finished, finished["found"][1]).shape == (16, 16, 3)
+
+
+def test_a_measurement_is_cancelled_and_goes_on_as_if_nothing_had_been(page, made):
+    calls = []
+
+    def cancels(*given):
+        calls.append(1)
+        if len(calls) == 10:  # three calls a picture: within the fourth
+            made.jobs.cancel(made.jobs.on("m"))
+
+    handle = made.bench.pipe.unet.register_forward_pre_hook(cancels)
+    job = ended(page, ask(page, "measure", name="m", **MEASURED | {"batch_size": 1}, **FAST))
+    handle.remove()
+    assert job["state"] == "cancelled" and len(calls) == 10
+    (run,) = page.get("/api/runs").json()
+    assert (run["state"], run["counted"]) == ("unfinished", 3)
+    resumed = ended(page, page.post("/api/runs/m/resume").json())
+    assert resumed["state"] == "done", resumed["error"]
+    done(page, "measure", name="whole", **MEASURED | {"batch_size": 1}, **FAST)
+    files = [made.folders.root / name / "votes.safetensors" for name in ("m", "whole")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_a_picture_does_not_wait_for_a_measurement(page, made):
+    long = ask(page, "measure", name="m", **MEASURED | {"pictures": 60, "batch_size": 1}, **FAST)
+    short = done(page, "generate", prompt="a red dog", steering=[RED], **FAST)
+    still = page.get(f"/api/jobs/{long['id']}").json()
+    assert short["state"] == "done" and still["state"] in ("running", "waiting")
+    assert ended(page, still)["state"] == "done"
+    assert len(Votes.load(made.folders.root / "m" / "votes.safetensors")) == 60
+
+
+def test_ten_at_once_get_their_own(app, page, made, sd):
+    def one(n):
+        client = TestClient(app, base_url=HERE)
+        client.get("/")
+        job = ended(client, ask(client, "generate", prompt="a red dog", steering=[RED], **FAST | {"seed": n}))
+        assert job["state"] == "done", job["error"]
+        others = [one["id"] for one in client.get("/api/state").json()["jobs"]]
+        assert others == [job["id"]]
+        return n, picture(client, job, job["found"][1])
+
+    with ThreadPoolExecutor(10) as pool:
+        found = list(pool.map(one, range(10)))
+    hooks = [hw.strengthen(made.relevance(""), "red", "Color", 5.0)]
+    for n, drawn in found:
+        options = FAST | {"seed": n}
+        (expected,) = compare(sd, "a red dog", {"": hooks}, pictures=1, progress=False, **options)[""]
+        assert np.array_equal(drawn, np.asarray(expected, int)), n
