@@ -1,0 +1,122 @@
+"""What somebody waits for at the page: `headwise serve` with the built-in model, in a headless Chromium.
+
+    python benchmarks/serving.py [--json] [--turns 5] [--chromium /usr/bin/chromium]
+
+address   from the command to the address that it prints
+paint     from opening that address to the concept × head map (first useful paint)
+ready     from opening it to the model's being there
+strength  from a key pressed at the strength slider to the new picture, decoded; ten steps with guidance
+
+Each turn starts a server and a browser context anew and changes the strength three times. Seconds are
+medians, with the lowest and highest beside them.
+"""
+
+import argparse
+import json
+import platform
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from playwright.sync_api import Browser, Page, sync_playwright
+
+SERVE = [sys.executable, "-c", "from headwise.cli import main; main()", "serve", "--port", "0"]
+PAINTED = "() => document.querySelector('#map').width > 400"
+READY = "() => document.querySelector('#model').textContent.includes('is ready')"
+AFTER = "#generate-pair figure:nth-child(2) img"
+CHANGED = """([selector, before]) => {
+  const image = document.querySelector(selector);
+  return image && image.getAttribute('src') !== before && image.complete && image.naturalWidth > 0;
+}"""
+CHANGES = 3
+
+
+def seconds_until(tab: Page, expression: str, given: Any = None, since: float | None = None) -> float:
+    """From now, or since a moment, until something is true; asked for every hundredth of a second."""
+    since = time.perf_counter() if since is None else since
+    while not tab.evaluate(expression, given):
+        time.sleep(0.01)
+    return time.perf_counter() - since
+
+
+@contextmanager
+def served() -> Iterator[str]:
+    """The address of a server in an empty folder."""
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        subprocess.Popen(SERVE, cwd=folder, stdout=subprocess.PIPE, text=True) as process,
+    ):
+        assert process.stdout is not None
+        try:
+            yield process.stdout.readline().split()[-1]
+        finally:
+            process.send_signal(signal.SIGINT)
+            process.wait(30)
+
+
+def turn(browser: Browser) -> list[dict[str, float]]:
+    """What is waited for once, and for each change of the strength."""
+    started = time.perf_counter()
+    with served() as address:
+        taken = {"address": time.perf_counter() - started}
+        tab = browser.new_context().new_page()
+        opened = time.perf_counter()
+        tab.goto(address)
+        taken["paint"] = seconds_until(tab, PAINTED, since=opened)
+        taken["ready"] = seconds_until(tab, READY, since=opened)
+        tab.click("#tab-generate")
+        tab.click("#generate-words button:has-text('lavender')")
+        seconds_until(tab, CHANGED, [AFTER, ""])
+        tab.wait_for_selector(".suggestions button")
+        tab.wait_for_selector("#status", state="hidden")
+        tab.focus("#generate-form [name=strength]")
+        waits = []
+        for _ in range(CHANGES):
+            before = tab.get_attribute(AFTER, "src")
+            tab.keyboard.press("ArrowRight")
+            waits.append({"strength": seconds_until(tab, CHANGED, [AFTER, before])})
+            tab.wait_for_selector("#status", state="hidden")
+        tab.context.close()
+    return [taken, *waits]
+
+
+def measure(turns: int, chromium: str) -> dict[str, Any]:
+    """Take turns; medians, lowest and highest, and the machine."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        taken = [one for _ in range(turns) for one in turn(browser)]
+        found: dict[str, Any] = {"browser": browser.version}
+        browser.close()
+    for name in ("address", "paint", "ready", "strength"):
+        seconds = [one[name] for one in taken if name in one]
+        found[f"{name}_s"] = statistics.median(seconds)
+        found[f"{name}_spread_s"] = [min(seconds), max(seconds)]
+    machine = {"threads": torch.get_num_threads(), "machine": platform.machine(), "torch": torch.__version__}
+    return found | {"turns": turns, "changes": turns * CHANGES} | machine
+
+
+def main() -> None:
+    """Print what was measured."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--chromium", default="/usr/bin/chromium")
+    options = parser.parse_args()
+    found = measure(options.turns, options.chromium)
+    if options.json:
+        sys.stdout.write(json.dumps(found, indent=1) + "\n")
+        return
+    for name in ("address", "paint", "ready", "strength"):
+        low, high = found[f"{name}_spread_s"]
+        sys.stdout.write(f"{name:9} {found[f'{name}_s']:6.2f} s   ({low:.2f} to {high:.2f})\n")
+
+
+if __name__ == "__main__":
+    main()
