@@ -92,14 +92,20 @@ function changed() {
   if (chosen) soon();
 }
 
-// Read the prompt again, and keep the word that was chosen if it is still there.
+// Read the prompt again, and keep the word that was chosen if it is still there: the very object, as whoever
+// waits for an answer about it asks whether it still is the one that is chosen.
 async function read() {
+  const prompt = form.elements.prompt.value;
+  let found;
   try {
-    ({ words } = await wordsOf(form.elements.prompt.value));
+    ({ words: found } = await wordsOf(prompt));
   } catch (error) {
     return problem("generate", error.message);
   }
-  chosen = words.find((one) => one.text === wanted?.text && one.occurrence === (wanted.occurrence ?? 1)) ?? null;
+  if (prompt !== form.elements.prompt.value) return;
+  const here = (word) => word.text === wanted?.text && word.occurrence === (wanted.occurrence ?? 1);
+  words = found.map((word) => (here(word) ? Object.assign(wanted, word) : word));
+  chosen = words.includes(wanted) ? wanted : null;
   show();
 }
 
