@@ -13,7 +13,7 @@ from headwise.errors import HeadwiseError
 
 COMMANDS = (
     "demo", "measure", "show", "doctor", "report", "generate", "weaken", "edit", "excite",
-    "import", "compare",
+    "import", "compare", "serve",
 )  # fmt: skip
 
 

@@ -207,7 +207,7 @@ def test_every_answer_forbids_what_the_page_does_not_need():
         assert "default-src 'none'" in policy and "unsafe" not in policy and "http" not in policy
         assert "script-src 'self'" in policy and "frame-ancestors 'none'" in policy
         assert answer.headers["x-content-type-options"] == "nosniff"
-        assert answer.headers["referrer-policy"] == "no-referrer"
+        assert answer.headers["referrer-policy"] == "same-origin"
         assert answer.headers["cache-control"] == "no-store"
 
 
