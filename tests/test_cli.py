@@ -3,8 +3,10 @@
 import errno
 import json
 import os
+import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -190,6 +192,19 @@ def test_a_bug_is_not_dressed_up_as_a_refusal(monkeypatch, tmp_path):
     monkeypatch.setattr("headwise.report.report", broken)
     with pytest.raises(ZeroDivisionError):
         cli.main(["report", str(tmp_path)])
+
+
+def test_a_run_says_the_command_that_made_it(desk, run):
+    said = ["measure", "-m", "tiny", "--pictures", "2", "--num-inference-steps", "2", "--out", "a run"]
+    assert run(*said)[0] == 0
+    assert Path("a run/command.txt").read_text() == f"headwise {shlex.join(said)}\n"
+    run("report", "a run")
+    assert "headwise measure -m " in Path("a run/index.html").read_text()
+
+
+def test_a_refused_command_leaves_no_note(desk, run):
+    assert run("measure", "-m", "tiny", "--until", "0.9", "--height", "7", "--out", "none")[0] == 2
+    assert not Path("none").exists()
 
 
 @pytest.mark.parametrize("command", COMMANDS)

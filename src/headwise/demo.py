@@ -1,4 +1,4 @@
-"""The whole story on the built-in model: draw, measure, measure the control, write a page.
+"""The whole story on the built-in model: draw, measure, measure the control.
 
 The control is a measurement in which names mean nothing: every concept draws its words from one pot that
 holds the words of all. Heads still prefer words, but no concept owns any, so in truth every relevance is 1,
@@ -8,16 +8,13 @@ would then like the concept that got it, in all pictures alike.)
 
 __all__ = ["demo", "one_pot"]
 
-import shlex
 from pathlib import Path
 from typing import Any
 
 from headwise.concepts import ConceptSet
-from headwise.files import write_whole
 from headwise.pipelines import load_pipeline
 from headwise.probe import measure
 from headwise.relevance import Relevance
-from headwise.report import report
 
 
 def demo(
@@ -30,8 +27,8 @@ def demo(
     num_inference_steps: int = 20,
     batch_size: int = 12,
     progress: bool = True,
-) -> tuple[Relevance, Relevance, Path]:
-    """Measure the built-in model and its control, and write `index.html`. Called again, it goes on.
+) -> tuple[Relevance, Relevance]:
+    """Measure the built-in model and its control. Called again, it goes on.
 
     Args:
         out: The folder, made if it is not there.
@@ -41,7 +38,7 @@ def demo(
         num_inference_steps, batch_size, progress: As in `measure`.
 
     Returns:
-        The relevance, the control's, and the page.
+        The relevance and the control's.
     """
     out = Path(out)
     pipe = load_pipeline("emoji") if pipe is None else pipe
@@ -53,8 +50,7 @@ def demo(
     }
     relevance = measure(pipe, concepts, out=out, keep_pictures=samples, progress=progress, **same)
     control = measure(pipe, one_pot(concepts), out=out / "control", progress=progress, **same)
-    write_whole(out / "command.txt", f"headwise demo --out {shlex.quote(str(out))}\n".encode())
-    return relevance, control, report(out)
+    return relevance, control
 
 
 def one_pot(concepts: ConceptSet) -> ConceptSet:

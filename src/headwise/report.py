@@ -1,18 +1,18 @@
 """The page of a run (page.py): of a measurement here, of a trial of its claims in trials.py.
 
-A folder of a measurement may hold
+Every folder may hold command.txt, the command that made it. That of a measurement may also hold
 
     relevance.safetensors   the measurement; the one file that must be there
     votes.safetensors       its votes, for the curve over pictures
     control/                another run of the same model in which concept names mean nothing
     pictures/NNN.png        samples; each PNG carries its prompt as text
-    command.txt             the command that made the folder
 """
 
 __all__ = ["report"]
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -33,9 +33,9 @@ LEAD = (
 def report(run_folder: str | os.PathLike[str]) -> Path:
     """Write `index.html` into the folder of a run, whatever its kind, and return its path."""
     folder = Path(run_folder)
-    if (folder / "relevance.safetensors").is_file():
-        return _measurement(folder).write(folder)
-    return trial_page(folder).write(folder)
+    measured = (folder / "relevance.safetensors").is_file()
+    page = _measurement(folder) if measured else trial_page(folder)
+    return replace(page, command=_text(folder / "command.txt")).write(folder)
 
 
 def _measurement(folder: Path) -> Page:
@@ -50,7 +50,6 @@ def _measurement(folder: Path) -> Page:
         numbers=_numbers(relevance, control),
         sections=list(_sections(relevance, control, votes)),
         sheet=list(pictures_of(folder / "pictures")),
-        command=_text(folder / "command.txt"),
         settings=list(settings_rows(relevance.settings)),
         words=relevance.settings.get("concepts", []),
     )

@@ -22,9 +22,11 @@ __all__ = [
 import json
 import math
 import os
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -59,11 +61,14 @@ Height = Annotated[
 Width = Annotated[int | None, typer.Option(min=8, help="Likewise.")]
 Json = Annotated[bool, typer.Option("--json", help="JSON on stdout instead of a table.")]
 
+given: ContextVar[tuple[str, ...]] = ContextVar("given", default=())  # what stands after `headwise`
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point: every refusal is one sentence on stderr and exit code 2."""
     try:
-        app(args=None if arguments is None else list(arguments), prog_name="headwise")
+        given.set(tuple(sys.argv[1:] if arguments is None else arguments))
+        app(args=list(given.get()), prog_name="headwise")
     except HeadwiseError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
@@ -92,8 +97,8 @@ def load(model: str, dtype: str, device: str) -> Any:
 
 
 @contextmanager
-def resumable() -> Iterator[None]:
-    """Say on the way out that an interrupted run goes on."""
+def resumable(folder: Path) -> Iterator[None]:
+    """Note the command in the folder of its run, and say on the way out that an interrupted run goes on."""
     try:
         yield
     except KeyboardInterrupt:
@@ -101,6 +106,8 @@ def resumable() -> Iterator[None]:
             "\nInterrupted. What was counted is kept; the same command goes on from there.", file=sys.stderr
         )
         raise
+    finally:
+        _note_command(folder)
 
 
 def file_of(path: Path) -> Path:
@@ -185,3 +192,12 @@ def print_files(files: Sequence[Path], as_json: bool) -> None:
 def print_json(found: dict[str, Any]) -> None:
     """For programs."""
     print(json.dumps(found, indent=1, ensure_ascii=False))
+
+
+def _note_command(folder: Path) -> None:
+    """So that the page of a run says what made it; where nothing was begun, nothing is noted."""
+    from headwise.files import write_whole
+
+    if folder.is_dir() and any(folder.iterdir()):
+        command = shlex.join(["headwise", *given.get()])
+        write_whole(folder / "command.txt", f"{command}\n".encode())

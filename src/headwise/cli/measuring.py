@@ -60,12 +60,14 @@ def demo(
       headwise demo --out runs/quick --pictures 64
     """
     from headwise.demo import demo as run
+    from headwise.report import report as write_page
 
     started = time.monotonic()
-    with resumable():
-        relevance, control, page = run(
+    with resumable(out):
+        relevance, control = run(
             out, pictures=pictures, num_inference_steps=num_inference_steps, batch_size=batch_size
         )
+    page = write_page(out)
     seconds = time.monotonic() - started
     if as_json:
         found = {"page": str(page), "file": str(out / "relevance.safetensors"), "seconds": round(seconds, 2)}
@@ -128,7 +130,7 @@ def measure(
     pipe = load(model, dtype, device)
     out = out or Path("runs") / Path(model).name
     resumed_from = _pictures_in(out)
-    with resumable():
+    with resumable(out):
         relevance = run(
             pipe,
             concept_set,

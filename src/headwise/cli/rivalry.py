@@ -64,7 +64,7 @@ def editing(
 
     pipe = load(model, dtype, device)
     own = "emoji" if model == "emoji" else None
-    with resumable():
+    with resumable(out):
         found = benchmark_editing(
             pipe,
             relevance_of(relevance, model),
@@ -138,7 +138,7 @@ def multi_concept(
 
     pipe = load(model, dtype, device)
     own = "emoji" if model == "emoji" else None
-    with resumable():
+    with resumable(out):
         found = benchmark_multi_concept(
             pipe,
             relevance_of(relevance, model),

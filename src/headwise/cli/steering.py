@@ -168,7 +168,7 @@ def weaken(
         "num_inference_steps": num_inference_steps,
         "guidance_scale": guidance_scale,
     }
-    with resumable():
+    with resumable(out):
         if len(by) == 1:
             found = {by[0]: measure_weakening(*trial, look, factor=by[0], out=out, **options)}
         else:

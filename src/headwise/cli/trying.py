@@ -73,7 +73,7 @@ def weakening(
     own = "emoji" if model == "emoji" else None
     source = cases or own or "paper"
     names = concepts or [name for name in _scored(model, source) if name in measured.concepts]
-    with resumable():
+    with resumable(out):
         found = benchmark_weakening(
             pipe,
             measured,
@@ -138,7 +138,7 @@ def polysemy(
     pipe = load(model, dtype, device)
     measured = relevance_of(relevance, model)
     own = "emoji" if model == "emoji" else None
-    with resumable():
+    with resumable(out):
         found = benchmark_polysemy(
             pipe,
             measured,
@@ -209,7 +209,7 @@ def scales(
     pipe = load(model, dtype, device)
     own = "emoji" if model == "emoji" else None
     given = pairs_of(pairs or "emoji", count)
-    with resumable():
+    with resumable(out):
         found = benchmark_scales(
             pipe,
             relevance_of(relevance, model),
