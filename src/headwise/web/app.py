@@ -327,16 +327,13 @@ def listen(host: str, port: int) -> socket.socket:
     Raises:
         HeadwiseError: It cannot be listened at.
     """
-    made = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
-    try:
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        made.bind((host, port))
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:  # who comes before the server runs waits, and is not sent away
+        return socket.create_server((host, port), family=family, backlog=2048)
     except (OSError, OverflowError) as error:
-        made.close()
         raise HeadwiseError(
             f"Nothing can be served at {host}, port {port}: {error}. Give another --port or --host."
         ) from None
-    return made
 
 
 def serve(desk: Desk, rules: Rules, listening: socket.socket) -> None:
