@@ -1,6 +1,6 @@
 """What somebody waits for at the page: `headwise serve` with the built-in model, in a headless Chromium.
 
-    python benchmarks/serving.py [--json] [--turns 5] [--chromium /usr/bin/chromium]
+    python benchmarks/serving.py [--json] [--write] [--turns 5] [--chromium /usr/bin/chromium]
 
 address   from the command to the address that it prints
 paint     from opening that address to the concept × head map (first useful paint)
@@ -12,7 +12,6 @@ medians, with the lowest and highest beside them.
 """
 
 import argparse
-import json
 import platform
 import signal
 import statistics
@@ -25,6 +24,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from looking import add_output_to, tell
 from playwright.sync_api import Browser, Page, sync_playwright
 
 SERVE = [sys.executable, "-c", "from headwise.cli import main; main()", "serve", "--port", "0"]
@@ -105,13 +105,12 @@ def measure(turns: int, chromium: str) -> dict[str, Any]:
 def main() -> None:
     """Print what was measured."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    add_output_to(parser)
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--chromium", default="/usr/bin/chromium")
     options = parser.parse_args()
     found = measure(options.turns, options.chromium)
-    if options.json:
-        sys.stdout.write(json.dumps(found, indent=1) + "\n")
+    if not tell(found, options):
         return
     for name in ("address", "paint", "ready", "strength"):
         low, high = found[f"{name}_spread_s"]
