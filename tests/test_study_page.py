@@ -173,8 +173,10 @@ def test_two_windows_of_one_participant_do_not_quarrel(browser, tmp_path):
 @pytest.mark.parametrize("kind", [polysemy, editing, several])
 def test_a_phone_is_wide_enough(browser, tmp_path, kind):
     with visiting(browser, kind(tmp_path / "study"), PHONE) as (page, faults):
+        agree = page.get_by_role("button", name="I agree")
+        agree.wait_for()  # what stood there before is gone by then
         fits(page, PHONE)
-        page.get_by_role("button", name="I agree").tap()
+        agree.tap()
         for number in range(1, 5):
             asked(page, number)
             fits(page, PHONE)
