@@ -116,7 +116,7 @@ class Folders:
             counted=_counted(folder, kind),
             asked=card.get("asked", {}),
             owner=card.get("owner", ""),
-            changed=max(file.stat().st_mtime for file in (folder, *folder.glob("*"))),
+            changed=max(map(_changed, (folder, *folder.glob("*")))),
             pictures=tuple(sorted(file.name for file in (folder / inner).glob("*.png")))[:400],
         )
 
@@ -172,6 +172,14 @@ class Folders:
         """Remove a run of one's own, with all that is in it."""
         self.mine(name, owner)
         shutil.rmtree(self.inside(name))  # which follows no link
+
+
+def _changed(file: Path) -> float:
+    """When a file changed; one that is being written may have its last name already."""
+    try:
+        return file.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
 
 
 def _card(folder: Path) -> dict[str, Any]:

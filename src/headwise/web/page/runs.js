@@ -7,7 +7,8 @@ import { announce, lane, problem } from "./lane.js";
 import { showRecipe } from "./recipe.js";
 
 const form = $("measure-form");
-let timer = 0, shown = "", news = "";
+let timer = 0, shown = "", drawn = "", news = "";
+let reading = Promise.resolve();
 
 const measuring = lane("runs", "measure", tell);
 const resuming = lane("runs", "weaken", tell);
@@ -22,8 +23,13 @@ function tell(job) {
 
 const address = (run) => `/api/runs/${encodeURIComponent(run.name)}`;
 
-async function list() {
+function list() {
   clearTimeout(timer);
+  reading = read();
+  return reading;
+}
+
+async function read() {
   let runs;
   try {
     runs = await get("/api/runs");
@@ -34,14 +40,24 @@ async function list() {
   $("runs-empty").hidden = runs.length > 0;
   $("runs-list").replaceChildren(...runs.map(row));
   if (focused) $("runs-list").querySelector(`[data-key="${CSS.escape(focused)}"]`)?.focus();
-  if (shown && runs.some((run) => run.name === shown)) detail(shown, false);
+  const open = runs.find((run) => run.name === shown);
+  if (open && drawn !== look(open)) await detail(open, false);
   if (runs.some((run) => ["running", "waiting"].includes(run.state)) && !$("runs").hidden) timer = setTimeout(list, 1500);
+}
+
+// What of a run is worth drawing it again for.
+const look = (run) => [run.name, run.state, run.counted, run.changed].join();
+
+function close() {
+  shown = drawn = "";
+  $("run-detail").hidden = true;
+  $("run-detail").replaceChildren();
 }
 
 function row(run) {
   const working = ["running", "waiting"].includes(run.state);
   const act = (text, onclick) => el("button", { type: "button", class: "link", "data-key": `${run.name}/${text}`, "aria-label": `${text}: ${run.name}`, onclick }, text);
-  const buttons = [act("show", () => detail(run.name))];
+  const buttons = [act("show", () => detail(run))];
   if (["finished", "unfinished"].includes(run.state) && run.kind !== "pictures" && (run.measured || run.kind !== "measurement")) {
     buttons.push(el("a", { href: `${address(run)}/report`, target: "_blank", rel: "noopener", "aria-label": `report: ${run.name}` }, "report"));
   }
@@ -56,14 +72,16 @@ function row(run) {
   el("div", { class: "row" }, buttons));
 }
 
-async function detail(name, scroll = true) {
+async function detail({ name }, scroll = true) {
   try {
     const run = await get(`/api/runs/${encodeURIComponent(name)}`);
+    if (!scroll && shown !== name) return;
     shown = name;
+    drawn = look(run);
     const place = $("run-detail");
     place.hidden = false;
     place.replaceChildren(
-      el("div", { class: "row between" }, el("h3", { tabindex: "-1" }, run.name), el("button", { type: "button", onclick: () => { place.hidden = true; shown = ""; } }, "Close")),
+      el("div", { class: "row between" }, el("h3", { tabindex: "-1" }, run.name), el("button", { type: "button", onclick: close }, "Close")),
       el("p", { class: "soft" }, [`${run.kind}, ${run.state}`, run.counted ? `${run.counted} counted` : "", run.sure === null ? "" : `median split-half correlation ${number(run.sure)}`, run.made_here ? (run.mine ? "started from this browser" : "started from another browser") : "made by the command line"].filter(Boolean).join("; ") + "."),
       el("div", { class: "pictures strip" }, run.pictures.slice(0, 48).map((file) => figure(`${address(run)}/pictures/${encodeURIComponent(file)}`, file.replace(/\.png$/, "")))));
     if (!scroll) return;
@@ -90,13 +108,12 @@ function resume(run) {
 
 async function drop(run) {
   if (!confirm(`Delete ${run.name} and everything in it?`)) return;
+  clearTimeout(timer);
+  if (shown === run.name) close();
+  await reading; // or it would go on to ask for what is deleted
   try {
     await remove(address(run));
     announce(`${run.name} is deleted.`);
-    if (shown === run.name) {
-      shown = "";
-      $("run-detail").hidden = true;
-    }
   } catch (error) {
     problem("runs", error.message);
   }
