@@ -14,7 +14,7 @@ from headwise import cli
 from headwise.errors import HeadwiseError
 
 COMMANDS = (
-    "demo", "measure", "show", "doctor", "report", "generate", "weaken", "edit", "excite",
+    "demo", "measure", "merge", "show", "doctor", "report", "generate", "weaken", "edit", "excite",
     "import", "compare", "serve",
 )  # fmt: skip
 
@@ -205,6 +205,13 @@ def test_a_run_says_the_command_that_made_it(desk, run):
 def test_a_refused_command_leaves_no_note(desk, run):
     assert run("measure", "-m", "tiny", "--until", "0.9", "--height", "7", "--out", "none")[0] == 2
     assert not Path("none").exists()
+
+
+def test_a_refused_command_leaves_the_note_of_another_run(desk, run):
+    same = ["measure", "-m", "tiny", "--pictures", "2", "--num-inference-steps", "2", "--out", "mine"]
+    assert run(*same)[0] == 0
+    assert run(*same, "--seed", "1")[0] == 2
+    assert Path("mine/command.txt").read_text() == f"headwise {shlex.join(same)}\n"
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -74,6 +74,10 @@ def test_measuring_loads_no_figures():
     assert "matplotlib" not in loaded("import headwise; headwise.measure, headwise.Relevance")
 
 
+def test_sharing_loads_no_ray_until_it_is_used():
+    assert "ray" not in loaded("import headwise; headwise.Crew, headwise.merge, headwise.measure")
+
+
 def test_figures_have_no_global_state():
     assert "False" in loaded("import sys, headwise.plots; print('matplotlib.pyplot' in sys.modules)")
 

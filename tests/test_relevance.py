@@ -20,6 +20,7 @@ from headwise.errors import (
     UnwritableFolder,
     VotesMismatch,
 )
+from headwise.files import write_arrays
 from headwise.heads import HeadMap, Layer
 from headwise.relevance import Relevance, Votes, normalise
 from headwise.reliability import ranks
@@ -240,6 +241,10 @@ def test_files_that_are_not_what_they_should_be(tmp_path):
         with pytest.raises(UnreadableFile, match="cut short or damaged|holds no Headwise result"):
             Votes.load(votes)
     votes.write_bytes(whole.replace(b'\\"heads\\": 3', b'\\"heads\\": 4'))
+    with pytest.raises(UnreadableFile, match="its checksum is not that of its contents"):
+        Votes.load(votes)
+    arrays = {"counts": np.zeros((2, 4, 3), np.int64), "blocks": np.zeros((32, 4, 3), np.int64)}
+    write_arrays(votes, "votes", arrays, counted(range(3))._metadata())
     with pytest.raises(UnreadableFile, match="its head map and concepts ask for"):
         Votes.load(votes)
     votes.write_bytes(whole.replace(b'\\"format\\": 1', b'\\"format\\": 9'))

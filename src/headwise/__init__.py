@@ -34,6 +34,8 @@ _HOME = {
     "excite": "attend_and_excite",
     "compare": "comparison",
     "suggest": "suggestion",
+    "Crew": "cluster",
+    "merge": "merging",
     "load_pipeline": "pipelines",
     "generator_for": "generate",
     "HeadwiseError": "errors",

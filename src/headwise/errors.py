@@ -14,6 +14,7 @@ __all__ = [
     "ModelNotLoaded",
     "NotFinite",
     "PictureCountedTwice",
+    "PicturesMissing",
     "RunMismatch",
     "UnknownConcept",
     "UnreadableConcepts",
@@ -24,6 +25,7 @@ __all__ = [
     "VotesMismatch",
     "WordNotInPrompt",
     "WordWithoutTokens",
+    "WorkersDied",
 ]
 
 
@@ -61,6 +63,10 @@ class NotFinite(HeadwiseError):
 
 class PictureCountedTwice(HeadwiseError):
     """Two votes that both counted the same picture."""
+
+
+class PicturesMissing(HeadwiseError):
+    """Shards that together do not hold every picture."""
 
 
 class PromptsNotAlike(HeadwiseError):
@@ -105,3 +111,7 @@ class WordNotInPrompt(HeadwiseError):
 
 class WordWithoutTokens(HeadwiseError):
     """A word of which the tokenizer makes nothing."""
+
+
+class WorkersDied(HeadwiseError):
+    """Workers that died one after the other, of the same pictures or before they counted any."""

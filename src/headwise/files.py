@@ -2,14 +2,17 @@ r"""Files that are whole or absent: safetensors with JSON beside the numbers.
 
 A file is written under another name, flushed to the disk, and then takes its place in one step
 (`os.replace`), so a process killed at any moment leaves the last good file. Nothing in it depends on when or
-where it was written: equal contents are equal bytes.
+where it was written: equal contents are equal bytes. A checksum of all that is said and counted goes with
+them, so that a file whose bytes have changed is refused and not believed.
 """
 
 import json
+import math
 import os
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from safetensors import SafetensorError
@@ -17,9 +20,39 @@ from safetensors.numpy import load, save
 
 from headwise.errors import UnreadableFile, UnwritableFolder
 
-__all__ = ["read_arrays", "write_arrays", "write_whole"]
+__all__ = [
+    "Header",
+    "changed",
+    "checksum_of",
+    "packed",
+    "read_arrays",
+    "read_header",
+    "read_whole",
+    "unpacked",
+    "write_arrays",
+    "write_whole",
+]
 
 FORMAT = 1
+_TYPES = {
+    name: np.dtype(of)
+    for name, of in {
+        "U8": "u1", "U16": "<u2", "U32": "<u4", "U64": "<u8", "I8": "i1", "I16": "<i2", "I32": "<i4",
+        "I64": "<i8", "F32": "<f4", "F64": "<f8", "BOOL": "?",
+    }.items()
+}  # fmt: skip
+
+
+class Header(NamedTuple):
+    """What a file says before its numbers come.
+
+    Args:
+        said: The JSON beside the numbers.
+        arrays: Type and shape of each, and where its bytes begin and end in the file.
+    """
+
+    said: dict[str, Any]
+    arrays: dict[str, tuple[np.dtype, tuple[int, ...], int, int]]
 
 
 def write_whole(path: str | Path, content: bytes) -> None:
@@ -42,31 +75,118 @@ def write_whole(path: str | Path, content: bytes) -> None:
 
 def write_arrays(path: str | Path, kind: str, arrays: dict[str, np.ndarray], said: dict[str, Any]) -> None:
     """Write arrays and what is said about them."""
-    text = json.dumps({"format": FORMAT, "kind": kind, **said}, sort_keys=True)
+    write_whole(path, packed(kind, arrays, said))
+
+
+def packed(kind: str, arrays: dict[str, np.ndarray], said: dict[str, Any]) -> bytes:
+    """The content of a file with these arrays."""
     whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    write_whole(path, save(whole, metadata={"headwise": text}))
+    text = json.loads(json.dumps({"format": FORMAT, "kind": kind, **said}))  # as it will be read again
+    text["checksum"] = _checksum(text, whole)
+    return save(whole, metadata={"headwise": json.dumps(text, sort_keys=True)})
 
 
 def read_arrays(
     path: str | Path, kind: str, names: Sequence[str]
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Read what `write_arrays` wrote."""
+    return unpacked(read_whole(path, kind), kind, names, path)
+
+
+def read_whole(path: str | Path, kind: str) -> bytes:
+    """The content of a file of this kind."""
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise _unreadable(path, kind, error) from None
+
+
+def unpacked(
+    content: bytes, kind: str, names: Sequence[str], path: str | Path
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """What `packed` made a file of; the path is where it came from."""
+    try:
+        arrays = load(content)
+        said = _said(json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")]))
+    except (SafetensorError, ValueError, AttributeError):
+        raise _cut_short(path) from None
+    _require(path, kind, said, arrays.keys() >= set(names))
+    if "checksum" in said and said.pop("checksum") != _checksum(said, arrays):
+        raise changed(path)
+    return arrays, said
+
+
+def read_header(path: str | Path, kind: str | None = None) -> Header:
+    """What a file says, without its numbers; the checksum stays in it and is not compared.
+
+    Args:
+        path: The file.
+        kind: What it should hold; None takes any.
+    """
     path = Path(path)
     try:
-        content = path.read_bytes()
-        arrays = load(content)
-        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-        said = json.loads(header.get("__metadata__", {}).get("headwise", "{}"))
+        with path.open("rb") as file:
+            size = int.from_bytes(file.read(8), "little")
+            if size > 100 * 2**20:  # as safetensors itself
+                raise _cut_short(path)
+            header = json.loads(file.read(size))
+        start, total = 8 + size, path.stat().st_size
+        said = _said(header)
+        arrays = {
+            name: (_TYPES[of["dtype"]], tuple(of["shape"]), *(start + at for at in of["data_offsets"]))
+            for name, of in header.items()
+            if name != "__metadata__"
+        }
     except OSError as error:
-        raise UnreadableFile(
-            f"{path} cannot be read: {error.strerror}. Give the path of a {kind} file."
-        ) from None
-    except (SafetensorError, ValueError):
-        raise UnreadableFile(f"{path} is no whole safetensors file: it was cut short or damaged.") from None
-    if said.get("kind") != kind or any(name not in arrays for name in names):
+        raise _unreadable(path, kind or "result", error) from None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise _cut_short(path) from None
+    sound = all(
+        stop - begin == dtype.itemsize * math.prod(shape) for dtype, shape, begin, stop in arrays.values()
+    )
+    if not sound or max((stop for *_, stop in arrays.values()), default=start) != total:
+        raise _cut_short(path)
+    _require(path, kind or str(said.get("kind", "a result of Headwise")), said, True)
+    return Header(said, arrays)
+
+
+def _said(header: dict[str, Any]) -> dict[str, Any]:
+    return dict(json.loads(header.get("__metadata__", {}).get("headwise", "{}")))
+
+
+def _require(path: str | Path, kind: str, said: dict[str, Any], complete: bool) -> None:
+    if said.get("kind") != kind or not complete:
         raise UnreadableFile(f"{path} holds {said.get('kind', 'no Headwise result')}; expected {kind}.")
-    if said["format"] > FORMAT:
+    if said.get("format", FORMAT) > FORMAT:
         raise UnreadableFile(
             f"{path} has format {said['format']}, newer than this Headwise reads. Upgrade headwise."
         )
-    return arrays, said
+
+
+def checksum_of(said: dict[str, Any], parts: Sequence[Any]) -> int:
+    """The CRC-32 of what is said, then of the bytes of each array in the order of their names."""
+    text = json.dumps({key: said[key] for key in said if key != "checksum"}, sort_keys=True)
+    found = zlib.crc32(text.encode())
+    for part in parts:
+        found = zlib.crc32(part, found)
+    return found
+
+
+def _checksum(said: dict[str, Any], arrays: dict[str, np.ndarray]) -> int:
+    return checksum_of(said, [arrays[name].reshape(-1).view(np.uint8) for name in sorted(arrays)])
+
+
+def _cut_short(path: str | Path) -> UnreadableFile:
+    return UnreadableFile(f"{path} is no whole safetensors file: it was cut short or damaged.")
+
+
+def changed(path: str | Path) -> UnreadableFile:
+    """The refusal of a file whose checksum is wrong."""
+    return UnreadableFile(
+        f"{path} is damaged: its checksum is not that of its contents. Remove it, and measure again what it "
+        "held."
+    )
+
+
+def _unreadable(path: str | Path, kind: str, error: OSError) -> UnreadableFile:
+    return UnreadableFile(f"{path} cannot be read: {error.strerror}. Give the path of a {kind} file.")

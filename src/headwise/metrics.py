@@ -93,6 +93,8 @@ class Judge(Eye):
         tokenizer: Its tokenizer.
     """
 
+    name: str | Path | None = None
+
     def __init__(self, model: Any, processor: Any, tokenizer: Any) -> None:
         super().__init__(model, processor)
         self.tokenizer = tokenizer
@@ -105,7 +107,15 @@ class Judge(Eye):
 
         folder = _folder(name)
         model = _loaded(CLIPModel, folder).to(device)
-        return cls(model, _processor(folder), AutoTokenizer.from_pretrained(folder))
+        judge = cls(model, _processor(folder), AutoTokenizer.from_pretrained(folder))
+        judge.name = name
+        return judge
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """One that was loaded by name goes to other machines by name, without its weights."""
+        if self.name is None:
+            return super().__reduce_ex__(protocol)
+        return type(self).load, (self.name, str(self.model.device))
 
     @torch.no_grad()
     def read(self, texts: Sequence[str]) -> Float[Tensor, "texts dim"]:

@@ -20,12 +20,13 @@ from headwise.errors import UnreadableFile
 from headwise.heads import HeadMap
 from headwise.relevance import Relevance
 
-__all__ = ["MODELS", "configuration", "find_official", "head_map_of", "read_official"]
+__all__ = ["MODELS", "SHORT", "configuration", "find_official", "head_map_of", "read_official"]
 
 MODELS = {
     "sd_v1_4": "CompVis/stable-diffusion-v1-4",
     "sd_xl_base_1_0": "stabilityai/stable-diffusion-xl-base-1.0",
 }
+SHORT = {"sd14": "sd_v1_4", "sdxl": "sd_xl_base_1_0"}  # what people call them
 
 _SDXL = {
     "sample_size": 128,
@@ -48,7 +49,7 @@ _CONFIGURATIONS: dict[str, dict[str, Any]] = {
 
 def configuration(model: str) -> dict[str, Any]:
     """The published configuration of "sd14" or "sdxl"; its other fields are diffusers' defaults."""
-    return dict(_CONFIGURATIONS[{"sd14": "sd_v1_4", "sdxl": "sd_xl_base_1_0"}[model]])
+    return dict(_CONFIGURATIONS[SHORT[model]])
 
 
 def head_map_of(tag: str) -> HeadMap:

@@ -24,8 +24,9 @@ Draws come from (seed, picture) alone, and of one picture's calls the first n ar
 follow.
 """
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,18 +37,23 @@ from torch import Tensor
 
 from headwise.attention import Attend, DenoiserCall, Site, hooked
 from headwise.concepts import ConceptSet, WordEmbeddings
+from headwise.dispatch import are_workers, parts, pieces_of
 from headwise.draws import Shown, WordTokens, draw_words
 from headwise.errors import HeadwiseError, HookMisuse, LayerNotReached, ModelNotLoaded, NotFinite, RunMismatch
 from headwise.generate import batches, generate, latent_shape
 from headwise.heads import HeadMap
+from headwise.pictures import save_picture
 from headwise.pipelines import quiet
 from headwise.prompts import read_prompts
 from headwise.relevance import Relevance
 from headwise.reliability import split_half
 from headwise.runs import Progress, RunFolder, Told, settings_of, versions
+from headwise.shards import among, said_of
 from headwise.votes import BLOCKS, Votes
 
-__all__ = ["ConceptProbe", "draw_words", "measure", "preferred"]
+__all__ = ["ConceptProbe", "draw_words", "finished", "measure", "preferred"]
+
+PIECE = 32  # pictures that one of several workers counts at a time
 
 
 def preferred(
@@ -232,6 +238,7 @@ def measure(
     concepts: ConceptSet,
     *,
     pictures: int = 1000,
+    numbers: range | None = None,
     prompts: Sequence[str] | str | Path | None = None,
     latents: Float[Tensor, "pictures channels height width"] | None = None,
     seed: int = 0,
@@ -250,9 +257,10 @@ def measure(
     """Generate pictures, count votes, return relevance; with the same `out` it goes on where it ended.
 
     Args:
-        pipe: The user's pipeline; it is left as it was.
+        pipe: The user's pipeline, which is left as it was; or workers who share the pictures (cluster.py).
         concepts: The concepts to choose between.
         pictures: How many to generate at most. A finished run may be called again with more.
+        numbers: Which of them to count here, such as `range(500, 1000)`, where others count the rest.
         prompts: A list, a text file with one a line, or None for the package's own. Picture i has prompt i
             modulo their number.
         latents: Unit noise of every picture; drawn from the seed if None.
@@ -267,8 +275,8 @@ def measure(
         progress: Show a bar on stderr; or a callable that is told, after each batch, how many pictures of how
             many are counted. What it raises ends the run, with all that was counted kept.
     """
-    texts = read_prompts(prompts, pipe)
-    _check(pipe, pictures, latents, batch_size, keep_pictures if out is None else 0, height, width)
+    wanted = among(numbers, pictures)
+    _check(pictures, numbers, batch_size, keep_pictures if out is None else 0, until)
     passed: dict[str, Any] = {
         "num_inference_steps": num_inference_steps,
         "guidance_scale": guidance_scale,
@@ -276,42 +284,97 @@ def measure(
         "height": height,
         "width": width,
     }
-    settings = settings_of(pipe, concepts, texts, latents, seed) | passed
-    folder = RunFolder(out, settings, Votes.empty(HeadMap.of(pipe), concepts, settings))
-    if len(folder.so_far) > pictures:
-        raise RunMismatch(
-            f"{out} already counts {len(folder.so_far)} pictures, more than the {pictures} asked for. "
-            "Ask for as many or more, or give another folder."
-        )
+    # No batch reaches across a place where the run may stop, or where it stops decoding.
+    cuts = (keep_pictures, *(range(0, pictures, BLOCKS) if until is not None else ()))
+    texts = prompts if prompts is None else read_prompts(prompts, pipe)
+    asked = _Asked(concepts, texts, latents, pictures, seed, passed, batch_size, keep_pictures, cuts)
+    here = None if are_workers(pipe) else asked(pipe)
+    nothing = pipe.begin(asked) if here is None else here.nothing
+    with RunFolder(out, nothing.settings, nothing, whole=pictures) as folder:
+        _require_among(folder, wanted)
+        if not _enough(folder.so_far, len(wanted), until):
+            left = folder.so_far.left(wanted)
+            if here is None:
+                pieces = pieces_of(asked.batches([wanted]), left, len(pipe), PIECE, cuts)
+                coming = parts(pipe, pieces, folder, in_order=until is not None)
+            else:
+                coming = here.parts(asked.batches(left), folder.keep)
+            with (
+                closing(coming),
+                Progress(folder, len(wanted), checkpoint_every, progress, _how_sure) as done,
+            ):
+                for part in coming:
+                    done(part)
+                    if _enough(done.so_far, len(wanted), until):
+                        break
+        return finished(folder)
 
-    def make(numbers: range) -> None:
-        """Generate one batch; only pictures that are kept are decoded."""
-        kept = numbers[0] < keep_pictures
-        wanted = passed | {"output_type": "pil" if kept else "latent"}
-        images = generate(pipe, texts, seed, numbers, latents=latents, **wanted)
-        for number, image in zip(numbers, images if kept else (), strict=kept):
-            folder.keep(f"{number:05d}", image, texts[number % len(texts)])
 
-    if not _enough(folder.so_far, pictures, until):
-        probe = ConceptProbe(pipe, concepts, seed)
-        # No batch reaches across a place where the run may stop, or where it stops decoding.
-        cuts = [keep_pictures, *(range(0, pictures, BLOCKS) if until is not None else ())]
-        todo = batches(len(folder.so_far), pictures, batch_size, cuts)
-        with (
-            hooked(pipe, probe),
-            quiet(pipe),
-            Progress(folder, pictures, checkpoint_every, progress, _how_sure) as done,
-        ):
+@dataclass(frozen=True)
+class _Asked:
+    """What is asked of every pipeline that takes part in a measurement, here or at a worker's place."""
+
+    concepts: ConceptSet
+    prompts: tuple[str, ...] | None
+    latents: Float[Tensor, "pictures channels height width"] | None
+    pictures: int
+    seed: int
+    passed: dict[str, Any]
+    batch_size: int
+    keep_pictures: int
+    cuts: tuple[int, ...]
+
+    def __call__(self, pipe: Any) -> "_Counting":
+        return _Counting(self, pipe)
+
+    def batches(self, todo: Iterable[range]) -> Iterator[range]:
+        """These pictures by pipeline calls."""
+        for numbers in todo:
+            yield from batches(numbers.start, numbers.stop, self.batch_size, self.cuts)
+
+
+class _Counting:
+    """One pipeline at its part of a measurement."""
+
+    def __init__(self, asked: _Asked, pipe: Any) -> None:
+        self.asked, self.pipe, self.texts = asked, pipe, read_prompts(asked.prompts, pipe)
+        _check_latents(pipe, asked)
+        settings = settings_of(pipe, asked.concepts, self.texts, asked.latents, asked.seed) | asked.passed
+        self.nothing = Votes.empty(HeadMap.of(pipe), asked.concepts, settings)
+        self.probe: ConceptProbe | None = None
+
+    def __call__(self, numbers: range, folder: Path) -> Votes:
+        """The votes of some pictures; those to be kept are saved in the folder."""
+
+        def keep(name: str, picture: Any, prompt: str) -> None:
+            save_picture(folder / "pictures" / f"{name}.png", picture, {"prompt": prompt})
+
+        if not numbers:
+            return self.nothing
+        return sum(self.parts(self.asked.batches([numbers]), keep), start=self.nothing)
+
+    def parts(
+        self, todo: Iterable[range], keep: Callable[[str, Any, str], None]
+    ) -> Generator[Votes, None, None]:
+        """The votes of each batch, as it is done."""
+        asked, settings = self.asked, self.nothing.settings
+        self.probe = probe = self.probe or ConceptProbe(self.pipe, asked.concepts, asked.seed)
+        with hooked(self.pipe, probe), quiet(self.pipe):
             for numbers in todo:
                 probe.begin(numbers)
-                make(numbers)
-                done(Votes.of_pictures(probe.take(), numbers, probe.head_map, concepts, settings))
-                if _enough(done.so_far, pictures, until):
-                    break
-    return _finished(folder)
+                self._generate(numbers, keep)
+                yield Votes.of_pictures(probe.take(), numbers, probe.head_map, asked.concepts, settings)
+
+    def _generate(self, numbers: range, keep: Callable[[str, Any, str], None]) -> None:
+        asked, texts = self.asked, self.texts
+        kept = numbers[0] < asked.keep_pictures
+        wanted = asked.passed | {"output_type": "pil" if kept else "latent"}
+        images = generate(self.pipe, texts, asked.seed, numbers, latents=asked.latents, **wanted)
+        for number, image in zip(numbers, images if kept else (), strict=kept):
+            keep(f"{number:05d}", image, texts[number % len(texts)])
 
 
-def _finished(folder: RunFolder[Votes]) -> Relevance:
+def finished(folder: RunFolder[Votes]) -> Relevance:
     """The relevance of all votes so far, saved beside them."""
     relevance = Relevance.from_votes(folder.so_far)
     relevance = replace(relevance, settings=relevance.settings | {"versions": versions()})
@@ -328,19 +391,13 @@ def _enough(votes: Votes, pictures: int, until: float | int | None) -> bool:
     """Is the run over? Asked at multiples of 32 pictures only, whatever the batches and interruptions."""
     if len(votes) >= pictures:
         return True
-    if until is None or len(votes) == 0 or len(votes) % BLOCKS:
+    if until is None or len(votes.pictures) != 1 or len(votes) % BLOCKS:
         return False
     return bool(np.median(split_half(votes)) >= until)
 
 
 def _check(
-    pipe: Any,
-    pictures: int,
-    latents: Tensor | None,
-    batch_size: int,
-    homeless: int,
-    height: int | None,
-    width: int | None,
+    pictures: int, numbers: range | None, batch_size: int, homeless: int, until: float | int | None
 ) -> None:
     if pictures < 1 or batch_size < 1:
         raise HeadwiseError(
@@ -348,9 +405,36 @@ def _check(
         )
     if homeless:
         raise HeadwiseError(f"keep_pictures={homeless} pictures need a folder to go to. Give out=…")
-    shape = latent_shape(pipe, height, width)
-    if latents is not None and (len(latents) < pictures or tuple(latents.shape[1:]) != shape):
+    if numbers is not None and not numbers:
         raise HeadwiseError(
-            f"The latents have shape {tuple(latents.shape)}; expected {(pictures, *shape)}, "
+            f"numbers={numbers} holds no picture. Make fewer shards: at most as many as there are pictures."
+        )
+    if numbers is not None and until is not None:
+        raise HeadwiseError(
+            f"until={until} looks at all pictures, but only {said_of([numbers])} are counted here. "
+            "Leave it out, or let workers share the run."
+        )
+
+
+def _require_among(folder: RunFolder[Votes], wanted: range) -> None:
+    counted = folder.so_far.pictures
+    if counted and wanted.start == 0 and counted[-1][1] > wanted.stop:
+        raise RunMismatch(
+            f"{folder.path} already counts {len(folder.so_far)} pictures, more than the {len(wanted)} asked "
+            "for. Ask for as many or more, or give another folder."
+        )
+    if counted and not (wanted.start <= counted[0][0] and counted[-1][1] <= wanted.stop):
+        raise RunMismatch(
+            f"{folder.path} already counts {said_of([range(*pair) for pair in counted])}, not all of them "
+            f"among {said_of([wanted])}. Ask for what it counts too, or give another folder."
+        )
+
+
+def _check_latents(pipe: Any, asked: _Asked) -> None:
+    shape = latent_shape(pipe, asked.passed["height"], asked.passed["width"])
+    given = asked.latents
+    if given is not None and (len(given) < asked.pictures or tuple(given.shape[1:]) != shape):
+        raise HeadwiseError(
+            f"The latents have shape {tuple(given.shape)}; expected {(asked.pictures, *shape)}, "
             "unit noise for every picture."
         )

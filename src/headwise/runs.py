@@ -5,7 +5,8 @@
     relevance.safetensors  the result, once it is there
     pictures/              the pictures kept, if any
 
-A folder holds one run. The same settings go on where the counting ended; other settings are refused by name.
+A folder holds one run. The same settings go on where the counting ended; other settings are refused by name,
+and so is a second process while a first one counts.
 """
 
 import json
@@ -23,6 +24,7 @@ from headwise.concepts import ConceptSet
 from headwise.errors import RunMismatch, UnreadableFile, UnwritableFolder
 from headwise.files import write_whole
 from headwise.heads import HeadMap, denoiser_of
+from headwise.locks import hold
 from headwise.pictures import save_picture
 from headwise.pipelines import fingerprint, model_name
 
@@ -50,6 +52,19 @@ class Countable(Protocol):
         """Read what `save` wrote."""
         ...
 
+    def pack(self) -> bytes:
+        """The content of that file, to be sent."""
+        ...
+
+    @classmethod
+    def unpack(cls, content: bytes) -> Any:
+        """What `pack` packed."""
+        ...
+
+    def left(self, numbers: range) -> list[range]:
+        """Those of these numbers that are not counted yet."""
+        ...
+
 
 Counted = TypeVar("Counted", bound=Countable)
 
@@ -62,22 +77,50 @@ class RunFolder(Generic[Counted]):
         settings: What decides the result; a folder with other settings is refused.
         start: The count of no pictures, with these settings.
         name: Of the file that the count is kept in.
+        whole: How many pictures the whole run is to have, where this folder may hold a part of it.
+
+    Use it as a context: leaving it lets others write in the folder.
     """
 
     def __init__(
-        self, path: str | Path | None, settings: dict[str, Any], start: Counted, name: str = "votes"
+        self,
+        path: str | Path | None,
+        settings: dict[str, Any],
+        start: Counted,
+        name: str = "votes",
+        whole: int | None = None,
     ) -> None:
         self.path = None if path is None else Path(path)
-        self.settings, self.so_far, self.name = settings, start, f"{name}.safetensors"
+        self.settings, self.so_far, self.name, self.whole = settings, start, f"{name}.safetensors", whole
         self.stretches: list[dict[str, Any]] = []
+        self.stamp: tuple[int, int, int] | None = None
+        self.close: Callable[[], Any] = lambda: None
         if self.path is not None:
-            self._open()
+            self._make()
+            self.close = hold(self.path, self)
+            try:
+                self._open()
+            except BaseException:
+                self.close()
+                raise
         self.resumed_from, self.started = len(self.so_far), time.monotonic()
+
+    def __enter__(self) -> "RunFolder[Counted]":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
 
     def checkpoint(self, so_far: Counted) -> None:
         """Put the count so far on the disk."""
         if self.path is not None and so_far is not self.so_far:
+            if self._stamp() != self.stamp:
+                raise RunMismatch(
+                    f"{self.path / self.name} was changed by somebody else while this run counted. Let one "
+                    "process at a time write there: start again, or give another folder."
+                )
             so_far.save(self.path / self.name)
+            self.stamp = self._stamp()
             self._describe(len(so_far))
         self.so_far = so_far
 
@@ -85,7 +128,20 @@ class RunFolder(Generic[Counted]):
         """Save one decoded picture, its prompt in the PNG's own text."""
         save_picture(self.path / "pictures" / f"{name}.png", picture, {"prompt": prompt})
 
-    def _open(self) -> None:
+    def keep_file(self, name: str, content: bytes) -> None:
+        """Save a picture that another process decoded, as `keep` wrote it there."""
+        (self.path / "pictures").mkdir(exist_ok=True)
+        write_whole(self.path / "pictures" / Path(name).name, content)
+
+    def _stamp(self) -> tuple[int, int, int] | None:
+        """What changes when the file of the count does."""
+        try:
+            found = (self.path / self.name).stat()
+        except FileNotFoundError:
+            return None
+        return found.st_ino, found.st_size, found.st_mtime_ns
+
+    def _make(self) -> None:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError):
@@ -96,10 +152,12 @@ class RunFolder(Generic[Counted]):
             raise UnwritableFolder(
                 f"{self.path} cannot be made: {error.strerror}. Give another folder."
             ) from None
+
+    def _open(self) -> None:
         described = self.path / "run.json"
         if described.exists():
             self._require_same(described)
-        stored = self.path / self.name
+        stored, self.stamp = self.path / self.name, self._stamp()
         if stored.exists():
             self.so_far = self.so_far + type(self.so_far).load(stored)  # adding refuses those of another kind
         self._describe(None)
@@ -126,7 +184,9 @@ class RunFolder(Generic[Counted]):
         if pictures is not None:
             seconds = round(time.monotonic() - self.started, 3)
             stretches.append({"from": self.resumed_from, "to": pictures, "seconds": seconds})
-        content = {"settings": self.settings, "versions": versions(), "stretches": stretches}
+        content: dict[str, Any] = {"settings": self.settings, "versions": versions(), "stretches": stretches}
+        if self.whole is not None:
+            content["pictures"] = self.whole
         write_whole(self.path / "run.json", json.dumps(content, indent=1, ensure_ascii=False).encode())
 
 

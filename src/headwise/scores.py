@@ -13,7 +13,8 @@ import numpy as np
 from jaxtyping import Float
 
 from headwise.errors import UnreadableFile, VotesMismatch
-from headwise.files import read_arrays, write_arrays
+from headwise.files import packed, read_whole, unpacked, write_whole
+from headwise.shards import ranges_of
 
 __all__ = ["Axes", "Scores"]
 
@@ -54,15 +55,29 @@ class Scores:
         known = np.where(np.isfinite(self.values), self.values, other.values)
         return Scores(known, self.axes, self.settings)
 
+    def left(self, numbers: range) -> list[range]:
+        """Those of these places on the last axis where a score is not there yet."""
+        unknown = np.isnan(self.values).reshape(-1, self.values.shape[-1]).any(0)
+        return [range(*pair) for pair in ranges_of(n for n in numbers if unknown[n])]
+
     def save(self, path: str | Path) -> None:
         """Write a safetensors file, whole or not at all."""
-        axes = [[name, list(labels)] for name, labels in self.axes.items()]
-        write_arrays(path, "scores", {"values": self.values}, {"axes": axes, "settings": self.settings})
+        write_whole(path, self.pack())
 
     @classmethod
     def load(cls, path: str | Path) -> "Scores":
         """Read what `save` wrote."""
-        arrays, said = read_arrays(path, "scores", ("values",))
+        return cls.unpack(read_whole(path, "scores"), path)
+
+    def pack(self) -> bytes:
+        """The content of that file."""
+        axes = [[name, list(labels)] for name, labels in self.axes.items()]
+        return packed("scores", {"values": self.values}, {"axes": axes, "settings": self.settings})
+
+    @classmethod
+    def unpack(cls, content: bytes, path: str | Path = "What a worker sent") -> "Scores":
+        """What `pack` packed; the path is where it came from."""
+        arrays, said = unpacked(content, "scores", ("values",), path)
         try:
             axes = {name: tuple(labels) for name, labels in said["axes"]}
             found = cls(arrays["values"], axes, said["settings"])

@@ -7,7 +7,7 @@ Adding is exact, in any order, on any number of machines, and no picture is ever
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,14 +17,13 @@ from jaxtyping import Int
 
 from headwise.concepts import ConceptSet
 from headwise.errors import PictureCountedTwice, UnreadableFile, VotesMismatch
-from headwise.files import read_arrays, write_arrays
+from headwise.files import packed, read_whole, unpacked, write_whole
 from headwise.heads import HeadMap
+from headwise.shards import Ranges, joined, left_of, ranges_of
 
 __all__ = ["BLOCKS", "Votes"]
 
 BLOCKS = 32
-
-Ranges = tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +69,7 @@ class Votes:
         votes = cls.empty(head_map, concepts, settings)
         for number, of_picture in zip(numbers, won.sum(1), strict=True):
             votes.blocks[number % BLOCKS] += of_picture
-        return cls(won.sum(0), votes.blocks, _ranges(numbers), head_map, concepts, settings)
+        return cls(won.sum(0), votes.blocks, ranges_of(numbers), head_map, concepts, settings)
 
     def __len__(self) -> int:
         """How many pictures were counted."""
@@ -107,14 +106,29 @@ class Votes:
 
     __hash__ = None  # type: ignore[assignment]
 
+    def left(self, numbers: range) -> list[range]:
+        """Those of these pictures that are not counted yet."""
+        return left_of(numbers, self.pictures)
+
     def save(self, path: str | Path) -> None:
         """Write a safetensors file, whole or not at all; equal votes give equal bytes."""
-        write_arrays(path, "votes", {"counts": self.counts, "blocks": self.blocks}, self._metadata())
+        write_whole(path, self.pack())
 
     @classmethod
     def load(cls, path: str | Path) -> "Votes":
         """Read what `save` wrote."""
-        arrays, said = read_arrays(path, "votes", ("counts", "blocks"))
+        return cls.unpack(read_whole(path, "votes"), path)
+
+    def pack(self) -> bytes:
+        """The content of that file: each array in the smallest type that holds it."""
+        arrays = {"counts": _narrow(self.counts), "blocks": _narrow(self.blocks)}
+        return packed("votes", arrays, self._metadata())
+
+    @classmethod
+    def unpack(cls, content: bytes, path: str | Path = "What a worker sent") -> "Votes":
+        """What `pack` packed; the path is where it came from."""
+        arrays, said = unpacked(content, "votes", ("counts", "blocks"), path)
+        arrays = {name: array.astype(np.int64) for name, array in arrays.items()}
         try:
             head_map = HeadMap.from_json(json.dumps(said["head_map"]))
             concepts = ConceptSet.from_json(said["concepts"])
@@ -141,28 +155,17 @@ class Votes:
         }
 
 
-def _ranges(numbers: Iterable[int]) -> Ranges:
-    ranges: list[tuple[int, int]] = []
-    for number in sorted(numbers):
-        if ranges and ranges[-1][1] == number:
-            ranges[-1] = (ranges[-1][0], number + 1)
-        else:
-            ranges.append((number, number + 1))
-    return tuple(ranges)
+def _narrow(votes: Int[np.ndarray, "..."]) -> np.ndarray:
+    return votes.astype(np.min_scalar_type(int(votes.max(initial=0))))
 
 
 def _joined(ours: Ranges, theirs: Ranges) -> Ranges:
-    joined: list[tuple[int, int]] = []
-    for start, stop in sorted(ours + theirs):
-        if joined and start < joined[-1][1]:
-            raise PictureCountedTwice(
-                f"Both votes counted picture {start}. Add votes of other pictures: each is counted once."
-            )
-        if joined and start == joined[-1][1]:
-            joined[-1] = (joined[-1][0], stop)
-        else:
-            joined.append((start, stop))
-    return tuple(joined)
+    both = joined([*ours, *theirs])
+    if both.twice is not None:
+        raise PictureCountedTwice(
+            f"Both votes counted picture {both.twice}. Add votes of other pictures: each is counted once."
+        )
+    return both.ranges
 
 
 def _difference(a: Votes, b: Votes) -> str:

@@ -25,6 +25,7 @@ from jaxtyping import Float, Int
 
 from headwise.attention import hooked
 from headwise.cases import Case
+from headwise.dispatch import shared
 from headwise.errors import HeadwiseError
 from headwise.generate import generate
 from headwise.heads import HeadMap
@@ -33,6 +34,7 @@ from headwise.pipelines import quiet
 from headwise.relevance import Relevance
 from headwise.runs import Progress, RunFolder, Told, settings_of_pictures
 from headwise.scores import Axes, Scores
+from headwise.shards import among
 from headwise.steer import weaken
 
 __all__ = ["Weakening", "grid", "measure_weakening", "orders_of"]
@@ -137,6 +139,7 @@ def orders_of(
     return orders | {f"random {i}": draw.permutation(len(r)) for i, draw in enumerate(draws)}
 
 
+@shared("cases")
 def measure_weakening(
     pipe: Any,
     relevance: Relevance,
@@ -149,6 +152,7 @@ def measure_weakening(
     random_orders: int = 3,
     factor: float | int = -2.0,
     seeds: Sequence[int] = (10, 20, 30),
+    numbers: range | None = None,
     out: str | Path | None = None,
     batch_size: int = 15,
     keep_prompts: int = 0,
@@ -160,7 +164,7 @@ def measure_weakening(
     """Weaken the heads of a concept in several orders and score the pictures; with the same `out` it goes on.
 
     Args:
-        pipe: The user's pipeline; it is left as it was.
+        pipe: The user's pipeline, which is left as it was; or workers who share the prompts (cluster.py).
         relevance, concept: Whose order of heads is on trial.
         cases: Prompts and the texts their pictures are compared with.
         score: From pictures and their cases to numbers, such as `metrics.scoring` gives.
@@ -169,6 +173,7 @@ def measure_weakening(
         random_orders: How many draws of a random order.
         factor: What the heads' attention to the prompt's words is multiplied by.
         seeds: Each prompt is drawn once from each seed.
+        numbers: Which prompts to draw here, such as `range(0, 8)`, where others draw the rest.
         out: Folder for checkpoint, result and pictures; None keeps nothing on disk.
         batch_size: Pictures per pipeline call, of whatever k and order.
         keep_prompts: Save the pictures of the first so many prompts, first seed, in `out`/pictures.
@@ -189,20 +194,24 @@ def measure_weakening(
         "order": np.argsort(-relevance[concept], kind="stable").tolist(),
     }
     axes: Axes = {"order": tuple(by_name), "k": ks, "seed": tuple(seeds), "prompt": range(len(cases))}
-    folder = RunFolder(out, settings, Scores.empty(axes, settings), "scores")
     masks = np.stack(
         [[np.isin(np.arange(head_map.all_heads), order[:k]) for k in ks] for order in by_name.values()]
     )
-    with quiet(pipe), Progress(folder, folder.so_far.values.size, checkpoint_every, progress) as done:
-        for seed, rows in _batches(done.so_far.values, ks, batch_size):
-            numbers = [row.prompt for row in rows]
+    wanted = among(numbers, len(cases))
+    with (
+        RunFolder(out, settings, Scores.empty(axes, settings), "scores") as folder,
+        quiet(pipe),
+        Progress(folder, folder.so_far.values[..., wanted].size, checkpoint_every, progress) as done,
+    ):
+        for seed, rows in _batches(done.so_far.values, ks, batch_size, wanted):
+            drawn = [row.prompt for row in rows]
             steer = weaken(head_map, np.stack([masks[row.order, row.k] for row in rows]), factor=factor)
             with hooked(pipe, steer):
-                images = generate(pipe, prompts, seeds[seed], numbers, output_type="pil", **passed)
+                images = generate(pipe, prompts, seeds[seed], drawn, output_type="pil", **passed)
             for row, image in zip(rows, images, strict=True):
                 if seed == 0 and row.prompt < keep_prompts and out is not None:
                     folder.keep(_file_name(row, tuple(by_name), ks), image, prompts[row.prompt])
-            found = score(images, [cases[n] for n in numbers])
+            found = score(images, [cases[n] for n in drawn])
             done(_scored(done.so_far, seed, rows, found))
     return Weakening(folder.so_far)
 
@@ -223,14 +232,14 @@ class _Row(NamedTuple):
 
 
 def _batches(
-    scores: Float[np.ndarray, "order k seed prompt"], ks: tuple[int, ...], batch_size: int
+    scores: Float[np.ndarray, "order k seed prompt"], ks: tuple[int, ...], batch_size: int, wanted: range
 ) -> Iterator[tuple[int, list[_Row]]]:
     """The pictures still to be made, by seed; with none or all heads weakened the order does not matter."""
     todo = np.isnan(scores)
     todo[1:, [i for i, k in enumerate(ks) if k in (0, ks[-1])]] = False
     for seed in range(scores.shape[2]):
-        of_seed = todo[:, :, seed].transpose(2, 0, 1)  # a prompt's pictures side by side
-        rows = [_Row(int(order), int(k), int(prompt)) for prompt, order, k in np.argwhere(of_seed)]
+        of_seed = todo[:, :, seed, wanted].transpose(2, 0, 1)  # a prompt's pictures side by side
+        rows = [_Row(int(order), int(k), wanted[prompt]) for prompt, order, k in np.argwhere(of_seed)]
         for start in range(0, len(rows), batch_size):
             yield seed, rows[start : start + batch_size]
 

@@ -25,7 +25,9 @@ import numpy as np
 from PIL import Image
 
 from headwise.cases import Pair
+from headwise.dispatch import shared
 from headwise.errors import HeadwiseError
+from headwise.generate import batches
 from headwise.intervals import Interval, bootstrap
 from headwise.metrics import Judge, without_object
 from headwise.pipelines import quiet
@@ -34,6 +36,7 @@ from headwise.relevance import Relevance
 from headwise.rivals import FreePrompt, MasaCtrl, PlugAndPlay, sdedit
 from headwise.runs import Progress, RunFolder, settings_of_pictures
 from headwise.scores import Axes, Scores
+from headwise.shards import among
 
 __all__ = ["ALONE", "EDITING", "MEASURES", "Editing", "benchmark_editing"]
 
@@ -68,6 +71,7 @@ class Editing:
         return Interval(float(value), float(low), float(high))
 
 
+@shared("pairs", together="batch_size")
 def benchmark_editing(
     pipe: Any,
     relevance: Relevance,
@@ -76,6 +80,7 @@ def benchmark_editing(
     *,
     methods: Sequence[str] | None = None,
     seeds: Sequence[int] = (0, 1, 2, 3),
+    numbers: range | None = None,
     out: str | Path | None = None,
     batch_size: int = 16,
     keep_pairs: int = 0,
@@ -92,7 +97,7 @@ def benchmark_editing(
         methods: Some of `EDITING`; all if None.
         keep_pairs: Save the pictures of so many pairs, spread evenly, first seed, in `out`/pictures.
         batch_size: Pictures per pipeline call, sources counted.
-        seeds, out, num_inference_steps, guidance_scale, checkpoint_every, progress: As in
+        seeds, numbers, out, num_inference_steps, guidance_scale, checkpoint_every, progress: As in
             `measure_weakening`.
     """
     methods = tuple(EDITING) if methods is None else tuple(methods)
@@ -106,31 +111,33 @@ def benchmark_editing(
     settings = settings_of_pictures(pipe, [p for pair in pairs for p in (pair.source, pair.target)]) | passed
     settings |= {"relevance": relevance.settings.get("weights"), "attributes": [p.attribute for p in pairs]}
     axes: Axes = {"method": methods, "measure": MEASURES, "seed": tuple(seeds), "pair": range(len(pairs))}
-    folder = RunFolder(out, settings, Scores.empty(axes, settings), "scores")
     kept = set(range(0, len(pairs), max(1, -(-len(pairs) // keep_pairs)))) if keep_pairs and out else ()
     at_once = max(1, batch_size // 2)
-    with quiet(pipe), Progress(folder, folder.so_far.values.size, checkpoint_every, progress) as done:
+    wanted = among(numbers, len(pairs))
+    with (
+        RunFolder(out, settings, Scores.empty(axes, settings), "scores") as folder,
+        quiet(pipe),
+        Progress(folder, folder.so_far.values[..., wanted].size, checkpoint_every, progress) as done,
+    ):
         for s, seed in enumerate(seeds):
-            for start in range(0, len(pairs), at_once):
-                numbers = list(range(start, min(start + at_once, len(pairs))))
-                todo = [
-                    m for m in range(len(methods)) if np.isnan(done.so_far.values[m, :, s, numbers]).any()
-                ]
+            for batch in batches(wanted.start, wanted.stop, at_once):
+                mine = list(batch)
+                todo = [m for m in range(len(methods)) if np.isnan(done.so_far.values[m, :, s, mine]).any()]
                 if not todo:
                     continue
-                some, own = [pairs[n] for n in numbers], [seed * len(pairs) + n for n in numbers]
+                some, own = [pairs[n] for n in mine], [seed * len(pairs) + n for n in mine]
                 drawn = draw_edits(pipe, [[pair.source] for pair in some], [], seeds=own, **passed)
                 sources = [group[0] for group in drawn]
-                for n, picture in zip(numbers, sources, strict=True):
+                for n, picture in zip(mine, sources, strict=True):
                     if s == 0 and n in kept:
                         folder.keep(f"{n:03d} source", picture, pairs[n].source)
                 for m in todo:
                     edited = EDITING[methods[m]](pipe, relevance, some, own, sources, passed)
-                    for n, picture in zip(numbers, edited, strict=True):
+                    for n, picture in zip(mine, edited, strict=True):
                         if s == 0 and n in kept:
                             folder.keep(f"{n:03d} {methods[m]}", picture, pairs[n].target)
                     part = Scores.empty(axes, settings)
-                    part.values[m, :, s, numbers] = measured(judge, some, sources, edited).T
+                    part.values[m, :, s, mine] = measured(judge, some, sources, edited).T
                     done(part)
     return Editing(folder.so_far, tuple(pair.attribute for pair in pairs))
 

@@ -18,6 +18,7 @@ import numpy as np
 
 from headwise.attend_and_excite import Excite, excite
 from headwise.cases import Several
+from headwise.dispatch import shared
 from headwise.errors import HeadwiseError
 from headwise.intervals import Interval, bootstrap
 from headwise.metrics import Judge
@@ -26,6 +27,7 @@ from headwise.relevance import Relevance
 from headwise.rivals import compose
 from headwise.runs import Progress, RunFolder, settings_of_pictures
 from headwise.scores import Axes, Scores
+from headwise.shards import among
 
 __all__ = ["COMPOSING", "SEEN", "MultiConcept", "benchmark_multi_concept"]
 
@@ -58,6 +60,7 @@ class MultiConcept:
         return Interval(float(value), float(low), float(high))
 
 
+@shared("prompts", together="batch_size")
 def benchmark_multi_concept(
     pipe: Any,
     relevance: Relevance,
@@ -66,6 +69,7 @@ def benchmark_multi_concept(
     *,
     methods: Sequence[str] | None = None,
     seeds: Sequence[int] = (0, 1, 2, 3),
+    numbers: range | None = None,
     out: str | Path | None = None,
     batch_size: int = 16,
     keep_prompts: int = 0,
@@ -81,8 +85,8 @@ def benchmark_multi_concept(
         judge: Who looks.
         methods: Some of `COMPOSING`; all if None.
         keep_prompts: Save the pictures of so many prompts, spread evenly, first seed, in `out`/pictures.
-        seeds, out, batch_size, num_inference_steps, guidance_scale, checkpoint_every, progress: As in
-            `measure_weakening`.
+        seeds, numbers, out, batch_size, num_inference_steps, guidance_scale, checkpoint_every, progress: As
+            in `measure_weakening`.
     """
     methods = tuple(COMPOSING) if methods is None else tuple(methods)
     unknown = [method for method in methods if method not in COMPOSING]
@@ -95,24 +99,28 @@ def benchmark_multi_concept(
     settings = settings_of_pictures(pipe, [several.prompt for several in prompts]) | passed
     settings |= {"relevance": relevance.settings.get("weights"), "types": [p.kind for p in prompts]}
     axes: Axes = {"method": methods, "measure": SEEN, "seed": tuple(seeds), "prompt": range(len(prompts))}
-    folder = RunFolder(out, settings, Scores.empty(axes, settings), "scores")
     kept = (
         set(range(0, len(prompts), max(1, -(-len(prompts) // keep_prompts)))) if keep_prompts and out else ()
     )
     captions = {kind: sorted({p.prompt for p in prompts if p.kind == kind}) for kind in settings["types"]}
-    with quiet(pipe), Progress(folder, folder.so_far.values.size, checkpoint_every, progress) as done:
+    wanted = among(numbers, len(prompts))
+    with (
+        RunFolder(out, settings, Scores.empty(axes, settings), "scores") as folder,
+        quiet(pipe),
+        Progress(folder, folder.so_far.values[..., wanted].size, checkpoint_every, progress) as done,
+    ):
         for m, method in enumerate(methods):
             for s, seed in enumerate(seeds):
-                todo = np.flatnonzero(np.isnan(done.so_far.values[m, 0, s]))
+                todo = [n for n in wanted if np.isnan(done.so_far.values[m, 0, s, n])]
                 for start in range(0, len(todo), batch_size):
-                    numbers = todo[start : start + batch_size].tolist()
-                    some, own = [prompts[n] for n in numbers], [seed * len(prompts) + n for n in numbers]
+                    drawn = todo[start : start + batch_size]
+                    some, own = [prompts[n] for n in drawn], [seed * len(prompts) + n for n in drawn]
                     images = COMPOSING[method](pipe, relevance, some, own, passed)
-                    for n, image in zip(numbers, images, strict=True):
+                    for n, image in zip(drawn, images, strict=True):
                         if s == 0 and n in kept:
                             folder.keep(f"{n:03d} {method}", image, prompts[n].prompt)
                     part = Scores.empty(axes, settings)
-                    part.values[m, :, s, numbers] = seen(judge, some, images, captions)
+                    part.values[m, :, s, drawn] = seen(judge, some, images, captions)
                     done(part)
     return MultiConcept(folder.so_far, tuple(several.kind for several in prompts))
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from headwise.attention import hooked
 from headwise.cases import Sense
+from headwise.dispatch import shared
 from headwise.errors import HeadwiseError
 from headwise.generate import batches, generate
 from headwise.intervals import Interval, wilson
@@ -24,6 +25,7 @@ from headwise.pipelines import quiet
 from headwise.relevance import Relevance
 from headwise.runs import Progress, RunFolder, settings_of_pictures
 from headwise.scores import Axes, Scores
+from headwise.shards import among
 from headwise.steer import Steer, adjust
 from headwise.weakening import Score
 
@@ -58,6 +60,7 @@ class Polysemy:
         return wilson(int(known.sum()), len(known))
 
 
+@shared("senses", together="batch_size")
 def benchmark_polysemy(
     pipe: Any,
     relevance: Relevance,
@@ -68,6 +71,7 @@ def benchmark_polysemy(
     strength: float | int = 1.0,
     clamp: float | int | None = None,
     seeds: Sequence[int] = tuple(range(10)),
+    numbers: range | None = None,
     out: str | Path | None = None,
     batch_size: int = 16,
     keep_prompts: int = 0,
@@ -87,7 +91,7 @@ def benchmark_polysemy(
         strength, clamp: Of adjusting, see `headwise.adjust`.
         seeds: Each prompt is drawn once from each.
         keep_prompts: Save the pictures of so many prompts, spread evenly, first seed, in `out`/pictures.
-        out, batch_size, num_inference_steps, guidance_scale, checkpoint_every, progress: As in
+        numbers, out, batch_size, num_inference_steps, guidance_scale, checkpoint_every, progress: As in
             `measure_weakening`.
     """
     _check(methods, senses)
@@ -97,23 +101,27 @@ def benchmark_polysemy(
     settings |= {"strength": float(strength), "clamp": clamp, "relevance": relevance.settings.get("weights")}
     settings |= {"words": [sense.word for sense in senses]}
     axes: Axes = {"method": tuple(methods), "seed": tuple(seeds), "prompt": range(len(senses))}
-    folder = RunFolder(out, settings, Scores.empty(axes, settings), "scores")
     kept = set(range(0, len(senses), max(1, -(-len(senses) // keep_prompts)))) if keep_prompts and out else ()
-    with quiet(pipe), Progress(folder, folder.so_far.values.size, checkpoint_every, progress) as done:
+    wanted = among(numbers, len(senses))
+    with (
+        RunFolder(out, settings, Scores.empty(axes, settings), "scores") as folder,
+        quiet(pipe),
+        Progress(folder, folder.so_far.values[..., wanted].size, checkpoint_every, progress) as done,
+    ):
         for m, method in enumerate(methods):
             for s, seed in enumerate(seeds):
-                todo = np.flatnonzero(np.isnan(done.so_far.values[m, s]))
+                todo = [n for n in wanted if np.isnan(done.so_far.values[m, s, n])]
                 for batch in batches(0, len(todo), batch_size):
-                    numbers = todo[batch.start : batch.stop].tolist()
-                    some = [senses[n] for n in numbers]
+                    drawn = todo[batch.start : batch.stop]
+                    some = [senses[n] for n in drawn]
                     asked = [sense.reworded for sense in senses] if method == "rewording" else prompts
                     with hooked(pipe, *_hooks(method, relevance, some, strength, clamp)):
-                        images = generate(pipe, asked, seed, numbers, output_type="pil", **passed)
-                    for n, image in zip(numbers, images, strict=True):
+                        images = generate(pipe, asked, seed, drawn, output_type="pil", **passed)
+                    for n, image in zip(drawn, images, strict=True):
                         if s == 0 and n in kept:
                             folder.keep(f"{n:03d} {method}", image, asked[n])
                     part = Scores.empty(axes, settings)
-                    part.values[m, s, numbers] = 1 - score(images, [sense.case for sense in some])
+                    part.values[m, s, drawn] = 1 - score(images, [sense.case for sense in some])
                     done(part)
     return Polysemy(folder.so_far, tuple(sense.word for sense in senses))
 

@@ -142,8 +142,11 @@ def _strengthened(
     settings = settings_of_pictures(pipe, prompts) | passed | {"attributes": [p.attribute for p in pairs]}
     settings |= {"relevance": {name: r.settings.get("weights") for name, r in on.items()}}
     axes: Axes = {"method": methods, "measure": MEASURES, "seed": tuple(seeds), "pair": range(len(pairs))}
-    folder = RunFolder(out, settings, Scores.empty(axes, settings), "scores")
-    with quiet(pipe), Progress(folder, folder.so_far.values.size, 10, progress) as done:
+    with (
+        RunFolder(out, settings, Scores.empty(axes, settings), "scores") as folder,
+        quiet(pipe),
+        Progress(folder, folder.so_far.values.size, 10, progress) as done,
+    ):
         for s, seed in enumerate(seeds):
             for batch in batches(0, len(pairs), batch_size):
                 numbers, plain = list(batch), None

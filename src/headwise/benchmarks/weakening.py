@@ -8,6 +8,7 @@ from typing import Any
 from headwise.cases import Case
 from headwise.errors import UnknownConcept
 from headwise.relevance import Relevance
+from headwise.shards import Shard
 from headwise.weakening import Score, Weakening, measure_weakening
 
 __all__ = ["FACTORS", "benchmark_weakening", "eighths", "sweep_factors"]
@@ -21,12 +22,14 @@ def benchmark_weakening(
     cases: Mapping[str, Sequence[Case]],
     score: Score,
     out: str | Path,
+    shard: Shard | None = None,
     **options: Any,
 ) -> dict[str, Weakening]:
     """Ordered weakening of several concepts, each in a folder of its own under `out`.
 
     Args:
         cases: Of every concept that is put on trial.
+        shard: Draw only this share of each concept's prompts, where others draw the rest.
         options: As `measure_weakening` takes them; by default six numbers of heads, two random orders
             and the pictures of one prompt.
     """
@@ -39,7 +42,16 @@ def benchmark_weakening(
         )
     folders = {name: Path(out) / re.sub(r"\W+", "-", name.lower()) for name in cases}
     return {
-        name: measure_weakening(pipe, relevance, name, of_concept, score, out=folders[name], **options)
+        name: measure_weakening(
+            pipe,
+            relevance,
+            name,
+            of_concept,
+            score,
+            numbers=None if shard is None else shard.of(len(of_concept)),
+            out=folders[name],
+            **options,
+        )
         for name, of_concept in cases.items()
     }
 

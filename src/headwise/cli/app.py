@@ -11,11 +11,15 @@ __all__ = [
     "main",
     "median",
     "model_of",
+    "note_command",
+    "pipeline",
     "print_files",
     "print_json",
     "print_rows",
+    "print_shard",
     "relevance_of",
     "resumable",
+    "shard_in",
     "table",
 ]
 
@@ -34,10 +38,11 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from headwise.errors import HeadwiseError, UnreadableFile
+from headwise.errors import HeadwiseError, RunMismatch, UnreadableFile
 
 if TYPE_CHECKING:  # torch takes seconds to import, which --help need not pay
     from headwise.relevance import Relevance
+    from headwise.shards import Shard as Part
 
 app = typer.Typer(
     name="headwise",
@@ -49,7 +54,8 @@ app = typer.Typer(
 )
 
 Model = Annotated[
-    str, typer.Option("--model", "-m", help="Hub name, folder in diffusers format, or 'emoji'.")
+    str,
+    typer.Option("--model", "-m", help="Hub name, folder in diffusers format, 'sd14', 'sdxl', or 'emoji'."),
 ]
 Dtype = Annotated[Literal["auto", "fp32", "fp16", "bf16"], typer.Option(help="Type of the weights.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps; 'auto' is a GPU if there is one.")]
@@ -59,6 +65,21 @@ Height = Annotated[
     int | None, typer.Option(min=8, help="Of the pictures, in pixels; the model's own if not given.")
 ]
 Width = Annotated[int | None, typer.Option(min=8, help="Likewise.")]
+Shard = Annotated[
+    str | None,
+    typer.Option(
+        help="Only this share: i/n from 0/n on, or auto under torchrun, accelerate launch or SLURM. "
+        "`headwise merge` puts them together."
+    ),
+]
+Ray = Annotated[
+    str | None,
+    typer.Option(help="Share over a Ray cluster: its address, auto, or local (with none) for this machine."),
+]
+WorkerCount = Annotated[
+    int | None,
+    typer.Option("--workers", min=1, help="With --ray: how many; one a GPU, or else a CPU, if not given."),
+]
 Json = Annotated[bool, typer.Option("--json", help="JSON on stdout instead of a table.")]
 
 given: ContextVar[tuple[str, ...]] = ContextVar("given", default=())  # what stands after `headwise`
@@ -68,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point: every refusal is one sentence on stderr and exit code 2."""
     try:
         given.set(tuple(sys.argv[1:] if arguments is None else arguments))
-        app(args=list(given.get()), prog_name="headwise")
+        app(args=_with_address(given.get()), prog_name="headwise")
     except HeadwiseError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
@@ -77,23 +98,71 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(2)
 
 
+def _with_address(arguments: Sequence[str]) -> list[str]:
+    """A bare --ray is one of this machine: typer knows no option that may go without its value."""
+    words = list(arguments)
+    for i, word in enumerate(words):
+        if word == "--ray" and (i + 1 == len(words) or words[i + 1].startswith("-")):
+            words[i] = "--ray=local"
+    return words
+
+
+@contextmanager
+def pipeline(model: str, dtype: str, device: str, ray: str | None, workers: int | None) -> Iterator[Any]:
+    """The pipeline; or, with --ray, workers of whom each has one."""
+    if ray is None:
+        if workers is not None:
+            raise HeadwiseError("--workers was given without --ray. Give --ray, or --ray ADDRESS, too.")
+        yield load(model, dtype, device)
+        return
+    from functools import partial
+
+    from headwise.cluster import Crew
+
+    gpus = None if device == "auto" else int(device.startswith("cuda"))
+    with Crew(partial(load, model, dtype, device), ray, workers, gpus=gpus) as crew:
+        yield crew
+
+
+def shard_in(text: str | None, ray: str | None, out: Path) -> tuple["Part | None", Path]:
+    """The shard that is asked for, and the folder it goes to."""
+    from headwise.shards import shard_of
+
+    if text is None:
+        return None, out
+    if ray is not None:
+        raise HeadwiseError("--shard and --ray were given. Give one: Ray shares the work out by itself.")
+    shard = shard_of(text)
+    return shard, shard.folder(out)
+
+
 def load(model: str, dtype: str, device: str) -> Any:
     """The pipeline, on the device, quietly."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it would advise to install torchvision
     import torch
     import transformers
 
+    from headwise.official import MODELS, SHORT
     from headwise.pipelines import load_pipeline
 
     transformers.utils.logging.disable_progress_bar()  # diffusers shows one of its own around it
     types = {"auto": None, "fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
     if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = f"cuda:{_own_gpu()}" if torch.cuda.is_available() else "cpu"
     try:
         torch.device(device)
     except RuntimeError:
         raise HeadwiseError(f"{device!r} is no device. Give cpu, cuda, cuda:1 or mps.") from None
-    return load_pipeline(model, dtype=types[dtype], device=device)
+    name = MODELS[SHORT[model]] if model in SHORT and not Path(model).exists() else model
+    return load_pipeline(name, dtype=types[dtype], device=device)
+
+
+def _own_gpu() -> int:
+    """The GPU of this process, where torchrun or accelerate launch started one process for each."""
+    import torch
+
+    number = os.environ.get("LOCAL_RANK", "0")
+    return int(number) % torch.cuda.device_count() if number.isdecimal() else 0
 
 
 @contextmanager
@@ -101,13 +170,17 @@ def resumable(folder: Path) -> Iterator[None]:
     """Note the command in the folder of its run, and say on the way out that an interrupted run goes on."""
     try:
         yield
-    except KeyboardInterrupt:
-        print(
-            "\nInterrupted. What was counted is kept; the same command goes on from there.", file=sys.stderr
-        )
+    except RunMismatch:
+        raise  # the folder is another run's, or another process's
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt):
+            print(
+                "\nInterrupted. What was counted is kept; the same command goes on from there.",
+                file=sys.stderr,
+            )
+        note_command(folder)
         raise
-    finally:
-        _note_command(folder)
+    note_command(folder)
 
 
 def file_of(path: Path) -> Path:
@@ -183,6 +256,15 @@ def print_rows(rows: Any) -> None:
     console().print(made)
 
 
+def print_shard(shard: "Part", folder: Path, whole: Path, scored: int, as_json: bool) -> None:
+    """What a shard of a trial did, of which nothing can be concluded yet."""
+    if as_json:
+        print_json({"shard": str(shard), "folder": str(folder), "scored": scored})
+        return
+    print(f"Shard {shard}: {scored} scores in {folder}")
+    print(f"When all are done: headwise merge {whole} --out {whole}, then this command without --shard.")
+
+
 def print_files(files: Sequence[Path], as_json: bool) -> None:
     """What `save_columns` wrote: for programs all of it, for eyes the grid."""
     found = {"grid": str(files[-1]), "files": [str(file) for file in files[:-1]]}
@@ -194,7 +276,7 @@ def print_json(found: dict[str, Any]) -> None:
     print(json.dumps(found, indent=1, ensure_ascii=False))
 
 
-def _note_command(folder: Path) -> None:
+def note_command(folder: Path) -> None:
     """So that the page of a run says what made it; where nothing was begun, nothing is noted."""
     from headwise.files import write_whole
 

@@ -15,8 +15,11 @@ from headwise.cli.app import (
     Height,
     Json,
     Model,
+    Ray,
+    Shard,
     Steps,
     Width,
+    WorkerCount,
     app,
     console,
     duration,
@@ -26,9 +29,11 @@ from headwise.cli.app import (
     load,
     median,
     model_of,
+    pipeline,
     print_json,
     print_rows,
     resumable,
+    shard_in,
     table,
 )
 from headwise.errors import HeadwiseError
@@ -107,6 +112,9 @@ def measure(
         int, typer.Option(min=1, help="Pictures at a time. Changes the time, not the votes.")
     ] = 1,
     keep_pictures: Annotated[int, typer.Option(min=0, help="Decode and save the first so many.")] = 0,
+    shard: Shard = None,
+    ray: Ray = None,
+    workers: WorkerCount = None,
     dtype: Dtype = "auto",
     device: Device = "auto",
     as_json: Json = False,
@@ -120,6 +128,8 @@ def measure(
       headwise measure --model emoji --pictures 300 --num-inference-steps 20
       headwise measure -m CompVis/stable-diffusion-v1-4 --until 0.95 --dtype fp16 --out runs/sd14
       cat prompts.txt | headwise measure -m ./my-model --concepts mine.toml --prompts - --json
+      headwise measure -m CompVis/stable-diffusion-v1-4 --shard 3/8 --out runs/sd14
+      headwise measure -m CompVis/stable-diffusion-v1-4 --ray auto --out runs/sd14
     """
     from headwise.concepts import ConceptSet
     from headwise.probe import measure as run
@@ -127,15 +137,15 @@ def measure(
     started = time.monotonic()
     concept_set = ConceptSet.load(concepts or ("emoji" if model == "emoji" else "paper34"))
     lines = sys.stdin.read().splitlines() if prompts == "-" else prompts
-    pipe = load(model, dtype, device)
-    out = out or Path("runs") / Path(model).name
+    part, out = shard_in(shard, ray, out or Path("runs") / Path(model).name)
     resumed_from = _pictures_in(out)
-    with resumable(out):
+    with pipeline(model, dtype, device, ray, workers) as pipe, resumable(out):
         relevance = run(
             pipe,
             concept_set,
             prompts=[line for line in lines if line.strip()] if isinstance(lines, list) else lines,
             pictures=pictures,
+            numbers=None if part is None else part.of(pictures),
             out=out,
             until=until,
             num_inference_steps=num_inference_steps,
@@ -154,6 +164,7 @@ def measure(
         "resumed_from": resumed_from,
         "split_half_median": finite(median(relevance)),
     }
+    found |= {} if part is None else {"shard": str(part)}
     print_json(found) if as_json else print_rows(found.items())
 
 

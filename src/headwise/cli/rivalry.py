@@ -11,12 +11,17 @@ from headwise.cli.app import (
     Guidance,
     Json,
     Model,
+    Ray,
+    Shard,
     Steps,
+    WorkerCount,
     console,
-    load,
+    pipeline,
     print_json,
+    print_shard,
     relevance_of,
     resumable,
+    shard_in,
     table,
 )
 from headwise.cli.steering import JudgeName, RelevanceFile, numbers_in
@@ -43,6 +48,9 @@ def editing(
     num_inference_steps: Steps = 20,
     guidance_scale: Guidance = 7.5,
     batch_size: Annotated[int, typer.Option(min=2, help="Pictures at a time, sources counted.")] = 32,
+    shard: Shard = None,
+    ray: Ray = None,
+    workers: WorkerCount = None,
     dtype: Dtype = "auto",
     device: Device = "auto",
     as_json: Json = False,
@@ -62,15 +70,18 @@ def editing(
     from headwise.metrics import Judge
     from headwise.report import report
 
-    pipe = load(model, dtype, device)
+    whole = out
+    part, out = shard_in(shard, ray, whole)
     own = "emoji" if model == "emoji" else None
-    with resumable(out):
+    given = pairs_of(pairs or "emoji", count)
+    with pipeline(model, dtype, device, ray, workers) as pipe, resumable(out):
         found = benchmark_editing(
             pipe,
             relevance_of(relevance, model),
-            pairs_of(pairs or "emoji", count),
+            given,
             Judge.load(judge or own or CLIP),
             methods=methods,
+            numbers=None if part is None else part.of(len(given)),
             seeds=numbers_in(seeds, int),
             out=out,
             batch_size=batch_size,
@@ -78,6 +89,9 @@ def editing(
             num_inference_steps=num_inference_steps,
             guidance_scale=guidance_scale,
         )
+    if part is not None:
+        print_shard(part, out, whole, len(found.scores), as_json)
+        return
     page = report(out)
     of_attribute: dict[str, Any] = {
         attribute: {
@@ -117,6 +131,9 @@ def multi_concept(
     num_inference_steps: Steps = 20,
     guidance_scale: Guidance = 7.5,
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures at a time.")] = 16,
+    shard: Shard = None,
+    ray: Ray = None,
+    workers: WorkerCount = None,
     dtype: Dtype = "auto",
     device: Device = "auto",
     as_json: Json = False,
@@ -136,15 +153,18 @@ def multi_concept(
     from headwise.metrics import Judge
     from headwise.report import report
 
-    pipe = load(model, dtype, device)
+    whole = out
+    part, out = shard_in(shard, ray, whole)
     own = "emoji" if model == "emoji" else None
-    with resumable(out):
+    given = several_of(prompts or "emoji", count)
+    with pipeline(model, dtype, device, ray, workers) as pipe, resumable(out):
         found = benchmark_multi_concept(
             pipe,
             relevance_of(relevance, model),
-            several_of(prompts or "emoji", count),
+            given,
             Judge.load(judge or own or CLIP),
             methods=methods,
+            numbers=None if part is None else part.of(len(given)),
             seeds=numbers_in(seeds, int),
             out=out,
             batch_size=batch_size,
@@ -152,6 +172,9 @@ def multi_concept(
             num_inference_steps=num_inference_steps,
             guidance_scale=guidance_scale,
         )
+    if part is not None:
+        print_shard(part, out, whole, len(found.scores), as_json)
+        return
     page = report(out)
     of_type = {
         kind: {

@@ -13,15 +13,21 @@ from headwise.cli.app import (
     Height,
     Json,
     Model,
+    Ray,
+    Shard,
     Steps,
     Width,
+    WorkerCount,
     app,
     console,
     load,
+    pipeline,
     print_files,
     print_json,
+    print_shard,
     relevance_of,
     resumable,
+    shard_in,
     table,
 )
 from headwise.errors import HeadwiseError
@@ -132,6 +138,9 @@ def weaken(
     guidance_scale: Guidance = 7.5,
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures at a time, of whatever k.")] = 16,
     keep_prompts: Annotated[int, typer.Option(min=0, help="Save the pictures of the first so many.")] = 2,
+    shard: Shard = None,
+    ray: Ray = None,
+    workers: WorkerCount = None,
     dtype: Dtype = "auto",
     device: Device = "auto",
     as_json: Json = False,
@@ -144,7 +153,7 @@ def weaken(
     Examples:
       headwise weaken Color
       headwise weaken Color --factors 0.5,0,-0.5,-1,-2,-4
-      headwise weaken "Image Style" -m CompVis/stable-diffusion-v1-4 --score similarity
+      headwise weaken "Image Style" -m CompVis/stable-diffusion-v1-4 --score similarity --ray auto
     """
     from headwise.benchmarks import sweep_factors
     from headwise.cases import cases_of
@@ -153,13 +162,14 @@ def weaken(
     from headwise.weakening import measure_weakening
 
     by = numbers_in(factors, float)
-    pipe = load(model, dtype, device)
     measured = relevance_of(relevance, model)
     own = "emoji" if model == "emoji" else None
-    out = out or Path("runs") / f"weaken-{concept.lower().replace(' ', '-')}"
-    trial = (pipe, measured, concept, cases_of(cases or own or "paper", concept, count))
+    whole = out or Path("runs") / f"weaken-{concept.lower().replace(' ', '-')}"
+    part, out = shard_in(shard, ray, whole)
+    given = cases_of(cases or own or "paper", concept, count)
     look = scoring(Judge.load(judge or own or "openai/clip-vit-large-patch14"), score)
     options: dict[str, Any] = {
+        "numbers": None if part is None else part.of(len(given)),
         "ks": None if ks is None else numbers_in(ks, int),
         "random_orders": random_orders,
         "seeds": numbers_in(seeds, int),
@@ -168,11 +178,15 @@ def weaken(
         "num_inference_steps": num_inference_steps,
         "guidance_scale": guidance_scale,
     }
-    with resumable(out):
+    with pipeline(model, dtype, device, ray, workers) as pipe, resumable(out):
+        trial = (pipe, measured, concept, given)
         if len(by) == 1:
             found = {by[0]: measure_weakening(*trial, look, factor=by[0], out=out, **options)}
         else:
             found = sweep_factors(*trial, look, out, by, **options)
+    if part is not None:
+        print_shard(part, out, whole, sum(len(one.scores) for one in found.values()), as_json)
+        return
     page = report(out)
     if as_json:
         sweep = {"factors": {f"{factor:g}": json_of(one) for factor, one in found.items()}}

@@ -11,13 +11,19 @@ from headwise.cli.app import (
     Guidance,
     Json,
     Model,
+    Ray,
+    Shard,
     Steps,
+    WorkerCount,
     app,
     console,
     load,
+    pipeline,
     print_json,
+    print_shard,
     relevance_of,
     resumable,
+    shard_in,
     table,
 )
 from headwise.cli.steering import Cases, JudgeName, RelevanceFile, json_of, numbers_in
@@ -50,6 +56,9 @@ def weakening(
     num_inference_steps: Steps = 10,
     guidance_scale: Guidance = 7.5,
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures at a time.")] = 32,
+    shard: Shard = None,
+    ray: Ray = None,
+    workers: WorkerCount = None,
     dtype: Dtype = "auto",
     device: Device = "auto",
     as_json: Json = False,
@@ -68,18 +77,20 @@ def weakening(
     from headwise.metrics import Judge, scoring
     from headwise.report import report
 
-    pipe = load(model, dtype, device)
+    whole = out
+    part, out = shard_in(shard, ray, whole)
     measured = relevance_of(relevance, model)
     own = "emoji" if model == "emoji" else None
     source = cases or own or "paper"
     names = concepts or [name for name in _scored(model, source) if name in measured.concepts]
-    with resumable(out):
+    with pipeline(model, dtype, device, ray, workers) as pipe, resumable(out):
         found = benchmark_weakening(
             pipe,
             measured,
             {name: cases_of(source, name, count) for name in names},
             scoring(Judge.load(judge or own or CLIP), "choice" if own else "similarity"),
             out,
+            part,
             ks=None if ks is None else numbers_in(ks, int),
             seeds=numbers_in(seeds, int),
             factor=factor,
@@ -87,6 +98,9 @@ def weakening(
             num_inference_steps=num_inference_steps,
             guidance_scale=guidance_scale,
         )
+    if part is not None:
+        print_shard(part, out, whole, sum(len(one.scores) for one in found.values()), as_json)
+        return
     of_concept = {name: json_of(one) for name, one in found.items()}
     positive = [name for name, one in of_concept.items() if one["low"] > 0]
     share = len(positive) / len(of_concept)
@@ -117,6 +131,9 @@ def polysemy(
     num_inference_steps: Steps = 20,
     guidance_scale: Guidance = 7.5,
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures at a time.")] = 32,
+    shard: Shard = None,
+    ray: Ray = None,
+    workers: WorkerCount = None,
     dtype: Dtype = "auto",
     device: Device = "auto",
     as_json: Json = False,
@@ -135,16 +152,19 @@ def polysemy(
     from headwise.metrics import Judge, scoring
     from headwise.report import report
 
-    pipe = load(model, dtype, device)
+    whole = out
+    part, out = shard_in(shard, ray, whole)
     measured = relevance_of(relevance, model)
     own = "emoji" if model == "emoji" else None
-    with resumable(out):
+    given = read_senses(senses or own or "paper", count)
+    with pipeline(model, dtype, device, ray, workers) as pipe, resumable(out):
         found = benchmark_polysemy(
             pipe,
             measured,
-            read_senses(senses or own or "paper", count),
+            given,
             scoring(Judge.load(judge or own or CLIP), "choice"),
             strength=strength,
+            numbers=None if part is None else part.of(len(given)),
             seeds=numbers_in(seeds, int),
             out=out,
             batch_size=batch_size,
@@ -152,6 +172,9 @@ def polysemy(
             num_inference_steps=num_inference_steps,
             guidance_scale=guidance_scale,
         )
+    if part is not None:
+        print_shard(part, out, whole, len(found.misread), as_json)
+        return
     rates = {method: found.rate(method) for method in found.methods}
     n = int((found.misread.values[0] == found.misread.values[0]).sum())
     page = report(out)

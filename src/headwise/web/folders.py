@@ -8,6 +8,7 @@ are shown, and nobody removes them from here.
 
 import json
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -116,7 +117,7 @@ class Folders:
             counted=_counted(folder, kind),
             asked=card.get("asked", {}),
             owner=card.get("owner", ""),
-            changed=max(map(_changed, (folder, *folder.glob("*")))),
+            changed=_changed(folder),
             pictures=tuple(sorted(file.name for file in (folder / inner).glob("*.png")))[:400],
         )
 
@@ -174,14 +175,6 @@ class Folders:
         shutil.rmtree(self.inside(name))  # which follows no link
 
 
-def _changed(file: Path) -> float:
-    """When a file changed; one that is being written may have its last name already."""
-    try:
-        return file.stat().st_mtime
-    except FileNotFoundError:
-        return 0.0
-
-
 def _card(folder: Path) -> dict[str, Any]:
     """What web.json says, if it is there and says it well."""
     try:
@@ -191,6 +184,15 @@ def _card(folder: Path) -> dict[str, Any]:
     shape = {"kind": str, "asked": dict, "owner": str}
     whole = isinstance(found, dict) and all(isinstance(found.get(key), kind) for key, kind in shape.items())
     return found if whole else {}
+
+
+def _changed(folder: Path) -> float:
+    """When anything in a folder was last written; what a run takes away meanwhile does not count."""
+    times = [folder.stat().st_mtime]
+    for file in folder.glob("*"):
+        with suppress(FileNotFoundError):
+            times.append(file.stat().st_mtime)
+    return max(times)
 
 
 def _kind(folder: Path) -> str:

@@ -1,0 +1,73 @@
+r"""One writer a folder: who opens a run's folder holds it until the run ends.
+
+The lock is the kernel's (`flock` on a file named .lock), so that it goes with its process however that ends,
+and `kill -9` leaves nothing to clear away. Linux keeps it across the machines of an NFS share as well. Where
+a file system has no locks there is none; runs.py looks before every checkpoint whether the file is still the
+one it wrote.
+"""
+
+import os
+import socket
+import weakref
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from headwise.errors import RunMismatch, UnwritableFolder
+
+__all__ = ["hold"]
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+
+def hold(folder: Path, owner: Any) -> Callable[[], Any]:
+    """Hold a folder; what is returned lets go of it, as does the end of the owner or of the process.
+
+    Raises:
+        RunMismatch: Somebody else holds it.
+    """
+    file = folder / ".lock"
+    while fcntl is not None:
+        try:
+            handle = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        except OSError as error:
+            raise UnwritableFolder(
+                f"Nothing can be written in {folder}: {error.strerror}. Make room, or give another folder."
+            ) from None
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            said = os.read(handle, 200).decode(errors="replace").strip()
+            os.close(handle)
+            raise RunMismatch(
+                f"{folder} is being written by {said or 'another process'}. "
+                "Wait until that ends, or give another folder."
+            ) from None
+        except OSError:  # no locks on this file system
+            os.close(handle)
+            file.unlink(missing_ok=True)
+            break
+        if _is_still(handle, file):
+            with suppress(OSError):  # a full disk keeps the lock, but not the name on it
+                os.truncate(handle, 0)
+                os.write(handle, f"process {os.getpid()} on {socket.gethostname()}".encode())
+            return weakref.finalize(owner, _let_go, handle, file, os.getpid())
+        os.close(handle)  # another process let go of it, and took the file away, in between
+    return lambda: None
+
+
+def _is_still(handle: int, file: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(handle), file.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _let_go(handle: int, file: Path, process: int) -> None:
+    if os.getpid() == process:  # and not a copy of it that was forked meanwhile
+        file.unlink(missing_ok=True)
+    os.close(handle)

@@ -1,0 +1,362 @@
+"""Sharing out: whoever dies, however late, in whatever order, every picture is counted once."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from conftest import tiny_sd
+from headwise.benchmarks import (
+    benchmark_editing,
+    benchmark_multi_concept,
+    benchmark_polysemy,
+    benchmark_weakening,
+)
+from headwise.cases import Case
+from headwise.dispatch import (
+    Death,
+    Ledger,
+    Result,
+    Station,
+    counted_in,
+    dispatch,
+    pieces_of,
+    shared,
+)
+from headwise.errors import HeadwiseError, UnreadableFile, WorkersDied
+from headwise.merging import merge
+from headwise.probe import measure
+from headwise.scores import Scores
+from headwise.shards import Shard, joined, left_of
+from headwise.votes import Votes
+from headwise.weakening import measure_weakening
+from test_benchmarks import SENSES, Bright
+from test_measure import SHORT, votes_of
+from test_relevance import counted
+from test_rival_benchmarks import PAIRS, SEVERAL, Stub
+from test_steer import relevance_for
+
+
+class Here:
+    """Workers that are all in this process; who is heard next, and who dies, is drawn."""
+
+    def __init__(self, load=lambda: None, count=3, deaths=(), seed=0):
+        self.load, self.count, self.random = load, count, random.Random(seed)
+        self.deaths = list(deaths)  # for each piece that is given: does its worker die of it?
+        self.hired, self.given, self.clock = 0, {}, 0.0
+        self.free, self.done = [], []
+
+    def __len__(self):
+        return self.count
+
+    def begin(self, prepare):
+        self.stations, self.prepare = {}, prepare
+        self.free, self.given = [], {}
+        return [self.hire() for _ in range(self.count)][0]
+
+    def hire(self):
+        self.hired += 1
+        self.stations[self.hired] = Station()
+        self.free.append(self.hired)
+        return self.stations[self.hired].begin((self.load, self.prepare))[1]
+
+    def idle(self):
+        return tuple(self.free)
+
+    def give(self, worker, piece):
+        self.free.remove(worker)
+        self.given[worker] = piece
+
+    def wait(self):
+        self.clock += 1
+        if not self.given:
+            return []
+        worker = self.random.choice(sorted(self.given))
+        piece = self.given.pop(worker)
+        if self.deaths and self.deaths.pop(0):
+            self.hire()
+            return [Death(worker, "it was shot.")]
+        self.done.append(piece)
+        packed, pictures = self.stations[worker].do(piece)
+        self.free.append(worker)
+        return [Result(worker, packed, pictures)]
+
+    def now(self):
+        return self.clock
+
+
+def counting(pipe):
+    return lambda numbers, folder: counted(numbers)
+
+
+pieces_in = st.lists(st.integers(1, 9), min_size=1, max_size=12).map(
+    lambda sizes: [range(end - size, end) for size, end in zip(sizes, np.cumsum(sizes).tolist(), strict=True)]
+)
+
+
+@settings(deadline=None)
+@given(pieces_in, st.integers(1, 5), st.lists(st.booleans(), max_size=8), st.integers(0, 99), st.booleans())
+def test_whoever_dies_every_picture_is_counted_once(pieces, count, deaths, seed, in_order):
+    workers = Here(count=count, deaths=deaths, seed=seed)
+    workers.begin(counting)
+    results = dispatch(workers, pieces, in_order=in_order, attempts=99)
+    found = [Votes.unpack(result.packed) for result in results]
+    assert sum(found, start=counted([])) == counted(range(pieces[-1].stop))
+    if in_order:
+        assert [votes.pictures[0][0] for votes in found] == [piece.start for piece in pieces]
+
+
+def test_of_a_piece_that_kills_whoever_takes_it_no_fourth_dies():
+    workers = Here(deaths=[True] * 9)
+    workers.begin(counting)
+    with pytest.raises(
+        WorkersDied,
+        match=r"3 workers died one after the other while they counted 0 to 3, .*: it was shot\. What",
+    ):
+        list(dispatch(workers, [range(4)]))
+    assert workers.hired == 6
+
+
+def test_a_late_piece_goes_to_a_second_worker_and_counts_once():
+    ledger = Ledger([range(0, 2), range(2, 4), range(4, 6)])
+    assert [ledger.take(worker, 0.0) for worker in "abc"] == [range(0, 2), range(2, 4), range(4, 6)]
+    assert ledger.take("d", 1000.0) is None, "nobody knows how long a piece takes"
+    assert ledger.came("a", 10.0) == 0 and ledger.came("b", 12.0) == 1
+    assert ledger.take("a", 30.0) is None
+    assert ledger.take("a", 60.0) == range(4, 6)
+    assert ledger.take("b", 90.0) is None, "two are enough"
+    ledger.died("c", "gone.")
+    assert not ledger.todo and ledger.open, "the other still has it"
+    assert ledger.came("a", 95.0) == 2 and not ledger.open
+    assert ledger.came("a", 96.0) is None and ledger.came("c", 97.0) is None
+
+
+def test_a_piece_comes_back_first():
+    ledger = Ledger([range(i, i + 1) for i in range(9)])
+    assert ledger.take("a", 0.0) == range(0, 1)
+    ledger.died("a", "gone.")
+    assert [ledger.take(worker, 0.0, ahead=2) for worker in "bcd"] == [range(0, 1), range(1, 2), None]
+
+
+@given(
+    st.integers(1, 200),
+    st.integers(1, 9),
+    st.integers(1, 9),
+    st.integers(1, 50),
+    st.sets(st.integers(0, 199)),
+)
+def test_pieces_hold_what_is_left_and_whole_batches(count, batch, workers, most, done):
+    todo = [range(start, min(start + batch, count)) for start in range(0, count, batch)]
+    ranges = joined((n, n + 1) for n in done if n < count).ranges
+    left = left_of(range(count), ranges)
+    pieces = pieces_of(todo, left, workers, most, cuts=[32, 64])
+    assert [n for piece in pieces for n in piece] == [n for part in left for n in part]
+    assert all(len(piece) <= max(most, batch) for piece in pieces)
+    starts = {of.start for of in todo} | {stop for _, stop in ranges}
+    assert all(piece.start in starts for piece in pieces)
+    assert not any(piece.start < cut < piece.stop for cut in (32, 64) for piece in pieces if cut % batch == 0)
+
+
+def test_the_pieces_of_a_run_that_goes_on_are_no_smaller():
+    todo = [range(start, start + 4) for start in range(0, 400, 4)]
+    pieces = pieces_of(todo, [range(300, 400)], 1, 32)
+    assert [len(piece) for piece in pieces[:4]] == [8, 16, 16, 12] and len(pieces[-1]) == 4
+
+
+@pytest.mark.parametrize("until", [None, 0.3])
+def test_shared_votes_are_those_of_one_process_bit_for_bit(tmp_path, concepts, until):
+    same = SHORT | {
+        "pictures": 100,
+        "num_inference_steps": 1,
+        "batch_size": 4,
+        "keep_pictures": 3,
+        "until": until,
+    }
+    one = measure(tiny_sd(), concepts, out=tmp_path / "one", **same)
+    workers = Here(tiny_sd, deaths=[False, True, False, False, True, True], seed=1)
+    many = measure(workers, concepts, out=tmp_path / "many", **same)
+    assert many == one and votes_of(tmp_path / "one") == votes_of(tmp_path / "many")
+    assert (many.settings["pictures"] < 100) == (until is not None)
+    kept = [sorted((tmp_path / name / "pictures").iterdir()) for name in ("one", "many")]
+    assert len(kept[0]) == 3 and [f.read_bytes() for f in kept[0]] == [f.read_bytes() for f in kept[1]]
+
+
+def test_a_run_may_go_from_one_process_to_many_and_back(tmp_path, concepts):
+    same = SHORT | {"num_inference_steps": 1, "batch_size": 4}
+    measure(tiny_sd(), concepts, pictures=6, out=tmp_path / "a", **same)
+    workers = Here(tiny_sd)
+    measure(workers, concepts, pictures=50, out=tmp_path / "a", **same)
+    assert all(piece.start >= 6 for piece in workers.done)
+    measure(tiny_sd(), concepts, pictures=60, out=tmp_path / "a", **same)
+    measure(tiny_sd(), concepts, pictures=60, out=tmp_path / "b", **same)
+    assert votes_of(tmp_path / "a") == votes_of(tmp_path / "b")
+
+
+def test_a_driver_that_ends_in_between_loses_nothing_that_was_counted(tmp_path, concepts):
+    same = SHORT | {"pictures": 64, "num_inference_steps": 1, "batch_size": 4, "checkpoint_every": 0}
+    with pytest.raises(WorkersDied, match="What was counted before is kept"):
+        measure(
+            Here(tiny_sd, deaths=[False] * 4 + [True] * 99, count=1), concepts, out=tmp_path / "a", **same
+        )
+    before = Votes.load(tmp_path / "a" / "votes.safetensors")
+    assert 0 < len(before) < 64
+    workers = Here(tiny_sd, seed=3)
+    measure(workers, concepts, out=tmp_path / "a", **same)
+    assert sum(map(len, workers.done)) == 64 - len(before)
+    measure(tiny_sd(), concepts, out=tmp_path / "b", **same)
+    assert votes_of(tmp_path / "a") == votes_of(tmp_path / "b")
+
+
+def test_who_is_told_of_shared_progress_may_end_the_run(tmp_path, concepts, capsys):
+    same = SHORT | {"pictures": 64, "num_inference_steps": 1, "batch_size": 4, "checkpoint_every": 1e9}
+    told = []
+
+    def stops(done, pictures):
+        told.append((done, pictures))
+        if len(told) == 3:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        measure(Here(tiny_sd), concepts, out=tmp_path / "a", **same | {"progress": stops})
+    assert len(Votes.load(tmp_path / "a" / "votes.safetensors")) == told[-1][0] < 64
+    measure(Here(tiny_sd), concepts, out=tmp_path / "a", **same | {"progress": lambda *now: told.append(now)})
+    assert told[-1] == (64, 64) and told == sorted(told)
+    measure(tiny_sd(), concepts, out=tmp_path / "b", **same)
+    assert votes_of(tmp_path / "a") == votes_of(tmp_path / "b")
+    assert capsys.readouterr().err == ""
+
+
+def test_a_count_that_was_damaged_on_its_way_ends_the_run_and_is_not_added(tmp_path, concepts):
+    same = SHORT | {"pictures": 12, "num_inference_steps": 1, "checkpoint_every": 0}
+    workers = Here(tiny_sd, count=1)
+    wait, times = workers.wait, []
+
+    def flipped():
+        events = wait()
+        times.extend(events)
+        if len(times) == 3:
+            (worker, packed, pictures) = events[0]
+            return [Result(worker, packed[:-1] + bytes([packed[-1] ^ 1]), pictures)]
+        return events
+
+    workers.wait = flipped
+    with pytest.raises(UnreadableFile, match="What a worker sent is damaged: its checksum"):
+        measure(workers, concepts, out=tmp_path, **same)
+    before = Votes.load(tmp_path / "votes.safetensors")
+    assert len(before) == sum(map(len, workers.done[:2])) > 0
+    assert measure(Here(tiny_sd), concepts, out=tmp_path, **same) == measure(tiny_sd(), concepts, **same)
+
+
+def test_a_refusal_at_a_workers_place_is_the_drivers(concepts):
+    with pytest.raises(HeadwiseError, match="The latents have shape"):
+        measure(Here(tiny_sd), concepts, pictures=4, latents=torch.zeros(2, 4, 8, 8), **SHORT)
+    with pytest.raises(HeadwiseError, match="keep_pictures=1 pictures need a folder"):
+        measure(Here(tiny_sd), concepts, pictures=4, keep_pictures=1, **SHORT)
+
+
+FAST = {"num_inference_steps": 2, "progress": False}
+
+
+SWEEPS = {
+    "weakening": lambda pipe, **options: measure_weakening(
+        pipe,
+        relevance_for(tiny_sd()),
+        "Color",
+        [sense.case for sense in SENSES] * 2,
+        Bright(),
+        ks=(0, 3, 8),
+        seeds=(1, 2),
+        random_orders=1,
+        **FAST | {"keep_prompts": 1} | options,
+    ).scores,
+    "polysemy": lambda pipe, **options: benchmark_polysemy(
+        pipe, relevance_for(tiny_sd()), SENSES * 2, Bright(), seeds=(0, 1), batch_size=2,
+        **FAST | {"keep_prompts": 2} | options,
+    ).misread,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("sweep", SWEEPS)
+def test_a_shared_sweep_scores_what_one_process_scores(tmp_path, sweep):
+    run = SWEEPS[sweep]
+    one = run(tiny_sd(), out=tmp_path / "one")
+    many = run(Here(tiny_sd, deaths=[False, True], seed=2), out=tmp_path / "many")
+    assert np.array_equal(one.values, many.values) and dict(one.axes) == dict(many.axes)
+    assert one.settings == many.settings
+    names = [sorted(f.name for f in (tmp_path / of / "pictures").iterdir()) for of in ("one", "many")]
+    assert names[0] and names[0] == names[1]
+    stored = [(tmp_path / of / "scores.safetensors").read_bytes() for of in ("one", "many")]
+    assert stored[0] == stored[1]
+    again = Here(tiny_sd)
+    assert np.array_equal(run(again, out=tmp_path / "many").values, one.values) and not again.done
+
+
+@pytest.mark.parametrize("sweep", SWEEPS)
+def test_a_sweep_in_shards_adds_up(sweep):
+    run = SWEEPS[sweep]
+    one = run(tiny_sd(), keep_prompts=0)
+    parts = [run(tiny_sd(), keep_prompts=0, numbers=Shard(i, 3).of(4)) for i in range(3)]
+    assert [len(part) * 4 for part in parts] == [len(one), len(one), 2 * len(one)]
+    assert np.array_equal((parts[0] + parts[1] + parts[2]).values, one.values)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_other_sweeps_take_shards_and_workers_too():
+    relevance, same = relevance_for(tiny_sd()), FAST | {"seeds": (0,), "batch_size": 4}
+    editing = {"methods": ("prompt-to-prompt", "sdedit 0.5")}
+    composing = {"methods": ("plain", "relevance")}
+    for run, cases, more in (
+        (benchmark_editing, PAIRS, editing),
+        (benchmark_multi_concept, SEVERAL, composing),
+    ):
+        one = run(tiny_sd(), relevance, cases, Stub(), **same, **more)
+        many = run(Here(tiny_sd), relevance, cases, Stub(), **same, **more)
+        parts = [
+            run(
+                tiny_sd(), relevance, cases, Stub(), **same, **more, numbers=Shard(i, 2).of(len(cases))
+            ).scores
+            for i in range(2)
+        ]
+        assert many.methods == one.methods
+        for other in (many.scores, parts[0] + parts[1]):
+            assert np.allclose(other.values, one.scores.values, atol=1e-5)
+
+
+def test_many_concepts_by_shards_and_by_workers(tmp_path):
+    relevance = relevance_for(tiny_sd())
+    cases = {"Color": [Case("a red dog", ("red",))] * 3, "Animals": [Case("a dog", ("dog",))]}
+    same = FAST | {"seeds": (0,), "random_orders": 1, "ks": (0, 3, 8)}
+    one = benchmark_weakening(tiny_sd(), relevance, cases, Bright(), tmp_path / "one", **same)
+    many = benchmark_weakening(Here(tiny_sd), relevance, cases, Bright(), tmp_path / "many", **same)
+    for i in range(2):
+        out = Shard(i, 2).folder(tmp_path / "shards")
+        benchmark_weakening(tiny_sd(), relevance, cases, Bright(), out, Shard(i, 2), **same)
+    merged = merge([tmp_path / "shards"], tmp_path / "merged")
+    assert [one.file.parent.name for one in merged] == ["animals", "color"]
+    for name, of_one in one.items():
+        assert np.array_equal(many[name].scores.values, of_one.scores.values)
+        stored = Scores.load(tmp_path / "merged" / name.lower() / "scores.safetensors")
+        assert np.array_equal(stored.values, of_one.scores.values)
+
+
+@shared("values")
+def squares(pipe, values, powers=(1, 2), *, numbers=None, out=None):
+    """A parameter grid of one's own."""
+    axes = {"power": powers, "value": range(len(values))}
+    found = Scores.empty(axes, {"values": list(values)})
+    for n in range(len(values)) if numbers is None else numbers:
+        found.values[:, n] = [values[n] ** power for power in powers]
+    return found
+
+
+def test_any_grid_of_parameters_is_shared(tmp_path):
+    found = squares(Here(deaths=[True, False, True]), [3, 4, 5], out=tmp_path)
+    assert found.values.tolist() == [[3, 4, 5], [9, 16, 25]] == squares(None, [3, 4, 5]).values.tolist()
+
+
+def test_what_a_sweep_must_return():
+    with pytest.raises(TypeError, match="returned list; expected Scores, or a dataclass with them"):
+        counted_in([])
