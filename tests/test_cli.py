@@ -14,7 +14,7 @@ from headwise import cli
 from headwise.errors import HeadwiseError
 
 COMMANDS = (
-    "demo", "measure", "merge", "show", "doctor", "report", "generate", "weaken", "edit", "excite",
+    "demo", "measure", "merge", "plan", "show", "doctor", "report", "generate", "weaken", "edit", "excite",
     "import", "compare", "serve",
 )  # fmt: skip
 

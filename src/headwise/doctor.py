@@ -5,7 +5,7 @@ every layer. They must be equal bit for bit, and the hook must have stood at eve
 every head hears the prompt less, and the latents must be others.
 """
 
-__all__ = ["Checkup", "examine", "switched_on"]
+__all__ = ["Checkup", "examine", "memory_of", "switched_on"]
 
 import sys
 import time
@@ -98,6 +98,7 @@ def examine(
                 steered = not torch.equal(plain, draw())
         except HeadwiseError as error:
             complaint = str(error)
+    weights, peak = memory_of(pipe)
     return Checkup(
         model=model_name(pipe),
         head_map=head_map,
@@ -106,8 +107,8 @@ def examine(
         steered=steered,
         complaint=complaint,
         seconds_a_call=seconds,
-        weights_mb=_weights(pipe) / 2**20,
-        peak_mb=_peak(denoiser_of(pipe).device) / 2**20,
+        weights_mb=weights,
+        peak_mb=peak,
         versions={name: version(name) for name in ("headwise", "torch", "diffusers", "transformers", "numpy")}
         | {"python": sys.version.split()[0]},
         family=(type(pipe).__name__, *switched_on(pipe)),
@@ -130,6 +131,11 @@ def switched_on(pipe: Any) -> tuple[str, ...]:
         "fused projections": any(getattr(m, "fused_projections", False) for m in denoiser.modules()),
     }
     return tuple(name for name, on in looks.items() if on)
+
+
+def memory_of(pipe: Any) -> tuple[float, float]:
+    """The size of all weights, and the most memory that was held so far, in MB."""
+    return _weights(pipe) / 2**20, _peak(denoiser_of(pipe).device) / 2**20
 
 
 def _weights(pipe: Any) -> int:
