@@ -1,0 +1,79 @@
+"""What Ray costs where it brings nothing: a crew of one on this machine, against a plain process.
+
+    python benchmarks/cluster.py [--json] [--write] [--turns 1] [--pictures 1000] [--steps 20]
+
+The built-in model is measured by this process, and by a worker that sends its votes to this process; both
+load the pipeline and compute with one thread. The two take turns. The crew's time is all of it, from starting
+Ray to ending it, the worker's Python and imports included, which this process has behind it; how long Ray
+took to start is said beside it, since it does not grow with the pictures. The votes must be equal.
+"""
+
+import argparse
+import os
+import sys
+import time
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from looking import add_output_to, summary, tell, timed
+
+from headwise.cluster import Crew
+from headwise.concepts import ConceptSet
+from headwise.pipelines import load_pipeline
+from headwise.probe import measure
+
+
+def load() -> Any:
+    """The built-in model, computed by one thread."""
+    torch.set_num_threads(1)
+    return load_pipeline("emoji")
+
+
+def compare(turns: int, pictures: int, steps: int) -> dict[str, Any]:
+    """Take turns, after a few pictures to warm up."""
+    concepts, started = ConceptSet.load("emoji"), []
+    same: dict[str, Any] = {"num_inference_steps": steps, "batch_size": 4, "progress": False}
+
+    def plain(out: Path, pictures: int = pictures) -> None:
+        measure(load(), concepts, pictures=pictures, out=out, **same)
+
+    def shared(out: Path) -> None:
+        begun = time.perf_counter()
+        with Crew(load, "local", workers=1) as crew:
+            started.append(time.perf_counter() - begun)
+            measure(crew, concepts, pictures=pictures, out=out, **same)
+
+    taken, equal = [], True
+    with TemporaryDirectory() as folder:
+        plain(Path(folder) / "warm", 4)
+        for turn in range(turns):
+            one, many = Path(folder) / f"plain {turn}", Path(folder) / f"ray {turn}"
+            taken.append({"plain": timed(partial(plain, one)), "ray": timed(partial(shared, many))})
+            equal &= (one / "votes.safetensors").read_bytes() == (many / "votes.safetensors").read_bytes()
+    said = {"pictures": pictures, "steps": steps, "turns": turns, "equal": equal, "start_s": min(started)}
+    return said | summary(taken, {"ray_over_plain": ("ray", "plain")})
+
+
+def main() -> None:
+    """Print the comparison."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    add_output_to(parser)
+    parser.add_argument("--turns", type=int, default=1)
+    parser.add_argument("--pictures", type=int, default=1000)
+    parser.add_argument("--steps", type=int, default=20)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    found = compare(options.turns, options.pictures, options.steps)
+    found |= {"cpus": os.cpu_count(), "load": os.getloadavg()[0]}
+    if not tell(found, options):
+        return
+    for name in ("plain", "ray", "start"):
+        sys.stdout.write(f"{name:6} {found[f'{name}_s']:8.1f} s\n")
+    sys.stdout.write(f"ray / plain {found['ray_over_plain']:.3f}, equal votes: {found['equal']}\n")
+
+
+if __name__ == "__main__":
+    main()

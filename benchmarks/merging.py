@@ -1,0 +1,101 @@
+"""What it takes to merge very many shards: time and memory of `headwise merge` on shards of SDXL's size.
+
+    python benchmarks/merging.py [--json] [--write] [--shards 10000] [--pictures 10] [--folder /tmp]
+
+Each shard holds the votes of so many pictures of Stable Diffusion XL: 50 calls × 1300 heads × 34 concepts,
+and as many by 32 blocks. The numbers are drawn, the files are what `Votes.save` writes. They are merged in a
+process of its own, whose wall time, processor time and largest memory are taken; the sum is then compared
+with what it must be. 10000 shards need 36 GB of disk while it runs.
+"""
+
+import argparse
+import json
+import os
+import platform
+import resource
+import shutil
+import sys
+import time
+from multiprocessing import get_context
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any
+
+import numpy as np
+
+from headwise.concepts import ConceptSet
+from headwise.files import packed, write_whole
+from headwise.official import head_map_of
+from headwise.votes import BLOCKS, Votes
+
+CALLS = 50
+
+
+def make(folder: Path, shards: int, pictures: int) -> Votes:
+    """Write the shards; returns the votes of one, by which the sum is known."""
+    heads, concepts = head_map_of("sd_xl_base_1_0"), ConceptSet.load("paper34")
+    generator = np.random.Generator(np.random.Philox(0))
+    winners = generator.integers(0, len(concepts), (pictures, CALLS, heads.all_heads))
+    one = Votes.of_pictures(winners, range(pictures), heads, concepts, {"model": "drawn", "seed": 0})
+    counts, by_block = one.counts.astype(np.uint8), one.blocks.astype(np.uint8)
+    said = one._metadata()
+    for i in range(shards):
+        said["pictures"] = [[i * pictures, (i + 1) * pictures]]
+        arrays = {"counts": counts, "blocks": np.roll(by_block, i * pictures % BLOCKS, 0)}
+        (folder / f"{i:05d}.safetensors").write_bytes(packed("votes", arrays, said))
+    return one
+
+
+def merged(folder: Path) -> None:
+    """Merge, and say what it took: runs in a process of its own."""
+    started = time.monotonic()
+    from headwise.merging import merge
+
+    merge(sorted(folder.glob("*.safetensors")), folder / "whole")
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    said = {
+        "seconds": time.monotonic() - started,
+        "processor_s": used.ru_utime + used.ru_stime,
+        "peak_mb": used.ru_maxrss / 1024,
+    }
+    write_whole(folder / "said.json", json.dumps(said).encode())
+
+
+def measure(shards: int, pictures: int, parent: str | None) -> dict[str, Any]:
+    """Make, merge, compare, clear away."""
+    folder = Path(mkdtemp(prefix="headwise-merging-", dir=parent))
+    try:
+        one = make(folder, shards, pictures)
+        size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+        process = get_context("spawn").Process(target=merged, args=(folder,))
+        process.start()
+        process.join()
+        whole = Votes.load(folder / "whole" / "votes.safetensors")
+        exact = np.array_equal(whole.counts, shards * one.counts) and len(whole) == shards * pictures
+        exact &= bool((whole.blocks.sum(0) == shards * one.blocks.sum(0)).all())
+        found = {"shards": shards, "pictures": pictures, "gigabytes": size / 1e9, "exact": exact}
+        return found | json.loads((folder / "said.json").read_text())
+    finally:
+        shutil.rmtree(folder)
+
+
+def main() -> None:
+    """Print what it took."""
+    from looking import add_output_to, tell  # with all of diffusers, which is not merging's
+
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    add_output_to(parser)
+    parser.add_argument("--shards", type=int, default=10000)
+    parser.add_argument("--pictures", type=int, default=10, help="in a shard")
+    parser.add_argument("--folder", help="where the shards are written")
+    options = parser.parse_args()
+    found = measure(options.shards, options.pictures, options.folder)
+    found |= {"cpus": os.cpu_count(), "load": os.getloadavg()[0], "machine": platform.machine()}
+    if not tell(found, options):
+        return
+    for name, value in found.items():
+        sys.stdout.write(f"{name:12} {value:.1f}\n" if isinstance(value, float) else f"{name:12} {value}\n")
+
+
+if __name__ == "__main__":
+    main()

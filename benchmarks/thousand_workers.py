@@ -1,0 +1,258 @@
+"""How many workers can one driver serve? A simulation, in which everything the driver does is real.
+
+    python benchmarks/thousand_workers.py [--json] [--write] [--workers 1000] [--pictures 32000] [--seconds 5]
+
+The workers are played: a picture takes so many seconds on a clock of the simulation, a tenth of them are half
+as fast, they start minutes apart, die at random and are replaced after a while. The driver is the library's
+own: it hands out pieces (dispatch.py), takes in what comes back (packed votes of Stable Diffusion XL's size,
+50 calls × 1300 heads × 34 concepts), adds, and puts checkpoints on the disk every ten seconds. The time that
+this really takes moves the clock as well, so that a driver that cannot follow lets its workers wait.
+
+Printed are: the time of the whole beside what the same workers would need if nobody came late, died or
+waited; where the workers' time went; how many pieces a second the driver can take in, and how many such
+workers that would keep busy; and what memory it held.
+"""
+
+import argparse
+import heapq
+import itertools
+import os
+import platform
+import resource
+import sys
+import time
+from collections.abc import Callable, Hashable, Sequence
+from contextlib import closing
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+from looking import add_output_to, tell
+
+from headwise.concepts import ConceptSet
+from headwise.dispatch import Death, Result, parts, pieces_of
+from headwise.files import packed
+from headwise.official import head_map_of
+from headwise.probe import PIECE
+from headwise.runs import Progress, RunFolder
+from headwise.votes import Votes
+
+CALLS = 50
+SETTINGS = {"model": "played", "seed": 0}
+
+
+class Played:
+    """Workers who take time and die, and count nothing.
+
+    Args:
+        count: How many there should be.
+        seconds: A picture takes so long.
+        hours: A worker lives so long, on average.
+        starting: Seconds until one is there; half of them come at once, the others within ten times that.
+        packed: What one sends back for a piece.
+    """
+
+    def __init__(
+        self, count: int, seconds: float, hours: float, starting: float, packed: Callable[[range], bytes]
+    ) -> None:
+        self.count, self.seconds, self.starting, self.packed = count, seconds, starting, packed
+        self.chance = np.random.Generator(np.random.Philox(0))
+        self.life = hours * 3600
+        self.clock, self.real = 0.0, time.perf_counter()
+        self.names = itertools.count()
+        self.events: list[tuple[float, int, str, int]] = []  # when, in which order, what, who
+        self.free: list[int] = []
+        self.since: dict[int, float] = {}  # who has been idle since when
+        self.at: dict[int, tuple[range, float]] = {}
+        self.until: dict[int, float] = {}  # when each dies
+        self.pace: dict[int, float] = {}
+        self.deaths = 0
+        self.lost = self.waited = self.worked = self.started = 0.0
+        self.came: set[range] = set()
+        for _ in range(count):
+            self._hire(self.starting * (1 if self.chance.random() < 0.5 else self.chance.uniform(1, 10)))
+
+    def __len__(self) -> int:
+        return self.count
+
+    def begin(self, prepare: Callable[[Any], Any]) -> Any:
+        """They know what to do."""
+        raise NotImplementedError
+
+    def idle(self) -> Sequence[Hashable]:
+        """Those who are there and wait."""
+        return tuple(self.free)
+
+    def give(self, worker: Hashable, piece: range) -> None:
+        """Let one begin; when it will be done, or dead, is known at once."""
+        assert isinstance(worker, int)
+        now = self.now()
+        self.free.remove(worker)
+        self.waited += now - self.since.pop(worker)
+        done = now + len(piece) * self.seconds * self.pace[worker]
+        self.at[worker] = (piece, now)
+        dies = self.until[worker] < done
+        self._at(self.until[worker] if dies else done, "dies" if dies else "done", worker)
+
+    def wait(self) -> Sequence[Result | Death]:
+        """Move the clock by what the driver took, and on to the next event."""
+        now = self.now()
+        if self.events and self.events[0][0] > now:
+            self.clock += self.events[0][0] - now
+        if not self.events:
+            return []
+        when, _, what, worker = heapq.heappop(self.events)
+        event = self._happens(when, what, worker)
+        return [] if event is None else [event]
+
+    def now(self) -> float:
+        """The clock: what passed of itself, and what the driver really took."""
+        return self.clock + time.perf_counter() - self.real
+
+    def shares(self, end: float) -> dict[str, float]:
+        """Where the time of all has gone."""
+        parts = {
+            "counting": self.worked,
+            "starting": self.started,
+            "lost to deaths": self.lost,
+            "waiting for the driver": self.waited,
+            "idle or doubled at the end": sum(end - since for since in self.since.values())
+            + sum(end - began for _, began in self.at.values()),
+        }
+        return {name: seconds / (self.count * end) for name, seconds in parts.items()}
+
+    def _happens(self, when: float, what: str, worker: int) -> Result | Death | None:
+        if what == "comes":
+            self.free.append(worker)
+            self.since[worker] = when
+            return None
+        piece, began = self.at.pop(worker)
+        if what == "done":
+            self.worked += 0 if piece in self.came else when - began
+            self.came.add(piece)
+            self.free.append(worker)
+            self.since[worker] = when
+            return Result(worker, self.packed(piece), {})
+        self.deaths += 1
+        self.lost += when - began
+        self._hire(self.starting * self.chance.uniform(1, 3))
+        return Death(worker, "drawn.")
+
+    def _hire(self, after: float) -> None:
+        worker, comes = next(self.names), self.now() + after
+        self.pace[worker] = 2.0 if self.chance.random() < 0.1 else 1.0
+        self.until[worker] = comes + self.chance.exponential(self.life)
+        self.started += after
+        self._at(comes, "comes", worker)
+
+    def _at(self, when: float, what: str, worker: int) -> None:
+        heapq.heappush(self.events, (when, next(self.names), what, worker))
+
+
+def sender() -> tuple[Votes, Callable[[range], bytes]]:
+    """What a worker sends: votes of a piece, drawn once and told to be of the pictures asked for."""
+    heads, concepts = head_map_of("sd_xl_base_1_0"), ConceptSet.load("paper34")
+    generator = np.random.Generator(np.random.Philox(0))
+    winners = generator.integers(0, len(concepts), (PIECE, CALLS, heads.all_heads))
+    drawn = Votes.of_pictures(winners, range(PIECE), heads, concepts, SETTINGS)
+    arrays = {"counts": drawn.counts.astype(np.uint8), "blocks": drawn.blocks.astype(np.uint8)}
+    said = drawn._metadata()
+
+    def packed_of(piece: range) -> bytes:
+        return packed("votes", arrays, said | {"pictures": [[piece.start, piece.stop]]})
+
+    return Votes.empty(heads, concepts, SETTINGS), packed_of
+
+
+class Stopwatch:
+    """Time spent in somebody's calls, to be taken off the clock of the simulation."""
+
+    def __init__(self, call: Callable[..., Any]) -> None:
+        self.call, self.seconds = call, 0.0
+
+    def __call__(self, *args: Any) -> Any:
+        """Call, and look at the clock."""
+        started = time.perf_counter()
+        try:
+            return self.call(*args)
+        finally:
+            self.seconds += time.perf_counter() - started
+
+
+def simulate(count: int, pictures: int, seconds: float, hours: float, starting: float) -> dict[str, Any]:
+    """One run, from the first worker to the last picture."""
+    nothing, packed_of = sender()
+    sending = Stopwatch(packed_of)
+    workers = Played(count, seconds, hours, starting, sending)
+    now = workers.now
+    workers.now = lambda: now() - sending.seconds  # type: ignore[method-assign]  # a worker's work, not the driver's
+    todo = [range(start, min(start + 4, pictures)) for start in range(0, pictures, 4)]
+    pieces = pieces_of(todo, [range(pictures)], count, PIECE)
+    started = time.perf_counter()
+    memory: list[float] = []
+    with TemporaryDirectory() as out, RunFolder(out, SETTINGS, nothing, whole=pictures) as folder:
+        with closing(parts(workers, pieces, folder)) as coming, Progress(folder, pictures, 10, False) as done:
+            for number, part in enumerate(coming):
+                done(part)
+                if number % 100 == 0:
+                    memory.append(_resident_mb())
+        total, took = workers.now(), time.perf_counter() - started - sending.seconds
+        counted = Votes.load(Path(out) / "votes.safetensors")
+    exact = counted.pictures == ((0, pictures),) and int(counted.counts.sum()) == len(pieces) * int(
+        Votes.unpack(packed_of(pieces[0])).counts.sum()
+    )
+    ideal = pictures * seconds / (0.95 * count)  # a tenth of them are half as fast
+    rate = len(pieces) / took
+    return {
+        "workers": count,
+        "pictures": pictures,
+        "pieces": len(pieces),
+        "deaths": workers.deaths,
+        "exact": exact,
+        "hours": total / 3600,
+        "ideal_hours": ideal / 3600,
+        "overhead": total / ideal - 1,
+        "share": workers.shares(total),
+        "driver_s": took,
+        "driver_busy": took / total,
+        "pieces_a_second": rate,
+        "ceiling_workers": int(rate * pictures / len(pieces) * seconds),
+        "driver_mb_early": memory[len(memory) // 4],
+        "driver_mb_late": memory[-1],
+    }
+
+
+def _resident_mb() -> float:
+    import psutil
+
+    return psutil.Process().memory_info().rss / 2**20
+
+
+def main() -> None:
+    """Print what came of it."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    add_output_to(parser)
+    parser.add_argument("--workers", type=int, default=1000)
+    parser.add_argument("--pictures", type=int, default=32000)
+    parser.add_argument("--seconds", type=float, default=5.0, help="that a picture takes")
+    parser.add_argument("--hours", type=float, default=2.0, help="that a worker lives, on average")
+    parser.add_argument("--starting", type=float, default=60.0, help="seconds until a worker is there")
+    options = parser.parse_args()
+    found = simulate(options.workers, options.pictures, options.seconds, options.hours, options.starting)
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    found |= {
+        "processor_s": used.ru_utime + used.ru_stime,
+        "cpus": os.cpu_count(),
+        "load": os.getloadavg()[0],
+    }
+    found["machine"] = platform.machine()
+    if not tell(found, options):
+        return
+    found |= found.pop("share")
+    for name, value in found.items():
+        sys.stdout.write(f"{name:28}{value:.3f}\n" if isinstance(value, float) else f"{name:28}{value}\n")
+
+
+if __name__ == "__main__":
+    main()
