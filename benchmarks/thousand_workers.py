@@ -111,10 +111,11 @@ class Played:
         return self.clock + time.perf_counter() - self.real
 
     def shares(self, end: float) -> dict[str, float]:
-        """Where the time of all has gone."""
+        """Where the time of all has gone, until the end."""
+        to_come = sum(max(0.0, when - end) for when, _, what, _ in self.events if what == "comes")
         parts = {
             "counting": self.worked,
-            "starting": self.started,
+            "starting": self.started - to_come,
             "lost to deaths": self.lost,
             "waiting for the driver": self.waited,
             "idle or doubled at the end": sum(end - since for since in self.since.values())
