@@ -35,7 +35,7 @@ def make(folder: Path, shards: int, pictures: int) -> Votes:
     """Write the shards; returns the votes of one, by which the sum is known."""
     heads, concepts = head_map_of("sd_xl_base_1_0"), ConceptSet.load("paper34")
     generator = np.random.Generator(np.random.Philox(0))
-    winners = generator.integers(0, len(concepts), (pictures, CALLS, heads.all_heads))
+    winners = generator.integers(0, len(concepts), (pictures, CALLS, 1, heads.all_heads))
     one = Votes.of_pictures(winners, range(pictures), heads, concepts, {"model": "drawn", "seed": 0})
     counts, by_block = one.counts.astype(np.uint8), one.blocks.astype(np.uint8)
     said = one._metadata()

@@ -155,7 +155,7 @@ def sender() -> tuple[Votes, Callable[[range], bytes]]:
     """What a worker sends: votes of a piece, drawn once and told to be of the pictures asked for."""
     heads, concepts = head_map_of("sd_xl_base_1_0"), ConceptSet.load("paper34")
     generator = np.random.Generator(np.random.Philox(0))
-    winners = generator.integers(0, len(concepts), (PIECE, CALLS, heads.all_heads))
+    winners = generator.integers(0, len(concepts), (PIECE, CALLS, 1, heads.all_heads))
     drawn = Votes.of_pictures(winners, range(PIECE), heads, concepts, SETTINGS)
     arrays = {"counts": drawn.counts.astype(np.uint8), "blocks": drawn.blocks.astype(np.uint8)}
     said = drawn._metadata()

@@ -149,7 +149,7 @@ def test_looking_changes_no_bit_of_the_picture(name, concepts):
         inside = draw(pipe)
     winners = probe.take()
     assert torch.equal(before, inside)
-    assert winners.shape == (2, 2, HeadMap.of(pipe).all_heads) and len(np.unique(winners)) > 1
+    assert winners.shape == (2, 2, 1, HeadMap.of(pipe).all_heads) and len(np.unique(winners)) > 1
 
 
 @pytest.mark.parametrize("name", JOINT)
@@ -160,7 +160,7 @@ def test_words_travel_as_if_in_the_prompt_unseen(name, concepts, monkeypatch):
     with hooked(pipe, probe):
         probe.begin([5])
         ours = draw(pipe, PROMPTS[:1])
-    winners = probe.take()[0]
+    winners = probe.take()[0, :, 0]
     given = {}
     handle = pipe.transformer.register_forward_pre_hook(
         lambda m, a, k: given.update({len(given): k}), with_kwargs=True

@@ -80,7 +80,7 @@ def test_the_command(run, sd, tmp_path):
     file = tmp_path / "calibration.json"
     line = ("plan", "-m", tmp_path / "tiny", "-n", 210, "--gpus", 8, "--price", 2.5)
     code, out, _ = run(*line, "--save", file)
-    assert code == 0 and "210 of 50 steps, by 8 workers" in out and "hours of all workers, for " in out
+    assert code == 0 and "210 of 10 steps, by 8 workers" in out and "hours of all workers, for " in out
     code, out, _ = run("plan", "--calibration", file, "-n", 2100, "--gpus", 2, "--json")
     found = json.loads(out)
     assert found.keys() >= {

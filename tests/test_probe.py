@@ -5,6 +5,7 @@ and projects keys anew at every call, for one picture, one head and one word lis
 softmax in float64.
 """
 
+import itertools
 import json
 from pathlib import Path
 
@@ -16,7 +17,8 @@ from diffusers import EulerDiscreteScheduler, HeunDiscreteScheduler
 from conftest import BUILD, ddim, pndm, tiny_sd
 from headwise.attention import hooked
 from headwise.concepts import ConceptSet
-from headwise.errors import HookMisuse, ModelNotLoaded, NotFinite
+from headwise.errors import HeadwiseError, HookMisuse, ModelNotLoaded, NotFinite, RunMismatch
+from headwise.estimators import Estimator, estimator_of
 from headwise.generate import latents_for
 from headwise.probe import ConceptProbe, draw_words, measure
 from headwise.relevance import Votes
@@ -81,8 +83,8 @@ class NaiveProcessor:
         self.votes.append((self.step, self.layer, head, best))
 
 
-def naive_votes(pipe, concepts, pictures, prompts, seed, draw=draw_words, **options):
-    """concepts × all_heads votes; pictures one by one."""
+def naive_votes(pipe, concepts, pictures, prompts, seed, draw=draw_words, draws=1, **options):
+    """concepts × all_heads votes; pictures one by one, and for each draw of words anew."""
     names = [n for n in pipe.unet.attn_processors if n.endswith("attn2.processor")]
     names.sort(key=lambda name: PLACES.index(name.split(".")[0]))
     modules = [pipe.unet.get_submodule(name.removesuffix(".processor")) for name in names]
@@ -91,10 +93,10 @@ def naive_votes(pipe, concepts, pictures, prompts, seed, draw=draw_words, **opti
     counts = np.zeros((len(words), starts[-1]), int)
     originals = dict(pipe.unet.attn_processors)
     options = {"guidance_scale": 7.5} | options
-    for picture in range(pictures):
-        votes, draws = [], draw(seed, picture, 64, len(modules), concepts)
+    for picture, nth in itertools.product(range(pictures), range(draws)):
+        votes, drawn = [], draw(seed, picture, 64 * draws, len(modules), concepts)[nth::draws]
         replaced = {
-            name: NaiveProcessor(layer, modules[layer].heads, words, votes, draws)
+            name: NaiveProcessor(layer, modules[layer].heads, words, votes, drawn)
             for layer, name in enumerate(names)
         }
         pipe.unet.set_attn_processor({**originals, **replaced})
@@ -111,7 +113,7 @@ def naive_votes(pipe, concepts, pictures, prompts, seed, draw=draw_words, **opti
     return counts
 
 
-def our_votes(pipe, concepts, pictures, prompts, seed, tmp_path, **options):
+def our_votes(pipe, concepts, pictures, prompts, seed, tmp_path, draws=1, **options):
     measure(
         pipe,
         concepts,
@@ -119,6 +121,7 @@ def our_votes(pipe, concepts, pictures, prompts, seed, tmp_path, **options):
         prompts=prompts,
         seed=seed,
         out=tmp_path,
+        estimator=Estimator(draws, num_inference_steps=50),
         progress=False,
         **options,
     )
@@ -127,6 +130,7 @@ def our_votes(pipe, concepts, pictures, prompts, seed, tmp_path, **options):
 
 CASES = {
     "plain": {"num_inference_steps": 2},
+    "several draws": {"num_inference_steps": 2, "draws": 3},
     "pndm repeats a step": {"num_inference_steps": 3, "scheduler": pndm},
     "no guidance": {"num_inference_steps": 2, "guidance_scale": 1.0},
     "negative prompt": {"num_inference_steps": 2, "negative_prompt": "a red cat"},
@@ -173,6 +177,25 @@ def test_draws_of_fewer_calls_begin_those_of_more():
     assert np.array_equal(draw_words(3, 4, 5, 6, [7, 8]), draw_words(3, 4, 50, 6, [7, 8])[:5])
 
 
+def test_an_estimator_says_how_often_and_how_long(sd, concepts, tmp_path):
+    kept = {"pictures": 1, "out": tmp_path / "run", "progress": False}
+    lean = measure(sd, concepts, **kept)
+    assert (lean.settings["draws"], lean.settings["num_inference_steps"]) == (8, 10)
+    votes = Votes.load(tmp_path / "run" / "votes.safetensors")
+    assert votes.counts.sum() == 8 * len(votes.counts) * votes.head_map.all_heads and len(votes.counts) >= 10
+    with pytest.raises(RunMismatch, match="draws"):
+        measure(sd, concepts, estimator="paper", num_inference_steps=10, **kept)
+    paper = measure(sd, concepts, pictures=1, estimator="paper", num_inference_steps=2, progress=False)
+    assert "draws" not in paper.settings  # as in files from before there were estimators
+
+
+def test_no_estimator():
+    with pytest.raises(HeadwiseError, match="'papers' is no estimator"):
+        estimator_of("papers")
+    with pytest.raises(HeadwiseError, match="draws=0"):
+        Estimator(draws=0, num_inference_steps=1)
+
+
 def test_draws_depend_on_seed_and_picture(concepts):
     base = draw_words(1, 2, 9, 4, concepts)
     assert base.shape == (9, 4, 3)
@@ -209,6 +232,7 @@ def test_the_probe_only_looks(pipe, concepts):
     assert probe.take().shape == (
         1,
         3 if pipe.scheduler.__class__.__name__[0] == "P" else 2,
+        1,
         probe.head_map.all_heads,
     )
 

@@ -34,7 +34,7 @@ SETTINGS = {"model": "tiny", "seed": 0}
 def counted(numbers, seed=0, steps=2):
     """Votes of these pictures, whose winners depend on the picture's number alone."""
     winners = [np.random.default_rng([seed, i]).integers(0, 3, (steps, HEADS.all_heads)) for i in numbers]
-    stacked = np.array(winners, int).reshape(len(winners), steps, HEADS.all_heads)
+    stacked = np.array(winners, int).reshape(len(winners), steps, 1, HEADS.all_heads)
     return Votes.of_pictures(stacked, list(numbers), HEADS, CONCEPTS, SETTINGS)
 
 
@@ -208,13 +208,13 @@ def test_ranks_are_counted_another_way(values):
 
 def test_split_half_is_one_where_pictures_agree_and_about_zero_where_they_are_noise():
     heads = HeadMap((Layer("x", 40),))
-    agree = np.tile(np.arange(40) % 3, (64, 1, 1))
+    agree = np.tile(np.arange(40) % 3, (64, 1, 1, 1))
     same = Votes.of_pictures(agree, range(64), heads, CONCEPTS, {})
     assert np.allclose(Relevance.from_votes(same).split_half, 1)
-    noise = np.random.default_rng(0).integers(0, 3, (64, 30, 40))
+    noise = np.random.default_rng(0).integers(0, 3, (64, 30, 1, 40))
     random = Votes.of_pictures(noise, range(64), heads, CONCEPTS, {})
     assert np.abs(Relevance.from_votes(random).split_half).max() < 0.35
-    nobody = Votes.of_pictures(np.zeros((64, 1, 40), int), range(64), heads, CONCEPTS, {})
+    nobody = Votes.of_pictures(np.zeros((64, 1, 1, 40), int), range(64), heads, CONCEPTS, {})
     assert Relevance.from_votes(nobody).split_half.tolist() == [0, 0, 0]
     assert Relevance.from_votes(nobody)["Animals"].tolist() == [0.0] * 40
 

@@ -20,6 +20,7 @@ _HOME = {
     "Relevance": "relevance",
     "ConceptProbe": "probe",
     "measure": "probe",
+    "Estimator": "estimators",
     "AttentionMaps": "attention_maps",
     "Steer": "steer",
     "strengthen": "steer",

@@ -26,6 +26,7 @@ from headwise.attention import hooked
 from headwise.concepts import ConceptSet
 from headwise.doctor import memory_of
 from headwise.errors import HeadwiseError
+from headwise.estimators import LEAN
 from headwise.generate import generate
 from headwise.heads import HeadMap, denoiser_of
 from headwise.pipelines import model_name, quiet
@@ -135,7 +136,7 @@ def calibrate(
         batch_size, guidance_scale, height, width: As it will be.
         load_s: What loading took, if somebody looked.
     """
-    probe, once = _timed(lambda: ConceptProbe(pipe, concepts))
+    probe, once = _timed(lambda: ConceptProbe(pipe, concepts, draws=LEAN.draws))
 
     def counted(calls: int) -> Votes:
         numbers = range(batch_size)
@@ -171,7 +172,7 @@ def plan(
     pictures: int,
     *,
     workers: int = 1,
-    num_inference_steps: int = 50,
+    num_inference_steps: int = LEAN.num_inference_steps,
     price: float | int | None = None,
 ) -> Plan:
     """What so many pictures will take.
@@ -216,7 +217,7 @@ def plan(
 def _driver(head_map: HeadMap, concepts: ConceptSet) -> dict[str, float]:
     """What votes of this size cost the driver."""
     winners = np.random.Generator(np.random.Philox(0)).integers(
-        0, len(concepts), (PIECE, 50, head_map.all_heads)
+        0, len(concepts), (PIECE, 50, 1, head_map.all_heads)
     )
     votes = Votes.of_pictures(winners, range(PIECE), head_map, concepts, {})
     other = Votes.of_pictures(winners[:1], [PIECE], head_map, concepts, {})

@@ -17,10 +17,12 @@ __all__ = [
     "heat_map",
     "layer_means",
     "layer_summary",
+    "lines",
     "reliability",
 ]
 
 import io
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -262,6 +264,33 @@ def rates(found: Mapping[str, Interval], label: str) -> Figure:
         axes.set_yticks(rows, list(found))
         axes.tick_params(axis="y", length=0)
         axes.set(xlim=(0, 1), xlabel=label)
+    return figure
+
+
+def lines(
+    found: Mapping[str, Sequence[Sequence[float]]], x: str, y: str, goal: float | None = None
+) -> Figure:
+    """One line for each name over a logarithmic axis, with the lowest and highest as a band.
+
+    Args:
+        found: Points of x, y, and the lowest and highest y.
+        x, y: Names of the axes.
+        goal: A level to be reached.
+    """
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(8, 4), layout="constrained")
+        axes = figure.subplots()
+        shades = matplotlib.colormaps[SEQUENTIAL](np.linspace(0, 0.85, len(found)))
+        for color, marker, (name, points) in zip(
+            shades, itertools.cycle("osD^vXP"), found.items(), strict=False
+        ):
+            at, mean, low, high = np.array(points).T[:4]
+            axes.plot(at, mean, marker=marker, markersize=4, color=color, label=name)
+            axes.fill_between(at, low, high, color=color, alpha=0.1, linewidth=0)
+        if goal is not None:
+            axes.axhline(goal, color=ACCENT, linewidth=1, linestyle="--")
+        axes.set(xlabel=x, ylabel=y, xscale="log")
+        axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
 

@@ -1,8 +1,8 @@
 r"""The probe: every head votes for the concept its picture attends to most.
 
-At each call of the denoiser and each layer, one word w_c is drawn for every concept c. The words' tokens
-stand side by side after one start token, with keys K; with the layer's own queries Q, for one picture and one
-head,
+At each call of the denoiser and each layer, one word w_c is drawn for every concept c, once or several times
+(estimators.py). The words' tokens stand side by side after one start token, with keys K; with the layer's own
+queries Q, for one picture, one head and one draw,
 
     A    = softmax(Q Kᵀ/√d)                    "pixels tokens"
     a[c] = mean over the tokens of w_c of the mean over pixels of A
@@ -40,6 +40,7 @@ from headwise.concepts import ConceptSet, WordEmbeddings
 from headwise.dispatch import are_workers, parts, pieces_of
 from headwise.draws import Shown, WordTokens, draw_words
 from headwise.errors import HeadwiseError, HookMisuse, LayerNotReached, ModelNotLoaded, NotFinite, RunMismatch
+from headwise.estimators import Estimator, Named, estimator_of
 from headwise.generate import batches, generate, latent_shape
 from headwise.heads import HeadMap
 from headwise.pictures import save_picture
@@ -51,17 +52,17 @@ from headwise.runs import Progress, RunFolder, Told, settings_of, versions
 from headwise.shards import among, said_of
 from headwise.votes import BLOCKS, Votes
 
-__all__ = ["ConceptProbe", "draw_words", "finished", "measure", "preferred"]
+__all__ = ["ConceptProbe", "attention_to", "draw_words", "finished", "measure", "preferred"]
 
 PIECE = 32  # pictures that one of several workers counts at a time
 
 
-def preferred(
+def attention_to(
     query: Float[Tensor, "pictures heads pixels dim"],
     key: Float[Tensor, "pictures heads tokens dim"],
     shown: Shown,
-) -> Int[Tensor, "pictures heads"]:
-    """The concept that each head's picture attends to most; −1 where attention is not finite.
+) -> Float[Tensor, "pictures heads concepts"]:
+    """The pooled attention a[c] of each head to the word of each concept.
 
     Args:
         query, key: Of one layer; the key already scaled by 1/√d.
@@ -71,8 +72,14 @@ def preferred(
     tokens = torch.softmax(scores, -1, dtype=shown.share.dtype).mean(-2)
     place = shown.place.flatten(1)[:, None].expand(-1, tokens.shape[1], -1)
     words = tokens.gather(-1, place).unflatten(-1, shown.place.shape[1:])
-    concepts = (words * shown.share[:, None]).sum(-1)
-    return torch.where(concepts.isfinite().all(-1), concepts.argmax(-1), -1)
+    return (words * shown.share[:, None]).sum(-1)
+
+
+def preferred(
+    attention: Float[Tensor, "pictures heads concepts"],
+) -> Int[Tensor, "pictures heads"]:
+    """The concept that each head's picture attends to most; −1 where attention is not finite."""
+    return torch.where(attention.isfinite().all(-1), attention.argmax(-1), -1)
 
 
 class ConceptProbe:
@@ -88,13 +95,20 @@ class ConceptProbe:
         concepts: The concepts to choose between.
         seed: Of the word draws.
         embeddings: What `concepts.embed(pipe)` gave, if it is at hand.
+        draws: How often a word of each concept is drawn, at each call and layer.
     """
 
     kinds = ("cross", "joint", "text")
 
     def __init__(
-        self, pipe: Any, concepts: ConceptSet, seed: int = 0, embeddings: WordEmbeddings | None = None
+        self,
+        pipe: Any,
+        concepts: ConceptSet,
+        seed: int = 0,
+        embeddings: WordEmbeddings | None = None,
+        draws: int = 1,
     ) -> None:
+        self.draws = draws
         self.concepts, self.seed, self.head_map = concepts, seed, HeadMap.of(pipe)
         self.tokens = WordTokens(embeddings or concepts.embed(pipe))
         self.keys: dict[int, Tensor] = {}  # of all words at each cross-attention layer
@@ -105,9 +119,9 @@ class ConceptProbe:
     def begin(self, pictures: Sequence[int] | None) -> None:
         """Forget the last pictures and expect those of these numbers (0, 1, … if None) in the next call."""
         self.pictures = None if pictures is None else tuple(pictures)
-        self.draws: np.ndarray | None = None
+        self.drawn: np.ndarray | None = None
         self.winners: dict[tuple[int, int], Tensor] = {}
-        self.shown: list[Shown] = []  # of the call under way, layer by layer
+        self.shown: list[list[Shown]] = []  # of the call under way, each layer's draws
         self.votes: list[Tensor | None] = []
 
     def prepare(self, call: DenoiserCall) -> None:
@@ -123,7 +137,7 @@ class ConceptProbe:
             )
         drawn, wide = self._draws(call), torch.promote_types(self.tokens.embeddings.dtype, torch.float32)
         self.shown = [
-            self.tokens.side_by_side(drawn[:, layer]).to(call.device, wide)
+            [self.tokens.side_by_side(drawn[:, n, layer]).to(call.device, wide) for n in range(self.draws)]
             for layer in range(len(self.head_map))
         ]
 
@@ -149,8 +163,8 @@ class ConceptProbe:
             if votes is not None:
                 self.winners[call.step, layer] = votes
 
-    def take(self) -> Int[np.ndarray, "pictures steps all_heads"]:
-        """The concept each head preferred at each call since `begin`; then forget it."""
+    def take(self) -> Int[np.ndarray, "pictures steps draws all_heads"]:
+        """The concept each head preferred at each call and draw since `begin`; then forget it."""
         steps = 1 + max((step for step, _ in self.winners), default=-1)
         expected = [(step, layer) for step in range(steps) for layer in range(len(self.head_map))]
         if not steps or len(expected) != len(self.winners):
@@ -159,11 +173,11 @@ class ConceptProbe:
                 f"expected {len(self.head_map)} in each. Every call of the denoiser must run all its layers."
             )
         of_step = [
-            torch.cat([self.winners[step, i] for i in range(len(self.head_map))], 1) for step in range(steps)
+            torch.cat([self.winners[step, i] for i in range(len(self.head_map))], 2) for step in range(steps)
         ]
         winners = torch.stack(of_step, 1).cpu().numpy()
         self.begin(None)
-        bad = np.nonzero((winners < 0).any((0, 2)))[0]
+        bad = np.nonzero((winners < 0).any((0, 2, 3)))[0]
         if len(bad):
             raise NotFinite(
                 f"The denoiser's queries are not finite at step {bad[0]}, "
@@ -210,22 +224,27 @@ class ConceptProbe:
             self._vote(site, query, self.keys[site.layer][None].expand(len(query), -1, -1, -1))
 
     def _vote(self, site: Site, query: Tensor, keys: Float[Tensor, "pictures heads all_tokens dim"]) -> None:
-        shown = self.shown[site.layer]
-        key = torch.stack([of_picture[:, own] for of_picture, own in zip(keys, shown.tokens, strict=True)])
-        self.votes[site.layer] = preferred(query, key, shown)
+        votes = []
+        for shown in self.shown[site.layer]:
+            key = torch.stack(
+                [of_picture[:, own] for of_picture, own in zip(keys, shown.tokens, strict=True)]
+            )
+            votes.append(preferred(attention_to(query, key, shown)))
+        self.votes[site.layer] = torch.stack(votes, 1)
 
-    def _draws(self, call: DenoiserCall) -> Int[np.ndarray, "pictures layers concepts"]:
+    def _draws(self, call: DenoiserCall) -> Int[np.ndarray, "pictures draws layers concepts"]:
         numbers = self.pictures or tuple(range(call.pictures))
         if len(numbers) != call.pictures:
             raise HookMisuse(
                 f"The probe was to see {len(numbers)} pictures, but {call.pictures} rows carry a prompt."
             )
-        if self.draws is None or self.draws.shape[1] <= call.step:
+        start, stop = call.step * self.draws, (call.step + 1) * self.draws
+        if self.drawn is None or self.drawn.shape[1] < stop:
             # How many calls will come is not known; longer draws begin as shorter ones.
-            calls, layers = max(64, 2 * call.step), len(self.head_map)
-            drawn = [draw_words(self.seed, n, calls, layers, self.tokens.counts) for n in numbers]
-            self.draws = np.stack(drawn)
-        return self.draws[:, call.step]
+            often, layers = max(64, 2 * stop), len(self.head_map)
+            drawn = [draw_words(self.seed, n, often, layers, self.tokens.counts) for n in numbers]
+            self.drawn = np.stack(drawn)
+        return self.drawn[:, start:stop]
 
 
 def _pixels(tensor: Tensor, text: slice) -> Tensor:
@@ -244,7 +263,8 @@ def measure(
     seed: int = 0,
     out: str | Path | None = None,
     batch_size: int = 1,
-    num_inference_steps: int = 50,
+    estimator: Estimator | Named = "lean",
+    num_inference_steps: int | None = None,
     guidance_scale: float | int = 7.5,
     negative_prompt: str | None = None,
     height: int | None = None,
@@ -267,7 +287,9 @@ def measure(
         seed: With a picture's number, the source of its latents and word draws.
         out: Folder for checkpoints and result, see runs.py; None keeps nothing on disk.
         batch_size: Pictures per pipeline call. It changes the time, not the votes.
-        num_inference_steps, guidance_scale, negative_prompt, height, width: Passed to the pipeline.
+        estimator: How much is seen of a picture (estimators.py): "lean", or "paper" for one draw a call.
+        num_inference_steps: Passed to the pipeline; the estimator's own if None.
+        guidance_scale, negative_prompt, height, width: Passed to the pipeline.
         until: Stop at a multiple of 32 pictures where the median split-half correlation over concepts is
             this high.
         checkpoint_every: Seconds between checkpoints; 0 writes one after every batch.
@@ -275,10 +297,10 @@ def measure(
         progress: Show a bar on stderr; or a callable that is told, after each batch, how many pictures of how
             many are counted. What it raises ends the run, with all that was counted kept.
     """
-    wanted = among(numbers, pictures)
+    wanted, chosen = among(numbers, pictures), estimator_of(estimator)
     _check(pictures, numbers, batch_size, keep_pictures if out is None else 0, until)
     passed: dict[str, Any] = {
-        "num_inference_steps": num_inference_steps,
+        "num_inference_steps": num_inference_steps or chosen.num_inference_steps,
         "guidance_scale": guidance_scale,
         "negative_prompt": negative_prompt,
         "height": height,
@@ -287,7 +309,9 @@ def measure(
     # No batch reaches across a place where the run may stop, or where it stops decoding.
     cuts = (keep_pictures, *(range(0, pictures, BLOCKS) if until is not None else ()))
     texts = prompts if prompts is None else read_prompts(prompts, pipe)
-    asked = _Asked(concepts, texts, latents, pictures, seed, passed, batch_size, keep_pictures, cuts)
+    asked = _Asked(
+        concepts, texts, latents, pictures, seed, chosen.draws, passed, batch_size, keep_pictures, cuts
+    )
     here = None if are_workers(pipe) else asked(pipe)
     nothing = pipe.begin(asked) if here is None else here.nothing
     with RunFolder(out, nothing.settings, nothing, whole=pictures) as folder:
@@ -319,6 +343,7 @@ class _Asked:
     latents: Float[Tensor, "pictures channels height width"] | None
     pictures: int
     seed: int
+    draws: int
     passed: dict[str, Any]
     batch_size: int
     keep_pictures: int
@@ -340,6 +365,7 @@ class _Counting:
         self.asked, self.pipe, self.texts = asked, pipe, read_prompts(asked.prompts, pipe)
         _check_latents(pipe, asked)
         settings = settings_of(pipe, asked.concepts, self.texts, asked.latents, asked.seed) | asked.passed
+        settings |= {"draws": asked.draws} if asked.draws > 1 else {}  # files from before say none: one
         self.nothing = Votes.empty(HeadMap.of(pipe), asked.concepts, settings)
         self.probe: ConceptProbe | None = None
 
@@ -358,7 +384,9 @@ class _Counting:
     ) -> Generator[Votes, None, None]:
         """The votes of each batch, as it is done."""
         asked, settings = self.asked, self.nothing.settings
-        self.probe = probe = self.probe or ConceptProbe(self.pipe, asked.concepts, asked.seed)
+        self.probe = probe = self.probe or ConceptProbe(
+            self.pipe, asked.concepts, asked.seed, draws=asked.draws
+        )
         with hooked(self.pipe, probe), quiet(self.pipe):
             for numbers in todo:
                 probe.begin(numbers)

@@ -58,14 +58,14 @@ class Votes:
     @classmethod
     def of_pictures(
         cls,
-        winners: Int[np.ndarray, "pictures steps all_heads"],
+        winners: Int[np.ndarray, "pictures steps draws all_heads"],
         numbers: Sequence[int],
         head_map: HeadMap,
         concepts: ConceptSet,
         settings: dict[str, Any],
     ) -> "Votes":
-        """Count the concept that each head preferred at each call of some pictures."""
-        won = winners[..., None] == np.arange(len(concepts))
+        """Count the concept that each head preferred at each call and draw of some pictures."""
+        won = (winners[..., None] == np.arange(len(concepts))).sum(2)
         votes = cls.empty(head_map, concepts, settings)
         for number, of_picture in zip(numbers, won.sum(1), strict=True):
             votes.blocks[number % BLOCKS] += of_picture

@@ -1,6 +1,7 @@
 """The paper's claims as benchmarks that can say no: beside controls and rivals, numbers with intervals."""
 
 from headwise.benchmarks.editing import EDITING, Editing, benchmark_editing
+from headwise.benchmarks.estimators import Estimators, benchmark_estimators
 from headwise.benchmarks.multi_concept import COMPOSING, MultiConcept, benchmark_multi_concept
 from headwise.benchmarks.polysemy import METHODS, Polysemy, benchmark_polysemy
 from headwise.benchmarks.scales import ON_TRIAL, Scales, benchmark_scales
@@ -13,10 +14,12 @@ __all__ = [
     "METHODS",
     "ON_TRIAL",
     "Editing",
+    "Estimators",
     "MultiConcept",
     "Polysemy",
     "Scales",
     "benchmark_editing",
+    "benchmark_estimators",
     "benchmark_multi_concept",
     "benchmark_polysemy",
     "benchmark_scales",

@@ -24,6 +24,7 @@ from headwise.cli.app import (
     print_rows,
 )
 from headwise.errors import UnreadableFile
+from headwise.estimators import LEAN
 
 __all__ = ["merge", "plan"]
 
@@ -82,7 +83,7 @@ def plan(
     concepts: Annotated[
         str | None, typer.Option("--concepts", "-c", help="'paper34', 'emoji', or a TOML file.")
     ] = None,
-    num_inference_steps: Steps = 50,
+    num_inference_steps: Steps = LEAN.num_inference_steps,
     guidance_scale: Guidance = 7.5,
     height: Height = None,
     width: Width = None,

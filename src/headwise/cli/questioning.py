@@ -1,0 +1,55 @@
+"""Commands about relevance itself: benchmark estimators, benchmark questions."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from headwise.cli.app import Device, Dtype, Json, Model, console, load, print_json, resumable, table
+from headwise.cli.trying import benchmark
+
+__all__ = ["estimators"]
+
+
+@benchmark.command()
+def estimators(
+    model: Model = "emoji",
+    concepts: Annotated[
+        str | None, typer.Option("--concepts", "-c", help="'paper34', 'emoji', or a TOML file.")
+    ] = None,
+    long: Annotated[int, typer.Option(min=32, help="Pictures of the long run.")] = 640,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder.")] = Path("runs/benchmark-estimators"),
+    seed: Annotated[int, typer.Option(help="Of pictures and words.")] = 0,
+    batch_size: Annotated[int, typer.Option(min=1, help="Pictures at a time.")] = 12,
+    dtype: Dtype = "auto",
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """How few denoiser rows give the relevance of a long run?
+
+    Compares ways of counting votes at equal cost. Run again, it goes on.
+
+    \b
+    Examples:
+      headwise benchmark estimators --json
+      headwise benchmark estimators --long 1000 --out runs/estimators
+    """
+    from headwise.benchmarks import benchmark_estimators
+    from headwise.concepts import ConceptSet
+    from headwise.report import report
+
+    concept_set = ConceptSet.load(concepts or ("emoji" if model == "emoji" else "paper34"))
+    pipe = load(model, dtype, device)
+    with resumable(out):
+        found = benchmark_estimators(pipe, concept_set, out, long=long, seed=seed, batch_size=batch_size)
+    page, numbers = report(out), found.numbers()
+    if as_json:
+        print_json({"page": str(page), "estimators": numbers, **found.settings})
+        return
+    shown = table("estimator", "rows to 0.95>", "of the paper's>", "best>")
+    for name, one in numbers.items():
+        rows = "never" if one["rows"] is None else f"{one['rows']:.0f}"
+        share = "" if one["share_of_paper"] is None else f"{one['share_of_paper']:.2f}"
+        shown.add_row(name, rows, share, f"{max(point[1] for point in one['curve']):.3f}")
+    console().print(shown)
+    print(f"Open {page}")

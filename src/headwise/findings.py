@@ -1,0 +1,81 @@
+"""The pages of questions about relevance itself: how it is best measured, and what it is good for."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from headwise import plots
+from headwise.benchmarks.estimators import ENOUGH, ESTIMATORS
+from headwise.page import Drawing, Page, Section, Table, settings_rows
+
+__all__ = ["ESTIMATORS", "estimators_page"]
+
+LEAD = (
+    "Ways of counting votes, at equal cost. Cost is rows that pass the denoiser; agreement is the rank "
+    "correlation over heads with a long run on other pictures, the median over concepts."
+)
+
+
+def estimators_page(folder: Path) -> Page:
+    """The page of a folder in which estimators were compared."""
+    said = json.loads((folder / ESTIMATORS).read_text(encoding="utf-8"))
+    found, settings = said["estimators"], said["settings"]
+    draws = {name: one["curve"] for name, one in found.items() if name.endswith((" 1 draw", " 8 draws"))}
+    start = settings["lean"].split(",")[0] + ","
+    ways = {name.split(", ")[-1]: one["curve"] for name, one in found.items() if name.startswith(start)}
+    ways = {name: curve for name, curve in ways.items() if f"{start} {name}" in found}
+    columns = ("estimator", f"rows to {ENOUGH}", "of the paper's", "best", "at rows")
+    rows = [_row(name, one) for name, one in found.items()]
+    lean = found[settings["lean"]]
+    return Page(
+        title="How few denoiser rows give the relevance of a long run?",
+        lead=LEAD,
+        numbers=[
+            ("the default", settings["lean"]),
+            (f"its rows to {ENOUGH}", _or_never(lean["rows"], ".0f")),
+            ("of the paper's", _or_never(lean["share_of_paper"], ".2f")),
+            ("split-half of the long run", f"{settings['long_run_split_half']:.3f}"),
+        ],
+        sections=[
+            _section(
+                "Draws and steps", draws, "Bands reach from the lowest to the highest of runs of this cost."
+            ),
+            _section(f"Ways of counting, {start[:-1]}", ways, "On the same pictures."),
+            Section(
+                "Every estimator", "", tables=(Table("The numbers", columns, rows, columns[1:], open=True),)
+            ),
+        ],
+        settings=list(settings_rows(settings)),
+    )
+
+
+def _section(title: str, curves: dict[str, Any], text: str) -> Section:
+    figure = plots.lines(curves, "rows that pass the denoiser", "agreement with the long run", ENOUGH)
+    alt = "; ".join(f"{name} {curve[-1][1]:.3f} at {curve[-1][0]:.0f} rows" for name, curve in curves.items())
+    points = [
+        (name, f"{rows:.0f}", f"{mean:.3f}", f"{low:.3f} to {high:.3f}")
+        for name, curve in curves.items()
+        for rows, mean, low, high in curve
+    ]
+    columns = ("estimator", "rows", "agreement", "lowest to highest")
+    return Section(
+        title,
+        text,
+        (Drawing.of(figure, f"{alt}.", "36rem"),),
+        (Table("The points", columns, points, columns[1:]),),
+    )
+
+
+def _row(name: str, one: dict[str, Any]) -> tuple[str, ...]:
+    rows, best = one["rows"], max(one["curve"], key=lambda point: point[1])
+    return (
+        name,
+        _or_never(rows, ".0f"),
+        _or_never(one["share_of_paper"], ".2f"),
+        f"{best[1]:.3f}",
+        f"{best[0]:.0f}",
+    )
+
+
+def _or_never(value: float | None, form: str) -> str:
+    return "never" if value is None else format(value, form)
