@@ -465,3 +465,8 @@ def other(app):
     from starlette.testclient import TestClient
 
     return TestClient(app, base_url="http://127.0.0.1:7860")
+
+
+@pytest.fixture
+def stub_judge():
+    return StubJudge()

@@ -6,13 +6,19 @@ from typing import Any
 
 from headwise import plots
 from headwise.benchmarks.estimators import ENOUGH, ESTIMATORS
+from headwise.benchmarks.questions import QUESTIONS
+from headwise.intervals import Interval
 from headwise.page import Drawing, Page, Section, Table, settings_rows
 
-__all__ = ["ESTIMATORS", "estimators_page"]
+__all__ = ["ESTIMATORS", "QUESTIONS", "estimators_page", "questions_page"]
 
 LEAD = (
     "Ways of counting votes, at equal cost. Cost is rows that pass the denoiser; agreement is the rank "
     "correlation over heads with a long run on other pictures, the median over concepts."
+)
+ASKED = (
+    "Agreement is the rank correlation over heads, with 95 % intervals of its mean over concepts; what it is "
+    "held against was measured on other pictures unless said otherwise."
 )
 
 
@@ -26,7 +32,7 @@ def estimators_page(folder: Path) -> Page:
     ways = {name: curve for name, curve in ways.items() if f"{start} {name}" in found}
     columns = ("estimator", f"rows to {ENOUGH}", "of the paper's", "best", "at rows")
     rows = [_row(name, one) for name, one in found.items()]
-    lean = found[settings["lean"]]
+    lean = found.get(settings["lean"], {"rows": None, "share_of_paper": None})
     return Page(
         title="How few denoiser rows give the relevance of a long run?",
         lead=LEAD,
@@ -40,12 +46,41 @@ def estimators_page(folder: Path) -> Page:
             _section(
                 "Draws and steps", draws, "Bands reach from the lowest to the highest of runs of this cost."
             ),
-            _section(f"Ways of counting, {start[:-1]}", ways, "On the same pictures."),
+            *([_section(f"Ways of counting, {start[:-1]}", ways, "On the same pictures.")] if ways else []),
             Section(
                 "Every estimator", "", tables=(Table("The numbers", columns, rows, columns[1:], open=True),)
             ),
         ],
         settings=list(settings_rows(settings)),
+    )
+
+
+def questions_page(folder: Path) -> Page:
+    """The page of a folder in which questions about relevance were asked."""
+    said = json.loads((folder / QUESTIONS).read_text(encoding="utf-8"))
+    return Page(
+        title="What is open about relevance, asked of this model",
+        lead=ASKED,
+        numbers=[
+            ("questions", str(len(said["answers"]))),
+            ("split-half of the whole", f"{said['settings']['whole_split_half']:.3f}"),
+        ],
+        sections=[_answer(answer) for answer in said["answers"].values()],
+        settings=list(settings_rows(said["settings"])),
+    )
+
+
+def _answer(answer: dict[str, Any]) -> Section:
+    values = {name: Interval(*value) for name, value in answer["values"].items()}
+    if not values:
+        return Section(answer["question"], answer["reading"])
+    alt = "; ".join(f"{name} {value}" for name, value in values.items())
+    rows = [(name, str(value)) for name, value in values.items()]
+    return Section(
+        answer["question"],
+        answer["reading"],
+        (Drawing.of(plots.intervals(values, answer["measure"]), f"{alt}.", "34rem"),),
+        (Table("The numbers", ("", answer["measure"]), rows, (answer["measure"],), open=True),),
     )
 
 

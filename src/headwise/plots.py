@@ -15,6 +15,7 @@ __all__ = [
     "convergence",
     "correlation",
     "heat_map",
+    "intervals",
     "layer_means",
     "layer_summary",
     "lines",
@@ -253,6 +254,13 @@ def agreements(found: Mapping[str, Agreement]) -> Figure:
 
 def rates(found: Mapping[str, Interval], label: str) -> Figure:
     """Shares with their intervals, one row for each method, the first on top."""
+    figure = intervals(found, label)
+    figure.axes[0].set(xlim=(0, 1))
+    return figure
+
+
+def intervals(found: Mapping[str, Interval], label: str) -> Figure:
+    """Numbers with their intervals, one row for each, the first on top."""
     rows = np.arange(len(found))[::-1]
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(7.5, 1.2 + 0.32 * len(found)), layout="constrained")
@@ -263,7 +271,9 @@ def rates(found: Mapping[str, Interval], label: str) -> Figure:
         axes.scatter([r.value for r in found.values()], rows, color=INK, zorder=3)
         axes.set_yticks(rows, list(found))
         axes.tick_params(axis="y", length=0)
-        axes.set(xlim=(0, 1), xlabel=label)
+        axes.set(xlabel=label)
+        if min(r.low for r in found.values()) < 0:
+            axes.axvline(0, color="#8a94a0", linewidth=1)
     return figure
 
 

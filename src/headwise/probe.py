@@ -52,9 +52,34 @@ from headwise.runs import Progress, RunFolder, Told, settings_of, versions
 from headwise.shards import among, said_of
 from headwise.votes import BLOCKS, Votes
 
-__all__ = ["ConceptProbe", "attention_to", "draw_words", "finished", "measure", "preferred"]
+__all__ = [
+    "ConceptProbe",
+    "attention_to",
+    "draw_words",
+    "finished",
+    "measure",
+    "preferred",
+    "token_attention",
+]
 
 PIECE = 32  # pictures that one of several workers counts at a time
+
+
+def token_attention(
+    query: Float[Tensor, "pictures heads pixels dim"],
+    key: Float[Tensor, "pictures heads tokens dim"],
+    shown: Shown,
+) -> Float[Tensor, "pictures heads concepts word_tokens"]:
+    """The attention of each head to each token of each concept's word, the mean over pixels.
+
+    Args:
+        query, key: Of one layer; the key already scaled by 1/√d.
+        shown: Which tokens the keys belong to; what stands beyond a shorter word's tokens has no share in it.
+    """
+    scores = (query @ key.transpose(-1, -2)).masked_fill_(shown.padding[:, None, None], -torch.inf)
+    tokens = torch.softmax(scores, -1, dtype=shown.share.dtype).mean(-2)
+    place = shown.place.flatten(1)[:, None].expand(-1, tokens.shape[1], -1)
+    return tokens.gather(-1, place).unflatten(-1, shown.place.shape[1:])
 
 
 def attention_to(
@@ -62,17 +87,8 @@ def attention_to(
     key: Float[Tensor, "pictures heads tokens dim"],
     shown: Shown,
 ) -> Float[Tensor, "pictures heads concepts"]:
-    """The pooled attention a[c] of each head to the word of each concept.
-
-    Args:
-        query, key: Of one layer; the key already scaled by 1/√d.
-        shown: Which tokens the keys belong to.
-    """
-    scores = (query @ key.transpose(-1, -2)).masked_fill_(shown.padding[:, None, None], -torch.inf)
-    tokens = torch.softmax(scores, -1, dtype=shown.share.dtype).mean(-2)
-    place = shown.place.flatten(1)[:, None].expand(-1, tokens.shape[1], -1)
-    words = tokens.gather(-1, place).unflatten(-1, shown.place.shape[1:])
-    return (words * shown.share[:, None]).sum(-1)
+    """The pooled attention a[c] of each head to the word of each concept, the mean over its tokens."""
+    return (token_attention(query, key, shown) * shown.share[:, None]).sum(-1)
 
 
 def preferred(

@@ -15,7 +15,7 @@ from headwise.benchmarks import Polysemy
 from headwise.benchmarks.scales import NAME as SCALES_FILE
 from headwise.comparisons import comparison_page, scales_page, strips_of_methods
 from headwise.errors import UnreadableFile
-from headwise.findings import ESTIMATORS, estimators_page
+from headwise.findings import ESTIMATORS, QUESTIONS, estimators_page, questions_page
 from headwise.intervals import Interval
 from headwise.page import Drawing, Page, Picture, Section, Strip, Table, settings_rows
 from headwise.scores import Scores
@@ -50,6 +50,8 @@ def trial_page(folder: Path) -> Page:
         return scales_page(folder)
     if (folder / ESTIMATORS).is_file():
         return estimators_page(folder)
+    if (folder / QUESTIONS).is_file():
+        return questions_page(folder)
     inner = {file.parent: Weakening(Scores.load(file)) for file in sorted(folder.glob(f"*/{NAME}"))}
     if not inner:
         raise UnreadableFile(

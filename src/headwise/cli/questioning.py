@@ -6,9 +6,10 @@ from typing import Annotated
 import typer
 
 from headwise.cli.app import Device, Dtype, Json, Model, console, load, print_json, resumable, table
-from headwise.cli.trying import benchmark
+from headwise.cli.steering import JudgeName
+from headwise.cli.trying import CLIP, benchmark
 
-__all__ = ["estimators"]
+__all__ = ["estimators", "questions"]
 
 
 @benchmark.command()
@@ -51,5 +52,70 @@ def estimators(
         rows = "never" if one["rows"] is None else f"{one['rows']:.0f}"
         share = "" if one["share_of_paper"] is None else f"{one['share_of_paper']:.2f}"
         shown.add_row(name, rows, share, f"{max(point[1] for point in one['curve']):.3f}")
+    console().print(shown)
+    print(f"Open {page}")
+
+
+@benchmark.command()
+def questions(
+    model: Model = "emoji",
+    concepts: Annotated[
+        str | None, typer.Option("--concepts", "-c", help="'paper34', 'emoji', or a TOML file.")
+    ] = None,
+    pairs: Annotated[str | None, typer.Option(help="'emoji', a TOML file, or a CSV.")] = None,
+    count: Annotated[int, typer.Option(min=2, help="Pairs an attribute, at most.")] = 6,
+    judge: JudgeName = None,
+    other: Annotated[
+        list[str] | None, typer.Option(help="Another checkpoint with the same heads. May be repeated.")
+    ] = None,
+    pictures: Annotated[int, typer.Option(min=32, help="Of each measurement.")] = 64,
+    whole: Annotated[int, typer.Option(min=32, help="Of what all are held against; 32, 64, …")] = 512,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder.")] = Path("runs/benchmark-questions"),
+    seed: Annotated[int, typer.Option(help="Of pictures and words.")] = 0,
+    batch_size: Annotated[int, typer.Option(min=1, help="Pictures at a time.")] = 12,
+    dtype: Dtype = "auto",
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """What the paper leaves open: words, pictures, tokens, novel concepts, transfer, steps, causes.
+
+    Run again, it goes on.
+
+    \b
+    Examples:
+      headwise benchmark questions --json
+      headwise benchmark questions --other ./another-checkpoint --whole 1024
+    """
+    from headwise.benchmarks import benchmark_questions
+    from headwise.benchmarks.questions import other_schedulers
+    from headwise.cases import pairs_of
+    from headwise.concepts import ConceptSet
+    from headwise.metrics import Judge
+    from headwise.report import report
+
+    own = "emoji" if model == "emoji" else None
+    pipe = load(model, dtype, device)
+    with resumable(out):
+        found = benchmark_questions(
+            pipe,
+            ConceptSet.load(concepts or own or "paper34"),
+            pairs_of(pairs or "emoji", count),
+            Judge.load(judge or own or CLIP),
+            out,
+            others={Path(name).name: load(name, dtype, device) for name in other or ()},
+            schedulers=other_schedulers(pipe),
+            pictures=pictures,
+            whole=whole,
+            seed=seed,
+            batch_size=batch_size,
+        )
+    page = report(out)
+    if as_json:
+        print_json({"page": str(page), "answers": {name: vars(one) for name, one in found.items()}})
+        return
+    shown = table("question", "", "number (95 %)>")
+    for name, answer in found.items():
+        for row, value in answer.values.items():
+            shown.add_row(name, row, str(value))
     console().print(shown)
     print(f"Open {page}")

@@ -1,0 +1,125 @@
+"""Questions and estimators: their arithmetic in the naive way, and whole runs on a tiny model."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from headwise.benchmarks import benchmark_estimators, benchmark_questions
+from headwise.benchmarks.estimators import WAYS, Estimators, Setting
+from headwise.benchmarks.questions import _foretold, _left_out_error, _pooled, other_schedulers
+from headwise.cases import pairs_of
+from headwise.concepts import ConceptSet
+from headwise.draws import Shown
+from headwise.estimators import Estimator
+from headwise.files import read_arrays
+from headwise.probe import measure
+from headwise.report import report
+from headwise.votes import Votes
+
+WORDS = {
+    "Color": ("red", "blue", "aquamarine stone"),
+    "Animals": ("dog", "cat", "frog"),
+    "Material": ("tree", "wood"),
+    "Plants": ("moss", "tree"),
+}
+
+
+def test_eight_draws_are_counted_as_measured(sd, tmp_path):
+    """On the same words: the way of 8 draws is what `measure` counts, block for block."""
+    concepts, setting = ConceptSet(WORDS), Setting(3, 1.0, 32)
+    settings = (setting, Setting(5, 7.5, 32))
+    options = {"long": 32, "settings": settings, "batch_size": 5, "progress": False}
+    found = benchmark_estimators(sd, concepts, tmp_path, **options)
+    kept = {"pictures": 32, "batch_size": 4, "progress": False, "out": tmp_path / "measured"}
+    measure(sd, concepts, estimator=Estimator(8, 3), guidance_scale=1.0, **kept)
+    votes = Votes.load(tmp_path / "measured" / "votes.safetensors")
+    ways, _ = read_arrays(tmp_path / f"{setting.name}.safetensors", "estimators", WAYS)
+    assert np.array_equal(ways["8 draws"], votes.blocks.transpose(0, 2, 1))
+    calls = len(votes.counts)
+    assert [ways[f"{n}"].sum() for n in WAYS[:4]] == [
+        32 * calls * n * votes.head_map.all_heads for n in (1, 2, 4, 8)
+    ]
+    assert np.allclose(ways["soft"].sum(), ways["8 draws"].sum())  # shares of one vote each
+    assert ways["all words"].sum() == ways["1 draw"].sum()
+    assert np.array_equal(ways["both halves"], ways["8 draws"])  # without guidance there is one half
+    guided, _ = read_arrays(tmp_path / "5 steps.safetensors", "estimators", WAYS)
+    assert guided["both halves"].sum() == 2 * guided["8 draws"].sum() > 2 * guided["early"].sum() > 0
+    again = benchmark_estimators(sd, concepts, tmp_path, **options)
+    assert again.numbers() == found.numbers()
+    assert "How few denoiser rows" in report(tmp_path).read_text()
+
+
+def test_rows_to_enough():
+    curve = [(10.0, 0.5, 0.0, 1.0), (100.0, 0.9, 0.0, 1.0), (1000.0, 1.0, 0.0, 1.0)]
+    found = Estimators({"50 steps, 1 draw": curve, "quick": [(5.0, 0.96, 0.0, 1.0)], "never": curve[:2]}, {})
+    assert found.rows_to("50 steps, 1 draw") == pytest.approx(100 * 10**0.5)
+    assert found.rows_to("quick") == 5
+    numbers = found.numbers()
+    assert numbers["never"]["rows"] is None and numbers["never"]["share_of_paper"] is None
+    assert numbers["quick"]["share_of_paper"] == pytest.approx(5 / (100 * 10**0.5))
+
+
+def test_tokens_are_pooled():
+    attention = torch.tensor([0.1, 0.3, 0.2, 0.4]).reshape(1, 1, 2, 2)
+    share = torch.tensor([[[1 / 2, 1 / 2], [1.0, 0.0]]])  # a word of two tokens, a word of one
+    shown = Shown(
+        torch.zeros(1, 4, dtype=torch.long),
+        torch.zeros(1, 4, dtype=torch.bool),
+        torch.zeros(1, 2, 2, dtype=torch.long),
+        share,
+    )
+    wanted = {"mean": [0.2, 0.2], "sum": [0.4, 0.2], "last": [0.3, 0.2], "best": [0.3, 0.2]}
+    for pool, values in wanted.items():
+        assert _pooled(attention, shown, pool).flatten().tolist() == pytest.approx(values)
+
+
+def test_leaving_one_out_in_closed_form():
+    generator = np.random.default_rng(0)
+    texts, known, ridge = generator.normal(size=(7, 3)), generator.normal(size=(7, 4)), 0.5
+    kernel, centred = texts @ texts.T, known - known.mean(0)
+    naive = 0.0
+    for out in range(7):
+        rest = np.delete(np.arange(7), out)
+        weights = kernel[out, rest] @ np.linalg.inv(kernel[np.ix_(rest, rest)] + ridge * np.eye(6))
+        naive += ((centred[out] - weights @ centred[rest]) ** 2).sum()
+    assert _left_out_error(kernel, known, ridge) == pytest.approx(naive)
+
+
+def test_a_concept_that_follows_from_its_words_is_foretold():
+    generator = np.random.default_rng(1)
+    texts, map_ = generator.normal(size=(30, 5)), generator.normal(size=(5, 40))
+    values = texts @ map_
+    foretold = _foretold(texts @ texts.T / 5, values)
+    dealt = _foretold((texts @ texts.T / 5)[::-1, ::-1].copy(), values)
+    agree = [np.corrcoef(a, b)[0, 1] for a, b in zip(foretold, values, strict=True)]
+    assert (
+        np.mean(agree)
+        > 0.95
+        > 0.5
+        > np.mean([np.corrcoef(a, b)[0, 1] for a, b in zip(dealt, values, strict=True)])
+    )
+
+
+def test_every_question_is_answered_and_measured_once(sd, stub_judge, tmp_path, monkeypatch):
+    pairs = [pair._replace(attribute="Color") for pair in pairs_of("emoji", 2)[:2]]
+    options = {
+        "schedulers": other_schedulers(sd), "others": {"itself": sd}, "pictures": 4, "whole": 32,
+        "batch_size": 4, "seeds": (0,), "progress": False,
+    }  # fmt: skip
+    own = sd.scheduler
+    found = benchmark_questions(sd, ConceptSet(WORDS), pairs, stub_judge, tmp_path, **options)
+    assert sd.scheduler is own
+    assert list(found) == ["words", "choice", "pictures", "tokens", "novel", "transfer", "steps", "patching"]
+    assert all(answer.values for answer in found.values())
+    transfer = found["transfer"].values
+    assert transfer["itself"] == transfer[f"{type(own).__name__}, its own"]
+    assert len(transfer) >= 3
+    said = json.loads((tmp_path / "questions.json").read_text())
+    assert said["answers"]["steps"]["values"]["first against last"] == list(
+        found["steps"].values["first against last"]
+    )
+    page = report(tmp_path).read_text()
+    assert all(answer.question.replace("'", "&#39;") in page for answer in found.values())
+    assert page.count("<svg") == 8
