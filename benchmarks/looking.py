@@ -35,6 +35,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from headwise.attention import hooked
 from headwise.concepts import ConceptSet, WordEmbeddings
+from headwise.estimators import LEAN, PAPER
 from headwise.heads import HeadMap
 from headwise.official import configuration
 from headwise.probe import ConceptProbe, draw_words
@@ -159,30 +160,40 @@ def embeddings(concepts: ConceptSet, width: int) -> WordEmbeddings:
 
 
 def ways(setting: Setting) -> dict[str, Callable[[], None]]:
-    """The three calls to be timed."""
+    """The four calls to be timed."""
     pipe, concepts = setting.pipeline(), ConceptSet.load("paper34")
     unet = getattr(pipe.unet, "_orig_mod", pipe.unet)
     latents, text = setting.inputs(2 * setting.batch)
     words, head_map = embeddings(concepts, text.shape[-1]), HeadMap.of(unet)
-    probe, stock = ConceptProbe(pipe, concepts, embeddings=words), dict(unet.attn_processors)
+    stock = dict(unet.attn_processors)
     draws = draw_words(0, 0, 1, len(head_map), concepts)[0]
     naive: dict[str, Any] = {name: AttnProcessor() for name in stock}
     for layer, at in enumerate(head_map):
         naive[f"{at.address}.processor"] = FullMaps(layer, words, draws, [])
     eager = Pipeline(unet)
 
-    def probed() -> None:
-        probe.begin(range(setting.batch))
-        with hooked(pipe, probe):
-            pipe(latents, text)
-        probe.take()
+    def probed(draws: int) -> Callable[[], None]:
+        probe = ConceptProbe(pipe, concepts, embeddings=words, draws=draws)
+
+        def call() -> None:
+            probe.begin(range(setting.batch))
+            with hooked(pipe, probe):
+                pipe(latents, text)
+            probe.take()
+
+        return call
 
     def full_maps() -> None:
         unet.set_attn_processor(dict(naive))
         eager(latents, text)
         unet.set_attn_processor(dict(stock))
 
-    return {"stock": lambda: pipe(latents, text), "probe": probed, "naive": full_maps}
+    return {
+        "stock": lambda: pipe(latents, text),
+        "probe": probed(PAPER.draws),
+        "lean": probed(LEAN.draws),
+        "naive": full_maps,
+    }
 
 
 def operations(call: Callable[[], None]) -> int:
@@ -196,7 +207,11 @@ def compare(calls: int, setting: Setting) -> dict[str, Any]:
     """Take turns, `calls` times, after one turn to warm up."""
     run = ways(setting)
     turns = [{name: timed(call, setting.device) for name, call in run.items()} for _ in range(calls + 1)][1:]
-    ratios = {"probe_over_stock": ("probe", "stock"), "naive_over_probe": ("naive", "probe")}
+    ratios = {
+        "probe_over_stock": ("probe", "stock"),
+        "lean_over_stock": ("lean", "stock"),
+        "naive_over_probe": ("naive", "probe"),
+    }
     found = summary(turns, ratios) | setting.said() | {"calls": calls}
     if not setting.compile:  # what is compiled is not counted
         stock, probe = operations(run["stock"]), operations(run["probe"])
@@ -275,12 +290,13 @@ def main() -> None:
     found = compare(options.calls, Setting.read(options))
     if not tell(found, options):
         return
-    for name in ("stock", "probe", "naive"):
+    for name in ("stock", "probe", "lean", "naive"):
         low, high = found[f"{name}_spread_s"]
         sys.stdout.write(f"{name:6} {found[f'{name}_s']:8.3f} s a call   ({low:.3f} to {high:.3f})\n")
     if "floor_s" in found:
         sys.stdout.write(f"floor  {found['floor_s']:8.3f} s a call\n")
-    ratios = f"probe / stock {found['probe_over_stock']:.3f}, naive / probe {found['naive_over_probe']:.3f}\n"
+    ratios = f"probe / stock {found['probe_over_stock']:.3f}, lean / stock {found['lean_over_stock']:.3f}, "
+    ratios += f"naive / probe {found['naive_over_probe']:.3f}\n"
     sys.stdout.write(ratios)
 
 

@@ -1,0 +1,75 @@
+"""Write docs/questions.md and its figures from the kept results of the two benchmarks.
+
+    python docs/make_questions.py
+
+The sentences are written by hand, here; every number in a table or figure comes from the results.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from headwise import plots
+from headwise.benchmarks.estimators import ENOUGH
+from headwise.intervals import Interval
+
+DOCS = Path(__file__).parent
+RESULTS = DOCS.parent / "benchmarks" / "results"
+ASKED, COMPARED = RESULTS / "emoji-questions-2026-11-23.json", RESULTS / "emoji-estimators-2026-11-23.json"
+
+HEAD = """\
+# Open questions
+
+What the paper leaves open, asked of the built-in model. Agreement is the rank correlation over heads, the mean over its 32
+concepts with a 95 % interval (bootstrap over concepts), held against relevance of {whole} other pictures
+(split-half {split_half:.3f}) unless a row says otherwise. One small model is not every model: the command asks the same of yours.
+
+```console
+$ headwise benchmark questions --json --other an-earlier-model
+```
+
+Data: `benchmarks/results/{file}`. The earlier model is the one that
+commit fc81ad8 has at `src/headwise/emoji/model`: another training of all its parts.
+"""
+
+SAID: dict[str, str] = {}
+
+
+def main() -> None:
+    """Write the page."""
+    asked = json.loads(ASKED.read_text())
+    settings = asked["settings"]
+    parts = [HEAD.format(whole=settings["whole"], split_half=settings["whole_split_half"], file=ASKED.name)]
+    for name, answer in asked["answers"].items():
+        parts.append(_section(name, answer))
+    (DOCS / "questions.md").write_text("\n".join(parts))
+    compared = json.loads(COMPARED.read_text())["estimators"]
+    draws = {n: one["curve"] for n, one in compared.items() if n.endswith((" 1 draw", " 8 draws"))}
+    figure = plots.lines(draws, "rows that pass the denoiser", "agreement with the long run", ENOUGH)
+    (DOCS / "figures" / "estimators.svg").write_text(plots.as_svg(figure))
+
+
+def _section(name: str, answer: dict[str, Any]) -> str:
+    values = {row: Interval(*value) for row, value in answer["values"].items()}
+    file = DOCS / "figures" / f"{name}.svg"
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(plots.as_svg(plots.intervals(values, answer["measure"])))
+    rows = "\n".join(f"| {row} | {value} |" for row, value in values.items())
+    alt = f"{answer['question']} The numbers of the table beneath, with their intervals."
+    return f"""\
+## {answer["question"]}
+
+{SAID[name]}
+
+{answer["reading"]}
+
+![{alt}](figures/{file.name})
+
+| | {answer["measure"]} |
+|---|---|
+{rows}
+"""
+
+
+if __name__ == "__main__":
+    main()
