@@ -20,9 +20,10 @@ ASKED, COMPARED = RESULTS / "emoji-questions-2026-11-23.json", RESULTS / "emoji-
 HEAD = """\
 # Open questions
 
-What the paper leaves open, asked of the built-in model. Agreement is the rank correlation over heads, the mean over its 32
-concepts with a 95 % interval (bootstrap over concepts), held against relevance of {whole} other pictures
-(split-half {split_half:.3f}) unless a row says otherwise. One small model is not every model: the command asks the same of yours.
+What the paper leaves open, asked of the built-in model. Agreement is the rank correlation over heads, the
+mean over its 32 concepts with a 95 % interval (bootstrap over concepts), held against relevance of {whole}
+other pictures (split-half {split_half:.3f}) unless a row says otherwise. One small model is not every model:
+the command asks the same of yours.
 
 ```console
 $ headwise benchmark questions --json --other an-earlier-model

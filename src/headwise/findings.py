@@ -27,9 +27,12 @@ def estimators_page(folder: Path) -> Page:
     said = json.loads((folder / ESTIMATORS).read_text(encoding="utf-8"))
     found, settings = said["estimators"], said["settings"]
     draws = {name: one["curve"] for name, one in found.items() if name.endswith((" 1 draw", " 8 draws"))}
-    start = settings["lean"].split(",")[0] + ","
-    ways = {name.split(", ")[-1]: one["curve"] for name, one in found.items() if name.startswith(start)}
-    ways = {name: curve for name, curve in ways.items() if f"{start} {name}" in found}
+    start = settings["lean"].split(",")[0] + ", "
+    ways = {
+        name.removeprefix(start): one["curve"]
+        for name, one in found.items()
+        if name.startswith(start) and ", " not in name.removeprefix(start)
+    }
     columns = ("estimator", f"rows to {ENOUGH}", "of the paper's", "best", "at rows")
     rows = [_row(name, one) for name, one in found.items()]
     lean = found.get(settings["lean"], {"rows": None, "share_of_paper": None})
@@ -46,7 +49,7 @@ def estimators_page(folder: Path) -> Page:
             _section(
                 "Draws and steps", draws, "Bands reach from the lowest to the highest of runs of this cost."
             ),
-            *([_section(f"Ways of counting, {start[:-1]}", ways, "On the same pictures.")] if ways else []),
+            *([_section(f"Ways of counting, {start[:-2]}", ways, "On the same pictures.")] if ways else []),
             Section(
                 "Every estimator", "", tables=(Table("The numbers", columns, rows, columns[1:], open=True),)
             ),

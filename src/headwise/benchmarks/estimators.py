@@ -163,9 +163,9 @@ def benchmark_estimators(
             votes = _drawn(pipe, concepts, setting, seed, batch_size, progress)
             write_arrays(file, "estimators", votes, {"pictures": setting.pictures, "seed": seed})
         found, _ = read_arrays(file, "estimators", tuple(WAYS))
-        for way, blocks in found.items():
+        for way in WAYS:
             cost = setting.rows(way) * setting.pictures / BLOCKS
-            curves[f"{setting.name}, {way}"] = list(_curve(blocks, truth, cost))
+            curves[f"{setting.name}, {way}"] = list(_curve(found[way], truth, cost))
     said = {
         "model": truth.settings["model"],
         "long_run": long,
