@@ -9,13 +9,16 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from headwise import plots
 from headwise.benchmarks.estimators import ENOUGH
-from headwise.intervals import Interval
+from headwise.intervals import Interval, bootstrap
 
 DOCS = Path(__file__).parent
 RESULTS = DOCS.parent / "benchmarks" / "results"
 ASKED, COMPARED = RESULTS / "emoji-questions-2026-11-23.json", RESULTS / "emoji-estimators-2026-11-23.json"
+WEAKENED, BY_FACTOR = RESULTS / "emoji-weakening-2026-11-23.json", RESULTS / "emoji-factors-2026-11-23.json"
 
 HEAD = """\
 # Open questions
@@ -41,13 +44,41 @@ def main() -> None:
     asked = json.loads(ASKED.read_text())
     settings = asked["settings"]
     parts = [HEAD.format(whole=settings["whole"], split_half=settings["whole_split_half"], file=ASKED.name)]
-    for name, answer in asked["answers"].items():
+    for name, answer in (asked["answers"] | {"factor": _factor(), "layers": _layers()}).items():
         parts.append(_section(name, answer))
     (DOCS / "questions.md").write_text("\n".join(parts))
     compared = json.loads(COMPARED.read_text())["estimators"]
     draws = {n: one["curve"] for n, one in compared.items() if n.endswith((" 1 draw", " 8 draws"))}
     figure = plots.lines(draws, "rows that pass the denoiser", "agreement with the long run", ENOUGH)
     (DOCS / "figures" / "estimators.svg").write_text(plots.as_svg(figure))
+
+
+def _factor() -> dict[str, Any]:
+    """What `headwise weaken --factors` found."""
+    found = json.loads(BY_FACTOR.read_text())
+    areas = {f"× {n}": (one["area"], one["low"], one["high"]) for n, one in found["factors"].items()}
+    return {
+        "question": "What should weakened attention be multiplied by?",
+        "reading": f"Area between the curves of least and most relevant first, {found['concept']}, "
+        f"{found['count']} prompts. Data: `benchmarks/results/{BY_FACTOR.name}`.",
+        "measure": "area between curves",
+        "values": areas,
+    }
+
+
+def _layers() -> dict[str, Any]:
+    """What `headwise benchmark weakening` found for heads, and for whole layers."""
+    found = json.loads(WEAKENED.read_text())["concepts"].values()
+    heads, layers = np.array([[one["area"], one["layer_area"]] for one in found]).T
+    of = {"heads": heads, "whole layers": layers, "heads − layers": heads - layers}
+    return {
+        "question": "Is it heads, or only layers?",
+        "reading": "Area between the curves of least and most relevant first, by heads and by layers of the "
+        f"same mean relevance; mean of {len(heads)} concepts (bootstrap over them). Data: "
+        f"`benchmarks/results/{WEAKENED.name}`.",
+        "measure": "area between curves",
+        "values": {name: [float(end) for end in bootstrap(one, lambda m: m)] for name, one in of.items()},
+    }
 
 
 def _section(name: str, answer: dict[str, Any]) -> str:

@@ -111,7 +111,9 @@ def test_every_question_is_answered_and_measured_once(sd, stub_judge, tmp_path, 
     own = sd.scheduler
     found = benchmark_questions(sd, ConceptSet(WORDS), pairs, stub_judge, tmp_path, **options)
     assert sd.scheduler is own
-    assert list(found) == ["words", "choice", "pictures", "tokens", "novel", "transfer", "steps", "patching"]
+    assert list(found) == [
+        *("words", "choice", "pictures", "tokens", "novel", "transfer", "steps", "aware", "patching")
+    ]
     assert all(answer.values for answer in found.values())
     transfer = found["transfer"].values
     assert transfer["itself"] == transfer[f"{type(own).__name__}, its own"]
@@ -122,4 +124,4 @@ def test_every_question_is_answered_and_measured_once(sd, stub_judge, tmp_path, 
     )
     page = report(tmp_path).read_text()
     assert all(answer.question.replace("'", "&#39;") in page for answer in found.values())
-    assert page.count("<svg") == 8
+    assert page.count("<svg") == 9

@@ -7,6 +7,7 @@ tokens        How are several tokens of one word to be read: mean, sum, the last
 novel         Can the relevance of a concept be foretold from its words, without measuring?
 transfer      Does relevance hold for another scheduler, or another checkpoint?
 steps         Is early relevance that of the whole?
+aware         Is it better to weaken by the relevance of the moment than by that of all calls?
 patching      Do heads carry a word, or are they merely needed for it (patching.py)?
 
 Agreement is the rank correlation over heads; intervals are of its mean over concepts (bootstrap), and the
@@ -32,6 +33,7 @@ from headwise.draws import Shown
 from headwise.estimators import LEAN
 from headwise.files import write_whole
 from headwise.generate import batches, generate
+from headwise.heads import HeadMap
 from headwise.intervals import Interval, bootstrap
 from headwise.metrics import Judge
 from headwise.patching import Patch
@@ -41,7 +43,8 @@ from headwise.prompt_to_prompt import draw_edits
 from headwise.prompts import read_prompts
 from headwise.relevance import Relevance
 from headwise.reliability import rank_correlation
-from headwise.scores import Scores
+from headwise.scores import Axes, Scores
+from headwise.steer import weaken
 from headwise.votes import Votes
 from headwise.weakening import LEAST, MOST, Weakening
 
@@ -52,6 +55,8 @@ AGREEMENT = "rank correlation over heads"
 RIDGES = (0.01, 0.1, 1.0, 10.0, 100.0)
 DRAWINGS = 3  # of words
 EIGHTHS = (0, 1, 2, 4, 6, 8)
+PARTS = ((0.0, 0.3), (0.3, 0.7), (0.7, 1.0))  # of the denoiser calls
+DRAWN: dict[str, Any] = {"num_inference_steps": LEAN.num_inference_steps, "guidance_scale": 7.5}
 
 
 @dataclass(frozen=True)
@@ -91,6 +96,13 @@ class _Model:
         """The relevance on many others."""
         return self._measure("whole", range(self.pictures, self.pictures + pictures), None, None)
 
+    def keep(self, name: str, scores: Scores) -> Scores:
+        """Leave scores of a concept in the folder."""
+        folder = self.out / name / scores.settings["concept"].lower().replace(" ", "-")
+        folder.mkdir(parents=True, exist_ok=True)
+        scores.save(folder / "scores.safetensors")
+        return scores
+
     def _measure(self, name: str, numbers: range, concepts: ConceptSet | None, pipe: Any) -> Relevance:
         return measure(
             self.pipe if pipe is None else pipe,
@@ -124,7 +136,7 @@ def benchmark_questions(
 
     Args:
         pipe, concepts: What is asked about.
-        pairs: Prompts that differ in one word, for patching.
+        pairs: Prompts that differ in one word, for steps and patching.
         judge: Who says which word a picture shows.
         out: Folder.
         others: Other checkpoints with the same heads, by name.
@@ -145,6 +157,7 @@ def benchmark_questions(
         "novel": _novel(model, relevance),
         "transfer": _transfer(model, relevance, others or {}, schedulers or {}),
         "steps": _steps(relevance),
+        "aware": _aware(model, relevance, pairs, judge, seeds),
         "patching": _patching(model, relevance, pairs, judge, seeds),
     }
     said = {"model": model_name(pipe), "pictures": pictures, "whole": whole, "seed": seed}
@@ -313,11 +326,10 @@ def _counted(model: _Model, concepts: ConceptSet, pool: str) -> Int[np.ndarray, 
     probe, texts = _Pooled(model.pipe, concepts, model.seed, draws=LEAN.draws), read_prompts(None, model.pipe)
     probe.pool = pool
     votes = np.zeros((len(concepts), probe.head_map.all_heads), np.int64)
-    options: dict[str, Any] = {"num_inference_steps": LEAN.num_inference_steps, "guidance_scale": 7.5}
     with hooked(model.pipe, probe), quiet(model.pipe):
         for numbers in batches(0, model.pictures, model.batch_size, ()):
             probe.begin(numbers)
-            generate(model.pipe, texts, model.seed, numbers, output_type="latent", **options)
+            generate(model.pipe, texts, model.seed, numbers, output_type="latent", **DRAWN)
             votes += Votes.of_pictures(probe.take(), numbers, probe.head_map, concepts, {}).totals
     return votes
 
@@ -389,13 +401,9 @@ def _transfer(
 
 
 def _steps(whole: Relevance) -> Answer:
-    parts = {
-        "first three tenths of the calls": (0, 0.3),
-        "the four in the middle": (0.3, 0.7),
-        "last": (0.7, 1),
-    }
-    values = {name: _mean(_agreement(whole.during(*part), whole)) for name, part in parts.items()}
-    early, late = whole.during(0, 0.3), whole.during(0.7, 1)
+    names = ("first three tenths of the calls", "the four in the middle", "last")
+    early, _, late = parts = [whole.during(*part) for part in PARTS]
+    values = {name: _mean(_agreement(part, whole)) for name, part in zip(names, parts, strict=True)}
     values["first against last"] = _mean(_agreement(early, late))
     values["whole, half of the pictures against the other"] = _mean(whole.split_half)
     return Answer(
@@ -406,12 +414,84 @@ def _steps(whole: Relevance) -> Answer:
     )
 
 
+def _aware(
+    model: _Model, relevance: Relevance, pairs: list[Pair], judge: Judge, seeds: tuple[int, ...]
+) -> Answer:
+    parts = [relevance.during(*part) for part in PARTS]
+    found = []
+    for attribute, own in _by_attribute(pairs).items():
+        moments = np.stack([np.argsort(-part[attribute], kind="stable") for part in parts])
+        averaged = np.tile(np.argsort(-relevance[attribute], kind="stable"), (len(parts), 1))
+        orders = {"averaged": averaged, "moment": moments, "another moment": np.roll(moments, 1, 0)}
+        found.append(_weakened(model, attribute, orders, own, judge, seeds).scores)
+    whole = np.concatenate([scores.values for scores in found], -1)
+    axes = found[0].axes | {"prompt": range(whole.shape[-1])}
+    together = Weakening(Scores(whole, axes, {"score": found[0].settings["score"]}))
+    values = {
+        f"averaged − moment, {scores.settings['concept']}": Weakening(scores).area("moment", "averaged")
+        for scores in found
+    }
+    values["averaged − moment, all"] = together.area("moment", "averaged")
+    values["another moment − moment, all"] = together.area("moment", "another moment")
+    return Answer(
+        "Is it better to weaken by the relevance of the moment?",
+        "The first k heads are weakened, in each part of the calls (three tenths, four, three) by the order "
+        "of its own votes, by that of all votes, or by that of the part before. Above 0, the moment's own "
+        "order loses the target's word sooner: area between curves over k.",
+        "area between curves",
+        values,
+    )
+
+
+def _weakened(
+    model: _Model,
+    attribute: str,
+    orders: Mapping[str, Int[np.ndarray, "parts all_heads"]],
+    pairs: list[Pair],
+    judge: Judge,
+    seeds: tuple[int, ...],
+) -> Weakening:
+    """How often a target's word is seen when the first k heads of the orders of each part are weakened."""
+    head_map = HeadMap.of(model.pipe)
+    ks = _eighths(head_map.all_heads)
+    places = np.argsort(np.stack(list(orders.values())), -1)  # of each head, by order and part
+    masks = np.stack([places < k for k in ks], 1).reshape(-1, len(PARTS), head_map.all_heads)
+    scores = _seen(attribute, tuple(orders), ks, seeds, pairs)
+    steers = [weaken(head_map, masks[:, part], steps=PARTS[part]) for part in range(len(PARTS))]
+    targets = [pair.target for pair in pairs]
+    with quiet(model.pipe), hooked(model.pipe, *steers):
+        for at, pair in enumerate(pairs):
+            for s, seed in enumerate(seeds):
+                images = generate(model.pipe, targets, seed, [at] * len(masks), output_type="pil", **DRAWN)
+                seen = judge.choose(images, [pair.texts] * len(masks)) == 0
+                scores.values[:, :, s, at] = seen.reshape(len(orders), len(ks))
+    return Weakening(model.keep("aware", scores))
+
+
+def _by_attribute(pairs: list[Pair]) -> dict[str, list[Pair]]:
+    return {
+        attribute: [pair for pair in pairs if pair.attribute == attribute]
+        for attribute in dict.fromkeys(pair.attribute for pair in pairs)
+    }
+
+
+def _eighths(heads: int) -> tuple[int, ...]:
+    return tuple(heads * eighth // 8 for eighth in EIGHTHS)
+
+
+def _seen(
+    attribute: str, orders: tuple[str, ...], ks: tuple[int, ...], seeds: tuple[int, ...], pairs: list[Pair]
+) -> Scores:
+    """Room for whether each target's word is seen."""
+    axes: Axes = {"order": orders, "k": ks, "seed": seeds, "prompt": tuple(pair.target for pair in pairs)}
+    return Scores.empty(axes, {"concept": attribute, "score": "the target's word is seen"})
+
+
 def _patching(
     model: _Model, relevance: Relevance, pairs: list[Pair], judge: Judge, seeds: tuple[int, ...]
 ) -> Answer:
     values = {}
-    for attribute in dict.fromkeys(pair.attribute for pair in pairs):
-        own = [pair for pair in pairs if pair.attribute == attribute]
+    for attribute, own in _by_attribute(pairs).items():
         found = _patched(model, relevance, attribute, own, judge, seeds)
         values[f"{attribute}, least − most relevant"] = found.area()
         values[f"{attribute}, random − most relevant"] = found.random()
@@ -434,7 +514,7 @@ def _patched(
 ) -> Weakening:
     """How often the target's word is seen when the first k heads of an order are the source's."""
     heads = relevance.values.shape[1]
-    ks = tuple(heads * eighth // 8 for eighth in EIGHTHS)
+    ks = _eighths(heads)
     order = np.argsort(-relevance[attribute], kind="stable")
     random = np.random.Generator(np.random.Philox(model.seed)).permutation(heads)
     orders = {MOST: order, LEAST: order[::-1], "random 0": random}
@@ -442,22 +522,16 @@ def _patched(
     for row, by in enumerate(orders.values()):
         for column, k in enumerate(ks):
             chosen[row, column, by[:k]] = True
-    axes = {"order": tuple(orders), "k": ks, "seed": seeds, "prompt": tuple(pair.target for pair in pairs)}
-    scores = Scores.empty(axes, {"concept": attribute, "score": "the target's word is seen"})
+    scores = _seen(attribute, tuple(orders), ks, seeds, pairs)
     hook, flat = Patch(chosen.reshape(-1, heads)), len(orders) * len(ks)
     with quiet(model.pipe):
         for at, pair in enumerate(pairs):
             for s, seed in enumerate(seeds):
                 group = [pair.source, *[pair.target] * flat]
-                (drawn,) = draw_edits(
-                    model.pipe, [group], [hook], seeds=[seed], num_inference_steps=10, guidance_scale=7.5
-                )
+                (drawn,) = draw_edits(model.pipe, [group], [hook], seeds=[seed], **DRAWN)
                 seen = judge.choose(drawn[1:], [pair.texts] * flat) == 0
                 scores.values[:, :, s, at] = seen.reshape(len(orders), len(ks))
-    folder = model.out / "patching" / attribute.lower().replace(" ", "-")
-    folder.mkdir(parents=True, exist_ok=True)
-    scores.save(folder / "scores.safetensors")
-    return Weakening(scores)
+    return Weakening(model.keep("patching", scores))
 
 
 def _left_out_error(kernel: np.ndarray, known: np.ndarray, ridge: float) -> float:

@@ -63,7 +63,7 @@ def questions(
         str | None, typer.Option("--concepts", "-c", help="'paper34', 'emoji', or a TOML file.")
     ] = None,
     pairs: Annotated[str | None, typer.Option(help="'emoji', a TOML file, or a CSV.")] = None,
-    count: Annotated[int, typer.Option(min=2, help="Pairs an attribute, at most.")] = 6,
+    count: Annotated[int, typer.Option(min=2, help="Pairs an attribute, at most.")] = 12,
     judge: JudgeName = None,
     other: Annotated[
         list[str] | None, typer.Option(help="Another checkpoint with the same heads. May be repeated.")
