@@ -15,6 +15,7 @@ import torch
 
 from conftest import tiny_sd
 from headwise.concepts import ConceptSet
+from headwise.dispatch import Ledger
 from headwise.errors import HeadwiseError, MissingExtra, ModelNotLoaded, WorkersDied
 from headwise.pipelines import load_pipeline
 from headwise.probe import measure
@@ -161,15 +162,35 @@ def test_a_worker_comes_when_there_is_room(cluster, model, one, tmp_path):
             seen.append(worker)
             if len(seen) == 3:
                 ray.kill(other)  # and its place is free
+                while len(crew.free) < 2:
+                    assert wait() == []
             give(worker, piece)
 
-        def waited():
-            late = len(seen) >= 3 and len(set(seen)) == 1 and not crew.idle()
-            return [] if late and time.sleep(0.1) else wait()
-
-        crew.give, crew.wait = given, waited
+        crew.give = given
         measure(crew, CONCEPTS, out=tmp_path / "many", **SAME)
-    assert seen[:3] == [seen[0]] * 3
+    assert seen[:3] == [seen[0]] * 3 and len(set(seen)) == 2
+    assert votes_of(tmp_path / "many") == one
+
+
+def test_who_dies_idle_died_of_no_piece(cluster, model, one, tmp_path, monkeypatch):
+    died = Ledger.died
+    deaths = []
+    monkeypatch.setattr(Ledger, "died", lambda *given: deaths.append(given) or died(*given))
+    with Crew(partial(load_here, model), workers=2) as crew:
+        begin = crew.begin
+
+        def begun(job):
+            found = begin(job)
+            while len(crew.free) < 2:
+                crew.wait()
+            for actor in crew.actors.values():
+                ray.kill(actor)
+            time.sleep(1)  # until Ray knows
+            return found
+
+        crew.begin = begun
+        measure(crew, CONCEPTS, out=tmp_path / "many", **SAME)
+    assert deaths == []
     assert votes_of(tmp_path / "many") == one
 
 
@@ -178,6 +199,7 @@ import os, signal, sys
 from functools import partial, wraps
 from pathlib import Path
 from headwise.cluster import Crew
+from headwise.dispatch import Ledger
 from headwise.probe import measure
 from headwise.runs import RunFolder
 from test_cluster import CONCEPTS, SAME, load_here

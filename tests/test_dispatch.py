@@ -29,6 +29,7 @@ from headwise.dispatch import (
 from headwise.errors import HeadwiseError, UnreadableFile, WorkersDied
 from headwise.merging import merge
 from headwise.probe import measure
+from headwise.runs import versions
 from headwise.scores import Scores
 from headwise.shards import Shard, joined, left_of
 from headwise.votes import Votes
@@ -42,6 +43,8 @@ from test_steer import relevance_for
 
 class Here:
     """Workers that are all in this process; who is heard next, and who dies, is drawn."""
+
+    versions = versions()
 
     def __init__(self, load=lambda: None, count=3, deaths=(), seed=0):
         self.load, self.count, self.random = load, count, random.Random(seed)
@@ -134,6 +137,17 @@ def test_a_late_piece_goes_to_a_second_worker_and_counts_once():
     assert ledger.came("a", 96.0) is None and ledger.came("c", 97.0) is None
 
 
+def test_a_late_piece_that_holds_up_the_others_goes_to_a_second_worker():
+    ledger = Ledger([range(i, i + 1) for i in range(9)])
+    assert ledger.take("hangs", 0.0, ahead=2) == range(0, 1)
+    assert ledger.take("a", 0.0, ahead=2) == range(1, 2)
+    assert ledger.came("a", 1.0) == 1
+    assert ledger.take("a", 2.0, ahead=2) is None, "no further ahead, and nobody is late yet"
+    assert ledger.take("a", 1000.0, ahead=2) == range(0, 1)
+    assert ledger.came("a", 1001.0) == 0
+    assert ledger.take("a", 1001.0, ahead=2) == range(2, 3)
+
+
 def test_a_piece_comes_back_first():
     ledger = Ledger([range(i, i + 1) for i in range(9)])
     assert ledger.take("a", 0.0) == range(0, 1)
@@ -182,6 +196,15 @@ def test_shared_votes_are_those_of_one_process_bit_for_bit(tmp_path, concepts, u
     assert (many.settings["pictures"] < 100) == (until is not None)
     kept = [sorted((tmp_path / name / "pictures").iterdir()) for name in ("one", "many")]
     assert len(kept[0]) == 3 and [f.read_bytes() for f in kept[0]] == [f.read_bytes() for f in kept[1]]
+
+
+def test_the_result_names_the_versions_of_who_counted(tmp_path, concepts):
+    workers = Here(tiny_sd, count=2)
+    workers.versions = {"torch": "1.2.3"}
+    same = SHORT | {"pictures": 4, "out": tmp_path}
+    assert measure(workers, concepts, **same).settings["versions"] == {"torch": "1.2.3"}
+    again = measure(tiny_sd(), concepts, **same | {"pictures": 8}).settings["versions"]
+    assert again == versions() | {"torch": f"1.2.3, {versions()['torch']}"}
 
 
 def test_a_run_may_go_from_one_process_to_many_and_back(tmp_path, concepts):

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from headwise import merging
 from headwise.concepts import ConceptSet
 from headwise.errors import (
     PictureCountedTwice,
@@ -71,6 +72,36 @@ def test_merged_shards_are_the_folder_of_one_process(sd, concepts, tmp_path):
     assert measure(sd, concepts, out=tmp_path / "many", **same) == Relevance.load(
         tmp_path / "one" / "relevance.safetensors"
     )
+
+
+def test_what_the_shards_were_counted_with_is_kept(shards):
+    for i, version in enumerate(["2.6.0", "2.13.0", "2.6.0", "2.6.0", "2.13.0"]):
+        said = {
+            "settings": {},
+            "stretches": [],
+            "pictures": 23,
+            "versions": {"torch": version, "numpy": "2.0"},
+        }
+        (file_of(shards, i).parent / "run.json").write_text(json.dumps(said))
+    merge([shards], shards / "whole")
+    wanted = {"torch": "2.6.0, 2.13.0", "numpy": "2.0"}
+    assert json.loads((shards / "whole" / "run.json").read_text())["versions"] == wanted
+    assert Relevance.load(shards / "whole" / "relevance.safetensors").settings["versions"] == wanted
+
+
+def test_a_shard_that_still_counts_is_not_called_damaged(shards, monkeypatch):
+    """Its file is replaced between the look at its header and the reading of its numbers."""
+    read = merging.read_header
+
+    def read_then_replaced(path):
+        header = read(path)
+        if path == file_of(shards, 2):
+            counted(range(9, 11)).save(path)
+        return header
+
+    monkeypatch.setattr(merging, "read_header", read_then_replaced)
+    with pytest.raises(RunMismatch, match=r"00002-of-00005.* changed while it was merged: its shard still"):
+        merge([shards], shards / "whole")
 
 
 def test_a_lost_shard_is_named_by_its_pictures_and_its_number(shards):

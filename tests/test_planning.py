@@ -6,8 +6,11 @@ from functools import wraps
 
 import pytest
 
+from headwise.dispatch import pieces_of
 from headwise.errors import HeadwiseError
+from headwise.generate import batches
 from headwise.planning import Calibration, calibrate, plan
+from headwise.probe import PIECE
 
 KNOWN = Calibration(
     model="m",
@@ -32,10 +35,11 @@ def test_the_sum_is_as_written():
     assert found.worker_hours == pytest.approx(8 * found.seconds / 3600)
     assert found.cost == pytest.approx(3 * found.worker_hours)
     assert (found.piece, found.piece_s) == (32, pytest.approx(8 * 0.5 + 32 * 5))
-    assert found.driver_busy == pytest.approx((66 * 0.02 + found.seconds / 10 * 0.1) / found.seconds)
+    pieces = len(pieces_of(batches(0, 2100, 4, ()), [range(2100)], 8, 32))
+    assert found.driver_busy == pytest.approx((pieces * 0.02 + found.seconds / 10 * 0.1) / found.seconds)
     assert found.ceiling == int(164 / 0.02 * 0.99)
     assert plan(KNOWN, 100).cost is None
-    assert plan(KNOWN, 100, workers=100).piece == 1
+    assert plan(KNOWN, 100, workers=100).piece == 4  # a batch
 
 
 @pytest.mark.parametrize("wrong", [{"pictures": 0}, {"workers": 0}, {"num_inference_steps": 0}])
@@ -111,6 +115,13 @@ def test_sdxl_has_a_short_name(run, monkeypatch):
     monkeypatch.setattr("headwise.pipelines.load_pipeline", refusing)
     assert run("plan", "--model", "sdxl", "--pictures", 2100, "--gpus", 8)[0] == 2
     assert asked == ["stabilityai/stable-diffusion-xl-base-1.0"]
+
+
+@pytest.mark.parametrize(("pictures", "workers"), [(2100, 8), (300, 8), (7, 3), (1, 5)])
+def test_no_worker_loses_more_than_is_said(pictures, workers):
+    calls = batches(0, pictures, KNOWN.batch_size, ())
+    pieces = pieces_of(calls, [range(pictures)], workers, PIECE)
+    assert plan(KNOWN, pictures, workers=workers).piece == max(map(len, pieces))
 
 
 def test_more_memory_and_slower_calls_only_move_what_they_should():

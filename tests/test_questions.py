@@ -7,15 +7,18 @@ import pytest
 import torch
 
 from headwise.benchmarks import benchmark_estimators, benchmark_questions
+from headwise.benchmarks.causes import _Chosen, _unique
 from headwise.benchmarks.estimators import WAYS, Estimators, Setting
 from headwise.benchmarks.questions import _foretold, _left_out_error, _pooled, other_schedulers
 from headwise.cases import pairs_of
 from headwise.concepts import ConceptSet
 from headwise.draws import Shown
+from headwise.errors import RunMismatch
 from headwise.estimators import Estimator
 from headwise.files import read_arrays
 from headwise.probe import measure
 from headwise.report import report
+from headwise.scores import Scores
 from headwise.votes import Votes
 
 WORDS = {
@@ -48,6 +51,9 @@ def test_eight_draws_are_counted_as_measured(sd, tmp_path):
     assert guided["both halves"].sum() == 2 * guided["8 draws"].sum() > 2 * guided["early"].sum() > 0
     again = benchmark_estimators(sd, concepts, tmp_path, **options)
     assert again.numbers() == found.numbers()
+    other = (Setting(3, 0.5, 32), *settings[1:])  # of the same name
+    with pytest.raises(RunMismatch, match=r"3 steps, no guidance.* of another run: .*: 1.0.* there, .*: 0.5"):
+        benchmark_estimators(sd, concepts, tmp_path, **options | {"settings": other})
     assert "How few denoiser rows" in report(tmp_path).read_text()
 
 
@@ -102,6 +108,25 @@ def test_a_concept_that_follows_from_its_words_is_foretold():
     )
 
 
+def test_areas_between_curves():
+    """Two pairs, two orders: a target seen until k = 2 in one order, never but at 0 in the other."""
+    pairs = [pair._replace(texts=(pair.target, "x", pair.source)) for pair in pairs_of("emoji", 2)[:2]]
+    axes = {"order": ("a", "b"), "k": (0, 2, 4), "seed": (0,), "prompt": range(2)}
+    chosen = Scores.empty(axes, {})
+    chosen.values[0, :, 0] = [[0, 0], [0, 1], [2, 2]]  # k × pair
+    chosen.values[1, :, 0] = [[0, 0], [1, 2], [2, 2]]
+    found = _Chosen(chosen, pairs)
+    assert found.area("b", "a").tolist() == [0.5, 0.0]
+    assert found.area("a", "b").tolist() == [-0.5, 0.0]
+    assert found.area("a", "b", "source").tolist() == [0.0, 0.5]
+
+
+def test_what_is_the_same_for_all_orders_is_drawn_once():
+    rows = np.array([[[0, 0]], [[1, 0]], [[0, 0]], [[1, 1]]])
+    unique, back = _unique(rows)
+    assert len(unique) == 3 and np.array_equal(unique[back], rows)
+
+
 def test_every_question_is_answered_and_measured_once(sd, stub_judge, tmp_path, monkeypatch):
     pairs = [pair._replace(attribute="Color") for pair in pairs_of("emoji", 2)[:2]]
     options = {
@@ -112,16 +137,26 @@ def test_every_question_is_answered_and_measured_once(sd, stub_judge, tmp_path, 
     found = benchmark_questions(sd, ConceptSet(WORDS), pairs, stub_judge, tmp_path, **options)
     assert sd.scheduler is own
     assert list(found) == [
-        *("words", "choice", "pictures", "tokens", "novel", "transfer", "steps", "aware", "patching")
+        *("words", "choice", "pictures", "tokens", "novel", "transfer", "steps"),
+        *("aware", "layers", "factor", "patching"),
     ]
     assert all(answer.values for answer in found.values())
     transfer = found["transfer"].values
     assert transfer["itself"] == transfer[f"{type(own).__name__}, its own"]
     assert len(transfer) >= 3
     said = json.loads((tmp_path / "questions.json").read_text())
-    assert said["answers"]["steps"]["values"]["first against last"] == list(
-        found["steps"].values["first against last"]
+    assert said["answers"]["steps"]["values"]["all calls, all calls"] == list(
+        found["steps"].values["all calls, all calls"]
     )
+
+    def forbidden(*args, **options):
+        raise AssertionError("this was drawn already")
+
+    for drawer in ("benchmarks.questions", "benchmarks.causes", "probe"):
+        monkeypatch.setattr(f"headwise.{drawer}.generate", forbidden)
+    monkeypatch.setattr("headwise.benchmarks.causes.draw_edits", forbidden)
+    again = benchmark_questions(sd, ConceptSet(WORDS), pairs, stub_judge, tmp_path, **options)
+    assert repr(again) == repr(found)
     page = report(tmp_path).read_text()
     assert all(answer.question.replace("'", "&#39;") in page for answer in found.values())
-    assert page.count("<svg") == 9
+    assert page.count("<svg") == 11

@@ -64,6 +64,20 @@ def test_launchers_say_which_shard_this_is(environment, shard):
     assert shard_of(str(shard)) == shard
 
 
+@pytest.mark.parametrize(
+    ("task", "tasks", "least", "most"), [("3", "1", "3", "3"), ("7", "2", "3", "7"), ("0", "2", "0", "5")]
+)
+def test_a_part_of_an_array_does_not_know_the_whole(task, tasks, least, most):
+    names = ("ID", "COUNT", "MIN", "MAX")
+    environment = {
+        f"SLURM_ARRAY_TASK_{name}": said for name, said in zip(names, (task, tasks, least, most), strict=True)
+    }
+    with pytest.raises(
+        HeadwiseError, match=rf"in task {task} of a job array of {tasks} .* Say it: --shard \$SLURM"
+    ):
+        shard_of("auto", environment | {"SLURM_PROCID": "0", "SLURM_NTASKS": "1"})
+
+
 @pytest.mark.parametrize("environment", [{}, {"RANK": "0"}, {"RANK": "x", "WORLD_SIZE": "2"}])
 def test_where_no_launcher_says_it(environment):
     with pytest.raises(HeadwiseError, match=r"no launcher says which shard this is: expected RANK and WORLD"):

@@ -108,8 +108,20 @@ class Crew:
         return self.found
 
     def idle(self) -> Sequence[Hashable]:
-        """Those who wait for a piece."""
-        return tuple(self.free)
+        """Those who wait for a piece and are still there: who died idle died of no piece."""
+        errors = self.ray.exceptions
+        asked = {worker: self.actors[worker].is_there.remote() for worker in self.free}
+        there = []
+        for worker, answer in asked.items():
+            try:
+                self.ray.get(answer, timeout=PAUSE)
+                there.append(worker)
+            except errors.GetTimeoutError:
+                continue
+            except errors.RayError:
+                self.free.remove(worker)
+                self.ray.kill(self.actors.pop(worker), no_restart=True)
+        return tuple(there)
 
     def give(self, worker: Hashable, piece: range) -> None:
         """Let one count a piece."""

@@ -57,7 +57,13 @@ class Death(NamedTuple):
 
 @runtime_checkable
 class Workers(Protocol):
-    """Workers somewhere, each with a pipeline of its own."""
+    """Workers somewhere, each with a pipeline of its own.
+
+    Args:
+        versions: That all of them count with; None before they begin, or where nobody asks.
+    """
+
+    versions: dict[str, str] | None
 
     def __len__(self) -> int:
         """How many there should be."""
@@ -106,6 +112,10 @@ class Station:
             self.pipe = load()
         self.count = prepare(self.pipe)
         return versions(), self.count(range(0), Path())
+
+    def is_there(self) -> bool:
+        """Yes."""
+        return True
 
     def do(self, piece: range) -> tuple[bytes, dict[str, bytes]]:
         """Count one piece; the pictures kept go with it, for the worker's disk is nobody's."""
@@ -188,8 +198,8 @@ class Ledger:
         return i, since
 
     def _next(self, now: float, limit: int) -> int | None:
-        if self.todo:
-            return self.todo.popleft() if self.todo[0] < limit else None
+        if self.todo and self.todo[0] < limit:
+            return self.todo.popleft()
         if not self.took:
             return None
         late = max(SOON, LATE * statistics.median(self.took))
@@ -320,7 +330,7 @@ def _spread(run: Callable[..., Any], workers: Workers, given: dict[str, Any], co
     found = workers.begin(partial(_prepared, run, given | silent, keeps))
     nothing = counted_in(found)
     wanted = range(count) if numbers is None else numbers
-    with RunFolder(out, nothing.settings, nothing, "scores") as folder:
+    with RunFolder(out, nothing.settings, nothing, "scores", by=workers.versions) as folder:
         todo = batches(wanted.start, wanted.stop, min(most, -(-len(wanted) // len(workers))) or 1)
         pieces = pieces_of(todo, folder.so_far.left(wanted), len(workers), most)
         total = folder.so_far.values[..., wanted].size

@@ -65,8 +65,11 @@ def write_whole(path: str | Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True) if path.parent.is_dir() else None
+    except BaseException as error:
+        if path.parent.is_dir():
+            temporary.unlink(missing_ok=True)
+        if not isinstance(error, OSError):  # somebody interrupts
+            raise
         raise UnwritableFolder(
             f"{path} could not be written: {error.strerror}. What stood there before is still there; "
             "make room or give another folder."
@@ -177,7 +180,10 @@ def _checksum(said: dict[str, Any], arrays: dict[str, np.ndarray]) -> int:
 
 
 def _cut_short(path: str | Path) -> UnreadableFile:
-    return UnreadableFile(f"{path} is no whole safetensors file: it was cut short or damaged.")
+    return UnreadableFile(
+        f"{path} is no whole safetensors file: it was cut short or damaged. Remove it, and make again what "
+        "it held; or wait, if it is still being copied."
+    )
 
 
 def changed(path: str | Path) -> UnreadableFile:

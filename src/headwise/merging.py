@@ -29,7 +29,7 @@ from headwise.errors import (
 )
 from headwise.files import Header, changed, checksum_of, read_header
 from headwise.heads import HeadMap
-from headwise.runs import RunFolder
+from headwise.runs import RunFolder, all_versions
 from headwise.scores import Scores
 from headwise.shards import Ranges, Shard, joined, left_of, ranges_of, said_of
 from headwise.totals import Total
@@ -120,9 +120,24 @@ class _Shard:
     def whole(self) -> int:
         """How many pictures the whole run should have, if the folder says so."""
         try:
-            return int(json.loads((self.path.parent / "run.json").read_bytes()).get("pictures", 0))
-        except (OSError, ValueError, AttributeError, TypeError):
+            return int(self._run.get("pictures", 0))
+        except (ValueError, TypeError):
             return 0
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """With which it was counted, if the folder says so."""
+        said = self._run.get("versions", {})
+        return said if isinstance(said, dict) and all(isinstance(of, str) for of in said.values()) else {}
+
+    @property
+    def _run(self) -> dict[str, Any]:
+        """What the folder says of its run; not kept, for there may be ten thousand."""
+        try:
+            said = json.loads((self.path.parent / "run.json").read_bytes())
+        except (OSError, ValueError):
+            return {}
+        return said if isinstance(said, dict) else {}
 
     @property
     def number(self) -> Shard | None:
@@ -137,6 +152,11 @@ class _Shard:
         parts = {name: content[start:stop] for name, (*_, start, stop) in sorted(self.header.arrays.items())}
         known = self.said.get("checksum")
         if known is not None and checksum_of(self.said, list(parts.values())) != known:
+            if read_header(self.path).said.get("checksum") != known:
+                raise RunMismatch(
+                    f"{self.path} changed while it was merged: its shard still counts. Merge when it has "
+                    "ended."
+                )
             raise changed(self.path)
         return {
             name: np.frombuffer(part, self.header.arrays[name][0]).reshape(self.header.arrays[name][1])
@@ -328,7 +348,8 @@ def _kept(out: Path, shards: list[_Shard], found: _Sum) -> Merged:
         if isinstance(total, Votes)
         else Scores.empty(total.axes, total.settings)
     )
-    with RunFolder(out, total.settings, empty, name, found.whole) as folder:
+    by = all_versions(shard.versions for shard in shards) or None
+    with RunFolder(out, total.settings, empty, name, found.whole, by) as folder:
         _require_no_more(folder.so_far, total, out)
         folder.checkpoint(total)
         for shard in shards:

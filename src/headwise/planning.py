@@ -24,10 +24,11 @@ import numpy as np
 
 from headwise.attention import hooked
 from headwise.concepts import ConceptSet
+from headwise.dispatch import pieces_of
 from headwise.doctor import memory_of
 from headwise.errors import HeadwiseError
 from headwise.estimators import LEAN
-from headwise.generate import generate
+from headwise.generate import batches, generate
 from headwise.heads import HeadMap, denoiser_of
 from headwise.pipelines import model_name, quiet
 from headwise.probe import PIECE, ConceptProbe
@@ -192,13 +193,16 @@ def plan(
     found = calibration
 
     def busy(share: int) -> float:
-        batches = math.ceil(share / found.batch_size)
-        return batches * found.batch_s + share * num_inference_steps * found.call_s
+        return (
+            math.ceil(share / found.batch_size) * found.batch_s + share * num_inference_steps * found.call_s
+        )
 
     each = math.ceil(pictures / workers)
-    piece = max(1, min(PIECE, math.ceil(pictures / (8 * workers))))
+    calls = batches(0, pictures, found.batch_size, ())
+    pieces = pieces_of(calls, [range(pictures)], workers, PIECE)
+    piece = max(map(len, pieces))
     seconds = found.load_s + found.once_s + busy(each)
-    adding = math.ceil(pictures / piece) * found.add_s + seconds / CHECKPOINT * found.save_s
+    adding = len(pieces) * found.add_s + seconds / CHECKPOINT * found.save_s
     hours = workers * seconds / 3600
     return Plan(
         workers=workers,

@@ -48,7 +48,7 @@ from headwise.pipelines import quiet
 from headwise.prompts import read_prompts
 from headwise.relevance import Relevance
 from headwise.reliability import split_half
-from headwise.runs import Progress, RunFolder, Told, settings_of, versions
+from headwise.runs import Progress, RunFolder, Told, settings_of
 from headwise.shards import among, said_of
 from headwise.votes import BLOCKS, Votes
 
@@ -330,7 +330,8 @@ def measure(
     )
     here = None if are_workers(pipe) else asked(pipe)
     nothing = pipe.begin(asked) if here is None else here.nothing
-    with RunFolder(out, nothing.settings, nothing, whole=pictures) as folder:
+    by = pipe.versions if here is None else None
+    with RunFolder(out, nothing.settings, nothing, whole=pictures, by=by) as folder:
         _require_among(folder, wanted)
         if not _enough(folder.so_far, len(wanted), until):
             left = folder.so_far.left(wanted)
@@ -421,7 +422,9 @@ class _Counting:
 def finished(folder: RunFolder[Votes]) -> Relevance:
     """The relevance of all votes so far, saved beside them."""
     relevance = Relevance.from_votes(folder.so_far)
-    relevance = replace(relevance, settings=relevance.settings | {"versions": versions()})
+    relevance = replace(
+        relevance, settings=relevance.settings | {"versions": folder.versions or dict(folder.by)}
+    )
     if folder.path is not None:
         relevance.save(folder.path / "relevance.safetensors")
     return relevance

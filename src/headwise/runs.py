@@ -11,7 +11,7 @@ and so is a second process while a first one counts.
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
@@ -29,7 +29,8 @@ from headwise.pictures import save_picture
 from headwise.pipelines import fingerprint, model_name
 
 __all__ = [
-    "Countable", "Progress", "RunFolder", "Told", "settings_of", "settings_of_pictures", "versions",
+    "Countable", "Progress", "RunFolder", "Told", "all_versions", "settings_of", "settings_of_pictures",
+    "versions",
 ]  # fmt: skip
 
 Told = bool | Callable[[int, int], None]  # a bar or none; or who is told how many of how many are done
@@ -78,6 +79,7 @@ class RunFolder(Generic[Counted]):
         start: The count of no pictures, with these settings.
         name: Of the file that the count is kept in.
         whole: How many pictures the whole run is to have, where this folder may hold a part of it.
+        by: The versions that those count with who count; of this process if None.
 
     Use it as a context: leaving it lets others write in the folder.
     """
@@ -89,8 +91,10 @@ class RunFolder(Generic[Counted]):
         start: Counted,
         name: str = "votes",
         whole: int | None = None,
+        by: Mapping[str, str] | None = None,
     ) -> None:
         self.path = None if path is None else Path(path)
+        self.by, self.versions = versions() if by is None else by, dict[str, str]()
         self.settings, self.so_far, self.name, self.whole = settings, start, f"{name}.safetensors", whole
         self.stretches: list[dict[str, Any]] = []
         self.stamp: tuple[int, int, int] | None = None
@@ -166,9 +170,11 @@ class RunFolder(Generic[Counted]):
         try:
             found = json.loads(described.read_bytes())
             there, self.stretches = found["settings"], list(found["stretches"])
-        except (OSError, ValueError, KeyError, TypeError):
+            self.versions = all_versions([found.get("versions", {})])
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             raise UnreadableFile(
-                f"{described} is damaged. Give another folder, or remove this one."
+                f"{described} is damaged. Remove this file alone, as the counts beside it say themselves "
+                "what they are; or give another folder."
             ) from None
         differ = [key for key in there | self.settings if there.get(key) != self.settings.get(key)]
         if differ:
@@ -181,10 +187,16 @@ class RunFolder(Generic[Counted]):
 
     def _describe(self, pictures: int | None) -> None:
         stretches = list(self.stretches)
+        if pictures is not None or not self.versions:
+            self.versions = all_versions([self.versions, self.by])
         if pictures is not None:
             seconds = round(time.monotonic() - self.started, 3)
             stretches.append({"from": self.resumed_from, "to": pictures, "seconds": seconds})
-        content: dict[str, Any] = {"settings": self.settings, "versions": versions(), "stretches": stretches}
+        content: dict[str, Any] = {
+            "settings": self.settings,
+            "versions": self.versions,
+            "stretches": stretches,
+        }
         if self.whole is not None:
             content["pictures"] = self.whole
         write_whole(self.path / "run.json", json.dumps(content, indent=1, ensure_ascii=False).encode())
@@ -268,6 +280,16 @@ def settings_of_pictures(pipe: Any, prompts: Sequence[str]) -> dict[str, Any]:
 
 def _hash(content: str | bytes) -> str:
     return sha256(content.encode() if isinstance(content, str) else content).hexdigest()[:12]
+
+
+def all_versions(each: Iterable[Mapping[str, str]]) -> dict[str, str]:
+    """Those of several who counted: "2.6.0, 2.13.0" where they differ."""
+    found: dict[str, list[str]] = {}
+    for of_one in each:
+        for name, said in of_one.items():
+            known = found.setdefault(name, [])
+            known += [one for one in said.split(", ") if one not in known]
+    return {name: ", ".join(known) for name, known in found.items()}
 
 
 def versions() -> dict[str, str]:

@@ -64,12 +64,20 @@ def _launched(environment: Mapping[str, str]) -> Shard:
         said = environment.get(name, default)
         return int(said) if said.isdecimal() else None
 
-    first = number("SLURM_ARRAY_TASK_MIN", "0") or 0
-    step = number("SLURM_ARRAY_TASK_STEP", "1") or 1
-    task = number("SLURM_ARRAY_TASK_ID")
+    task, tasks = number("SLURM_ARRAY_TASK_ID"), number("SLURM_ARRAY_TASK_COUNT")
+    if task is not None and tasks is not None and number("RANK") is None:
+        first = number("SLURM_ARRAY_TASK_MIN", "0") or 0
+        step = number("SLURM_ARRAY_TASK_STEP", "1") or 1
+        end = first + step * (tasks - 1)
+        if first > 1 or number("SLURM_ARRAY_TASK_MAX", f"{end}") != end:
+            raise HeadwiseError(
+                f"--shard auto was given in task {task} of a job array of {tasks} that does not go from 0 or "
+                "1 without gaps, so the number of shards is unknown. Say it: --shard $SLURM_ARRAY_TASK_ID/64 "
+                "for 64 shards, counted from 0."
+            )
+        return Shard((task - first) // step, tasks)
     known = (
         (number("RANK"), number("WORLD_SIZE")),
-        (None if task is None else (task - first) // step, number("SLURM_ARRAY_TASK_COUNT")),
         (number("SLURM_PROCID"), number("SLURM_NTASKS")),
     )
     for i, n in known:

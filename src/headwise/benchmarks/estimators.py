@@ -33,6 +33,7 @@ from tqdm import tqdm
 from headwise.attention import Attend, Site, hooked
 from headwise.concepts import ConceptSet
 from headwise.draws import Shown
+from headwise.errors import RunMismatch
 from headwise.estimators import LEAN, PAPER
 from headwise.files import read_arrays, write_arrays, write_whole
 from headwise.generate import batches, generate
@@ -67,8 +68,8 @@ class Setting:
     @property
     def name(self) -> str:
         """As it is called in files and figures."""
-        guided = "" if self.guidance_scale > 1 else ", no guidance"
-        return f"{self.num_inference_steps} steps{guided}"
+        guided = f", guidance {self.guidance_scale:g}" if self.guidance_scale > 1 else ", no guidance"
+        return f"{self.num_inference_steps} steps{'' if self.guidance_scale == 7.5 else guided}"
 
     @property
     def early(self) -> int:
@@ -157,12 +158,18 @@ def benchmark_estimators(
         progress=progress,
     )
     curves: dict[str, Curve] = {}
+    weights = {key: truth.settings[key] for key in ("weights", "concept_set")}
     for setting in settings:
-        file = out / f"{setting.name}.safetensors"
+        file, asked = out / f"{setting.name}.safetensors", weights | vars(setting) | {"seed": seed}
         if not file.is_file():
             votes = _drawn(pipe, concepts, setting, seed, batch_size, progress)
-            write_arrays(file, "estimators", votes, {"pictures": setting.pictures, "seed": seed})
-        found, _ = read_arrays(file, "estimators", tuple(WAYS))
+            write_arrays(file, "estimators", votes, asked)
+        found, said = read_arrays(file, "estimators", tuple(WAYS))
+        if {key: said.get(key) for key in asked} != asked:
+            raise RunMismatch(
+                f"{file} is of another run: {said} there, {asked} here. Give another folder, or the same "
+                "settings."
+            )
         for way in WAYS:
             cost = setting.rows(way) * setting.pictures / BLOCKS
             curves[f"{setting.name}, {way}"] = list(_curve(found[way], truth, cost))

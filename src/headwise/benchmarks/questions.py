@@ -8,10 +8,13 @@ novel         Can the relevance of a concept be foretold from its words, without
 transfer      Does relevance hold for another scheduler, or another checkpoint?
 steps         Is early relevance that of the whole?
 aware         Is it better to weaken by the relevance of the moment than by that of all calls?
+layers        Is it heads, or only layers?
+factor        What should weakened attention be multiplied by?
 patching      Do heads carry a word, or are they merely needed for it (patching.py)?
 
-Agreement is the rank correlation over heads; intervals are of its mean over concepts (bootstrap), and the
-relevance agreed with is measured on other pictures. Words and pictures come from the seed alone.
+Agreement is the rank correlation over heads; intervals are of its mean over concepts (bootstrap over these,
+not over pictures or drawings of words), and the relevance agreed with is measured on other pictures. The last
+four are asked by meddling with heads (causes.py). Words and pictures come from the seed alone.
 """
 
 import json
@@ -27,6 +30,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from headwise.attention import Site, hooked
+from headwise.benchmarks.causes import DRAWN, PARTS, Causes, mean
 from headwise.cases import Pair
 from headwise.concepts import ConceptSet
 from headwise.draws import Shown
@@ -34,19 +38,15 @@ from headwise.estimators import LEAN
 from headwise.files import write_whole
 from headwise.generate import batches, generate
 from headwise.heads import HeadMap
-from headwise.intervals import Interval, bootstrap
+from headwise.intervals import Interval
 from headwise.metrics import Judge
-from headwise.patching import Patch
 from headwise.pipelines import model_name, quiet
 from headwise.probe import ConceptProbe, measure, preferred, token_attention
-from headwise.prompt_to_prompt import draw_edits
 from headwise.prompts import read_prompts
 from headwise.relevance import Relevance
 from headwise.reliability import rank_correlation
-from headwise.scores import Axes, Scores
-from headwise.steer import weaken
+from headwise.runs import Progress, RunFolder, settings_of
 from headwise.votes import Votes
-from headwise.weakening import LEAST, MOST, Weakening
 
 __all__ = ["QUESTIONS", "Answer", "benchmark_questions", "other_schedulers"]
 
@@ -54,9 +54,6 @@ QUESTIONS = "questions.json"
 AGREEMENT = "rank correlation over heads"
 RIDGES = (0.01, 0.1, 1.0, 10.0, 100.0)
 DRAWINGS = 3  # of words
-EIGHTHS = (0, 1, 2, 4, 6, 8)
-PARTS = ((0.0, 0.3), (0.3, 0.7), (0.7, 1.0))  # of the denoiser calls
-DRAWN: dict[str, Any] = {"num_inference_steps": LEAN.num_inference_steps, "guidance_scale": 7.5}
 
 
 @dataclass(frozen=True)
@@ -92,16 +89,9 @@ class _Model:
         """The relevance on the first pictures."""
         return self._measure(name, range(self.pictures), concepts, pipe)
 
-    def whole(self, pictures: int) -> Relevance:
-        """The relevance on many others."""
-        return self._measure("whole", range(self.pictures, self.pictures + pictures), None, None)
-
-    def keep(self, name: str, scores: Scores) -> Scores:
-        """Leave scores of a concept in the folder."""
-        folder = self.out / name / scores.settings["concept"].lower().replace(" ", "-")
-        folder.mkdir(parents=True, exist_ok=True)
-        scores.save(folder / "scores.safetensors")
-        return scores
+    def others(self, name: str, pictures: int, concepts: ConceptSet | None = None) -> Relevance:
+        """The relevance on so many others."""
+        return self._measure(name, range(self.pictures, self.pictures + pictures), concepts, None)
 
     def _measure(self, name: str, numbers: range, concepts: ConceptSet | None, pipe: Any) -> Relevance:
         return measure(
@@ -136,7 +126,7 @@ def benchmark_questions(
 
     Args:
         pipe, concepts: What is asked about.
-        pairs: Prompts that differ in one word, for steps and patching.
+        pairs: Prompts that differ in one word of an attribute that is a concept.
         judge: Who says which word a picture shows.
         out: Folder.
         others: Other checkpoints with the same heads, by name.
@@ -147,8 +137,9 @@ def benchmark_questions(
         seed, batch_size, progress: As in `measure`.
     """
     model = _Model(pipe, concepts, Path(out), pictures, seed, batch_size, progress)
-    relevance = model.whole(whole)
+    relevance = model.others("whole", whole)
     votes = Votes.load(model.out / "whole" / "votes.safetensors")
+    causes = Causes(pipe, relevance, pairs, judge, seeds, model.out, progress)
     answers = {
         "words": _words(model, relevance),
         "choice": _choice(model, relevance),
@@ -156,9 +147,8 @@ def benchmark_questions(
         "tokens": _tokens(model, relevance),
         "novel": _novel(model, relevance),
         "transfer": _transfer(model, relevance, others or {}, schedulers or {}),
-        "steps": _steps(relevance),
-        "aware": _aware(model, relevance, pairs, judge, seeds),
-        "patching": _patching(model, relevance, pairs, judge, seeds),
+        "steps": _steps(model, relevance),
+        **_causes(causes),
     }
     said = {"model": model_name(pipe), "pictures": pictures, "whole": whole, "seed": seed}
     said |= {"whole_split_half": float(np.median(relevance.split_half)), "pairs": len(pairs)}
@@ -180,11 +170,6 @@ def other_schedulers(pipe: Any) -> dict[str, Any]:
     }
 
 
-def _mean(values: Float[np.ndarray, " concepts"]) -> Interval:
-    found = bootstrap(np.asarray(values, float), lambda mean: mean)
-    return Interval(*(float(end) for end in found))
-
-
 def _agreement(a: Relevance, b: Relevance) -> Float[np.ndarray, " concepts"]:
     return rank_correlation(a.values, b.values)
 
@@ -203,18 +188,20 @@ def _shuffled(model: "_Model", *stream: int) -> dict[str, np.ndarray]:
 
 
 def _words(model: _Model, whole: Relevance) -> Answer:
-    values = {}
+    values, lengths = {}, np.array([len(model.concepts.words(name)) for name in model.concepts.names])
     for count in (1, 2, 4):
-        agree = []
+        agree, there = [], lengths >= 2 * count
         for draw in range(DRAWINGS):
             some = {name: order[:count] for name, order in _shuffled(model, count, draw).items()}
             found = model.measure(f"{count} words, drawing {draw}", _chosen(model.concepts, some))
-            agree.append(_agreement(found, whole))
-        values[f"{count} of its words"] = _mean(np.mean(agree, 0))
-    values["all its words"] = _mean(_agreement(model.measure("all words"), whole))
+            agree.append(_agreement(found, whole)[there])
+        if there.any():
+            values[f"{count} of the words of {there.sum()} concepts"] = mean(np.mean(agree, 0))
+    values["all words"] = mean(_agreement(model.measure("all words"), whole))
     return Answer(
         "How many words does a concept need?",
-        "Relevance measured with so many words of each concept, three drawings of words, and with all.",
+        "Relevance measured with so many of each concept's words, three drawings of words, held against that "
+        "of all its words, of which they are some: only concepts with at least twice as many words are told.",
         AGREEMENT,
         values,
     )
@@ -233,12 +220,12 @@ def _choice(model: _Model, whole: Relevance) -> Answer:
     return Answer(
         "Does it matter which words stand for a concept?",
         "Two halves of each concept's words on the same pictures, three drawings; then each half, and all "
-        "words, held against all words on other pictures.",
+        "words, held against all words, of which each half is a part, on other pictures.",
         AGREEMENT,
         {
-            "one half of the words, the other": _mean(np.mean(words, 0)),
-            "a half, all (other pictures)": _mean(np.mean(wholes, 0)),
-            "all, all (other pictures)": _mean(again),
+            "one half of the words, the other": mean(np.mean(words, 0)),
+            "a half, all (other pictures)": mean(np.mean(wholes, 0)),
+            "all, all (other pictures)": mean(again),
         },
     )
 
@@ -249,7 +236,7 @@ def _pictures(votes: Votes) -> Answer:
     for group in (1, 2, 4, 8, 16):
         runs = blocks.reshape(-1, group, *blocks.shape[1:]).sum(1)
         agree = np.mean([rank_correlation(run, total - run) for run in runs], 0)
-        values[f"{len(votes) * group // len(blocks)} pictures"] = _mean(agree)
+        values[f"{len(votes) * group // len(blocks)} pictures"] = mean(agree)
     return Answer(
         "How many pictures does a measurement need?",
         "Relevance of so many pictures, held against that of all the others.",
@@ -299,7 +286,8 @@ def _tokens(model: _Model, whole: Relevance) -> Answer:
     question = "How are several tokens of one word to be read?"
     reading = (
         f"Relevance of {len(mixed)} concepts from their words of several tokens alone, held against that of "
-        "their words of one token: the mean over tokens, the sum, the last, the best (each for itself)."
+        "their words of one token, on other pictures: the mean over tokens, the sum, the last; or each token "
+        "for itself, without a penalty for a word of several, and the best of them."
     )
     if not mixed:
         return Answer(question, "No concept has words of one token and of several.", AGREEMENT, {})
@@ -313,25 +301,33 @@ def _tokens(model: _Model, whole: Relevance) -> Answer:
         )
         for several in (True, False)
     )
-    single = model.measure("words of one token", short)
+    single = model.others("words of one token", model.pictures, short)
     rows = [model.concepts.names.index(name) for name in mixed]
     values = {}
     for pool in ("mean", "sum", "last", "best"):
         counted = _counted(model, long, pool)
-        values[pool] = _mean(rank_correlation(counted[rows], single.values[rows]))
+        values[pool] = mean(rank_correlation(counted[rows], single.values[rows]))
     return Answer(question, reading, AGREEMENT, values)
 
 
 def _counted(model: _Model, concepts: ConceptSet, pool: str) -> Int[np.ndarray, "concepts all_heads"]:
-    probe, texts = _Pooled(model.pipe, concepts, model.seed, draws=LEAN.draws), read_prompts(None, model.pipe)
+    texts = read_prompts(None, model.pipe)
+    settings = settings_of(model.pipe, concepts, texts, None, model.seed) | DRAWN | {"pool": pool}
+    nothing = Votes.empty(HeadMap.of(model.pipe), concepts, settings | {"draws": LEAN.draws})
+    probe = _Pooled(model.pipe, concepts, model.seed, draws=LEAN.draws)
     probe.pool = pool
-    votes = np.zeros((len(concepts), probe.head_map.all_heads), np.int64)
-    with hooked(model.pipe, probe), quiet(model.pipe):
-        for numbers in batches(0, model.pictures, model.batch_size, ()):
-            probe.begin(numbers)
-            generate(model.pipe, texts, model.seed, numbers, output_type="latent", **DRAWN)
-            votes += Votes.of_pictures(probe.take(), numbers, probe.head_map, concepts, {}).totals
-    return votes
+    with (
+        RunFolder(model.out / f"tokens, {pool}", nothing.settings, nothing) as folder,
+        Progress(folder, model.pictures, 10, model.progress) as done,
+        hooked(model.pipe, probe),
+        quiet(model.pipe),
+    ):
+        for left in folder.so_far.left(range(model.pictures)):
+            for numbers in batches(left.start, left.stop, model.batch_size, ()):
+                probe.begin(numbers)
+                generate(model.pipe, texts, model.seed, numbers, output_type="latent", **DRAWN)
+                done(Votes.of_pictures(probe.take(), numbers, probe.head_map, concepts, nothing.settings))
+    return folder.so_far.totals
 
 
 def _novel(model: _Model, whole: Relevance) -> Answer:
@@ -354,7 +350,7 @@ def _novel(model: _Model, whole: Relevance) -> Answer:
         "Each concept in turn is left out and foretold from the embeddings of its words and the relevance of "
         "all others. The mean of the others knows nothing of the concept.",
         AGREEMENT,
-        {name: _mean(rank_correlation(values, whole.values)) for name, values in found.items()},
+        {name: mean(rank_correlation(values, whole.values)) for name, values in found.items()},
     )
 
 
@@ -383,15 +379,15 @@ def _transfer(
     model: _Model, whole: Relevance, others: Mapping[str, Any], schedulers: Mapping[str, Any]
 ) -> Answer:
     own, values = model.pipe.scheduler, {}
-    values[f"{type(own).__name__}, its own"] = _mean(_agreement(model.measure("all words"), whole))
+    values[f"{type(own).__name__}, its own"] = mean(_agreement(model.measure("all words"), whole))
     try:
         for name, scheduler in schedulers.items():
             model.pipe.scheduler = scheduler
-            values[name] = _mean(_agreement(model.measure(f"scheduler {name}"), whole))
+            values[name] = mean(_agreement(model.measure(f"scheduler {name}"), whole))
     finally:
         model.pipe.scheduler = own
     for name, other in others.items():
-        values[name] = _mean(_agreement(model.measure(f"checkpoint {name}", pipe=other), whole))
+        values[name] = mean(_agreement(model.measure(f"checkpoint {name}", pipe=other), whole))
     return Answer(
         "Does relevance hold for another scheduler, or another checkpoint?",
         "Measured with each, on the same latents and prompts, held against the whole, of other pictures.",
@@ -400,138 +396,60 @@ def _transfer(
     )
 
 
-def _steps(whole: Relevance) -> Answer:
-    names = ("first three tenths of the calls", "the four in the middle", "last")
-    early, _, late = parts = [whole.during(*part) for part in PARTS]
-    values = {name: _mean(_agreement(part, whole)) for name, part in zip(names, parts, strict=True)}
-    values["first against last"] = _mean(_agreement(early, late))
-    values["whole, half of the pictures against the other"] = _mean(whole.split_half)
+def _steps(model: _Model, whole: Relevance) -> Answer:
+    few = model.measure("all words")
+    parts = {
+        name: (few.during(*part), whole.during(*part))
+        for name, part in zip(("first three tenths", "middle four", "last three"), PARTS, strict=True)
+    }
+    values = {"all calls, all calls": mean(_agreement(few, whole))}
+    for name, (ours, theirs) in parts.items():
+        values[f"{name}, all calls"] = mean(_agreement(ours, whole))
+        values[f"{name}, the same"] = mean(_agreement(ours, theirs))
+    early, late = parts["first three tenths"][0], parts["last three"][1]
+    values["first three tenths, last three"] = mean(_agreement(early, late))
     return Answer(
         "Is the relevance of early calls that of the whole?",
-        "Relevance of a part of the calls, held against that of all.",
+        "Relevance of a part of the calls, held against that of all and of the same part, of other pictures.",
         AGREEMENT,
         values,
     )
 
 
-def _aware(
-    model: _Model, relevance: Relevance, pairs: list[Pair], judge: Judge, seeds: tuple[int, ...]
-) -> Answer:
-    parts = [relevance.during(*part) for part in PARTS]
-    found = []
-    for attribute, own in _by_attribute(pairs).items():
-        moments = np.stack([np.argsort(-part[attribute], kind="stable") for part in parts])
-        averaged = np.tile(np.argsort(-relevance[attribute], kind="stable"), (len(parts), 1))
-        orders = {"averaged": averaged, "moment": moments, "another moment": np.roll(moments, 1, 0)}
-        found.append(_weakened(model, attribute, orders, own, judge, seeds).scores)
-    whole = np.concatenate([scores.values for scores in found], -1)
-    axes = found[0].axes | {"prompt": range(whole.shape[-1])}
-    together = Weakening(Scores(whole, axes, {"score": found[0].settings["score"]}))
-    values = {
-        f"averaged − moment, {scores.settings['concept']}": Weakening(scores).area("moment", "averaged")
-        for scores in found
-    }
-    values["averaged − moment, all"] = together.area("moment", "averaged")
-    values["another moment − moment, all"] = together.area("moment", "another moment")
-    return Answer(
-        "Is it better to weaken by the relevance of the moment?",
-        "The first k heads are weakened, in each part of the calls (three tenths, four, three) by the order "
-        "of its own votes, by that of all votes, or by that of the part before. Above 0, the moment's own "
-        "order loses the target's word sooner: area between curves over k.",
-        "area between curves",
-        values,
-    )
-
-
-def _weakened(
-    model: _Model,
-    attribute: str,
-    orders: Mapping[str, Int[np.ndarray, "parts all_heads"]],
-    pairs: list[Pair],
-    judge: Judge,
-    seeds: tuple[int, ...],
-) -> Weakening:
-    """How often a target's word is seen when the first k heads of the orders of each part are weakened."""
-    head_map = HeadMap.of(model.pipe)
-    ks = _eighths(head_map.all_heads)
-    places = np.argsort(np.stack(list(orders.values())), -1)  # of each head, by order and part
-    masks = np.stack([places < k for k in ks], 1).reshape(-1, len(PARTS), head_map.all_heads)
-    scores = _seen(attribute, tuple(orders), ks, seeds, pairs)
-    steers = [weaken(head_map, masks[:, part], steps=PARTS[part]) for part in range(len(PARTS))]
-    targets = [pair.target for pair in pairs]
-    with quiet(model.pipe), hooked(model.pipe, *steers):
-        for at, pair in enumerate(pairs):
-            for s, seed in enumerate(seeds):
-                images = generate(model.pipe, targets, seed, [at] * len(masks), output_type="pil", **DRAWN)
-                seen = judge.choose(images, [pair.texts] * len(masks)) == 0
-                scores.values[:, :, s, at] = seen.reshape(len(orders), len(ks))
-    return Weakening(model.keep("aware", scores))
-
-
-def _by_attribute(pairs: list[Pair]) -> dict[str, list[Pair]]:
+def _causes(causes: Causes) -> dict[str, Answer]:
+    by_layer, aware, weakened = causes.weakening()
+    area, pairs = "area between curves", f"{len(causes.pairs)} pairs of prompts"
     return {
-        attribute: [pair for pair in pairs if pair.attribute == attribute]
-        for attribute in dict.fromkeys(pair.attribute for pair in pairs)
+        "aware": Answer(
+            "Is it better to weaken by the relevance of the moment?",
+            f"The first k heads are weakened, in each part of the calls (three tenths, four, three) by the "
+            "order of its own votes, by that of all votes, or by that of the part before. Above 0, the "
+            f"moment's own order loses the target's word sooner. {pairs}.",
+            area,
+            aware,
+        ),
+        "layers": Answer(
+            "Is it heads, or only layers?",
+            "The target's word lost when the most relevant are weakened first, against the least relevant "
+            f"first: by heads, and by whole layers in the order of their mean relevance. {pairs}.",
+            area,
+            by_layer,
+        ),
+        "factor": Answer(
+            "What should weakened attention be multiplied by?",
+            f"The same for heads, by factor. {pairs}.",
+            area,
+            causes.factors(),
+        ),
+        "patching": Answer(
+            "Do relevant heads carry a word?",
+            "What the first k heads hand on is exchanged for what they hand on for a prompt with another "
+            "word, the source's. Above 0, the source's word comes, or the target's is lost, the sooner for "
+            f"the most relevant heads. Beside it, the same heads weakened. {pairs}, three random orders.",
+            area,
+            causes.patching() | weakened,
+        ),
     }
-
-
-def _eighths(heads: int) -> tuple[int, ...]:
-    return tuple(heads * eighth // 8 for eighth in EIGHTHS)
-
-
-def _seen(
-    attribute: str, orders: tuple[str, ...], ks: tuple[int, ...], seeds: tuple[int, ...], pairs: list[Pair]
-) -> Scores:
-    """Room for whether each target's word is seen."""
-    axes: Axes = {"order": orders, "k": ks, "seed": seeds, "prompt": tuple(pair.target for pair in pairs)}
-    return Scores.empty(axes, {"concept": attribute, "score": "the target's word is seen"})
-
-
-def _patching(
-    model: _Model, relevance: Relevance, pairs: list[Pair], judge: Judge, seeds: tuple[int, ...]
-) -> Answer:
-    values = {}
-    for attribute, own in _by_attribute(pairs).items():
-        found = _patched(model, relevance, attribute, own, judge, seeds)
-        values[f"{attribute}, least − most relevant"] = found.area()
-        values[f"{attribute}, random − most relevant"] = found.random()
-    return Answer(
-        "Do relevant heads carry a word?",
-        "What the first k heads hand on is exchanged for what they hand on for a prompt with another word. "
-        "The target's word is lost the sooner, the more these heads carry: area between curves over k.",
-        "area between curves",
-        values,
-    )
-
-
-def _patched(
-    model: _Model,
-    relevance: Relevance,
-    attribute: str,
-    pairs: list[Pair],
-    judge: Judge,
-    seeds: tuple[int, ...],
-) -> Weakening:
-    """How often the target's word is seen when the first k heads of an order are the source's."""
-    heads = relevance.values.shape[1]
-    ks = _eighths(heads)
-    order = np.argsort(-relevance[attribute], kind="stable")
-    random = np.random.Generator(np.random.Philox(model.seed)).permutation(heads)
-    orders = {MOST: order, LEAST: order[::-1], "random 0": random}
-    chosen = np.zeros((len(orders), len(ks), heads), bool)
-    for row, by in enumerate(orders.values()):
-        for column, k in enumerate(ks):
-            chosen[row, column, by[:k]] = True
-    scores = _seen(attribute, tuple(orders), ks, seeds, pairs)
-    hook, flat = Patch(chosen.reshape(-1, heads)), len(orders) * len(ks)
-    with quiet(model.pipe):
-        for at, pair in enumerate(pairs):
-            for s, seed in enumerate(seeds):
-                group = [pair.source, *[pair.target] * flat]
-                (drawn,) = draw_edits(model.pipe, [group], [hook], seeds=[seed], **DRAWN)
-                seen = judge.choose(drawn[1:], [pair.texts] * flat) == 0
-                scores.values[:, :, s, at] = seen.reshape(len(orders), len(ks))
-    return Weakening(model.keep("patching", scores))
 
 
 def _left_out_error(kernel: np.ndarray, known: np.ndarray, ridge: float) -> float:

@@ -8,6 +8,7 @@ import typer
 from headwise.cli.app import Device, Dtype, Json, Model, console, load, print_json, resumable, table
 from headwise.cli.steering import JudgeName
 from headwise.cli.trying import CLIP, benchmark
+from headwise.errors import HeadwiseError
 
 __all__ = ["estimators", "questions"]
 
@@ -94,6 +95,9 @@ def questions(
     from headwise.report import report
 
     own = "emoji" if model == "emoji" else None
+    names = [Path(name).name for name in other or ()]
+    if len(set(names)) < len(names):
+        raise HeadwiseError(f"Two of --other {', '.join(other or ())} have the same name. Rename a folder.")
     pipe = load(model, dtype, device)
     with resumable(out):
         found = benchmark_questions(
@@ -102,7 +106,7 @@ def questions(
             pairs_of(pairs or "emoji", count),
             Judge.load(judge or own or CLIP),
             out,
-            others={Path(name).name: load(name, dtype, device) for name in other or ()},
+            others={name: load(of, dtype, device) for name, of in zip(names, other or (), strict=True)},
             schedulers=other_schedulers(pipe),
             pictures=pictures,
             whole=whole,
