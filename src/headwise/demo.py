@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from headwise.concepts import ConceptSet
+from headwise.estimators import LEAN
 from headwise.pipelines import load_pipeline
 from headwise.probe import measure
 from headwise.relevance import Relevance
@@ -22,9 +23,9 @@ def demo(
     *,
     pipe: Any = None,
     concepts: ConceptSet | None = None,
-    pictures: int = 300,
+    pictures: int = 160,
     samples: int = 48,
-    num_inference_steps: int = 20,
+    num_inference_steps: int = LEAN.num_inference_steps,
     batch_size: int = 12,
     progress: bool = True,
 ) -> tuple[Relevance, Relevance]:

@@ -51,8 +51,8 @@ def demo(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the result.")] = Path("runs/demo"),
     pictures: Annotated[
         int, typer.Option(min=2, help="Pictures to measure, and again for the control.")
-    ] = 300,
-    num_inference_steps: Steps = 20,
+    ] = 160,
+    num_inference_steps: Steps = LEAN.num_inference_steps,
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures at a time.")] = 12,
     as_json: Json = False,
 ) -> None:
@@ -131,7 +131,7 @@ def measure(
 
     \b
     Examples:
-      headwise measure --model emoji --pictures 300 --num-inference-steps 20
+      headwise measure --model emoji --pictures 300
       headwise measure -m CompVis/stable-diffusion-v1-4 --until 0.95 --dtype fp16 --out runs/sd14
       cat prompts.txt | headwise measure -m ./my-model --concepts mine.toml --prompts - --json
       headwise measure -m CompVis/stable-diffusion-v1-4 --shard 3/8 --out runs/sd14
