@@ -437,7 +437,8 @@ def _causes(causes: Causes) -> dict[str, Answer]:
         ),
         "factor": Answer(
             "What should weakened attention be multiplied by?",
-            f"The same for heads, by factor. {pairs}.",
+            "The target's word lost when the most relevant heads are weakened first, against the least "
+            f"relevant first, by what their attention is multiplied by. {pairs}.",
             area,
             causes.factors(),
         ),
