@@ -102,7 +102,8 @@ def test_the_browser_is_told_nothing_that_unblinds(client, answers, folder):
     for number in range(person.total):
         told.append(person.get(f"/api/trial/{number}").text)
         person.answer(number)
-    assert not [word for word in TELLING for text in told if word in text]
+    said = [re.sub("[0-9a-f]{32}", "", text) for text in told]  # random names may hold any digits
+    assert not [word for word in TELLING for text in said if word in text]
     asked = [json.loads(text) for text in told[2:]]
     assert {len(one) for one in asked} == {8}, "a check looks like any other question"
     for one in asked:
