@@ -9,7 +9,9 @@ import torch
 from headwise.benchmarks import benchmark_estimators, benchmark_questions
 from headwise.benchmarks.causes import _Chosen, _unique
 from headwise.benchmarks.estimators import WAYS, Estimators, Setting
-from headwise.benchmarks.questions import _foretold, _left_out_error, _pooled, other_schedulers
+from headwise.benchmarks.foretelling import foretold, left_out_error
+from headwise.benchmarks.pooling import pooled
+from headwise.benchmarks.questions import other_schedulers
 from headwise.cases import pairs_of
 from headwise.concepts import ConceptSet
 from headwise.draws import Shown
@@ -67,7 +69,7 @@ def test_rows_to_enough():
     assert numbers["quick"]["share_of_paper"] == pytest.approx(5 / (100 * 10**0.5))
 
 
-def test_tokens_are_pooled():
+def test_tokens_arepooled():
     attention = torch.tensor([0.1, 0.3, 0.2, 0.4]).reshape(1, 1, 2, 2)
     share = torch.tensor([[[1 / 2, 1 / 2], [1.0, 0.0]]])  # a word of two tokens, a word of one
     shown = Shown(
@@ -78,7 +80,7 @@ def test_tokens_are_pooled():
     )
     wanted = {"mean": [0.2, 0.2], "sum": [0.4, 0.2], "last": [0.3, 0.2], "best": [0.3, 0.2]}
     for pool, values in wanted.items():
-        assert _pooled(attention, shown, pool).flatten().tolist() == pytest.approx(values)
+        assert pooled(attention, shown, pool).flatten().tolist() == pytest.approx(values)
 
 
 def test_leaving_one_out_in_closed_form():
@@ -90,16 +92,16 @@ def test_leaving_one_out_in_closed_form():
         rest = np.delete(np.arange(7), out)
         weights = kernel[out, rest] @ np.linalg.inv(kernel[np.ix_(rest, rest)] + ridge * np.eye(6))
         naive += ((centred[out] - weights @ centred[rest]) ** 2).sum()
-    assert _left_out_error(kernel, known, ridge) == pytest.approx(naive)
+    assert left_out_error(kernel, known, ridge) == pytest.approx(naive)
 
 
-def test_a_concept_that_follows_from_its_words_is_foretold():
+def test_a_concept_that_follows_from_its_words_isforetold():
     generator = np.random.default_rng(1)
     texts, map_ = generator.normal(size=(30, 5)), generator.normal(size=(5, 40))
     values = texts @ map_
-    foretold = _foretold(texts @ texts.T / 5, values)
-    dealt = _foretold((texts @ texts.T / 5)[::-1, ::-1].copy(), values)
-    agree = [np.corrcoef(a, b)[0, 1] for a, b in zip(foretold, values, strict=True)]
+    told = foretold(texts @ texts.T / 5, values)
+    dealt = foretold((texts @ texts.T / 5)[::-1, ::-1].copy(), values)
+    agree = [np.corrcoef(a, b)[0, 1] for a, b in zip(told, values, strict=True)]
     assert (
         np.mean(agree)
         > 0.95

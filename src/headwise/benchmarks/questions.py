@@ -20,20 +20,18 @@ four are asked by meddling with heads (causes.py). Words and pictures come from 
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Float, Int
-from torch import Tensor
 
-from headwise.attention import Site, hooked
+from headwise.attention import hooked
 from headwise.benchmarks.causes import DRAWN, PARTS, Causes, mean
+from headwise.benchmarks.foretelling import foretold, likeness, nearest
+from headwise.benchmarks.pooling import POOLS, Pool, PooledProbe
 from headwise.cases import Pair
 from headwise.concepts import ConceptSet
-from headwise.draws import Shown
 from headwise.estimators import LEAN
 from headwise.files import write_whole
 from headwise.generate import batches, generate
@@ -41,7 +39,7 @@ from headwise.heads import HeadMap
 from headwise.intervals import Interval
 from headwise.metrics import Judge
 from headwise.pipelines import model_name, quiet
-from headwise.probe import ConceptProbe, measure, preferred, token_attention
+from headwise.probe import measure
 from headwise.prompts import read_prompts
 from headwise.relevance import Relevance
 from headwise.reliability import rank_correlation
@@ -52,7 +50,6 @@ __all__ = ["QUESTIONS", "Answer", "benchmark_questions", "other_schedulers"]
 
 QUESTIONS = "questions.json"
 AGREEMENT = "rank correlation over heads"
-RIDGES = (0.01, 0.1, 1.0, 10.0, 100.0)
 DRAWINGS = 3  # of words
 
 
@@ -245,36 +242,6 @@ def _pictures(votes: Votes) -> Answer:
     )
 
 
-class _Pooled(ConceptProbe):
-    """A probe that pools the tokens of a word in another way."""
-
-    pool: str = "mean"
-
-    def _vote(self, site: Site, query: Tensor, keys: Float[Tensor, "pictures heads all_tokens dim"]) -> None:
-        votes = []
-        for shown in self.shown[site.layer]:
-            chosen = zip(keys, shown.tokens, strict=True)
-            key = torch.stack([of_picture[:, tokens] for of_picture, tokens in chosen])
-            votes.append(preferred(_pooled(token_attention(query, key, shown), shown, self.pool)))
-        self.votes[site.layer] = torch.stack(votes, 1)
-
-
-def _pooled(
-    attention: Float[Tensor, "pictures heads concepts word_tokens"], shown: Shown, pool: str
-) -> Float[Tensor, "pictures heads concepts"]:
-    """The attention to a word, of that to its tokens."""
-    share = shown.share[:, None]
-    there = share > 0
-    if pool == "mean":
-        return (attention * share).sum(-1)
-    if pool == "sum":
-        return (attention * there).sum(-1)
-    if pool == "best":
-        return (attention * there).amax(-1)
-    after = torch.nn.functional.pad(there[..., 1:], (0, 1))  # is there a token after this one?
-    return (attention * (there & ~after)).sum(-1)
-
-
 def _tokens(model: _Model, whole: Relevance) -> Answer:
     """Of concepts with words of one token and of several: do the latter give the relevance of the former?"""
     embeddings = model.concepts.embed(model.pipe)
@@ -303,19 +270,18 @@ def _tokens(model: _Model, whole: Relevance) -> Answer:
     )
     single = model.others("words of one token", model.pictures, short)
     rows = [model.concepts.names.index(name) for name in mixed]
-    values = {}
-    for pool in ("mean", "sum", "last", "best"):
+    values: dict[str, Interval] = {}
+    for pool in POOLS:
         counted = _counted(model, long, pool)
         values[pool] = mean(rank_correlation(counted[rows], single.values[rows]))
     return Answer(question, reading, AGREEMENT, values)
 
 
-def _counted(model: _Model, concepts: ConceptSet, pool: str) -> Int[np.ndarray, "concepts all_heads"]:
+def _counted(model: _Model, concepts: ConceptSet, pool: Pool) -> Int[np.ndarray, "concepts all_heads"]:
     texts = read_prompts(None, model.pipe)
     settings = settings_of(model.pipe, concepts, texts, None, model.seed) | DRAWN | {"pool": pool}
     nothing = Votes.empty(HeadMap.of(model.pipe), concepts, settings | {"draws": LEAN.draws})
-    probe = _Pooled(model.pipe, concepts, model.seed, draws=LEAN.draws)
-    probe.pool = pool
+    probe = PooledProbe(model.pipe, concepts, model.seed, pool, draws=LEAN.draws)
     with (
         RunFolder(model.out / f"tokens, {pool}", nothing.settings, nothing) as folder,
         Progress(folder, model.pictures, 10, model.progress) as done,
@@ -332,17 +298,12 @@ def _counted(model: _Model, concepts: ConceptSet, pool: str) -> Int[np.ndarray, 
 
 def _novel(model: _Model, whole: Relevance) -> Answer:
     """Leave one concept out: ridge regression from the mean embedding of its words."""
-    embedded = model.concepts.embed(model.pipe).words
-    texts = np.stack(
-        [np.mean([word.double().mean(0).cpu().numpy() for word in words], 0) for words in embedded]
-    )
-    texts = (texts - texts.mean(0)) / (texts.std(0) + 1e-12)
-    alike = texts @ texts.T / texts.shape[1]
+    alike = likeness(model.concepts.embed(model.pipe))
     dealt = np.random.Generator(np.random.Philox(model.seed)).permutation(len(alike))
     found = {
-        "from the words (ridge)": _foretold(alike, whole.values),
-        "words dealt to other concepts": _foretold(alike[np.ix_(dealt, dealt)], whole.values),
-        "the most alike concept": np.stack([whole.values[_nearest(alike, c)] for c in range(len(alike))]),
+        "from the words (ridge)": foretold(alike, whole.values),
+        "words dealt to other concepts": foretold(alike[np.ix_(dealt, dealt)], whole.values),
+        "the most alike concept": np.stack([whole.values[nearest(alike, c)] for c in range(len(alike))]),
         "the mean of the others": (whole.values.sum(0) - whole.values) / (len(alike) - 1),
     }
     return Answer(
@@ -352,27 +313,6 @@ def _novel(model: _Model, whole: Relevance) -> Answer:
         AGREEMENT,
         {name: mean(rank_correlation(values, whole.values)) for name, values in found.items()},
     )
-
-
-def _nearest(alike: np.ndarray, concept: int) -> int:
-    others = alike[concept].copy()
-    others[concept] = -np.inf
-    return int(others.argmax())
-
-
-def _foretold(
-    alike: Float[np.ndarray, "concepts concepts"], values: Float[np.ndarray, "concepts all_heads"]
-) -> Float[np.ndarray, "concepts all_heads"]:
-    """Each row from the others; the ridge is chosen without the row, by leaving out one more."""
-    found = []
-    for concept in range(len(values)):
-        others = np.delete(np.arange(len(values)), concept)
-        kernel, known = alike[np.ix_(others, others)], values[others]
-
-        ridge = min(RIDGES, key=partial(_left_out_error, kernel, known))
-        weights = alike[concept, others] @ np.linalg.inv(kernel + ridge * np.eye(len(kernel)))
-        found.append(known.mean(0) + weights @ (known - known.mean(0)))
-    return np.stack(found)
 
 
 def _transfer(
@@ -451,10 +391,3 @@ def _causes(causes: Causes) -> dict[str, Answer]:
             causes.patching() | weakened,
         ),
     }
-
-
-def _left_out_error(kernel: np.ndarray, known: np.ndarray, ridge: float) -> float:
-    """The squared error of every row foretold from the others, in closed form."""
-    centred = known - known.mean(0)
-    hat = kernel @ np.linalg.inv(kernel + ridge * np.eye(len(kernel)))
-    return float((((centred - hat @ centred) / (1 - np.diag(hat))[:, None]) ** 2).sum())
