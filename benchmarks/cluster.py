@@ -24,10 +24,10 @@ import psutil
 import torch
 from looking import add_output_to, summary, tell, timed
 
-from headwise.cluster import Crew
-from headwise.concepts import ConceptSet
-from headwise.pipelines import load_pipeline
-from headwise.probe import measure
+from headwise.measuring.concepts import ConceptSet
+from headwise.measuring.measure import measure
+from headwise.model.pipelines import load_pipeline
+from headwise.runs.ray import Crew
 
 
 def load() -> Any:

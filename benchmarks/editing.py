@@ -27,12 +27,13 @@ from diffusers.models.attention_processor import AttnProcessor
 from looking import PROMPT_TOKENS, Pipeline, Setting, summary, tell, timed
 from torch import Tensor
 
-from headwise.attend_and_excite import Excite, excitement_loss
-from headwise.attention import DenoiserCall, hooked
-from headwise.heads import HeadMap
-from headwise.prompt_to_prompt import PromptToPrompt
-from headwise.relevance import Relevance
-from headwise.tokens import Reader
+from headwise.editing.attend_and_excite import Excite, excitement_loss
+from headwise.editing.prompt_to_prompt import PromptToPrompt
+from headwise.measuring.relevance import Relevance
+from headwise.model.attention import hooked
+from headwise.model.heads import HeadMap
+from headwise.model.sites import DenoiserCall
+from headwise.model.tokens import TextSegment
 
 PROMPTS = ("a red car in the rain", "a blue car in the rain")
 
@@ -53,7 +54,7 @@ class Words:
         return types.SimpleNamespace(**found) if not return_offsets_mapping else found
 
 
-class Told:
+class ProgressCallback:
     """A hook that tells another what no pipeline is there to tell: prompts, words, the number of steps."""
 
     def __init__(self, hook: Any, prompts: tuple[str, ...]) -> None:
@@ -61,7 +62,7 @@ class Told:
 
     def prepare(self, call: DenoiserCall) -> None:
         """As in the first of 50 calls."""
-        call.prompts, call.readers, call.step, call.steps = self.prompts, (Reader(Words()),), 0, 50
+        call.prompts, call.readers, call.step, call.steps = self.prompts, (TextSegment(Words()),), 0, 50
         self.hook.prepare(call)
 
     def __call__(self, *attention: Any) -> Tensor:
@@ -124,7 +125,7 @@ def ways(setting: Setting) -> dict[str, Callable[[], None]]:
     latents, text = setting.inputs(4)
     side = latents.shape[-1]
     factors = torch.tensor(relevance["Color"]).float()
-    p2p = Told(PromptToPrompt(relevance=relevance, concepts={"blue": "Color"}), PROMPTS)
+    p2p = ProgressCallback(PromptToPrompt(relevance=relevance, concepts={"blue": "Color"}), PROMPTS)
     exchanged: dict[str, Any] = {name: Exchanged(None) for name in stock}
     for layer, (start, stop) in zip(head_map, head_map.slices, strict=True):
         exchanged[f"{layer.address}.processor"] = Exchanged(factors[start:stop])
@@ -139,7 +140,7 @@ def ways(setting: Setting) -> dict[str, Callable[[], None]]:
         unet.set_attn_processor(dict(stock))
 
     exciting = Excite([["car", "rain"]], relevance=relevance, concepts="Color")
-    told = Told(exciting, PROMPTS[:1])
+    told = ProgressCallback(exciting, PROMPTS[:1])
 
     def excited() -> None:
         with hooked(unet, told):

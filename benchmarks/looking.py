@@ -33,12 +33,13 @@ from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from headwise.attention import hooked
-from headwise.concepts import ConceptSet, WordEmbeddings
-from headwise.estimators import LEAN, PAPER
-from headwise.heads import HeadMap
-from headwise.official import configuration
-from headwise.probe import ConceptProbe, draw_words
+from headwise.measuring.concepts import ConceptSet, WordEmbeddings
+from headwise.measuring.estimators import LEAN, PAPER
+from headwise.measuring.official import configuration
+from headwise.measuring.probe import ConceptProbe
+from headwise.measuring.word_samples import sample_words
+from headwise.model.attention import hooked
+from headwise.model.heads import HeadMap
 
 PROMPT_TOKENS = 77
 
@@ -166,7 +167,7 @@ def ways(setting: Setting) -> dict[str, Callable[[], None]]:
     latents, text = setting.inputs(2 * setting.batch)
     words, head_map = embeddings(concepts, text.shape[-1]), HeadMap.of(unet)
     stock = dict(unet.attn_processors)
-    draws = draw_words(0, 0, 1, len(head_map), concepts)[0]
+    draws = sample_words(0, 0, 1, len(head_map), concepts)[0]
     naive: dict[str, Any] = {name: AttnProcessor() for name in stock}
     for layer, at in enumerate(head_map):
         naive[f"{at.address}.processor"] = FullMaps(layer, words, draws, [])

@@ -23,10 +23,10 @@ from typing import Any
 
 import numpy as np
 
-from headwise.concepts import ConceptSet
 from headwise.files import packed, write_whole
-from headwise.official import head_map_of
-from headwise.votes import BLOCKS, Votes
+from headwise.measuring.concepts import ConceptSet
+from headwise.measuring.official import head_map_of
+from headwise.measuring.votes import BLOCKS, Votes
 
 CALLS = 50
 
@@ -49,7 +49,7 @@ def make(folder: Path, shards: int, pictures: int) -> Votes:
 def merged(folder: Path) -> None:
     """Merge, and say what it took: runs in a process of its own."""
     started = time.monotonic()
-    from headwise.merging import merge
+    from headwise.measuring.merge import merge
 
     merge(sorted(folder.glob("*.safetensors")), folder / "whole")
     used = resource.getrusage(resource.RUSAGE_SELF)

@@ -27,7 +27,7 @@ import torch
 from looking import add_output_to, tell
 from playwright.sync_api import Browser, Page, sync_playwright
 
-SERVE = [sys.executable, "-c", "from headwise.cli import main; main()", "serve", "--port", "0"]
+SERVE = [sys.executable, "-c", "from headwise.cli.commands import main; main()", "serve", "--port", "0"]
 PAINTED = "() => document.querySelector('#map').width > 400"
 READY = "() => document.querySelector('#model').textContent.includes('is ready')"
 AFTER = "#generate-pair figure:nth-child(2) img"

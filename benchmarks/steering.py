@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 from looking import Setting, summary, tell, timed
 
-from headwise.attention import hooked
-from headwise.heads import HeadMap
-from headwise.relevance import Relevance
-from headwise.steer import adjust
+from headwise.measuring.relevance import Relevance
+from headwise.model.attention import hooked
+from headwise.model.heads import HeadMap
+from headwise.steering.steer import adjust
 
 
 def compare(calls: int, setting: Setting) -> dict[str, Any]:

@@ -30,13 +30,13 @@ from typing import Any
 import numpy as np
 from looking import add_output_to, tell
 
-from headwise.concepts import ConceptSet
-from headwise.dispatch import Death, Result, parts, pieces_of
 from headwise.files import packed
-from headwise.official import head_map_of
-from headwise.probe import PIECE
-from headwise.runs import Progress, RunFolder
-from headwise.votes import Votes
+from headwise.measuring.concepts import ConceptSet
+from headwise.measuring.measure import PIECE
+from headwise.measuring.official import head_map_of
+from headwise.measuring.votes import Votes
+from headwise.runs.folder import Progress, RunFolder
+from headwise.runs.workers import Death, Result, parts, pieces_of
 
 CALLS = 50
 SETTINGS = {"model": "played", "seed": 0}

@@ -16,11 +16,11 @@ import numpy as np
 from looking import add_output_to, summary, tell, timed
 
 from headwise import emoji
-from headwise.cases import Case
-from headwise.generate import generate
-from headwise.pipelines import load_pipeline, quiet
-from headwise.relevance import Relevance
-from headwise.weakening import LEAST, MOST, grid, measure_weakening
+from headwise.benchmarks.prompts import EvalPrompt
+from headwise.benchmarks.weakening import LEAST, MOST, grid, measure_weakening
+from headwise.measuring.relevance import Relevance
+from headwise.model.generate import generate
+from headwise.model.pipelines import load_pipeline, quiet
 
 SEEDS = (10, 20, 30)
 
@@ -29,7 +29,7 @@ def compare(turns: int, steps: int) -> dict[str, Any]:
     """Take turns, after a short one to warm up."""
     pipe, relevance = load_pipeline("emoji"), Relevance.load(emoji.RELEVANCE)
     ks = grid(relevance.values.shape[1])
-    case = Case("a red car", ("a red car",))
+    case = EvalPrompt("a red car", ("a red car",))
 
     def sweep(ks: tuple[int, ...] = ks, seeds: tuple[int, ...] = SEEDS) -> None:
         measure_weakening(

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import typer
 
-from headwise.cli import app
+from headwise.cli.commands import app
 
 PAGE = Path(__file__).with_name("cli.md")
 HEADER = """# The command line

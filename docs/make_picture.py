@@ -9,7 +9,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from headwise import Relevance, plots
+from headwise import Relevance
+from headwise.report import plots
 
 COLUMNS, GAP = 16, 6
 

@@ -9,9 +9,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from headwise import plots
-from headwise.benchmarks.estimators import ENOUGH
+from headwise.benchmarks.questions.estimators import ENOUGH
 from headwise.intervals import Interval
+from headwise.report import plots
 
 DOCS = Path(__file__).parent
 RESULTS = DOCS.parent / "benchmarks" / "results"

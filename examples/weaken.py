@@ -9,9 +9,9 @@ import argparse
 
 import headwise as hw
 from headwise import emoji
-from headwise.cases import cases_of
-from headwise.metrics import Judge, scoring
-from headwise.weakening import measure_weakening
+from headwise.benchmarks.clip_scorer import CLIPScorer, scoring
+from headwise.benchmarks.prompts import eval_prompts
+from headwise.benchmarks.weakening import measure_weakening
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--model", default="emoji", help="hub name or folder in diffusers format")
@@ -22,8 +22,10 @@ parser.add_argument("--steps", type=int, default=10)
 given = parser.parse_args()
 
 pipe, relevance = hw.load_pipeline(given.model), hw.Relevance.load(given.relevance)
-cases = cases_of("emoji", "Color", given.prompts)  # "a red car" and its kin, with the other colours to choose
-look = scoring(Judge.load(given.judge), "choice")
+cases = eval_prompts(
+    "emoji", "Color", given.prompts
+)  # "a red car" and its kin, with the other colours to choose
+look = scoring(CLIPScorer.load(given.judge), "choice")
 heads = relevance.values.shape[1]
 few = {
     "ks": (0, heads // 8, heads // 4, heads // 2, heads),

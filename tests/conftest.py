@@ -42,11 +42,11 @@ from transformers import (
     T5Tokenizer,
 )
 
-from headwise import cli
-from headwise.concepts import ConceptSet
-from headwise.heads import HeadMap, denoiser_of
-from headwise.metrics import Judge
-from headwise.relevance import Relevance
+from headwise.benchmarks.clip_scorer import CLIPScorer
+from headwise.cli import commands as cli
+from headwise.measuring.concepts import ConceptSet
+from headwise.measuring.relevance import Relevance
+from headwise.model.heads import HeadMap, denoiser_of
 
 WHOLE_WORDS = ("dog", "cat", "red", "a", "of", "photo", "vase", "in", "color", "car")  # one token each
 LENGTH = 24
@@ -406,7 +406,7 @@ def desk(sd, tmp_path, monkeypatch):
     return tmp_path
 
 
-class StubJudge(Judge):
+class StubJudge(CLIPScorer):
     """Sees what the pictures' bytes have it see."""
 
     def __init__(self):
@@ -429,9 +429,9 @@ def made(sd, tmp_path, monkeypatch):
     )
     relevance.save(tmp_path / "relevance.safetensors")
     sd.save_pretrained(tmp_path / "tiny")
-    from headwise.web.desk import Desk
-    from headwise.web.folders import Folders
-    from headwise.web.workbench import Workbench
+    from headwise.web.run_store import Folders
+    from headwise.web.service import Desk
+    from headwise.web.session import Workbench
 
     bench = Workbench("tiny", lambda: sd, relevance=tmp_path / "relevance.safetensors", judge="emoji")
     bench._judge = StubJudge()
@@ -444,7 +444,7 @@ def app(made):
     from starlette.testclient import TestClient
 
     from headwise.web.app import make_app
-    from headwise.web.safety import Rules
+    from headwise.web.security import Rules
 
     application = make_app(made, Rules(upload=200_000))
     with TestClient(application, base_url="http://127.0.0.1:7860") as client:

@@ -5,10 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from headwise.agreement import agreement
 from headwise.errors import HeadMapMismatch, HeadwiseError
-from headwise.heads import HeadMap, Layer
-from headwise.relevance import Relevance
+from headwise.measuring.agreement import agreement
+from headwise.measuring.relevance import Relevance
+from headwise.model.heads import HeadMap, Layer
 
 MAP = HeadMap((Layer("a.attn2", 64), Layer("b.attn2", 64)))
 

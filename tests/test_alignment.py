@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conftest import tiny_tokenizer
-from headwise.alignment import align
+from headwise.editing.alignment import align
 from headwise.errors import PromptsNotAlike
-from headwise.tokens import token_positions
+from headwise.model.tokens import token_positions
 
 TOKENIZER = tiny_tokenizer()
 WORDS = st.sampled_from(

@@ -7,11 +7,11 @@ import torch
 import torch.nn.functional as F
 
 from conftest import BUILD
-from headwise.attend_and_excite import Excite, excite
-from headwise.attention import hooked
+from headwise.editing.attend_and_excite import Excite, excite
 from headwise.errors import BadStrength, HeadwiseError, HookMisuse, WordNotInPrompt
-from headwise.heads import HeadMap
-from headwise.tokens import token_positions
+from headwise.model.attention import hooked
+from headwise.model.heads import HeadMap
+from headwise.model.tokens import token_positions
 from test_steer import relevance_for
 
 PROMPTS, WORDS = ["a red dog on the beach", "a cat on a vase"], [["dog", "beach"], ["cat"]]
@@ -147,7 +147,7 @@ def plain(pipe, prompts, seeds):
 
 
 def test_thresholds_of_0_leave_the_picture_untouched(pipe):
-    from headwise.generate import generator_for
+    from headwise.model.generate import generator_for
 
     generator = generator_for(7, 0)
     noise = torch.randn(1, 4, 8, 8, generator=generator)

@@ -10,9 +10,9 @@ import torch
 from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 
 from conftest import BUILD, SD2, ddim, tiny_sd
-from headwise.attention import hooked
 from headwise.errors import HookMisuse, LayerNotReached
-from headwise.heads import HeadMap
+from headwise.model.attention import hooked
+from headwise.model.heads import HeadMap
 
 
 def identity(attend, site, q, k, v):
@@ -392,7 +392,7 @@ def test_a_pipeline_in_the_context_is_what_it_is(sd):
 COMPILED = """
 import torch
 from conftest import tiny_sd
-from headwise.attention import hooked
+from headwise.model.attention import hooked
 
 def double(attend, site, q, k, v):
     return attend(q, k, 2 * v)

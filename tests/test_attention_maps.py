@@ -5,13 +5,13 @@ import pytest
 import torch
 
 from conftest import TRANSFORMERS, tiny_sd
-from headwise.attention import hooked
-from headwise.attention_maps import AttentionMaps, WordMaps, pull
 from headwise.errors import HeadMapMismatch, HeadwiseError, HookMisuse
-from headwise.heads import HeadMap, Layer
-from headwise.relevance import Relevance
-from headwise.steer import strengthen
-from headwise.tokens import Word
+from headwise.measuring.attention_maps import AttentionMaps, WordMaps, pull
+from headwise.measuring.relevance import Relevance
+from headwise.model.attention import hooked
+from headwise.model.heads import HeadMap, Layer
+from headwise.model.tokens import Word
+from headwise.steering.steer import strengthen
 from test_steer import relevance_for
 
 OPTIONS = {"num_inference_steps": 2, "output_type": "latent"}

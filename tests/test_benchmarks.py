@@ -3,24 +3,22 @@
 import numpy as np
 import pytest
 
-from headwise.benchmarks import (
-    METHODS,
-    Polysemy,
-    benchmark_polysemy,
-    benchmark_weakening,
-    eighths,
-    sweep_factors,
-)
-from headwise.cases import Case, Sense
+from headwise.benchmarks.polysemy import METHODS, Polysemy, benchmark_polysemy
+from headwise.benchmarks.prompts import EvalPrompt, PolysemyPrompt
+from headwise.benchmarks.weakening_sweeps import benchmark_weakening, eighths, sweep_factors
 from headwise.errors import HeadwiseError, UnknownConcept
-from headwise.heads import HeadMap
-from headwise.report import report
-from headwise.scores import Scores
+from headwise.model.heads import HeadMap
+from headwise.report.measurement import report
+from headwise.runs.scores import Scores
 from test_steer import relevance_for
 
 SENSES = [
-    Sense("red", "Color", "Food", Case("a red dog", ("a dog in red color", "a red")), "a dog in red color"),
-    Sense("vase", "Animals", "Food", Case("a vase dog", ("a vase dog", "a vase")), "a dog of vase"),
+    PolysemyPrompt(
+        "red", "Color", "Food", EvalPrompt("a red dog", ("a dog in red color", "a red")), "a dog in red color"
+    ),
+    PolysemyPrompt(
+        "vase", "Animals", "Food", EvalPrompt("a vase dog", ("a vase dog", "a vase")), "a dog of vase"
+    ),
 ]
 
 
@@ -75,7 +73,7 @@ def test_known_rates():
 
 
 def test_weakening_of_several_concepts(sd, tmp_path):
-    cases = {"Color": [Case("a red dog", ("red",))] * 2, "Animals": [Case("a dog", ("dog",))] * 2}
+    cases = {"Color": [EvalPrompt("a red dog", ("red",))] * 2, "Animals": [EvalPrompt("a dog", ("dog",))] * 2}
 
     def brightness(pictures, cases):
         return np.array([np.asarray(p, float).mean() / 255 for p in pictures])

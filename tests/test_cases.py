@@ -2,9 +2,9 @@
 
 import pytest
 
-from headwise.cases import cases_of, concepts_of, read_senses
-from headwise.concepts import ConceptSet
+from headwise.benchmarks.prompts import eval_prompts, evaluated_concepts, polysemy_prompts
 from headwise.errors import UnknownConcept, UnreadablePrompts
+from headwise.measuring.concepts import ConceptSet
 
 FILE = """
 [Color]
@@ -36,26 +36,30 @@ def file(tmp_path):
 
 
 def test_every_word_on_every_thing_in_every_template(file):
-    cases = cases_of(file, "Color")
+    cases = eval_prompts(file, "Color")
     assert len(cases) == 8
     assert cases[1] == ("an orange car", ("orange", "red"))
     assert ("a red umbrella", ("red", "orange")) in cases and (
         "an umbrella in red",
         ("red", "orange"),
     ) in cases
-    assert cases_of(file, "Animals")[1] == (
+    assert eval_prompts(file, "Animals")[1] == (
         "photo of an owl",
         ("photo of an owl", "photo of a dog", "photo of a cat"),
     )
 
 
 def test_some_are_the_same_some_every_time(file):
-    some = cases_of(file, "Color", 3)
-    assert len(some) == 3 and some == cases_of(file, "Color", 3) and set(some) <= set(cases_of(file, "Color"))
+    some = eval_prompts(file, "Color", 3)
+    assert (
+        len(some) == 3
+        and some == eval_prompts(file, "Color", 3)
+        and set(some) <= set(eval_prompts(file, "Color"))
+    )
 
 
 def test_senses(file):
-    senses = read_senses(file)
+    senses = polysemy_prompts(file)
     assert [sense.case.prompt for sense in senses] == [
         "an orange car",
         "an orange axe",
@@ -72,12 +76,12 @@ def test_senses(file):
 
 def test_the_built_in_cases_are_of_measured_concepts_and_of_other_words_each():
     emoji = ConceptSet.load("emoji")
-    assert set(concepts_of("emoji")) == set(emoji.names)
+    assert set(evaluated_concepts("emoji")) == set(emoji.names)
     for concept in emoji.names:
-        cases = cases_of("emoji", concept)
+        cases = eval_prompts("emoji", concept)
         assert len(cases) >= 16 and all(len(case.texts) >= 4 for case in cases), concept
         assert all(len(set(case.texts)) == len(case.texts) for case in cases)
-    senses = read_senses("emoji")
+    senses = polysemy_prompts("emoji")
     assert len({sense.word for sense in senses}) >= 12 and len(senses) >= 40
     assert all({sense.toward, sense.away} <= set(emoji.names) for sense in senses)
     assert all(sense.word in sense.case.prompt for sense in senses)
@@ -85,12 +89,12 @@ def test_the_built_in_cases_are_of_measured_concepts_and_of_other_words_each():
 
 def test_the_papers_cases():
     paper = ConceptSet.load("paper34")
-    assert len(concepts_of("paper")) == 9 and set(concepts_of("paper")) <= set(paper.names)
-    assert [len(cases_of("paper", name)) for name in ("Color", "Animals")] == [50, 10]
+    assert len(evaluated_concepts("paper")) == 9 and set(evaluated_concepts("paper")) <= set(paper.names)
+    assert [len(eval_prompts("paper", name)) for name in ("Color", "Animals")] == [50, 10]
     assert ("photo of a coffee table", "coffee table") in [
-        (case.prompt, case.texts[0]) for case in cases_of("paper", "Furniture")
+        (case.prompt, case.texts[0]) for case in eval_prompts("paper", "Furniture")
     ]
-    senses = read_senses("paper")
+    senses = polysemy_prompts("paper")
     assert len(senses) == 4 and all({s.toward, s.away} <= set(paper.names) for s in senses)
     assert all(sense.word in sense.case.prompt or sense.word.title() in sense.case.prompt for sense in senses)
 
@@ -103,14 +107,14 @@ def test_files_that_are_wrong(tmp_path, text, said):
     path = tmp_path / "wrong.toml"
     path.write_text(text)
     with pytest.raises(UnreadablePrompts, match=said):
-        cases_of(path, "Color")
+        eval_prompts(path, "Color")
 
 
 def test_what_is_not_there(file, tmp_path):
     with pytest.raises(UnknownConcept, match="Did you mean 'Color'"):
-        cases_of(file, "Colour")
+        eval_prompts(file, "Colour")
     with pytest.raises(UnreadablePrompts, match="cannot be read"):
-        cases_of(tmp_path / "none.toml", "Color")
+        eval_prompts(tmp_path / "none.toml", "Color")
     file.write_text(FILE.split("[[senses]]")[0])
     with pytest.raises(UnreadablePrompts, match=r"there are no \[\[senses\]\]"):
-        read_senses(file)
+        polysemy_prompts(file)

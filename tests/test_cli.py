@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from headwise import cli
+from headwise.cli import commands as cli
 from headwise.errors import HeadwiseError
 
 COMMANDS = (
@@ -95,7 +95,7 @@ def test_doctor_covers_every_layer_and_foresees_the_cost(run, model):
 
 
 def test_doctor_refuses_a_model_that_a_hook_disturbs(run, model, monkeypatch):
-    monkeypatch.setattr("headwise.doctor.torch.equal", lambda a, b: False)
+    monkeypatch.setattr("headwise.steering.doctor.torch.equal", lambda a, b: False)
     code, out, err = run("doctor", "--model", model, "--json")
     assert code == 2 and json.loads(out)["covered"] is False
     assert err.splitlines()[-1] == "error: A hook that does nothing changed the latents of this model."
@@ -163,15 +163,15 @@ def test_any_other_fault_of_the_system_is_one_sentence(refused, monkeypatch, tmp
     def full(*args):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(tmp_path / "index.html"))
 
-    monkeypatch.setattr("headwise.report.report", full)
+    monkeypatch.setattr("headwise.report.measurement.report", full)
     assert refused("report", tmp_path) == f"error: {tmp_path / 'index.html'}: No space left on device."
 
 
 def test_ctrl_c_keeps_what_was_counted(run, measured, monkeypatch, tmp_path):
-    from headwise import probe
-    from headwise.votes import Votes
+    from headwise.measuring import measure as measuring
+    from headwise.measuring.votes import Votes
 
-    generate, calls = probe.generate, []
+    generate, calls = measuring.generate, []
 
     def interrupted(*args, **options):
         calls.append(1)
@@ -179,7 +179,7 @@ def test_ctrl_c_keeps_what_was_counted(run, measured, monkeypatch, tmp_path):
             raise KeyboardInterrupt
         return generate(*args, **options)
 
-    monkeypatch.setattr(probe, "generate", interrupted)
+    monkeypatch.setattr(measuring, "generate", interrupted)
     code, out, err = run(*measured, "-n", 5)
     assert code == 130 and "the same command goes on from there" in err
     assert len(Votes.load(tmp_path / "run" / "votes.safetensors")) == 2
@@ -189,7 +189,7 @@ def test_a_bug_is_not_dressed_up_as_a_refusal(monkeypatch, tmp_path):
     def broken(*args):
         raise ZeroDivisionError
 
-    monkeypatch.setattr("headwise.report.report", broken)
+    monkeypatch.setattr("headwise.report.measurement.report", broken)
     with pytest.raises(ZeroDivisionError):
         cli.main(["report", str(tmp_path)])
 
@@ -235,7 +235,7 @@ def test_usage_errors_leave_with_2(run, arguments):
 def test_help_does_not_pay_for_torch():
     script = """if True:
         import sys
-        from headwise.cli import main
+        from headwise.cli.commands import main
         try:
             main(["--help"])
         finally:
@@ -246,9 +246,11 @@ def test_help_does_not_pay_for_torch():
 
 
 def test_demo_prints_five_lines(run, monkeypatch, sd, concepts, tmp_path):
-    monkeypatch.setattr("headwise.demo.load_pipeline", lambda name: sd)
-    monkeypatch.setattr("headwise.demo.ConceptSet.load", lambda name: concepts)
-    monkeypatch.setattr("headwise.probe.read_prompts", lambda prompts, pipe: ("a dog", "a red <b>vase</b>"))
+    monkeypatch.setattr("headwise.measuring.demo.load_pipeline", lambda name: sd)
+    monkeypatch.setattr("headwise.measuring.demo.ConceptSet.load", lambda name: concepts)
+    monkeypatch.setattr(
+        "headwise.measuring.measure.read_prompts", lambda prompts, pipe: ("a dog", "a red <b>vase</b>")
+    )
     arguments = ["demo", "--out", tmp_path / "demo", "--pictures", 4, "--num-inference-steps", 2]
     code, out, err = run(*arguments)
     assert code == 0 and "4/4" in err
@@ -269,5 +271,5 @@ def test_every_error_of_the_library_is_a_refusal(refused, monkeypatch, tmp_path)
     def refusing(*args):
         raise HeadwiseError("no.")
 
-    monkeypatch.setattr("headwise.report.report", refusing)
+    monkeypatch.setattr("headwise.report.measurement.report", refusing)
     assert refused("report", tmp_path) == "error: no."

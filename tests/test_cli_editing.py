@@ -30,7 +30,7 @@ def desk(desk, monkeypatch):
     (desk / "pairs.toml").write_text(PAIRS)
     (desk / "several.toml").write_text(SEVERAL)
     Image.effect_noise((50, 40), 60).convert("RGB").save(desk / "photo.png")
-    monkeypatch.setattr("headwise.metrics.Judge.load", lambda name: Stub())
+    monkeypatch.setattr("headwise.benchmarks.clip_scorer.CLIPScorer.load", lambda name: Stub())
     return desk
 
 

@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from headwise.heads import HeadMap, Layer
-from headwise.relevance import Relevance
+from headwise.measuring.relevance import Relevance
+from headwise.model.heads import HeadMap, Layer
 from test_official import STEM
 
 MAP = HeadMap((Layer("a.attn2", 16),))

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from headwise.cli.app import _with_address
-from headwise.votes import Votes
+from headwise.measuring.votes import Votes
 from test_cli_steering import CASES, FAST, SENSES, judged  # noqa: F401
 from test_measure import votes_of
 

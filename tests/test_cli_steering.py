@@ -73,8 +73,8 @@ def judge_of_brightness(judge, kind):
 
 @pytest.fixture
 def judged(monkeypatch):
-    monkeypatch.setattr("headwise.metrics.Judge.load", lambda name: name)
-    monkeypatch.setattr("headwise.metrics.scoring", judge_of_brightness)
+    monkeypatch.setattr("headwise.benchmarks.clip_scorer.CLIPScorer.load", lambda name: name)
+    monkeypatch.setattr("headwise.benchmarks.clip_scorer.scoring", judge_of_brightness)
 
 
 def test_weaken(run, desk, judged):

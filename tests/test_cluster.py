@@ -14,21 +14,21 @@ import pytest
 import torch
 
 from conftest import tiny_sd
-from headwise.concepts import ConceptSet
-from headwise.dispatch import Ledger
+from headwise.benchmarks.weakening import measure_weakening
 from headwise.errors import HeadwiseError, MissingExtra, ModelNotLoaded, WorkersDied
-from headwise.pipelines import load_pipeline
-from headwise.probe import measure
-from headwise.relevance import Relevance
-from headwise.scores import Scores
-from headwise.votes import Votes
-from headwise.weakening import measure_weakening
+from headwise.measuring.concepts import ConceptSet
+from headwise.measuring.measure import measure
+from headwise.measuring.relevance import Relevance
+from headwise.measuring.votes import Votes
+from headwise.model.pipelines import load_pipeline
+from headwise.runs.scores import Scores
+from headwise.runs.workers import Schedule
 from test_measure import votes_of
 from test_steer import relevance_for
 
 ray = pytest.importorskip("ray")
 
-from headwise.cluster import Crew  # noqa: E402
+from headwise.runs.ray import Crew  # noqa: E402
 
 pytestmark = [
     pytest.mark.ray,
@@ -173,9 +173,9 @@ def test_a_worker_comes_when_there_is_room(cluster, model, one, tmp_path):
 
 
 def test_who_dies_idle_died_of_no_piece(cluster, model, one, tmp_path, monkeypatch):
-    died = Ledger.died
+    died = Schedule.died
     deaths = []
-    monkeypatch.setattr(Ledger, "died", lambda *given: deaths.append(given) or died(*given))
+    monkeypatch.setattr(Schedule, "died", lambda *given: deaths.append(given) or died(*given))
     with Crew(partial(load_here, model), workers=2) as crew:
         begin = crew.begin
 
@@ -198,10 +198,10 @@ DRIVER = """
 import os, signal, sys
 from functools import partial, wraps
 from pathlib import Path
-from headwise.cluster import Crew
-from headwise.dispatch import Ledger
-from headwise.probe import measure
-from headwise.runs import RunFolder
+from headwise.runs.ray import Crew
+from headwise.runs.workers import Schedule
+from headwise.measuring.measure import measure
+from headwise.runs.folder import RunFolder
 from test_cluster import CONCEPTS, SAME, load_here
 
 import ray, test_cluster
@@ -234,9 +234,13 @@ def test_a_driver_that_is_killed_goes_on_where_it_was(cluster, model, one, tmp_p
 
 
 def test_a_sweep_over_workers(cluster, model, tmp_path):
-    from headwise.cases import Case
+    from headwise.benchmarks.prompts import EvalPrompt
 
-    cases = [Case("a red dog", ("red",)), Case("a cat", ("cat",)), Case("a red vase", ("red",))]
+    cases = [
+        EvalPrompt("a red dog", ("red",)),
+        EvalPrompt("a cat", ("cat",)),
+        EvalPrompt("a red vase", ("red",)),
+    ]
     same = {"ks": (0, 3, 8), "seeds": (1,), "random_orders": 1, "num_inference_steps": 2, "progress": False}
     relevance = relevance_for(load_here(model))
     threads = torch.get_num_threads()

@@ -17,12 +17,13 @@ from torch import nn
 
 import comfyui_standin as comfyui
 from conftest import tiny_tokenizer
-from headwise.attention import DenoiserCall, Site, hooked
 from headwise.errors import HeadMapMismatch, HookMisuse, WordNotInPrompt
-from headwise.heads import HeadMap, Layer
-from headwise.relevance import Relevance
-from headwise.steer import Steer, adjust, strengthen, weaken
-from headwise.tokens import token_positions, word_positions
+from headwise.measuring.relevance import Relevance
+from headwise.model.attention import hooked
+from headwise.model.heads import HeadMap, Layer
+from headwise.model.sites import DenoiserCall, Site
+from headwise.model.tokens import token_positions, word_positions
+from headwise.steering.steer import Steer, adjust, strengthen, weaken
 from test_heads import PUBLISHED, published
 from test_project import loaded
 
@@ -472,7 +473,7 @@ def test_nodes_lay_the_librarys_factors_on_a_clone(nodes, node, more, same):
 
 def test_comfyui_needs_no_package_that_it_has_not():
     """Of Headwise's requirements only jaxtyping is not ComfyUI's own: the README installs it without them."""
-    names = "headwise.relevance, headwise.steer, headwise.weakening"
+    names = "headwise.measuring.relevance, headwise.steering.steer, headwise.benchmarks.weakening"
     assert loaded(
         f"import sys; sys.modules |= dict.fromkeys(['diffusers', 'transformers']); import {names}"
     ) == [

@@ -23,13 +23,13 @@ from diffusers.models.attention_processor import AttnProcessor
 from PIL import Image
 
 from conftest import TRANSFORMERS, tiny_sd, tiny_sdxl
-from headwise.attention import hooked
-from headwise.concepts import ConceptSet
-from headwise.doctor import switched_on
 from headwise.errors import HeadwiseError
-from headwise.generate import generate
-from headwise.probe import ConceptProbe
-from headwise.steer import strengthen
+from headwise.measuring.concepts import ConceptSet
+from headwise.measuring.probe import ConceptProbe
+from headwise.model.attention import hooked
+from headwise.model.generate import generate
+from headwise.steering.doctor import switched_on
+from headwise.steering.steer import strengthen
 from test_steer import relevance_for
 
 PAGE = Path(__file__).parent.parent / "docs" / "compatibility.md"

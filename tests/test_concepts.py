@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from conftest import BUILD
-from headwise.concepts import ConceptSet
 from headwise.errors import UnknownConcept, UnreadableConcepts, WordWithoutTokens
+from headwise.measuring.concepts import ConceptSet
 
 OFFICIAL = Path(__file__).parents[2] / "shared/reference/concept_words_official.csv"
 

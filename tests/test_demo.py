@@ -2,22 +2,22 @@
 
 import numpy as np
 
-from headwise.concepts import ConceptSet
-from headwise.demo import one_pot
-from headwise.probe import measure
+from headwise.measuring.concepts import ConceptSet
+from headwise.measuring.demo import null_concepts
+from headwise.measuring.measure import measure
 
 CONCEPTS = ConceptSet({"Animals": ["dog", "cat"], "Color": ["red", "Orange"], "Fruits": ["orange", "vase"]})
 
 
 def test_one_pot_gives_every_concept_all_words_once():
-    pot = one_pot(CONCEPTS)
+    pot = null_concepts(CONCEPTS)
     assert pot.names == CONCEPTS.names
     assert {pot.words(name) for name in pot.names} == {("dog", "cat", "red", "orange", "vase")}
 
 
 def test_the_control_finds_nothing_where_the_measurement_finds_something(sd):
     options = {"pictures": 64, "num_inference_steps": 3, "batch_size": 16, "progress": False}
-    measured, control = (measure(sd, concepts, **options) for concepts in (CONCEPTS, one_pot(CONCEPTS)))
+    measured, control = (measure(sd, concepts, **options) for concepts in (CONCEPTS, null_concepts(CONCEPTS)))
     assert np.median(measured.split_half) > 0.8
     assert abs(np.median(control.split_half)) < 0.4
     noise = 4 * control.standard_errors.max()

@@ -9,31 +9,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conftest import tiny_sd
-from headwise.benchmarks import (
-    benchmark_editing,
-    benchmark_multi_concept,
-    benchmark_polysemy,
-    benchmark_weakening,
-)
-from headwise.cases import Case
-from headwise.dispatch import (
-    Death,
-    Ledger,
-    Result,
-    Station,
-    counted_in,
-    dispatch,
-    pieces_of,
-    shared,
-)
+from headwise.benchmarks.editing import benchmark_editing
+from headwise.benchmarks.multi_concept import benchmark_multi_concept
+from headwise.benchmarks.polysemy import benchmark_polysemy
+from headwise.benchmarks.prompts import EvalPrompt
+from headwise.benchmarks.weakening import measure_weakening
+from headwise.benchmarks.weakening_sweeps import benchmark_weakening
 from headwise.errors import HeadwiseError, UnreadableFile, WorkersDied
-from headwise.merging import merge
-from headwise.probe import measure
-from headwise.runs import versions
-from headwise.scores import Scores
-from headwise.shards import Shard, joined, left_of
-from headwise.votes import Votes
-from headwise.weakening import measure_weakening
+from headwise.measuring.measure import measure
+from headwise.measuring.merge import merge
+from headwise.measuring.votes import Votes
+from headwise.runs.folder import versions
+from headwise.runs.scores import Scores
+from headwise.runs.shards import Shard, joined, subtract
+from headwise.runs.workers import Death, Result, Schedule, Worker, counted_in, dispatch, pieces_of, shared
 from test_benchmarks import SENSES, Bright
 from test_measure import SHORT, votes_of
 from test_relevance import counted
@@ -62,7 +51,7 @@ class Here:
 
     def hire(self):
         self.hired += 1
-        self.stations[self.hired] = Station()
+        self.stations[self.hired] = Worker()
         self.free.append(self.hired)
         return self.stations[self.hired].begin((self.load, self.prepare))[1]
 
@@ -124,7 +113,7 @@ def test_of_a_piece_that_kills_whoever_takes_it_no_fourth_dies():
 
 
 def test_a_late_piece_goes_to_a_second_worker_and_counts_once():
-    ledger = Ledger([range(0, 2), range(2, 4), range(4, 6)])
+    ledger = Schedule([range(0, 2), range(2, 4), range(4, 6)])
     assert [ledger.take(worker, 0.0) for worker in "abc"] == [range(0, 2), range(2, 4), range(4, 6)]
     assert ledger.take("d", 1000.0) is None, "nobody knows how long a piece takes"
     assert ledger.came("a", 10.0) == 0 and ledger.came("b", 12.0) == 1
@@ -138,7 +127,7 @@ def test_a_late_piece_goes_to_a_second_worker_and_counts_once():
 
 
 def test_a_late_piece_that_holds_up_the_others_goes_to_a_second_worker():
-    ledger = Ledger([range(i, i + 1) for i in range(9)])
+    ledger = Schedule([range(i, i + 1) for i in range(9)])
     assert ledger.take("hangs", 0.0, ahead=2) == range(0, 1)
     assert ledger.take("a", 0.0, ahead=2) == range(1, 2)
     assert ledger.came("a", 1.0) == 1
@@ -149,7 +138,7 @@ def test_a_late_piece_that_holds_up_the_others_goes_to_a_second_worker():
 
 
 def test_a_piece_comes_back_first():
-    ledger = Ledger([range(i, i + 1) for i in range(9)])
+    ledger = Schedule([range(i, i + 1) for i in range(9)])
     assert ledger.take("a", 0.0) == range(0, 1)
     ledger.died("a", "gone.")
     assert [ledger.take(worker, 0.0, ahead=2) for worker in "bcd"] == [range(0, 1), range(1, 2), None]
@@ -165,7 +154,7 @@ def test_a_piece_comes_back_first():
 def test_pieces_hold_what_is_left_and_whole_batches(count, batch, workers, most, done):
     todo = [range(start, min(start + batch, count)) for start in range(0, count, batch)]
     ranges = joined((n, n + 1) for n in done if n < count).ranges
-    left = left_of(range(count), ranges)
+    left = subtract(range(count), ranges)
     pieces = pieces_of(todo, left, workers, most, cuts=[32, 64])
     assert [n for piece in pieces for n in piece] == [n for part in left for n in part]
     assert all(len(piece) <= max(most, batch) for piece in pieces)
@@ -350,7 +339,7 @@ def test_the_other_sweeps_take_shards_and_workers_too():
 
 def test_many_concepts_by_shards_and_by_workers(tmp_path):
     relevance = relevance_for(tiny_sd())
-    cases = {"Color": [Case("a red dog", ("red",))] * 3, "Animals": [Case("a dog", ("dog",))]}
+    cases = {"Color": [EvalPrompt("a red dog", ("red",))] * 3, "Animals": [EvalPrompt("a dog", ("dog",))]}
     same = FAST | {"seeds": (0,), "random_orders": 1, "ks": (0, 3, 8)}
     one = benchmark_weakening(tiny_sd(), relevance, cases, Bright(), tmp_path / "one", **same)
     many = benchmark_weakening(Here(tiny_sd), relevance, cases, Bright(), tmp_path / "many", **same)

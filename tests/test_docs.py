@@ -14,10 +14,10 @@ from PIL import Image
 from safetensors import safe_open
 
 import headwise
-from headwise.cli import app
-from headwise.concepts import ConceptSet
-from headwise.heads import HeadMap
-from headwise.relevance import Relevance
+from headwise.cli.commands import app
+from headwise.measuring.concepts import ConceptSet
+from headwise.measuring.relevance import Relevance
+from headwise.model.heads import HeadMap
 from test_plots import sd_map, votes_on
 
 ROOT = Path(__file__).parents[1]
@@ -35,7 +35,7 @@ def blocks(page, language):
 def desk(sd, tmp_path, monkeypatch):
     """An empty folder to work in, where the tiny pipeline stands in for the slower built-in one."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("headwise.pipelines.load_pipeline", lambda name, **options: sd)
+    monkeypatch.setattr("headwise.model.pipelines.load_pipeline", lambda name, **options: sd)
     if not EMOJI.exists():
         load = ConceptSet.load
         monkeypatch.setattr(ConceptSet, "load", lambda name: load("paper34" if name == "emoji" else name))

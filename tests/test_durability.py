@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from conftest import tiny_sd
-from headwise.concepts import ConceptSet
-from headwise.probe import measure
-from headwise.relevance import Votes
+from headwise.measuring.concepts import ConceptSet
+from headwise.measuring.measure import measure
+from headwise.measuring.votes import Votes
 
 KILLED = """
 import os, signal, sys
@@ -34,7 +34,7 @@ def synced(handle):
 
 os.fsync = synced
 if when == "between checkpoints":
-    import headwise.probe as probe
+    import headwise.measuring.probe as probe
     take = probe.ConceptProbe.take
     probe.ConceptProbe.take = lambda self: die() if self.pictures[0] == 4 else take(self)
 run(folder)

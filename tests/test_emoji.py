@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from headwise import emoji
-from headwise.concepts import ConceptSet
+from headwise.benchmarks.clip_scorer import CLIPScorer
 from headwise.errors import ModelNotLoaded
-from headwise.generate import generate
-from headwise.heads import HeadMap
-from headwise.metrics import Judge
-from headwise.pipelines import fingerprint, is_emoji, load_pipeline, quiet
-from headwise.relevance import Relevance
+from headwise.measuring.concepts import ConceptSet
+from headwise.measuring.relevance import Relevance
+from headwise.model.generate import generate
+from headwise.model.heads import HeadMap
+from headwise.model.pipelines import fingerprint, is_emoji, load_pipeline, quiet
 
 GROUPS = {"color", "style", "weather", "scene", "object", "pair"}
 
@@ -70,7 +70,7 @@ def test_the_judge_reads_colours_in_its_pictures(pipe):
         )
     captions = [[f"a {color} {thing}" for color in colors] for _ in colors for thing in things]
     asked = np.repeat(np.arange(4), 3)
-    assert (Judge.load("emoji").choose(images, captions) == asked).sum() >= 8  # chance is 3
+    assert (CLIPScorer.load("emoji").choose(images, captions) == asked).sum() >= 8  # chance is 3
 
 
 def test_its_relevance_was_measured_on_its_weights(pipe):

@@ -9,14 +9,15 @@ import torch.nn.functional as F
 from diffusers import QwenImageTransformer2DModel
 
 from conftest import TRANSFORMERS
-from headwise.attention import hooked
 from headwise.errors import LayerNotReached, ModelNotLoaded, WordNotInPrompt
-from headwise.generate import generate
-from headwise.heads import HeadMap, denoiser_of, text_first
-from headwise.pipelines import readers_of
-from headwise.probe import ConceptProbe, draw_words
-from headwise.steer import Steer, adjust, weaken
-from headwise.tokens import positions_in
+from headwise.measuring.probe import ConceptProbe
+from headwise.measuring.word_samples import sample_words
+from headwise.model.attention import hooked
+from headwise.model.generate import generate
+from headwise.model.heads import HeadMap, denoiser_of, text_first
+from headwise.model.pipelines import text_segments
+from headwise.model.tokens import positions_in
+from headwise.steering.steer import Steer, adjust, weaken
 from test_steer import relevance_for
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*clean_caption.*")
@@ -203,7 +204,7 @@ def test_words_travel_as_if_in_the_prompt_unseen(name, concepts, monkeypatch):
                 own["txt_ids"] = kwargs["txt_ids"].new_zeros(own["encoder_hidden_states"].shape[1], 3)
             pipe.transformer(**own)
             kept[word] = {layer: seen[layer] for layer in range(len(head_map))}
-        drawn = draw_words(3, 5, len(given), len(head_map), concepts)[step]
+        drawn = sample_words(3, 5, len(given), len(head_map), concepts)[step]
         for layer, (begin, end) in enumerate(head_map.slices):
             chosen = [of[n] for (_, of), n in zip(concepts.pairs, drawn[layer], strict=True)]
             queries = kept[chosen[0]][layer][0]
@@ -254,7 +255,7 @@ def test_words_are_found_in_every_encoder(name):
         text = [*ids[0], *ids[-1]]
     else:
         text = ids[-1]
-    said = {reader.tokenizer: None for reader in readers_of(pipe)}
+    said = {reader.tokenizer: None for reader in text_segments(pipe)}
     for tokenizer in said:
         decoded = [tokenizer.decode([i]).strip() for i in text]
         both = [decoded[p] for p in found["all"]]
@@ -308,11 +309,11 @@ def test_a_word_that_one_encoder_cuts_off_is_found_by_the_other():
     pipe = TRANSFORMERS["sd3"]()
     pipe.tokenizer_3.model_max_length = 256
     prompt = "red " * 30 + "dog"
-    found = positions_in(readers_of(pipe), prompt, "dog")
+    found = positions_in(text_segments(pipe), prompt, "dog")
     assert found and min(found) >= pipe.tokenizer.model_max_length
     pipe.text_encoder_3 = None
     with pytest.raises(WordNotInPrompt, match="stands beyond"):
-        positions_in(readers_of(pipe), prompt, "dog")
+        positions_in(text_segments(pipe), prompt, "dog")
 
 
 def test_joint_attention_that_nobody_knows_is_refused():

@@ -11,15 +11,15 @@ import pytest
 
 from conftest import tiny_sd
 from headwise.errors import RunMismatch, UnreadableFile, UnwritableFolder
-from headwise.merging import merge
-from headwise.probe import measure
-from headwise.runs import RunFolder
-from headwise.scores import Scores
-from headwise.shards import Shard
-from headwise.votes import Votes
+from headwise.measuring.measure import measure
+from headwise.measuring.merge import merge
+from headwise.measuring.votes import Votes
+from headwise.runs.folder import RunFolder
+from headwise.runs.scores import Scores
+from headwise.runs.shards import Shard
 from test_measure import SHORT, votes_of
 
-RUN = "from headwise.cli import main; main()"
+RUN = "from headwise.cli.commands import main; main()"
 
 
 @pytest.fixture

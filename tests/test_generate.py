@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conftest import BUILD
-from headwise.generate import batches, generate, generator_for, latents_for
+from headwise.model.generate import generate, generator_for, latents_for
+from headwise.runs.shards import batches
 
 GOLDEN = [-0.0416, -1.3566, 0.7037, -0.4608]
 

@@ -13,10 +13,10 @@ from diffusers import (
     UNet2DConditionModel,
 )
 
-from headwise.attention import hooked
 from headwise.errors import HeadMapMismatch, ModelNotLoaded
-from headwise.generate import generate
-from headwise.heads import HeadMap, Layer
+from headwise.model.attention import hooked
+from headwise.model.generate import generate
+from headwise.model.heads import HeadMap, Layer
 
 GOLDEN = Path(__file__).parent / "golden"
 REFERENCE = Path(__file__).parents[2] / "shared/reference"

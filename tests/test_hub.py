@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from headwise.errors import UnreadableFile
-from headwise.hub import card_of
-from headwise.relevance import Relevance
+from headwise.measuring.hub import card_of
+from headwise.measuring.relevance import Relevance
 
 
 def measured():

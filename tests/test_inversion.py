@@ -9,9 +9,9 @@ from diffusers import DDIMScheduler
 from PIL import Image
 
 from conftest import BUILD, ddim, pndm, tiny_sd
+from headwise.editing.inversion import _mean, edit_picture, invert, psnr
+from headwise.editing.prompt_to_prompt import PromptToPrompt
 from headwise.errors import HeadwiseError
-from headwise.inversion import _mean, edit_picture, invert, psnr
-from headwise.prompt_to_prompt import PromptToPrompt
 
 
 def picture(size=(16, 16)):

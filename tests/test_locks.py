@@ -7,17 +7,17 @@ import sys
 
 import pytest
 
-from headwise import locks
 from headwise.errors import RunMismatch, UnwritableFolder
-from headwise.runs import RunFolder
-from headwise.scores import Scores
+from headwise.runs import locks
+from headwise.runs.folder import RunFolder
+from headwise.runs.scores import Scores
 
 AXES = {"prompt": (0, 1, 2)}
 
 HOLDER = """
 import sys, time
 from pathlib import Path
-from headwise.locks import hold
+from headwise.runs.locks import hold
 held = hold(Path(sys.argv[1]), sys)
 print("held", flush=True)
 time.sleep(600)

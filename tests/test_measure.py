@@ -8,7 +8,6 @@ import torch
 from PIL import Image
 
 from conftest import BUILD, tiny_sd, tiny_sdxl
-from headwise.concepts import ConceptSet
 from headwise.errors import (
     HeadwiseError,
     ModelNotLoaded,
@@ -18,11 +17,13 @@ from headwise.errors import (
     UnreadablePrompts,
     UnwritableFolder,
 )
-from headwise.generate import latents_for
-from headwise.pipelines import load_pipeline, watched
-from headwise.probe import measure
-from headwise.prompts import read_prompts
-from headwise.relevance import Relevance, Votes
+from headwise.measuring.concepts import ConceptSet
+from headwise.measuring.measure import measure
+from headwise.measuring.prompts import read_prompts
+from headwise.measuring.relevance import Relevance
+from headwise.measuring.votes import Votes
+from headwise.model.generate import latents_for
+from headwise.model.pipelines import load_pipeline, watched
 
 SHORT = {"prompts": ["a dog", "a red car"], "num_inference_steps": 2, "progress": False}
 
@@ -205,16 +206,16 @@ def test_progress_goes_to_stderr(sd, concepts, capsys):
 
 
 def test_an_interruption_saves_first(sd, concepts, tmp_path, monkeypatch):
-    import headwise.probe
+    import headwise.measuring.measure
 
     def interrupted(pipe, prompts, seed, numbers, **options):
         if numbers[0] == 2:
             raise KeyboardInterrupt
         return generate(pipe, prompts, seed, numbers, **options)
 
-    generate = headwise.probe.generate
+    generate = headwise.measuring.measure.generate
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(headwise.probe, "generate", interrupted)
+        patch.setattr(headwise.measuring.measure, "generate", interrupted)
         measure(sd, concepts, pictures=4, out=tmp_path / "a", checkpoint_every=1e9, **SHORT)
     assert len(Votes.load(tmp_path / "a" / "votes.safetensors")) == 2
     measure(sd, concepts, pictures=4, out=tmp_path / "a", **SHORT)

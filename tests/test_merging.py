@@ -8,8 +8,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headwise import merging
-from headwise.concepts import ConceptSet
 from headwise.errors import (
     PictureCountedTwice,
     PicturesMissing,
@@ -18,13 +16,15 @@ from headwise.errors import (
     UnwritableFolder,
     VotesMismatch,
 )
-from headwise.heads import HeadMap, Layer
-from headwise.merging import merge
-from headwise.probe import measure
-from headwise.relevance import Relevance
-from headwise.scores import Scores
-from headwise.shards import Shard, ranges_of
-from headwise.votes import Votes
+from headwise.measuring import merge as merging
+from headwise.measuring.concepts import ConceptSet
+from headwise.measuring.measure import measure
+from headwise.measuring.merge import merge
+from headwise.measuring.relevance import Relevance
+from headwise.measuring.votes import Votes
+from headwise.model.heads import HeadMap, Layer
+from headwise.runs.scores import Scores
+from headwise.runs.shards import Shard, ranges_of
 from test_measure import SHORT, votes_of
 from test_relevance import counted
 

@@ -17,8 +17,8 @@ from transformers import (
 )
 
 from conftest import LENGTH, tiny_tokenizer
+from headwise.benchmarks.clip_scorer import CLIPScorer, ImageEncoder, background_psnr, without_object
 from headwise.errors import HeadwiseError, ModelNotLoaded
-from headwise.metrics import Eye, Judge, background_psnr, without_object
 
 SIZE = 16
 
@@ -52,7 +52,7 @@ def pictures(count, size=(24, 20), seed=0):
 
 
 def test_similarity_is_the_models_own(folder):
-    judge, some, texts = Judge.load(folder), pictures(3), ["a dog", "a red cat"]
+    judge, some, texts = CLIPScorer.load(folder), pictures(3), ["a dog", "a red cat"]
     ids = judge.tokenizer(texts, padding="max_length", max_length=LENGTH, return_tensors="pt").input_ids
     pixels = judge.processor(images=some, return_tensors="pt")["pixel_values"]
     with torch.no_grad():
@@ -62,7 +62,7 @@ def test_similarity_is_the_models_own(folder):
 
 
 def test_choice_and_certainty_are_of_each_pictures_own_texts(folder):
-    judge, some = Judge.load(folder), pictures(4)
+    judge, some = CLIPScorer.load(folder), pictures(4)
     own = [["a dog", "a cat"], ["red", "a vase", "a car"], ["a cat", "a dog"], ["a dog"]]
     scores = [judge.similarity([p], t)[0] for p, t in zip(some, own, strict=True)]
     assert judge.choose(some, own).tolist() == [s.argmax() for s in scores]
@@ -77,17 +77,17 @@ def test_choice_and_certainty_are_of_each_pictures_own_texts(folder):
 
 
 def test_many_pictures_are_the_same_as_few(folder, monkeypatch):
-    judge, some = Judge.load(folder), pictures(5)
+    judge, some = CLIPScorer.load(folder), pictures(5)
     whole = judge.see(some)
-    monkeypatch.setattr("headwise.metrics.AT_ONCE", 2)
+    monkeypatch.setattr("headwise.benchmarks.clip_scorer.AT_ONCE", 2)
     assert torch.allclose(judge.see(some), whole, atol=1e-6)
 
 
 def test_likeness_of_a_picture_with_itself_is_one(folder):
     torch.manual_seed(0)
     small = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "mlp_ratio": 2}
-    dino = Eye(Dinov2Model(Dinov2Config(**small, image_size=SIZE, patch_size=8)), tiny_processor())
-    for eye in (dino, Judge.load(folder)):
+    dino = ImageEncoder(Dinov2Model(Dinov2Config(**small, image_size=SIZE, patch_size=8)), tiny_processor())
+    for eye in (dino, CLIPScorer.load(folder)):
         a, b = pictures(3), pictures(3, seed=1)
         assert np.allclose(eye.likeness(a, a), 1, atol=1e-6)
         assert (eye.likeness(a, b) < 1).all()
@@ -95,7 +95,7 @@ def test_likeness_of_a_picture_with_itself_is_one(folder):
 
 
 def test_the_judge_of_the_built_in_model_tells_a_red_picture_from_a_dog():
-    judge = Judge.load()
+    judge = CLIPScorer.load()
     image = Image.new("RGB", (64, 64), (200, 30, 30))
     assert judge.similarity([image], ["red", "blue"]).shape == (1, 2)
     assert judge.see([image]).norm() == pytest.approx(1, abs=1e-5)
@@ -131,4 +131,4 @@ def test_backgrounds_refuse_what_cannot_be_compared():
 
 def test_a_name_that_is_no_clip(tmp_path):
     with pytest.raises(ModelNotLoaded, match="could not be loaded as a CLIPModel"):
-        Judge.load(tmp_path / "nothing")
+        CLIPScorer.load(tmp_path / "nothing")

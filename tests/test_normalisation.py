@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from headwise.errors import BadStrength
-from headwise.normalisation import SCALES, rescaled
-from headwise.relevance import Relevance
+from headwise.measuring.relevance import Relevance
+from headwise.measuring.scales import SCALES, rescaled
 
 VOTES = arrays(np.int64, (2, 12), elements=st.integers(0, 1000)).filter(lambda v: v.any(1).all())
 

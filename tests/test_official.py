@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from headwise.errors import UnreadableFile
-from headwise.official import MODELS, find_official, head_map_of, read_official
+from headwise.measuring.official import MODELS, find_official, head_map_of, read_official
 
 REFERENCE = Path(__file__).parents[2] / "shared/reference"
 STEM = "category_vectors_epoch_1_to_1_neg_prompt_False_merged_340_final_text_descriptions"

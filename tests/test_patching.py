@@ -4,17 +4,17 @@ import numpy as np
 import pytest
 import torch
 
+from headwise.editing.patch import Patch
+from headwise.editing.prompt_to_prompt import generate_edits
 from headwise.errors import HeadMapMismatch
-from headwise.heads import HeadMap
-from headwise.patching import Patch
-from headwise.prompt_to_prompt import draw_edits
+from headwise.model.heads import HeadMap
 
 GROUP = ["a red dog", "a blue dog", "a green dog"]
 
 
 def drawn(pipe, hooks, groups=1):
     options = {"num_inference_steps": 3, "output_type": "np", "seeds": list(range(groups))}
-    return np.array(draw_edits(pipe, [GROUP] * groups, hooks, **options))
+    return np.array(generate_edits(pipe, [GROUP] * groups, hooks, **options))
 
 
 def chosen(pipe, *heads):

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from headwise.comparison import compare
 from headwise.errors import UnreadableFile, UnwritableFolder
 from headwise.pictures import beside, picture_in, read_picture, save_picture, settings_in
-from headwise.steer import strengthen
+from headwise.steering.compare import compare
+from headwise.steering.steer import strengthen
 from test_steer import relevance_for
 
 

@@ -6,11 +6,11 @@ from functools import wraps
 
 import pytest
 
-from headwise.dispatch import pieces_of
 from headwise.errors import HeadwiseError
-from headwise.generate import batches
-from headwise.planning import Calibration, calibrate, plan
-from headwise.probe import PIECE
+from headwise.measuring.measure import PIECE
+from headwise.measuring.plan import Calibration, calibrate, plan
+from headwise.runs.shards import batches
+from headwise.runs.workers import pieces_of
 
 KNOWN = Calibration(
     model="m",
@@ -57,7 +57,7 @@ def test_a_calibration_survives_json():
 
 def test_calls_and_batches_are_told_apart(sd, concepts, monkeypatch):
     """On a clock that every denoiser call moves by 3 s, and every batch by 1 s."""
-    import headwise.planning as planning
+    import headwise.measuring.plan as planning
 
     clock = [0.0]
     forward, generate = sd.unet.forward, planning.generate
@@ -112,7 +112,7 @@ def test_sdxl_has_a_short_name(run, monkeypatch):
         asked.append(name)
         raise HeadwiseError("no weights here.")
 
-    monkeypatch.setattr("headwise.pipelines.load_pipeline", refusing)
+    monkeypatch.setattr("headwise.model.pipelines.load_pipeline", refusing)
     assert run("plan", "--model", "sdxl", "--pictures", 2100, "--gpus", 8)[0] == 2
     assert asked == ["stabilityai/stable-diffusion-xl-base-1.0"]
 

@@ -5,11 +5,11 @@ import sys
 import numpy as np
 import pytest
 
-from headwise import plots
-from headwise.concepts import ConceptSet
-from headwise.heads import HeadMap, Layer
-from headwise.relevance import Relevance
-from headwise.votes import BLOCKS, Votes
+from headwise.measuring.concepts import ConceptSet
+from headwise.measuring.relevance import Relevance
+from headwise.measuring.votes import BLOCKS, Votes
+from headwise.model.heads import HeadMap, Layer
+from headwise.report import plots
 
 
 def sd_map():
@@ -130,6 +130,6 @@ def test_without_matplotlib_the_install_line_is_told(monkeypatch):
     from headwise.errors import MissingExtra
 
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    monkeypatch.delitem(sys.modules, "headwise.plots")
+    monkeypatch.delitem(sys.modules, "headwise.report.plots")
     with pytest.raises(MissingExtra, match=r"pip install 'headwise\[plots\]'"):
-        __import__("headwise.plots")
+        __import__("headwise.report.plots")

@@ -15,13 +15,15 @@ import torch
 from diffusers import EulerDiscreteScheduler, HeunDiscreteScheduler
 
 from conftest import BUILD, ddim, pndm, tiny_sd
-from headwise.attention import hooked
-from headwise.concepts import ConceptSet
 from headwise.errors import HeadwiseError, HookMisuse, ModelNotLoaded, NotFinite, RunMismatch
-from headwise.estimators import Estimator, estimator_of
-from headwise.generate import latents_for
-from headwise.probe import ConceptProbe, draw_words, measure
-from headwise.relevance import Votes
+from headwise.measuring.concepts import ConceptSet
+from headwise.measuring.estimators import Estimator, estimator_of
+from headwise.measuring.measure import measure
+from headwise.measuring.probe import ConceptProbe
+from headwise.measuring.votes import Votes
+from headwise.measuring.word_samples import sample_words
+from headwise.model.attention import hooked
+from headwise.model.generate import latents_for
 
 PROMPTS = ["a dog", "a photo of a red car", "a cat in a vase"]
 PLACES = ("down_blocks", "mid_block", "up_blocks")
@@ -83,7 +85,7 @@ class NaiveProcessor:
         self.votes.append((self.step, self.layer, head, best))
 
 
-def naive_votes(pipe, concepts, pictures, prompts, seed, draw=draw_words, draws=1, **options):
+def naive_votes(pipe, concepts, pictures, prompts, seed, draw=sample_words, draws=1, **options):
     """concepts × all_heads votes; pictures one by one, and for each draw of words anew."""
     names = [n for n in pipe.unet.attn_processors if n.endswith("attn2.processor")]
     names.sort(key=lambda name: PLACES.index(name.split(".")[0]))
@@ -156,7 +158,7 @@ def test_the_comparison_can_fail(concepts, tmp_path):
     ours = our_votes(pipe, concepts, 2, PROMPTS, 7, tmp_path, **options)
 
     def shifted(seed, picture, calls, layers, concepts):
-        return np.roll(draw_words(seed, picture, calls, layers, concepts), 1, axis=0)
+        return np.roll(sample_words(seed, picture, calls, layers, concepts), 1, axis=0)
 
     assert np.array_equal(ours, naive_votes(pipe, concepts, 2, PROMPTS, 7, **options))
     assert not np.array_equal(ours, naive_votes(pipe, concepts, 2, PROMPTS, 7, draw=shifted, **options))
@@ -164,7 +166,7 @@ def test_the_comparison_can_fail(concepts, tmp_path):
 
 
 def test_draws_are_uniform_and_within_their_concepts():
-    draws = draw_words(0, 0, 4000, 5, [2, 3, 10])
+    draws = sample_words(0, 0, 4000, 5, [2, 3, 10])
     for concept, words in enumerate([2, 3, 10]):
         counts = np.bincount(draws[..., concept].ravel(), minlength=words)
         assert len(counts) == words
@@ -174,7 +176,7 @@ def test_draws_are_uniform_and_within_their_concepts():
 
 
 def test_draws_of_fewer_calls_begin_those_of_more():
-    assert np.array_equal(draw_words(3, 4, 5, 6, [7, 8]), draw_words(3, 4, 50, 6, [7, 8])[:5])
+    assert np.array_equal(sample_words(3, 4, 5, 6, [7, 8]), sample_words(3, 4, 50, 6, [7, 8])[:5])
 
 
 def test_an_estimator_says_how_often_and_how_long(sd, concepts, tmp_path):
@@ -197,17 +199,17 @@ def test_no_estimator():
 
 
 def test_draws_depend_on_seed_and_picture(concepts):
-    base = draw_words(1, 2, 9, 4, concepts)
+    base = sample_words(1, 2, 9, 4, concepts)
     assert base.shape == (9, 4, 3)
-    assert np.array_equal(base, draw_words(1, 2, 9, 4, [3, 2, 4]))
+    assert np.array_equal(base, sample_words(1, 2, 9, 4, [3, 2, 4]))
     for seed, picture in [(2, 1), (1, 3), (-1, 2), (2**63, 2)]:
-        assert not np.array_equal(base, draw_words(seed, picture, 9, 4, concepts))
+        assert not np.array_equal(base, sample_words(seed, picture, 9, 4, concepts))
 
 
 def test_draws_are_those_of_yesterday():
     golden = json.loads((Path(__file__).parent / "golden" / "draws.json").read_text())
     for case in golden:
-        drawn = draw_words(*case["arguments"])
+        drawn = sample_words(*case["arguments"])
         assert drawn.tolist() == case["draws"]
 
 

@@ -79,7 +79,7 @@ def test_sharing_loads_no_ray_until_it_is_used():
 
 
 def test_figures_have_no_global_state():
-    assert "False" in loaded("import sys, headwise.plots; print('matplotlib.pyplot' in sys.modules)")
+    assert "False" in loaded("import sys, headwise.report.plots; print('matplotlib.pyplot' in sys.modules)")
 
 
 def test_every_public_name_is_there():

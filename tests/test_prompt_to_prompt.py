@@ -8,14 +8,18 @@ import torch
 from PIL import Image
 
 from conftest import BUILD, tiny_sd
-from headwise.alignment import align
-from headwise.attention import hooked
-from headwise.blend import LocalBlend
+from headwise.editing.alignment import align
+from headwise.editing.baselines.composable import compose
+from headwise.editing.baselines.free_prompt import FreePrompt
+from headwise.editing.baselines.masactrl import MasaCtrl
+from headwise.editing.baselines.plug_and_play import PlugAndPlay
+from headwise.editing.baselines.sdedit import sdedit
+from headwise.editing.local_blend import LocalBlend
+from headwise.editing.prompt_to_prompt import PromptToPrompt, edit, generate_edits
 from headwise.errors import BadStrength, HeadwiseError, HookMisuse, PromptsNotAlike, WordNotInPrompt
-from headwise.heads import HeadMap
-from headwise.prompt_to_prompt import PromptToPrompt, draw_edits, edit
-from headwise.rivals import FreePrompt, MasaCtrl, PlugAndPlay, compose, sdedit
-from headwise.tokens import token_positions
+from headwise.model.attention import hooked
+from headwise.model.heads import HeadMap
+from headwise.model.tokens import token_positions
 from test_steer import relevance_for
 
 STEPS = 4
@@ -28,7 +32,10 @@ FAST = {"num_inference_steps": STEPS, "output_type": "latent"}
 
 def draw(pipe, groups, *hooks, **options):
     return torch.stack(
-        [torch.stack(g) for g in draw_edits(pipe, groups, hooks, seeds=range(len(groups)), **FAST | options)]
+        [
+            torch.stack(g)
+            for g in generate_edits(pipe, groups, hooks, seeds=range(len(groups)), **FAST | options)
+        ]
     )
 
 
@@ -138,7 +145,7 @@ def test_whole_windows_keep_the_source_but_for_values(sd):
 
 def test_a_group_is_drawn_as_if_it_were_alone(exact_pipe):
     together = draw(exact_pipe, GROUPS, PromptToPrompt(targets=2))
-    alone = draw_edits(exact_pipe, GROUPS[1:], [PromptToPrompt(targets=2)], seeds=[1], **FAST)
+    alone = generate_edits(exact_pipe, GROUPS[1:], [PromptToPrompt(targets=2)], seeds=[1], **FAST)
     assert torch.allclose(together[1], torch.stack(alone[0]), atol=1e-10)
 
 

@@ -6,22 +6,21 @@ import numpy as np
 import pytest
 import torch
 
-from headwise.benchmarks import benchmark_estimators, benchmark_questions
-from headwise.benchmarks.causes import _Chosen, _unique
-from headwise.benchmarks.estimators import WAYS, Estimators, Setting
-from headwise.benchmarks.foretelling import foretold, left_out_error
-from headwise.benchmarks.pooling import pooled
-from headwise.benchmarks.questions import other_schedulers
-from headwise.cases import pairs_of
-from headwise.concepts import ConceptSet
-from headwise.draws import Shown
+from headwise.benchmarks.prompts import edit_pairs
+from headwise.benchmarks.questions.answers import benchmark_questions, other_schedulers
+from headwise.benchmarks.questions.estimators import WAYS, Estimators, Setting, benchmark_estimators
+from headwise.benchmarks.questions.interventions import _Chosen, _unique
+from headwise.benchmarks.questions.pooling import pooled
+from headwise.benchmarks.questions.prediction import foretold, left_out_error
 from headwise.errors import RunMismatch
-from headwise.estimators import Estimator
 from headwise.files import read_arrays
-from headwise.probe import measure
-from headwise.report import report
-from headwise.scores import Scores
-from headwise.votes import Votes
+from headwise.measuring.concepts import ConceptSet
+from headwise.measuring.estimators import Estimator
+from headwise.measuring.measure import measure
+from headwise.measuring.votes import Votes
+from headwise.measuring.word_samples import PackedWords
+from headwise.report.measurement import report
+from headwise.runs.scores import Scores
 
 WORDS = {
     "Color": ("red", "blue", "aquamarine stone"),
@@ -72,7 +71,7 @@ def test_rows_to_enough():
 def test_tokens_arepooled():
     attention = torch.tensor([0.1, 0.3, 0.2, 0.4]).reshape(1, 1, 2, 2)
     share = torch.tensor([[[1 / 2, 1 / 2], [1.0, 0.0]]])  # a word of two tokens, a word of one
-    shown = Shown(
+    shown = PackedWords(
         torch.zeros(1, 4, dtype=torch.long),
         torch.zeros(1, 4, dtype=torch.bool),
         torch.zeros(1, 2, 2, dtype=torch.long),
@@ -112,7 +111,7 @@ def test_a_concept_that_follows_from_its_words_isforetold():
 
 def test_areas_between_curves():
     """Two pairs, two orders: a target seen until k = 2 in one order, never but at 0 in the other."""
-    pairs = [pair._replace(texts=(pair.target, "x", pair.source)) for pair in pairs_of("emoji", 2)[:2]]
+    pairs = [pair._replace(texts=(pair.target, "x", pair.source)) for pair in edit_pairs("emoji", 2)[:2]]
     axes = {"order": ("a", "b"), "k": (0, 2, 4), "seed": (0,), "prompt": range(2)}
     chosen = Scores.empty(axes, {})
     chosen.values[0, :, 0] = [[0, 0], [0, 1], [2, 2]]  # k × pair
@@ -130,7 +129,7 @@ def test_what_is_the_same_for_all_orders_is_drawn_once():
 
 
 def test_every_question_is_answered_and_measured_once(sd, stub_judge, tmp_path, monkeypatch):
-    pairs = [pair._replace(attribute="Color") for pair in pairs_of("emoji", 2)[:2]]
+    pairs = [pair._replace(attribute="Color") for pair in edit_pairs("emoji", 2)[:2]]
     options = {
         "schedulers": other_schedulers(sd), "others": {"itself": sd}, "pictures": 4, "whole": 32,
         "batch_size": 4, "seeds": (0,), "progress": False,
@@ -156,7 +155,7 @@ def test_every_question_is_answered_and_measured_once(sd, stub_judge, tmp_path, 
 
     for drawer in ("benchmarks.questions", "benchmarks.causes", "probe"):
         monkeypatch.setattr(f"headwise.{drawer}.generate", forbidden)
-    monkeypatch.setattr("headwise.benchmarks.causes.draw_edits", forbidden)
+    monkeypatch.setattr("headwise.benchmarks.questions.interventions.generate_edits", forbidden)
     again = benchmark_questions(sd, ConceptSet(WORDS), pairs, stub_judge, tmp_path, **options)
     assert repr(again) == repr(found)
     page = report(tmp_path).read_text()

@@ -5,11 +5,11 @@ import os
 import numpy as np
 import pytest
 
-from headwise.agreement import agreement
-from headwise.concepts import ConceptSet
-from headwise.official import find_official, read_official
-from headwise.pipelines import load_pipeline
-from headwise.probe import measure
+from headwise.measuring.agreement import agreement
+from headwise.measuring.concepts import ConceptSet
+from headwise.measuring.measure import measure
+from headwise.measuring.official import find_official, read_official
+from headwise.model.pipelines import load_pipeline
 
 HRV = os.environ.get("HEADWISE_HRV") or None
 PICTURES = int(os.environ.get("HEADWISE_HUB_PICTURES", "100"))

@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from headwise.concepts import ConceptSet
 from headwise.errors import (
     BadStrength,
     HeadMapMismatch,
@@ -21,9 +20,11 @@ from headwise.errors import (
     VotesMismatch,
 )
 from headwise.files import write_arrays
-from headwise.heads import HeadMap, Layer
-from headwise.relevance import Relevance, Votes, normalise
-from headwise.reliability import ranks
+from headwise.measuring.concepts import ConceptSet
+from headwise.measuring.relevance import Relevance
+from headwise.measuring.reliability import normalise, ranks
+from headwise.measuring.votes import Votes
+from headwise.model.heads import HeadMap, Layer
 
 REFERENCE = Path(__file__).parents[2] / "shared/reference"
 HEADS = HeadMap((Layer("down_blocks.0.attn2", 2), Layer("mid_block.attn2", 3)))

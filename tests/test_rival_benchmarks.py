@@ -6,37 +6,39 @@ import numpy as np
 import pytest
 import torch
 
-from headwise.benchmarks import (
-    COMPOSING,
-    EDITING,
-    benchmark_editing,
-    benchmark_multi_concept,
-    benchmark_scales,
+from headwise.benchmarks.clip_scorer import CLIPScorer
+from headwise.benchmarks.editing import EDITING, MEASURES, benchmark_editing
+from headwise.benchmarks.multi_concept import COMPOSING, benchmark_multi_concept
+from headwise.benchmarks.prompts import (
+    EditPair,
+    EvalPrompt,
+    MultiSubjectPrompt,
+    PolysemyPrompt,
+    edit_pairs,
+    multi_subject_prompts,
 )
-from headwise.benchmarks.editing import MEASURES
-from headwise.cases import Case, Pair, Sense, Several, pairs_of, several_of
+from headwise.benchmarks.questions.scales import benchmark_scales
 from headwise.errors import HeadwiseError, UnreadablePrompts
-from headwise.metrics import Judge
-from headwise.report import report
+from headwise.report.measurement import report
 from test_steer import relevance_for
 
 BOX = (0.25, 0.25, 0.75, 0.75)
 ORANGE = ("a orange dog", "a red dog")
 PAIRS = [
-    Pair("Color", "a red dog", ORANGE[0], "orange", ORANGE, ("a dog", "a cat"), BOX),
-    Pair(
+    EditPair("Color", "a red dog", ORANGE[0], "orange", ORANGE, ("a dog", "a cat"), BOX),
+    EditPair(
         "Animals", "a dog on a vase", "a cat on a vase", "cat", ("a cat", "a dog"), ("a vase", "a"), BOX, True
     ),
-    Pair("Color", "a red vase", "a lavender vase", "lavender", ("a lavender vase",), ("a vase",)),
+    EditPair("Color", "a red vase", "a lavender vase", "lavender", ("a lavender vase",), ("a vase",)),
 ]
 BOTH = {"dog": "Animals", "cat": "Animals"}
 SEVERAL = [
-    Several("type1", "a dog and a cat", ("a dog", "a cat"), ("dog", "cat"), BOTH),
-    Several("type2", "a red dog and a cat", ("a red dog", "a cat"), ("dog", "cat"), BOTH),
+    MultiSubjectPrompt("type1", "a dog and a cat", ("a dog", "a cat"), ("dog", "cat"), BOTH),
+    MultiSubjectPrompt("type2", "a red dog and a cat", ("a red dog", "a cat"), ("dog", "cat"), BOTH),
 ]
 
 
-class Stub(Judge):
+class Stub(CLIPScorer):
     """A judge of bytes."""
 
     def __init__(self):
@@ -83,10 +85,10 @@ def test_every_editing_method_draws_every_pair_from_every_seed(sd, tmp_path):
 
 def test_a_method_that_changes_nothing_preserves_everything(sd):
     from headwise.benchmarks.editing import measured
-    from headwise.prompt_to_prompt import draw_edits
+    from headwise.editing.prompt_to_prompt import generate_edits
 
     sources = [[pair.source] for pair in PAIRS]
-    drawn = [group[0] for group in draw_edits(sd, sources, [], seeds=[0, 1, 2], num_inference_steps=2)]
+    drawn = [group[0] for group in generate_edits(sd, sources, [], seeds=[0, 1, 2], num_inference_steps=2)]
     assert np.allclose(measured(Stub(), PAIRS, drawn, drawn)[MEASURES.index("preservation")], 1)
 
 
@@ -116,7 +118,7 @@ def test_masks_cover_what_may_change():
 
 
 def test_the_built_in_pairs():
-    pairs = pairs_of("emoji", 20)
+    pairs = edit_pairs("emoji", 20)
     assert len({p.attribute for p in pairs}) == 5 and len(pairs) == 100
     for pair in pairs:
         assert pair.source != pair.target and pair.texts[0] == pair.target and pair.source in pair.texts
@@ -125,7 +127,7 @@ def test_the_built_in_pairs():
 
 
 def test_the_built_in_prompts_of_two():
-    prompts = several_of("emoji", 30)
+    prompts = multi_subject_prompts("emoji", 30)
     assert {p.kind for p in prompts} == {"type1", "type2"} and len(prompts) == 60
     for several in prompts:
         assert all(subject in several.prompt for subject in several.subjects)
@@ -135,11 +137,11 @@ def test_the_built_in_prompts_of_two():
 def test_pairs_of_a_csv(tmp_path):
     file = tmp_path / "pairs.csv"
     file.write_text("source_prompt,target_prompt,attribute\na blue car,a brown car,Color\n")
-    (pair,) = pairs_of(file)
+    (pair,) = edit_pairs(file)
     assert (pair.word, pair.attribute, pair.texts) == ("brown", "Color", ("a brown car", "a blue car"))
     file.write_text("source_prompt,target_prompt\na blue car,a brown car\n")
     with pytest.raises(UnreadablePrompts, match="line 2 lacks"):
-        pairs_of(file)
+        edit_pairs(file)
 
 
 def test_refusals(sd):
@@ -160,8 +162,17 @@ def test_pairs_share_a_call_where_no_word_is_taken_for_anothers():
 
 
 def test_scales_of_relevance_are_put_to_the_same_questions(sd, tmp_path):
-    senses = [Sense("orange", "Color", "Food", Case("an orange dog", ("a dog", "a cat")), "a dog in orange")]
-    cases = {"Color": [Case("a red dog", ("a red dog", "a dog")), Case("a red cat", ("a red cat", "a cat"))]}
+    senses = [
+        PolysemyPrompt(
+            "orange", "Color", "Food", EvalPrompt("an orange dog", ("a dog", "a cat")), "a dog in orange"
+        )
+    ]
+    cases = {
+        "Color": [
+            EvalPrompt("a red dog", ("a red dog", "a dog")),
+            EvalPrompt("a red cat", ("a red cat", "a cat")),
+        ]
+    }
     options = {"seeds": (0,), "num_inference_steps": 2, "batch_size": 4, "progress": False}
     scales = ("sum", "clamp 2", "maximum")
     given = (sd, relevance_for(sd), cases, senses, PAIRS)
@@ -180,7 +191,7 @@ def test_scales_of_relevance_are_put_to_the_same_questions(sd, tmp_path):
 
 
 def test_a_scale_that_changes_the_order_is_weakened_by(sd):
-    from headwise.benchmarks.scales import _order
+    from headwise.benchmarks.questions.scales import _order
 
     measured = relevance_for(sd)
     turned = replace(measured, values=measured.values.max() - measured.values)

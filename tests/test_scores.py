@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headwise.errors import UnreadableFile, VotesMismatch
-from headwise.scores import Scores
+from headwise.runs.scores import Scores
 
 AXES = {"method": ("plain", "adjust"), "seed": (1, 2, 3), "prompt": (0, 1, 2, 3)}
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headwise.errors import HeadwiseError
-from headwise.shards import Shard, among, joined, left_of, ranges_of, said_of, shard_of
+from headwise.runs.shards import Shard, among, format_ranges, joined, ranges_of, shard_of, subtract
 
 numbers = st.sets(st.integers(0, 40))
 
@@ -23,7 +23,7 @@ def test_ranges_are_sets(a, b):
     both = joined([*ranges_of(a), *ranges_of(b)])
     assert both.ranges == ranges_of(a | b)
     assert both.twice == min(a & b, default=None)
-    assert sorted(n for part in left_of(range(5, 35), ranges_of(a)) for n in part) == sorted(
+    assert sorted(n for part in subtract(range(5, 35), ranges_of(a)) for n in part) == sorted(
         set(range(5, 35)) - a
     )
 
@@ -85,9 +85,9 @@ def test_where_no_launcher_says_it(environment):
 
 
 def test_ranges_in_words():
-    assert said_of([range(3, 4)]) == "3"
-    assert said_of([range(3, 4), range(64, 96)]) == "3 and 64 to 95"
-    assert said_of([range(i, i + 1) for i in range(0, 20, 2)], 3) == "0, 2, 4 and 7 more ranges"
+    assert format_ranges([range(3, 4)]) == "3"
+    assert format_ranges([range(3, 4), range(64, 96)]) == "3 and 64 to 95"
+    assert format_ranges([range(i, i + 1) for i in range(0, 20, 2)], 3) == "0, 2, 4 and 7 more ranges"
 
 
 def test_numbers_are_among_those_there_are():

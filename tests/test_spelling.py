@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from headwise.errors import BadStrength, HeadwiseError, UnknownConcept
-from headwise.heads import HeadMap, Layer
-from headwise.relevance import Relevance
-from headwise.spelling import steer_spelled
-from headwise.steer import adjust, strengthen
+from headwise.measuring.relevance import Relevance
+from headwise.model.heads import HeadMap, Layer
+from headwise.steering.spelling import parse_steering
+from headwise.steering.steer import adjust, strengthen
 
 NAMES = ("Color", "Plants", "Geo-locations", "Image Style", "Fruits and Vegetables")
 RELEVANCE = Relevance.from_votes(
@@ -33,14 +33,14 @@ RELEVANCE = Relevance.from_votes(
     ],
 )
 def test_what_is_meant(text, meant):
-    found = steer_spelled(text, RELEVANCE)
+    found = parse_steering(text, RELEVANCE)
     assert np.array_equal(found.factors, meant.factors)
     assert (found.word, found.occurrence) == (meant.word, meant.occurrence)
 
 
 def test_times_multiplies_the_strength():
-    assert np.array_equal(steer_spelled("red:Color*2", RELEVANCE, 0).factors, np.ones((1, 4)))
-    twice = steer_spelled("red:Color", RELEVANCE, 2).factors
+    assert np.array_equal(parse_steering("red:Color*2", RELEVANCE, 0).factors, np.ones((1, 4)))
+    twice = parse_steering("red:Color", RELEVANCE, 2).factors
     assert np.array_equal(twice, strengthen(RELEVANCE, "red", "Color", 2).factors)
 
 
@@ -62,4 +62,4 @@ def test_times_multiplies_the_strength():
 )
 def test_what_is_not(text, error, said):
     with pytest.raises(error, match=said):
-        steer_spelled(text, RELEVANCE)
+        parse_steering(text, RELEVANCE)

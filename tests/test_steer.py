@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conftest import tiny_sd
-from headwise.attention import hooked
 from headwise.errors import BadStrength, HeadMapMismatch, HookMisuse, UnknownConcept, WordNotInPrompt
-from headwise.heads import HeadMap, Layer
-from headwise.relevance import Relevance
-from headwise.steer import Steer, adjust, strengthen, weaken
-from headwise.tokens import token_positions, word_positions
+from headwise.measuring.relevance import Relevance
+from headwise.model.attention import hooked
+from headwise.model.heads import HeadMap, Layer
+from headwise.model.tokens import token_positions, word_positions
+from headwise.steering.steer import Steer, adjust, strengthen, weaken
 
 NAMES = ("Color", "Animals", "Food")
 
@@ -313,8 +313,8 @@ COMPILED = """
 import torch
 from conftest import tiny_sd
 from test_steer import call, relevance_for
-from headwise.attention import hooked
-from headwise.steer import strengthen
+from headwise.model.attention import hooked
+from headwise.steering.steer import strengthen
 
 pipe = tiny_sd()
 relevance = relevance_for(pipe)

@@ -13,8 +13,10 @@ from PIL import Image
 
 from headwise.errors import HeadwiseError, UnreadableFile, UnreadableStudy
 from headwise.pictures import save_picture
-from headwise.scores import Scores
-from headwise.study import make_study, parse_study, read_study, trials_of
+from headwise.runs.scores import Scores
+from headwise.study.making import make_study
+from headwise.study.order import trials_of
+from headwise.study.reading import parse_study, read_study
 
 HOSTILE = 'a "<script>alert(1)</script>" \\ {vase} \n'
 

@@ -7,7 +7,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from headwise.study import Answers, trials_of
+from headwise.study.answers import Answers
+from headwise.study.order import trials_of
 from test_study import editing, polysemy, several
 from test_study_server import begun, served
 

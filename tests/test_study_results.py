@@ -11,7 +11,11 @@ import numpy as np
 import pytest
 
 from headwise.intervals import wilson
-from headwise.study import as_csv, fleiss_kappa, make_study, results_of, sign_test, trials_of
+from headwise.study.kappa import fleiss_kappa
+from headwise.study.making import make_study
+from headwise.study.order import trials_of
+from headwise.study.results import as_csv, results_of
+from headwise.study.signs import sign_test
 from test_study import editing, polysemy, several
 from test_study_server import begun
 

@@ -22,7 +22,10 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from headwise.errors import HeadwiseError, MissingExtra, RunMismatch, UnreadableFile
-from headwise.study import Answers, make_study, read_study, trials_of
+from headwise.study.answers import Answers
+from headwise.study.making import make_study
+from headwise.study.order import trials_of
+from headwise.study.reading import read_study
 from headwise.study.server import page_of, serve
 from test_study import HOSTILE, editing, polysemy, several
 
@@ -309,7 +312,7 @@ def test_a_taken_port_is_said():
 @contextmanager
 def served(folder, *options):
     """A server of its own process: yields its address, its link, and the process."""
-    command = "from headwise.cli import main; main()"
+    command = "from headwise.cli.commands import main; main()"
     arguments = [sys.executable, "-c", command, "study", "serve", str(folder), "--port", "0", *options]
     process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     try:

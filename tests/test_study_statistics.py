@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headwise.study import fleiss_kappa, holm, sign_test
+from headwise.study.kappa import fleiss_kappa
+from headwise.study.signs import holm, sign_test
 
 # Table 1 of Fleiss (1971): 30 patients, 6 psychiatrists each, 5 diagnoses.
 PATIENTS = """

@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
-from headwise.concepts import ConceptSet
 from headwise.errors import HeadwiseError, WordNotInPrompt
-from headwise.heads import HeadMap
-from headwise.probe import measure
-from headwise.relevance import Relevance
-from headwise.reliability import rank_correlation
-from headwise.suggestion import suggest
+from headwise.measuring.concepts import ConceptSet
+from headwise.measuring.measure import measure
+from headwise.measuring.relevance import Relevance
+from headwise.measuring.reliability import rank_correlation
+from headwise.model.heads import HeadMap
+from headwise.steering.suggest import suggest
 from test_steer import relevance_for
 
 OPTIONS = {"num_inference_steps": 2, "progress": False}

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from conftest import tiny_tokenizer
 from headwise.errors import WordNotInPrompt
-from headwise.tokens import Reader, read_words, token_positions, words_of
+from headwise.model.tokens import TextSegment, split_words, token_positions, words_of
 
 TOKENIZER = tiny_tokenizer()  # knows dog, cat, red, a, of, photo, vase, in, color, car; spells all others
 
@@ -83,7 +83,7 @@ def test_every_word_of_a_prompt_is_found_in_it(words):
 
 
 def test_words_are_read_with_their_places_and_pieces():
-    found = read_words((Reader(TOKENIZER),), "a big dog, not a -- dog")
+    found = split_words((TextSegment(TOKENIZER),), "a big dog, not a -- dog")
     assert [(word.text, word.occurrence) for word in found] == [
         ("a", 1),
         ("big", 1),
@@ -95,6 +95,6 @@ def test_words_are_read_with_their_places_and_pieces():
     assert found[1].pieces == ("b", "i", "g") and found[1].positions == (2, 3, 4)
     for word in found:
         assert word.positions == positions("a big dog, not a -- dog", word.text, word.occurrence)
-    far = read_words((Reader(TOKENIZER),), "big " * 10 + "dog")
+    far = split_words((TextSegment(TOKENIZER),), "big " * 10 + "dog")
     assert far[-1].positions == () and far[-1].pieces == ()
-    assert read_words((Reader(TOKENIZER),), " -- ") == ()
+    assert split_words((TextSegment(TOKENIZER),), " -- ") == ()

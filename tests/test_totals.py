@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headwise.totals import Total
+from headwise.measuring.totals import Total
 
 TYPES = (np.uint8, np.uint16, np.uint32, np.int64, np.int32)
 

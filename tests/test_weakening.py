@@ -7,18 +7,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conftest import tiny_sd
-from headwise.attention import hooked
-from headwise.cases import Case
+from headwise.benchmarks.prompts import EvalPrompt
+from headwise.benchmarks.weakening import Weakening, grid, measure_weakening, orders_of
 from headwise.errors import HeadMapMismatch, HeadwiseError, RunMismatch, UnknownConcept
-from headwise.generate import latents_for
-from headwise.heads import HeadMap, Layer
-from headwise.relevance import Relevance
-from headwise.scores import Scores
-from headwise.steer import weaken
-from headwise.weakening import Weakening, grid, measure_weakening, orders_of
+from headwise.measuring.relevance import Relevance
+from headwise.model.attention import hooked
+from headwise.model.generate import latents_for
+from headwise.model.heads import HeadMap, Layer
+from headwise.runs.scores import Scores
+from headwise.steering.steer import weaken
 from test_steer import relevance_for
 
-CASES = [Case("a red dog", ("red",)), Case("a red vase", ("red",)), Case("a cat", ("cat",))]
+CASES = [EvalPrompt("a red dog", ("red",)), EvalPrompt("a red vase", ("red",)), EvalPrompt("a cat", ("cat",))]
 
 
 def weakening_of(values, orders, ks):

@@ -19,14 +19,14 @@ import typer
 from starlette.testclient import TestClient
 
 import headwise as hw
-from headwise.attention_maps import AttentionMaps, pull
-from headwise.cli import app as commands
-from headwise.comparison import compare
+from headwise.cli.commands import app as commands
 from headwise.errors import HookMisuse
-from headwise.pipelines import quiet
-from headwise.relevance import Votes
+from headwise.measuring.attention_maps import AttentionMaps, pull
+from headwise.measuring.votes import Votes
+from headwise.model.pipelines import quiet
+from headwise.steering.compare import compare
 from headwise.web.app import make_app
-from headwise.web.safety import SESSION, Rules
+from headwise.web.security import SESSION, Rules
 
 HERE = "http://127.0.0.1:7860"
 FAST = {"num_inference_steps": 2, "guidance_scale": 5.0, "seed": 3}
@@ -149,7 +149,7 @@ def test_generate_is_what_the_library_draws(page, made, sd):
 
 def test_what_was_drawn_before_is_not_drawn_again(page, made, monkeypatch):
     first = done(page, "generate", prompt="a red dog", steering=[RED], **FAST)
-    monkeypatch.setattr("headwise.web.drawing.compare", lambda *args, **options: 1 / 0)
+    monkeypatch.setattr("headwise.web.picture_jobs.compare", lambda *args, **options: 1 / 0)
     again = done(page, "generate", prompt="a red dog", steering=[RED], **FAST)
     for a, b in zip(first["found"], again["found"], strict=True):
         assert np.array_equal(picture(page, first, a), picture(page, again, b))
@@ -187,7 +187,7 @@ def test_explore_shows_where_a_head_listens_and_what_drives_a_region(page, made,
     job = done(page, "explore", prompt="a red dog", **FAST)
     seen = AttentionMaps()
     with quiet(sd), hw.hooked(sd, seen):
-        from headwise.generate import generate
+        from headwise.model.generate import generate
 
         options = {key: FAST[key] for key in ("num_inference_steps", "guidance_scale")}
         generate(sd, ["a red dog"], 3, [0], output_type="pil", **options)
@@ -227,8 +227,8 @@ def test_a_rival_that_cannot_is_no_reason_to_show_nothing(page, monkeypatch, cap
     def breaks(name):
         raise AttributeError("its own affair") if name == "masactrl" else HookMisuse("This cannot be.")
 
-    monkeypatch.setattr("headwise.web.drawing.MasaCtrl", lambda: breaks("masactrl"))
-    monkeypatch.setattr("headwise.web.drawing.FreePrompt", lambda: breaks("free-prompt"))
+    monkeypatch.setattr("headwise.web.picture_jobs.MasaCtrl", lambda: breaks("masactrl"))
+    monkeypatch.setattr("headwise.web.picture_jobs.FreePrompt", lambda: breaks("free-prompt"))
     rivals = ["masactrl", "free-prompt", "prompt-to-prompt"]
     job = done(page, "edit", prompt="a red dog", target="a red cat", rivals=rivals, **FAST)
     found = {item["column"]: item for item in job["found"]}
@@ -324,8 +324,8 @@ def test_pictures_are_kept_where_they_are_wanted(page, made):
 
 @pytest.mark.filterwarnings("ignore:The picture cannot be drawn again")  # by a random autoencoder
 def test_every_recipe_runs_and_its_command_is_understood(page, made, sd, monkeypatch):
-    monkeypatch.setattr("headwise.pipelines.load_pipeline", lambda name, **options: sd)
-    monkeypatch.setattr("headwise.metrics.Judge.load", lambda name: made.bench.judge)
+    monkeypatch.setattr("headwise.model.pipelines.load_pipeline", lambda name, **options: sd)
+    monkeypatch.setattr("headwise.benchmarks.clip_scorer.CLIPScorer.load", lambda name: made.bench.judge)
     hostile = 'a red dog \'; import os #""" <script>'
     sent = page.post("/api/pictures", content=png((16, 16))).json()["id"]
     Image.new("RGB", (16, 16), "purple").save("picture.png")
@@ -362,7 +362,7 @@ def test_the_command_of_a_run_goes_on_with_it(page, made, run, monkeypatch):
     done(page, "measure", name="m", **MEASURED, **FAST)
     recipe = page.get("/api/runs/m/recipe").json()
     before = (made.folders.root / "m" / "votes.safetensors").read_bytes()
-    monkeypatch.setattr("headwise.pipelines.load_pipeline", lambda name, **options: made.bench.pipe)
+    monkeypatch.setattr("headwise.model.pipelines.load_pipeline", lambda name, **options: made.bench.pipe)
     code, out, err = run(*shlex.split(recipe["command"])[1:], "--json")
     assert code == 0, err
     assert json.loads(out)["resumed_from"] == 6

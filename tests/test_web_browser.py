@@ -22,7 +22,7 @@ pytest.importorskip("fastapi", reason="the page is an extra: pip install 'headwi
 import uvicorn
 
 from headwise.web.app import listen, make_app
-from headwise.web.safety import Rules
+from headwise.web.security import Rules
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -39,7 +39,7 @@ QUIET = [
     "--disable-sync",
     "--no-first-run",
 ]
-SERVE = "from headwise.cli import main; main()"
+SERVE = "from headwise.cli.commands import main; main()"
 PATIENCE = float(os.environ.get("HEADWISE_TEST_PATIENCE", "120"))  # seconds; more on a busy machine
 SERIOUS = ("serious", "critical")
 TOKEN = "correct-horse-battery"
@@ -470,7 +470,7 @@ def test_a_token_is_typed_and_kept_out_of_the_address(browser, guarded):
 
 def test_a_server_that_is_killed_loses_nothing(browser, server):
     """kill -9 while it measures; the next server goes on, for the same browser, to the same votes."""
-    from headwise.votes import Votes
+    from headwise.measuring.votes import Votes
 
     votes = {name: server.folder / "runs" / name / "votes.safetensors" for name in ("killed", "whole")}
 

@@ -12,10 +12,10 @@ pytest.importorskip("fastapi", reason="the page is an extra: pip install 'headwi
 from starlette.testclient import TestClient
 
 from headwise.web.app import make_app
-from headwise.web.desk import Desk
-from headwise.web.folders import Folders
-from headwise.web.safety import Rules
-from headwise.web.workbench import Workbench
+from headwise.web.run_store import Folders
+from headwise.web.security import Rules
+from headwise.web.service import Desk
+from headwise.web.session import Workbench
 from test_web import FAST, HERE, MEASURED, RED, ask, done, ended, png
 
 
@@ -232,7 +232,7 @@ def test_what_the_library_refuses_comes_as_its_sentence(page):
 
 
 def test_a_model_that_cannot_be_loaded_is_said_and_the_page_stays(tmp_path):
-    from headwise.pipelines import load_pipeline
+    from headwise.model.pipelines import load_pipeline
 
     bench = Workbench("./none", lambda: load_pipeline("./none"))
     desk = Desk(bench, Folders(tmp_path / "runs"))

@@ -7,7 +7,7 @@ import pytest
 
 from headwise.errors import HeadwiseError
 from headwise.web import jobs as queue
-from headwise.web.jobs import Job, Jobs, TooMany
+from headwise.web.jobs import Job, Jobs, TooManyJobs
 
 
 @pytest.fixture
@@ -185,7 +185,7 @@ def test_nobody_fills_the_queue(jobs):
     jobs.submit(job(gate))
     for _ in range(queue.AT_ONCE - 1):
         jobs.submit(job())
-    with pytest.raises(TooMany, match=f"{queue.AT_ONCE} of your jobs are not finished"):
+    with pytest.raises(TooManyJobs, match=f"{queue.AT_ONCE} of your jobs are not finished"):
         jobs.submit(job())
     jobs.submit(job(owner="you"))
     gate.let.set()

@@ -14,8 +14,8 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from headwise.errors import HeadwiseError
-from headwise.web import safety
-from headwise.web.safety import KEY, SESSION, Guard, Rules, rules_for
+from headwise.web import security as safety
+from headwise.web.security import KEY, SESSION, Guard, Rules, rules_for
 
 TOKEN = "correct-horse-battery"
 PAGE = Path(safety.__file__).parent / "page"

@@ -54,7 +54,7 @@ def test_the_same_seed_is_the_same_scene():
 
 
 def test_the_words_are_the_concept_set_of_the_package():
-    from headwise.concepts import ConceptSet
+    from headwise.measuring.concepts import ConceptSet
 
     concepts = ConceptSet.load("emoji")
     assert {name: concepts.words(name) for name in concepts.names} == vocabulary.CONCEPTS

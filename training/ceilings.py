@@ -15,13 +15,13 @@ from drawing import Painter
 from PIL import Image
 from world import OF_THING, SLOTS, Scene, Thing
 
+from headwise.benchmarks.clip_scorer import CLIPScorer
 from headwise.benchmarks.editing import MEASURES, measured
 from headwise.benchmarks.multi_concept import SEEN, seen
-from headwise.cases import Pair, Several, pairs_of, several_of
-from headwise.metrics import Judge
+from headwise.benchmarks.prompts import EditPair, MultiSubjectPrompt, edit_pairs, multi_subject_prompts
 
 
-def of_pair(pair: Pair, things: list[str]) -> Scene:
+def of_pair(pair: EditPair, things: list[str]) -> Scene:
     """The scene of an edit's target."""
     rest = pair.target.replace(pair.word, "")
     name = max((thing for thing in things if thing in rest), key=len)
@@ -31,7 +31,7 @@ def of_pair(pair: Pair, things: list[str]) -> Scene:
     return Scene((Thing(name),), **{slot: pair.word})
 
 
-def of_several(several: Several) -> Scene:
+def of_several(several: MultiSubjectPrompt) -> Scene:
     """The scene of a prompt of two subjects."""
     colors = [subject.split()[1:-1] for subject in several.subjects]
     return Scene(
@@ -45,12 +45,12 @@ def main() -> None:
     parse.add_argument("--sprites", type=Path, required=True)
     parse.add_argument("--each", type=int, default=4, help="drawings of a prompt")
     given = parse.parse_args()
-    painter, judge, rng = Painter(sprites.load(given.sprites)), Judge.load("emoji"), random.Random(0)
+    painter, judge, rng = Painter(sprites.load(given.sprites)), CLIPScorer.load("emoji"), random.Random(0)
 
     def drawn(scene: Scene) -> Image.Image:
         return Image.fromarray(painter.draw(scene, rng))
 
-    pairs = [pair for pair in pairs_of("emoji", 20) for _ in range(given.each)]
+    pairs = [pair for pair in edit_pairs("emoji", 20) for _ in range(given.each)]
     pictures = [drawn(of_pair(pair, list(painter.sprites))) for pair in pairs]
     scores = measured(judge, pairs, pictures, pictures)
     asked = [n for n, measure in enumerate(MEASURES) if measure != "preservation"]
@@ -59,7 +59,7 @@ def main() -> None:
         said = (f"{MEASURES[n]} {scores[n, mine].mean():.3f}" for n in asked)
         print(f"{attribute:20}", *said, sum(mine))
 
-    prompts = [several for several in several_of("emoji", 40) for _ in range(given.each)]
+    prompts = [several for several in multi_subject_prompts("emoji", 40) for _ in range(given.each)]
     captions = {k: sorted({p.prompt for p in prompts if p.kind == k}) for k in {p.kind for p in prompts}}
     scores = np.array(seen(judge, prompts, [drawn(of_several(several)) for several in prompts], captions))
     for kind in sorted(captions):

@@ -25,12 +25,13 @@ from torch import Tensor
 from transformers import CLIPModel, CLIPTokenizer
 from vocabulary import CONCEPTS
 
-from headwise.attention import Attend, Site, hooked
-from headwise.generate import generate
-from headwise.heads import HeadMap
-from headwise.pipelines import quiet
-from headwise.relevance import Relevance
-from headwise.tokens import token_positions
+from headwise.measuring.relevance import Relevance
+from headwise.model.attention import hooked
+from headwise.model.generate import generate
+from headwise.model.heads import HeadMap
+from headwise.model.pipelines import quiet
+from headwise.model.sites import Attend, Site
+from headwise.model.tokens import token_positions
 
 GROUPS = {
     "color": ("Color",), "style": ("Image Style",), "weather": ("Weather Conditions",), "scene": ("Nature Scenes", "Time of Day"),

@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from headwise.errors import HookMisuse
-from headwise.steer import Steer
+from headwise.steering.steer import Steer
 
 from .blocks import Block, slices_by_block
 from .words import Reading, read

@@ -15,7 +15,7 @@ import re
 from typing import Any
 
 from headwise.errors import HeadMapMismatch
-from headwise.heads import HeadMap
+from headwise.model.heads import HeadMap
 
 __all__ = ["Block", "block_of", "heads_by_block", "slices_by_block"]
 

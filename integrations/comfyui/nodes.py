@@ -6,9 +6,9 @@ from typing import Any
 import folder_paths
 from comfy_api.latest import ComfyExtension, io
 
-from headwise.relevance import Relevance
-from headwise.steer import adjust, strengthen, weaken
-from headwise.weakening import LEAST, MOST, orders_of
+from headwise.benchmarks.weakening import LEAST, MOST, orders_of
+from headwise.measuring.relevance import Relevance
+from headwise.steering.steer import adjust, strengthen, weaken
 
 from .attention import steered
 

@@ -1,11 +1,11 @@
-"""What commands count and generate on the built-in model, as digests: the same before and after a change of layout.
+"""Digests of what commands count and generate on the built-in model: equal before and after a new layout.
 
     python tests/golden/house.py write      makes house.json
     python tests/golden/house.py compare    says what differs
 
-Everything goes through the command line, so that the script does not depend on where a module lives. One thread,
-because sums of floats depend on how many share them; the file says on which machine and with which versions it was
-made, and on others a digest of pictures may differ by rounding.
+Everything goes through the command line, so that little depends on where a module lives. One thread, because
+sums of floats depend on how many share them; the file says with which versions it was made, and on other
+machines a digest of pictures may differ by rounding.
 """
 
 import argparse
@@ -33,15 +33,17 @@ COMMANDS = {
     "shard 1": [*MEASURE, *SHORT, "--shard", "1/2", "--out", "shards"],
     "votes, shards": ["merge", "shards", "--out", "shards"],
     "votes, Ray": [*MEASURE, *SHORT, "--ray", "local", "--workers", "2", "--out", "ray"],
-    "weakening": ["weaken", "Color", "--count", "2", "--ks", "0,16,64,128", "--random-orders", "1", "--score",
-                  "certainty", "--seeds", "10", "--out", "weaken", *SHORT],
+    "weakening": ["weaken", "Color", "--count", "2", "--ks", "0,16,64,128", "--random-orders", "1",
+                  "--score", "certainty", "--seeds", "10", "--out", "weaken", *SHORT],
     "polysemy": ["benchmark", "polysemy", "--count", "4", "--seeds", "0,1", "--out", "polysemy", *SHORT],
-    "strengthened": ["generate", "a red car", "--strengthen", "red:Color*1.5", "-n", "2", "--out", "strengthen", *SHORT],
+    "strengthened": ["generate", "a red car", "--strengthen", "red:Color*1.5", "-n", "2", "--out",
+                     "strengthen", *SHORT],
     "adjusted": ["generate", "a lavender vase", "--adjust", "lavender:Color-Plants", "-n", "2", "--strengths",
                  "0,0.5,1", "--out", "adjust", *SHORT],
     "edited": ["edit", "-s", "a red car", "-t", "a blue car", "--strengthen", "blue:Color", "--seeds", "0,1",
                "--out", "edit", *SHORT],
-    "excited": ["excite", "a cat and a dog", "-w", "cat", "-w", "dog", "--seeds", "0,1", "--out", "excite", *SHORT],
+    "excited": ["excite", "a cat and a dog", "-w", "cat", "-w", "dog", "--seeds", "0,1", "--out", "excite",
+                *SHORT],
 }  # fmt: skip
 
 
@@ -64,7 +66,7 @@ def run():
     with tempfile.TemporaryDirectory() as folder:
         for name, command in COMMANDS.items():
             print(name, file=sys.stderr, flush=True)
-            program = [sys.executable, "-c", "from headwise.cli import main; main()", *command]
+            program = [sys.executable, "-c", "from headwise.cli.commands import main; main()", *command]
             subprocess.run(program, cwd=folder, env=environment, check=True, stdout=subprocess.DEVNULL)
         return digest(Path(folder))
 
@@ -75,7 +77,11 @@ def main():
     parse.add_argument("task", choices=("write", "compare"))
     task, digests = parse.parse_args().task, run()
     if task == "write":
-        machine = {"processor": platform.machine(), "torch": version("torch"), "diffusers": version("diffusers")}
+        machine = {
+            "processor": platform.machine(),
+            "torch": version("torch"),
+            "diffusers": version("diffusers"),
+        }
         FILE.write_text(json.dumps({"machine": machine, "digests": digests}, indent=1) + "\n")
         return
     expected = json.loads(FILE.read_text())["digests"]

@@ -1,32 +1,10 @@
-"""The paper's claims as benchmarks that can say no: beside controls and rivals, numbers with intervals."""
+"""Chapter 6, the claims put to the test: each beside controls and baselines, every number with an interval.
 
-from headwise.benchmarks.editing import EDITING, Editing, benchmark_editing
-from headwise.benchmarks.estimators import Estimators, benchmark_estimators
-from headwise.benchmarks.multi_concept import COMPOSING, MultiConcept, benchmark_multi_concept
-from headwise.benchmarks.polysemy import METHODS, Polysemy, benchmark_polysemy
-from headwise.benchmarks.questions import Answer, benchmark_questions
-from headwise.benchmarks.scales import ON_TRIAL, Scales, benchmark_scales
-from headwise.benchmarks.weakening import FACTORS, benchmark_weakening, eighths, sweep_factors
-
-__all__ = [
-    "COMPOSING",
-    "EDITING",
-    "FACTORS",
-    "METHODS",
-    "ON_TRIAL",
-    "Answer",
-    "Editing",
-    "Estimators",
-    "MultiConcept",
-    "Polysemy",
-    "Scales",
-    "benchmark_editing",
-    "benchmark_estimators",
-    "benchmark_multi_concept",
-    "benchmark_polysemy",
-    "benchmark_questions",
-    "benchmark_scales",
-    "benchmark_weakening",
-    "eighths",
-    "sweep_factors",
-]
+prompts             evaluation prompts, with the texts their pictures are compared with
+clip_scorer         what a picture shows, by a CLIP model
+weakening           ordered weakening of one concept; weakening_sweeps of many concepts or factors
+polysemy            words with two senses: how often are they misread?
+editing             which method shows the target best, and keeps the source best?
+multi_concept       are all subjects of a prompt there?
+questions/          what the paper leaves open
+"""

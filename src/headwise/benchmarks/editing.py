@@ -24,26 +24,28 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from headwise.cases import Pair
-from headwise.dispatch import shared
+from headwise.benchmarks.clip_scorer import CLIPScorer, without_object
+from headwise.benchmarks.prompts import EditPair
+from headwise.editing.baselines.free_prompt import FreePrompt
+from headwise.editing.baselines.masactrl import MasaCtrl
+from headwise.editing.baselines.plug_and_play import PlugAndPlay
+from headwise.editing.baselines.sdedit import sdedit
+from headwise.editing.prompt_to_prompt import PromptToPrompt, generate_edits
 from headwise.errors import HeadwiseError
-from headwise.generate import batches
 from headwise.intervals import Interval, bootstrap
-from headwise.metrics import Judge, without_object
-from headwise.pipelines import quiet
-from headwise.prompt_to_prompt import PromptToPrompt, draw_edits
-from headwise.relevance import Relevance
-from headwise.rivals import FreePrompt, MasaCtrl, PlugAndPlay, sdedit
-from headwise.runs import Progress, RunFolder, settings_of_pictures
-from headwise.scores import Axes, Scores
-from headwise.shards import among
+from headwise.measuring.relevance import Relevance
+from headwise.model.pipelines import quiet, settings_of_pictures
+from headwise.runs.folder import Progress, RunFolder
+from headwise.runs.scores import Axes, Scores
+from headwise.runs.shards import among, batches
+from headwise.runs.workers import shared
 
 __all__ = ["ALONE", "EDITING", "MEASURES", "Editing", "benchmark_editing"]
 
 ALONE = "target alone"
 MEASURES = ("alignment", "accuracy", "preservation", "identity")
 Pictures = list[Image.Image]
-Draw = Callable[[Sequence[Pair], Sequence[int], Pictures], Pictures]
+Draw = Callable[[Sequence[EditPair], Sequence[int], Pictures], Pictures]
 
 
 @dataclass(frozen=True)
@@ -75,8 +77,8 @@ class Editing:
 def benchmark_editing(
     pipe: Any,
     relevance: Relevance,
-    pairs: Sequence[Pair],
-    judge: Judge,
+    pairs: Sequence[EditPair],
+    judge: CLIPScorer,
     *,
     methods: Sequence[str] | None = None,
     seeds: Sequence[int] = (0, 1, 2, 3),
@@ -126,7 +128,7 @@ def benchmark_editing(
                 if not todo:
                     continue
                 some, own = [pairs[n] for n in mine], [seed * len(pairs) + n for n in mine]
-                drawn = draw_edits(pipe, [[pair.source] for pair in some], [], seeds=own, **passed)
+                drawn = generate_edits(pipe, [[pair.source] for pair in some], [], seeds=own, **passed)
                 sources = [group[0] for group in drawn]
                 for n, picture in zip(mine, sources, strict=True):
                     if s == 0 and n in kept:
@@ -142,7 +144,7 @@ def benchmark_editing(
     return Editing(folder.so_far, tuple(pair.attribute for pair in pairs))
 
 
-def measured(judge: Judge, pairs: Sequence[Pair], sources: Pictures, edited: Pictures) -> np.ndarray:
+def measured(judge: CLIPScorer, pairs: Sequence[EditPair], sources: Pictures, edited: Pictures) -> np.ndarray:
     """The four measures of each edit: "measures pairs"."""
     alignment = (
         (judge.see(edited) * judge.read([pair.target for pair in pairs])).sum(-1).double().cpu().numpy()
@@ -156,25 +158,25 @@ def measured(judge: Judge, pairs: Sequence[Pair], sources: Pictures, edited: Pic
     return np.stack([alignment, accuracy, judge.likeness(*covered), identity]).astype(np.float64)
 
 
-def _hooked(make: Callable[[Relevance, Sequence[Pair]], Sequence[Any]]) -> Callable[..., Pictures]:
+def _hooked(make: Callable[[Relevance, Sequence[EditPair]], Sequence[Any]]) -> Callable[..., Pictures]:
     """A method that is a hook for all pairs of a pipeline call."""
 
     def drawn(
-        pipe: Any, relevance: Relevance, pairs: Sequence[Pair], seeds: Sequence[int], sources: Pictures,
+        pipe: Any, relevance: Relevance, pairs: Sequence[EditPair], seeds: Sequence[int], sources: Pictures,
         passed: Mapping[str, Any],
     ) -> Pictures:  # fmt: skip
         found: dict[int, Image.Image] = {}
         for mine in _together(pairs):
             groups = [[pairs[n].source, pairs[n].target] for n in mine]
             hooks = make(relevance, [pairs[n] for n in mine])
-            rows = draw_edits(pipe, groups, hooks, seeds=[seeds[n] for n in mine], **passed)
+            rows = generate_edits(pipe, groups, hooks, seeds=[seeds[n] for n in mine], **passed)
             found |= {n: row[1] for n, row in zip(mine, rows, strict=True)}
         return [found[n] for n in range(len(pairs))]
 
     return drawn
 
 
-def _together(pairs: Sequence[Pair]) -> list[list[int]]:
+def _together(pairs: Sequence[EditPair]) -> list[list[int]]:
     """Pairs that one hook can serve: none has a word of another in it, unless it means the same by it."""
     groups: list[list[int]] = []
     for n, pair in enumerate(pairs):
@@ -184,7 +186,7 @@ def _together(pairs: Sequence[Pair]) -> list[list[int]]:
     return groups
 
 
-def _apart(a: Pair, b: Pair) -> bool:
+def _apart(a: EditPair, b: EditPair) -> bool:
     if a.word == b.word:
         return a.attribute == b.attribute
     return a.word not in b.target and b.word not in a.target
@@ -192,7 +194,7 @@ def _apart(a: Pair, b: Pair) -> bool:
 
 def _noised(strength: float) -> Callable[..., Pictures]:
     def drawn(
-        pipe: Any, relevance: Relevance, pairs: Sequence[Pair], seeds: Sequence[int], sources: Pictures,
+        pipe: Any, relevance: Relevance, pairs: Sequence[EditPair], seeds: Sequence[int], sources: Pictures,
         passed: Mapping[str, Any],
     ) -> Pictures:  # fmt: skip
         targets = [pair.target for pair in pairs]
@@ -202,23 +204,23 @@ def _noised(strength: float) -> Callable[..., Pictures]:
 
 
 def _alone(
-    pipe: Any, relevance: Relevance, pairs: Sequence[Pair], seeds: Sequence[int], sources: Pictures,
+    pipe: Any, relevance: Relevance, pairs: Sequence[EditPair], seeds: Sequence[int], sources: Pictures,
     passed: Mapping[str, Any],
 ) -> Pictures:  # fmt: skip
     """The targets drawn for themselves: how well they can be shown where nothing need be kept."""
-    rows = draw_edits(pipe, [[pair.target] for pair in pairs], [], seeds=seeds, **passed)
+    rows = generate_edits(pipe, [[pair.target] for pair in pairs], [], seeds=seeds, **passed)
     return [row[0] for row in rows]
 
 
-def _relevant(strength: float) -> Callable[[Relevance, Sequence[Pair]], Sequence[Any]]:
-    def make(relevance: Relevance, pairs: Sequence[Pair]) -> Sequence[Any]:
+def _relevant(strength: float) -> Callable[[Relevance, Sequence[EditPair]], Sequence[Any]]:
+    def make(relevance: Relevance, pairs: Sequence[EditPair]) -> Sequence[Any]:
         concepts = {pair.word: pair.attribute for pair in pairs}
         return [PromptToPrompt(relevance=relevance, concepts=concepts, strength=strength)]
 
     return make
 
 
-def _random_heads(relevance: Relevance, pairs: Sequence[Pair]) -> Sequence[Any]:
+def _random_heads(relevance: Relevance, pairs: Sequence[EditPair]) -> Sequence[Any]:
     """The control: the same factors, dealt to other heads."""
     order = np.random.Generator(np.random.Philox(0)).permutation(relevance.values.shape[1])
     return _relevant(1.0)(replace(relevance, values=relevance.values[:, order]), pairs)

@@ -16,23 +16,23 @@ from typing import Any
 
 import numpy as np
 
-from headwise.attend_and_excite import Excite, excite
-from headwise.cases import Several
-from headwise.dispatch import shared
+from headwise.benchmarks.clip_scorer import CLIPScorer
+from headwise.benchmarks.prompts import MultiSubjectPrompt
+from headwise.editing.attend_and_excite import Excite, excite
+from headwise.editing.baselines.composable import compose
 from headwise.errors import HeadwiseError
 from headwise.intervals import Interval, bootstrap
-from headwise.metrics import Judge
-from headwise.pipelines import quiet
-from headwise.relevance import Relevance
-from headwise.rivals import compose
-from headwise.runs import Progress, RunFolder, settings_of_pictures
-from headwise.scores import Axes, Scores
-from headwise.shards import among
+from headwise.measuring.relevance import Relevance
+from headwise.model.pipelines import quiet, settings_of_pictures
+from headwise.runs.folder import Progress, RunFolder
+from headwise.runs.scores import Axes, Scores
+from headwise.runs.shards import among
+from headwise.runs.workers import shared
 
 __all__ = ["COMPOSING", "SEEN", "MultiConcept", "benchmark_multi_concept"]
 
 SEEN = ("full", "minimum", "caption")
-Prompts = Sequence[Several]
+Prompts = Sequence[MultiSubjectPrompt]
 
 
 @dataclass(frozen=True)
@@ -64,8 +64,8 @@ class MultiConcept:
 def benchmark_multi_concept(
     pipe: Any,
     relevance: Relevance,
-    prompts: Sequence[Several],
-    judge: Judge,
+    prompts: Sequence[MultiSubjectPrompt],
+    judge: CLIPScorer,
     *,
     methods: Sequence[str] | None = None,
     seeds: Sequence[int] = (0, 1, 2, 3),
@@ -126,7 +126,10 @@ def benchmark_multi_concept(
 
 
 def seen(
-    judge: Judge, prompts: Sequence[Several], images: Sequence[Any], captions: dict[str, list[str]]
+    judge: CLIPScorer,
+    prompts: Sequence[MultiSubjectPrompt],
+    images: Sequence[Any],
+    captions: dict[str, list[str]],
 ) -> np.ndarray:
     """The three measures of each picture: "prompts measures"."""
     rows = []
@@ -153,7 +156,9 @@ def _relevant(pipe: Any, relevance: Relevance, some: Prompts, seeds: Sequence[in
     return _excited(some, seeds, pipe, passed, relevance=relevance, concepts=concepts)
 
 
-def _excited(some: Sequence[Several], seeds: Sequence[int], pipe: Any, passed: Any, **options: Any) -> Any:
+def _excited(
+    some: Sequence[MultiSubjectPrompt], seeds: Sequence[int], pipe: Any, passed: Any, **options: Any
+) -> Any:
     exciting = Excite([several.words for several in some], **options)
     return excite(pipe, [several.prompt for several in some], exciting, seeds=seeds, **passed)
 

@@ -15,19 +15,19 @@ from typing import Any
 
 import numpy as np
 
-from headwise.attention import hooked
-from headwise.cases import Sense
-from headwise.dispatch import shared
+from headwise.benchmarks.prompts import PolysemyPrompt
+from headwise.benchmarks.weakening import Score
 from headwise.errors import HeadwiseError
-from headwise.generate import batches, generate
 from headwise.intervals import Interval, wilson
-from headwise.pipelines import quiet
-from headwise.relevance import Relevance
-from headwise.runs import Progress, RunFolder, settings_of_pictures
-from headwise.scores import Axes, Scores
-from headwise.shards import among
-from headwise.steer import Steer, adjust
-from headwise.weakening import Score
+from headwise.measuring.relevance import Relevance
+from headwise.model.attention import hooked
+from headwise.model.generate import generate
+from headwise.model.pipelines import quiet, settings_of_pictures
+from headwise.runs.folder import Progress, RunFolder
+from headwise.runs.scores import Axes, Scores
+from headwise.runs.shards import among, batches
+from headwise.runs.workers import shared
+from headwise.steering.steer import Steer, adjust
 
 __all__ = ["METHODS", "Polysemy", "benchmark_polysemy"]
 
@@ -64,7 +64,7 @@ class Polysemy:
 def benchmark_polysemy(
     pipe: Any,
     relevance: Relevance,
-    senses: Sequence[Sense],
+    senses: Sequence[PolysemyPrompt],
     score: Score,
     *,
     methods: Sequence[str] = METHODS,
@@ -127,7 +127,11 @@ def benchmark_polysemy(
 
 
 def _hooks(
-    method: str, relevance: Relevance, some: list[Sense], strength: float | int, clamp: float | int | None
+    method: str,
+    relevance: Relevance,
+    some: list[PolysemyPrompt],
+    strength: float | int,
+    clamp: float | int | None,
 ) -> list[Steer]:
     """What a method puts into the pipeline for one batch: each row its own word and factors."""
     if method in ("plain", "rewording"):
@@ -137,7 +141,7 @@ def _hooks(
     return [steer if method == "adjust" else steer.control(method)]  # type: ignore[arg-type]
 
 
-def _check(methods: Sequence[str], senses: Sequence[Sense]) -> None:
+def _check(methods: Sequence[str], senses: Sequence[PolysemyPrompt]) -> None:
     unknown = [method for method in methods if method not in METHODS]
     if unknown:
         raise HeadwiseError(f"{unknown[0]!r} is no method. The methods are: {', '.join(METHODS)}.")

@@ -41,8 +41,8 @@ from rich.table import Table
 from headwise.errors import HeadwiseError, RunMismatch, UnreadableFile
 
 if TYPE_CHECKING:  # torch takes seconds to import, which --help need not pay
-    from headwise.relevance import Relevance
-    from headwise.shards import Shard as Part
+    from headwise.measuring.relevance import Relevance
+    from headwise.runs.shards import Shard as Part
 
 app = typer.Typer(
     name="headwise",
@@ -117,7 +117,7 @@ def pipeline(model: str, dtype: str, device: str, ray: str | None, workers: int 
         return
     from functools import partial
 
-    from headwise.cluster import Crew
+    from headwise.runs.ray import Crew
 
     gpus = None if device == "auto" else int(device.startswith("cuda"))
     with Crew(partial(load, model, dtype, device), ray, workers, gpus=gpus) as crew:
@@ -126,7 +126,7 @@ def pipeline(model: str, dtype: str, device: str, ray: str | None, workers: int 
 
 def shard_in(text: str | None, ray: str | None, out: Path) -> tuple["Part | None", Path]:
     """The shard that is asked for, and the folder it goes to."""
-    from headwise.shards import shard_of
+    from headwise.runs.shards import shard_of
 
     if text is None:
         return None, out
@@ -142,8 +142,8 @@ def load(model: str, dtype: str, device: str) -> Any:
     import torch
     import transformers
 
-    from headwise.official import MODELS, SHORT
-    from headwise.pipelines import load_pipeline
+    from headwise.measuring.official import MODELS, SHORT
+    from headwise.model.pipelines import load_pipeline
 
     transformers.utils.logging.disable_progress_bar()  # diffusers shows one of its own around it
     types = {"auto": None, "fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -196,7 +196,7 @@ def file_of(path: Path) -> Path:
 def relevance_of(path: Path | None, model: str) -> "Relevance":
     """What was measured of a model: the file or folder given, the built-in model's own, or runs/<model>."""
     from headwise import emoji
-    from headwise.relevance import Relevance
+    from headwise.measuring.relevance import Relevance
 
     if path is None and model == "emoji":
         return Relevance.load(emoji.RELEVANCE)

@@ -14,7 +14,7 @@ from pathlib import Path
 from headwise.errors import HeadwiseError, UnreadableStudy
 from headwise.files import write_whole
 from headwise.pictures import settings_in
-from headwise.scores import Scores
+from headwise.runs.scores import Scores
 from headwise.study.description import Case, Question
 from headwise.study.reading import NAME, parse_study
 
@@ -145,12 +145,12 @@ def _plan(folder: Path, rows: Rows, senses: str | Path | None) -> _Plan:
 
 
 def _polysemy(folder: Path, rows: Rows, scores: Scores, senses: str | Path | None) -> _Plan:
-    from headwise.cases import read_senses  # torch comes with it
+    from headwise.benchmarks.prompts import polysemy_prompts  # torch comes with it
 
     known = {
         sense.case.prompt: sense
         for source in ([senses] if senses else ["emoji", "paper"])
-        for sense in read_senses(source)
+        for sense in polysemy_prompts(source)
     }
     cases = []
     for name, pictures in rows.items():

@@ -16,9 +16,9 @@ import numpy as np
 
 from headwise import __version__
 from headwise.errors import HeadwiseError, MissingExtra, PromptsNotAlike
-from headwise.web.desk import Desk
-from headwise.web.folders import NotHere, NotYours, OutsideRuns
-from headwise.web.jobs import Job, TooMany
+from headwise.web.jobs import Job, TooManyJobs
+from headwise.web.run_store import Forbidden, NotFound, OutsideRuns
+from headwise.web.service import Desk
 
 try:
     import uvicorn
@@ -27,8 +27,8 @@ try:
     from fastapi.responses import JSONResponse, Response
     from starlette.concurrency import run_in_threadpool
 
-    from headwise.web import asks
-    from headwise.web.safety import SECURITY, Guard, Rules
+    from headwise.web import requests as asks
+    from headwise.web.security import SECURITY, Guard, Rules
 except ModuleNotFoundError as missing:
     raise MissingExtra(
         "The page needs FastAPI and uvicorn, which are not installed: pip install 'headwise[web]'"
@@ -40,7 +40,7 @@ PAGE = Path(__file__).parent / "page"
 KINDS = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 PATIENCE = 15.0  # seconds that a question about a job waits for news
 STATUS: dict[type[Exception], int] = {
-    OutsideRuns: 404, NotHere: 404, NotYours: 403, TooMany: 429, HeadwiseError: 422,
+    OutsideRuns: 404, NotFound: 404, Forbidden: 403, TooManyJobs: 429, HeadwiseError: 422,
 }  # fmt: skip
 # A report may hold its own style and pictures; it runs nothing and loads nothing, whoever wrote it.
 REPORT_POLICY = "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:"
@@ -58,14 +58,14 @@ def _job(request: Request, id: str) -> Job:
     """A job, for its owner and for nobody else."""
     job = _desk(request).jobs.get(id, _owner(request))
     if job is None:
-        raise NotHere("There is no such job. It may have been forgotten; ask again.")
+        raise NotFound("There is no such job. It may have been forgotten; ask again.")
     return job
 
 
 Here = Annotated[Desk, Depends(_desk)]
 Owner = Annotated[str, Depends(_owner)]
 Mine = Annotated[Job, Depends(_job)]
-Told = dict[str, Any]
+ProgressCallback = dict[str, Any]
 
 
 def make_app(desk: Desk, rules: Rules) -> FastAPI:
@@ -120,14 +120,14 @@ def _add_page(app: FastAPI) -> None:
     @app.get("/page/{name}")
     def part(name: str) -> Response:
         if name not in files:
-            raise NotHere("There is no such file.")
+            raise NotFound("There is no such file.")
         content, kind = files[name].read_bytes(), KINDS[files[name].suffix]
         return Response(content, media_type=kind, headers={"cache-control": "no-cache"})
 
 
 def _add_reading(app: FastAPI) -> None:
     @app.get("/api/state")
-    def state(desk: Here, owner: Owner) -> Told:
+    def state(desk: Here, owner: Owner) -> ProgressCallback:
         bench = desk.bench
         return {
             "version": __version__,
@@ -143,7 +143,7 @@ def _add_reading(app: FastAPI) -> None:
         }
 
     @app.get("/api/relevance")
-    def relevance(desk: Here, name: str = "") -> Told:
+    def relevance(desk: Here, name: str = "") -> ProgressCallback:
         found = desk.relevance(name)
         return {
             "concepts": list(found.concepts),
@@ -158,7 +158,7 @@ def _add_reading(app: FastAPI) -> None:
         }
 
     @app.post("/api/words")
-    def words(ask: asks.Prompts, desk: Here) -> Told:
+    def words(ask: asks.Prompts, desk: Here) -> ProgressCallback:
         """The words of a prompt with their tokens; which differ from a source's, and who lists them."""
         found, problem = desk.bench.words(ask.prompt), ""
         changed = found
@@ -174,7 +174,7 @@ def _add_reading(app: FastAPI) -> None:
         return {"words": told, "problem": problem}
 
     @app.get("/api/weaken")
-    def weaken(desk: Here, name: str = "") -> Told:
+    def weaken(desk: Here, name: str = "") -> ProgressCallback:
         found, running = desk.relevance(name), desk.bench.tools.running
         return {"concepts": running.concepts_to_weaken(desk.bench, found), "ks": list(running.ks_of(found))}
 
@@ -193,41 +193,41 @@ def _add_asking(app: FastAPI) -> None:
     """A route for everything that can be asked for; what comes is a job."""
 
     @app.post("/api/explore")
-    def explore(ask: asks.Explore, desk: Here, owner: Owner) -> Told:
+    def explore(ask: asks.Explore, desk: Here, owner: Owner) -> ProgressCallback:
         return desk.submit(ask, owner).told()
 
     @app.post("/api/generate")
-    def generate(ask: asks.Generate, desk: Here, owner: Owner) -> Told:
+    def generate(ask: asks.Generate, desk: Here, owner: Owner) -> ProgressCallback:
         return desk.submit(ask, owner).told()
 
     @app.post("/api/strip")
-    def strip(ask: asks.Strip, desk: Here, owner: Owner) -> Told:
+    def strip(ask: asks.Strip, desk: Here, owner: Owner) -> ProgressCallback:
         return desk.submit(ask, owner).told()
 
     @app.post("/api/suggest")
-    def suggest(ask: asks.Suggest, desk: Here, owner: Owner) -> Told:
+    def suggest(ask: asks.Suggest, desk: Here, owner: Owner) -> ProgressCallback:
         return desk.submit(ask, owner).told()
 
     @app.post("/api/edit")
-    def edit(ask: asks.Edit, desk: Here, owner: Owner) -> Told:
+    def edit(ask: asks.Edit, desk: Here, owner: Owner) -> ProgressCallback:
         return desk.submit(ask, owner).told()
 
     @app.post("/api/compose")
-    def compose(ask: asks.Compose, desk: Here, owner: Owner) -> Told:
+    def compose(ask: asks.Compose, desk: Here, owner: Owner) -> ProgressCallback:
         return desk.submit(ask, owner).told()
 
     @app.post("/api/measure")
-    def measure(ask: asks.Measure, desk: Here, owner: Owner) -> Told:
+    def measure(ask: asks.Measure, desk: Here, owner: Owner) -> ProgressCallback:
         return desk.submit(ask, owner).told()
 
     @app.post("/api/weaken")
-    def weaken(ask: asks.Weaken, desk: Here, owner: Owner) -> Told:
+    def weaken(ask: asks.Weaken, desk: Here, owner: Owner) -> ProgressCallback:
         return desk.submit(ask, owner).told()
 
 
 def _add_jobs(app: FastAPI) -> None:
     @app.get("/api/jobs/{id}")
-    async def one(job: Mine, desk: Here, since: int = -1) -> Told:
+    async def one(job: Mine, desk: Here, since: int = -1) -> ProgressCallback:
         """A job, as soon as it is not as it was."""
         until = time.monotonic() + PATIENCE
         while job.version <= since and not job.over and time.monotonic() < until:
@@ -235,42 +235,42 @@ def _add_jobs(app: FastAPI) -> None:
         return job.told() | {"before": desk.jobs.before(job)}
 
     @app.post("/api/jobs/{id}/cancel")
-    def cancel(job: Mine, desk: Here) -> Told:
+    def cancel(job: Mine, desk: Here) -> ProgressCallback:
         desk.jobs.cancel(job)
         return job.told()
 
     @app.get("/api/jobs/{id}/pictures/{number}")
     def picture(job: Mine, number: int) -> Response:
         if not 0 <= number < len(job.pictures):
-            raise NotHere("There is no such picture.")
+            raise NotFound("There is no such picture.")
         return _png(job.pictures[number])
 
     @app.get("/api/jobs/{id}/recipe")
-    def recipe(job: Mine, desk: Here) -> Told:
+    def recipe(job: Mine, desk: Here) -> ProgressCallback:
         return desk.recipe(job.kind, job.asked)
 
     @app.post("/api/jobs/{id}/keep")
-    def keep(job: Mine, name: Annotated[asks.RunName, Query()], desk: Here) -> Told:
+    def keep(job: Mine, name: Annotated[asks.RunName, Query()], desk: Here) -> ProgressCallback:
         desk.keep(job, name)
         return {"run": name}
 
 
 def _add_exploring(app: FastAPI) -> None:
     @app.get("/api/explore/{id}/head")
-    def head(job: Mine, desk: Here, index: int | None = None) -> Told:
+    def head(job: Mine, desk: Here, index: int | None = None) -> ProgressCallback:
         return desk.bench.tools.explore.map_of_head(desk.maps(job), index)
 
     @app.get("/api/explore/{id}/region")
     def region(
         job: Mine, desk: Here, left: float, top: float, right: float, bottom: float, name: str = ""
-    ) -> Told:
+    ) -> ProgressCallback:
         box = (left, top, right, bottom)
         return desk.bench.tools.explore.region_of(desk.maps(job), desk.maybe(name), box)
 
 
 def _add_pictures(app: FastAPI) -> None:
     @app.post("/api/pictures")
-    async def send(request: Request, desk: Here, owner: Owner) -> Told:
+    async def send(request: Request, desk: Here, owner: Owner) -> ProgressCallback:
         """Take a picture: its bytes alone, up to the limit, and only what can be read as one."""
         content = b"".join([part async for part in request.stream()])
         id, picture = await run_in_threadpool(desk.receive, content, owner)
@@ -285,29 +285,29 @@ def _add_pictures(app: FastAPI) -> None:
 
 def _add_runs(app: FastAPI) -> None:
     @app.get("/api/runs")
-    def runs(desk: Here, owner: Owner) -> list[Told]:
+    def runs(desk: Here, owner: Owner) -> list[ProgressCallback]:
         return [desk.told(run, owner) for run in desk.folders.all()]
 
     @app.get("/api/runs/{name}")
-    def one(name: str, desk: Here, owner: Owner) -> Told:
+    def one(name: str, desk: Here, owner: Owner) -> ProgressCallback:
         run = desk.folders.run(name)
         return desk.told(run, owner) | {"pictures": list(run.pictures), "sure": desk.sure(run)}
 
     @app.post("/api/runs/{name}/resume")
-    def resume(name: str, desk: Here, owner: Owner) -> Told:
+    def resume(name: str, desk: Here, owner: Owner) -> ProgressCallback:
         return desk.resume(name, owner).told()
 
     @app.delete("/api/runs/{name}")
-    def remove(name: str, desk: Here, owner: Owner) -> Told:
+    def remove(name: str, desk: Here, owner: Owner) -> ProgressCallback:
         desk.remove(name, owner)
         return {"removed": name}
 
     @app.get("/api/runs/{name}/recipe")
-    def recipe(name: str, desk: Here) -> Told:
+    def recipe(name: str, desk: Here) -> ProgressCallback:
         return desk.recipe_of(name)
 
     @app.get("/api/runs/{name}/weakening")
-    def weakening(name: str, desk: Here) -> Told:
+    def weakening(name: str, desk: Here) -> ProgressCallback:
         desk.folders.run(name)
         return desk.bench.tools.running.curves(desk.folders.inside(name))
 

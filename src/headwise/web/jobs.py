@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from headwise.errors import HeadwiseError
 
-__all__ = ["Cancelled", "Job", "Jobs", "StepAside", "TooMany"]
+__all__ = ["Cancelled", "Job", "Jobs", "Yield", "TooManyJobs"]
 
 State = Literal["waiting", "running", "done", "failed", "cancelled"]
 AT_ONCE = 12  # unfinished jobs of one owner
@@ -33,11 +33,11 @@ class Cancelled(Exception):
     """The owner does not want it any more."""
 
 
-class StepAside(Exception):
+class Yield(Exception):
     """A short job waits; this one goes on later."""
 
 
-class TooMany(HeadwiseError):
+class TooManyJobs(HeadwiseError):
     """More jobs than one session may have in the queue."""
 
 
@@ -104,7 +104,7 @@ class Job:
         self.go_on()
         self.count(done, total)
         if done < total and self.queue is not None and self.queue.short_waits():
-            raise StepAside
+            raise Yield
 
     def add(self, picture: bytes | None = None, **found: Any) -> None:
         """Something has come: said, and shown if there is a picture."""
@@ -148,13 +148,13 @@ class Jobs:
         """Put a job into the queue.
 
         Raises:
-            TooMany: Its owner has too many unfinished ones.
+            TooManyJobs: Its owner has too many unfinished ones.
         """
         with self._changed:
             older = [one for one in self._jobs.values() if one.owner == job.owner and not one.over]
             replaced = [one for one in older if job.slot and one.slot == job.slot]
             if len(older) - len(replaced) >= AT_ONCE:
-                raise TooMany(f"{len(older)} of your jobs are not finished. Wait for one, or cancel one.")
+                raise TooManyJobs(f"{len(older)} of your jobs are not finished. Wait for one, or cancel one.")
             for one in replaced:
                 self._stop(one)
             job.queue, self._jobs[job.id] = self, job
@@ -243,7 +243,7 @@ def _do(job: Job) -> None:
         job.go_on()
         job.work(job)
         end: tuple[State, str] = ("done", "")
-    except StepAside:
+    except Yield:
         end = ("waiting", "") if job.wanted else ("cancelled", "")
     except Cancelled:
         end = ("cancelled", "")

@@ -1,0 +1,232 @@
+r"""What a picture shows, measured: CLIP similarity, zero-shot choice, likeness of pictures, background kept.
+
+With f(picture) and g(text) the unit vectors of a CLIP model's two towers,
+
+    similarity   f(picture) · g(text)                         image–text; the score of the paper's tables
+    choice       argmax over texts of f(picture) · g(text)    zero-shot
+    likeness     f(a) · f(b)                                  image–image; DINOv2 where given, else CLIP
+
+and the background of an edit is compared with the object's mask laid over both pictures: by likeness, and in
+decibels over the pixels outside the mask, PSNR = 10 log₁₀ (1 / mean (a − b)²) for pixels from 0 to 1.
+
+Any CLIP or DINOv2 by hub name or folder; "emoji" is the judge of the built-in model.
+
+References:
+    | Learning Transferable Visual Models From Natural Language Supervision (Radford et al., 2021)
+    | https://arxiv.org/abs/2103.00020
+    | DINOv2: Learning Robust Visual Features without Supervision (Oquab et al., 2023)
+    | https://arxiv.org/abs/2304.07193
+"""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from PIL import Image
+from torch import Tensor
+
+from headwise.benchmarks.prompts import EvalPrompt
+from headwise.errors import HeadwiseError, ModelNotLoaded
+
+__all__ = ["ImageEncoder", "CLIPScorer", "background_psnr", "scoring", "without_object"]
+
+Pictures = Sequence[Image.Image]
+AT_ONCE = 64
+
+
+class ImageEncoder:
+    """Unit vectors of pictures by a vision model: likeness of two pictures is their product.
+
+    Args:
+        model: A transformers model with an image tower: CLIPModel, or one such as Dinov2Model.
+        processor: Its image processor.
+    """
+
+    def __init__(self, model: Any, processor: Any) -> None:
+        self.model, self.processor = model.eval(), processor
+
+    @classmethod
+    def load(cls, name: str | Path = "emoji", device: str | torch.device = "cpu") -> "ImageEncoder":
+        """By hub name or folder, such as facebook/dinov2-base; "emoji" is the built-in judge."""
+        from transformers import AutoModel
+
+        folder = _folder(name)
+        return cls(_loaded(AutoModel, folder).to(device), _processor(folder))
+
+    @torch.no_grad()
+    def see(self, pictures: Pictures) -> Float[Tensor, "pictures dim"]:
+        """Unit vectors of pictures."""
+        seen = [self._tower(pixels.to(self.model.device)) for pixels in self._pixels(pictures)]
+        return F.normalize(torch.cat(seen).float(), dim=-1)
+
+    def likeness(self, a: Pictures, b: Pictures) -> Float[np.ndarray, " pairs"]:
+        """How alike the pictures of each pair are: cosine, −1 … 1."""
+        return (self.see(a) * self.see(b)).sum(-1).cpu().numpy()
+
+    def _tower(self, pixels: Tensor) -> Tensor:
+        if hasattr(self.model, "visual_projection"):
+            return self.model.visual_projection(self.model.vision_model(pixel_values=pixels).pooler_output)
+        return self.model(pixel_values=pixels).pooler_output
+
+    def _pixels(self, pictures: Pictures) -> Iterator[Tensor]:
+        if not len(pictures):
+            raise HeadwiseError("No picture was given to look at. Give one or more.")
+        for start in range(0, len(pictures), AT_ONCE):
+            some = [picture.convert("RGB") for picture in pictures[start : start + AT_ONCE]]
+            yield self.processor(images=some, return_tensors="pt")["pixel_values"].to(self.model.dtype)
+
+
+class CLIPScorer(ImageEncoder):
+    """A CLIP model that says how well pictures and texts fit.
+
+        judge = CLIPScorer.load("openai/clip-vit-large-patch14")
+        judge.similarity(pictures, ["a red car", "a blue car"])
+
+    Args:
+        model: A `CLIPModel`.
+        processor: Its image processor.
+        tokenizer: Its tokenizer.
+    """
+
+    name: str | Path | None = None
+
+    def __init__(self, model: Any, processor: Any, tokenizer: Any) -> None:
+        super().__init__(model, processor)
+        self.tokenizer = tokenizer
+        self.said: dict[str, Tensor] = {}  # the same few texts are asked about again and again
+
+    @classmethod
+    def load(cls, name: str | Path = "emoji", device: str | torch.device = "cpu") -> "CLIPScorer":
+        """By hub name or folder; "emoji" is the judge of the built-in model."""
+        from transformers import AutoTokenizer, CLIPModel
+
+        folder = _folder(name)
+        model = _loaded(CLIPModel, folder).to(device)
+        judge = cls(model, _processor(folder), AutoTokenizer.from_pretrained(folder))
+        judge.name = name
+        return judge
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """One that was loaded by name goes to other machines by name, without its weights."""
+        if self.name is None:
+            return super().__reduce_ex__(protocol)
+        return type(self).load, (self.name, str(self.model.device))
+
+    @torch.no_grad()
+    def read(self, texts: Sequence[str]) -> Float[Tensor, "texts dim"]:
+        """Unit vectors of texts."""
+        new = [text for text in dict.fromkeys(texts) if text not in self.said]
+        for start in range(0, len(new), AT_ONCE):
+            some = new[start : start + AT_ONCE]
+            length = self.model.config.text_config.max_position_embeddings
+            ids = self.tokenizer(
+                some, padding="max_length", max_length=length, truncation=True, return_tensors="pt"
+            ).input_ids.to(self.model.device)
+            vectors = self.model.text_projection(self.model.text_model(input_ids=ids).pooler_output)
+            self.said |= dict(zip(some, F.normalize(vectors.float(), dim=-1), strict=True))
+        return torch.stack([self.said[text] for text in texts])
+
+    def similarity(self, pictures: Pictures, texts: Sequence[str]) -> Float[np.ndarray, "pictures texts"]:
+        """How well each picture fits each text: cosine, −1 … 1."""
+        return (self.see(pictures) @ self.read(texts).T).cpu().numpy()
+
+    def choose(self, pictures: Pictures, texts: Sequence[Sequence[str]]) -> Int[np.ndarray, " pictures"]:
+        """Which of its own texts each picture fits best, the first of equals."""
+        return np.array([scores.argmax() for scores in self._own(pictures, texts)])
+
+    def certainty(self, pictures: Pictures, texts: Sequence[Sequence[str]]) -> Float[np.ndarray, " pictures"]:
+        """The probability, 0 … 1, that the judge gives the first of each picture's own texts among them."""
+        scale = float(self.model.logit_scale.detach().exp())
+        scores = [scale * (s - s.max()) for s in self._own(pictures, texts)]
+        return np.array([float(np.exp(s[0]) / np.exp(s).sum()) for s in scores])
+
+    def _own(self, pictures: Pictures, texts: Sequence[Sequence[str]]) -> list[np.ndarray]:
+        if len(pictures) != len(texts):
+            raise HeadwiseError(
+                f"{len(pictures)} pictures and {len(texts)} lists of texts were given; expected one list for "
+                "each picture."
+            )
+        seen = self.see(pictures)
+        return [(self.read(own) @ picture).cpu().numpy() for picture, own in zip(seen, texts, strict=True)]
+
+
+def scoring(
+    judge: CLIPScorer, kind: Literal["choice", "certainty", "similarity"]
+) -> Callable[[Pictures, Sequence[EvalPrompt]], Float[np.ndarray, " pictures"]]:
+    """How well each picture shows the first of its case's texts, as one function of pictures and cases.
+
+    Args:
+        judge: Who looks.
+        kind: "choice" is 1 where the judge picks the first text and 0 elsewhere; "certainty" its probability;
+            "similarity" the cosine with it, which needs no other texts.
+    """
+
+    def choice(pictures: Pictures, cases: Sequence[EvalPrompt]) -> np.ndarray:
+        return (judge.choose(pictures, [case.texts for case in cases]) == 0).astype(np.float64)
+
+    def certainty(pictures: Pictures, cases: Sequence[EvalPrompt]) -> np.ndarray:
+        return judge.certainty(pictures, [case.texts for case in cases])
+
+    def similarity(pictures: Pictures, cases: Sequence[EvalPrompt]) -> np.ndarray:
+        said = judge.read([case.texts[0] for case in cases])
+        return (judge.see(pictures) * said).sum(-1).double().cpu().numpy()
+
+    return {"choice": choice, "certainty": certainty, "similarity": similarity}[kind]
+
+
+def without_object(picture: Image.Image, mask: Bool[np.ndarray, "height width"]) -> Image.Image:
+    """The picture with the mean colour of its background laid over the object (mask true)."""
+    pixels = np.asarray(picture.convert("RGB")).copy()
+    _require_mask(pixels, mask)
+    pixels[mask] = pixels[~mask].mean(0).round() if (~mask).any() else 0
+    return Image.fromarray(pixels)
+
+
+def background_psnr(before: Image.Image, after: Image.Image, mask: Bool[np.ndarray, "height width"]) -> float:
+    """How well the background was kept, in decibels: inf where no pixel outside the mask has changed."""
+    a, b = (np.asarray(picture.convert("RGB"), np.float64) / 255 for picture in (before, after))
+    if a.shape != b.shape:
+        raise HeadwiseError(f"The pictures are {before.size} and {after.size} large; expected the same size.")
+    _require_mask(a, mask)
+    if mask.all():
+        raise HeadwiseError("The mask covers the whole picture, so there is no background to compare.")
+    error = ((a - b)[~mask] ** 2).mean()
+    return float("inf") if error == 0 else float(-10 * np.log10(error))
+
+
+def _require_mask(pixels: np.ndarray, mask: np.ndarray) -> None:
+    if mask.shape != pixels.shape[:2]:
+        raise HeadwiseError(
+            f"The mask is {mask.shape}, the picture {pixels.shape[:2]} (height, width); expected the same."
+        )
+
+
+def _folder(name: str | Path) -> str:
+    if str(name) == "emoji":
+        from headwise import emoji
+
+        return str(emoji.JUDGE)
+    return str(name)
+
+
+def _loaded(kind: Any, folder: str) -> Any:
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it would advise to install torchvision
+    try:
+        return kind.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
+    except (OSError, ValueError) as error:
+        said = str(error).strip().splitlines()
+        raise ModelNotLoaded(
+            f"{folder} could not be loaded as a {kind.__name__}: {said[0] if said else type(error).__name__} "
+            "Check the name and the network, or give a folder with safetensors weights."
+        ) from error
+
+
+def _processor(folder: str) -> Any:
+    from transformers import AutoImageProcessor
+
+    return AutoImageProcessor.from_pretrained(folder, use_fast=False)

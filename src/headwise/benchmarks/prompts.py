@@ -1,0 +1,299 @@
+r"""Prompts whose pictures can be judged: each comes with texts to choose between, the right one first.
+
+They are read from TOML files of templates, in which {word} and {thing} stand for the words listed:
+
+    [Color]                                        [[senses]]
+    prompts = ["a {word} {thing}"]                 word = "orange"
+    words = ["red", "blue"]                        toward = "Color"
+    things = ["car", "bench"]                      away = "Fruits and Vegetables"
+    text = "{word}"                                prompts = ["an orange {thing}"]
+                                                   reworded = "a {thing} in orange color"
+                                                   texts = ["a {thing} in orange color", "an orange"]
+                                                   things = ["car", "bench"]
+
+On the left, cases of a concept: a picture is compared with `text`, or where none is given with the prompt,
+with each of the words in the place of the right one. On the right, words with two senses: the first text
+tells of the sense that is meant, the others of misreadings. "a" before a vowel becomes "an". Pairs to edit
+are written as cases of a concept are, with the `box` of the thing; several_emoji.toml shows prompts of two
+subjects.
+"""
+
+import csv
+import itertools
+import re
+import tomllib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool
+
+from headwise.errors import UnreadablePrompts
+from headwise.measuring.concepts import unknown_concept
+from headwise.model.tokens import words_of
+
+__all__ = [
+    "EditPair", "EvalPrompt", "MultiSubjectPrompt", "PolysemyPrompt", "edit_pairs", "eval_prompts",
+    "evaluated_concepts", "multi_subject_prompts", "polysemy_prompts",
+]  # fmt: skip
+
+_DATA = Path(__file__).parents[1] / "data"
+
+
+class EditPair(NamedTuple):
+    """A source prompt and a target that differs in one word of an attribute.
+
+    Args:
+        attribute: A concept.
+        source, target: The prompts.
+        word: The target's word.
+        texts: What the target's picture is compared with, the target first.
+        things: Likewise with other things in the place of the one it shows.
+        box: Where that is drawn: left, top, right and bottom as shares of the picture; None if unknown.
+        keeps_object: Whether the thing is to stay, and its surroundings to change, instead of the reverse.
+    """
+
+    attribute: str
+    source: str
+    target: str
+    word: str
+    texts: tuple[str, ...]
+    things: tuple[str, ...]
+    box: tuple[float, float, float, float] | None = None
+    keeps_object: bool = False
+
+    def mask(self, size: tuple[int, int]) -> Bool[np.ndarray, "height width"]:
+        """Where pictures of this width and height may differ: it is covered when they are compared."""
+        width, height = size
+        covered = np.zeros((height, width), bool)
+        if self.box is not None:
+            left, top, right, bottom = self.box
+            rows = slice(round(top * height), round(bottom * height))
+            covered[rows, round(left * width) : round(right * width)] = True
+        return ~covered if self.keeps_object and self.box is not None else covered
+
+
+class MultiSubjectPrompt(NamedTuple):
+    """A prompt with two subjects.
+
+    Args:
+        kind: "type1" for things, "type2" for coloured ones.
+        prompt: The whole.
+        subjects: Each subject with its article and colour.
+        words: Each subject's noun.
+        concepts: Of each noun.
+    """
+
+    kind: str
+    prompt: str
+    subjects: tuple[str, ...]
+    words: tuple[str, ...]
+    concepts: dict[str, str]
+
+
+class EvalPrompt(NamedTuple):
+    """A prompt, and the texts that its picture is compared with, the right one first."""
+
+    prompt: str
+    texts: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class PolysemyPrompt:
+    """A prompt in which one word means what it mostly does not.
+
+    Args:
+        word: The word.
+        toward, away: The concept that is meant, and the one that is often seen.
+        case: The prompt, and what may be seen.
+        reworded: A prompt that says the same more plainly.
+    """
+
+    word: str
+    toward: str
+    away: str
+    case: EvalPrompt
+    reworded: str
+
+
+def evaluated_concepts(source: str | Path) -> tuple[str, ...]:
+    """The concepts that a file ("emoji", "paper", or a path) has cases of."""
+    return tuple(_read(source, "weakening"))
+
+
+def eval_prompts(source: str | Path, concept: str, count: int | None = None) -> list[EvalPrompt]:
+    """Cases of one concept.
+
+    Args:
+        source: "emoji", "paper", or the path of a TOML file.
+        concept: One of the file's.
+        count: At most so many, chosen evenly over words, things and templates.
+    """
+    table = _read(source, "weakening")
+    if concept not in table:
+        raise unknown_concept(concept, tuple(table))
+    given = table[concept]
+    try:
+        words, things, prompts = given["words"], given.get("things", [""]), given["prompts"]
+        text = given.get("text")
+        cases = [
+            _case(prompt, text or prompt, word, words, thing)
+            for prompt in prompts
+            for thing in things
+            for word in words
+        ]
+    except (KeyError, TypeError) as error:
+        raise _bad(source, f"[{concept}] lacks or misspells {error}") from None
+    return cases if count is None else _some(cases, count)
+
+
+def polysemy_prompts(source: str | Path, count: int | None = None) -> list[PolysemyPrompt]:
+    """Prompts with two-sense words.
+
+    Args:
+        source: "emoji", "paper", or the path of a TOML file.
+        count: At most so many, chosen evenly over words.
+    """
+    senses = []
+    for number, given in enumerate(_read(source, "polysemy").get("senses", [])):
+        try:
+            for prompt in given["prompts"]:
+                for thing in given.get("things", [""]):
+                    fill = {"word": given["word"], "thing": thing}
+                    case = EvalPrompt(
+                        _filled(prompt, fill), tuple(_filled(text, fill) for text in given["texts"])
+                    )
+                    reworded = _filled(given["reworded"], fill)
+                    senses.append(
+                        PolysemyPrompt(given["word"], given["toward"], given["away"], case, reworded)
+                    )
+        except (KeyError, TypeError, IndexError) as error:
+            raise _bad(source, f"number {number} of [[senses]] lacks or misspells {error}") from None
+    if not senses:
+        raise _bad(source, "there are no [[senses]]")
+    return senses if count is None else _some(senses, count)
+
+
+def edit_pairs(source: str | Path, count: int = 20) -> list[EditPair]:
+    """Pairs to edit.
+
+    Args:
+        source: "emoji", or the path of a TOML file; or of a CSV with the columns source_prompt, target_prompt
+            and attribute.
+        count: At most so many of each attribute, chosen evenly over words and things.
+    """
+    if str(source).endswith(".csv"):
+        return _pairs_in_csv(Path(source), count)
+    pairs: list[EditPair] = []
+    for attribute, given in _read(source, "editing").items():
+        try:
+            found = [
+                _pair(attribute, given, prompt, thing, before, after)
+                for prompt in given["prompts"]
+                for thing in given["things"]
+                for before in given["words"]
+                for after in given["words"]
+                if before != after
+            ]
+        except (KeyError, TypeError, ValueError) as error:
+            raise _bad(source, f"[{attribute}] lacks or misspells {error}") from None
+        pairs += _some(found, count)
+    return pairs
+
+
+def multi_subject_prompts(source: str | Path, count: int = 40) -> list[MultiSubjectPrompt]:
+    """Prompts with two subjects.
+
+    Args:
+        source: "emoji", or the path of a TOML file.
+        count: At most so many of each type.
+    """
+    found: list[MultiSubjectPrompt] = []
+    for kind, given in _read(source, "several").items():
+        try:
+            found += _some(list(_severals(kind, given)), count)
+        except (KeyError, TypeError) as error:
+            raise _bad(source, f"[{kind}] lacks or misspells {error}") from None
+    return found
+
+
+def _pair(
+    attribute: str, given: dict[str, Any], prompt: str, thing: str, before: str, after: str
+) -> EditPair:
+    said = {word: _filled(prompt, {"word": word, "thing": thing}) for word in given["words"]}
+    texts = (said[after], *(text for word, text in said.items() if word != after))
+    others = (other for other in given["things"] if other != thing)
+    things = tuple(_filled(prompt, {"word": after, "thing": name}) for name in (thing, *others))
+    box = tuple(float(edge) for edge in given["box"]) if "box" in given else None
+    keeps = given.get("edits", "object") == "surroundings"
+    return EditPair(attribute, said[before], said[after], after, texts, things, box, keeps)  # type: ignore[arg-type]
+
+
+def _pairs_in_csv(path: Path, count: int) -> list[EditPair]:
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UnreadablePrompts(f"{path} cannot be read: {error}.") from None
+    pairs: dict[str, list[EditPair]] = {}
+    for number, row in enumerate(rows, 2):
+        source, target = row.get("source_prompt"), row.get("target_prompt")
+        if not source or not target or not row.get("attribute"):
+            raise _bad(path, f"line {number} lacks source_prompt, target_prompt or attribute")
+        words = [word for word in words_of(target) if word not in words_of(source)]
+        if not words:
+            raise _bad(path, f"line {number}: the target has no word that the source has not")
+        pair = EditPair(row["attribute"], source, target, words[0], (target, source), (target,))
+        pairs.setdefault(row["attribute"], []).append(pair)
+    return [pair for of_attribute in pairs.values() for pair in _some(of_attribute, count)]
+
+
+def _severals(kind: str, given: dict[str, Any]) -> Iterator[MultiSubjectPrompt]:
+    colors = given.get("colors", [""])
+    for a, b in itertools.combinations(given["things"], 2):
+        for color_a, color_b in itertools.product(colors, colors):
+            if color_a and color_a == color_b:
+                continue
+            fill = {"a": a, "b": b, "color_a": color_a, "color_b": color_b}
+            subjects = tuple(
+                _filled("a {word}", {"word": f"{color} {thing}".strip()})
+                for color, thing in ((color_a, a), (color_b, b))
+            )
+            concepts = {a: given["concept"], b: given["concept"]}
+            yield MultiSubjectPrompt(kind, _filled(given["prompt"], fill), subjects, (a, b), concepts)
+
+
+def _case(prompt: str, text: str, word: str, words: Sequence[str], thing: str) -> EvalPrompt:
+    texts = [_filled(text, {"word": other, "thing": thing}) for other in words]
+    right = texts[list(words).index(word)]
+    others = tuple(dict.fromkeys(other for other in texts if other != right))
+    return EvalPrompt(_filled(prompt, {"word": word, "thing": thing}), (right, *others))
+
+
+def _filled(template: str, fill: dict[str, str]) -> str:
+    return re.sub(r"\b([Aa]) (?=[aeiouAEIOU])", r"\1n ", template.format(**fill)).strip()
+
+
+def _some(everything: list[Any], count: int) -> list[Any]:
+    """So many of a list, seeded, as a stranger would have drawn them."""
+    order = np.random.Generator(np.random.Philox(0)).permutation(len(everything))
+    return [everything[i] for i in sorted(order[:count])]
+
+
+def _read(source: str | Path, kind: str) -> dict[str, Any]:
+    named = _DATA / f"{kind}_{source}.toml"
+    path = named if re.fullmatch(r"\w+", str(source)) and named.is_file() else Path(source)
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UnreadablePrompts(
+            f"{path} cannot be read: {error.strerror}. Give 'emoji', 'paper' or the path of a TOML file."
+        ) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise _bad(path, f"it is not valid TOML ({error})") from None
+
+
+def _bad(source: str | Path, fault: str) -> UnreadablePrompts:
+    return UnreadablePrompts(f"{source}: {fault}. The guide shows how such a file is written.")

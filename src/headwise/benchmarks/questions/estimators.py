@@ -1,0 +1,311 @@
+r"""How few denoiser rows give the relevance of a long run? Estimators at equal cost (estimators.py).
+
+The truth is a long run of the paper's estimator (one draw of words a call, 50 steps, guidance) on pictures
+that no other run sees. Each setting of steps and guidance is then drawn once, and its heads vote in every way
+at the same time:
+
+    1, 2, 4, 8 draws   hard votes with so many draws of words at each call; 1 is the paper's
+    soft               not the vote but the share a[c] / Σ a of the concept, summed over 8 draws
+    all words          one softmax over the words of all concepts, a[c] the mean over a concept's words
+    both halves        8 draws, and the unconditional rows vote as well
+    early              8 draws at the first two fifths of the calls, the others never made
+
+A block holds the votes of every 32nd picture, so that groups of blocks are runs of fewer pictures. Cost is
+counted in rows that pass the denoiser: pictures × calls × 2 with guidance. Reported is the rank correlation
+over heads with the long run, the median over concepts, as the mean over groups with the lowest and highest.
+
+The unconditional half as a control variate is not among them: it would need the mean of the unconditional
+votes, which nobody knows without paying for it.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from tqdm import tqdm
+
+from headwise.errors import RunMismatch
+from headwise.files import read_arrays, write_arrays, write_whole
+from headwise.measuring.concepts import ConceptSet
+from headwise.measuring.estimators import LEAN, PAPER
+from headwise.measuring.measure import measure
+from headwise.measuring.probe import ConceptProbe, attention_to
+from headwise.measuring.prompts import read_prompts
+from headwise.measuring.relevance import Relevance
+from headwise.measuring.reliability import rank_correlation
+from headwise.measuring.votes import BLOCKS
+from headwise.measuring.word_samples import PackedWords
+from headwise.model.attention import hooked
+from headwise.model.generate import generate
+from headwise.model.pipelines import quiet
+from headwise.model.sites import Attend, Site
+from headwise.runs.shards import batches
+
+__all__ = ["ENOUGH", "ESTIMATORS", "SETTINGS", "WAYS", "Estimators", "Setting", "benchmark_estimators"]
+
+ESTIMATORS = "estimators.json"
+ENOUGH = 0.95
+EARLY = 2 / 5
+GROUPS = (1, 2, 4, 8, 16, 32)  # blocks that make one run of fewer pictures
+Curve = list[tuple[float, float, float, float]]  # rows, mean, lowest, highest
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How pictures are drawn, and how many.
+
+    Args:
+        pictures: A multiple of 32.
+    """
+
+    num_inference_steps: int
+    guidance_scale: float
+    pictures: int
+
+    @property
+    def name(self) -> str:
+        """As it is called in files and figures."""
+        guided = f", guidance {self.guidance_scale:g}" if self.guidance_scale > 1 else ", no guidance"
+        return f"{self.num_inference_steps} steps{'' if self.guidance_scale == 7.5 else guided}"
+
+    @property
+    def early(self) -> int:
+        """The first two fifths of the calls."""
+        return int(EARLY * self.num_inference_steps)
+
+    def rows(self, way: str) -> int:
+        """What one picture costs."""
+        calls = self.early if way == "early" else self.num_inference_steps
+        return calls * (2 if self.guidance_scale > 1 else 1)
+
+
+SETTINGS = (
+    Setting(50, 7.5, 128),
+    Setting(20, 7.5, 192),
+    Setting(10, 7.5, 256),
+    Setting(4, 7.5, 320),
+    Setting(10, 1.0, 256),
+    Setting(4, 1.0, 320),
+)
+
+
+@dataclass(frozen=True)
+class Estimators:
+    """Agreement with the long run over what it cost, by setting and way of voting.
+
+    Args:
+        curves: By "10 steps, 8 draws" and the like.
+        settings: What was asked.
+    """
+
+    curves: dict[str, Curve]
+    settings: dict[str, Any]
+
+    def rows_to(self, name: str, enough: float = ENOUGH) -> float | None:
+        """Rows after which the mean correlation is enough, on a logarithmic scale; None where never."""
+        curve = self.curves[name]
+        for (x0, y0, *_), (x1, y1, *_) in zip(curve, curve[1:], strict=False):
+            if y0 < enough <= y1:
+                return float(x0 * (x1 / x0) ** ((enough - y0) / (y1 - y0)))
+        return curve[0][0] if curve[0][1] >= enough else None
+
+    def numbers(self) -> dict[str, Any]:
+        """By estimator: rows to 0.95, that as a share of the paper's, and its curve."""
+        name = _name(PAPER.num_inference_steps, PAPER.draws)
+        paper = self.rows_to(name) if name in self.curves else None
+        found = {}
+        for name, curve in self.curves.items():
+            rows = self.rows_to(name)
+            share = None if rows is None or paper is None else rows / paper
+            found[name] = {"rows": rows, "share_of_paper": share, "curve": [list(point) for point in curve]}
+        return found
+
+
+def benchmark_estimators(
+    pipe: Any,
+    concepts: ConceptSet,
+    out: str | Path,
+    *,
+    long: int = 640,
+    settings: tuple[Setting, ...] = SETTINGS,
+    seed: int = 0,
+    batch_size: int = 12,
+    progress: bool = True,
+) -> Estimators:
+    """Compare estimators; a finished setting is not drawn again.
+
+    Args:
+        pipe, concepts: What is measured.
+        out: Folder.
+        long: Pictures of the long run.
+        settings: On trial.
+        seed, batch_size, progress: As in `measure`.
+    """
+    out = Path(out)
+    first = max(setting.pictures for setting in settings)
+    truth = measure(
+        pipe,
+        concepts,
+        estimator="paper",
+        pictures=first + long,
+        numbers=range(first, first + long),
+        seed=seed,
+        batch_size=batch_size,
+        out=out / "long",
+        progress=progress,
+    )
+    curves: dict[str, Curve] = {}
+    weights = {key: truth.settings[key] for key in ("weights", "concept_set")}
+    for setting in settings:
+        file, asked = out / f"{setting.name}.safetensors", weights | vars(setting) | {"seed": seed}
+        if not file.is_file():
+            votes = _drawn(pipe, concepts, setting, seed, batch_size, progress)
+            write_arrays(file, "estimators", votes, asked)
+        found, said = read_arrays(file, "estimators", tuple(WAYS))
+        if {key: said.get(key) for key in asked} != asked:
+            raise RunMismatch(
+                f"{file} is of another run: {said} there, {asked} here. Give another folder, or the same "
+                "settings."
+            )
+        for way in WAYS:
+            cost = setting.rows(way) * setting.pictures / BLOCKS
+            curves[f"{setting.name}, {way}"] = list(_curve(found[way], truth, cost))
+    said = {
+        "model": truth.settings["model"],
+        "long_run": long,
+        "long_run_split_half": float(np.median(truth.split_half)),
+        "seed": seed,
+        "lean": _name(LEAN.num_inference_steps, LEAN.draws),
+    }
+    result = Estimators(curves, said)
+    content = {"settings": said, "estimators": result.numbers()}
+    write_whole(out / ESTIMATORS, (json.dumps(content, indent=1) + "\n").encode())
+    return result
+
+
+def _name(steps: int, draws: int) -> str:
+    return f"{steps} steps, {draws} {'draw' if draws == 1 else 'draws'}"
+
+
+def _curve(
+    blocks: Float[np.ndarray, "blocks concepts all_heads"], truth: Relevance, cost: float
+) -> Iterator[tuple[float, float, float, float]]:
+    """Rows, and the mean, lowest and highest agreement of disjoint groups of blocks."""
+    for group in GROUPS:
+        runs = blocks.reshape(BLOCKS // group, group, *blocks.shape[1:]).sum(1)
+        agree = [float(np.median(rank_correlation(run, truth.values))) for run in runs]
+        yield cost * group, float(np.mean(agree)), min(agree), max(agree)
+
+
+WAYS = ("1 draw", "2 draws", "4 draws", "8 draws", "soft", "all words", "both halves", "early")
+
+
+def _drawn(
+    pipe: Any, concepts: ConceptSet, setting: Setting, seed: int, batch_size: int, progress: bool
+) -> dict[str, Float[np.ndarray, "blocks concepts all_heads"]]:
+    """The votes of all ways, by block, on one set of pictures."""
+    probe = _EveryWay(pipe, concepts, seed, setting.early)
+    texts = read_prompts(None, pipe)
+    votes = {way: np.zeros((BLOCKS, len(concepts), probe.head_map.all_heads)) for way in WAYS}
+    bar = tqdm(total=setting.pictures, desc=setting.name, unit="picture", disable=not progress)
+    with hooked(pipe, probe), quiet(pipe), bar:
+        for numbers in batches(0, setting.pictures, batch_size, ()):
+            probe.begin(numbers)
+            generate(
+                pipe,
+                texts,
+                seed,
+                numbers,
+                num_inference_steps=setting.num_inference_steps,
+                guidance_scale=setting.guidance_scale,
+                output_type="latent",
+            )
+            for way, counted in probe.every_way().items():
+                for number, of_picture in zip(numbers, counted, strict=True):
+                    votes[way][number % BLOCKS] += of_picture
+            bar.update(len(numbers))
+    return votes
+
+
+class _EveryWay(ConceptProbe):
+    """The probe of 8 draws, which also counts as the other ways would."""
+
+    def __init__(self, pipe: Any, concepts: ConceptSet, seed: int, early: int) -> None:
+        self.early = early
+        super().__init__(pipe, concepts, seed, draws=8)
+
+    def begin(self, pictures: Any) -> None:
+        super().begin(pictures)
+        self.soft: dict[int, Tensor] = {}  # of each layer
+        self.all_words: dict[int, Tensor] = {}
+        self.unconditional: dict[int, Tensor] = {}
+
+    def __call__(self, attend: Attend, site: Site, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        out = super().__call__(attend, site, query, key, value)
+        if site.kind == "cross" and not self.travelling:
+            keys = self.keys[site.layer]
+            mine = query[site.conditional]
+            for shown in self.shown[site.layer]:
+                _add(self.soft, site.layer, _shares(mine, keys, shown))
+            _add(self.all_words, site.layer, self._hot(self._of_all_words(mine, keys)))
+            others = query[: len(query) - len(mine)]
+            for shown in self.shown[site.layer] if len(others) else ():
+                _add(self.unconditional, site.layer, self._hot(_shares(others, keys, shown)))
+        return out
+
+    def every_way(self) -> dict[str, Float[np.ndarray, "pictures concepts all_heads"]]:
+        """What each way counts for each picture."""
+        soft, all_words = _layers(self.soft), _layers(self.all_words)
+        unconditional = _layers(self.unconditional) if self.unconditional else 0.0
+        winners = self.take()
+        hot = winners[..., None] == np.arange(len(self.concepts))  # pictures steps draws heads concepts
+
+        def counted(steps: int | None, draws: int) -> np.ndarray:
+            return hot[:, :steps, :draws].sum((1, 2)).swapaxes(1, 2).astype(float)
+
+        every = counted(None, 8)
+        return {
+            "1 draw": counted(None, 1),
+            "2 draws": counted(None, 2),
+            "4 draws": counted(None, 4),
+            "8 draws": every,
+            "soft": soft,
+            "all words": all_words,
+            "both halves": every + unconditional,
+            "early": counted(self.early, 8),
+        }
+
+    def _of_all_words(self, query: Tensor, keys: Tensor) -> Tensor:
+        tokens = torch.softmax(query @ keys.transpose(-1, -2), -1).mean(-2)
+        words = torch.from_numpy(self.tokens.words)
+        there = words >= 0
+        each = (tokens[..., words.clamp(min=0)] * there).sum(-1) / there.sum(-1)
+        return torch.stack([of_concept.mean(-1) for of_concept in each.split(self.tokens.counts, -1)], -1)
+
+    def _hot(self, values: Float[Tensor, "pictures heads concepts"]) -> Tensor:
+        return torch.nn.functional.one_hot(values.argmax(-1), len(self.concepts)).double()
+
+
+def _shares(
+    query: Float[Tensor, "pictures heads pixels dim"],
+    keys: Float[Tensor, "heads tokens dim"],
+    shown: PackedWords,
+) -> Float[Tensor, "pictures heads concepts"]:
+    """Of a head's attention to the words drawn, each concept's share: a[c] / Σ a."""
+    found = attention_to(query, keys[:, shown.tokens].transpose(0, 1), shown)
+    return (found / found.sum(-1, keepdim=True)).double()
+
+
+def _add(sums: dict[int, Tensor], layer: int, more: Tensor) -> None:
+    sums[layer] = sums[layer] + more if layer in sums else more
+
+
+def _layers(sums: dict[int, Tensor]) -> np.ndarray:
+    """Pictures × concepts × heads of all layers."""
+    return torch.cat([sums[layer] for layer in sorted(sums)], 1).transpose(1, 2).cpu().numpy()

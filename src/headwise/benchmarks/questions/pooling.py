@@ -1,0 +1,58 @@
+r"""How several tokens of one word are read as one: with a[t] a head's attention to the token t of n,
+
+mean   Σ a[t] / n, as the paper does        sum    Σ a[t]
+last   a[n]                                 best   max a[t]: each for itself, without a penalty
+"""
+
+from typing import Any, Literal, get_args
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from headwise.measuring.concepts import ConceptSet
+from headwise.measuring.probe import ConceptProbe, preferred, token_attention
+from headwise.measuring.word_samples import PackedWords
+from headwise.model.sites import Site
+
+__all__ = ["POOLS", "Pool", "PooledProbe", "pooled"]
+
+Pool = Literal["mean", "sum", "last", "best"]
+POOLS: tuple[Pool, ...] = get_args(Pool)
+
+
+class PooledProbe(ConceptProbe):
+    """A probe that pools the tokens of a word in another way.
+
+    Args:
+        pipe, concepts, seed, draws: As in `ConceptProbe`.
+        pool: In which.
+    """
+
+    def __init__(self, pipe: Any, concepts: ConceptSet, seed: int, pool: Pool, *, draws: int) -> None:
+        super().__init__(pipe, concepts, seed, draws=draws)
+        self.pool = pool
+
+    def _vote(self, site: Site, query: Tensor, keys: Float[Tensor, "pictures heads all_tokens dim"]) -> None:
+        votes = []
+        for shown in self.shown[site.layer]:
+            chosen = zip(keys, shown.tokens, strict=True)
+            key = torch.stack([of_picture[:, tokens] for of_picture, tokens in chosen])
+            votes.append(preferred(pooled(token_attention(query, key, shown), shown, self.pool)))
+        self.votes[site.layer] = torch.stack(votes, 1)
+
+
+def pooled(
+    attention: Float[Tensor, "pictures heads concepts word_tokens"], shown: PackedWords, pool: Pool
+) -> Float[Tensor, "pictures heads concepts"]:
+    """The attention to a word, of that to its tokens."""
+    share = shown.share[:, None]
+    there = share > 0
+    if pool == "mean":
+        return (attention * share).sum(-1)
+    if pool == "sum":
+        return (attention * there).sum(-1)
+    if pool == "best":
+        return (attention * there).amax(-1)
+    after = torch.nn.functional.pad(there[..., 1:], (0, 1))  # is there a token after this one?
+    return (attention * (there & ~after)).sum(-1)

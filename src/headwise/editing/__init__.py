@@ -1,0 +1,10 @@
+"""Chapter 5, pictures from pictures: edit a prompt and keep the rest, compose several subjects.
+
+alignment           two prompts, token by token
+local_blend         keep the source outside the edited region
+prompt_to_prompt    prompt-to-prompt, plain and by relevance
+inversion           real pictures: the noise they can be generated from again
+attend_and_excite   Attend-and-Excite, plain and by relevance
+patch               activation patching between prompts
+baselines/          other methods, one file each, to be compared with
+"""

@@ -1,0 +1,328 @@
+r"""Attend-and-Excite: before a denoising step, move the latents until every subject is attended to somewhere.
+
+With A[k] the map of subject k's token, smoothed, after a softmax over the prompt's tokens (× 100),
+
+    loss = max_k ( 1 − max over pixels of A[k] )        latents ← latents − α_t ∇ loss
+
+in the first half of the steps, and in a few of them again and again until the loss is at most 1 minus a
+threshold. The map is the mean over the heads of coarse layers or, in the form of relevance,
+
+    A[k] = Σ_h R[c_k, h] · resize(map_h) / H      over all heads, R the relevance of the subject's concept
+
+Maps are made at the layers that the loss reads and nowhere else, and made again for the gradient instead of
+being kept; what the denoiser computes after the last of them is not computed at all.
+
+References:
+    | Attend-and-Excite: Attention-Based Semantic Guidance for Text-to-Image Diffusion Models
+    | (Chefer et al., 2023) https://arxiv.org/abs/2301.13826
+    | Cross-Attention Head Position Patterns Can Align with Human Visual Concepts (Park et al., 2024)
+    | https://arxiv.org/abs/2412.02237
+"""
+
+import functools
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from headwise.editing.local_blend import coarse_side
+from headwise.errors import BadStrength, HeadwiseError, HookMisuse
+from headwise.measuring.relevance import Relevance
+from headwise.model.attention import hooked
+from headwise.model.generate import generator_for, latent_shape
+from headwise.model.heads import HeadMap, denoiser_of
+from headwise.model.pipelines import quiet
+from headwise.model.sites import Attend, DenoiserCall, Site
+from headwise.model.tokens import token_positions
+from headwise.steering.steer import clamped
+
+__all__ = ["Excite", "excite"]
+
+GRID = 8  # the maps of relevance meet at this height
+THRESHOLDS = {0.0: 0.05, 0.2: 0.5, 0.4: 0.8}
+
+
+class Excite:
+    """A hook that makes the maps of subjects, and the loss that says how little one is attended to.
+
+    Args:
+        words: Subjects, for each picture of the batch.
+        relevance: With it, maps are weighted by the heads of the subjects' concepts.
+        concepts: Of each word; "Animals" for all, if a name.
+        thresholds: By share of the denoiser calls, how strongly the least subject must be attended to before
+            the step is taken; none, if all are 0.
+        until: The share of denoiser calls in which latents are moved.
+        step_size: α of the first call; it falls to its √½ by the last.
+        refinements: How many moves at most to reach a threshold.
+    """
+
+    def __init__(
+        self,
+        words: Sequence[Sequence[str]],
+        *,
+        relevance: Relevance | None = None,
+        concepts: Mapping[str, str] | str | None = None,
+        thresholds: Mapping[float | int, float | int] = THRESHOLDS,  # type: ignore[assignment]
+        until: float | int = 0.5,
+        step_size: float | int = 20.0,
+        refinements: int = 20,
+    ) -> None:
+        if (relevance is None) != (concepts is None):
+            raise HookMisuse("Relevance and the subjects' concepts go together. Give both, or neither.")
+        if any(not of_picture for of_picture in words) or not words:
+            raise HeadwiseError("No subject was given to excite. Give one or more words of each prompt.")
+        shares = np.array([*thresholds, *thresholds.values(), until], float)
+        if not ((shares >= 0) & (shares <= 1)).all():
+            raise BadStrength(f"thresholds={dict(thresholds)}, until={until} were given; expected 0 to 1.")
+        self.words, self.relevance, self.concepts = [tuple(w) for w in words], relevance, concepts
+        self.thresholds, self.until = dict(thresholds), until
+        self.step_size, self.refinements = step_size, refinements
+        self.call: DenoiserCall | None = None
+        self._maps: dict[int, Tensor] | None = None  # while they are being made
+
+    def prepare(self, call: DenoiserCall) -> None:
+        """Find the subjects' tokens, and the layers to read."""
+        if self.call is None or (call.prompts, call.tokens) != (self.call.prompts, self.call.tokens):
+            self._read(call)
+        self.call = call
+
+    def __call__(self, attend: Attend, site: Site, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Make the map where one is wanted, and attend as ever."""
+        if self._maps is not None and (self.relevance is not None or site.height == self._coarse):
+            rows, size = site.conditional, (site.height, site.width)
+            start, stop = site.call.head_map.slices[site.layer]
+            weights = self._weights[:, :, start:stop].to(query)
+            goal = _grid(site.call.grid) if self.relevance is not None else size
+            self._maps[site.layer] = checkpoint(
+                weighted_maps, query[rows], key[rows], weights, size, goal, use_reentrant=False
+            )
+            if site.layer == self._last:
+                raise _Enough
+        return attend(query, key, value)
+
+    def loss(
+        self, latents: Float[Tensor, "pictures channels height width"], timestep: Tensor
+    ) -> Float[Tensor, " pictures"]:
+        """How little the least subject of each picture is attended to, 0 … 1, with its gradient."""
+        call = self.call
+        assert call is not None and call.again is not None
+        self._maps = {}
+        try:
+            call.again(latents, timestep)
+        except _Enough:
+            pass
+        finally:
+            maps, self._maps = self._maps, None
+        if not maps:
+            raise HookMisuse("No layer is coarse enough to excite subjects at. Give relevance and concepts.")
+        self._last = max(maps)
+        total = torch.stack(list(maps.values())).sum(0)
+        if self.relevance is None:  # the mean over heads and layers
+            total = total / sum(call.head_map.layers[i].heads for i in maps)
+        return excitement_loss(total, self._subjects, self._ends)
+
+    def move(self, pipe: Any, latents: Tensor, step: int) -> Tensor:
+        """The latents from which denoiser call `step` is to be made."""
+        call = self.call
+        if call is None or not any(self.thresholds.values()) or step >= self.until * call.steps:
+            return latents
+        timestep = pipe.scheduler.timesteps[step]
+        alpha = self.step_size * math.sqrt(1 - 0.5 * step / max(1, call.steps - 1))
+        due = [v for share, v in self.thresholds.items() if step == math.floor(share * call.steps)]
+        for _ in range(self.refinements if due else 0):
+            loss, gradient = self._gradient(pipe, latents, timestep)
+            late = loss > 1 - due[0]
+            if not late.any():
+                break
+            latents = latents - alpha * gradient * late[:, None, None, None]
+        _, gradient = self._gradient(pipe, latents, timestep)
+        return latents - alpha * gradient
+
+    def _gradient(self, pipe: Any, latents: Tensor, timestep: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.enable_grad():
+            moving = latents.detach().clone().requires_grad_(True)
+            loss = self.loss(pipe.scheduler.scale_model_input(moving, timestep), timestep)
+            (gradient,) = torch.autograd.grad(loss.sum(), moving)
+        return loss.detach(), gradient
+
+    def _read(self, call: DenoiserCall) -> None:
+        if len(self.words) not in (1, call.pictures) or not call.prompts:
+            raise HookMisuse(
+                f"Subjects of {len(self.words)} pictures were given for {call.pictures} pictures. "
+                "Give those of one, or of each, and call the pipeline with `prompt`."
+            )
+        words = self.words * (call.pictures // len(self.words))
+        if self.relevance is not None and self.relevance.head_map is not None:
+            self.relevance.head_map.require(call.head_map, "The relevance", "the pipeline")
+        self._subjects = [
+            [token_positions(call.tokenizer, prompt, word)[-1] for word in of_picture]
+            for prompt, of_picture in zip(call.prompts, words, strict=True)
+        ]
+        self._ends = [len(call.tokenizer(prompt, truncation=True).input_ids) - 1 for prompt in call.prompts]
+        self._weights = torch.zeros(call.pictures, max(map(len, words)), call.head_map.all_heads).double()
+        for p, of_picture in enumerate(words):
+            for k, word in enumerate(of_picture):
+                self._weights[p, k] = torch.from_numpy(self._heads(word, call.head_map))
+        self._coarse, self._last = coarse_side(call.grid[0]), -1
+
+    def _heads(self, word: str, head_map: HeadMap) -> Float[np.ndarray, " all_heads"]:
+        """How much each head counts for a subject."""
+        if self.relevance is None or self.concepts is None:
+            return np.ones(head_map.all_heads)
+        concept = self.concepts if isinstance(self.concepts, str) else self.concepts.get(word)
+        if concept is None:
+            raise HeadwiseError(
+                f"No concept was given for {word!r}. Name one for each subject, or one for all."
+            )
+        return clamped(self.relevance, concept) / head_map.all_heads
+
+
+def weighted_maps(
+    query: Float[Tensor, "pictures heads pixels dim"],
+    key: Float[Tensor, "pictures heads tokens dim"],
+    weights: Float[Tensor, "pictures subjects heads"],
+    size: tuple[int, int],
+    goal: tuple[int, int],
+) -> Float[Tensor, "pictures subjects tokens grid_height grid_width"]:
+    """The weighted sum of a layer's maps over its heads, for each subject, at the goal's height and width."""
+    maps = torch.softmax(query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5, -1)
+    of_subjects = torch.einsum("pkh,phxt->pktx", weights, maps)
+    return _resized(of_subjects.unflatten(-1, size), goal)
+
+
+def excitement_loss(
+    maps: Float[Tensor, "pictures subjects tokens height width"],
+    subjects: Sequence[Sequence[int]],
+    ends: Sequence[int],
+) -> Float[Tensor, " pictures"]:
+    """max_k max(0, 1 − max over pixels of the smoothed map of subject k).
+
+    Args:
+        maps: For each subject, those of all tokens.
+        subjects: The tokens of each picture's subjects.
+        ends: Where each picture's end token stands; the softmax is over the words before it.
+    """
+    losses = []
+    for of_picture, tokens, end in zip(maps, subjects, ends, strict=True):
+        words = torch.softmax(100 * of_picture[:, 1:end], 1)
+        own = torch.stack([words[k, token - 1] for k, token in enumerate(tokens)])
+        strongest = _smooth(own, 0.5, 1).flatten(1).amax(1)
+        losses.append((1 - strongest).clamp(min=0).amax())
+    return torch.stack(losses)
+
+
+def excite(
+    pipe: Any,
+    prompts: Sequence[str],
+    exciting: Excite,
+    *,
+    seeds: Sequence[int],
+    negative_prompt: str | None = None,
+    height: int | None = None,
+    width: int | None = None,
+    **options: Any,
+) -> Any:
+    """Draw prompts, each subject attended to.
+
+    Args:
+        pipe: The user's pipeline; it is left as it was.
+        prompts, seeds: Of each picture.
+        exciting: Which words are subjects, and how.
+        negative_prompt, height, width, options: Passed to the pipeline.
+    """
+    generators = [generator_for(seed, 0) for seed in seeds]
+    shape, dtype = latent_shape(pipe, height, width), denoiser_of(pipe).dtype
+    noise = torch.stack([torch.randn(shape, generator=generator) for generator in generators]).to(dtype)
+
+    def draw(latents: Tensor, **more: Any) -> Any:
+        # Generators as they are after the noise was drawn, whatever an earlier call has drawn from them.
+        again = [generator.clone_state() for generator in generators]
+        return pipe(
+            prompt=list(prompts),
+            negative_prompt=None if negative_prompt is None else [negative_prompt] * len(prompts),
+            latents=latents,
+            generator=again,
+            height=height,
+            width=width,
+            **options,
+            **more,
+        ).images
+
+    def after_step(pipe: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        if step + 1 < len(pipe.scheduler.timesteps):
+            tensors["latents"] = exciting.move(pipe, tensors["latents"], step + 1)
+        return tensors
+
+    with quiet(pipe), hooked(pipe, exciting, first := _First()):
+        try:  # what the first call of the denoiser is given, without making it
+            draw(noise)
+        except _Enough:
+            pass
+        sigma = float(pipe.scheduler.init_noise_sigma)
+        first.stop = False
+        started = exciting.move(pipe, noise.to(pipe._execution_device) * sigma, 0) / sigma
+        return draw(started, callback_on_step_end=after_step)
+
+
+class _First:
+    """A hook that ends the pipeline call at its first denoiser call."""
+
+    stop = True
+
+    def prepare(self, call: DenoiserCall) -> None:
+        if self.stop:
+            raise _Enough
+
+    def __call__(self, attend: Attend, site: Site, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        return attend(query, key, value)
+
+
+class _Enough(Exception):
+    """All that was wanted of this call is known."""
+
+
+def _grid(latents: tuple[int, int]) -> tuple[int, int]:
+    return GRID, max(1, round(GRID * latents[1] / latents[0]))
+
+
+def _resized(maps: Tensor, goal: tuple[int, int]) -> Tensor:
+    """Maps "… height width" at another size; a Gaussian as wide as the step goes before a smaller one.
+
+    Both work along one axis, then the other, so that each axis is one small matrix.
+    """
+    height, width = maps.shape[-2:]
+    if (height, width) == goal:
+        return maps
+    spread = height / goal[0]
+    rows = _along(height, goal[0], spread).to(maps)
+    columns = _along(width, goal[1], spread).to(maps)
+    return rows @ maps @ columns.T
+
+
+@functools.cache
+@torch.inference_mode(False)  # kept for later calls, whoever calls first
+def _along(size: int, goal: int, spread: float) -> Float[Tensor, "goal size"]:
+    """What one axis of that size becomes, as a matrix."""
+    each = torch.eye(size, dtype=torch.float64)[:, None]
+    if spread > 1:
+        reach = math.ceil(spread)
+        kernel = _gaussian(spread / 2, reach).to(each)
+        each = F.conv1d(F.pad(each, (reach, reach), mode="replicate"), kernel[None, None])
+    return F.interpolate(each, size=goal, mode="linear", align_corners=False)[:, 0].T
+
+
+def _smooth(maps: Float[Tensor, "some height width"], sigma: float, reach: int) -> Tensor:
+    """Convolved with a Gaussian of 2·reach + 1 positions, the edges continued."""
+    kernel = _gaussian(sigma, reach).to(maps)
+    padded = F.pad(maps[:, None], (reach,) * 4, mode="replicate")
+    return F.conv2d(F.conv2d(padded, kernel[None, None, :, None]), kernel[None, None, None])[:, 0]
+
+
+def _gaussian(sigma: float, reach: int) -> Float[Tensor, " positions"]:
+    return torch.softmax(-(torch.arange(-reach, reach + 1, dtype=torch.float64) ** 2) / (2 * sigma**2), 0)

@@ -1,0 +1,50 @@
+r"""Free-prompt editing: the source's self-attention maps, in the middle layers and the first calls.
+
+    attend(q, k, V*)      in place of      attend(q*, k*, V*)
+
+No word is named and no cross-attention is touched.
+
+References:
+    | Towards Understanding Cross and Self-Attention in Stable Diffusion for Text-Guided Image Editing
+    | (Liu et al., 2024) https://arxiv.org/abs/2403.03431
+"""
+
+from torch import Tensor
+
+from headwise.editing.local_blend import source_rows
+from headwise.model.sites import Attend, DenoiserCall, Site
+
+__all__ = ["FreePrompt"]
+
+
+class FreePrompt:
+    """A hook that gives targets their source's self-attention maps.
+
+    Args:
+        targets: How many follow each source in the batch.
+        until: The share of denoiser calls.
+        layers: Which layers, as shares of their number: the paper's are 4 to 14 of 16.
+    """
+
+    kinds = ("self",)
+
+    def __init__(
+        self,
+        *,
+        targets: int = 1,
+        until: float | int = 0.5,
+        layers: tuple[float | int, float | int] = (0.25, 0.875),
+    ) -> None:
+        self.targets, self.until, self.layers = targets, until, layers
+
+    def prepare(self, call: DenoiserCall) -> None:
+        """Which rows are whose source's, and whether it is still time."""
+        self._rows = source_rows(call, self.targets, both=True)
+        self._active = call.step < self.until * call.steps
+
+    def __call__(self, attend: Attend, site: Site, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Attend with the source's map."""
+        low, high = (share * len(site.call.head_map) for share in self.layers)
+        if not self._active or not low <= site.layer < high:
+            return attend(query, key, value)
+        return attend(query[self._rows], key[self._rows], value)

@@ -1,0 +1,46 @@
+r"""MasaCtrl: targets look at what their source's pixels hold.
+
+    attend(q*, k, v)      in place of      attend(q*, k*, v*)
+
+in self-attention, after the first calls and in the later layers, so that the content stays while the layout
+may change.
+
+References:
+    | MasaCtrl: Tuning-Free Mutual Self-Attention Control for Consistent Image Synthesis and Editing
+    | (Cao et al., 2023) https://arxiv.org/abs/2304.08465
+"""
+
+from torch import Tensor
+
+from headwise.editing.local_blend import source_rows
+from headwise.model.sites import Attend, DenoiserCall, Site
+
+__all__ = ["MasaCtrl"]
+
+
+class MasaCtrl:
+    """A hook that gives targets their source's keys and values.
+
+    Args:
+        targets: How many follow each source in the batch.
+        start: The share of denoiser calls before it begins: the paper's is 4 of 50.
+        first_layer: The share of layers before the first: the paper's is 10 of 16.
+    """
+
+    kinds = ("self",)
+
+    def __init__(
+        self, *, targets: int = 1, start: float | int = 0.08, first_layer: float | int = 0.625
+    ) -> None:
+        self.targets, self.start, self.first_layer = targets, start, first_layer
+
+    def prepare(self, call: DenoiserCall) -> None:
+        """Which rows are whose source's, and whether it has begun."""
+        self._rows = source_rows(call, self.targets, both=True)
+        self._active = call.step >= self.start * call.steps
+
+    def __call__(self, attend: Attend, site: Site, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Attend to the source's pixels."""
+        if not self._active or site.layer < self.first_layer * len(site.call.head_map):
+            return attend(query, key, value)
+        return attend(query, key[self._rows], value[self._rows])

@@ -1,0 +1,55 @@
+r"""Plug-and-Play: the source's spatial features, and its self-attention maps in the upper layers.
+
+    h* ← h                          after one residual block of the upward path, in the first 0.8 of the calls
+    attend(q, k, V*)                in the upward path's self-attention, in the first 0.5
+
+References:
+    | Plug-and-Play Diffusion Features for Text-Driven Image-to-Image Translation (Tumanyan et al., 2022)
+    | https://arxiv.org/abs/2211.12572
+"""
+
+from torch import Tensor
+
+from headwise.editing.local_blend import source_rows
+from headwise.model.sites import Attend, DenoiserCall, Site
+
+__all__ = ["PlugAndPlay"]
+
+
+class PlugAndPlay:
+    """A hook that gives targets their source's features and self-attention maps.
+
+    Args:
+        targets: How many follow each source in the batch.
+        features_until, attention_until: Shares of the denoiser calls.
+        block: The residual block whose output is handed on.
+    """
+
+    kinds = ("self",)
+
+    def __init__(
+        self,
+        *,
+        targets: int = 1,
+        features_until: float | int = 0.8,
+        attention_until: float | int = 0.5,
+        block: str = "up_blocks.1.resnets.1",
+    ) -> None:
+        self.targets, self.features = targets, (block,)
+        self.features_until, self.attention_until = features_until, attention_until
+
+    def prepare(self, call: DenoiserCall) -> None:
+        """Which rows are whose source's, and what it is still time for."""
+        self._rows = source_rows(call, self.targets, both=True)
+        self._attends = call.step < self.attention_until * call.steps
+        self._hands_on = call.step < self.features_until * call.steps
+
+    def feature(self, output: Tensor) -> Tensor:
+        """The residual block's output, that of the source in each row."""
+        return output[self._rows] if self._hands_on else output
+
+    def __call__(self, attend: Attend, site: Site, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Attend with the source's map on the way up."""
+        if not self._attends or not site.address.startswith("up_blocks"):
+            return attend(query, key, value)
+        return attend(query[self._rows], key[self._rows], value)

@@ -1,0 +1,313 @@
+r"""Real pictures: noise from which the pipeline draws a given picture again.
+
+Both ways run the user's own pipeline with another scheduler, so that guidance, text and sizes are its own.
+With μ_t(x) the mean of a denoising step at x,
+
+    edit friendly   x_t = √ᾱ_t x_0 + √(1−ᾱ_t) ε_t, each with noise of its own, and r_t = x_{t−1} − μ_t(x_t);
+                    drawing again adds r_t at every step: exact for the picture's own prompt and guidance
+    ddim            x_t solves x_{t−1} = ddim_t(x_t), by fixed-point iterations; without guidance, as it does
+                    not converge with it
+
+An edit starts from the same noise; in the first way every picture of the group is given r_t, and in both the
+source is held to its path, so that its maps are those of the real picture.
+
+References:
+    | An Edit Friendly DDPM Noise Space: Inversion and Manipulations (Huberman-Spiegelglas et al., 2023)
+    | https://arxiv.org/abs/2304.06140
+    | Null-text Inversion for Editing Real Images (Mokady et al., 2022) https://arxiv.org/abs/2211.09794
+    | On Exact Inversion of DPM-Solvers, AIDI: fixed points (Pan et al., 2023) https://arxiv.org/abs/2309.04907
+"""
+
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from diffusers import DDIMScheduler
+from diffusers.schedulers.scheduling_ddim import DDIMSchedulerOutput
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from headwise.editing.prompt_to_prompt import generate_edits
+from headwise.errors import HeadwiseError
+from headwise.model.generate import generator_for
+from headwise.model.pipelines import quiet
+from headwise.model.sites import AttentionHook
+
+__all__ = ["Inversion", "edit_picture", "invert"]
+
+Method = Literal["edit friendly", "ddim"]
+_Ddim: Any = DDIMScheduler  # diffusers has no types
+POOR = 20.0  # decibels: below, a drawn-again picture is another picture
+
+
+@dataclass(frozen=True, eq=False)
+class Inversion:
+    """A real picture, and how to draw it again.
+
+    Args:
+        picture: As the autoencoder's size has it.
+        prompt: What it is said to show.
+        path: x_T … x_0.
+        residuals: r_T … r_1 where the method is edit friendly.
+        num_inference_steps, guidance_scale: With which it is drawn again.
+        error: Of the latents drawn again: root mean square, relative to that of the picture's.
+        psnr: Of the picture drawn again, in decibels.
+        limit: Of the picture encoded and decoded only.
+    """
+
+    picture: Image.Image
+    prompt: str
+    path: Float[Tensor, "steps_and_one channels height width"]
+    residuals: Float[Tensor, "steps channels height width"] | None
+    num_inference_steps: int
+    guidance_scale: float | int
+    error: float
+    psnr: float
+    limit: float
+
+
+def invert(
+    pipe: Any,
+    picture: Image.Image,
+    prompt: str,
+    *,
+    method: Method = "edit friendly",
+    num_inference_steps: int = 50,
+    guidance_scale: float | int = 3.5,
+    iterations: int = 5,
+    seed: int = 0,
+) -> Inversion:
+    """Find the noise of a picture, and draw it again to see how well that went.
+
+    Args:
+        pipe: The user's pipeline; it is left as it was.
+        picture: Of the size at which the pipeline draws: see `pictures.fitted`.
+        prompt: What it shows.
+        method: See above.
+        num_inference_steps: Of the inversion and of edits.
+        guidance_scale: Likewise, where the method is edit friendly.
+        iterations: Of the fixed point, where it is ddim.
+        seed: Of the noise, where it is edit friendly.
+
+    Raises:
+        HeadwiseError: The pipeline's schedule is not one of noise by ᾱ, as that of flow matching.
+    """
+    start = _encoded(pipe, picture)
+    common: dict[str, Any] = {"num_inference_steps": num_inference_steps, "output_type": "latent"}
+    size = {"height": picture.height, "width": picture.width}
+    scale = guidance_scale if method == "edit friendly" else 1.0
+    if method == "edit friendly":
+        record: Any = _scheduler(pipe, _Recording)
+        record.clean, record.seed = start, seed
+        first = start  # replaced by the scheduler's own noisy latents
+    else:
+        record = _scheduler(pipe, _FixedPoint)
+        record.iterations, first = iterations, start
+    with _with(pipe, record):
+        pipe(prompt, latents=first, guidance_scale=scale, **common, **size)
+    path = record.path()
+    residuals = torch.cat(record.residuals) if method == "edit friendly" else None
+    found = Inversion(picture, prompt, path, residuals, num_inference_steps, scale, 0.0, 0.0, 0.0)
+    again = _redrawn(pipe, found, size)
+    return replace(
+        found,
+        error=float((again - start).norm() / start.norm()),
+        psnr=psnr(picture, _decoded(pipe, again)),
+        limit=psnr(picture, _decoded(pipe, start)),
+    )
+
+
+def edit_picture(
+    pipe: Any,
+    inverted: Inversion,
+    targets: Sequence[str],
+    hooks: Sequence[AttentionHook],
+    *,
+    guidance_scale: float | int = 7.5,
+    skip: float | int = 0.0,
+) -> list[Image.Image]:
+    """The picture drawn again, and its edits.
+
+    Args:
+        pipe: The user's pipeline; it is left as it was.
+        inverted: What `invert` found.
+        targets: Prompts to edit it into.
+        hooks: As in `edit`.
+        guidance_scale: Of the edit.
+        skip: The share of the first steps left out, so that more of the picture stays.
+    """
+    if inverted.psnr < POOR:
+        warnings.warn(
+            f"The picture cannot be drawn again well ({inverted.psnr:.1f} dB; encoded and decoded alone "
+            f"{inverted.limit:.1f} dB), so its edit will be of another picture. Describe it better, take "
+            "more steps, or a model that knows such pictures.",
+            stacklevel=2,
+        )
+    replay = _scheduler(pipe, _Replaying)
+    skipped = int(skip * inverted.num_inference_steps)
+    replay.inverted, replay.group, replay.skipped = inverted, 1 + len(targets), skipped
+    with _with(pipe, replay):
+        drawn = generate_edits(
+            pipe,
+            [[inverted.prompt, *targets]],
+            hooks,
+            seeds=[0],
+            latents=inverted.path[skipped : skipped + 1],
+            height=inverted.picture.height,
+            width=inverted.picture.width,
+            num_inference_steps=inverted.num_inference_steps,
+            guidance_scale=guidance_scale,
+        )
+    return drawn[0]
+
+
+def psnr(a: Image.Image, b: Image.Image) -> float:
+    """How alike two pictures are, in decibels."""
+    x, y = (np.asarray(picture.convert("RGB"), np.float64) / 255 for picture in (a, b))
+    error = float(((x - y) ** 2).mean())
+    return float("inf") if error == 0 else -10 * float(np.log10(error))
+
+
+class _Recording(_Ddim):
+    """Walks from noise along a path that is known beforehand, and notes what each step would have missed."""
+
+    clean: Tensor
+    seed: int
+
+    def set_timesteps(self, *args: Any, **kwargs: Any) -> None:
+        super().set_timesteps(*args, **kwargs)
+        generator = generator_for(self.seed, 0)
+        self.noisy = []
+        for t in self.timesteps:
+            noise = torch.randn(self.clean.shape, generator=generator).to(self.clean)
+            self.noisy.append(self.add_noise(self.clean, noise, t[None]))
+        self.noisy.append(self.clean)
+        self.residuals: list[Tensor] = []
+
+    def scale_model_input(self, sample: Tensor, timestep: Any = None) -> Tensor:
+        """Whatever latents the pipeline believes in, the denoiser sees those of the path."""
+        noisy = self.noisy[len(self.residuals)].to(sample)
+        return noisy.expand_as(sample)
+
+    def step(self, model_output: Tensor, timestep: Any, sample: Tensor, return_dict: bool = True) -> Any:
+        at = len(self.residuals)
+        mean = _mean(super().step, model_output, timestep, self.noisy[at].to(sample))
+        self.residuals.append(self.noisy[at + 1].to(mean) - mean)
+        return _stepped(self.noisy[at + 1].to(sample), return_dict)
+
+    def path(self) -> Tensor:
+        return torch.cat(self.noisy)
+
+
+class _FixedPoint(_Ddim):
+    """Walks from the picture to noise: at each timestep the x_t whose DDIM step is x_{t−1}, by iteration."""
+
+    iterations: int
+    timesteps: Tensor
+
+    def set_timesteps(self, *args: Any, **kwargs: Any) -> None:
+        super().set_timesteps(*args, **kwargs)
+        self.timesteps = self.timesteps.flip(0).repeat_interleave(self.iterations)
+        self.calls = 0
+        self.walked: list[Tensor] = []
+
+    def step(self, model_output: Tensor, timestep: Any, sample: Tensor, return_dict: bool = True) -> Any:
+        if self.calls % self.iterations == 0:
+            self.walked.append(sample)
+        self.calls += 1
+        # A step is linear in x_t and in what the denoiser said of it: x_{t−1} = a x_t + b output.
+        one, none = torch.ones((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
+        a = super().step(none, timestep, one).prev_sample.item()
+        b = super().step(one, timestep, none).prev_sample.item()
+        self.last = (self.walked[-1] - b * model_output) / a
+        return _stepped(self.last, return_dict)
+
+    def path(self) -> Tensor:
+        return torch.cat([self.last, *reversed(self.walked)])
+
+
+class _Replaying(_Ddim):
+    """Draws again: adds what was missed, or holds the source to its path."""
+
+    inverted: Inversion
+    group: int
+    skipped: int = 0
+    timesteps: Tensor
+
+    def set_timesteps(self, *args: Any, **kwargs: Any) -> None:
+        super().set_timesteps(*args, **kwargs)
+        self.timesteps, self.at = self.timesteps[self.skipped :], self.skipped
+
+    def step(self, model_output: Tensor, timestep: Any, sample: Tensor, return_dict: bool = True) -> Any:
+        residuals = self.inverted.residuals
+        if residuals is not None:
+            found = _mean(super().step, model_output, timestep, sample) + residuals[self.at].to(sample)
+        else:
+            found = super().step(model_output, timestep, sample).prev_sample
+        self.at += 1
+        if self.group > 1:
+            found[:: self.group] = self.inverted.path[self.at].to(found)
+        return _stepped(found, return_dict)
+
+
+def _mean(step: Any, model_output: Tensor, timestep: Any, sample: Tensor) -> Tensor:
+    """The mean of a step that adds noise."""
+    # not quite 1: from ᾱ = 0, rounding takes 1 − ᾱ − σ² below 0 there, and its root is no number
+    return step(
+        model_output, timestep, sample, eta=0.999, variance_noise=torch.zeros_like(sample)
+    ).prev_sample
+
+
+def _stepped(latents: Tensor, return_dict: bool) -> Any:
+    return DDIMSchedulerOutput(prev_sample=latents) if return_dict else (latents,)
+
+
+def _scheduler(pipe: Any, kind: Any) -> Any:
+    config = pipe.scheduler.config
+    if not hasattr(config, "prediction_type") or not hasattr(pipe.scheduler, "alphas_cumprod"):
+        raise HeadwiseError(
+            f"Pictures can be inverted by a schedule of noise; this pipeline has a "
+            f"{type(pipe.scheduler).__name__}. Use a Stable Diffusion 1, 2 or XL pipeline."
+        )
+    return kind.from_config(config, clip_sample=False, thresholding=False)
+
+
+@contextmanager
+def _with(pipe: Any, scheduler: Any) -> Iterator[None]:
+    before, pipe.scheduler = pipe.scheduler, scheduler
+    try:
+        with quiet(pipe):
+            yield
+    finally:
+        pipe.scheduler = before
+
+
+def _redrawn(pipe: Any, inverted: Inversion, size: dict[str, int]) -> Tensor:
+    replay = _scheduler(pipe, _Replaying)
+    replay.inverted, replay.group = inverted, 1  # alone, it is not held to its path
+    with _with(pipe, replay):
+        return pipe(
+            inverted.prompt,
+            latents=inverted.path[:1],
+            num_inference_steps=inverted.num_inference_steps,
+            guidance_scale=inverted.guidance_scale,
+            output_type="latent",
+            **size,
+        ).images
+
+
+@torch.no_grad()
+def _encoded(pipe: Any, picture: Image.Image) -> Float[Tensor, "1 channels height width"]:
+    pixels = pipe.image_processor.preprocess(picture).to(pipe._execution_device, pipe.vae.dtype)
+    return pipe.vae.encode(pixels).latent_dist.mode() * pipe.vae.config.scaling_factor
+
+
+@torch.no_grad()
+def _decoded(pipe: Any, latents: Tensor) -> Image.Image:
+    pixels = pipe.vae.decode(latents / pipe.vae.config.scaling_factor).sample
+    return pipe.image_processor.postprocess(pixels, output_type="pil")[0]

@@ -1,0 +1,128 @@
+r"""Sources and targets in one batch, and the blend that leaves alone what an edit is not about.
+
+A batch holds groups, each a source and its targets. After every step a target's latents become
+
+    x* ← x + m (x* − x)
+
+with x the source's latents and m the mask where either of the two pictures attends to a word that was
+changed: the map of those words, averaged over heads, coarse layers and the calls so far, widened by one
+position, relative to its own maximum, above a threshold.
+
+References:
+    | Prompt-to-Prompt Image Editing with Cross Attention Control (Hertz et al., 2022)
+    | https://arxiv.org/abs/2208.01626
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from headwise.editing.alignment import align
+from headwise.errors import BadStrength, HookMisuse
+from headwise.model.sites import Attend, DenoiserCall, Site
+
+__all__ = ["LocalBlend", "coarse_side", "source_rows"]
+
+
+def source_rows(call: DenoiserCall, targets: int, both: bool = False) -> Int[Tensor, " rows"]:
+    """For each row of the batch the row of its source; a source is its own.
+
+    Args:
+        call: The denoiser call under way.
+        targets: How many follow each source.
+        both: Rows of the negative prompt, too, have their source's; otherwise they are their own.
+    """
+    group = targets + 1
+    if not call.prompts or call.pictures % group:
+        raise HookMisuse(
+            f"{call.pictures} pictures with {len(call.prompts)} prompts cannot be groups of a source and "
+            f"{targets} targets. Use `headwise.edit`, and say `targets` as many as there are."
+        )
+    rows = torch.arange(call.rows)
+    halves = range(0, call.rows, call.pictures) if both else [call.conditional.start]
+    for start in halves:
+        rows[start : start + call.pictures] = start + torch.arange(call.pictures) // group * group
+    return rows
+
+
+class LocalBlend:
+    """A hook that gathers where changed words are attended to, and the blend of latents by it.
+
+    Args:
+        targets: How many follow each source in the batch.
+        threshold: Of a map relative to its maximum, 0 … 1.
+        start: The share of denoiser calls after which blending begins.
+    """
+
+    def __init__(self, *, targets: int = 1, threshold: float | int = 0.3, start: float | int = 0.2) -> None:
+        if not 0 <= threshold <= 1 or not 0 <= start <= 1:
+            raise BadStrength(f"threshold={threshold} and start={start} were given; expected 0 to 1.")
+        self.targets, self.threshold, self.start = targets, threshold, start
+        self._prepared: Any = None
+
+    def prepare(self, call: DenoiserCall) -> None:
+        """At the first call, find the changed words and forget the last picture's maps."""
+        self.call = call
+        known = (call.prompts, call.rows, call.tokens)
+        if call.step and known == self._prepared:
+            return
+        self._prepared = known
+        self._rows = source_rows(call, self.targets)
+        self._words = self._changed(call)
+        self._sum: Tensor | None = None
+
+    def __call__(self, attend: Attend, site: Site, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Keep the maps of changed words at coarse layers, and attend as ever."""
+        if site.height == coarse_side(site.call.grid[0]):
+            rows = site.conditional
+            scores = query[rows].float() @ key[rows].float().transpose(-1, -2) * query.shape[-1] ** -0.5
+            words = self._words.to(scores)[:, None, None]
+            found = (scores.softmax(-1) * words).sum(-1).mean(1).unflatten(-1, (site.height, site.width))
+            self._sum = found if self._sum is None else self._sum + found
+        return attend(query, key, value)
+
+    def blend(
+        self, latents: Float[Tensor, "pictures channels height width"]
+    ) -> Float[Tensor, "pictures channels height width"]:
+        """Latents whose targets are their sources' outside the mask."""
+        if self._sum is None:
+            raise HookMisuse(
+                "No layer is coarse enough to say where the changed words are. Leave LocalBlend out."
+            )
+        if self.call.step + 1 < self.start * max(1, self.call.steps):
+            return latents
+        mask = self.mask((latents.shape[-2], latents.shape[-1]))
+        sources = (self._rows[self.call.conditional] - self.call.conditional.start).to(latents.device)
+        mask = mask | mask[sources]
+        return torch.where(mask[:, None], latents, latents[sources])
+
+    def mask(self, size: tuple[int, int]) -> Bool[Tensor, "pictures height width"]:
+        """Where each picture attends to the words that make the difference."""
+        assert self._sum is not None
+        wide = F.max_pool2d(self._sum[:, None], 3, 1, 1)
+        wide = F.interpolate(wide, size=size, mode="bilinear", align_corners=False)[:, 0]
+        return wide > self.threshold * wide.amax((-1, -2), keepdim=True)
+
+    def _changed(self, call: DenoiserCall) -> Float[Tensor, "pictures tokens"]:
+        """Changed words of each picture; a source's are those that any of its targets replaces or drops."""
+        words = torch.zeros(call.pictures, call.tokens)
+        sources = (self._rows[call.conditional] - call.conditional.start).tolist()
+        for p, s in enumerate(sources):
+            if p == s:
+                continue
+            there = align(call.tokenizer, call.prompts[s], call.prompts[p], call.tokens)
+            back = align(call.tokenizer, call.prompts[p], call.prompts[s], call.tokens)
+            words[p] += torch.from_numpy(there.replaced | there.new)
+            words[s] += torch.from_numpy(back.replaced | back.new)
+        return words.clamp(max=1)
+
+
+def coarse_side(side: int) -> int:
+    """The height of the layers whose maps are read: a quarter of the latents', though not under 8."""
+    goal = max(8, side / 4)
+    while side > goal:
+        side = -(-side // 2)
+    return side

@@ -1,0 +1,207 @@
+r"""Concepts: visual categories, and the words that stand for them.
+
+A concept set is an ordered mapping, `Color → red, blue, green, …`. The paper's 34 concepts of 10 words come
+with the package ("paper34"); a set of one's own is a TOML file:
+
+    [concepts]
+    Color = ["red", "blue", "green"]
+    "Time of Day" = ["night", "dawn"]
+
+For the probe every word is encoded ALONE by the pipeline's own text encoders, and of its embeddings the start
+token and the word's own tokens are kept: no end token, no padding.
+"""
+
+import re
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from headwise.errors import UnknownConcept, UnreadableConcepts
+
+__all__ = ["ConceptSet", "WordEmbeddings", "unknown_concept"]
+
+_DATA = Path(__file__).parents[1] / "data"
+
+
+@dataclass(frozen=True)
+class WordEmbeddings:
+    """What the text encoders make of each word of a concept set.
+
+    Args:
+        start: The start token's embedding, "1 dim"; of encoders without one "0 dim".
+        words: Per concept and word, the word's tokens, "tokens dim".
+    """
+
+    start: Any
+    words: tuple[tuple[Any, ...], ...]
+
+
+@dataclass(frozen=True)
+class ConceptSet:
+    """Concept names and their words, in a fixed order.
+
+    Args:
+        pairs: (name, words), one after the other; a mapping of names to words is taken too.
+    """
+
+    pairs: tuple[tuple[str, tuple[str, ...]], ...]
+
+    def __init__(self, pairs: Mapping[str, Sequence[str]] | Sequence[tuple[str, Sequence[str]]]) -> None:
+        given = list(pairs.items()) if isinstance(pairs, Mapping) else list(pairs)
+        _check(given, lambda _name, _word: "")
+        object.__setattr__(self, "pairs", tuple((name, tuple(words)) for name, words in given))
+
+    @classmethod
+    def load(cls, name_or_path: str | Path) -> "ConceptSet":
+        """A set of the package ("paper34", "emoji") or a TOML file."""
+        path = _DATA / f"{name_or_path}.toml"
+        if not re.fullmatch(r"\w+", str(name_or_path)) or not path.is_file():
+            path = Path(name_or_path)
+        text = _read(path)
+        try:
+            table = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            for name, line in _repeated(text):
+                raise UnreadableConcepts(
+                    f"{path}, line {line}: the concept {name!r} is there twice. Join its words or rename one."
+                ) from None
+            raise UnreadableConcepts(
+                f'{path} is not valid TOML: {error}. A concept is written once, as Color = ["red", "blue"].'
+            ) from None
+        concepts = table.get("concepts")
+        if not isinstance(concepts, dict) or not concepts:
+            raise UnreadableConcepts(
+                f'{path}: no [concepts] table. Begin with a line [concepts], then Color = ["red"].'
+            )
+        _check(list(concepts.items()), lambda name, word: f"{path}, line {_line(text, name, word)}: ")
+        return cls(concepts)
+
+    @property
+    def concepts(self) -> Mapping[str, tuple[str, ...]]:
+        """The words of every concept, by name."""
+        return MappingProxyType(dict(self.pairs))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The concepts, in order."""
+        return tuple(name for name, _ in self.pairs)
+
+    def words(self, name: str) -> tuple[str, ...]:
+        """The words of one concept."""
+        if name not in self.names:
+            raise unknown_concept(name, self.names)
+        return self.concepts[name]
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def to_json(self) -> list[list[Any]]:
+        """As JSON-able lists of [name, words], which keep the order."""
+        return [[name, list(words)] for name, words in self.pairs]
+
+    @classmethod
+    def from_json(cls, pairs: Sequence[Sequence[Any]]) -> "ConceptSet":
+        """The inverse of `to_json`, taken as it is."""
+        made = object.__new__(cls)
+        object.__setattr__(made, "pairs", tuple((name, tuple(words)) for name, words in pairs))
+        return made
+
+    def embed(self, pipe: Any) -> WordEmbeddings:
+        """Encode every word alone with the pipeline's own text encoders."""
+        from headwise.model.pipelines import encode_word  # torch is needed here and not before
+
+        encoded = [[encode_word(pipe, word) for word in words] for _, words in self.pairs]
+        return WordEmbeddings(
+            encoded[0][0][0], tuple(tuple(tokens for _, tokens in words) for words in encoded)
+        )
+
+
+def unknown_concept(name: str, names: Sequence[str]) -> UnknownConcept:
+    """The error for a concept that is not among `names`, with the nearest ones."""
+    folded = {known.casefold(): known for known in names}
+    near = [folded[match] for match in get_close_matches(name.casefold(), folded, n=3)]
+    cure = f"Did you mean {' or '.join(map(repr, near))}?" if near else f"There are: {', '.join(names)}."
+    return UnknownConcept(f"There is no concept {name!r}. {cure}")
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except FileNotFoundError:
+        sets = ", ".join(sorted(file.stem for file in _DATA.glob("*.toml")))
+        raise UnreadableConcepts(
+            f"There is no concept file {path}. Give the path of a TOML file, or one of: {sets}."
+        ) from None
+    except UnicodeDecodeError as error:
+        line = path.read_bytes()[: error.start].count(b"\n") + 1
+        raise UnreadableConcepts(f"{path}, line {line}: not UTF-8. Save the file as UTF-8.") from None
+    except OSError as error:
+        raise UnreadableConcepts(
+            f"{path} cannot be read: {error.strerror}. Give the path of a TOML file."
+        ) from None
+
+
+def _check(pairs: list[tuple[Any, Any]], where: Any) -> None:
+    if not pairs:
+        raise UnreadableConcepts(
+            "The concept set is empty. Give at least one concept with at least one word."
+        )
+    seen: set[str] = set()
+    for name, words in pairs:
+        at = where(name, None)
+        if not isinstance(name, str) or not name.strip() or not name.isprintable():
+            raise UnreadableConcepts(f"{at}{name!r} is no name of a concept. Use printable text.")
+        if name in seen:
+            raise UnreadableConcepts(
+                f"{at}the concept {name!r} is there twice. Join its words or rename one."
+            )
+        if isinstance(words, str) or not isinstance(words, list | tuple):
+            raise UnreadableConcepts(
+                f'{at}{name!r} is {words!r}; expected a list of words, as {name} = ["red", "blue"].'
+            )
+        if not words:
+            raise UnreadableConcepts(f"{at}the concept {name!r} has no words. Add one or remove the concept.")
+        _check_words(name, words, where)
+        seen.add(name)
+
+
+def _check_words(name: str, words: Sequence[Any], where: Any) -> None:
+    for i, word in enumerate(words):
+        if not isinstance(word, str):
+            raise UnreadableConcepts(
+                f'{where(name, None)}{word!r} in {name!r} is no text. Put it in quotes: "{word}".'
+            )
+        if not word.strip() or not word.isprintable():
+            raise UnreadableConcepts(
+                f"{where(name, word)}{word!r} in {name!r} is no word. Use printable text."
+            )
+        if word.casefold() in (other.casefold() for other in words[:i]):
+            raise UnreadableConcepts(f"{where(name, word)}{word!r} is twice in {name!r}. Remove one.")
+
+
+def _repeated(text: str) -> Iterator[tuple[str, int]]:
+    """Concepts written a second time, of which tomllib knows only that they end the document."""
+    seen = set()
+    written = r"""^[ \t]*(?:"([^"\n]*)"|'([^'\n]*)'|([\w-]+))[ \t]*="""
+    for key in re.finditer(written, text, flags=re.MULTILINE):
+        name = next(group for group in key.groups() if group is not None)
+        if name in seen:
+            yield name, text.count("\n", 0, key.end()) + 1
+        seen.add(name)
+
+
+def _line(text: str, name: str, word: str | None) -> int:
+    """The line of a concept in the file, or of the last place in it where the word is written."""
+    key = re.search(rf"""^\s*["']?{re.escape(name)}["']?\s*=""", text, flags=re.MULTILINE)
+    at = key.end() if key else 0
+    if word is not None:
+        inside = text[at : text.find("]", at)]
+        at += max(inside.rfind(f'"{word}"'), inside.rfind(f"'{word}'"), 0)
+    return text.count("\n", 0, at) + 1

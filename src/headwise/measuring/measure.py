@@ -1,0 +1,267 @@
+r"""Measuring relevance: generate pictures, let every head vote, add the votes up.
+
+With the same folder a measurement goes on where it ended; with workers in the place of a pipeline it is
+shared, and the votes are the same (runs/workers.py).
+"""
+
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from torch import Tensor
+
+from headwise.errors import HeadwiseError, RunMismatch
+from headwise.measuring.concepts import ConceptSet
+from headwise.measuring.estimators import Estimator, Named, estimator_of
+from headwise.measuring.probe import ConceptProbe
+from headwise.measuring.prompts import read_prompts
+from headwise.measuring.relevance import Relevance
+from headwise.measuring.reliability import split_half
+from headwise.measuring.votes import BLOCKS, Votes
+from headwise.model.attention import hooked
+from headwise.model.generate import generate, latent_shape
+from headwise.model.heads import HeadMap
+from headwise.model.pipelines import digest_of, quiet, settings_of_pictures
+from headwise.pictures import save_picture
+from headwise.runs.folder import Progress, ProgressCallback, RunFolder
+from headwise.runs.shards import among, batches, format_ranges
+from headwise.runs.workers import are_workers, parts, pieces_of
+
+__all__ = ["finished", "measure", "settings_of"]
+
+PIECE = 32  # pictures that one of several workers counts at a time
+
+
+def measure(
+    pipe: Any,
+    concepts: ConceptSet,
+    *,
+    pictures: int = 1000,
+    numbers: range | None = None,
+    prompts: Sequence[str] | str | Path | None = None,
+    latents: Float[Tensor, "pictures channels height width"] | None = None,
+    seed: int = 0,
+    out: str | Path | None = None,
+    batch_size: int = 1,
+    estimator: Estimator | Named = "lean",
+    num_inference_steps: int | None = None,
+    guidance_scale: float | int = 7.5,
+    negative_prompt: str | None = None,
+    height: int | None = None,
+    width: int | None = None,
+    until: float | int | None = None,
+    checkpoint_every: float | int = 10,
+    keep_pictures: int = 0,
+    progress: ProgressCallback = True,
+) -> Relevance:
+    """Generate pictures, count votes, return relevance; with the same `out` it goes on where it ended.
+
+    Args:
+        pipe: The user's pipeline, which is left as it was; or workers who share the pictures (cluster.py).
+        concepts: The concepts to choose between.
+        pictures: How many to generate at most. A finished run may be called again with more.
+        numbers: Which of them to count here, such as `range(500, 1000)`, where others count the rest.
+        prompts: A list, a text file with one a line, or None for the package's own. Picture i has prompt i
+            modulo their number.
+        latents: Unit noise of every picture; drawn from the seed if None.
+        seed: With a picture's number, the source of its latents and word draws.
+        out: Folder for checkpoints and result, see runs.py; None keeps nothing on disk.
+        batch_size: Pictures per pipeline call. It changes the time, not the votes.
+        estimator: How much is seen of a picture (estimators.py): "lean", or "paper" for one draw a call.
+        num_inference_steps: Passed to the pipeline; the estimator's own if None.
+        guidance_scale, negative_prompt, height, width: Passed to the pipeline.
+        until: Stop at a multiple of 32 pictures where the median split-half correlation over concepts is
+            this high.
+        checkpoint_every: Seconds between checkpoints; 0 writes one after every batch.
+        keep_pictures: Decode the first so many and save them in `out`/pictures; the others are never decoded.
+        progress: Show a bar on stderr; or a callable that is told, after each batch, how many pictures of how
+            many are counted. What it raises ends the run, with all that was counted kept.
+    """
+    wanted, chosen = among(numbers, pictures), estimator_of(estimator)
+    _check(pictures, numbers, batch_size, keep_pictures if out is None else 0, until)
+    passed: dict[str, Any] = {
+        "num_inference_steps": num_inference_steps or chosen.num_inference_steps,
+        "guidance_scale": guidance_scale,
+        "negative_prompt": negative_prompt,
+        "height": height,
+        "width": width,
+    }
+    # No batch reaches across a place where the run may stop, or where it stops decoding.
+    cuts = (keep_pictures, *(range(0, pictures, BLOCKS) if until is not None else ()))
+    texts = prompts if prompts is None else read_prompts(prompts, pipe)
+    asked = _Asked(
+        concepts, texts, latents, pictures, seed, chosen.draws, passed, batch_size, keep_pictures, cuts
+    )
+    here = None if are_workers(pipe) else asked(pipe)
+    nothing = pipe.begin(asked) if here is None else here.nothing
+    by = pipe.versions if here is None else None
+    with RunFolder(out, nothing.settings, nothing, whole=pictures, by=by) as folder:
+        _require_among(folder, wanted)
+        if not _enough(folder.so_far, len(wanted), until):
+            left = folder.so_far.left(wanted)
+            if here is None:
+                pieces = pieces_of(asked.batches([wanted]), left, len(pipe), PIECE, cuts)
+                coming = parts(pipe, pieces, folder, in_order=until is not None)
+            else:
+                coming = here.parts(asked.batches(left), folder.keep)
+            with (
+                closing(coming),
+                Progress(folder, len(wanted), checkpoint_every, progress, _how_sure) as done,
+            ):
+                for part in coming:
+                    done(part)
+                    if _enough(done.so_far, len(wanted), until):
+                        break
+        return finished(folder)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What is asked of every pipeline that takes part in a measurement, here or at a worker's place."""
+
+    concepts: ConceptSet
+    prompts: tuple[str, ...] | None
+    latents: Float[Tensor, "pictures channels height width"] | None
+    pictures: int
+    seed: int
+    draws: int
+    passed: dict[str, Any]
+    batch_size: int
+    keep_pictures: int
+    cuts: tuple[int, ...]
+
+    def __call__(self, pipe: Any) -> "_Counting":
+        return _Counting(self, pipe)
+
+    def batches(self, todo: Iterable[range]) -> Iterator[range]:
+        """These pictures by pipeline calls."""
+        for numbers in todo:
+            yield from batches(numbers.start, numbers.stop, self.batch_size, self.cuts)
+
+
+class _Counting:
+    """One pipeline at its part of a measurement."""
+
+    def __init__(self, asked: _Asked, pipe: Any) -> None:
+        self.asked, self.pipe, self.texts = asked, pipe, read_prompts(asked.prompts, pipe)
+        _check_latents(pipe, asked)
+        settings = settings_of(pipe, asked.concepts, self.texts, asked.latents, asked.seed) | asked.passed
+        settings |= {"draws": asked.draws} if asked.draws > 1 else {}  # files from before say none: one
+        self.nothing = Votes.empty(HeadMap.of(pipe), asked.concepts, settings)
+        self.probe: ConceptProbe | None = None
+
+    def __call__(self, numbers: range, folder: Path) -> Votes:
+        """The votes of some pictures; those to be kept are saved in the folder."""
+
+        def keep(name: str, picture: Any, prompt: str) -> None:
+            save_picture(folder / "pictures" / f"{name}.png", picture, {"prompt": prompt})
+
+        if not numbers:
+            return self.nothing
+        return sum(self.parts(self.asked.batches([numbers]), keep), start=self.nothing)
+
+    def parts(
+        self, todo: Iterable[range], keep: Callable[[str, Any, str], None]
+    ) -> Generator[Votes, None, None]:
+        """The votes of each batch, as it is done."""
+        asked, settings = self.asked, self.nothing.settings
+        self.probe = probe = self.probe or ConceptProbe(
+            self.pipe, asked.concepts, asked.seed, draws=asked.draws
+        )
+        with hooked(self.pipe, probe), quiet(self.pipe):
+            for numbers in todo:
+                probe.begin(numbers)
+                self._generate(numbers, keep)
+                yield Votes.of_pictures(probe.take(), numbers, probe.head_map, asked.concepts, settings)
+
+    def _generate(self, numbers: range, keep: Callable[[str, Any, str], None]) -> None:
+        asked, texts = self.asked, self.texts
+        kept = numbers[0] < asked.keep_pictures
+        wanted = asked.passed | {"output_type": "pil" if kept else "latent"}
+        images = generate(self.pipe, texts, asked.seed, numbers, latents=asked.latents, **wanted)
+        for number, image in zip(numbers, images if kept else (), strict=kept):
+            keep(f"{number:05d}", image, texts[number % len(texts)])
+
+
+def finished(folder: RunFolder[Votes]) -> Relevance:
+    """The relevance of all votes so far, saved beside them."""
+    relevance = Relevance.from_votes(folder.so_far)
+    relevance = replace(
+        relevance, settings=relevance.settings | {"versions": folder.versions or dict(folder.by)}
+    )
+    if folder.path is not None:
+        relevance.save(folder.path / "relevance.safetensors")
+    return relevance
+
+
+def _how_sure(votes: Votes) -> str:
+    return f"split-half {np.median(split_half(votes)):.2f}"
+
+
+def _enough(votes: Votes, pictures: int, until: float | int | None) -> bool:
+    """Is the run over? Asked at multiples of 32 pictures only, whatever the batches and interruptions."""
+    if len(votes) >= pictures:
+        return True
+    if until is None or len(votes.pictures) != 1 or len(votes) % BLOCKS:
+        return False
+    return bool(np.median(split_half(votes)) >= until)
+
+
+def _check(
+    pictures: int, numbers: range | None, batch_size: int, homeless: int, until: float | int | None
+) -> None:
+    if pictures < 1 or batch_size < 1:
+        raise HeadwiseError(
+            f"pictures={pictures} and batch_size={batch_size} were given; expected 1 or more of each."
+        )
+    if homeless:
+        raise HeadwiseError(f"keep_pictures={homeless} pictures need a folder to go to. Give out=…")
+    if numbers is not None and not numbers:
+        raise HeadwiseError(
+            f"numbers={numbers} holds no picture. Make fewer shards: at most as many as there are pictures."
+        )
+    if numbers is not None and until is not None:
+        raise HeadwiseError(
+            f"until={until} looks at all pictures, but only {format_ranges([numbers])} are counted here. "
+            "Leave it out, or let workers share the run."
+        )
+
+
+def _require_among(folder: RunFolder[Votes], wanted: range) -> None:
+    counted = folder.so_far.pictures
+    if counted and wanted.start == 0 and counted[-1][1] > wanted.stop:
+        raise RunMismatch(
+            f"{folder.path} already counts {len(folder.so_far)} pictures, more than the {len(wanted)} asked "
+            "for. Ask for as many or more, or give another folder."
+        )
+    if counted and not (wanted.start <= counted[0][0] and counted[-1][1] <= wanted.stop):
+        raise RunMismatch(
+            f"{folder.path} already counts {format_ranges([range(*pair) for pair in counted])}, not all of "
+            f"them among {format_ranges([wanted])}. Ask for what it counts too, or give another folder."
+        )
+
+
+def _check_latents(pipe: Any, asked: _Asked) -> None:
+    shape = latent_shape(pipe, asked.passed["height"], asked.passed["width"])
+    given = asked.latents
+    if given is not None and (len(given) < asked.pictures or tuple(given.shape[1:]) != shape):
+        raise HeadwiseError(
+            f"The latents have shape {tuple(given.shape)}; expected {(asked.pictures, *shape)}, "
+            "unit noise for every picture."
+        )
+
+
+def settings_of(
+    pipe: Any, concepts: ConceptSet, prompts: Sequence[str], latents: Tensor | None, seed: int
+) -> dict[str, Any]:
+    """What decides the votes beside the arguments that are passed to the pipeline."""
+    words = sum(len(concepts.words(name)) for name in concepts)
+    return settings_of_pictures(pipe, prompts) | {
+        "concept_set": f"{len(concepts)} concepts, {words} words, {digest_of(repr(concepts))}",
+        "latents": None if latents is None else digest_of(latents.double().cpu().numpy().tobytes()),
+        "seed": seed,
+    }

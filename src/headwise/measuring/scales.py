@@ -1,0 +1,88 @@
+r"""Other scales for relevance: what the average head has, and how far the strongest may go.
+
+With 1300 heads single elements reach 66 where the average is 1, and steering by them breaks pictures. For
+concept c, with R its relevance (a row that sums to H),
+
+    sum         R                                        as measured
+    clamp       min(R, limit)                            the paper's way for SDXL, limit 9
+    rank        H · rank(R) / Σ ranks, from 0            only the order counts
+    softmax     H · softmax(R^½ / temperature)           smooth; what the strongest head has grows with H
+    maximum     R / max R                                in 0 … 1
+    shrink      1 + (R − 1) · (1 − se² / (R − 1)²)₊      what noise could have made is taken away
+
+References:
+    | Estimation with Quadratic Loss (James and Stein, 1961), for the last
+    | Cross-Attention Head Position Patterns Can Align with Human Visual Concepts (Park et al., 2024)
+    | https://arxiv.org/abs/2412.02237
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+from jaxtyping import Float
+
+from headwise.errors import BadStrength
+from headwise.measuring.relevance import Relevance
+
+__all__ = ["SCALES", "rescaled"]
+
+Values = Float[np.ndarray, "concepts all_heads"]
+
+
+def rescaled(relevance: Relevance, scale: str, parameter: float | int | None = None) -> Relevance:
+    """The same relevance on another scale; standard errors and reliability are those of the measurement.
+
+    Args:
+        relevance: As measured.
+        scale: One of `SCALES`.
+        parameter: The limit of "clamp" (9), the temperature of "softmax" (1).
+
+    Raises:
+        BadStrength: No such scale, or a parameter that is not above 0.
+    """
+    if scale not in SCALES or not (parameter is None or parameter > 0):
+        raise BadStrength(
+            f"scale={scale!r}, parameter={parameter} was given; expected one of {', '.join(SCALES)}, and a "
+            "parameter above 0."
+        )
+    values = SCALES[scale](relevance, parameter)
+    return replace(relevance, values=values, settings=relevance.settings | {"scale": [scale, parameter]})
+
+
+def _clamp(relevance: Relevance, limit: float | int | None) -> Values:
+    return np.minimum(relevance.values, limit or 9.0)
+
+
+def _rank(relevance: Relevance, parameter: float | int | None) -> Values:
+    from headwise.measuring.reliability import ranks
+
+    places = ranks(relevance.values)
+    return places.shape[-1] * places / np.maximum(places.sum(-1, keepdims=True), 1)
+
+
+def _softmax(relevance: Relevance, temperature: float | int | None) -> Values:
+    logits = np.sqrt(relevance.values) / (temperature or 1.0)
+    shares = np.exp(logits - logits.max(-1, keepdims=True))
+    return shares.shape[-1] * shares / shares.sum(-1, keepdims=True)
+
+
+def _maximum(relevance: Relevance, parameter: float | int | None) -> Values:
+    most = relevance.values.max(-1, keepdims=True)
+    return np.divide(relevance.values, most, out=np.zeros(relevance.values.shape), where=most > 0)
+
+
+def _shrink(relevance: Relevance, parameter: float | int | None) -> Values:
+    away, se = relevance.values - 1, np.nan_to_num(relevance.standard_errors)
+    kept = 1 - np.divide(se**2, away**2, out=np.full(away.shape, np.inf), where=away != 0)
+    return 1 + away * np.clip(kept, 0, 1)
+
+
+SCALES: dict[str, Callable[[Relevance, float | int | None], Values]] = {
+    "sum": lambda relevance, parameter: relevance.values.copy(),
+    "clamp": _clamp,
+    "rank": _rank,
+    "softmax": _softmax,
+    "maximum": _maximum,
+    "shrink": _shrink,
+}

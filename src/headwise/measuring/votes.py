@@ -1,0 +1,174 @@
+r"""Votes: how often each head preferred each concept, counted in integers.
+
+    counts[step, h, c]    at each call of the denoiser, over all pictures
+    blocks[b, h, c]       over all calls, by block of pictures (picture i is in block i mod 32)
+
+Adding is exact, in any order, on any number of machines, and no picture is ever counted twice.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+
+from headwise.errors import PictureCountedTwice, UnreadableFile, VotesMismatch
+from headwise.files import packed, read_whole, unpacked, write_whole
+from headwise.measuring.concepts import ConceptSet
+from headwise.model.heads import HeadMap
+from headwise.runs.shards import Ranges, joined, ranges_of, subtract
+
+__all__ = ["BLOCKS", "Votes"]
+
+BLOCKS = 32
+
+
+@dataclass(frozen=True, eq=False)
+class Votes:
+    """Counted votes, and which pictures they counted.
+
+    Args:
+        counts: Votes per denoiser call.
+        blocks: The same votes per block of pictures, summed over calls.
+        pictures: The pictures counted, as (start, stop) ranges.
+        head_map: Whose heads.
+        concepts: Which concepts, with which words.
+        settings: How the pictures were made; votes with other settings are not added.
+    """
+
+    counts: Int[np.ndarray, "steps all_heads concepts"]
+    blocks: Int[np.ndarray, "blocks all_heads concepts"]
+    pictures: Ranges
+    head_map: HeadMap
+    concepts: ConceptSet
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def empty(
+        cls, head_map: HeadMap, concepts: ConceptSet, settings: dict[str, Any] | None = None
+    ) -> "Votes":
+        """No votes of no pictures: adding it changes nothing."""
+        each = (head_map.all_heads, len(concepts))
+        counts, blocks = np.zeros((0, *each), np.int64), np.zeros((BLOCKS, *each), np.int64)
+        return cls(counts, blocks, (), head_map, concepts, settings or {})
+
+    @classmethod
+    def of_pictures(
+        cls,
+        winners: Int[np.ndarray, "pictures steps draws all_heads"],
+        numbers: Sequence[int],
+        head_map: HeadMap,
+        concepts: ConceptSet,
+        settings: dict[str, Any],
+    ) -> "Votes":
+        """Count the concept that each head preferred at each call and draw of some pictures."""
+        won = (winners[..., None] == np.arange(len(concepts))).sum(2)
+        votes = cls.empty(head_map, concepts, settings)
+        for number, of_picture in zip(numbers, won.sum(1), strict=True):
+            votes.blocks[number % BLOCKS] += of_picture
+        return cls(won.sum(0), votes.blocks, ranges_of(numbers), head_map, concepts, settings)
+
+    def __len__(self) -> int:
+        """How many pictures were counted."""
+        return sum(stop - start for start, stop in self.pictures)
+
+    @property
+    def totals(self) -> Int[np.ndarray, "concepts all_heads"]:
+        """The votes n[c, h]."""
+        return self.blocks.sum(0).T
+
+    def __add__(self, other: "Votes") -> "Votes":
+        if self.head_map != other.head_map:
+            self.head_map.require(other.head_map, "the first votes", "the second votes")
+        if self.concepts != other.concepts:
+            raise VotesMismatch(f"These votes chose between other concepts: {_difference(self, other)}.")
+        if self.settings != other.settings:
+            raise VotesMismatch(f"These votes were counted on other pictures: {_difference(self, other)}.")
+        steps = max(len(self.counts), len(other.counts))
+        counts = np.zeros((steps, *self.counts.shape[1:]), np.int64)
+        counts[: len(self.counts)] += self.counts
+        counts[: len(other.counts)] += other.counts
+        pictures = _joined(self.pictures, other.pictures)
+        return Votes(
+            counts, self.blocks + other.blocks, pictures, self.head_map, self.concepts, self.settings
+        )
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Votes):
+            return NotImplemented
+        ours, theirs = self._metadata(), other._metadata()
+        return ours == theirs and all(
+            np.array_equal(a, b) for a, b in ((self.counts, other.counts), (self.blocks, other.blocks))
+        )
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def left(self, numbers: range) -> list[range]:
+        """Those of these pictures that are not counted yet."""
+        return subtract(numbers, self.pictures)
+
+    def save(self, path: str | Path) -> None:
+        """Write a safetensors file, whole or not at all; equal votes give equal bytes."""
+        write_whole(path, self.pack())
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Votes":
+        """Read what `save` wrote."""
+        return cls.unpack(read_whole(path, "votes"), path)
+
+    def pack(self) -> bytes:
+        """The content of that file: each array in the smallest type that holds it."""
+        arrays = {"counts": _narrow(self.counts), "blocks": _narrow(self.blocks)}
+        return packed("votes", arrays, self._metadata())
+
+    @classmethod
+    def unpack(cls, content: bytes, path: str | Path = "What a worker sent") -> "Votes":
+        """What `pack` packed; the path is where it came from."""
+        arrays, said = unpacked(content, "votes", ("counts", "blocks"), path)
+        arrays = {name: array.astype(np.int64) for name, array in arrays.items()}
+        try:
+            head_map = HeadMap.from_json(json.dumps(said["head_map"]))
+            concepts = ConceptSet.from_json(said["concepts"])
+            pictures = tuple((int(start), int(stop)) for start, stop in said["pictures"])
+            votes = cls(arrays["counts"], arrays["blocks"], pictures, head_map, concepts, said["settings"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise UnreadableFile(
+                f"{path} says nothing usable about its votes ({error!r}). Measure again."
+            ) from None
+        each = (head_map.all_heads, len(concepts))
+        if votes.counts.shape[1:] != each or votes.blocks.shape != (BLOCKS, *each):
+            raise UnreadableFile(
+                f"{path} holds {votes.counts.shape} and {votes.blocks.shape} votes; "
+                f"its head map and concepts ask for {each} each. The file is damaged: measure again."
+            )
+        return votes
+
+    def _metadata(self) -> dict[str, Any]:
+        return {
+            "head_map": json.loads(self.head_map.to_json()),
+            "concepts": self.concepts.to_json(),
+            "pictures": [list(pair) for pair in self.pictures],
+            "settings": self.settings,
+        }
+
+
+def _narrow(votes: Int[np.ndarray, "..."]) -> np.ndarray:
+    return votes.astype(np.min_scalar_type(int(votes.max(initial=0))))
+
+
+def _joined(ours: Ranges, theirs: Ranges) -> Ranges:
+    both = joined([*ours, *theirs])
+    if both.twice is not None:
+        raise PictureCountedTwice(
+            f"Both votes counted picture {both.twice}. Add votes of other pictures: each is counted once."
+        )
+    return both.ranges
+
+
+def _difference(a: Votes, b: Votes) -> str:
+    ours, theirs = (dict(v.concepts.to_json()) | v.settings for v in (a, b))
+    keys = [key for key in ours | theirs if ours.get(key) != theirs.get(key)] or ["order of concepts"]
+    return f"{keys[0]!r} is {ours.get(keys[0])!r} in one and {theirs.get(keys[0])!r} in the other"

@@ -1,0 +1,12 @@
+"""Chapter 1, the pipeline as it is: its heads, its words, its seeds, and the hooks at its attention.
+
+    heads       which attention heads read text, in one fixed order
+    tokens      words of a prompt -> positions of their tokens
+    pipelines   loading a pipeline, and what only its insides can answer
+    generate    picture i of seed s, the same in any batch
+    sites       what a hook is told: the layer, the denoiser call, the rows of the batch
+    attention   `hooked`, the one way into a pipeline
+    device      how much memory a pipeline holds
+
+Nothing outside this package knows how diffusers works inside.
+"""

@@ -1,0 +1,229 @@
+r"""Pipelines: loading one, and the few questions that only diffusers' internals answer.
+
+`load_pipeline("emoji")` is the built-in model; any other name is a folder or a hub name in diffusers format.
+Weights come from safetensors only, and no code of a model's author is ever run.
+"""
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from headwise.errors import ModelNotLoaded, WordWithoutTokens
+from headwise.model.heads import HeadMap, denoiser_of, wrapped_denoiser_of
+from headwise.model.tokens import TextSegment, positions_in, word_positions
+
+__all__ = [
+    "digest_of", "encode_word", "fingerprint", "is_emoji", "load_pipeline", "model_name", "quiet",
+    "settings_of_pictures", "text_segments", "watched",
+]  # fmt: skip
+
+_EMOJI = Path(__file__).parents[1] / "emoji" / "model"
+
+
+def load_pipeline(
+    name_or_path: str | Path, dtype: torch.dtype | None = None, device: str | torch.device | None = None
+) -> Any:
+    """A text-to-image pipeline by hub name, by folder, or "emoji"."""
+    if str(name_or_path) == "emoji":
+        pipe = _load_emoji()
+        pipe = pipe if dtype is None else pipe.to(dtype)
+    else:
+        pipe = _from_pretrained(str(name_or_path), dtype)
+    HeadMap.of(pipe)
+    return pipe if device is None else pipe.to(device)
+
+
+def model_name(pipe: Any) -> str:
+    """The hub name or folder that a pipeline came from, else its class."""
+    if is_emoji(pipe):
+        return "emoji"
+    return getattr(getattr(pipe, "config", None), "_name_or_path", None) or type(pipe).__name__
+
+
+def is_emoji(pipe: Any) -> bool:
+    """Is this the built-in model?"""
+    name = getattr(getattr(pipe, "config", None), "_name_or_path", None)
+    return name is not None and Path(name).resolve() == _EMOJI.resolve()
+
+
+def fingerprint(pipe: Any) -> str:
+    """A short hash of a sample of the weights, so that another checkpoint is not taken for this one."""
+    digest = sha256()
+    encoders = ("text_encoder", "text_encoder_2", "text_encoder_3")
+    for module in [denoiser_of(pipe), *(getattr(pipe, name, None) for name in encoders)]:
+        for name, parameter in module.named_parameters() if isinstance(module, nn.Module) else ():
+            name = name.removeprefix("text_model.")  # where transformers had all of a text model before 5.x
+            digest.update(f"{name} {tuple(parameter.shape)}".encode())
+            if parameter.device.type != "meta":  # as under offloading, where only names and shapes are known
+                sample = parameter.detach().flatten()[:: max(1, parameter.numel() // 32)]
+                digest.update(sample.double().cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def text_segments(pipe: Any, asked: Mapping[str, Any] | None = None) -> tuple[TextSegment, ...]:
+    """The tokenizers of the text that the denoiser reads, in the order in which their tokens stand.
+
+    Args:
+        pipe: A pipeline, or anything else, which then has none.
+        asked: The arguments of its call, of which some change what is tokenized.
+    """
+    asked = asked or {}
+    first, second, third = (getattr(pipe, name, None) for name in ("tokenizer", "tokenizer_2", "tokenizer_3"))
+    if first is None:
+        return ()
+    own, of_second = TextSegment(first, 0, _cleaning(pipe, first, asked)), TextSegment(second)
+    if hasattr(pipe, "tokenizer_3"):  # Stable Diffusion 3: CLIP's tokens, then T5's unless it was left out
+        has_third = third is not None and pipe.text_encoder_3 is not None
+        return (own, TextSegment(third, first.model_max_length)) if has_third else (own,)
+    if type(first).__name__.startswith("CLIP") and type(second).__name__.startswith("T5"):
+        return (of_second,)  # FLUX, whose CLIP gives no tokens
+    if type(second).__name__.startswith("T5"):
+        return (own, of_second._replace(start=first.model_max_length))  # Hunyuan-DiT
+    before = "\n".join(asked.get("complex_human_instruction") or ())
+    if before:  # Sana keeps the first token, and the last ones of what is padded to the length of both
+        own = own._replace(start=2 - len(first.encode(before)), before=before)
+    return (own,)
+
+
+def encode_word(pipe: Any, word: str) -> tuple[Float[Tensor, "starts dim"], Float[Tensor, "tokens dim"]]:
+    """A word encoded alone: the start token, unless the encoder has none, and the word's own tokens."""
+    readers = text_segments(pipe)
+    counts = [len(word_positions(reader.tokenizer, reader.clean(word))) for reader in readers]
+    twin = getattr(pipe, "tokenizer_2", None)
+    if type(twin) is type(pipe.tokenizer):  # as SDXL's two, whose tokens are one wide token
+        counts.append(len(word_positions(twin, word)))
+        if counts[-1] != counts[0]:
+            raise ModelNotLoaded(
+                f"The tokenizers of {type(pipe).__name__} make {sorted(counts)} tokens of {word!r}; "
+                "expected tokenizers that agree, as SDXL's do."
+            )
+    if 0 in counts:
+        raise WordWithoutTokens(
+            f"{word!r} has no token: the tokenizer makes nothing of it, so nothing can attend to it. "
+            "Use another word."
+        )
+    options: dict[str, Any] = {"num_images_per_prompt": 1, "do_classifier_free_guidance": False}
+    options |= {"prompt_2": None, "prompt_3": None}
+    known = inspect.signature(pipe.encode_prompt).parameters
+    with torch.no_grad():
+        encoded = pipe.encode_prompt(
+            prompt=word,
+            device=pipe._execution_device,
+            **{name: value for name, value in options.items() if name in known},
+        )
+    starts = readers[0].start + min(word_positions(readers[0].tokenizer, readers[0].clean(word)))
+    return encoded[0][0, :starts], encoded[0][0, list(positions_in(readers, word, None))]
+
+
+def _cleaning(pipe: Any, tokenizer: Any, asked: Mapping[str, Any]) -> Callable[[str], str]:
+    """What the pipeline makes of a prompt before it tokenizes it."""
+    if hasattr(pipe, "_text_preprocessing"):
+        clean = bool(asked.get("clean_caption"))
+        return lambda prompt: pipe._text_preprocessing(prompt, clean_caption=clean)[0]
+    if hasattr(pipe, "maybe_convert_prompt"):  # textual inversion writes out words of several vectors
+        return lambda prompt: pipe.maybe_convert_prompt(prompt, tokenizer)
+    return str
+
+
+@contextmanager
+def quiet(pipe: Any) -> Iterator[None]:
+    """Without the pipeline's own progress bar and safety checker, both put back afterwards."""
+    held = {
+        name: pipe.__dict__[name]
+        for name in ("_progress_bar_config", "safety_checker")
+        if name in pipe.__dict__
+    }
+    # Straight into __dict__: diffusers' __setattr__ would write a missing checker into the pipeline's config.
+    pipe.__dict__["_progress_bar_config"] = {"disable": True}
+    if "safety_checker" in held:
+        pipe.__dict__["safety_checker"] = None
+    try:
+        yield
+    finally:
+        pipe.__dict__.pop("_progress_bar_config")
+        pipe.__dict__.update(held)
+
+
+@contextmanager
+def watched(pipe: Any, told: Callable[[], None]) -> Iterator[None]:
+    """Say before each call of the denoiser that it comes; what `told` raises ends the pipeline's call there.
+
+    Nothing stands at the attention layers, so it goes around whatever Headwise does with the pipeline.
+    """
+    handle = wrapped_denoiser_of(pipe).register_forward_pre_hook(lambda module, given: told())
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def settings_of_pictures(pipe: Any, prompts: Sequence[str]) -> dict[str, Any]:
+    """What of the pipeline and the prompts decides the pictures."""
+    scheduler: Any = getattr(pipe, "scheduler", None)
+    return {
+        "model": model_name(pipe),
+        "weights": fingerprint(pipe),
+        "dtype": str(denoiser_of(pipe).dtype).removeprefix("torch."),
+        "scheduler": type(scheduler).__name__,
+        "scheduler_settings": digest_of(
+            repr(sorted((k, str(v)) for k, v in scheduler.config.items() if k[0] != "_"))
+        ),
+        "head_map": f"{HeadMap.of(pipe).all_heads} heads, {digest_of(HeadMap.of(pipe).to_json())}",
+        "prompts": f"{len(prompts)} prompts, {digest_of(repr(prompts))}",
+    }
+
+
+def digest_of(content: str | bytes) -> str:
+    """A short hash, for settings that are too long to write down."""
+    return sha256(content.encode() if isinstance(content, str) else content).hexdigest()[:12]
+
+
+def _load_emoji() -> Any:
+    try:
+        from headwise import emoji
+    except ImportError:
+        raise ModelNotLoaded("The emoji model is not in this installation. Install headwise again.") from None
+    return emoji.load()
+
+
+def _of_one_type(pipe: Any, dtype: torch.dtype | None) -> Any:
+    """Weights stored in half precision: diffusers makes them float32 on loading, transformers 5 does not.
+
+    And versions of diffusers that do not know `dtype` leave it to this.
+    """
+    wanted = dtype or denoiser_of(pipe).dtype
+    for part in pipe.components.values():
+        if isinstance(part, nn.Module) and part.dtype != wanted:
+            part.to(wanted)
+    return pipe
+
+
+def _from_pretrained(name: str, dtype: torch.dtype | None) -> Any:
+    from diffusers import DiffusionPipeline
+
+    folder = Path(name)
+    if folder.exists() and not (folder / "model_index.json").is_file():
+        raise ModelNotLoaded(
+            f"{name} is no pipeline: it holds no model_index.json. Give a folder in diffusers format."
+        )
+    looks_local = name.startswith((".", "/", "~")) or name.count("/") != 1
+    if not folder.exists() and looks_local:
+        raise ModelNotLoaded(
+            f"There is no folder {name}. Give a pipeline's folder, a hub name (owner/name) or emoji."
+        )
+    try:
+        pipe = DiffusionPipeline.from_pretrained(name, dtype=dtype, use_safetensors=True)
+        return _of_one_type(pipe, dtype)
+    except Exception as error:  # diffusers, the hub and safetensors each raise their own kinds
+        said = str(error).strip().splitlines()
+        raise ModelNotLoaded(
+            f"{name} could not be loaded: {said[0] if said else type(error).__name__} "
+            "Check the name and the network, or give a folder in diffusers format with safetensors weights."
+        ) from error

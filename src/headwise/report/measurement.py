@@ -1,0 +1,219 @@
+"""The page of a run (page.py): of a measurement here, of a trial of its claims in trials.py.
+
+Every folder may hold command.txt, the command that made it. That of a measurement may also hold
+
+    relevance.safetensors   the measurement; the one file that must be there
+    votes.safetensors       its votes, for the curve over pictures
+    control/                another run of the same model in which concept names mean nothing
+    pictures/NNN.png        samples; each PNG carries its prompt as text
+"""
+
+__all__ = ["report"]
+
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from headwise.measuring.relevance import HeadRank, Relevance
+from headwise.measuring.votes import Votes
+from headwise.report import plots
+from headwise.report.claims import trial_page
+from headwise.report.page import Drawing, Page, Section, Table, pictures_of, settings_rows
+
+HEADS_A_CONCEPT = 5
+LEAD = (
+    "At every layer and call each head voted for the concept whose words its picture positions attended to "
+    "most. A head's relevance is its share of a concept's votes, scaled so that the average head has 1."
+)
+
+
+def report(run_folder: str | os.PathLike[str]) -> Path:
+    """Write `index.html` into the folder of a run, whatever its kind, and return its path."""
+    folder = Path(run_folder)
+    measured = (folder / "relevance.safetensors").is_file()
+    page = _measurement(folder) if measured else trial_page(folder)
+    return replace(page, command=_text(folder / "command.txt")).write(folder)
+
+
+def _measurement(folder: Path) -> Page:
+    relevance = Relevance.load(folder / "relevance.safetensors")
+    control_file = folder / "control" / "relevance.safetensors"
+    control = Relevance.load(control_file) if control_file.is_file() else None
+    votes_file = folder / "votes.safetensors"
+    votes = Votes.load(votes_file) if votes_file.is_file() else None
+    return Page(
+        title=f"Which heads of {relevance.settings.get('model', 'this model')} carry which concept",
+        lead=LEAD,
+        numbers=_numbers(relevance, control),
+        sections=list(_sections(relevance, control, votes)),
+        sheet=list(pictures_of(folder / "pictures")),
+        settings=list(settings_rows(relevance.settings)),
+        words=relevance.settings.get("concepts", []),
+    )
+
+
+def _numbers(relevance: Relevance, control: Relevance | None) -> list[tuple[str, str]]:
+    numbers = [
+        ("pictures", str(relevance.settings.get("pictures", "?"))),
+        ("heads", str(relevance.values.shape[1])),
+        ("concepts", str(len(relevance.concepts))),
+        ("split-half correlation, median", _number(np.median(relevance.split_half))),
+    ]
+    if control is not None:
+        numbers.append(("the same where names mean nothing", _number(np.median(control.split_half))))
+    return numbers
+
+
+def _sections(relevance: Relevance, control: Relevance | None, votes: Votes | None) -> Iterator[Section]:
+    yield _map_section(relevance)
+    yield _heads_section(relevance)
+    yield _certainty_section(relevance, control, votes)
+    yield _layer_section(relevance)
+    yield _similarity_section(relevance)
+
+
+def _map_section(relevance: Relevance) -> Section:
+    best = {name: relevance.top(name, 1)[0] for name in relevance.concepts}
+    leader = max(best, key=lambda name: best[name].relevance)
+    concepts, heads = relevance.values.shape
+    alt = (
+        f"Heat map of {concepts} concepts by {heads} heads. Its highest value is "
+        f"{best[leader].relevance:.1f}, {leader} at {best[leader].address}."
+    )
+    text = (
+        "One row is one concept, one column one head, in the order in which the picture passes them. "
+        "Bright cells are heads that serve the concept far more than the average head does."
+    )
+    return Section("Concept × head map", text, (Drawing.of(plots.heat_map(relevance), alt, "60rem"),))
+
+
+def _heads_section(relevance: Relevance) -> Section:
+    text = (
+        "An address is the layer's path in diffusers and the head's number within it. "
+        "± is 1.96 standard errors, from how far blocks of pictures disagree (jackknife)."
+    )
+    leading = [(name, _interval(head), head.address, head.index) for name, head in _top_heads(relevance, 1)]
+    more = [
+        (name, _interval(head), head.address, head.index)
+        for name, head in _top_heads(relevance, HEADS_A_CONCEPT)
+    ]
+    columns = ("concept", "relevance ± 95 %", "address", "index")
+    tables = (
+        Table("The most relevant head of each concept", columns, leading, columns[1::2], open=True),
+        Table(f"The {HEADS_A_CONCEPT} most relevant", columns, more, columns[1::2]),
+    )
+    return Section("The heads of each concept", text, tables=tables)
+
+
+def _top_heads(relevance: Relevance, k: int) -> Iterator[tuple[str, HeadRank]]:
+    """The k first heads of each concept, its name beside the first of them."""
+    for name in relevance.concepts:
+        for rank, head in enumerate(relevance.top(name, k)):
+            yield name if rank == 0 else "", head
+
+
+def _certainty_section(relevance: Relevance, control: Relevance | None, votes: Votes | None) -> Section:
+    text = (
+        "The pictures are split into two halves at random, many times; relevance is computed from each "
+        "and the two orders of heads are compared (Spearman). "
+        "1 means that other pictures would give the same order."
+    )
+    if control is not None:
+        text += (
+            " In the control, every concept draws its words from one pot that all share, so no name means "
+            "anything. Beyond its own noise, relevance spreads over heads with a standard deviation of "
+            f"{_spread(relevance):.2f}; in the control, with {_spread(control):.2f}."
+        )
+    drawings = [
+        Drawing.of(plots.reliability(relevance, control), _certainty_in_words(relevance, control), "34rem")
+    ]
+    if votes is not None and np.isfinite(relevance.split_half).all():
+        alt = f"Curve of the split-half correlation over pictures, up to {len(votes)}."
+        drawings.append(Drawing.of(plots.convergence(votes), alt, "34rem"))
+    runs = [relevance] if control is None else [relevance, control]
+    rows = [
+        (name, *(_number(run.split_half[c]) for run in runs)) for c, name in enumerate(relevance.concepts)
+    ]
+    columns = ("concept", "split-half", "control")[: 1 + len(runs)]
+    return Section("How sure", text, tuple(drawings), (Table("Every concept", columns, rows, columns[1:]),))
+
+
+def _certainty_in_words(relevance: Relevance, control: Relevance | None) -> str:
+    lowest = int(np.argmin(relevance.split_half))
+    said = (
+        "Split-half rank correlation of each concept: "
+        f"median {_number(np.median(relevance.split_half))}, "
+        f"lowest {relevance.concepts[lowest]} with {_number(relevance.split_half[lowest])}."
+    )
+    return said if control is None else f"{said} Control: median {_number(np.median(control.split_half))}."
+
+
+def _layer_section(relevance: Relevance) -> Section:
+    means = plots.layer_means(relevance)
+    text = (
+        f"The heads of each layer averaged. Layers alone explain {_explained_by_layers(relevance):.0%} of "
+        "the variance over heads; the rest depends on which head of the layer it is."
+    )
+    head_map = relevance.head_map
+    strongest = [head_map.layers[layer].address if head_map else "" for layer in means.argmax(axis=1)]
+    rows = [
+        (n, f"{m:.2f}", a) for n, m, a in zip(relevance.concepts, means.max(axis=1), strongest, strict=True)
+    ]
+    columns = ("concept", "mean relevance", "address")
+    alt = (
+        f"Heat map of {means.shape[0]} concepts by {means.shape[1]} layers; its maximum is {means.max():.1f}."
+    )
+    drawing = Drawing.of(plots.layer_summary(relevance), alt, "40rem")
+    return Section(
+        "By layer",
+        text,
+        (drawing,),
+        (Table("The strongest layer of each concept", columns, rows, columns[1:2]),),
+    )
+
+
+def _similarity_section(relevance: Relevance) -> Section:
+    alike = plots.correlation(relevance)
+    pairs = sorted(((alike[a, b], a, b) for a in range(len(alike)) for b in range(a)), reverse=True)
+    shown = pairs if len(pairs) <= 16 else pairs[:8] + pairs[-8:]
+    rows = [(relevance.concepts[a], relevance.concepts[b], f"{value:+.2f}") for value, a, b in shown]
+    columns = ("concept", "and", "correlation")
+    text = "Concepts with a high correlation have their relevance at the same heads."
+    alt = f"Matrix of correlations between {len(alike)} concepts, similar ones side by side."
+    drawing = Drawing.of(plots.concept_similarity(relevance), alt, "34rem")
+    return Section(
+        "Concepts that share heads",
+        text,
+        (drawing,),
+        (Table("Most and least alike", columns, rows, columns[2:]),),
+    )
+
+
+def _spread(relevance: Relevance) -> float:
+    """Standard deviation over heads, less what the standard errors alone would give; median over concepts."""
+    noise = (relevance.standard_errors**2).mean(axis=1)
+    return float(np.median(np.sqrt(np.maximum(0, relevance.values.var(axis=1) - noise))))
+
+
+def _explained_by_layers(relevance: Relevance) -> float:
+    """Share of the variance over heads that lies between layers; median over concepts."""
+    head_map = relevance.head_map
+    widths = [layer.heads for layer in head_map] if head_map else [relevance.values.shape[1]]
+    between = np.repeat(plots.layer_means(relevance), widths, axis=1).var(axis=1)
+    total = relevance.values.var(axis=1)
+    return float(np.median(between[total > 0] / total[total > 0])) if total.any() else 0.0
+
+
+def _interval(head: HeadRank) -> str:
+    return f"{head.relevance:.2f} ± {1.96 * head.standard_error:.2f}"
+
+
+def _number(value: float) -> str:
+    return "unknown" if np.isnan(value) else f"{value:z.2f}"
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8").strip() if path.is_file() else ""

@@ -1,0 +1,89 @@
+"""Scores of pictures along named axes, which come bit by bit: what a sweep counts, as votes are counted.
+
+A score that is not there yet is nan. Parts of one sweep add up in any order to the same whole, and a picture
+that two parts scored differently is refused.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from headwise.errors import UnreadableFile, VotesMismatch
+from headwise.files import packed, read_whole, unpacked, write_whole
+from headwise.runs.shards import ranges_of
+
+__all__ = ["Axes", "Scores"]
+
+Label = str | int
+Axes = Mapping[str, Sequence[Label]]
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """Numbers along named axes.
+
+    Args:
+        values: nan where not scored yet.
+        axes: Name and labels of each axis of the values, in their order.
+        settings: How the pictures were made and scored; scores with others are not added.
+    """
+
+    values: Float[np.ndarray, "..."]
+    axes: Mapping[str, tuple[Label, ...]]
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def empty(cls, axes: Axes, settings: dict[str, Any]) -> "Scores":
+        """No scores of no pictures: adding it changes nothing."""
+        labels = {name: tuple(of_axis) for name, of_axis in axes.items()}
+        return cls(np.full([len(of_axis) for of_axis in labels.values()], np.nan), labels, settings)
+
+    def __len__(self) -> int:
+        """How many are known."""
+        return int(np.isfinite(self.values).sum())
+
+    def __add__(self, other: "Scores") -> "Scores":
+        if (dict(self.axes), self.settings) != (dict(other.axes), other.settings):
+            raise VotesMismatch("These scores have other axes or settings. Add parts of one run only.")
+        both = np.isfinite(self.values) & np.isfinite(other.values)
+        if not np.array_equal(self.values[both], other.values[both]):
+            raise VotesMismatch("The two parts scored the same pictures differently. Measure one again.")
+        known = np.where(np.isfinite(self.values), self.values, other.values)
+        return Scores(known, self.axes, self.settings)
+
+    def left(self, numbers: range) -> list[range]:
+        """Those of these places on the last axis where a score is not there yet."""
+        unknown = np.isnan(self.values).reshape(-1, self.values.shape[-1]).any(0)
+        return [range(*pair) for pair in ranges_of(n for n in numbers if unknown[n])]
+
+    def save(self, path: str | Path) -> None:
+        """Write a safetensors file, whole or not at all."""
+        write_whole(path, self.pack())
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Scores":
+        """Read what `save` wrote."""
+        return cls.unpack(read_whole(path, "scores"), path)
+
+    def pack(self) -> bytes:
+        """The content of that file."""
+        axes = [[name, list(labels)] for name, labels in self.axes.items()]
+        return packed("scores", {"values": self.values}, {"axes": axes, "settings": self.settings})
+
+    @classmethod
+    def unpack(cls, content: bytes, path: str | Path = "What a worker sent") -> "Scores":
+        """What `pack` packed; the path is where it came from."""
+        arrays, said = unpacked(content, "scores", ("values",), path)
+        try:
+            axes = {name: tuple(labels) for name, labels in said["axes"]}
+            found = cls(arrays["values"], axes, said["settings"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise UnreadableFile(f"{path} is a damaged file of scores ({error!r}). Measure again.") from None
+        shape = tuple(len(labels) for labels in axes.values())
+        if found.values.shape != shape:
+            raise UnreadableFile(f"{path} is damaged: {found.values.shape} scores on axes of {shape}.")
+        return found

@@ -1,0 +1,172 @@
+r"""Shards: one piece of work cut into ranges of picture numbers, so that many can share it.
+
+Shard i of n of N pictures holds the numbers
+
+    ⌊i N / n⌋ … ⌊(i + 1) N / n⌋ − 1,        i = 0 … n − 1,
+
+so that all shards together hold each number once. A picture comes from its number and the seed alone
+(generate.py), so what a shard counts does not depend on who else counts.
+"""
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from headwise.errors import HeadwiseError
+
+__all__ = [
+    "Joined",
+    "Ranges",
+    "Shard",
+    "among",
+    "batches",
+    "joined",
+    "subtract",
+    "ranges_of",
+    "format_ranges",
+    "shard_of",
+]
+
+Ranges = tuple[tuple[int, int], ...]  # half-open, in order, none touching the next
+
+
+class Shard(NamedTuple):
+    """Number i of n shards, i from 0."""
+
+    i: int
+    n: int
+
+    def of(self, count: int) -> range:
+        """Its numbers, of so many."""
+        return range(self.i * count // self.n, (self.i + 1) * count // self.n)
+
+    def folder(self, out: Path) -> Path:
+        """Where it is counted: a folder of its own below that of the whole."""
+        return out / "shards" / f"{self.i:05d}-of-{self.n:05d}"
+
+    def __str__(self) -> str:
+        return f"{self.i}/{self.n}"
+
+
+def shard_of(text: str, environment: Mapping[str, str] = os.environ) -> Shard:
+    """A shard by its name.
+
+    Args:
+        text: "3/8", or "auto" for what a launcher says: RANK and WORLD_SIZE (torchrun, accelerate launch),
+            SLURM_ARRAY_TASK_ID (sbatch --array) or SLURM_PROCID (srun).
+        environment: What is looked at for "auto".
+
+    Raises:
+        HeadwiseError: No shard is named so, or no launcher said which.
+    """
+    if text == "auto":
+        return _launched(environment)
+    number, slash, count = text.partition("/")
+    if not (slash and number.isdecimal() and count.isdecimal() and int(number) < int(count)):
+        raise HeadwiseError(
+            f"--shard {text!r} was given; expected number/count, counted from 0, such as 0/8 … 7/8, or auto."
+        )
+    return Shard(int(number), int(count))
+
+
+def _launched(environment: Mapping[str, str]) -> Shard:
+    def number(name: str, default: str = "") -> int | None:
+        said = environment.get(name, default)
+        return int(said) if said.isdecimal() else None
+
+    task, tasks = number("SLURM_ARRAY_TASK_ID"), number("SLURM_ARRAY_TASK_COUNT")
+    if task is not None and tasks is not None and number("RANK") is None:
+        first = number("SLURM_ARRAY_TASK_MIN", "0") or 0
+        step = number("SLURM_ARRAY_TASK_STEP", "1") or 1
+        end = first + step * (tasks - 1)
+        if first > 1 or number("SLURM_ARRAY_TASK_MAX", f"{end}") != end:
+            raise HeadwiseError(
+                f"--shard auto was given in task {task} of a job array of {tasks} that does not go from 0 or "
+                "1 without gaps, so the number of shards is unknown. Say it: --shard $SLURM_ARRAY_TASK_ID/64 "
+                "for 64 shards, counted from 0."
+            )
+        return Shard((task - first) // step, tasks)
+    known = (
+        (number("RANK"), number("WORLD_SIZE")),
+        (number("SLURM_PROCID"), number("SLURM_NTASKS")),
+    )
+    for i, n in known:
+        if i is not None and n is not None and 0 <= i < n:
+            return Shard(i, n)
+    raise HeadwiseError(
+        "--shard auto was given, but no launcher says which shard this is: expected RANK and WORLD_SIZE, "
+        "SLURM_ARRAY_TASK_ID and SLURM_ARRAY_TASK_COUNT, or SLURM_PROCID and SLURM_NTASKS in the "
+        "environment. Start it with torchrun, accelerate launch, sbatch --array or srun, or give --shard 0/8."
+    )
+
+
+def among(numbers: range | None, count: int) -> range:
+    """Those of so many that are asked for: all if None.
+
+    Raises:
+        HeadwiseError: They are not among them, or not side by side.
+    """
+    wanted = range(count) if numbers is None else numbers
+    if wanted and (wanted.step != 1 or wanted[0] < 0 or wanted[-1] >= count):
+        raise HeadwiseError(f"numbers={numbers} was given; expected some of range(0, {count}), side by side.")
+    return wanted
+
+
+class Joined(NamedTuple):
+    """Ranges put together, and the first number that was in two of them."""
+
+    ranges: Ranges
+    twice: int | None
+
+
+def joined(ranges: Iterable[tuple[int, int]]) -> Joined:
+    """Ranges put together, those that touch made one."""
+    found: list[tuple[int, int]] = []
+    twice = None
+    for start, stop in sorted(ranges):
+        if found and start <= found[-1][1]:
+            if start < found[-1][1] and twice is None:
+                twice = start
+            found[-1] = (found[-1][0], max(stop, found[-1][1]))
+        else:
+            found.append((start, stop))
+    return Joined(tuple(found), twice)
+
+
+def ranges_of(numbers: Iterable[int]) -> Ranges:
+    """The ranges that hold these numbers and no others."""
+    return joined((number, number + 1) for number in numbers).ranges
+
+
+def subtract(numbers: range, ranges: Ranges) -> list[range]:
+    """What these ranges leave of the numbers."""
+    left, start = [], numbers.start
+    for begin, end in ranges:
+        if begin >= numbers.stop:
+            break
+        if begin > start:
+            left.append(range(start, begin))
+        start = max(start, end)
+    return left + ([range(start, numbers.stop)] if start < numbers.stop else [])
+
+
+def format_ranges(ranges: Sequence[range], at_most: int = 6) -> str:
+    """Ranges as people say them: "3, 64 to 95 and 4 more ranges"."""
+
+    def each() -> Iterator[str]:
+        for of in ranges[:at_most]:
+            yield f"{of[0]}" if len(of) == 1 else f"{of[0]} to {of[-1]}"
+        if len(ranges) > at_most:
+            yield f"{len(ranges) - at_most} more ranges"
+
+    *before, last = each()
+    return f"{', '.join(before)} and {last}" if before else last
+
+
+def batches(start: int, stop: int, batch_size: int, cuts: Sequence[int] = ()) -> Iterator[range]:
+    """The pictures start … stop − 1 in batches, none of which reaches across a cut."""
+    while start < stop:
+        end = min([start + batch_size, stop, *(cut for cut in cuts if cut > start)])
+        yield range(start, end)
+        start = end

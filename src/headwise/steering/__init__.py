@@ -1,0 +1,8 @@
+"""Chapter 4, what a `Relevance` is good for: scaling the attention of a concept's heads to a word.
+
+steer       `strengthen`, `adjust`, `weaken`
+spelling    steering written in one line of text
+suggest     which concept a word means
+compare     the same picture under several steerings
+doctor      a check-up of one pipeline
+"""

@@ -1,0 +1,77 @@
+r"""Steering spelled in one line, for the command line and the page.
+
+    red:Color            strengthen the word "red" by the heads of Color
+    red:Color*1.5        half as much again
+    red#2:Color          only its second occurrence
+    lavender:Color-Plants        adjust "lavender" toward Color, away from Plants
+
+Names of concepts may hold spaces and hyphens: they are found among those that were measured, whatever their
+case. Words may hold colons; the last one ends the word.
+"""
+
+import re
+from collections.abc import Sequence
+from difflib import get_close_matches
+
+from headwise.errors import BadStrength, HeadwiseError, UnknownConcept
+from headwise.measuring.relevance import Relevance
+from headwise.steering.steer import Steer, adjust, strengthen
+
+__all__ = ["parse_steering"]
+
+
+def parse_steering(text: str, relevance: Relevance, times: float | int = 1.0) -> Steer:
+    """The steering that a line asks for.
+
+    Args:
+        text: Such as "red:Color*1.5" or "lavender:Color-Plants".
+        relevance: Whose concepts may be named.
+        times: What the strength is multiplied by, for a row of strengths.
+    """
+    word, colon, rest = text.rpartition(":")
+    if not colon or not word.strip() or not rest.strip():
+        raise HeadwiseError(
+            f"{text!r} is no steering. Write WORD:CONCEPT, such as red:Color, or WORD:TOWARD-AWAY, such as "
+            "lavender:Color-Plants; *1.5 at the end is a strength."
+        )
+    word, occurrence = _occurrence(word.strip())
+    concepts, strength = _strength(rest.strip(), text)
+    toward, away = _concepts(concepts, relevance.concepts)
+    if away is None:
+        return strengthen(relevance, word, toward, strength * times, occurrence=occurrence)
+    return adjust(relevance, word, toward, away, strength * times, occurrence=occurrence)
+
+
+def _occurrence(word: str) -> tuple[str, int | None]:
+    found = re.fullmatch(r"(.+)#(\d+)", word)
+    return (found[1], int(found[2])) if found else (word, None)
+
+
+def _strength(rest: str, text: str) -> tuple[str, float]:
+    concepts, star, number = rest.rpartition("*")
+    if not star:
+        return rest, 1.0
+    try:
+        return concepts.strip(), float(number)
+    except ValueError:
+        raise BadStrength(f"{number!r} in {text!r} is no number. Write a strength such as *1.5.") from None
+
+
+def _concepts(spelled: str, names: Sequence[str]) -> tuple[str, str | None]:
+    """One concept, or two with a hyphen between, which may be any of the hyphens."""
+    known = {name.casefold(): name for name in names}
+    if spelled.casefold() in known:
+        return known[spelled.casefold()], None
+    for hyphen in re.finditer("-", spelled):
+        pair = [side.strip().casefold() for side in (spelled[: hyphen.start()], spelled[hyphen.end() :])]
+        if all(side in known for side in pair):
+            return known[pair[0]], known[pair[1]]
+    wrong = next(
+        (side for side in (s.strip() for s in spelled.split("-")) if side.casefold() not in known), spelled
+    )
+    near = get_close_matches(wrong.casefold(), list(known), n=1)
+    raise UnknownConcept(
+        f"{wrong!r} in {spelled!r} is not a concept that was measured. "
+        + (f"Did you mean {known[near[0]]!r}? " if near else "")
+        + f"There are: {', '.join(names)}."
+    )

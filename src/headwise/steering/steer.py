@@ -1,0 +1,325 @@
+r"""Steering: a word is heard more, or less, by the heads that carry a concept.
+
+For the tokens of a chosen word, head h's attention map is multiplied by a factor r[h]:
+
+    A'[:, h, :, t] = r[h] · A[:, h, :, t]        for the word's tokens t, in rows that carry the prompt
+
+without renormalising. Multiplying column t of a map is multiplying the *value* of token t in that head,
+(A · diag r) · V = A · (diag r · V), so no map is ever made and the fused kernel stays. With s the strength
+and R the relevance (1 for the average head),
+
+    strengthen   r = 1 + s (R[concept] − 1)
+    adjust       r = 1 + s (2 R[toward] − R[away] − 1)
+    weaken       r = −2 at the chosen heads, 1 elsewhere
+
+s = 0 changes nothing, bit for bit; s = 1 is the paper's; negative strengths turn away. `control` gives the
+factors that a claim about heads is to be compared with.
+
+References:
+    | Cross-Attention Head Position Patterns Can Align with Human Visual Concepts (Park et al., 2024)
+    | https://arxiv.org/abs/2412.02237
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from headwise.errors import BadStrength, HeadMapMismatch, HookMisuse, UnknownConcept
+from headwise.measuring.relevance import Relevance
+from headwise.model.heads import HeadMap
+from headwise.model.sites import Attend, DenoiserCall, Site
+
+__all__ = ["Steer", "adjust", "clamped", "strengthen", "weaken"]
+
+Target = str | tuple[int, ...] | None
+LARGEST = 100.0  # a factor beyond this drowns every other token of any prompt
+
+
+def strengthen(
+    relevance: Relevance,
+    word: Target | Sequence[Target],
+    concept: str,
+    strength: float | int = 1.0,
+    *,
+    occurrence: int | None = None,
+    clamp: float | int | None = None,
+    steps: tuple[float | int, float | int] = (0.0, 1.0),
+    top: int | None = None,
+) -> "Steer":
+    """Let the heads of a concept hear a word more: r = 1 + s (R − 1).
+
+    Args:
+        relevance: Measured on a model with the same heads.
+        word: A word or phrase of the prompt. A list has one entry for each prompt of the batch, None for
+            prompts to leave alone. A tuple of numbers is token positions, for prompts given as embeddings.
+        concept: One that was measured.
+        strength: s, −100 … 100.
+        occurrence: Which of several occurrences, from 1; None for all.
+        clamp: The largest relevance that counts; by default 9 for models with more than 500 heads, as in the
+            paper for SDXL, where single heads reach 66, and no limit below. `math.inf` for none.
+        steps: The share of the denoiser calls that is steered, from 0 to 1.
+        top: Steer only the k heads whose factor is farthest from 1.
+
+    Raises:
+        UnknownConcept: The concept was not measured, or no head ever voted for it.
+        BadStrength: strength, clamp, steps or top out of range.
+        WordNotInPrompt, HeadMapMismatch: When the pipeline runs, if the word is not there, or its heads are
+            others than those the relevance was measured on.
+    """
+    factors = 1 + _checked(strength) * (clamped(relevance, concept, clamp) - 1)
+    return Steer(
+        _only_top(factors, top), word, occurrence=occurrence, steps=steps, head_map=relevance.head_map
+    )
+
+
+def adjust(
+    relevance: Relevance,
+    word: Target | Sequence[Target],
+    toward: str,
+    away: str,
+    strength: float | int = 1.0,
+    *,
+    occurrence: int | None = None,
+    clamp: float | int | None = None,
+    steps: tuple[float | int, float | int] = (0.0, 1.0),
+    top: int | None = None,
+) -> "Steer":
+    """Turn a misread word from one concept toward another: r = 1 + s (2 R[toward] − R[away] − 1).
+
+    Args:
+        toward, away: The concept that is meant, and the one that is seen.
+        relevance, word, strength, occurrence, clamp, steps, top: As in `strengthen`, which also says what is
+            raised.
+    """
+    between = 2 * clamped(relevance, toward, clamp) - clamped(relevance, away, clamp)
+    factors = 1 + _checked(strength) * (between - 1)
+    return Steer(
+        _only_top(factors, top), word, occurrence=occurrence, steps=steps, head_map=relevance.head_map
+    )
+
+
+def weaken(
+    head_map: HeadMap,
+    heads: Sequence[int] | Bool[np.ndarray, "pictures all_heads"] | Int[np.ndarray, " some"],
+    word: Target | Sequence[Target] = None,
+    factor: float | int = -2.0,
+    *,
+    steps: tuple[float | int, float | int] = (0.0, 1.0),
+) -> "Steer":
+    """Multiply what some heads hear by a factor.
+
+    Args:
+        head_map: Of the pipeline.
+        heads: Indices in the head map; or a mask with a row for each picture of the batch, so that one batch
+            can hold the same picture with more and more heads weakened.
+        word: As in `strengthen`; None for all words of the prompt, though not start, end and padding.
+        factor: −100 … 100; the paper's is −2.
+        steps: The share of the denoiser calls in which it happens.
+    """
+    chosen = np.asarray(heads)
+    if chosen.dtype != bool:
+        if chosen.size and not (0 <= chosen.min() and chosen.max() < head_map.all_heads):
+            raise HeadMapMismatch(
+                f"There are {head_map.all_heads} heads, 0 to {head_map.all_heads - 1}; "
+                f"{int(chosen.min())} to {int(chosen.max())} were to be weakened."
+            )
+        chosen = np.isin(np.arange(head_map.all_heads), chosen)[None]
+    every = word is None
+    return Steer(np.where(chosen, _checked(factor), 1.0), word, every=every, steps=steps, head_map=head_map)
+
+
+@dataclass(eq=False)
+class Steer:
+    """A hook that multiplies each head's attention to a word's tokens by the head's factor.
+
+    Args:
+        factors: r, one for each head; with a row for each picture of the batch, or one row for all.
+        word: As in `strengthen`.
+        every: All words of the prompt instead.
+        occurrence, steps: As in `strengthen`.
+        head_map: The heads that the factors belong to; a pipeline with others is refused. None trusts the
+            number of heads.
+    """
+
+    factors: Float[np.ndarray, "pictures all_heads"]
+    word: Target | Sequence[Target] = None
+    every: bool = False
+    occurrence: int | None = None
+    steps: tuple[float | int, float | int] = (0.0, 1.0)
+    head_map: HeadMap | None = None
+
+    def __post_init__(self) -> None:
+        start, stop = self.steps
+        if not 0 <= start < stop <= 1:
+            raise BadStrength(
+                f"steps={self.steps} was given; expected a share of the steps, such as (0, 0.3) for "
+                "the first three tenths."
+            )
+        self._prepared: Any = None
+        self._scales: list[Tensor] = []
+
+    def control(self, kind: Literal["uniform", "random heads", "layer means"], seed: int = 0) -> "Steer":
+        """The same steering without what is claimed for heads.
+
+        Args:
+            kind: "uniform" gives every head the same factor, the root mean square of all; "random heads"
+                deals the same factors to other heads; "layer means" gives each head the mean of its layer.
+            seed: Of the dealing.
+        """
+        return replace(self, factors=_CONTROLS[kind](self.factors, self.head_map, seed))
+
+    def prepare(self, call: DenoiserCall) -> None:
+        """Find the words and lay out the factors of one call, unless they are those of the last."""
+        active = self._active(call)
+        batch = (call.rows, call.pictures, call.prompted, call.tokens, call.device)
+        wanted = (active, id(self.factors), call.prompts, batch)
+        if wanted == self._prepared:
+            return
+        self._require_heads(call)
+        scale = torch.ones(call.rows, call.head_map.all_heads, call.tokens, dtype=torch.float64)
+        if active and call.prompted:
+            scale[call.conditional] = self.scale(call)
+        scale = scale.to(torch.float32 if call.device.type == "mps" else torch.float64)
+        scale = scale.to(call.device)[..., None]
+        self._scales = [scale[:, start:stop] for start, stop in call.head_map.slices]
+        self._prepared = wanted
+
+    def scale(self, call: DenoiserCall) -> Float[Tensor, "pictures all_heads tokens"]:
+        """The factor of every head on every token of every picture."""
+        spoken = torch.zeros(call.pictures, 1, call.tokens, dtype=torch.bool)
+        for picture in range(call.pictures):
+            spoken[picture, 0, list(self._positions(call, picture))] = True
+        return torch.where(spoken, self._of_pictures(call.pictures)[..., None], 1.0)
+
+    def __call__(self, attend: Attend, site: Site, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Attend to scaled values, of the text where there are others too."""
+        scale = self._scales[site.layer].to(_exact(value.dtype))
+        if site.kind != "joint":
+            return attend(query, key, (value * scale).to(value.dtype))
+        scaled = value.clone()
+        scaled[..., site.text, :] = (value[..., site.text, :] * scale).to(value.dtype)
+        return attend(query, key, scaled)
+
+    def _active(self, call: DenoiserCall) -> bool:
+        if self.steps == (0, 1):
+            return True
+        if not call.steps:
+            raise HookMisuse(
+                f"steps={self.steps} is a share of the denoiser calls, whose number is not known outside a "
+                "pipeline call. Call the pipeline, or steer all steps."
+            )
+        return self.steps[0] <= call.step / call.steps < self.steps[1]
+
+    def _positions(self, call: DenoiserCall, picture: int) -> tuple[int, ...]:
+        """The token positions of a picture's word; none where its prompt is to be left alone."""
+        word = self._word(call, picture)
+        if isinstance(word, tuple):
+            return _within(word, call.tokens)
+        if word is None and not self.every:
+            return ()
+        if not call.prompts:
+            raise HookMisuse(
+                "The pipeline was given no text, so no word can be found. Pass `prompt`, or give token "
+                "positions, such as (4, 5), in place of the word."
+            )
+        return call.positions(picture, word, self.occurrence)
+
+    def _word(self, call: DenoiserCall, picture: int) -> Target:
+        if self.word is None or isinstance(self.word, str | tuple):
+            return self.word
+        each = call.pictures // max(1, len(self.word))  # several pictures per prompt
+        if each * len(self.word) != call.pictures:
+            raise HookMisuse(
+                f"{len(self.word)} words were given for {call.pictures} pictures. Give one word for each "
+                "prompt of the batch, None for prompts to leave alone."
+            )
+        return self.word[picture // each]
+
+    def _of_pictures(self, pictures: int) -> Float[Tensor, "pictures all_heads"]:
+        factors = torch.tensor(np.atleast_2d(self.factors))
+        if len(factors) not in (1, pictures):
+            raise HookMisuse(
+                f"There are factors for {len(factors)} pictures, and {pictures} pictures in the batch. "
+                "Give one row of factors, or one for each picture."
+            )
+        return factors.expand(pictures, -1)
+
+    def _require_heads(self, call: DenoiserCall) -> None:
+        if self.head_map is not None:
+            self.head_map.require(call.head_map, "The relevance", "the pipeline")
+        elif self.factors.shape[-1] != call.head_map.all_heads:
+            raise HeadMapMismatch(
+                f"There are factors for {self.factors.shape[-1]} heads; the pipeline has {call.head_map}. "
+                "Use relevance that was measured on this very model architecture."
+            )
+
+
+def clamped(
+    relevance: Relevance, concept: str, clamp: float | int | None = None
+) -> Float[np.ndarray, " all_heads"]:
+    """The relevance of a concept that has any, no value above the clamp: see `strengthen`."""
+    values = relevance[concept]
+    if not values.any():
+        raise UnknownConcept(
+            f"No head ever voted for {concept!r}, so it has no relevance to steer by. Measure more pictures."
+        )
+    limit = (9.0 if len(values) > 500 else math.inf) if clamp is None else clamp
+    if not limit > 0:
+        raise BadStrength(f"clamp={clamp} was given; expected a number above 0, or math.inf for no limit.")
+    return np.minimum(values, limit)
+
+
+def _checked(strength: float | int) -> float:
+    if not abs(strength) <= LARGEST:  # which NaN is not either
+        raise BadStrength(
+            f"A strength of {strength} was given; expected a number from {-LARGEST:.0f} to {LARGEST:.0f}. "
+            "0 changes nothing, 1 is the usual."
+        )
+    return float(strength)
+
+
+def _only_top(factors: Float[np.ndarray, " all_heads"], top: int | None) -> Float[np.ndarray, "1 all_heads"]:
+    if top is None:
+        return factors[None]
+    if top < 1:
+        raise BadStrength(f"top={top} was given; expected 1 or more heads, or None for all.")
+    kept = np.zeros(len(factors), bool)
+    kept[np.argsort(-np.abs(factors - 1), kind="stable")[:top]] = True
+    return np.where(kept, factors, 1.0)[None]
+
+
+def _within(positions: tuple[int, ...], tokens: int) -> tuple[int, ...]:
+    if positions and not (0 <= min(positions) and max(positions) < tokens):
+        raise HookMisuse(
+            f"Token positions {positions} were given, but there are {tokens} tokens, 0 to {tokens - 1}."
+        )
+    return positions
+
+
+def _exact(dtype: torch.dtype) -> torch.dtype:
+    """Factors are not rounded to half precision before they are multiplied."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+def _uniform(factors: np.ndarray, head_map: HeadMap | None, seed: int) -> np.ndarray:
+    return np.broadcast_to(np.sqrt((factors**2).mean(-1, keepdims=True)), factors.shape).copy()
+
+
+def _random_heads(factors: np.ndarray, head_map: HeadMap | None, seed: int) -> np.ndarray:
+    return factors[..., np.random.Generator(np.random.Philox(seed)).permutation(factors.shape[-1])]
+
+
+def _layer_means(factors: np.ndarray, head_map: HeadMap | None, seed: int) -> np.ndarray:
+    if head_map is None:
+        raise HookMisuse("Layer means ask for a head map. Use relevance that was saved with one.")
+    means = [factors[..., a:b].mean(-1, keepdims=True).repeat(b - a, -1) for a, b in head_map.slices]
+    return np.concatenate(means, -1)
+
+
+_CONTROLS = {"uniform": _uniform, "random heads": _random_heads, "layer means": _layer_means}
