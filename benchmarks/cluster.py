@@ -27,7 +27,7 @@ from looking import add_output_to, summary, tell, timed
 from headwise.measuring.concepts import ConceptSet
 from headwise.measuring.measure import measure
 from headwise.model.pipelines import load_pipeline
-from headwise.runs.ray import Crew
+from headwise.runs.ray import RayWorkers
 
 
 def load() -> Any:
@@ -55,7 +55,7 @@ def compare(turns: int, pictures: int, steps: int) -> dict[str, Any]:
 
     def shared(out: Path) -> None:
         begun, before = time.perf_counter(), processor_s()
-        with Crew(load, "local", workers=1) as crew:
+        with RayWorkers(load, "local", workers=1) as crew:
             started.append(time.perf_counter() - begun)
             measure(crew, concepts, pictures=pictures, out=out, **same)
             used["ray"].append(processor_s() - before)

@@ -174,7 +174,7 @@ def ways(setting: Setting) -> dict[str, Callable[[], None]]:
     eager = Pipeline(unet)
 
     def probed(draws: int) -> Callable[[], None]:
-        probe = ConceptProbe(pipe, concepts, embeddings=words, draws=draws)
+        probe = ConceptProbe(pipe, concepts, embeddings=words, samples_per_call=draws)
 
         def call() -> None:
             probe.begin(range(setting.batch))
@@ -191,8 +191,8 @@ def ways(setting: Setting) -> dict[str, Callable[[], None]]:
 
     return {
         "stock": lambda: pipe(latents, text),
-        "probe": probed(PAPER.draws),
-        "lean": probed(LEAN.draws),
+        "probe": probed(PAPER.samples_per_call),
+        "lean": probed(LEAN.samples_per_call),
         "naive": full_maps,
     }
 

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from headwise.files import packed, write_whole
+from headwise.files import serialise, write_whole
 from headwise.measuring.concepts import ConceptSet
 from headwise.measuring.official import head_map_of
 from headwise.measuring.votes import BLOCKS, Votes
@@ -42,7 +42,7 @@ def make(folder: Path, shards: int, pictures: int) -> Votes:
     for i in range(shards):
         said["pictures"] = [[i * pictures, (i + 1) * pictures]]
         arrays = {"counts": counts, "blocks": np.roll(by_block, i * pictures % BLOCKS, 0)}
-        (folder / f"{i:05d}.safetensors").write_bytes(packed("votes", arrays, said))
+        (folder / f"{i:05d}.safetensors").write_bytes(serialise("votes", arrays, said))
     return one
 
 

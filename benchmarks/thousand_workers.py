@@ -30,13 +30,13 @@ from typing import Any
 import numpy as np
 from looking import add_output_to, tell
 
-from headwise.files import packed
+from headwise.files import serialise
 from headwise.measuring.concepts import ConceptSet
-from headwise.measuring.measure import PIECE
+from headwise.measuring.measure import CHUNK
 from headwise.measuring.official import head_map_of
 from headwise.measuring.votes import Votes
 from headwise.runs.folder import Progress, RunFolder
-from headwise.runs.workers import Death, Result, parts, pieces_of
+from headwise.runs.workers import Result, WorkerLost, chunks_of, parts
 
 CALLS = 50
 SETTINGS = {"model": "played", "seed": 0}
@@ -56,7 +56,7 @@ class Played:
     def __init__(
         self, count: int, seconds: float, hours: float, starting: float, packed: Callable[[range], bytes]
     ) -> None:
-        self.count, self.seconds, self.starting, self.packed = count, seconds, starting, packed
+        self.count, self.seconds, self.starting, self.packed = count, seconds, starting, serialise
         self.chance = np.random.Generator(np.random.Philox(0))
         self.life = hours * 3600
         self.clock, self.real = 0.0, time.perf_counter()
@@ -95,7 +95,7 @@ class Played:
         dies = self.until[worker] < done
         self._at(self.until[worker] if dies else done, "dies" if dies else "done", worker)
 
-    def wait(self) -> Sequence[Result | Death]:
+    def wait(self) -> Sequence[Result | WorkerLost]:
         """Move the clock by what the driver took, and on to the next event."""
         now = self.now()
         if self.events and self.events[0][0] > now:
@@ -123,7 +123,7 @@ class Played:
         }
         return {name: seconds / (self.count * end) for name, seconds in parts.items()}
 
-    def _happens(self, when: float, what: str, worker: int) -> Result | Death | None:
+    def _happens(self, when: float, what: str, worker: int) -> Result | WorkerLost | None:
         if what == "comes":
             self.free.append(worker)
             self.since[worker] = when
@@ -138,7 +138,7 @@ class Played:
         self.deaths += 1
         self.lost += when - began
         self._hire(self.starting * self.chance.uniform(1, 3))
-        return Death(worker, "drawn.")
+        return WorkerLost(worker, "drawn.")
 
     def _hire(self, after: float) -> None:
         worker, comes = next(self.names), self.now() + after
@@ -155,13 +155,13 @@ def sender() -> tuple[Votes, Callable[[range], bytes]]:
     """What a worker sends: votes of a piece, drawn once and told to be of the pictures asked for."""
     heads, concepts = head_map_of("sd_xl_base_1_0"), ConceptSet.load("paper34")
     generator = np.random.Generator(np.random.Philox(0))
-    winners = generator.integers(0, len(concepts), (PIECE, CALLS, 1, heads.all_heads))
-    drawn = Votes.of_pictures(winners, range(PIECE), heads, concepts, SETTINGS)
+    winners = generator.integers(0, len(concepts), (CHUNK, CALLS, 1, heads.all_heads))
+    drawn = Votes.of_pictures(winners, range(CHUNK), heads, concepts, SETTINGS)
     arrays = {"counts": drawn.counts.astype(np.uint8), "blocks": drawn.blocks.astype(np.uint8)}
     said = drawn._metadata()
 
     def packed_of(piece: range) -> bytes:
-        return packed("votes", arrays, said | {"pictures": [[piece.start, piece.stop]]})
+        return serialise("votes", arrays, said | {"pictures": [[piece.start, piece.stop]]})
 
     return Votes.empty(heads, concepts, SETTINGS), packed_of
 
@@ -189,7 +189,7 @@ def simulate(count: int, pictures: int, seconds: float, hours: float, starting: 
     now = workers.now
     workers.now = lambda: now() - sending.seconds  # type: ignore[method-assign]  # a worker's work, not the driver's
     todo = [range(start, min(start + 4, pictures)) for start in range(0, pictures, 4)]
-    pieces = pieces_of(todo, [range(pictures)], count, PIECE)
+    pieces = chunks_of(todo, [range(pictures)], count, CHUNK)
     started = time.perf_counter()
     memory: list[float] = []
     with TemporaryDirectory() as out, RunFolder(out, SETTINGS, nothing, whole=pictures) as folder:

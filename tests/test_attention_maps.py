@@ -6,7 +6,7 @@ import torch
 
 from conftest import TRANSFORMERS, tiny_sd
 from headwise.errors import HeadMapMismatch, HeadwiseError, HookMisuse
-from headwise.measuring.attention_maps import AttentionMaps, WordMaps, pull
+from headwise.measuring.attention_maps import AttentionMaps, WordMaps, region_relevance
 from headwise.measuring.relevance import Relevance
 from headwise.model.attention import hooked
 from headwise.model.heads import HeadMap, Layer
@@ -96,14 +96,14 @@ def test_all_heads_together_are_their_mean_at_the_finest_grid(two_heads):
 
 def test_a_concept_pulls_where_its_heads_attend(two_heads):
     relevance = Relevance.from_votes(np.array([[3, 1], [1, 3]]), ("Color", "Things"), two_heads.head_map)
-    of_all, of_words = pull(two_heads, relevance, (0, 0, 0.5, 1))
+    of_all, of_words = region_relevance(two_heads, relevance, (0, 0, 0.5, 1))
     assert np.allclose(of_words, [[1.5, 0.5], [0.5, 1.5]])
     assert np.allclose(of_all, [(1.5 + 0.25) / 1.5, (0.5 + 0.75) / 1.5])
     everywhere = Relevance.from_votes(np.ones((1, 2)), ("All",), two_heads.head_map)
-    assert np.allclose(pull(two_heads, everywhere)[0], 1)
+    assert np.allclose(region_relevance(two_heads, everywhere)[0], 1)
     other = Relevance.from_votes(np.ones((1, 2)), ("All",), HeadMap((Layer("c.attn2", 2),)))
     with pytest.raises(HeadMapMismatch):
-        pull(two_heads, other)
+        region_relevance(two_heads, other)
 
 
 def test_nothing_seen_is_said(sd):

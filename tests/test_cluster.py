@@ -28,7 +28,7 @@ from test_steer import relevance_for
 
 ray = pytest.importorskip("ray")
 
-from headwise.runs.ray import Crew  # noqa: E402
+from headwise.runs.ray import RayWorkers  # noqa: E402
 
 pytestmark = [
     pytest.mark.ray,
@@ -125,7 +125,7 @@ def one(model, tmp_path):
 
 
 def test_two_workers_of_whom_three_are_killed_count_what_one_process_counts(cluster, model, one, tmp_path):
-    with Crew(partial(load_mortal, model, 3, 13), workers=2) as crew:
+    with RayWorkers(partial(load_mortal, model, 3, 13), workers=2) as crew:
         measure(crew, CONCEPTS, out=tmp_path / "many", keep_pictures=2, **SAME)
         assert crew.hired == 5
     assert len(list(model.glob("death *"))) == 3
@@ -135,13 +135,16 @@ def test_two_workers_of_whom_three_are_killed_count_what_one_process_counts(clus
 
 def test_pieces_that_kill_every_worker_end_the_run_with_a_sentence(cluster, model, one, tmp_path):
     out = tmp_path / "many"
-    with Crew(partial(load_here, model), workers=1) as crew:
+    with RayWorkers(partial(load_here, model), workers=1) as crew:
         measure(crew, CONCEPTS, out=out, **SAME | {"pictures": 40})
     said = r"3 workers died one after the other while they counted 40 to 47, the last so: "
-    with Crew(partial(load_mortal, model, 99, 5), workers=1) as crew, pytest.raises(WorkersDied, match=said):
+    with (
+        RayWorkers(partial(load_mortal, model, 99, 5), workers=1) as crew,
+        pytest.raises(WorkersDied, match=said),
+    ):
         measure(crew, CONCEPTS, out=out, **SAME)
     assert len(Votes.load(out / "votes.safetensors")) == 40
-    with Crew(partial(load_here, model), workers=1) as crew:
+    with RayWorkers(partial(load_here, model), workers=1) as crew:
         measure(crew, CONCEPTS, out=out, **SAME)
     assert votes_of(out) == one
 
@@ -154,7 +157,7 @@ def test_a_worker_comes_when_there_is_room(cluster, model, one, tmp_path):
 
     other = Busy.remote()
     ray.get(other.is_there.remote())
-    with Crew(partial(load_here, model), workers=2) as crew:
+    with RayWorkers(partial(load_here, model), workers=2) as crew:
         seen = []
         give, wait = crew.give, crew.wait
 
@@ -176,7 +179,7 @@ def test_who_dies_idle_died_of_no_piece(cluster, model, one, tmp_path, monkeypat
     died = Schedule.died
     deaths = []
     monkeypatch.setattr(Schedule, "died", lambda *given: deaths.append(given) or died(*given))
-    with Crew(partial(load_here, model), workers=2) as crew:
+    with RayWorkers(partial(load_here, model), workers=2) as crew:
         begin = crew.begin
 
         def begun(job):
@@ -198,7 +201,7 @@ DRIVER = """
 import os, signal, sys
 from functools import partial, wraps
 from pathlib import Path
-from headwise.runs.ray import Crew
+from headwise.runs.ray import RayWorkers
 from headwise.runs.workers import Schedule
 from headwise.measuring.measure import measure
 from headwise.runs.folder import RunFolder
@@ -216,7 +219,7 @@ def dying(self, so_far):
         os.kill(os.getpid(), signal.SIGKILL)
 
 RunFolder.checkpoint = dying
-with Crew(partial(load_here, Path(sys.argv[2])), workers=2) as crew:
+with RayWorkers(partial(load_here, Path(sys.argv[2])), workers=2) as crew:
     measure(crew, CONCEPTS, out=sys.argv[3], **SAME)
 """
 
@@ -227,7 +230,7 @@ def test_a_driver_that_is_killed_goes_on_where_it_was(cluster, model, one, tmp_p
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     before = Votes.load(tmp_path / "many" / "votes.safetensors")
     assert 0 < len(before) < 100 and not (tmp_path / "many" / "relevance.safetensors").exists()
-    with Crew(partial(load_here, model), workers=2) as crew:
+    with RayWorkers(partial(load_here, model), workers=2) as crew:
         measure(crew, CONCEPTS, out=tmp_path / "many", **SAME)
     assert votes_of(tmp_path / "many") == one
     assert json.loads((tmp_path / "many" / "run.json").read_text())["stretches"][-1]["to"] == 100
@@ -248,19 +251,19 @@ def test_a_sweep_over_workers(cluster, model, tmp_path):
         load_here(model), relevance, "Color", cases, bright, out=tmp_path / "one", **same
     )
     torch.set_num_threads(threads)
-    with Crew(partial(load_mortal, model, 1, 9), workers=2) as crew:
+    with RayWorkers(partial(load_mortal, model, 1, 9), workers=2) as crew:
         many = measure_weakening(crew, relevance, "Color", cases, bright, out=tmp_path / "many", **same)
     assert np.array_equal(alone.scores.values, many.scores.values)
 
 
 def test_refusals_come_from_where_they_happen(cluster, tmp_path):
     with (
-        Crew(partial(load_pipeline, tmp_path / "nowhere"), workers=1) as crew,
+        RayWorkers(partial(load_pipeline, tmp_path / "nowhere"), workers=1) as crew,
         pytest.raises(ModelNotLoaded, match="There is no folder .*nowhere"),
     ):
         measure(crew, CONCEPTS, **SAME)
     with (
-        Crew(partial(os._exit, 3), workers=1) as crew,
+        RayWorkers(partial(os._exit, 3), workers=1) as crew,
         pytest.raises(
             WorkersDied,
             match=r"4 workers died before they counted anything, the last so: .*\. Try one on such",
@@ -268,9 +271,9 @@ def test_refusals_come_from_where_they_happen(cluster, tmp_path):
     ):
         measure(crew, CONCEPTS, **SAME)
     with pytest.raises(HeadwiseError, match="The crew is not at work yet. Enter it first"):
-        measure(Crew(partial(load_pipeline, tmp_path)), CONCEPTS, **SAME)
+        measure(RayWorkers(partial(load_pipeline, tmp_path)), CONCEPTS, **SAME)
     with pytest.raises(HeadwiseError, match="workers=0 was given; expected 1 or more"):
-        Crew(load_pipeline, workers=0)
+        RayWorkers(load_pipeline, workers=0)
 
 
 def test_the_command_shares_over_ray(cluster, model, one, run, tmp_path, monkeypatch):
@@ -318,5 +321,5 @@ def test_the_page_of_many_machines_runs(cluster, tmp_path):
 
 def test_ray_is_asked_for_by_name(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(MissingExtra, match=r"pip install 'headwise\[ray\]'"), Crew(load_pipeline):
+    with pytest.raises(MissingExtra, match=r"pip install 'headwise\[ray\]'"), RayWorkers(load_pipeline):
         pass

@@ -21,8 +21,17 @@ from headwise.measuring.merge import merge
 from headwise.measuring.votes import Votes
 from headwise.runs.folder import versions
 from headwise.runs.scores import Scores
-from headwise.runs.shards import Shard, joined, subtract
-from headwise.runs.workers import Death, Result, Schedule, Worker, counted_in, dispatch, pieces_of, shared
+from headwise.runs.shards import Shard, merge_ranges, subtract
+from headwise.runs.workers import (
+    Result,
+    Schedule,
+    Worker,
+    WorkerLost,
+    chunks_of,
+    counted_in,
+    dispatch,
+    shared,
+)
 from test_benchmarks import SENSES, Bright
 from test_measure import SHORT, votes_of
 from test_relevance import counted
@@ -70,7 +79,7 @@ class Here:
         piece = self.given.pop(worker)
         if self.deaths and self.deaths.pop(0):
             self.hire()
-            return [Death(worker, "it was shot.")]
+            return [WorkerLost(worker, "it was shot.")]
         self.done.append(piece)
         packed, pictures = self.stations[worker].do(piece)
         self.free.append(worker)
@@ -153,9 +162,9 @@ def test_a_piece_comes_back_first():
 )
 def test_pieces_hold_what_is_left_and_whole_batches(count, batch, workers, most, done):
     todo = [range(start, min(start + batch, count)) for start in range(0, count, batch)]
-    ranges = joined((n, n + 1) for n in done if n < count).ranges
+    ranges = merge_ranges((n, n + 1) for n in done if n < count).ranges
     left = subtract(range(count), ranges)
-    pieces = pieces_of(todo, left, workers, most, cuts=[32, 64])
+    pieces = chunks_of(todo, left, workers, most, cuts=[32, 64])
     assert [n for piece in pieces for n in piece] == [n for part in left for n in part]
     assert all(len(piece) <= max(most, batch) for piece in pieces)
     starts = {of.start for of in todo} | {stop for _, stop in ranges}
@@ -165,7 +174,7 @@ def test_pieces_hold_what_is_left_and_whole_batches(count, batch, workers, most,
 
 def test_the_pieces_of_a_run_that_goes_on_are_no_smaller():
     todo = [range(start, start + 4) for start in range(0, 400, 4)]
-    pieces = pieces_of(todo, [range(300, 400)], 1, 32)
+    pieces = chunks_of(todo, [range(300, 400)], 1, 32)
     assert [len(piece) for piece in pieces[:4]] == [8, 16, 16, 12] and len(pieces[-1]) == 4
 
 

@@ -68,19 +68,19 @@ def test_choice_and_certainty_are_of_each_pictures_own_texts(folder):
     assert judge.choose(some, own).tolist() == [s.argmax() for s in scores]
     scale = float(judge.model.logit_scale.detach().exp())
     expected = [np.exp(scale * s)[0] / np.exp(scale * s).sum() for s in scores]
-    assert np.allclose(judge.certainty(some, own), expected, atol=1e-6)
-    assert judge.certainty(some, own)[3] == 1
+    assert np.allclose(judge.probability(some, own), expected, atol=1e-6)
+    assert judge.probability(some, own)[3] == 1
     with pytest.raises(HeadwiseError, match="4 pictures and 1 lists of texts"):
         judge.choose(some, [["a dog"]])
     with pytest.raises(HeadwiseError, match="No picture was given"):
-        judge.see([])
+        judge.embed_images([])
 
 
 def test_many_pictures_are_the_same_as_few(folder, monkeypatch):
     judge, some = CLIPScorer.load(folder), pictures(5)
-    whole = judge.see(some)
+    whole = judge.embed_images(some)
     monkeypatch.setattr("headwise.benchmarks.clip_scorer.AT_ONCE", 2)
-    assert torch.allclose(judge.see(some), whole, atol=1e-6)
+    assert torch.allclose(judge.embed_images(some), whole, atol=1e-6)
 
 
 def test_likeness_of_a_picture_with_itself_is_one(folder):
@@ -89,16 +89,16 @@ def test_likeness_of_a_picture_with_itself_is_one(folder):
     dino = ImageEncoder(Dinov2Model(Dinov2Config(**small, image_size=SIZE, patch_size=8)), tiny_processor())
     for eye in (dino, CLIPScorer.load(folder)):
         a, b = pictures(3), pictures(3, seed=1)
-        assert np.allclose(eye.likeness(a, a), 1, atol=1e-6)
-        assert (eye.likeness(a, b) < 1).all()
-        assert np.allclose(eye.likeness(a, b), eye.likeness(b, a), atol=1e-6)
+        assert np.allclose(eye.image_similarity(a, a), 1, atol=1e-6)
+        assert (eye.image_similarity(a, b) < 1).all()
+        assert np.allclose(eye.image_similarity(a, b), eye.image_similarity(b, a), atol=1e-6)
 
 
 def test_the_judge_of_the_built_in_model_tells_a_red_picture_from_a_dog():
     judge = CLIPScorer.load()
     image = Image.new("RGB", (64, 64), (200, 30, 30))
     assert judge.similarity([image], ["red", "blue"]).shape == (1, 2)
-    assert judge.see([image]).norm() == pytest.approx(1, abs=1e-5)
+    assert judge.embed_images([image]).norm() == pytest.approx(1, abs=1e-5)
 
 
 @given(st.integers(0, 2**32 - 1))

@@ -7,10 +7,10 @@ from functools import wraps
 import pytest
 
 from headwise.errors import HeadwiseError
-from headwise.measuring.measure import PIECE
+from headwise.measuring.measure import CHUNK
 from headwise.measuring.plan import Calibration, calibrate, plan
 from headwise.runs.shards import batches
-from headwise.runs.workers import pieces_of
+from headwise.runs.workers import chunks_of
 
 KNOWN = Calibration(
     model="m",
@@ -35,7 +35,7 @@ def test_the_sum_is_as_written():
     assert found.worker_hours == pytest.approx(8 * found.seconds / 3600)
     assert found.cost == pytest.approx(3 * found.worker_hours)
     assert (found.piece, found.piece_s) == (32, pytest.approx(8 * 0.5 + 32 * 5))
-    pieces = len(pieces_of(batches(0, 2100, 4, ()), [range(2100)], 8, 32))
+    pieces = len(chunks_of(batches(0, 2100, 4, ()), [range(2100)], 8, 32))
     assert found.driver_busy == pytest.approx((pieces * 0.02 + found.seconds / 10 * 0.1) / found.seconds)
     assert found.ceiling == int(164 / 0.02 * 0.99)
     assert plan(KNOWN, 100).cost is None
@@ -120,7 +120,7 @@ def test_sdxl_has_a_short_name(run, monkeypatch):
 @pytest.mark.parametrize(("pictures", "workers"), [(2100, 8), (300, 8), (7, 3), (1, 5)])
 def test_no_worker_loses_more_than_is_said(pictures, workers):
     calls = batches(0, pictures, KNOWN.batch_size, ())
-    pieces = pieces_of(calls, [range(pictures)], workers, PIECE)
+    pieces = chunks_of(calls, [range(pictures)], workers, CHUNK)
     assert plan(KNOWN, pictures, workers=workers).piece == max(map(len, pieces))
 
 

@@ -85,7 +85,7 @@ class NaiveProcessor:
         self.votes.append((self.step, self.layer, head, best))
 
 
-def naive_votes(pipe, concepts, pictures, prompts, seed, draw=sample_words, draws=1, **options):
+def naive_votes(pipe, concepts, pictures, prompts, seed, draw=sample_words, samples_per_call=1, **options):
     """concepts × all_heads votes; pictures one by one, and for each draw of words anew."""
     names = [n for n in pipe.unet.attn_processors if n.endswith("attn2.processor")]
     names.sort(key=lambda name: PLACES.index(name.split(".")[0]))
@@ -95,8 +95,11 @@ def naive_votes(pipe, concepts, pictures, prompts, seed, draw=sample_words, draw
     counts = np.zeros((len(words), starts[-1]), int)
     originals = dict(pipe.unet.attn_processors)
     options = {"guidance_scale": 7.5} | options
-    for picture, nth in itertools.product(range(pictures), range(draws)):
-        votes, drawn = [], draw(seed, picture, 64 * draws, len(modules), concepts)[nth::draws]
+    for picture, nth in itertools.product(range(pictures), range(samples_per_call)):
+        votes, drawn = (
+            [],
+            draw(seed, picture, 64 * samples_per_call, len(modules), concepts)[nth::samples_per_call],
+        )
         replaced = {
             name: NaiveProcessor(layer, modules[layer].heads, words, votes, drawn)
             for layer, name in enumerate(names)
@@ -115,7 +118,7 @@ def naive_votes(pipe, concepts, pictures, prompts, seed, draw=sample_words, draw
     return counts
 
 
-def our_votes(pipe, concepts, pictures, prompts, seed, tmp_path, draws=1, **options):
+def our_votes(pipe, concepts, pictures, prompts, seed, tmp_path, samples_per_call=1, **options):
     measure(
         pipe,
         concepts,
@@ -123,7 +126,7 @@ def our_votes(pipe, concepts, pictures, prompts, seed, tmp_path, draws=1, **opti
         prompts=prompts,
         seed=seed,
         out=tmp_path,
-        estimator=Estimator(draws, num_inference_steps=50),
+        estimator=Estimator(samples_per_call, num_inference_steps=50),
         progress=False,
         **options,
     )
@@ -132,7 +135,7 @@ def our_votes(pipe, concepts, pictures, prompts, seed, tmp_path, draws=1, **opti
 
 CASES = {
     "plain": {"num_inference_steps": 2},
-    "several draws": {"num_inference_steps": 2, "draws": 3},
+    "several draws": {"num_inference_steps": 2, "samples_per_call": 3},
     "pndm repeats a step": {"num_inference_steps": 3, "scheduler": pndm},
     "no guidance": {"num_inference_steps": 2, "guidance_scale": 1.0},
     "negative prompt": {"num_inference_steps": 2, "negative_prompt": "a red cat"},
@@ -194,8 +197,8 @@ def test_an_estimator_says_how_often_and_how_long(sd, concepts, tmp_path):
 def test_no_estimator():
     with pytest.raises(HeadwiseError, match="'papers' is no estimator"):
         estimator_of("papers")
-    with pytest.raises(HeadwiseError, match="draws=0"):
-        Estimator(draws=0, num_inference_steps=1)
+    with pytest.raises(HeadwiseError, match="samples_per_call=0"):
+        Estimator(samples_per_call=0, num_inference_steps=1)
 
 
 def test_draws_depend_on_seed_and_picture(concepts):

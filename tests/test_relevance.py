@@ -146,17 +146,17 @@ def test_relevance_answers_for_its_concepts():
 def test_a_part_of_the_calls_has_its_own_relevance():
     votes = counted(range(40), steps=20)
     relevance = Relevance.from_votes(votes)
-    assert np.allclose(relevance.during(0, 1).values, relevance.values)
+    assert np.allclose(relevance.at_steps(0, 1).values, relevance.values)
     early = votes.counts[:6].sum(0).T  # calls 0 … 5 of 20
-    assert np.allclose(relevance.during(0, 0.3).values, normalise(early))
-    assert not np.allclose(relevance.during(0, 0.3).values, relevance.during(0.5, 1).values)
+    assert np.allclose(relevance.at_steps(0, 0.3).values, normalise(early))
+    assert not np.allclose(relevance.at_steps(0, 0.3).values, relevance.at_steps(0.5, 1).values)
     halved = normalise(votes.counts[:2].sum(0).T / 2 + votes.counts[2:4].sum(0).T)
-    assert np.allclose(relevance.during(0.05, 0.2).values, halved)
-    assert relevance.during(0, 0.3).settings["during"] == [0.0, 0.3]
+    assert np.allclose(relevance.at_steps(0.05, 0.2).values, halved)
+    assert relevance.at_steps(0, 0.3).settings["during"] == [0.0, 0.3]
     with pytest.raises(BadStrength, match="expected a part of the calls"):
-        relevance.during(0.4, 0.4)
+        relevance.at_steps(0.4, 0.4)
     with pytest.raises(HeadwiseError, match="does not know its votes by call"):
-        relevance.during(0, 0.3).during(0, 0.1)
+        relevance.at_steps(0, 0.3).at_steps(0, 0.1)
 
 
 def test_equal_heads_rank_by_index():

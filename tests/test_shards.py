@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headwise.errors import HeadwiseError
-from headwise.runs.shards import Shard, among, format_ranges, joined, ranges_of, shard_of, subtract
+from headwise.runs.shards import Shard, format_ranges, merge_ranges, ranges_of, shard_of, subrange, subtract
 
 numbers = st.sets(st.integers(0, 40))
 
@@ -20,9 +20,9 @@ def test_shards_hold_every_number_once(count, n):
 
 @given(numbers, numbers)
 def test_ranges_are_sets(a, b):
-    both = joined([*ranges_of(a), *ranges_of(b)])
+    both = merge_ranges([*ranges_of(a), *ranges_of(b)])
     assert both.ranges == ranges_of(a | b)
-    assert both.twice == min(a & b, default=None)
+    assert both.overlap == min(a & b, default=None)
     assert sorted(n for part in subtract(range(5, 35), ranges_of(a)) for n in part) == sorted(
         set(range(5, 35)) - a
     )
@@ -91,7 +91,11 @@ def test_ranges_in_words():
 
 
 def test_numbers_are_among_those_there_are():
-    assert among(None, 5) == range(5) and among(range(2, 4), 5) == range(2, 4) and not among(range(3, 3), 5)
+    assert (
+        subrange(None, 5) == range(5)
+        and subrange(range(2, 4), 5) == range(2, 4)
+        and not subrange(range(3, 3), 5)
+    )
     for wrong in (range(2, 6), range(-1, 2), range(0, 4, 2)):
         with pytest.raises(HeadwiseError, match=r"expected some of range\(0, 5\), side by side"):
-            among(wrong, 5)
+            subrange(wrong, 5)

@@ -21,7 +21,7 @@ from starlette.testclient import TestClient
 import headwise as hw
 from headwise.cli.commands import app as commands
 from headwise.errors import HookMisuse
-from headwise.measuring.attention_maps import AttentionMaps, pull
+from headwise.measuring.attention_maps import AttentionMaps, region_relevance
 from headwise.measuring.votes import Votes
 from headwise.model.pipelines import quiet
 from headwise.steering.compare import compare
@@ -203,7 +203,7 @@ def test_explore_shows_where_a_head_listens_and_what_drives_a_region(page, made,
         assert np.allclose(values / 255 * top, expected[..., 1], atol=top / 255)
     box = {"left": 0, "top": 0, "right": 0.5, "bottom": 0.5}
     region = page.get(f"/api/explore/{job['id']}/region", params=box).json()
-    pulls = pull(maps, made.relevance(""), (0, 0, 0.5, 0.5))[0]
+    pulls = region_relevance(maps, made.relevance(""), (0, 0, 0.5, 0.5))[0]
     assert region["concepts"][0]["pull"] == pytest.approx(pulls.max(), rel=1e-3)
     assert region["words"][1]["share"] == pytest.approx(maps.within((0, 0, 0.5, 0.5)).mean(0)[1], rel=1e-3)
     assert page.get(f"/api/explore/{job['id']}/head", params={"index": 10_000}).status_code == 422

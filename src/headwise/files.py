@@ -22,13 +22,13 @@ from headwise.errors import UnreadableFile, UnwritableFolder
 
 __all__ = [
     "Header",
-    "changed",
+    "checksum_error",
     "checksum_of",
-    "packed",
+    "serialise",
     "read_arrays",
     "read_header",
     "read_whole",
-    "unpacked",
+    "deserialise",
     "write_arrays",
     "write_whole",
 ]
@@ -78,10 +78,10 @@ def write_whole(path: str | Path, content: bytes) -> None:
 
 def write_arrays(path: str | Path, kind: str, arrays: dict[str, np.ndarray], said: dict[str, Any]) -> None:
     """Write arrays and what is said about them."""
-    write_whole(path, packed(kind, arrays, said))
+    write_whole(path, serialise(kind, arrays, said))
 
 
-def packed(kind: str, arrays: dict[str, np.ndarray], said: dict[str, Any]) -> bytes:
+def serialise(kind: str, arrays: dict[str, np.ndarray], said: dict[str, Any]) -> bytes:
     """The content of a file with these arrays."""
     whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     text = json.loads(json.dumps({"format": FORMAT, "kind": kind, **said}))  # as it will be read again
@@ -93,7 +93,7 @@ def read_arrays(
     path: str | Path, kind: str, names: Sequence[str]
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Read what `write_arrays` wrote."""
-    return unpacked(read_whole(path, kind), kind, names, path)
+    return deserialise(read_whole(path, kind), kind, names, path)
 
 
 def read_whole(path: str | Path, kind: str) -> bytes:
@@ -104,7 +104,7 @@ def read_whole(path: str | Path, kind: str) -> bytes:
         raise _unreadable(path, kind, error) from None
 
 
-def unpacked(
+def deserialise(
     content: bytes, kind: str, names: Sequence[str], path: str | Path
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """What `packed` made a file of; the path is where it came from."""
@@ -115,7 +115,7 @@ def unpacked(
         raise _cut_short(path) from None
     _require(path, kind, said, arrays.keys() >= set(names))
     if "checksum" in said and said.pop("checksum") != _checksum(said, arrays):
-        raise changed(path)
+        raise checksum_error(path)
     return arrays, said
 
 
@@ -186,7 +186,7 @@ def _cut_short(path: str | Path) -> UnreadableFile:
     )
 
 
-def changed(path: str | Path) -> UnreadableFile:
+def checksum_error(path: str | Path) -> UnreadableFile:
     """The refusal of a file whose checksum is wrong."""
     return UnreadableFile(
         f"{path} is damaged: its checksum is not that of its contents. Remove it, and measure again what it "

@@ -59,14 +59,14 @@ class ImageEncoder:
         return cls(_loaded(AutoModel, folder).to(device), _processor(folder))
 
     @torch.no_grad()
-    def see(self, pictures: Pictures) -> Float[Tensor, "pictures dim"]:
+    def embed_images(self, pictures: Pictures) -> Float[Tensor, "pictures dim"]:
         """Unit vectors of pictures."""
         seen = [self._tower(pixels.to(self.model.device)) for pixels in self._pixels(pictures)]
         return F.normalize(torch.cat(seen).float(), dim=-1)
 
-    def likeness(self, a: Pictures, b: Pictures) -> Float[np.ndarray, " pairs"]:
+    def image_similarity(self, a: Pictures, b: Pictures) -> Float[np.ndarray, " pairs"]:
         """How alike the pictures of each pair are: cosine, −1 … 1."""
-        return (self.see(a) * self.see(b)).sum(-1).cpu().numpy()
+        return (self.embed_images(a) * self.embed_images(b)).sum(-1).cpu().numpy()
 
     def _tower(self, pixels: Tensor) -> Tensor:
         if hasattr(self.model, "visual_projection"):
@@ -98,7 +98,7 @@ class CLIPScorer(ImageEncoder):
     def __init__(self, model: Any, processor: Any, tokenizer: Any) -> None:
         super().__init__(model, processor)
         self.tokenizer = tokenizer
-        self.said: dict[str, Tensor] = {}  # the same few texts are asked about again and again
+        self._text_cache: dict[str, Tensor] = {}  # the same few texts are asked about again and again
 
     @classmethod
     def load(cls, name: str | Path = "emoji", device: str | torch.device = "cpu") -> "CLIPScorer":
@@ -118,9 +118,9 @@ class CLIPScorer(ImageEncoder):
         return type(self).load, (self.name, str(self.model.device))
 
     @torch.no_grad()
-    def read(self, texts: Sequence[str]) -> Float[Tensor, "texts dim"]:
+    def embed_texts(self, texts: Sequence[str]) -> Float[Tensor, "texts dim"]:
         """Unit vectors of texts."""
-        new = [text for text in dict.fromkeys(texts) if text not in self.said]
+        new = [text for text in dict.fromkeys(texts) if text not in self._text_cache]
         for start in range(0, len(new), AT_ONCE):
             some = new[start : start + AT_ONCE]
             length = self.model.config.text_config.max_position_embeddings
@@ -128,18 +128,20 @@ class CLIPScorer(ImageEncoder):
                 some, padding="max_length", max_length=length, truncation=True, return_tensors="pt"
             ).input_ids.to(self.model.device)
             vectors = self.model.text_projection(self.model.text_model(input_ids=ids).pooler_output)
-            self.said |= dict(zip(some, F.normalize(vectors.float(), dim=-1), strict=True))
-        return torch.stack([self.said[text] for text in texts])
+            self._text_cache |= dict(zip(some, F.normalize(vectors.float(), dim=-1), strict=True))
+        return torch.stack([self._text_cache[text] for text in texts])
 
     def similarity(self, pictures: Pictures, texts: Sequence[str]) -> Float[np.ndarray, "pictures texts"]:
         """How well each picture fits each text: cosine, −1 … 1."""
-        return (self.see(pictures) @ self.read(texts).T).cpu().numpy()
+        return (self.embed_images(pictures) @ self.embed_texts(texts).T).cpu().numpy()
 
     def choose(self, pictures: Pictures, texts: Sequence[Sequence[str]]) -> Int[np.ndarray, " pictures"]:
         """Which of its own texts each picture fits best, the first of equals."""
         return np.array([scores.argmax() for scores in self._own(pictures, texts)])
 
-    def certainty(self, pictures: Pictures, texts: Sequence[Sequence[str]]) -> Float[np.ndarray, " pictures"]:
+    def probability(
+        self, pictures: Pictures, texts: Sequence[Sequence[str]]
+    ) -> Float[np.ndarray, " pictures"]:
         """The probability, 0 … 1, that the judge gives the first of each picture's own texts among them."""
         scale = float(self.model.logit_scale.detach().exp())
         scores = [scale * (s - s.max()) for s in self._own(pictures, texts)]
@@ -151,8 +153,10 @@ class CLIPScorer(ImageEncoder):
                 f"{len(pictures)} pictures and {len(texts)} lists of texts were given; expected one list for "
                 "each picture."
             )
-        seen = self.see(pictures)
-        return [(self.read(own) @ picture).cpu().numpy() for picture, own in zip(seen, texts, strict=True)]
+        seen = self.embed_images(pictures)
+        return [
+            (self.embed_texts(own) @ picture).cpu().numpy() for picture, own in zip(seen, texts, strict=True)
+        ]
 
 
 def scoring(
@@ -170,11 +174,11 @@ def scoring(
         return (judge.choose(pictures, [case.texts for case in cases]) == 0).astype(np.float64)
 
     def certainty(pictures: Pictures, cases: Sequence[EvalPrompt]) -> np.ndarray:
-        return judge.certainty(pictures, [case.texts for case in cases])
+        return judge.probability(pictures, [case.texts for case in cases])
 
     def similarity(pictures: Pictures, cases: Sequence[EvalPrompt]) -> np.ndarray:
-        said = judge.read([case.texts[0] for case in cases])
-        return (judge.see(pictures) * said).sum(-1).double().cpu().numpy()
+        said = judge.embed_texts([case.texts[0] for case in cases])
+        return (judge.embed_images(pictures) * said).sum(-1).double().cpu().numpy()
 
     return {"choice": choice, "certainty": certainty, "similarity": similarity}[kind]
 

@@ -37,7 +37,7 @@ from headwise.measuring.relevance import Relevance
 from headwise.model.pipelines import quiet, settings_of_pictures
 from headwise.runs.folder import Progress, RunFolder
 from headwise.runs.scores import Axes, Scores
-from headwise.runs.shards import among, batches
+from headwise.runs.shards import batches, subrange
 from headwise.runs.workers import shared
 
 __all__ = ["ALONE", "EDITING", "MEASURES", "Editing", "benchmark_editing"]
@@ -115,7 +115,7 @@ def benchmark_editing(
     axes: Axes = {"method": methods, "measure": MEASURES, "seed": tuple(seeds), "pair": range(len(pairs))}
     kept = set(range(0, len(pairs), max(1, -(-len(pairs) // keep_pairs)))) if keep_pairs and out else ()
     at_once = max(1, batch_size // 2)
-    wanted = among(numbers, len(pairs))
+    wanted = subrange(numbers, len(pairs))
     with (
         RunFolder(out, settings, Scores.empty(axes, settings), "scores") as folder,
         quiet(pipe),
@@ -147,7 +147,11 @@ def benchmark_editing(
 def measured(judge: CLIPScorer, pairs: Sequence[EditPair], sources: Pictures, edited: Pictures) -> np.ndarray:
     """The four measures of each edit: "measures pairs"."""
     alignment = (
-        (judge.see(edited) * judge.read([pair.target for pair in pairs])).sum(-1).double().cpu().numpy()
+        (judge.embed_images(edited) * judge.embed_texts([pair.target for pair in pairs]))
+        .sum(-1)
+        .double()
+        .cpu()
+        .numpy()
     )
     accuracy = judge.choose(edited, [pair.texts for pair in pairs]) == 0
     identity = judge.choose(edited, [pair.things for pair in pairs]) == 0
@@ -155,7 +159,7 @@ def measured(judge: CLIPScorer, pairs: Sequence[EditPair], sources: Pictures, ed
         [without_object(picture, pair.mask(picture.size)) for picture, pair in zip(some, pairs, strict=True)]
         for some in (sources, edited)
     ]
-    return np.stack([alignment, accuracy, judge.likeness(*covered), identity]).astype(np.float64)
+    return np.stack([alignment, accuracy, judge.image_similarity(*covered), identity]).astype(np.float64)
 
 
 def _hooked(make: Callable[[Relevance, Sequence[EditPair]], Sequence[Any]]) -> Callable[..., Pictures]:

@@ -26,7 +26,7 @@ from headwise.measuring.relevance import Relevance
 from headwise.model.pipelines import quiet, settings_of_pictures
 from headwise.runs.folder import Progress, RunFolder
 from headwise.runs.scores import Axes, Scores
-from headwise.runs.shards import among
+from headwise.runs.shards import subrange
 from headwise.runs.workers import shared
 
 __all__ = ["COMPOSING", "SEEN", "MultiConcept", "benchmark_multi_concept"]
@@ -103,7 +103,7 @@ def benchmark_multi_concept(
         set(range(0, len(prompts), max(1, -(-len(prompts) // keep_prompts)))) if keep_prompts and out else ()
     )
     captions = {kind: sorted({p.prompt for p in prompts if p.kind == kind}) for kind in settings["types"]}
-    wanted = among(numbers, len(prompts))
+    wanted = subrange(numbers, len(prompts))
     with (
         RunFolder(out, settings, Scores.empty(axes, settings), "scores") as folder,
         quiet(pipe),
@@ -133,13 +133,13 @@ def seen(
 ) -> np.ndarray:
     """The three measures of each picture: "prompts measures"."""
     rows = []
-    looked = judge.see(images)
+    looked = judge.embed_images(images)
     for several, picture in zip(prompts, looked, strict=True):
-        said = judge.read([several.prompt, *several.subjects])
+        said = judge.embed_texts([several.prompt, *several.subjects])
         whole, *each = (said @ picture).tolist()
         mine = captions[several.kind]
-        best = mine[int((judge.read(mine) @ picture).argmax())]
-        rows.append([whole, min(each), float(judge.read([best])[0] @ said[0])])
+        best = mine[int((judge.embed_texts(mine) @ picture).argmax())]
+        rows.append([whole, min(each), float(judge.embed_texts([best])[0] @ said[0])])
     return np.array(rows)
 
 

@@ -25,7 +25,7 @@ from headwise.model.generate import generate
 from headwise.model.pipelines import quiet, settings_of_pictures
 from headwise.runs.folder import Progress, RunFolder
 from headwise.runs.scores import Axes, Scores
-from headwise.runs.shards import among, batches
+from headwise.runs.shards import batches, subrange
 from headwise.runs.workers import shared
 from headwise.steering.steer import Steer, adjust
 
@@ -102,7 +102,7 @@ def benchmark_polysemy(
     settings |= {"words": [sense.word for sense in senses]}
     axes: Axes = {"method": tuple(methods), "seed": tuple(seeds), "prompt": range(len(senses))}
     kept = set(range(0, len(senses), max(1, -(-len(senses) // keep_prompts)))) if keep_prompts and out else ()
-    wanted = among(numbers, len(senses))
+    wanted = subrange(numbers, len(senses))
     with (
         RunFolder(out, settings, Scores.empty(axes, settings), "scores") as folder,
         quiet(pipe),

@@ -33,7 +33,7 @@ from headwise.model.heads import HeadMap
 from headwise.model.pipelines import quiet, settings_of_pictures
 from headwise.runs.folder import Progress, ProgressCallback, RunFolder
 from headwise.runs.scores import Axes, Scores
-from headwise.runs.shards import among
+from headwise.runs.shards import subrange
 from headwise.runs.workers import shared
 from headwise.steering.steer import weaken
 
@@ -197,7 +197,7 @@ def measure_weakening(
     masks = np.stack(
         [[np.isin(np.arange(head_map.all_heads), order[:k]) for k in ks] for order in by_name.values()]
     )
-    wanted = among(numbers, len(cases))
+    wanted = subrange(numbers, len(cases))
     with (
         RunFolder(out, settings, Scores.empty(axes, settings), "scores") as folder,
         quiet(pipe),

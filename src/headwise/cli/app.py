@@ -117,10 +117,10 @@ def pipeline(model: str, dtype: str, device: str, ray: str | None, workers: int 
         return
     from functools import partial
 
-    from headwise.runs.ray import Crew
+    from headwise.runs.ray import RayWorkers
 
     gpus = None if device == "auto" else int(device.startswith("cuda"))
-    with Crew(partial(load, model, dtype, device), ray, workers, gpus=gpus) as crew:
+    with RayWorkers(partial(load, model, dtype, device), ray, workers, gpus=gpus) as crew:
         yield crew
 
 

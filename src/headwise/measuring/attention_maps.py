@@ -8,9 +8,9 @@ What is missing to 1 goes to start, end and padding, and in joint attention to p
 attending to values that are 1 at a word's tokens and 0 elsewhere gives a word's column, with whatever mask
 the layer has. Hooks further in are seen at work: a word that is strengthened has a stronger map.
 
-Within a region, a concept pulls as much as its heads attend there, the average head having 1:
+Within a region, a concept's heads attend more or less than the average head, which has 1:
 
-    pull[c, w] = Σ_h R[c, h] A[h, region, w] / Σ_h A[h, region, w]
+    region[c, w] = Σ_h R[c, h] A[h, region, w] / Σ_h A[h, region, w]
 """
 
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ from headwise.model.heads import HeadMap
 from headwise.model.sites import Attend, DenoiserCall, Site
 from headwise.model.tokens import Word, split_words
 
-__all__ = ["AttentionMaps", "WordMaps", "pull"]
+__all__ = ["AttentionMaps", "WordMaps", "region_relevance"]
 
 Box = tuple[float | int, float | int, float | int, float | int]
 WHOLE: Box = (0.0, 0.0, 1.0, 1.0)
@@ -83,7 +83,7 @@ class WordMaps:
         return np.concatenate(found)
 
 
-def pull(
+def region_relevance(
     maps: WordMaps, relevance: Relevance, box: Box = WHOLE
 ) -> tuple[Float[np.ndarray, " concepts"], Float[np.ndarray, "concepts words"]]:
     """How much more than the average head a concept's heads attend to the prompt in a part of the picture.

@@ -27,23 +27,25 @@ class Estimator:
     """How much is seen of a picture.
 
     Args:
-        draws: Words drawn for each concept at each call and layer; each draw is a vote.
+        samples_per_call: Words sampled for each concept at each call and layer; each is a vote.
         num_inference_steps: Of a picture, where nothing else is asked for.
     """
 
-    draws: int
+    samples_per_call: int
     num_inference_steps: int
 
     def __post_init__(self) -> None:
-        if self.draws < 1 or self.num_inference_steps < 1:
+        if self.samples_per_call < 1 or self.num_inference_steps < 1:
             raise HeadwiseError(
-                f"draws={self.draws} and num_inference_steps={self.num_inference_steps} were given; "
-                "expected 1 or more of each."
+                f"samples_per_call={self.samples_per_call} and num_inference_steps="
+                f"{self.num_inference_steps} were given; expected 1 or more of each."
             )
 
 
-LEAN = Estimator(draws=8, num_inference_steps=10)
-PAPER = Estimator(draws=1, num_inference_steps=50)  # Park et al., 2024, https://arxiv.org/abs/2412.02237
+LEAN = Estimator(samples_per_call=8, num_inference_steps=10)
+PAPER = Estimator(
+    samples_per_call=1, num_inference_steps=50
+)  # Park et al., 2024, https://arxiv.org/abs/2412.02237
 
 
 def estimator_of(estimator: Estimator | str) -> Estimator:

@@ -28,12 +28,12 @@ from headwise.model.heads import HeadMap
 from headwise.model.pipelines import digest_of, quiet, settings_of_pictures
 from headwise.pictures import save_picture
 from headwise.runs.folder import Progress, ProgressCallback, RunFolder
-from headwise.runs.shards import among, batches, format_ranges
-from headwise.runs.workers import are_workers, parts, pieces_of
+from headwise.runs.shards import batches, format_ranges, subrange
+from headwise.runs.workers import are_workers, chunks_of, parts
 
 __all__ = ["finished", "measure", "settings_of"]
 
-PIECE = 32  # pictures that one of several workers counts at a time
+CHUNK = 32  # pictures that one of several workers counts at a time
 
 
 def measure(
@@ -81,7 +81,7 @@ def measure(
         progress: Show a bar on stderr; or a callable that is told, after each batch, how many pictures of how
             many are counted. What it raises ends the run, with all that was counted kept.
     """
-    wanted, chosen = among(numbers, pictures), estimator_of(estimator)
+    wanted, chosen = subrange(numbers, pictures), estimator_of(estimator)
     _check(pictures, numbers, batch_size, keep_pictures if out is None else 0, until)
     passed: dict[str, Any] = {
         "num_inference_steps": num_inference_steps or chosen.num_inference_steps,
@@ -94,7 +94,16 @@ def measure(
     cuts = (keep_pictures, *(range(0, pictures, BLOCKS) if until is not None else ()))
     texts = prompts if prompts is None else read_prompts(prompts, pipe)
     asked = _Asked(
-        concepts, texts, latents, pictures, seed, chosen.draws, passed, batch_size, keep_pictures, cuts
+        concepts,
+        texts,
+        latents,
+        pictures,
+        seed,
+        chosen.samples_per_call,
+        passed,
+        batch_size,
+        keep_pictures,
+        cuts,
     )
     here = None if are_workers(pipe) else asked(pipe)
     nothing = pipe.begin(asked) if here is None else here.nothing
@@ -104,7 +113,7 @@ def measure(
         if not _enough(folder.so_far, len(wanted), until):
             left = folder.so_far.left(wanted)
             if here is None:
-                pieces = pieces_of(asked.batches([wanted]), left, len(pipe), PIECE, cuts)
+                pieces = chunks_of(asked.batches([wanted]), left, len(pipe), CHUNK, cuts)
                 coming = parts(pipe, pieces, folder, in_order=until is not None)
             else:
                 coming = here.parts(asked.batches(left), folder.keep)
@@ -128,7 +137,7 @@ class _Asked:
     latents: Float[Tensor, "pictures channels height width"] | None
     pictures: int
     seed: int
-    draws: int
+    samples_per_call: int
     passed: dict[str, Any]
     batch_size: int
     keep_pictures: int
@@ -150,7 +159,9 @@ class _Counting:
         self.asked, self.pipe, self.texts = asked, pipe, read_prompts(asked.prompts, pipe)
         _check_latents(pipe, asked)
         settings = settings_of(pipe, asked.concepts, self.texts, asked.latents, asked.seed) | asked.passed
-        settings |= {"draws": asked.draws} if asked.draws > 1 else {}  # files from before say none: one
+        settings |= (
+            {"draws": asked.samples_per_call} if asked.samples_per_call > 1 else {}
+        )  # files from before say none: one
         self.nothing = Votes.empty(HeadMap.of(pipe), asked.concepts, settings)
         self.probe: ConceptProbe | None = None
 
@@ -170,7 +181,7 @@ class _Counting:
         """The votes of each batch, as it is done."""
         asked, settings = self.asked, self.nothing.settings
         self.probe = probe = self.probe or ConceptProbe(
-            self.pipe, asked.concepts, asked.seed, draws=asked.draws
+            self.pipe, asked.concepts, asked.seed, samples_per_call=asked.samples_per_call
         )
         with hooked(self.pipe, probe), quiet(self.pipe):
             for numbers in todo:

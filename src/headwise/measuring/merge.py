@@ -20,14 +20,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from headwise.errors import PictureCountedTwice, PicturesMissing, RunMismatch, UnreadableFile, VotesMismatch
-from headwise.files import Header, changed, checksum_of, read_header
+from headwise.files import Header, checksum_error, checksum_of, read_header
 from headwise.measuring.concepts import ConceptSet
 from headwise.measuring.totals import Total
 from headwise.measuring.votes import BLOCKS, Votes
 from headwise.model.heads import HeadMap
 from headwise.runs.folder import RunFolder, all_versions
 from headwise.runs.scores import Scores
-from headwise.runs.shards import Ranges, Shard, format_ranges, joined, ranges_of, subtract
+from headwise.runs.shards import Ranges, Shard, format_ranges, merge_ranges, ranges_of, subtract
 
 __all__ = ["Merged", "merge"]
 
@@ -151,7 +151,7 @@ class _Shard:
                     f"{self.path} changed while it was merged: its shard still counts. Merge when it has "
                     "ended."
                 )
-            raise changed(self.path)
+            raise checksum_error(self.path)
         return {
             name: np.frombuffer(part, self.header.arrays[name][0]).reshape(self.header.arrays[name][1])
             for name, part in parts.items()
@@ -257,7 +257,7 @@ def _disjoint(shards: list[_Shard]) -> Ranges:
                 f"{before} and {after} both count picture {start}. Each is counted once: leave one of the "
                 "two files out."
             )
-    return joined((start, stop) for start, stop, _ in pairs).ranges
+    return merge_ranges((start, stop) for start, stop, _ in pairs).ranges
 
 
 def _shape(shards: list[_Shard]) -> tuple[int, int]:

@@ -25,7 +25,7 @@ import numpy as np
 from headwise.errors import HeadwiseError
 from headwise.measuring.concepts import ConceptSet
 from headwise.measuring.estimators import LEAN
-from headwise.measuring.measure import PIECE
+from headwise.measuring.measure import CHUNK
 from headwise.measuring.probe import ConceptProbe
 from headwise.measuring.votes import Votes
 from headwise.model.attention import hooked
@@ -34,7 +34,7 @@ from headwise.model.generate import generate
 from headwise.model.heads import HeadMap, denoiser_of
 from headwise.model.pipelines import model_name, quiet
 from headwise.runs.shards import batches
-from headwise.runs.workers import pieces_of
+from headwise.runs.workers import chunks_of
 
 __all__ = ["Calibration", "Plan", "calibrate", "plan"]
 
@@ -139,7 +139,7 @@ def calibrate(
         batch_size, guidance_scale, height, width: As it will be.
         load_s: What loading took, if somebody looked.
     """
-    probe, once = _timed(lambda: ConceptProbe(pipe, concepts, draws=LEAN.draws))
+    probe, once = _timed(lambda: ConceptProbe(pipe, concepts, samples_per_call=LEAN.samples_per_call))
 
     def counted(calls: int) -> Votes:
         numbers = range(batch_size)
@@ -201,7 +201,7 @@ def plan(
 
     each = math.ceil(pictures / workers)
     calls = batches(0, pictures, found.batch_size, ())
-    pieces = pieces_of(calls, [range(pictures)], workers, PIECE)
+    pieces = chunks_of(calls, [range(pictures)], workers, CHUNK)
     piece = max(map(len, pieces))
     seconds = found.load_s + found.once_s + busy(each)
     adding = len(pieces) * found.add_s + seconds / CHECKPOINT * found.save_s
@@ -223,10 +223,10 @@ def plan(
 def _driver(head_map: HeadMap, concepts: ConceptSet) -> dict[str, float]:
     """What votes of this size cost the driver."""
     winners = np.random.Generator(np.random.Philox(0)).integers(
-        0, len(concepts), (PIECE, 50, 1, head_map.all_heads)
+        0, len(concepts), (CHUNK, 50, 1, head_map.all_heads)
     )
-    votes = Votes.of_pictures(winners, range(PIECE), head_map, concepts, {})
-    other = Votes.of_pictures(winners[:1], [PIECE], head_map, concepts, {})
+    votes = Votes.of_pictures(winners, range(CHUNK), head_map, concepts, {})
+    other = Votes.of_pictures(winners[:1], [CHUNK], head_map, concepts, {})
     packed = votes.pack()
     with TemporaryDirectory() as folder:
         _, save = _timed(lambda: votes.save(Path(folder) / "votes.safetensors"))

@@ -87,7 +87,7 @@ class ConceptProbe:
         concepts: The concepts to choose between.
         seed: Of the word draws.
         embeddings: What `concepts.embed(pipe)` gave, if it is at hand.
-        draws: How often a word of each concept is drawn, at each call and layer.
+        samples_per_call: How often a word of each concept is sampled at each call and layer.
     """
 
     kinds = ("cross", "joint", "text")
@@ -98,9 +98,9 @@ class ConceptProbe:
         concepts: ConceptSet,
         seed: int = 0,
         embeddings: WordEmbeddings | None = None,
-        draws: int = 1,
+        samples_per_call: int = 1,
     ) -> None:
-        self.draws = draws
+        self.samples_per_call = samples_per_call
         self.concepts, self.seed, self.head_map = concepts, seed, HeadMap.of(pipe)
         self.tokens = WordTokens(embeddings or concepts.embed(pipe))
         self.keys: dict[int, Tensor] = {}  # of all words at each cross-attention layer
@@ -129,7 +129,7 @@ class ConceptProbe:
             )
         drawn, wide = self._draws(call), torch.promote_types(self.tokens.embeddings.dtype, torch.float32)
         self.shown = [
-            [self.tokens.pack(drawn[:, n, layer]).to(call.device, wide) for n in range(self.draws)]
+            [self.tokens.pack(drawn[:, n, layer]).to(call.device, wide) for n in range(self.samples_per_call)]
             for layer in range(len(self.head_map))
         ]
 
@@ -230,7 +230,7 @@ class ConceptProbe:
             raise HookMisuse(
                 f"The probe was to see {len(numbers)} pictures, but {call.pictures} rows carry a prompt."
             )
-        start, stop = call.step * self.draws, (call.step + 1) * self.draws
+        start, stop = call.step * self.samples_per_call, (call.step + 1) * self.samples_per_call
         if self.drawn is None or self.drawn.shape[1] < stop:
             # How many calls will come is not known; longer draws begin as shorter ones.
             often, layers = max(64, 2 * stop), len(self.head_map)

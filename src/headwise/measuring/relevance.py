@@ -52,7 +52,7 @@ class Relevance:
         concepts: The names of the rows.
         head_map: The heads of the columns; None for arrays that came without.
         settings: How it was made, JSON-able.
-        tenths: The votes of each tenth of the denoiser calls, in order; None for arrays that came without.
+        votes_by_decile: The votes in each tenth of the denoiser calls, in order; None for bare arrays.
     """
 
     values: Float[np.ndarray, "concepts all_heads"]
@@ -61,7 +61,7 @@ class Relevance:
     concepts: tuple[str, ...]
     head_map: HeadMap | None = None
     settings: dict[str, Any] = field(default_factory=dict)
-    tenths: Int[np.ndarray, "10 concepts all_heads"] | None = None
+    votes_by_decile: Int[np.ndarray, "10 concepts all_heads"] | None = None
 
     def __post_init__(self) -> None:
         if self.head_map is not None and self.head_map.all_heads != self.values.shape[1]:
@@ -69,7 +69,7 @@ class Relevance:
                 f"The votes have {self.values.shape[1]} heads, the head map has {self.head_map}. "
                 "Give the head map of the model the votes were counted on."
             )
-        for array in (self.values, self.standard_errors, self.split_half, self.tenths):
+        for array in (self.values, self.standard_errors, self.split_half, self.votes_by_decile):
             if array is not None:
                 array.setflags(write=False)
 
@@ -115,7 +115,7 @@ class Relevance:
     def __getitem__(self, concept: str) -> Float[np.ndarray, " all_heads"]:
         return self.values[self._row(concept)]
 
-    def during(self, start: float | int, stop: float | int) -> "Relevance":
+    def at_steps(self, start: float | int, stop: float | int) -> "Relevance":
         """The relevance of a part of the denoiser calls: (0, 0.3) is the first three tenths.
 
         What a head attends to drifts from call to call, so early and late relevance may name other heads. The
@@ -125,7 +125,7 @@ class Relevance:
         Args:
             start, stop: Shares of the calls, 0 … 1.
         """
-        if self.tenths is None:
+        if self.votes_by_decile is None:
             raise HeadwiseError(
                 "This relevance does not know its votes by call. Measure it with this Headwise."
             )
@@ -133,7 +133,7 @@ class Relevance:
             raise BadStrength(f"({start}, {stop}) was given; expected a part of the calls, such as (0, 0.3).")
         edges = np.arange(10) / 10
         share = np.clip(np.minimum(edges + 0.1, stop) - np.maximum(edges, start), 0, 0.1) * 10
-        votes = np.tensordot(share, self.tenths, 1)
+        votes = np.tensordot(share, self.votes_by_decile, 1)
         unknown = np.full(self.values.shape, np.nan)
         settings = self.settings | {"during": [float(start), float(stop)]}
         return Relevance(
@@ -158,8 +158,8 @@ class Relevance:
             "standard_errors": self.standard_errors,
             "split_half": self.split_half,
         }
-        if self.tenths is not None:
-            arrays["tenths"] = self.tenths
+        if self.votes_by_decile is not None:
+            arrays["tenths"] = self.votes_by_decile
         heads = None if self.head_map is None else json.loads(self.head_map.to_json())
         said = {"concepts": list(self.concepts), "head_map": heads, "settings": self.settings}
         write_arrays(path, "relevance", arrays, said)
@@ -224,7 +224,7 @@ class Relevance:
         return "\n".join(lines)
 
     def _arrays(self) -> tuple[np.ndarray, ...]:
-        by_call = np.zeros(0) if self.tenths is None else self.tenths
+        by_call = np.zeros(0) if self.votes_by_decile is None else self.votes_by_decile
         return self.values, self.standard_errors, self.split_half, by_call
 
     def _row(self, concept: str) -> int:

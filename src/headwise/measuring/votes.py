@@ -16,10 +16,10 @@ import numpy as np
 from jaxtyping import Int
 
 from headwise.errors import PictureCountedTwice, UnreadableFile, VotesMismatch
-from headwise.files import packed, read_whole, unpacked, write_whole
+from headwise.files import deserialise, read_whole, serialise, write_whole
 from headwise.measuring.concepts import ConceptSet
 from headwise.model.heads import HeadMap
-from headwise.runs.shards import Ranges, joined, ranges_of, subtract
+from headwise.runs.shards import Ranges, merge_ranges, ranges_of, subtract
 
 __all__ = ["BLOCKS", "Votes"]
 
@@ -122,12 +122,12 @@ class Votes:
     def pack(self) -> bytes:
         """The content of that file: each array in the smallest type that holds it."""
         arrays = {"counts": _narrow(self.counts), "blocks": _narrow(self.blocks)}
-        return packed("votes", arrays, self._metadata())
+        return serialise("votes", arrays, self._metadata())
 
     @classmethod
     def unpack(cls, content: bytes, path: str | Path = "What a worker sent") -> "Votes":
         """What `pack` packed; the path is where it came from."""
-        arrays, said = unpacked(content, "votes", ("counts", "blocks"), path)
+        arrays, said = deserialise(content, "votes", ("counts", "blocks"), path)
         arrays = {name: array.astype(np.int64) for name, array in arrays.items()}
         try:
             head_map = HeadMap.from_json(json.dumps(said["head_map"]))
@@ -160,10 +160,10 @@ def _narrow(votes: Int[np.ndarray, "..."]) -> np.ndarray:
 
 
 def _joined(ours: Ranges, theirs: Ranges) -> Ranges:
-    both = joined([*ours, *theirs])
-    if both.twice is not None:
+    both = merge_ranges([*ours, *theirs])
+    if both.overlap is not None:
         raise PictureCountedTwice(
-            f"Both votes counted picture {both.twice}. Add votes of other pictures: each is counted once."
+            f"Both votes counted picture {both.overlap}. Add votes of other pictures: each is counted once."
         )
     return both.ranges
 

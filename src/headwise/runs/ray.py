@@ -1,6 +1,6 @@
 r"""A crew of workers on a Ray cluster, which goes wherever a pipeline goes:
 
-    with Crew(partial(load_pipeline, "emoji"), workers=2) as crew:
+    with RayWorkers(partial(load_pipeline, "emoji"), workers=2) as crew:
         relevance = measure(crew, concepts, pictures=1000, out="runs/emoji")
         found = measure_weakening(crew, relevance, "Color", cases, score, out="runs/weaken-color")
 
@@ -25,16 +25,16 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 from headwise.errors import HeadwiseError, MissingExtra, RunMismatch, WorkersDied
-from headwise.runs.workers import Count, Death, Result, Worker
+from headwise.runs.workers import Count, Result, Worker, WorkerLost
 
-__all__ = ["Crew"]
+__all__ = ["Crew", "RayWorkers"]
 
 PAUSE = 5.0  # seconds after which the cluster is asked again how large it is
 SILENCE = 120.0  # seconds without a worker after which the user is told
 STILLBORN = 3  # so many deaths a worker, with no picture counted, and nobody is hired any more
 
 
-class Crew:
+class RayWorkers:
     """Workers on a Ray cluster, each with a pipeline of its own; use it as a context.
 
     Args:
@@ -73,7 +73,7 @@ class Crew:
         self.versions: dict[str, str] | None = None
         self.stillborn = 0
 
-    def __enter__(self) -> "Crew":
+    def __enter__(self) -> "RayWorkers":
         self.ray = _ray()
         if not self.ray.is_initialized():
             self._join()
@@ -97,7 +97,7 @@ class Crew:
     def begin(self, prepare: Callable[[Any], Count]) -> Any:
         """Give everybody a job; returns what the first of them found of no pictures."""
         if self.ray is None:
-            raise HeadwiseError("The crew is not at work yet. Enter it first: `with Crew(…) as crew`.")
+            raise HeadwiseError("The crew is not at work yet. Enter it first: `with RayWorkers(…) as crew`.")
         self.job = self.ray.put((self.load, prepare))
         self.found: Any = None
         self.pending, self.free, self.stillborn = {}, [], 0  # what is left of the last job is dropped
@@ -128,7 +128,7 @@ class Crew:
         self.free.remove(worker)  # type: ignore[arg-type]
         self.pending[self.actors[worker].do.remote(piece)] = (worker, True)  # type: ignore[index,assignment]
 
-    def wait(self) -> Sequence[Result | Death]:
+    def wait(self) -> Sequence[Result | WorkerLost]:
         """What has happened."""
         self._hire()
         ready, _ = self.ray.wait(list(self.pending), num_returns=1, timeout=PAUSE)
@@ -178,7 +178,7 @@ class Crew:
     def _prepare(self, worker: int) -> None:
         self.pending[self.actors[worker].begin.remote(self.job)] = (worker, False)
 
-    def _heard(self, worker: int, counting: bool, reference: Any) -> Result | Death | None:
+    def _heard(self, worker: int, counting: bool, reference: Any) -> Result | WorkerLost | None:
         errors = self.ray.exceptions
         try:
             got = self.ray.get(reference)
@@ -208,7 +208,7 @@ class Crew:
                 )
         self.versions, self.found = known, self.found if self.found is not None else found
 
-    def _lost(self, worker: int, counting: bool, said: str) -> Death:
+    def _lost(self, worker: int, counting: bool, said: str) -> WorkerLost:
         self.ray.kill(self.actors.pop(worker), no_restart=True)
         short = " ".join(said.split())[:300].rstrip(".") + "."
         self.stillborn += not counting
@@ -217,7 +217,7 @@ class Crew:
                 f"{self.stillborn} workers died before they counted anything, the last so: {short} "
                 "Try one on such a machine: headwise doctor."
             )
-        return Death(worker, short)
+        return WorkerLost(worker, short)
 
     def _tell_if_silent(self) -> None:
         if not self.free and not any(counting for _, counting in self.pending.values()):
@@ -238,3 +238,6 @@ def _ray() -> Any:
             "Sharing work over a cluster needs Ray, which is not installed: pip install 'headwise[ray]'"
         ) from missing
     return ray
+
+
+Crew = RayWorkers  # its first name

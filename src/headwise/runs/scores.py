@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float
 
 from headwise.errors import UnreadableFile, VotesMismatch
-from headwise.files import packed, read_whole, unpacked, write_whole
+from headwise.files import deserialise, read_whole, serialise, write_whole
 from headwise.runs.shards import ranges_of
 
 __all__ = ["Axes", "Scores"]
@@ -72,12 +72,12 @@ class Scores:
     def pack(self) -> bytes:
         """The content of that file."""
         axes = [[name, list(labels)] for name, labels in self.axes.items()]
-        return packed("scores", {"values": self.values}, {"axes": axes, "settings": self.settings})
+        return serialise("scores", {"values": self.values}, {"axes": axes, "settings": self.settings})
 
     @classmethod
     def unpack(cls, content: bytes, path: str | Path = "What a worker sent") -> "Scores":
         """What `pack` packed; the path is where it came from."""
-        arrays, said = unpacked(content, "scores", ("values",), path)
+        arrays, said = deserialise(content, "scores", ("values",), path)
         try:
             axes = {name: tuple(labels) for name, labels in said["axes"]}
             found = cls(arrays["values"], axes, said["settings"])

@@ -16,12 +16,12 @@ from typing import NamedTuple
 from headwise.errors import HeadwiseError
 
 __all__ = [
-    "Joined",
+    "MergedRanges",
     "Ranges",
     "Shard",
-    "among",
+    "subrange",
     "batches",
-    "joined",
+    "merge_ranges",
     "subtract",
     "ranges_of",
     "format_ranges",
@@ -101,7 +101,7 @@ def _launched(environment: Mapping[str, str]) -> Shard:
     )
 
 
-def among(numbers: range | None, count: int) -> range:
+def subrange(numbers: range | None, count: int) -> range:
     """Those of so many that are asked for: all if None.
 
     Raises:
@@ -113,14 +113,14 @@ def among(numbers: range | None, count: int) -> range:
     return wanted
 
 
-class Joined(NamedTuple):
+class MergedRanges(NamedTuple):
     """Ranges put together, and the first number that was in two of them."""
 
     ranges: Ranges
-    twice: int | None
+    overlap: int | None
 
 
-def joined(ranges: Iterable[tuple[int, int]]) -> Joined:
+def merge_ranges(ranges: Iterable[tuple[int, int]]) -> MergedRanges:
     """Ranges put together, those that touch made one."""
     found: list[tuple[int, int]] = []
     twice = None
@@ -131,12 +131,12 @@ def joined(ranges: Iterable[tuple[int, int]]) -> Joined:
             found[-1] = (found[-1][0], max(stop, found[-1][1]))
         else:
             found.append((start, stop))
-    return Joined(tuple(found), twice)
+    return MergedRanges(tuple(found), twice)
 
 
 def ranges_of(numbers: Iterable[int]) -> Ranges:
     """The ranges that hold these numbers and no others."""
-    return joined((number, number + 1) for number in numbers).ranges
+    return merge_ranges((number, number + 1) for number in numbers).ranges
 
 
 def subtract(numbers: range, ranges: Ranges) -> list[range]:

@@ -28,7 +28,17 @@ from headwise.runs.folder import Progress, RunFolder, versions
 from headwise.runs.scores import Scores
 from headwise.runs.shards import batches, format_ranges, subtract
 
-__all__ = ["Death", "Result", "Worker", "Workers", "are_workers", "dispatch", "parts", "pieces_of", "shared"]
+__all__ = [
+    "WorkerLost",
+    "Result",
+    "Worker",
+    "Workers",
+    "are_workers",
+    "dispatch",
+    "parts",
+    "chunks_of",
+    "shared",
+]
 
 ATTEMPTS = 3  # so many workers may die of one piece
 LATE = 3.0  # times the usual time, and a piece is given to a second worker
@@ -47,7 +57,7 @@ class Result(NamedTuple):
     pictures: Mapping[str, bytes]
 
 
-class Death(NamedTuple):
+class WorkerLost(NamedTuple):
     """A worker is gone, and why."""
 
     worker: Hashable
@@ -80,7 +90,7 @@ class Workers(Protocol):
         """Let one count a piece."""
         ...
 
-    def wait(self) -> Sequence[Result | Death]:
+    def wait(self) -> Sequence[Result | WorkerLost]:
         """What has happened, as soon as something has; nothing after a few seconds."""
         ...
 
@@ -234,7 +244,7 @@ def dispatch(
     while ledger.open:
         give()
         for event in workers.wait():
-            if isinstance(event, Death):
+            if isinstance(event, WorkerLost):
                 ledger.died(event.worker, event.said)
                 continue
             i = ledger.came(event.worker, workers.now())
@@ -259,7 +269,7 @@ def parts(
             yield kind.unpack(result.packed)
 
 
-def pieces_of(
+def chunks_of(
     todo: Iterable[range], left: Sequence[range], workers: int, most: int, cuts: Iterable[int] = ()
 ) -> list[range]:
     """What one process would do batch by batch, in pieces for several.
@@ -331,7 +341,7 @@ def _spread(run: Callable[..., Any], workers: Workers, given: dict[str, Any], co
     wanted = range(count) if numbers is None else numbers
     with RunFolder(out, nothing.settings, nothing, "scores", by=workers.versions) as folder:
         todo = batches(wanted.start, wanted.stop, min(most, -(-len(wanted) // len(workers))) or 1)
-        pieces = pieces_of(todo, folder.so_far.left(wanted), len(workers), most)
+        pieces = chunks_of(todo, folder.so_far.left(wanted), len(workers), most)
         total = folder.so_far.values[..., wanted].size
         with (
             closing(parts(workers, pieces, folder)) as coming,

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from headwise.measuring.attention_maps import AttentionMaps, Box, WordMaps, pull
+from headwise.measuring.attention_maps import AttentionMaps, Box, WordMaps, region_relevance
 from headwise.measuring.relevance import Relevance
 from headwise.model.attention import hooked
 from headwise.model.generate import generate
@@ -58,7 +58,7 @@ def region_of(maps: WordMaps, relevance: Relevance | None, box: Box) -> dict[str
     ]
     found: dict[str, Any] = {"box": list(box), "words": words, "concepts": []}
     if relevance is not None:
-        of_all, of_words = pull(maps, relevance, box)
+        of_all, of_words = region_relevance(maps, relevance, box)
         for word, own in zip(words, of_words.T, strict=True):
             word["concepts"] = _first(relevance, own, 3)
         found["concepts"] = _first(relevance, of_all, 8)

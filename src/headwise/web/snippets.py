@@ -129,8 +129,8 @@ print([word.text for word in maps.words], maps.of(0).shape)  # of head 0: height
 """
     if setting.relevance is None:
         return [], body
-    body += "print(pull(maps, relevance, box=(0.25, 0.25, 0.75, 0.75))[0])  # of each concept in the middle\n"
-    return ["from headwise.measuring.attention_maps import pull"], body
+    body += "print(region_relevance(maps, relevance, box=(0.25, 0.25, 0.75, 0.75))[0])  # in the middle\n"
+    return ["from headwise.measuring.attention_maps import region_relevance"], body
 
 
 def _generate(ask: Generate, setting: Setting) -> Parts:

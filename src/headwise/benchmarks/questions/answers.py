@@ -281,8 +281,8 @@ def _tokens(model: _Model, whole: Relevance) -> Answer:
 def _counted(model: _Model, concepts: ConceptSet, pool: Pool) -> Int[np.ndarray, "concepts all_heads"]:
     texts = read_prompts(None, model.pipe)
     settings = settings_of(model.pipe, concepts, texts, None, model.seed) | DRAWN | {"pool": pool}
-    nothing = Votes.empty(HeadMap.of(model.pipe), concepts, settings | {"draws": LEAN.draws})
-    probe = PooledProbe(model.pipe, concepts, model.seed, pool, draws=LEAN.draws)
+    nothing = Votes.empty(HeadMap.of(model.pipe), concepts, settings | {"draws": LEAN.samples_per_call})
+    probe = PooledProbe(model.pipe, concepts, model.seed, pool, samples_per_call=LEAN.samples_per_call)
     with (
         RunFolder(model.out / f"tokens, {pool}", nothing.settings, nothing) as folder,
         Progress(folder, model.pictures, 10, model.progress) as done,
@@ -340,7 +340,7 @@ def _transfer(
 def _steps(model: _Model, whole: Relevance) -> Answer:
     few = model.measure("all words")
     parts = {
-        name: (few.during(*part), whole.during(*part))
+        name: (few.at_steps(*part), whole.at_steps(*part))
         for name, part in zip(("first three tenths", "middle four", "last three"), PARTS, strict=True)
     }
     values = {"all calls, all calls": mean(_agreement(few, whole))}

@@ -117,7 +117,7 @@ class Estimators:
 
     def numbers(self) -> dict[str, Any]:
         """By estimator: rows to 0.95, that as a share of the paper's, and its curve."""
-        name = _name(PAPER.num_inference_steps, PAPER.draws)
+        name = _name(PAPER.num_inference_steps, PAPER.samples_per_call)
         paper = self.rows_to(name) if name in self.curves else None
         found = {}
         for name, curve in self.curves.items():
@@ -181,7 +181,7 @@ def benchmark_estimators(
         "long_run": long,
         "long_run_split_half": float(np.median(truth.split_half)),
         "seed": seed,
-        "lean": _name(LEAN.num_inference_steps, LEAN.draws),
+        "lean": _name(LEAN.num_inference_steps, LEAN.samples_per_call),
     }
     result = Estimators(curves, said)
     content = {"settings": said, "estimators": result.numbers()}
@@ -238,7 +238,7 @@ class _EveryWay(ConceptProbe):
 
     def __init__(self, pipe: Any, concepts: ConceptSet, seed: int, early: int) -> None:
         self.early = early
-        super().__init__(pipe, concepts, seed, draws=8)
+        super().__init__(pipe, concepts, seed, samples_per_call=8)
 
     def begin(self, pictures: Any) -> None:
         super().begin(pictures)

@@ -144,7 +144,7 @@ class Interventions:
             name: np.tile(order, (len(PARTS), 1))
             for name, order in orders_of(self.relevance, attribute, len(RANDOM)).items()
         }
-        parts = [self.relevance.during(*part)[attribute] for part in PARTS]
+        parts = [self.relevance.at_steps(*part)[attribute] for part in PARTS]
         moments = np.stack([np.argsort(-part, kind="stable") for part in parts])
         return orders | {"moment": moments, "another moment": np.roll(moments, 1, 0)}
 
@@ -194,7 +194,7 @@ class Interventions:
     def _swept(self, name: str, draw: Callable[[int, int], np.ndarray], orders: tuple[str, ...]) -> _Chosen:
         """What the judge chose, for every pair and seed; it goes on where it was."""
         prompts = [prompt for pair in self.pairs for prompt in (pair.source, pair.target)]
-        relevance = np.stack([self.relevance.values, *(self.relevance.during(*p).values for p in PARTS)])
+        relevance = np.stack([self.relevance.values, *(self.relevance.at_steps(*p).values for p in PARTS)])
         settings = settings_of_pictures(self.pipe, prompts) | DRAWN
         settings |= {"sweep": name, "seeds": list(self.seeds), "score": "number of the text chosen"}
         settings |= {"relevance": sha256(relevance.tobytes()).hexdigest()[:12]}

@@ -25,12 +25,14 @@ class PooledProbe(ConceptProbe):
     """A probe that pools the tokens of a word in another way.
 
     Args:
-        pipe, concepts, seed, draws: As in `ConceptProbe`.
+        pipe, concepts, seed, samples_per_call: As in `ConceptProbe`.
         pool: In which.
     """
 
-    def __init__(self, pipe: Any, concepts: ConceptSet, seed: int, pool: Pool, *, draws: int) -> None:
-        super().__init__(pipe, concepts, seed, draws=draws)
+    def __init__(
+        self, pipe: Any, concepts: ConceptSet, seed: int, pool: Pool, *, samples_per_call: int
+    ) -> None:
+        super().__init__(pipe, concepts, seed, samples_per_call=samples_per_call)
         self.pool = pool
 
     def _vote(self, site: Site, query: Tensor, keys: Float[Tensor, "pictures heads all_tokens dim"]) -> None:
