@@ -34,7 +34,7 @@ from torch import Tensor
 
 from headwise.editing.prompt_to_prompt import generate_edits
 from headwise.errors import HeadwiseError
-from headwise.model.generate import generator_for
+from headwise.model.generate import Key, generators_of
 from headwise.model.pipelines import quiet
 from headwise.model.sites import AttentionHook
 
@@ -80,7 +80,7 @@ def invert(
     num_inference_steps: int = 50,
     guidance_scale: float | int = 3.5,
     iterations: int = 5,
-    seed: int = 0,
+    seed: Key = 0,
 ) -> Inversion:
     """Find the noise of a picture, and draw it again to see how well that went.
 
@@ -177,11 +177,11 @@ class _Recording(_Ddim):
     """Walks from noise along a path that is known beforehand, and notes what each step would have missed."""
 
     clean: Tensor
-    seed: int
+    seed: Key
 
     def set_timesteps(self, *args: Any, **kwargs: Any) -> None:
         super().set_timesteps(*args, **kwargs)
-        generator = generator_for(self.seed, 0)
+        [generator] = generators_of([self.seed])
         self.noisy = []
         for t in self.timesteps:
             noise = torch.randn(self.clean.shape, generator=generator).to(self.clean)

@@ -24,6 +24,7 @@ from torch import Tensor
 from headwise.errors import HeadwiseError, HookMisuse
 from headwise.measuring.relevance import Relevance
 from headwise.model.heads import HeadMap
+from headwise.model.hooks import Hook
 from headwise.model.sites import Attend, DenoiserCall, Site
 from headwise.model.tokens import Word, split_words
 
@@ -106,7 +107,7 @@ def region_relevance(
     )
 
 
-class AttentionMaps:
+class AttentionMaps(Hook):
     """A hook that keeps the maps of one picture of the batch.
 
         seen = AttentionMaps()
@@ -158,7 +159,7 @@ class AttentionMaps:
         self.looks: dict[int, int] = {}
 
     def _read(self, call: DenoiserCall) -> None:
-        self.words = split_words(call.readers, call.prompts[self.picture])
+        self.words = split_words(call.segments, call.prompts[self.picture])
         self.owned = torch.zeros(call.tokens, len(self.words))
         for w, word in enumerate(self.words):
             self.owned[[p for p in word.positions if p < call.tokens], w] = 1

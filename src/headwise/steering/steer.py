@@ -33,6 +33,7 @@ from torch import Tensor
 from headwise.errors import BadStrength, HeadMapMismatch, HookMisuse, UnknownConcept
 from headwise.measuring.relevance import Relevance
 from headwise.model.heads import HeadMap
+from headwise.model.hooks import Hook
 from headwise.model.sites import Attend, DenoiserCall, Site
 
 __all__ = ["Steer", "adjust", "clamped", "strengthen", "weaken"]
@@ -135,7 +136,7 @@ def weaken(
 
 
 @dataclass(eq=False)
-class Steer:
+class Steer(Hook):
     """A hook that multiplies each head's attention to a word's tokens by the head's factor.
 
     Args:
