@@ -26,6 +26,7 @@ def compose(
     seeds: Sequence[Key],
     guidance_scale: float | int = 7.5,
     num_inference_steps: int = 50,
+    output_type: str = "pil",
 ) -> list[Any]:
     """Generate one image for each seed, of all parts at once.
 
@@ -35,6 +36,7 @@ def compose(
             parts).
         seeds: The key of each image: (seed, picture), or a seed s for (s, 0).
         guidance_scale, num_inference_steps: As in the pipeline's call.
+        output_type: The form of the images, as in the pipeline's call; "latent" for latents.
     """
     device = pipe._execution_device
     prompted, empty = pipe.encode_prompt(list(parts), device, 1, True)
@@ -51,5 +53,7 @@ def compose(
             ε_empty, ε = predictions.unflatten(0, (len(latents), -1)).split([1, len(parts)], 1)
             composed = ε_empty[:, 0] + w * (ε - ε_empty).sum(1)
             latents = pipe.scheduler.step(composed, t, latents).prev_sample
+        if output_type == "latent":
+            return list(latents)
         decoded = pipe.vae.decode(latents / pipe.vae.config.scaling_factor).sample
-    return pipe.image_processor.postprocess(decoded, output_type="pil")
+    return pipe.image_processor.postprocess(decoded, output_type=output_type)
