@@ -124,6 +124,11 @@ def ddim_step(pipe, x, noise, t, steps=STEPS):
     return math.sqrt(then) * clean + math.sqrt(1 - then) * noise
 
 
+def near(a, b):
+    """Equal but for the scheduler's ᾱ, and pixels, which are prepared in float32."""
+    return (a - b).abs().max() < 1e-6 * b.abs().max()
+
+
 def embedding(pipe, prompt):
     return pipe.encode_prompt(prompt, "cpu", 1, False)[0]
 
@@ -148,8 +153,8 @@ def test_composition_adds_up_the_predictions():
     pipe, parts = tiny_sd(dtype=torch.float64, scheduler=ddim()), ["a red dog", "a cat", "a vase"]
     found = compose(pipe, parts, seeds=[5, 6], guidance_scale=GUIDANCE, **FAST)
     for image, seed in zip(found, [5, 6], strict=True):
-        assert torch.allclose(image, naive_composition(pipe, parts, seed), atol=1e-9)
-        assert not torch.allclose(image, naive_composition(pipe, parts, seed, sign=-1), atol=1e-3)
+        assert near(image, naive_composition(pipe, parts, seed))
+        assert not near(image, naive_composition(pipe, parts, seed, sign=-1))
 
 
 def test_composition_of_one_part_is_the_pipeline():
@@ -187,9 +192,9 @@ def test_sdedit_noises_and_denoises(strength):
     found = sdedit(pipe, images, targets, seeds=[3, 4], **options)
     for n, seed in enumerate((3, 4)):
         wanted = naive_sdedit(pipe, images[n], targets[n], seed, strength)
-        assert torch.allclose(found[n], wanted, atol=1e-6)  # pixels are prepared in float32
+        assert near(found[n], wanted)
         other = naive_sdedit(pipe, images[n], targets[1 - n], seed, strength)
-        assert not torch.allclose(found[n], other, atol=1e-3)
+        assert not near(found[n], other)
 
 
 @pytest.mark.parametrize("name", BASELINES)

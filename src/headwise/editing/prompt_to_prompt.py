@@ -1,4 +1,4 @@
-r"""Prompt-to-prompt: edit a picture by editing its prompt, on the attention maps of the unedited one.
+r"""Prompt-to-prompt: edit an image by editing its prompt, with the attention maps of the unedited one.
 
 Source and targets stand side by side in one batch, from the same latents. With A the map of the source's
 picture, A* that of a target's, V* the target's values and M the alignment of the two prompts (alignment.py),

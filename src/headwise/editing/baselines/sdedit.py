@@ -24,7 +24,7 @@ def sdedit(
     strength: float | int = 0.5,
     seeds: Sequence[Key],
     **options: Any,
-) -> list[Image.Image]:
+) -> Any:
     """Edit each image by its target.
 
     Args:
