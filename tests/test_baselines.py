@@ -13,7 +13,7 @@ from headwise.editing.baselines.free_prompt import FreePrompt
 from headwise.editing.baselines.masactrl import MasaCtrl
 from headwise.editing.baselines.plug_and_play import PlugAndPlay
 from headwise.editing.baselines.sdedit import sdedit
-from headwise.editing.baselines.table import BASELINES, COMPOSING_BASELINES, HookBaseline
+from headwise.editing.baselines.table import BASELINES, COMPOSING_BASELINES, Baseline
 from headwise.editing.prompt_to_prompt import generate_edits
 from headwise.model.attention import hooked
 from headwise.model.generate import generate_keys, generator_for, start_of
@@ -201,11 +201,11 @@ def test_sdedit_noises_and_denoises(strength):
 def test_the_table_makes_every_baseline(name):
     pipe, images = tiny_sd(), [Image.new("RGB", (16, 16), color) for color in ("red", "blue")]
     block = "up_blocks.1.resnets.0"  # the tiny denoiser has no second one
-    baseline = HookBaseline(lambda: PlugAndPlay(block=block)) if name == "plug-and-play" else BASELINES[name]
+    baseline = Baseline(lambda: PlugAndPlay(block=block)) if name == "plug-and-play" else BASELINES[name]
     sources, targets = ["a red dog", "a cat"], ["a red cat", "a vase"]
     found = baseline.edit(pipe, sources, targets, images, seeds=[1, 2], num_inference_steps=2)
     assert [image.size for image in found] == [(16, 16)] * 2
-    if isinstance(baseline, HookBaseline):
+    if baseline.make is not None:
         groups = list(zip(sources, targets, strict=True))
         rows = generate_edits(pipe, groups, [baseline.make()], seeds=[1, 2], num_inference_steps=2)
         assert all(np.array_equal(a, row[1]) for a, row in zip(found, rows, strict=True))

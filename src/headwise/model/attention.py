@@ -244,7 +244,7 @@ class _Hooked:
         latents: Tensor,
         timestep: Tensor,
     ) -> Any:
-        """See `DenoiserCall.rerun`."""
+        """The denoiser's output on other latents, as `DenoiserCall.rerun` says."""
         inputs = rows_of(inputs, call.rows, call.conditional)
         inputs |= {latents_in(inputs): latents, "timestep": timestep}
         with self._side_pass(hook, replace(call, rows=call.pictures)):
@@ -253,7 +253,7 @@ class _Hooked:
     def _encode_text(
         self, call: DenoiserCall, inputs: dict[str, Any], hook: AttentionHook, text: Tensor, rows: int
     ) -> None:
-        """See `DenoiserCall.encode_text`."""
+        """The denoiser run once on another text, as `DenoiserCall.encode_text` says."""
         first = call.conditional.start
         inputs, states = rows_of(inputs, call.rows, slice(first, first + rows)), "encoder_hidden_states"
         inputs |= crop_latents(inputs, least_side(self.denoiser))

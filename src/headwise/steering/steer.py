@@ -86,10 +86,10 @@ def adjust(
     away: str,
     strength: float | int = 1.0,
     *,
-    occurrence: int | None = None,
-    clamp: float | int | None = None,
     steps: tuple[float | int, float | int] = (0.0, 1.0),
     top: int | None = None,
+    occurrence: int | None = None,
+    clamp: float | int | None = None,
 ) -> "Steer":
     """Turn a misread word from one concept toward another: r = 1 + s (2 R[toward] − R[away] − 1).
 
@@ -97,7 +97,7 @@ def adjust(
         relevance: The relevance measured on a model with the same heads.
         word: The misread word, as in `strengthen`.
         toward, away: The concept that is meant, and the one that is generated instead.
-        strength, occurrence, clamp, steps, top: As in `strengthen`, as are the errors raised.
+        strength, steps, top, occurrence, clamp: As in `strengthen`, as are the errors raised.
     """
     between = 2 * clamped(relevance, toward, clamp) - clamped(relevance, away, clamp)
     factors = 1 + _checked(strength) * (between - 1)

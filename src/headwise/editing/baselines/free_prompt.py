@@ -32,8 +32,8 @@ class FreePrompt(Hook):
     def __init__(
         self,
         *,
-        targets: int = 1,
         until: float | int = 0.5,
+        targets: int = 1,
         layers: tuple[float | int, float | int] = (0.25, 0.875),
     ) -> None:
         self.targets, self.until, self.layers = targets, until, layers

@@ -1,9 +1,10 @@
 """The baselines by name. A new one is a file of its own and a line here.
 
-Every baseline edits images by `edit(pipe, sources, targets, pictures, seeds=…)`. Most are hooks, which
-generate source and target side by side in one batch; `make()` returns a new hook.
+Most are hooks, which generate source and target side by side in one batch; SDEdit edits finished images.
+`BASELINES[name].edit(pipe, sources, targets, pictures, seeds=…)` is the same call for all of them.
 """
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,18 +20,20 @@ from headwise.editing.prompt_to_prompt import PromptToPrompt, generate_edits
 from headwise.model.generate import Key
 from headwise.model.hooks import Hook
 
-__all__ = ["BASELINES", "COMPOSING_BASELINES", "HookBaseline", "SDEditBaseline"]
+__all__ = ["BASELINES", "COMPOSING_BASELINES", "Baseline"]
 
 
 @dataclass(frozen=True)
-class HookBaseline:
-    """A method that is a hook.
+class Baseline:
+    """A method that edits images by prompts: a hook, or a function of finished images.
 
     Args:
-        make: Makes the hook, for one target per source.
+        make: Makes the hook, for one target per source; None if the method is a function.
+        edit_pictures: The function of pipeline, images and targets; None if the method is a hook.
     """
 
-    make: Callable[[], Hook]
+    make: Callable[[], Hook] | None = None
+    edit_pictures: Callable[..., Any] | None = None
 
     def edit(
         self,
@@ -41,51 +44,30 @@ class HookBaseline:
         *,
         seeds: Sequence[Key],
         **options: Any,
-    ) -> list[Image.Image]:
-        """Generate each target beside its source; see `SDEditBaseline.edit`."""
-        groups = list(zip(sources, targets, strict=True))
-        return [edit for _, edit in generate_edits(pipe, groups, [self.make()], seeds=seeds, **options)]
-
-
-@dataclass(frozen=True)
-class SDEditBaseline:
-    """SDEdit, which edits finished images.
-
-    Args:
-        strength: The share of the schedule that is noised and denoised again, 0 … 1.
-    """
-
-    strength: float
-
-    def edit(
-        self,
-        pipe: Any,
-        sources: Sequence[str],
-        targets: Sequence[str],
-        pictures: Sequence[Image.Image],
-        *,
-        seeds: Sequence[Key],
-        **options: Any,
-    ) -> list[Image.Image]:
+    ) -> list[Any]:
         """Edit images.
 
         Args:
-            pipe: The user's pipeline.
+            pipe: The user's pipeline; it is left as it was.
             sources: The prompt of each image.
             targets: The prompt to edit each image into.
-            pictures: The images, generated from the same keys.
+            pictures: The images, generated from the same keys; read where the method is a function.
             seeds: The key of each image: (seed, picture), or a seed s for (s, 0).
             options: Passed to the pipeline: `num_inference_steps`, `guidance_scale` …
         """
-        return sdedit(pipe, pictures, targets, strength=self.strength, seeds=seeds, **options)
+        if self.edit_pictures is not None:
+            return list(self.edit_pictures(pipe, pictures, targets, seeds=seeds, **options))
+        assert self.make is not None
+        groups = list(zip(sources, targets, strict=True))
+        return [target for _, target in generate_edits(pipe, groups, [self.make()], seeds=seeds, **options)]
 
 
-BASELINES: Mapping[str, HookBaseline | SDEditBaseline] = {
-    "sdedit 0.5": SDEditBaseline(0.5),
-    "sdedit 0.7": SDEditBaseline(0.7),
-    "prompt-to-prompt": HookBaseline(PromptToPrompt),
-    "plug-and-play": HookBaseline(PlugAndPlay),
-    "masactrl": HookBaseline(MasaCtrl),
-    "free-prompt": HookBaseline(FreePrompt),
+BASELINES: Mapping[str, Baseline] = {
+    "sdedit 0.5": Baseline(edit_pictures=functools.partial(sdedit, strength=0.5)),
+    "sdedit 0.7": Baseline(edit_pictures=functools.partial(sdedit, strength=0.7)),
+    "prompt-to-prompt": Baseline(make=PromptToPrompt),
+    "plug-and-play": Baseline(make=PlugAndPlay),
+    "masactrl": Baseline(make=MasaCtrl),
+    "free-prompt": Baseline(make=FreePrompt),
 }
 COMPOSING_BASELINES: Mapping[str, Callable[..., list[Any]]] = {"composable": compose}
