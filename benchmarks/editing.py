@@ -32,6 +32,7 @@ from headwise.editing.prompt_to_prompt import PromptToPrompt
 from headwise.measuring.relevance import Relevance
 from headwise.model.attention import hooked
 from headwise.model.heads import HeadMap
+from headwise.model.hooks import Hook
 from headwise.model.sites import DenoiserCall
 from headwise.model.tokens import TextSegment
 
@@ -54,15 +55,15 @@ class Words:
         return types.SimpleNamespace(**found) if not return_offsets_mapping else found
 
 
-class ProgressCallback:
-    """A hook that tells another what no pipeline is there to tell: prompts, words, the number of steps."""
+class WithPrompts(Hook):
+    """A hook around another, to which it passes what a bare denoiser does not know: prompts and steps."""
 
-    def __init__(self, hook: Any, prompts: tuple[str, ...]) -> None:
-        self.hook, self.prompts, self.kinds = hook, prompts, getattr(hook, "kinds", ("cross",))
+    def __init__(self, hook: Hook, prompts: tuple[str, ...]) -> None:
+        self.hook, self.prompts, self.kinds = hook, prompts, hook.kinds
 
     def prepare(self, call: DenoiserCall) -> None:
         """As in the first of 50 calls."""
-        call.prompts, call.readers, call.step, call.steps = self.prompts, (TextSegment(Words()),), 0, 50
+        call.prompts, call.segments, call.step, call.steps = self.prompts, (TextSegment(Words()),), 0, 50
         self.hook.prepare(call)
 
     def __call__(self, *attention: Any) -> Tensor:
@@ -125,7 +126,7 @@ def ways(setting: Setting) -> dict[str, Callable[[], None]]:
     latents, text = setting.inputs(4)
     side = latents.shape[-1]
     factors = torch.tensor(relevance["Color"]).float()
-    p2p = ProgressCallback(PromptToPrompt(relevance=relevance, concepts={"blue": "Color"}), PROMPTS)
+    p2p = WithPrompts(PromptToPrompt(relevance=relevance, concepts={"blue": "Color"}), PROMPTS)
     exchanged: dict[str, Any] = {name: Exchanged(None) for name in stock}
     for layer, (start, stop) in zip(head_map, head_map.slices, strict=True):
         exchanged[f"{layer.address}.processor"] = Exchanged(factors[start:stop])
@@ -140,11 +141,11 @@ def ways(setting: Setting) -> dict[str, Callable[[], None]]:
         unet.set_attn_processor(dict(stock))
 
     exciting = Excite([["car", "rain"]], relevance=relevance, concepts="Color")
-    told = ProgressCallback(exciting, PROMPTS[:1])
+    prompted = WithPrompts(exciting, PROMPTS[:1])
 
     def excited() -> None:
-        with hooked(unet, told):
-            told.prepare(_call(unet, head_map, text[2:3], side))
+        with hooked(unet, prompted):
+            prompted.prepare(_call(unet, head_map, text[2:3], side))
             moving = latents[2:3].clone().requires_grad_(True)
             torch.autograd.grad(exciting.loss(moving, torch.tensor(500)).sum(), moving)
 
@@ -172,11 +173,11 @@ def ways(setting: Setting) -> dict[str, Callable[[], None]]:
 
 
 def _call(unet: Any, head_map: HeadMap, text: Tensor, side: int) -> DenoiserCall:
-    def again(latents: Tensor, timestep: Tensor) -> Any:
+    def rerun(hook: Any, latents: Tensor, timestep: Tensor) -> Any:
         return unet(latents, timestep, encoder_hidden_states=text)
 
     return DenoiserCall(
-        rows=1, pictures=1, grid=(side, side), tokens=PROMPT_TOKENS, head_map=head_map, again=again
+        rows=1, pictures=1, grid=(side, side), tokens=PROMPT_TOKENS, head_map=head_map, rerun=rerun
     )
 
 

@@ -160,15 +160,15 @@ def test_subjects_are_attended_to_more(pipe):
     losses = {}
     for name, hook in (("plain", Excite(WORDS, thresholds={0.0: 0.0})), ("excited", exciting)):
         seen = losses[name] = []
-        move = hook.move
+        move = hook._moved
 
-        def watch(pipe, latents, step, hook=hook, move=move, seen=seen):
-            moved = move(pipe, latents, step)
+        def watch(latents, step, call, hook=hook, move=move, seen=seen):
+            moved = move(latents, step, call)
             with torch.no_grad():
-                seen.append(hook.loss(moved, pipe.scheduler.timesteps[step]))
+                seen.append(hook.loss(moved, call.scheduler.timesteps[step]))
             return moved
 
-        hook.move = watch
+        hook._moved = watch
         excite(pipe, PROMPTS, hook, seeds=[0, 1], **FAST)
     assert torch.stack(losses["excited"])[:2].mean() < torch.stack(losses["plain"])[:2].mean()
 

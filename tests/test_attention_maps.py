@@ -107,8 +107,8 @@ def test_a_concept_pulls_where_its_heads_attend(two_heads):
 
 
 def test_nothing_seen_is_said(sd):
-    with pytest.raises(HookMisuse, match="No whole picture was seen"):
+    with pytest.raises(HookMisuse, match="No image was generated"):
         AttentionMaps().take()
-    with pytest.raises(HookMisuse, match="Picture 3 was to be looked at; the batch has 1 prompts"):
+    with pytest.raises(HookMisuse, match="Image 3 was to be recorded; the batch has 1 prompts"):
         with hooked(sd, AttentionMaps(picture=3)):
             sd("a dog", **OPTIONS)

@@ -116,7 +116,7 @@ def test_other_models_are_refused(nodes):
     with pytest.raises(HeadMapMismatch, match="ComfyUI's model has 0 heads"):
         nodes.blocks.slices_by_block(of_sd1, nn.Linear(2, 2))
     flux = HeadMap((Layer("transformer_blocks.0.attn", 24, "joint"),))
-    with pytest.raises(HeadMapMismatch, match="is no layer of a Stable Diffusion"):
+    with pytest.raises(HeadMapMismatch, match="is not a layer of a Stable Diffusion"):
         nodes.blocks.slices_by_block(flux, of_sdxl)
     with pytest.raises(HeadMapMismatch, match="does not say which heads"):
         nodes.blocks.slices_by_block(None, of_sdxl)
@@ -130,33 +130,33 @@ def test_other_models_are_refused(nodes):
 def test_words_stand_where_the_tokenizers_offsets_put_them(nodes, prompt, word):
     tokenizer = tiny_tokenizer()
     expected = token_positions(tokenizer, prompt, word)
-    assert nodes.words.read(clip(), prompt, word) == (expected, 24)
-    assert nodes.words.read(clip(), prompt, None).positions == word_positions(tokenizer, prompt)
+    assert nodes.words.find(clip(), prompt, word) == (expected, 24)
+    assert nodes.words.find(clip(), prompt, None).positions == word_positions(tokenizer, prompt)
 
 
 @pytest.mark.parametrize("prompt", ["a (red:1.3) vase", "(a red) vase", "a (red vase:0.8)"])
 def test_weights_move_no_word(nodes, prompt):
-    assert nodes.words.read(clip(), prompt, "red").positions == (2,)
-    assert nodes.words.read(clip(), prompt, "vase").positions == (3,)
+    assert nodes.words.find(clip(), prompt, "red").positions == (2,)
+    assert nodes.words.find(clip(), prompt, "vase").positions == (3,)
 
 
 def test_brackets_behind_a_backslash_are_text(nodes):
-    assert nodes.words.read(clip(), "a (red) vase", "vase").positions == (3,)
-    assert nodes.words.read(clip(), r"a \(red\) vase", "vase").positions == (5,)
+    assert nodes.words.find(clip(), "a (red) vase", "vase").positions == (3,)
+    assert nodes.words.find(clip(), r"a \(red\) vase", "vase").positions == (5,)
 
 
 def test_occurrences_and_phrases(nodes):
     prompt = "a red dog, a red cat"
     first, second = (2,), (6,)
-    assert nodes.words.read(clip(), prompt, "red").positions == first + second
-    assert nodes.words.read(clip(), prompt, "red", 2).positions == second
-    assert nodes.words.read(clip(), prompt, "red cat").positions == (6, 7)
+    assert nodes.words.find(clip(), prompt, "red").positions == first + second
+    assert nodes.words.find(clip(), prompt, "red", 2).positions == second
+    assert nodes.words.find(clip(), prompt, "red cat").positions == (6, 7)
 
 
 def test_words_are_found_in_later_chunks(nodes):
     """Start and end tokens between the chunks are counted; a short group moves to the next chunk whole."""
     long = "(a a a a a:1.1) (a a a a a:1.2) (a a a a a:1.3) (a a a a a:1.4) (red vase:1.5) red"
-    reading = nodes.words.read(clip(), long, "red")
+    reading = nodes.words.find(clip(), long, "red")
     numbers = [token for chunk in clip().tokenize(long)["l"] for token, _ in chunk]
     red = tiny_tokenizer()("red")["input_ids"][1]
     assert reading.tokens == 48 == len(numbers)
@@ -166,30 +166,30 @@ def test_words_are_found_in_later_chunks(nodes):
 
 def test_embeddings_take_a_place_for_each_vector(nodes):
     mine = clip(embeddings={"mine": torch.arange(6.0).view(3, 2)})
-    assert nodes.words.read(mine, "a embedding:mine red", "red").positions == (5,)
-    assert nodes.words.read(mine, "a embedding:mine red", "embedding:mine").positions == (2, 3, 4)
-    assert nodes.words.read(mine, "a embedding:mine red", None).positions == (1, 2, 3, 4, 5)
+    assert nodes.words.find(mine, "a embedding:mine red", "red").positions == (5,)
+    assert nodes.words.find(mine, "a embedding:mine red", "embedding:mine").positions == (2, 3, 4)
+    assert nodes.words.find(mine, "a embedding:mine red", None).positions == (1, 2, 3, 4, 5)
 
 
 def test_of_two_encoders_both_are_read(nodes):
     two = comfyui.Clip(l=comfyui.Tokenizer(tiny_tokenizer()), g=comfyui.Tokenizer(tiny_tokenizer()))
-    assert nodes.words.read(two, "a red vase", "vase") == ((3,), 24)
+    assert nodes.words.find(two, "a red vase", "vase") == ((3,), 24)
 
 
 def test_words_that_are_not_there_are_refused(nodes):
     with pytest.raises(
         WordNotInPrompt, match=r"(?s)'lavendar' is not a word .* Did you mean 'lavender'\?"
     ) as no:
-        nodes.words.read(clip(), "a (lavender:1.2) vase", "lavendar")
+        nodes.words.find(clip(), "a (lavender:1.2) vase", "lavendar")
     assert "Its words are: a, lavender, vase." in str(no.value)
     with pytest.raises(WordNotInPrompt, match="'vender' is not a word"):
-        nodes.words.read(clip(), "a lavender vase", "vender")
+        nodes.words.find(clip(), "a lavender vase", "vender")
     with pytest.raises(WordNotInPrompt, match="'' is not a word"):
-        nodes.words.read(clip(), "a vase", "")
+        nodes.words.find(clip(), "a vase", "")
     with pytest.raises(
         WordNotInPrompt, match="'a' occurs once .* occurrence 2 was asked for. Ask for 1 to 1"
     ):
-        nodes.words.read(clip(), "a vase", "a", 2)
+        nodes.words.find(clip(), "a vase", "a", 2)
 
 
 # ---------------------------------------------------------------------------------------------- attention
@@ -349,7 +349,7 @@ def test_the_attention_that_another_node_chose_is_used(nodes):
 
 
 def scaled_by_two(nodes, positions=(1,), tokens=4, **options):
-    return nodes.attention.Scaled((2.0,), nodes.words.Reading(positions, tokens), **options)
+    return nodes.attention.Scaled((2.0,), nodes.words.WordTokens(positions, tokens), **options)
 
 
 def test_a_text_that_was_repeated_is_steered_in_every_copy_and_other_text_in_none(nodes):
@@ -467,7 +467,7 @@ def test_nodes_lay_the_librarys_factors_on_a_clone(nodes, node, more, same):
     assert np.array_equal(np.concatenate(factors), wanted.factors[0])
     patch = patches["middle", 0, 0]
     assert patch.steps == (0.0, 0.5)
-    assert patch.reading.positions == ((1, 2, 3) if wanted.every else (2,))
+    assert patch.word.positions == ((1, 2, 3) if wanted.every else (2,))
     assert model.model_options == {"transformer_options": {}}
 
 

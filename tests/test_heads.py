@@ -161,7 +161,7 @@ def test_what_is_outside_is_refused(sd):
         head_map.address(8)
     with pytest.raises(HeadMapMismatch, match="has heads 0 to 1; 2 was asked for"):
         head_map.index(head_map.layers[0].address, 2)
-    with pytest.raises(HeadMapMismatch, match="is no layer of this head map"):
+    with pytest.raises(HeadMapMismatch, match="is not a layer of this head map"):
         head_map.index("nowhere", 0)
 
 

@@ -78,7 +78,7 @@ def test_other_sizes(sd):
 def test_a_picture_that_does_not_come_back_warns(sd):
     found = invert(sd, picture(), "a dog", num_inference_steps=2)
     assert found.psnr < 20  # a random autoencoder
-    with pytest.warns(UserWarning, match="cannot be drawn again well .* dB; encoded and decoded alone"):
+    with pytest.warns(UserWarning, match="cannot be generated again well .* dB; encoded and decoded alone"):
         edit_picture(sd, found, ["a cat"], [PromptToPrompt()])
 
 

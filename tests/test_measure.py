@@ -286,7 +286,7 @@ def test_loading_pipelines(tmp_path):
     pipe = load_pipeline(tmp_path / "model", dtype=torch.float64)
     assert pipe.unet.dtype == torch.float64
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ModelNotLoaded, match=r"empty is no pipeline: it holds no model_index\.json"):
+    with pytest.raises(ModelNotLoaded, match=r"empty is not a pipeline: it has no model_index\.json"):
         load_pipeline(tmp_path / "empty")
     with pytest.raises(ModelNotLoaded, match="There is no folder .*nothing"):
         load_pipeline(tmp_path / "nothing")

@@ -19,6 +19,7 @@ from headwise.editing.prompt_to_prompt import PromptToPrompt, edit, generate_edi
 from headwise.errors import BadStrength, HeadwiseError, HookMisuse, PromptsNotAlike, WordNotInPrompt
 from headwise.model.attention import hooked
 from headwise.model.heads import HeadMap
+from headwise.model.hooks import Hook, as_hook
 from headwise.model.tokens import token_positions
 from test_steer import relevance_for
 
@@ -39,7 +40,7 @@ def draw(pipe, groups, *hooks, **options):
     )
 
 
-class Explicit:
+class Explicit(Hook):
     """The naive twin: whole maps, one picture, head and token at a time, nothing kept from call to call."""
 
     kinds = ("cross", "self")
@@ -204,7 +205,7 @@ def test_masactrl_from_the_start_in_all_layers_looks_only_at_the_source(sd):
         seen.append((site.kind, float((k[1] - k[0]).abs().max())))
         return attend(q, k, v)
 
-    look.kinds = ("self",)
+    look = as_hook(look, kinds=("self",))
     draw(sd, [("a red dog", "a red cat")], MasaCtrl(start=0, first_layer=0), look, guidance_scale=1.0)
     assert seen and all(kind == "self" and difference == 0 for kind, difference in seen)
 
@@ -225,8 +226,7 @@ def test_self_attention_hooks_meet_every_block_once(pipe):
         assert site.kind == "self" and k.shape[-2] == q.shape[-2] == site.height * site.width
         return attend(q, k, v)
 
-    look.kinds = ("self",)
-    with hooked(pipe, look):
+    with hooked(pipe, as_hook(look, kinds=("self",))):
         pipe("a dog", num_inference_steps=1, output_type="latent")
     head_map = HeadMap.of(pipe)
     assert sorted(seen) == sorted(layer.address for layer in head_map)
@@ -254,7 +254,7 @@ def test_self_attention_hooks_meet_every_block_once(pipe):
         (
             lambda p: edit(p, "a dog", ["a cat"], PlugAndPlay(block="nowhere"), progress=False),
             HookMisuse,
-            "has not",
+            "does not have",
         ),
     ],
 )

@@ -208,7 +208,7 @@ def test_positions_stand_in_for_words_where_there_is_no_text(sd):
     with hooked(sd, strengthen(relevance, (2,), "Color")):
         by_position = call(sd, None, prompt_embeds=embeds, negative_prompt_embeds=negative)
     assert torch.equal(by_word, by_position)
-    with pytest.raises(HookMisuse, match="no text, so no word can be found"):
+    with pytest.raises(HookMisuse, match="without text, so no word can be found"):
         with hooked(sd, strengthen(relevance, "red", "Color")):
             call(sd, None, prompt_embeds=embeds, negative_prompt_embeds=negative)
     with pytest.raises(HookMisuse, match=r"positions \(99,\) were given, but there are 24 tokens"):

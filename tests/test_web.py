@@ -322,7 +322,7 @@ def test_pictures_are_kept_where_they_are_wanted(page, made):
 # Recipes
 
 
-@pytest.mark.filterwarnings("ignore:The picture cannot be drawn again")  # by a random autoencoder
+@pytest.mark.filterwarnings("ignore:The image cannot be generated again")  # by a random autoencoder
 def test_every_recipe_runs_and_its_command_is_understood(page, made, sd, monkeypatch):
     monkeypatch.setattr("headwise.model.pipelines.load_pipeline", lambda name, **options: sd)
     monkeypatch.setattr("headwise.benchmarks.clip_scorer.CLIPScorer.load", lambda name: made.bench.judge)

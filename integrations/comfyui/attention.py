@@ -4,7 +4,7 @@ For the tokens t of the word, in rows that carry the prompt, head h's value is m
 
     V'[row, t, h] = r[h] · V[row, t, h],
 
-which is multiplying its attention to the word (headwise/steer.py says why). Nothing else of the model or of
+which is multiplying its attention to the word (steering/steer.py says why). Nothing else of the model or of
 the sampler is touched: ComfyUI calls the layer, and its own attention function, or whatever another node has
 put in its place, does the rest.
 """
@@ -21,7 +21,7 @@ from headwise.errors import HookMisuse
 from headwise.steering.steer import Steer
 
 from .blocks import Block, slices_by_block
-from .words import Reading, read
+from .words import WordTokens, find
 
 __all__ = ["Scaled", "steered"]
 
@@ -30,23 +30,24 @@ COPY = 0.01  # repeated text differs by rounding alone, other text by its own le
 
 
 def steered(model: Any, clip: Any, text: str, steer: Steer) -> Any:
-    """A clone of a model in which a word of a prompt is heard as a steering says.
+    """A clone of a model in which attention to a word of a prompt is scaled as a `Steer` says.
 
     Args:
-        model: ComfyUI's; it is left as it was.
-        clip, text: What the positive prompt is made of.
-        steer: Made by `strengthen`, `adjust` or `weaken`.
+        model: ComfyUI's model; it is left as it was.
+        clip: The CLIP that encodes the positive prompt.
+        text: The positive prompt.
+        steer: A steering made by `strengthen`, `adjust` or `weaken`.
 
     Raises:
-        WordNotInPrompt, HeadMapMismatch: The word is not there, or the model has other heads.
+        WordNotInPrompt, HeadMapMismatch: The word is not in the prompt, or the model has different heads.
     """
-    reading = read(clip, text, None if steer.every else steer.word, steer.occurrence)
+    tokens = find(clip, text, None if steer.every else steer.word, steer.occurrence)
     clone = model.clone()
     places = slices_by_block(steer.head_map, clone.get_model_object("diffusion_model"))
     for block, place in places.items():
         factors = tuple(steer.factors[0, place].tolist())
         before = _standing(clone, block)
-        clone.set_model_attn2_replace(Scaled(factors, reading, steer.steps, before), *block)
+        clone.set_model_attn2_replace(Scaled(factors, tokens, steer.steps, before), *block)
     return clone
 
 
@@ -55,14 +56,14 @@ class Scaled:
     """One layer's attention, to scaled values.
 
     Args:
-        factors: r, one for each head of the layer.
-        reading: The word's tokens.
+        factors: The factor r of each head of the layer.
+        word: The tokens of the word.
         steps: The share of the denoiser calls that is steered, from 0 to 1.
-        attend: What stood here before; ComfyUI's own attention if None.
+        attend: The attention function that stood here before; ComfyUI's own if None.
     """
 
     factors: tuple[float, ...]
-    reading: Reading
+    word: WordTokens
     steps: tuple[float, float] = (0.0, 1.0)
     attend: Attend | None = None
 
@@ -81,33 +82,33 @@ class Scaled:
         """Values with the word's scaled, in rows that carry the prompt.
 
         Args:
-            value: Of the rows of a batch.
-            kinds: ComfyUI's `cond_or_uncond`: for each stretch of the batch, 0 with the prompt, 1 without.
+            value: The values of all rows of a batch.
+            kinds: ComfyUI's `cond_or_uncond`: for each run of rows, 0 with the prompt, 1 without.
         """
         exact = torch.promote_types(value.dtype, torch.float32)
         factors = torch.tensor(self.factors, dtype=exact, device=value.device)
-        spoken = self.spoken(value) & _with_prompt(value, kinds)[:, None]
+        of_word = self.of_word(value) & _with_prompt(value, kinds)[:, None]
         apart = value.unflatten(-1, (len(factors), -1))
-        heard = apart * torch.where(spoken[..., None], factors, 1.0)[..., None]
-        return heard.to(value.dtype).flatten(-2)
+        scaled = apart * torch.where(of_word[..., None], factors, 1.0)[..., None]
+        return scaled.to(value.dtype).flatten(-2)
 
-    def spoken(self, value: Float[Tensor, "rows tokens width"]) -> Bool[Tensor, "rows tokens"]:
+    def of_word(self, value: Float[Tensor, "rows tokens width"]) -> Bool[Tensor, "rows tokens"]:
         """Which tokens of each row are the word's.
 
-        Where a batch holds a longer text, ComfyUI repeats a shorter one until it is as long; the word is then
-        spoken as often. Other text that was put behind it is left alone.
+        Where a batch holds a longer text, ComfyUI repeats a shorter one until it is as long, and the word
+        with it. Other text that was put behind it is left alone.
         """
         rows, tokens, _ = value.shape
-        if tokens % self.reading.tokens:
+        if tokens % self.word.tokens:
             raise HookMisuse(
-                f"The model is given {tokens} tokens, but the text makes {self.reading.tokens}. Give the "
+                f"The model is given {tokens} tokens, but the text makes {self.word.tokens}. Give the "
                 "node the text and CLIP that the positive prompt is made of."
             )
-        once = torch.zeros(self.reading.tokens, dtype=torch.bool, device=value.device)
-        once[list(self.reading.positions)] = True
-        if tokens == self.reading.tokens:
+        once = torch.zeros(self.word.tokens, dtype=torch.bool, device=value.device)
+        once[list(self.word.positions)] = True
+        if tokens == self.word.tokens:
             return once.expand(rows, -1)
-        copies = value.unflatten(1, (-1, self.reading.tokens)).float()
+        copies = value.unflatten(1, (-1, self.word.tokens)).float()
         first = copies[:, :1]
         alike = (copies - first).norm(dim=(2, 3)) <= COPY * first.norm(dim=(2, 3))
         return (alike[..., None] & once).flatten(1)
@@ -145,12 +146,12 @@ def _with_prompt(value: Tensor, kinds: list[int]) -> Bool[Tensor, " rows"]:
 
 
 def _active(steps: tuple[float, float], options: dict[str, Any]) -> bool:
-    """Is this denoiser call in the share that is steered? Sigmas only fall, and say how far it has come."""
+    """Is this denoiser call in the steered share? Sigmas only fall, so they tell how far it has come."""
     if steps == (0, 1):
         return True
     if "sample_sigmas" not in options:
         raise HookMisuse(
-            f"Steering of the steps {steps} asks for the sampler's sigmas, which this sampler does not tell. "
+            f"Steering of the steps {steps} asks for the sampler's sigmas, which this sampler does not pass. "
             "Use start 0 and stop 1, or another sampler."
         )
     sigmas, now = options["sample_sigmas"], options["sigmas"].max()

@@ -1,6 +1,6 @@
 """Heads by ComfyUI's numbers of blocks.
 
-ComfyUI counts a UNet's blocks as Stable Diffusion's first code did: three to a level, of which the third
+ComfyUI counts a UNet's blocks as Stable Diffusion's first code did: three per level, of which the third
 changes the size on the way down, and one before them all that only takes the latents in. With t the
 transformer within a block,
 
@@ -30,13 +30,13 @@ _PER_LEVEL = 3
 
 def block_of(address: str) -> Block:
     """The block of ComfyUI in which the layer at a diffusers address stands."""
-    found = _DIFFUSERS.fullmatch(address)
-    if found is None:
+    match = _DIFFUSERS.fullmatch(address)
+    if match is None:
         raise HeadMapMismatch(
-            f"{address!r} is no layer of a Stable Diffusion 1.x, 2.x or XL UNet, and these nodes know no "
-            "other. Use relevance that was measured on one."
+            f"{address!r} is not a layer of a Stable Diffusion 1.x, 2.x or XL UNet, the only models of "
+            "these nodes. Use relevance that was measured on one."
         )
-    place, level, attention, transformer = found[1], int(found[2] or 0), int(found[3]), int(found[4])
+    place, level, attention, transformer = match[1], int(match[2] or 0), int(match[3]), int(match[4])
     if place == "mid_block":
         return ("middle", 0, transformer)
     number = _PER_LEVEL * level + attention
@@ -45,11 +45,11 @@ def block_of(address: str) -> Block:
 
 def heads_by_block(unet: Any) -> dict[Block, int]:
     """How many heads each text-reading layer of ComfyUI's own UNet has."""
-    found = ((_COMFYUI.fullmatch(name), module) for name, module in unet.named_modules())
+    matches = ((_COMFYUI.fullmatch(name), module) for name, module in unet.named_modules())
     return {
-        (place[1], 0 if place[1] == "middle" else int(place[2]), int(place[3])): module.heads
-        for place, module in found
-        if place is not None
+        (match[1], 0 if match[1] == "middle" else int(match[2]), int(match[3])): module.heads
+        for match, module in matches
+        if match is not None
     }
 
 
@@ -57,7 +57,7 @@ def slices_by_block(head_map: HeadMap | None, unet: Any) -> dict[Block, slice]:
     """Where in a head map the heads of each layer of ComfyUI's UNet are.
 
     Raises:
-        HeadMapMismatch: They are not the same heads.
+        HeadMapMismatch: The head map and the UNet do not have the same heads.
     """
     if head_map is None:
         raise HeadMapMismatch(
@@ -67,10 +67,10 @@ def slices_by_block(head_map: HeadMap | None, unet: Any) -> dict[Block, slice]:
         block_of(layer.address): slice(*ends)
         for layer, ends in zip(head_map.layers, head_map.slices, strict=True)
     }
-    there = heads_by_block(unet)
-    if {block: place.stop - place.start for block, place in slices.items()} != there:
+    heads = heads_by_block(unet)
+    if {block: heads_of.stop - heads_of.start for block, heads_of in slices.items()} != heads:
         raise HeadMapMismatch(
-            f"The relevance has {head_map}, ComfyUI's model has {sum(there.values())} heads in {len(there)} "
+            f"The relevance has {head_map}, ComfyUI's model has {sum(heads.values())} heads in {len(heads)} "
             "layers: they are not the same. Use relevance measured on a model of this very architecture."
         )
     return slices

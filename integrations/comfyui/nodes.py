@@ -20,10 +20,10 @@ folder_paths.add_model_folder_path(FOLDER, str(Path(folder_paths.models_dir) / F
 RelevanceFile = io.Custom("HEADWISE_RELEVANCE")
 
 
-def _given() -> list[Any]:
+def _common() -> list[Any]:
     """The inputs that every steering node has first."""
     return [
-        io.Model.Input("model", tooltip="It is left as it was; a steered clone comes out."),
+        io.Model.Input("model", tooltip="It is left as it was; the output is a steered clone."),
         io.Clip.Input("clip", tooltip="The one that the positive prompt is encoded with."),
         RelevanceFile.Input("relevance"),
         io.String.Input("text", multiline=True, tooltip="The positive prompt, word for word."),
@@ -33,7 +33,9 @@ def _given() -> list[Any]:
 def _word() -> list[Any]:
     return [
         io.String.Input("word", tooltip="A word or phrase of the text, or an embedding:name."),
-        io.Int.Input("occurrence", default=0, min=0, max=99, tooltip="Which of several; 0 for all."),
+        io.Int.Input(
+            "occurrence", default=0, min=0, max=99, tooltip="The number of the word's occurrence; 0 for all."
+        ),
     ]
 
 
@@ -74,7 +76,7 @@ class LoadRelevance(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Which files there are."""
+        """The relevance files in models/headwise."""
         files = [name for name in folder_paths.get_filename_list(FOLDER) if name.endswith(".safetensors")]
         return _schema(
             "LoadRelevance",
@@ -86,27 +88,27 @@ class LoadRelevance(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, file: str) -> int:
-        """Changes when the file does."""
+        """The file's time of change, by which ComfyUI runs the node again."""
         return Path(folder_paths.get_full_path_or_raise(FOLDER, file)).stat().st_mtime_ns
 
     @classmethod
     def execute(cls, file: str) -> io.NodeOutput:
-        """The relevance, and the names of its concepts, one a line."""
+        """Returns the relevance, and the names of its concepts, one per line."""
         relevance = Relevance.load(folder_paths.get_full_path_or_raise(FOLDER, file))
         return io.NodeOutput(relevance, "\n".join(relevance.concepts))
 
 
 class Strengthen(io.ComfyNode):
-    """Lets the heads of a concept hear a word more."""
+    """Raises the attention of a concept's heads to a word."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Inputs and outputs."""
+        """Declares the node's inputs and outputs."""
         return _schema(
             "Strengthen",
             "Strengthen",
-            "The heads of a concept hear a word of the prompt more.",
-            [*_given(), *_word(), io.String.Input("concept"), _strength(), *_steps()],
+            "Raises the attention of a concept's heads to a word of the prompt.",
+            [*_common(), *_word(), io.String.Input("concept"), _strength(), *_steps()],
             [io.Model.Output()],
         )
 
@@ -124,7 +126,7 @@ class Strengthen(io.ComfyNode):
         start: float,
         stop: float,
     ) -> io.NodeOutput:
-        """A steered clone."""
+        """Returns a steered clone of the model."""
         options = {"occurrence": occurrence or None, "steps": (start, stop)}
         return io.NodeOutput(
             steered(model, clip, text, strengthen(relevance, word, concept, strength, **options))
@@ -136,16 +138,16 @@ class Adjust(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Inputs and outputs."""
+        """Declares the node's inputs and outputs."""
         concepts = [
             io.String.Input("toward", tooltip="The concept that is meant."),
-            io.String.Input("away", tooltip="The concept that is seen."),
+            io.String.Input("away", tooltip="The concept that is generated instead."),
         ]
         return _schema(
             "Adjust",
             "Adjust",
             "A misread word is turned from one concept toward another.",
-            [*_given(), *_word(), *concepts, _strength(), *_steps()],
+            [*_common(), *_word(), *concepts, _strength(), *_steps()],
             [io.Model.Output()],
         )
 
@@ -164,7 +166,7 @@ class Adjust(io.ComfyNode):
         start: float,
         stop: float,
     ) -> io.NodeOutput:
-        """A steered clone."""
+        """Returns a steered clone of the model."""
         options = {"occurrence": occurrence or None, "steps": (start, stop)}
         return io.NodeOutput(
             steered(model, clip, text, adjust(relevance, word, toward, away, strength, **options))
@@ -172,22 +174,22 @@ class Adjust(io.ComfyNode):
 
 
 class WeakenHeads(io.ComfyNode):
-    """Weakens the first k heads of a concept, for all words: what is then lost is what they carried."""
+    """Weakens the first k heads of a concept, for all words: what is then lost is what they carry."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Inputs and outputs."""
+        """Declares the node's inputs and outputs."""
         heads = [
             io.String.Input("concept"),
             io.Combo.Input("order", options=[MOST, LEAST]),
-            io.Int.Input("heads", default=16, min=0, max=10000, tooltip="How many are weakened."),
+            io.Int.Input("heads", default=16, min=0, max=10000, tooltip="The number of heads to weaken."),
             io.Float.Input("factor", default=-2.0, min=-10.0, max=10.0, step=0.05),
         ]
         return _schema(
             "WeakenHeads",
             "Weaken heads",
-            "Some heads hear all words of the prompt less, or inverted: the proof of what they carry.",
-            [*_given(), *heads, *_steps()],
+            "Some heads attend less, or inversely, to all words of the prompt: what is lost they carry.",
+            [*_common(), *heads, *_steps()],
             [io.Model.Output()],
         )
 
@@ -205,7 +207,7 @@ class WeakenHeads(io.ComfyNode):
         start: float,
         stop: float,
     ) -> io.NodeOutput:
-        """A clone with weakened heads."""
+        """Returns a clone of the model with weakened heads."""
         chosen = orders_of(relevance, concept, random_orders=0)[order][:heads]
         weakened = weaken(relevance.head_map, chosen, factor=factor, steps=(start, stop))
         return io.NodeOutput(steered(model, clip, text, weakened))
@@ -215,10 +217,10 @@ class Headwise(ComfyExtension):
     """The nodes of this folder."""
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        """All of them."""
+        """Lists the nodes of this folder."""
         return [LoadRelevance, Strengthen, Adjust, WeakenHeads]
 
 
 async def comfy_entrypoint() -> Headwise:
-    """Where ComfyUI begins."""
+    """ComfyUI's entry point."""
     return Headwise()

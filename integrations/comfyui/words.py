@@ -14,15 +14,15 @@ import torch
 
 from headwise.errors import WordNotInPrompt
 
-__all__ = ["Reading", "read"]
+__all__ = ["WordTokens", "find"]
 
 
-class Reading(NamedTuple):
-    """Where a word stands.
+class WordTokens(NamedTuple):
+    """Where the tokens of a word stand in the text that the model reads.
 
     Args:
-        positions: Of its tokens, among all that the model is given.
-        tokens: How many that are: 77, or 154 for a long prompt …
+        positions: The positions of the word's tokens among all tokens of the text.
+        tokens: The number of all tokens: 77, or 154 for a long prompt …
     """
 
     positions: tuple[int, ...]
@@ -32,49 +32,51 @@ class Reading(NamedTuple):
 class _Token(NamedTuple):
     position: int
     token: Any  # a number, or the vector of an embedding
-    group: int  # ComfyUI's number of the stretch of text that was tokenized in one go
+    group: int  # ComfyUI's number of the piece of text that was tokenized in one go
 
 
-def read(clip: Any, text: str, word: str | None, occurrence: int | None = None) -> Reading:
+def find(clip: Any, text: str, word: str | None, occurrence: int | None = None) -> WordTokens:
     """Find a word of a prompt.
 
     Args:
         clip: ComfyUI's CLIP, with one encoder or, for SDXL, two.
-        text: The prompt, weights and embeddings and all.
-        word: A word, a phrase or an embedding of it; None for all words, though not start, end and padding.
-        occurrence: Which of several, from 1; None for all.
+        text: The prompt with its weights and embeddings.
+        word: A word, a phrase or an embedding of the prompt; None for all words, though not start, end and
+            padding.
+        occurrence: The number of the occurrence, from 1; None for all.
 
     Raises:
-        WordNotInPrompt: It is not there, or not so often.
+        WordNotInPrompt: The prompt does not have the word, or not as many occurrences.
     """
     encoders = clip.tokenize(text, return_word_ids=True)
     tokens = min(sum(map(len, chunks)) for chunks in encoders.values())  # SDXL cuts to the shorter of its two
     if word is None:
-        found = {token.position for chunks in encoders.values() for token in _said(chunks)}
+        positions = {token.position for chunks in encoders.values() for token in _text_tokens(chunks)}
     else:
-        sought = clip.tokenize(word, return_word_ids=True)
-        found = set()
+        pattern = clip.tokenize(word, return_word_ids=True)
+        positions = set()
         for encoder, chunks in encoders.items():
-            places = _places(_said(chunks), [token.token for token in _said(sought[encoder])], clip)
-            found |= _chosen(places, text, word, occurrence)
-    return Reading(tuple(sorted(position for position in found if position < tokens)), tokens)
+            wanted = [token.token for token in _text_tokens(pattern[encoder])]
+            matches = _matches(_text_tokens(chunks), wanted, clip)
+            positions |= _chosen(matches, text, word, occurrence)
+    return WordTokens(tuple(sorted(position for position in positions if position < tokens)), tokens)
 
 
-def _said(chunks: list[list[tuple]]) -> list[_Token]:
+def _text_tokens(chunks: list[list[tuple]]) -> list[_Token]:
     """The tokens that stand for text: start, end and padding belong to no word and have word id 0."""
     every = enumerate(triple for chunk in chunks for triple in chunk)
     return [_Token(position, token, group) for position, (token, _, group) in every if group]
 
 
-def _places(said: list[_Token], sought: list[Any], clip: Any) -> list[set[int]]:
-    """The positions of every stretch of tokens that are those sought, and where a word begins."""
-    places = []
-    for start in range(len(said) - len(sought) + 1 if sought else 0):
-        stretch = said[start : start + len(sought)]
-        alike = all(_same(token.token, other) for token, other in zip(stretch, sought, strict=True))
-        if alike and (start == 0 or _ends_word(said[start - 1], stretch[0], clip)):
-            places.append({token.position for token in stretch})
-    return places
+def _matches(tokens: list[_Token], wanted: list[Any], clip: Any) -> list[set[int]]:
+    """The positions of every run of tokens that equals the wanted ones and begins where a word begins."""
+    matches = []
+    for start in range(len(tokens) - len(wanted) + 1 if wanted else 0):
+        run = tokens[start : start + len(wanted)]
+        equal = all(_same(token.token, other) for token, other in zip(run, wanted, strict=True))
+        if equal and (start == 0 or _ends_word(tokens[start - 1], run[0], clip)):
+            matches.append({token.position for token in run})
+    return matches
 
 
 def _same(a: Any, b: Any) -> bool:
@@ -91,8 +93,8 @@ def _ends_word(before: _Token, token: _Token, clip: Any) -> bool:
     return piece.endswith("</w>")
 
 
-def _chosen(places: list[set[int]], text: str, word: str, occurrence: int | None) -> set[int]:
-    if not places:
+def _chosen(matches: list[set[int]], text: str, word: str, occurrence: int | None) -> set[int]:
+    if not matches:
         words = re.findall(r"[^\W\d_][\w'-]*", text)
         near = get_close_matches(word.casefold(), [w.casefold() for w in words], n=1)
         raise WordNotInPrompt(
@@ -100,11 +102,11 @@ def _chosen(places: list[set[int]], text: str, word: str, occurrence: int | None
             f"Its words are: {', '.join(words)}." + (f" Did you mean {near[0]!r}?" if near else "")
         )
     if occurrence is None:
-        return set().union(*places)
-    if not 1 <= occurrence <= len(places):
-        times = "once" if len(places) == 1 else f"{len(places)} times"
+        return set().union(*matches)
+    if not 1 <= occurrence <= len(matches):
+        times = "once" if len(matches) == 1 else f"{len(matches)} times"
         raise WordNotInPrompt(
             f'{word!r} occurs {times} in "{text}"; occurrence {occurrence} was asked for. '
-            f"Ask for 1 to {len(places)}, or 0 for all."
+            f"Ask for 1 to {len(matches)}, or 0 for all."
         )
-    return places[occurrence - 1]
+    return matches[occurrence - 1]

@@ -17,6 +17,7 @@ _HOME = {
     "generate": "model.generate",
     "generator_for": "model.generate",
     "Site": "model.sites",
+    "Hook": "model.hooks",
     "hooked": "model.attention",
     "ConceptSet": "measuring.concepts",
     "Estimator": "measuring.estimators",

@@ -6,7 +6,7 @@ With M the matrix "source target" of an alignment, map column t of the target is
 
     A'[:, t] = Σ_s A[:, s] M[s, t]
 
-A source token whose word stays, or is replaced, hands its attention on whole: its row sums to 1. Where a
+The row of a source token whose word stays, or is replaced, sums to 1: all its attention is passed on. Where a
 word of n tokens is replaced by one of m, each of the n gives 1/m to each of the m. Start goes to start, end
 to end, and padding to padding.
 
@@ -36,9 +36,9 @@ class Alignment:
     """How the tokens of a target prompt come from those of a source prompt.
 
     Args:
-        matrix: M; a column of zeros is a token that the source has not, which keeps its own map.
-        replaced: Target tokens of words that stand in the place of other words.
-        new: Target tokens of words that stand in no word's place.
+        matrix: The matrix M; a column of zeros is a token that the source does not have, which keeps its map.
+        replaced: Whether each target token is of a word that replaces a source word.
+        new: Whether each target token is of a word that replaces none.
     """
 
     matrix: Float[np.ndarray, "tokens tokens"]
@@ -50,9 +50,9 @@ def align(tokenizer: Any, source: str, target: str, tokens: int | None = None) -
     """Align two prompts.
 
     Args:
-        tokenizer: One that knows its character offsets, as CLIP's.
+        tokenizer: A tokenizer that knows its character offsets, as CLIP's does.
         source, target: The prompts.
-        tokens: How many tokens of text there are with padding; the tokenizer's own length if None.
+        tokens: The number of tokens of the text with padding; the tokenizer's own length if None.
 
     Raises:
         PromptsNotAlike: They have no word in common.
@@ -62,14 +62,14 @@ def align(tokenizer: Any, source: str, target: str, tokens: int | None = None) -
     matrix = np.zeros((tokens, tokens))
     replaced, new = np.zeros(tokens, bool), np.zeros(tokens, bool)
     common = False
-    for kind, ours, theirs in _matched(of_source.words, of_target.words):
-        spans = [of_target.spans[j] for j in theirs]
-        common |= kind == "equal" and bool(ours)
+    for kind, source_range, target_range in _matched(of_source.words, of_target.words):
+        spans = [of_target.spans[j] for j in target_range]
+        common |= kind == "equal" and bool(source_range)
         if kind == "new":
             for span in spans:
                 new[slice(*span)] = True
             continue
-        for (a, b), (c, d) in zip((of_source.spans[i] for i in ours), spans, strict=True):
+        for (a, b), (c, d) in zip((of_source.spans[i] for i in source_range), spans, strict=True):
             same = kind == "equal" and b - a == d - c
             matrix[a:b, c:d] = np.eye(b - a) if same else 1 / max(1, d - c)
             replaced[c:d] |= kind == "replaced"
@@ -86,20 +86,20 @@ class _Words:
     """The words of a prompt with the spans of their tokens, and where the end token stands."""
 
     def __init__(self, tokenizer: Any, prompt: str, tokens: int) -> None:
-        read = tokenizer(prompt, truncation=True, max_length=tokens, return_offsets_mapping=True)
-        offsets = read["offset_mapping"]
+        encoding = tokenizer(prompt, truncation=True, max_length=tokens, return_offsets_mapping=True)
+        offsets = encoding["offset_mapping"]
         self.end = len(offsets) - 1
         self.words: list[str] = []
         self.spans: list[Span] = []
         for start, stop in _pieces(prompt):
-            mine = [i for i, (a, b) in enumerate(offsets) if a < stop and b > start]
-            if mine:
+            positions = [i for i, (a, b) in enumerate(offsets) if a < stop and b > start]
+            if positions:
                 self.words.append(prompt[start:stop].casefold())
-                self.spans.append((mine[0], mine[-1] + 1))
+                self.spans.append((positions[0], positions[-1] + 1))
 
 
 def _pieces(prompt: str) -> Iterator[Span]:
-    """Where words stand, the punctuation around them for itself: "red, polka-dot" has three."""
+    """Where words stand, and the punctuation around them: "red, polka-dot" has three pieces."""
     for run in re.finditer(r"\S+", prompt):
         core = re.search(r"\w(.*\w)?", run[0])
         edges = (0, *(core.span() if core else ()), len(run[0]))

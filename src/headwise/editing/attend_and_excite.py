@@ -35,8 +35,9 @@ from headwise.editing.local_blend import coarse_side
 from headwise.errors import BadStrength, HeadwiseError, HookMisuse
 from headwise.measuring.relevance import Relevance
 from headwise.model.attention import hooked
-from headwise.model.generate import generator_for, latent_shape
-from headwise.model.heads import HeadMap, denoiser_of
+from headwise.model.generate import Key, generate_keys
+from headwise.model.heads import HeadMap
+from headwise.model.hooks import Hook
 from headwise.model.pipelines import quiet
 from headwise.model.sites import Attend, DenoiserCall, Site
 from headwise.model.tokens import token_positions
@@ -48,18 +49,22 @@ GRID = 8  # the maps of relevance meet at this height
 THRESHOLDS = {0.0: 0.05, 0.2: 0.5, 0.4: 0.8}
 
 
-class Excite:
-    """A hook that makes the maps of subjects, and the loss that says how little one is attended to.
+class Excite(Hook):
+    """A hook that moves the latents until every subject is attended to.
+
+        with hooked(pipe, Excite([["dog", "beach"]])):
+            pipe("a red dog on the beach")
 
     Args:
-        words: Subjects, for each picture of the batch.
-        relevance: With it, maps are weighted by the heads of the subjects' concepts.
-        concepts: Of each word; "Animals" for all, if a name.
-        thresholds: By share of the denoiser calls, how strongly the least subject must be attended to before
-            the step is taken; none, if all are 0.
-        until: The share of denoiser calls in which latents are moved.
+        words: The subjects of each image of the batch; one list for all images, or one for each.
+        relevance: The relevance by which heads are weighted for each subject's concept; None for the mean
+            over the heads of coarse layers.
+        concepts: The concept of each subject, or one name for all; goes together with `relevance`.
+        thresholds: For shares of the denoiser calls, 0 … 1, how strongly the least subject must be attended
+            to before that step is taken, 0 … 1; with zeros alone, latents are left as they are.
+        until: The share of the denoiser calls in which latents are moved, 0 … 1.
         step_size: α of the first call; it falls to its √½ by the last.
-        refinements: How many moves at most to reach a threshold.
+        refinements: The largest number of moves to reach a threshold.
     """
 
     def __init__(
@@ -86,6 +91,11 @@ class Excite:
         self.call: DenoiserCall | None = None
         self._maps: dict[int, Tensor] | None = None  # while they are being made
 
+    def before_first_step(self, latents: Tensor, call: DenoiserCall) -> Tensor:
+        """Move the latents that the first denoiser call starts from."""
+        self.prepare(call)
+        return self._moved(latents, 0, call)
+
     def prepare(self, call: DenoiserCall) -> None:
         """Find the subjects' tokens, and the layers to read."""
         if self.call is None or (call.prompts, call.tokens) != (self.call.prompts, self.call.tokens):
@@ -93,7 +103,7 @@ class Excite:
         self.call = call
 
     def __call__(self, attend: Attend, site: Site, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Make the map where one is wanted, and attend as ever."""
+        """Make the map while `loss` asks for it, and attend unchanged."""
         if self._maps is not None and (self.relevance is not None or site.height == self._coarse):
             rows, size = site.conditional, (site.height, site.width)
             start, stop = site.call.head_map.slices[site.layer]
@@ -106,15 +116,25 @@ class Excite:
                 raise _Enough
         return attend(query, key, value)
 
+    def after_step(self, latents: Tensor, call: DenoiserCall) -> Tensor:
+        """Move the latents that the next denoiser call starts from, if there is one."""
+        step = call.step + 1
+        return self._moved(latents, step, call) if step < call.steps else latents
+
     def loss(
         self, latents: Float[Tensor, "pictures channels height width"], timestep: Tensor
     ) -> Float[Tensor, " pictures"]:
-        """How little the least subject of each picture is attended to, 0 … 1, with its gradient."""
+        """How little the least subject of each image is attended to, 0 … 1, with its gradient.
+
+        Args:
+            latents: The latents as the denoiser takes them, scaled by the scheduler.
+            timestep: The scheduler's timestep.
+        """
         call = self.call
-        assert call is not None and call.again is not None
+        assert call is not None and call.rerun is not None
         self._maps = {}
         try:
-            call.again(latents, timestep)
+            call.rerun(self, latents, timestep)
         except _Enough:
             pass
         finally:
@@ -127,34 +147,33 @@ class Excite:
             total = total / sum(call.head_map.layers[i].heads for i in maps)
         return excitement_loss(total, self._subjects, self._ends)
 
-    def move(self, pipe: Any, latents: Tensor, step: int) -> Tensor:
-        """The latents from which denoiser call `step` is to be made."""
-        call = self.call
-        if call is None or not any(self.thresholds.values()) or step >= self.until * call.steps:
+    def _moved(self, latents: Tensor, step: int, call: DenoiserCall) -> Tensor:
+        """The latents from which denoiser call `step` of the pipeline call is to be made."""
+        if not any(self.thresholds.values()) or step >= self.until * call.steps:
             return latents
-        timestep = pipe.scheduler.timesteps[step]
+        timestep = call.scheduler.timesteps[step - call.steps]  # those left out come first
         alpha = self.step_size * math.sqrt(1 - 0.5 * step / max(1, call.steps - 1))
         due = [v for share, v in self.thresholds.items() if step == math.floor(share * call.steps)]
         for _ in range(self.refinements if due else 0):
-            loss, gradient = self._gradient(pipe, latents, timestep)
+            loss, gradient = self._gradient(call.scheduler, latents, timestep)
             late = loss > 1 - due[0]
             if not late.any():
                 break
             latents = latents - alpha * gradient * late[:, None, None, None]
-        _, gradient = self._gradient(pipe, latents, timestep)
+        _, gradient = self._gradient(call.scheduler, latents, timestep)
         return latents - alpha * gradient
 
-    def _gradient(self, pipe: Any, latents: Tensor, timestep: Tensor) -> tuple[Tensor, Tensor]:
+    def _gradient(self, scheduler: Any, latents: Tensor, timestep: Tensor) -> tuple[Tensor, Tensor]:
         with torch.enable_grad():
             moving = latents.detach().clone().requires_grad_(True)
-            loss = self.loss(pipe.scheduler.scale_model_input(moving, timestep), timestep)
+            loss = self.loss(scheduler.scale_model_input(moving, timestep), timestep)
             (gradient,) = torch.autograd.grad(loss.sum(), moving)
         return loss.detach(), gradient
 
     def _read(self, call: DenoiserCall) -> None:
         if len(self.words) not in (1, call.pictures) or not call.prompts:
             raise HookMisuse(
-                f"Subjects of {len(self.words)} pictures were given for {call.pictures} pictures. "
+                f"Subjects of {len(self.words)} images were given for {call.pictures} images. "
                 "Give those of one, or of each, and call the pipeline with `prompt`."
             )
         words = self.words * (call.pictures // len(self.words))
@@ -172,7 +191,7 @@ class Excite:
         self._coarse, self._last = coarse_side(call.grid[0]), -1
 
     def _heads(self, word: str, head_map: HeadMap) -> Float[np.ndarray, " all_heads"]:
-        """How much each head counts for a subject."""
+        """The weight of each head for a subject."""
         if self.relevance is None or self.concepts is None:
             return np.ones(head_map.all_heads)
         concept = self.concepts if isinstance(self.concepts, str) else self.concepts.get(word)
@@ -204,15 +223,15 @@ def excitement_loss(
     """max_k max(0, 1 − max over pixels of the smoothed map of subject k).
 
     Args:
-        maps: For each subject, those of all tokens.
-        subjects: The tokens of each picture's subjects.
-        ends: Where each picture's end token stands; the softmax is over the words before it.
+        maps: For each subject, the maps of all tokens.
+        subjects: The position of the token of each image's subjects.
+        ends: The position of each image's end token; the softmax is over the words before it.
     """
     losses = []
     for of_picture, tokens, end in zip(maps, subjects, ends, strict=True):
         words = torch.softmax(100 * of_picture[:, 1:end], 1)
-        own = torch.stack([words[k, token - 1] for k, token in enumerate(tokens)])
-        strongest = _smooth(own, 0.5, 1).flatten(1).amax(1)
+        attended = torch.stack([words[k, token - 1] for k, token in enumerate(tokens)])
+        strongest = _smooth(attended, 0.5, 1).flatten(1).amax(1)
         losses.append((1 - strongest).clamp(min=0).amax())
     return torch.stack(losses)
 
@@ -222,69 +241,24 @@ def excite(
     prompts: Sequence[str],
     exciting: Excite,
     *,
-    seeds: Sequence[int],
-    negative_prompt: str | None = None,
-    height: int | None = None,
-    width: int | None = None,
+    seeds: Sequence[Key],
     **options: Any,
 ) -> Any:
-    """Draw prompts, each subject attended to.
+    """Generate an image of each prompt, in which every subject is attended to.
 
     Args:
         pipe: The user's pipeline; it is left as it was.
-        prompts, seeds: Of each picture.
-        exciting: Which words are subjects, and how.
-        negative_prompt, height, width, options: Passed to the pipeline.
+        prompts: The prompt of each image.
+        exciting: The subjects, and how they are excited.
+        seeds: The key of each image: (seed, picture), or a seed s for (s, 0).
+        options: Passed to the pipeline: `negative_prompt`, `height`, `width` …
     """
-    generators = [generator_for(seed, 0) for seed in seeds]
-    shape, dtype = latent_shape(pipe, height, width), denoiser_of(pipe).dtype
-    noise = torch.stack([torch.randn(shape, generator=generator) for generator in generators]).to(dtype)
-
-    def draw(latents: Tensor, **more: Any) -> Any:
-        # Generators as they are after the noise was drawn, whatever an earlier call has drawn from them.
-        again = [generator.clone_state() for generator in generators]
-        return pipe(
-            prompt=list(prompts),
-            negative_prompt=None if negative_prompt is None else [negative_prompt] * len(prompts),
-            latents=latents,
-            generator=again,
-            height=height,
-            width=width,
-            **options,
-            **more,
-        ).images
-
-    def after_step(pipe: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
-        if step + 1 < len(pipe.scheduler.timesteps):
-            tensors["latents"] = exciting.move(pipe, tensors["latents"], step + 1)
-        return tensors
-
-    with quiet(pipe), hooked(pipe, exciting, first := _First()):
-        try:  # what the first call of the denoiser is given, without making it
-            draw(noise)
-        except _Enough:
-            pass
-        sigma = float(pipe.scheduler.init_noise_sigma)
-        first.stop = False
-        started = exciting.move(pipe, noise.to(pipe._execution_device) * sigma, 0) / sigma
-        return draw(started, callback_on_step_end=after_step)
-
-
-class _First:
-    """A hook that ends the pipeline call at its first denoiser call."""
-
-    stop = True
-
-    def prepare(self, call: DenoiserCall) -> None:
-        if self.stop:
-            raise _Enough
-
-    def __call__(self, attend: Attend, site: Site, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        return attend(query, key, value)
+    with quiet(pipe), hooked(pipe, exciting):
+        return generate_keys(pipe, prompts, seeds, **options)
 
 
 class _Enough(Exception):
-    """All that was wanted of this call is known."""
+    """Raised to end a denoiser run whose last map has been made."""
 
 
 def _grid(latents: tuple[int, int]) -> tuple[int, int]:
@@ -306,9 +280,9 @@ def _resized(maps: Tensor, goal: tuple[int, int]) -> Tensor:
 
 
 @functools.cache
-@torch.inference_mode(False)  # kept for later calls, whoever calls first
+@torch.inference_mode(False)  # kept for later calls, in whatever mode the first is made
 def _along(size: int, goal: int, spread: float) -> Float[Tensor, "goal size"]:
-    """What one axis of that size becomes, as a matrix."""
+    """The smoothing and resizing of one axis, as a matrix."""
     each = torch.eye(size, dtype=torch.float64)[:, None]
     if spread > 1:
         reach = math.ceil(spread)

@@ -1,15 +1,15 @@
-r"""Real pictures: noise from which the pipeline draws a given picture again.
+r"""Inversion: the noise from which the pipeline generates a real image again.
 
 Both ways run the user's own pipeline with another scheduler, so that guidance, text and sizes are its own.
 With μ_t(x) the mean of a denoising step at x,
 
     edit friendly   x_t = √ᾱ_t x_0 + √(1−ᾱ_t) ε_t, each with noise of its own, and r_t = x_{t−1} − μ_t(x_t);
-                    drawing again adds r_t at every step: exact for the picture's own prompt and guidance
+                    generating again adds r_t at every step: exact for the image's own prompt and guidance
     ddim            x_t solves x_{t−1} = ddim_t(x_t), by fixed-point iterations; without guidance, as it does
                     not converge with it
 
-An edit starts from the same noise; in the first way every picture of the group is given r_t, and in both the
-source is held to its path, so that its maps are those of the real picture.
+An edit starts from the same noise; in the first way r_t is added for every image of the group, and in both
+the source is held to its path, so that its maps are those of the real image.
 
 References:
     | An Edit Friendly DDPM Noise Space: Inversion and Manipulations (Huberman-Spiegelglas et al., 2023)
@@ -34,7 +34,7 @@ from torch import Tensor
 
 from headwise.editing.prompt_to_prompt import generate_edits
 from headwise.errors import HeadwiseError
-from headwise.model.generate import generator_for
+from headwise.model.generate import Key, generators_of
 from headwise.model.pipelines import quiet
 from headwise.model.sites import AttentionHook
 
@@ -42,22 +42,22 @@ __all__ = ["Inversion", "edit_picture", "invert"]
 
 Method = Literal["edit friendly", "ddim"]
 _Ddim: Any = DDIMScheduler  # diffusers has no types
-POOR = 20.0  # decibels: below, a drawn-again picture is another picture
+POOR = 20.0  # decibels: below, what is generated again is a different image
 
 
 @dataclass(frozen=True, eq=False)
 class Inversion:
-    """A real picture, and how to draw it again.
+    """A real image, and what generates it again.
 
     Args:
-        picture: As the autoencoder's size has it.
-        prompt: What it is said to show.
-        path: x_T … x_0.
-        residuals: r_T … r_1 where the method is edit friendly.
-        num_inference_steps, guidance_scale: With which it is drawn again.
-        error: Of the latents drawn again: root mean square, relative to that of the picture's.
-        psnr: Of the picture drawn again, in decibels.
-        limit: Of the picture encoded and decoded only.
+        picture: The image, of the size at which the pipeline generates.
+        prompt: The prompt that describes it.
+        path: The latents x_T … x_0.
+        residuals: The residuals r_T … r_1 where the method is edit friendly.
+        num_inference_steps, guidance_scale: The settings of the pipeline that generate it again.
+        error: The root mean square error of the latents generated again, relative to the image's latents.
+        psnr: The peak signal-to-noise ratio of the image generated again, in decibels.
+        limit: The ratio of the image when it is only encoded and decoded, in decibels.
     """
 
     picture: Image.Image
@@ -80,22 +80,23 @@ def invert(
     num_inference_steps: int = 50,
     guidance_scale: float | int = 3.5,
     iterations: int = 5,
-    seed: int = 0,
+    seed: Key = 0,
 ) -> Inversion:
-    """Find the noise of a picture, and draw it again to see how well that went.
+    """Find the noise of an image, and generate it again to measure how well that works.
 
     Args:
         pipe: The user's pipeline; it is left as it was.
-        picture: Of the size at which the pipeline draws: see `pictures.fitted`.
-        prompt: What it shows.
-        method: See above.
-        num_inference_steps: Of the inversion and of edits.
-        guidance_scale: Likewise, where the method is edit friendly.
-        iterations: Of the fixed point, where it is ddim.
-        seed: Of the noise, where it is edit friendly.
+        picture: An image of the size at which the pipeline generates: see `pictures.fitted`.
+        prompt: A prompt that describes the image.
+        method: "edit friendly" or "ddim", as described in this module.
+        num_inference_steps: The number of steps of the inversion and of edits.
+        guidance_scale: The guidance of the inversion, where the method is edit friendly.
+        iterations: The number of fixed-point iterations per step, where the method is ddim.
+        seed: The key of the noise, where the method is edit friendly: (seed, picture), or a seed s for
+            (s, 0).
 
     Raises:
-        HeadwiseError: The pipeline's schedule is not one of noise by ᾱ, as that of flow matching.
+        HeadwiseError: The pipeline's schedule has no noise levels ᾱ, as that of flow matching.
     """
     start = _encoded(pipe, picture)
     common: dict[str, Any] = {"num_inference_steps": num_inference_steps, "output_type": "latent"}
@@ -112,12 +113,12 @@ def invert(
         pipe(prompt, latents=first, guidance_scale=scale, **common, **size)
     path = record.path()
     residuals = torch.cat(record.residuals) if method == "edit friendly" else None
-    found = Inversion(picture, prompt, path, residuals, num_inference_steps, scale, 0.0, 0.0, 0.0)
-    again = _redrawn(pipe, found, size)
+    inverted = Inversion(picture, prompt, path, residuals, num_inference_steps, scale, 0.0, 0.0, 0.0)
+    regenerated = _regenerated(pipe, inverted, size)
     return replace(
-        found,
-        error=float((again - start).norm() / start.norm()),
-        psnr=psnr(picture, _decoded(pipe, again)),
+        inverted,
+        error=float((regenerated - start).norm() / start.norm()),
+        psnr=psnr(picture, _decoded(pipe, regenerated)),
         limit=psnr(picture, _decoded(pipe, start)),
     )
 
@@ -131,28 +132,28 @@ def edit_picture(
     guidance_scale: float | int = 7.5,
     skip: float | int = 0.0,
 ) -> list[Image.Image]:
-    """The picture drawn again, and its edits.
+    """Generate the image again, and its edits.
 
     Args:
         pipe: The user's pipeline; it is left as it was.
-        inverted: What `invert` found.
-        targets: Prompts to edit it into.
-        hooks: As in `edit`.
-        guidance_scale: Of the edit.
-        skip: The share of the first steps left out, so that more of the picture stays.
+        inverted: The result of `invert`.
+        targets: The prompts to edit the image into.
+        hooks: The hooks that make targets resemble the source, as in `edit`.
+        guidance_scale: The guidance of the edit.
+        skip: The share of the first steps that are left out, so that more of the image stays, 0 … 1.
     """
     if inverted.psnr < POOR:
         warnings.warn(
-            f"The picture cannot be drawn again well ({inverted.psnr:.1f} dB; encoded and decoded alone "
-            f"{inverted.limit:.1f} dB), so its edit will be of another picture. Describe it better, take "
-            "more steps, or a model that knows such pictures.",
+            f"The image cannot be generated again well ({inverted.psnr:.1f} dB; encoded and decoded alone "
+            f"{inverted.limit:.1f} dB), so its edit will be of a different image. Describe it better, take "
+            "more steps, or use a model that was trained on such images.",
             stacklevel=2,
         )
     replay = _scheduler(pipe, _Replaying)
     skipped = int(skip * inverted.num_inference_steps)
     replay.inverted, replay.group, replay.skipped = inverted, 1 + len(targets), skipped
     with _with(pipe, replay):
-        drawn = generate_edits(
+        images = generate_edits(
             pipe,
             [[inverted.prompt, *targets]],
             hooks,
@@ -163,25 +164,25 @@ def edit_picture(
             num_inference_steps=inverted.num_inference_steps,
             guidance_scale=guidance_scale,
         )
-    return drawn[0]
+    return images[0]
 
 
 def psnr(a: Image.Image, b: Image.Image) -> float:
-    """How alike two pictures are, in decibels."""
+    """The peak signal-to-noise ratio of two images, in decibels."""
     x, y = (np.asarray(picture.convert("RGB"), np.float64) / 255 for picture in (a, b))
     error = float(((x - y) ** 2).mean())
     return float("inf") if error == 0 else -10 * float(np.log10(error))
 
 
 class _Recording(_Ddim):
-    """Walks from noise along a path that is known beforehand, and notes what each step would have missed."""
+    """Walks from noise along a path fixed beforehand, and records the residual of each step."""
 
     clean: Tensor
-    seed: int
+    seed: Key
 
     def set_timesteps(self, *args: Any, **kwargs: Any) -> None:
         super().set_timesteps(*args, **kwargs)
-        generator = generator_for(self.seed, 0)
+        [generator] = generators_of([self.seed])
         self.noisy = []
         for t in self.timesteps:
             noise = torch.randn(self.clean.shape, generator=generator).to(self.clean)
@@ -190,7 +191,7 @@ class _Recording(_Ddim):
         self.residuals: list[Tensor] = []
 
     def scale_model_input(self, sample: Tensor, timestep: Any = None) -> Tensor:
-        """Whatever latents the pipeline believes in, the denoiser sees those of the path."""
+        """Replace the latents that the pipeline passes by those of the path."""
         noisy = self.noisy[len(self.residuals)].to(sample)
         return noisy.expand_as(sample)
 
@@ -220,10 +221,10 @@ class _FixedPoint(_Ddim):
         if self.calls % self.iterations == 0:
             self.walked.append(sample)
         self.calls += 1
-        # A step is linear in x_t and in what the denoiser said of it: x_{t−1} = a x_t + b output.
-        one, none = torch.ones((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
-        a = super().step(none, timestep, one).prev_sample.item()
-        b = super().step(one, timestep, none).prev_sample.item()
+        # A step is linear in x_t and in the denoiser's output: x_{t−1} = a x_t + b output.
+        unit, zero = torch.ones((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
+        a = super().step(zero, timestep, unit).prev_sample.item()
+        b = super().step(unit, timestep, zero).prev_sample.item()
         self.last = (self.walked[-1] - b * model_output) / a
         return _stepped(self.last, return_dict)
 
@@ -232,7 +233,7 @@ class _FixedPoint(_Ddim):
 
 
 class _Replaying(_Ddim):
-    """Draws again: adds what was missed, or holds the source to its path."""
+    """Generates again: adds the residuals, and holds the source to its path."""
 
     inverted: Inversion
     group: int
@@ -246,18 +247,18 @@ class _Replaying(_Ddim):
     def step(self, model_output: Tensor, timestep: Any, sample: Tensor, return_dict: bool = True) -> Any:
         residuals = self.inverted.residuals
         if residuals is not None:
-            found = _mean(super().step, model_output, timestep, sample) + residuals[self.at].to(sample)
+            stepped = _mean(super().step, model_output, timestep, sample) + residuals[self.at].to(sample)
         else:
-            found = super().step(model_output, timestep, sample).prev_sample
+            stepped = super().step(model_output, timestep, sample).prev_sample
         self.at += 1
         if self.group > 1:
-            found[:: self.group] = self.inverted.path[self.at].to(found)
-        return _stepped(found, return_dict)
+            stepped[:: self.group] = self.inverted.path[self.at].to(stepped)
+        return _stepped(stepped, return_dict)
 
 
 def _mean(step: Any, model_output: Tensor, timestep: Any, sample: Tensor) -> Tensor:
     """The mean of a step that adds noise."""
-    # not quite 1: from ᾱ = 0, rounding takes 1 − ᾱ − σ² below 0 there, and its root is no number
+    # not quite 1: from ᾱ = 0, rounding takes 1 − ᾱ − σ² below 0 there, and its root is not a number
     return step(
         model_output, timestep, sample, eta=0.999, variance_noise=torch.zeros_like(sample)
     ).prev_sample
@@ -271,7 +272,7 @@ def _scheduler(pipe: Any, kind: Any) -> Any:
     config = pipe.scheduler.config
     if not hasattr(config, "prediction_type") or not hasattr(pipe.scheduler, "alphas_cumprod"):
         raise HeadwiseError(
-            f"Pictures can be inverted by a schedule of noise; this pipeline has a "
+            f"Images can be inverted by a schedule with noise levels; this pipeline has a "
             f"{type(pipe.scheduler).__name__}. Use a Stable Diffusion 1, 2 or XL pipeline."
         )
     return kind.from_config(config, clip_sample=False, thresholding=False)
@@ -287,7 +288,7 @@ def _with(pipe: Any, scheduler: Any) -> Iterator[None]:
         pipe.scheduler = before
 
 
-def _redrawn(pipe: Any, inverted: Inversion, size: dict[str, int]) -> Tensor:
+def _regenerated(pipe: Any, inverted: Inversion, size: dict[str, int]) -> Tensor:
     replay = _scheduler(pipe, _Replaying)
     replay.inverted, replay.group = inverted, 1  # alone, it is not held to its path
     with _with(pipe, replay):

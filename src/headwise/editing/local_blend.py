@@ -1,4 +1,4 @@
-r"""Sources and targets in one batch, and the blend that leaves alone what an edit is not about.
+r"""Local blending: keep the source's latents outside the edited region.
 
 A batch holds groups, each a source and its targets. After every step a target's latents become
 
@@ -22,18 +22,19 @@ from torch import Tensor
 
 from headwise.editing.alignment import align
 from headwise.errors import BadStrength, HookMisuse
+from headwise.model.hooks import Hook
 from headwise.model.sites import Attend, DenoiserCall, Site
 
 __all__ = ["LocalBlend", "coarse_side", "source_rows"]
 
 
 def source_rows(call: DenoiserCall, targets: int, both: bool = False) -> Int[Tensor, " rows"]:
-    """For each row of the batch the row of its source; a source is its own.
+    """For each row of the batch, the row of its source; a source has its own row.
 
     Args:
         call: The denoiser call under way.
-        targets: How many follow each source.
-        both: Rows of the negative prompt, too, have their source's; otherwise they are their own.
+        targets: The number of targets that follow each source in the batch.
+        both: Whether rows of the negative prompt have their source's row too; otherwise they have their own.
     """
     group = targets + 1
     if not call.prompts or call.pictures % group:
@@ -48,13 +49,16 @@ def source_rows(call: DenoiserCall, targets: int, both: bool = False) -> Int[Ten
     return rows
 
 
-class LocalBlend:
-    """A hook that gathers where changed words are attended to, and the blend of latents by it.
+class LocalBlend(Hook):
+    """A hook that keeps each target's latents equal to its source's where no changed word is attended to.
+
+        with hooked(pipe, PromptToPrompt(), LocalBlend()):
+            pipe(["a red car", "a blue car"], latents=noise)
 
     Args:
-        targets: How many follow each source in the batch.
-        threshold: Of a map relative to its maximum, 0 … 1.
-        start: The share of denoiser calls after which blending begins.
+        targets: The number of targets that follow each source in the batch.
+        threshold: The share of its own maximum above which a map belongs to the edited region, 0 … 1.
+        start: The share of the denoiser calls after which blending begins, 0 … 1.
     """
 
     def __init__(self, *, targets: int = 1, threshold: float | int = 0.3, start: float | int = 0.2) -> None:
@@ -64,38 +68,37 @@ class LocalBlend:
         self._prepared: Any = None
 
     def prepare(self, call: DenoiserCall) -> None:
-        """At the first call, find the changed words and forget the last picture's maps."""
-        self.call = call
-        known = (call.prompts, call.rows, call.tokens)
-        if call.step and known == self._prepared:
+        """At the first call, find the changed words and forget the maps of the batch before."""
+        batch = (call.prompts, call.rows, call.tokens)
+        if call.step and batch == self._prepared:
             return
-        self._prepared = known
+        self._prepared = batch
         self._rows = source_rows(call, self.targets)
         self._words = self._changed(call)
         self._sum: Tensor | None = None
 
     def __call__(self, attend: Attend, site: Site, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Keep the maps of changed words at coarse layers, and attend as ever."""
+        """Keep the maps of changed words at coarse layers, and attend unchanged."""
         if site.height == coarse_side(site.call.grid[0]):
             rows = site.conditional
             scores = query[rows].float() @ key[rows].float().transpose(-1, -2) * query.shape[-1] ** -0.5
             words = self._words.to(scores)[:, None, None]
-            found = (scores.softmax(-1) * words).sum(-1).mean(1).unflatten(-1, (site.height, site.width))
-            self._sum = found if self._sum is None else self._sum + found
+            maps = (scores.softmax(-1) * words).sum(-1).mean(1).unflatten(-1, (site.height, site.width))
+            self._sum = maps if self._sum is None else self._sum + maps
         return attend(query, key, value)
 
-    def blend(
-        self, latents: Float[Tensor, "pictures channels height width"]
+    def after_step(
+        self, latents: Float[Tensor, "pictures channels height width"], call: DenoiserCall
     ) -> Float[Tensor, "pictures channels height width"]:
-        """Latents whose targets are their sources' outside the mask."""
+        """Return latents in which each target equals its source outside the mask."""
         if self._sum is None:
             raise HookMisuse(
                 "No layer is coarse enough to say where the changed words are. Leave LocalBlend out."
             )
-        if self.call.step + 1 < self.start * max(1, self.call.steps):
+        if call.step + 1 < self.start * max(1, call.steps):
             return latents
         mask = self.mask((latents.shape[-2], latents.shape[-1]))
-        sources = (self._rows[self.call.conditional] - self.call.conditional.start).to(latents.device)
+        sources = (self._rows[call.conditional] - call.conditional.start).to(latents.device)
         mask = mask | mask[sources]
         return torch.where(mask[:, None], latents, latents[sources])
 
@@ -113,10 +116,10 @@ class LocalBlend:
         for p, s in enumerate(sources):
             if p == s:
                 continue
-            there = align(call.tokenizer, call.prompts[s], call.prompts[p], call.tokens)
-            back = align(call.tokenizer, call.prompts[p], call.prompts[s], call.tokens)
-            words[p] += torch.from_numpy(there.replaced | there.new)
-            words[s] += torch.from_numpy(back.replaced | back.new)
+            forward = align(call.tokenizer, call.prompts[s], call.prompts[p], call.tokens)
+            backward = align(call.tokenizer, call.prompts[p], call.prompts[s], call.tokens)
+            words[p] += torch.from_numpy(forward.replaced | forward.new)
+            words[s] += torch.from_numpy(backward.replaced | backward.new)
         return words.clamp(max=1)
 
 

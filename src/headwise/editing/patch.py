@@ -1,11 +1,11 @@
-r"""Patching: does a word come along with what chosen heads heard of it?
+r"""Activation patching: does replacing the outputs of selected heads transfer the source's word?
 
-A source and its targets, whose prompts differ in one word, are drawn from the same latents. At every call of
-the denoiser the outputs of chosen heads for a target are replaced with those for its source,
+A source and its targets, whose prompts differ in one word, are generated from the same latents. At every
+call of the denoiser the outputs of selected heads for a target are replaced with those for its source,
 
-    out[target, h] = out[source, h]        h among the chosen,
+    out[target, h] = out[source, h]        for the selected heads h,
 
-where out = softmax(QKᵀ/√d) V is what a head hands on. If these heads carry the word, the target's picture
+where out = softmax(QKᵀ/√d) V is what a head returns. If these heads carry the word, the target's image
 shows the source's. Weakening asks whether heads are needed; patching asks whether they are enough.
 
 References:
@@ -20,16 +20,17 @@ from torch import Tensor
 
 from headwise.editing.local_blend import source_rows
 from headwise.errors import HeadMapMismatch
+from headwise.model.hooks import Hook
 from headwise.model.sites import Attend, DenoiserCall, Site
 
 __all__ = ["Patch"]
 
 
-class Patch:
-    """A hook that hands targets their source's outputs of chosen heads.
+class Patch(Hook):
+    """A hook that gives targets their source's outputs of selected heads.
 
     Args:
-        chosen: Heads by target; a batch holds groups of one source and these targets.
+        chosen: The selected heads of each target; a batch holds groups of one source and these targets.
     """
 
     kinds = ("cross",)
@@ -38,12 +39,12 @@ class Patch:
         self.chosen = torch.from_numpy(np.array(chosen))
 
     def prepare(self, call: DenoiserCall) -> None:
-        """Which row takes which heads from which."""
+        """Lay out from which row each row takes the outputs of which heads."""
         targets, heads = self.chosen.shape
         if heads != call.head_map.all_heads:
             raise HeadMapMismatch(
-                f"{heads} heads are chosen among, the model has {call.head_map.all_heads}. "
-                "Choose by the model's own head map."
+                f"The selection is among {heads} heads, the model has {call.head_map.all_heads}. "
+                "Select heads by the model's own head map."
             )
         self._from = source_rows(call, targets).to(call.device)
         takes = torch.zeros(call.rows, heads, dtype=torch.bool)
@@ -53,6 +54,6 @@ class Patch:
         self._takes = [takes[:, start:stop] for start, stop in call.head_map.slices]
 
     def __call__(self, attend: Attend, site: Site, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Attend, then exchange."""
+        """Attend, then exchange the outputs of selected heads."""
         out = attend(query, key, value)
         return torch.where(self._takes[site.layer], out[self._from], out)

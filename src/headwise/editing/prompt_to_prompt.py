@@ -1,4 +1,4 @@
-r"""Prompt-to-prompt: edit a picture by editing its prompt, on the attention maps of the unedited one.
+r"""Prompt-to-prompt: edit an image by editing its prompt, with the attention maps of the unedited one.
 
 Source and targets stand side by side in one batch, from the same latents. With A the map of the source's
 picture, A* that of a target's, V* the target's values and M the alignment of the two prompts (alignment.py),
@@ -23,7 +23,7 @@ References:
     | https://arxiv.org/abs/2412.02237
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -33,12 +33,12 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from headwise.editing.alignment import Alignment, align
-from headwise.editing.local_blend import LocalBlend, source_rows
+from headwise.editing.local_blend import source_rows
 from headwise.errors import BadStrength, HeadwiseError, HookMisuse, PromptsNotAlike, WordNotInPrompt
 from headwise.measuring.relevance import Relevance
 from headwise.model.attention import hooked
-from headwise.model.generate import generator_for, latent_shape
-from headwise.model.heads import denoiser_of
+from headwise.model.generate import Key, generate_keys
+from headwise.model.hooks import Hook
 from headwise.model.pipelines import quiet
 from headwise.model.sites import Attend, AttentionHook, DenoiserCall, Site
 from headwise.model.tokens import token_positions
@@ -49,24 +49,24 @@ __all__ = ["PromptToPrompt", "check_targets", "generate_edits", "edit"]
 Share = float | int
 
 
-class PromptToPrompt:
-    """A hook that draws targets on the attention maps of their source.
+class PromptToPrompt(Hook):
+    """A hook that generates targets with the attention maps of their source.
 
         p2p = PromptToPrompt(relevance=relevance, concepts={"blue": "Color"})
-        pictures = edit(pipe, "a red car", ["a blue car"], p2p)
+        images = edit(pipe, "a red car", ["a blue car"], p2p)
 
     Args:
-        targets: How many follow each source in the batch.
-        cross: The share of denoiser calls, from 0, in which map columns come from the source; by words of the
-            targets, if a mapping, with "" for all others.
+        targets: The number of targets that follow each source in the batch.
+        cross: The share of the denoiser calls, from 0, in which map columns come from the source; by words of
+            the targets, if a mapping, with "" for all other words.
         self_attention: The share in which coarse self-attention comes from the source; the paper of
             prompt-to-prompt has 0.4, that of relevance 0.9, which are the defaults without and with concepts.
-        coarse: Self-attention is exchanged in layers of at most this share of the latents' positions: 1/16 is
-            16² of 64².
-        weights: Factors on words of the targets, at all calls.
+        coarse: The largest share of the latents' positions at which a layer's self-attention is exchanged:
+            1/16 is 16² of 64².
+        weights: The weight w of words of the targets, at all calls.
         relevance, concepts: Words of the targets, and the concept by whose heads each is strengthened instead
             of taking the source's map.
-        strength: s in 1 + s (R − 1).
+        strength: The strength s in R = 1 + s (relevance − 1).
     """
 
     kinds = ("cross", "self")
@@ -100,13 +100,13 @@ class PromptToPrompt:
         self._prepared: Any = None
 
     def prepare(self, call: DenoiserCall) -> None:
-        """Lay out M, a and b for this call; the prompts' part once, the windows' part where one ends."""
-        known = (call.prompts, call.tokens, call.rows, call.device)
-        if known != self._prepared:
+        """Lay out M, a and b for this call: what prompts say once, what windows say where one ends."""
+        batch = (call.prompts, call.tokens, call.rows, call.device)
+        if batch != self._prepared:
             self._read(call)
-            self._prepared, self._inside = known, None
+            self._prepared, self._inside = batch, None
         if not call.steps:
-            raise HookMisuse("How many denoiser calls there will be is not known. Call the pipeline.")
+            raise HookMisuse("The number of denoiser calls to come is unknown. Call the pipeline.")
         done = call.step / call.steps
         inside = done < self._until
         if self._inside is None or not torch.equal(inside, self._inside):
@@ -122,66 +122,64 @@ class PromptToPrompt:
             if not self._same_layout or site.height * site.width > self.coarse * grid:
                 return attend(query, key, value)
             return attend(query[rows], key[rows], value)
-        own = self._own[site.layer].to(value.dtype)
-        output = attend(query, key, value * own)
-        if not self._borrows:
+        b = self._b[site.layer].to(value.dtype)
+        output = attend(query, key, value * b)  # A* diag(b) V*
+        if self._ma is None:
             return output
-        borrowed = torch.einsum("rst,rhtd->rhsd", self._borrowed.to(value.dtype), value)
-        return output + attend(query[rows], key[rows], borrowed)
+        mav = torch.einsum("rst,rhtd->rhsd", self._ma.to(value.dtype), value)
+        return output + attend(query[rows], key[rows], mav)  # A M diag(a) V*
 
     def _read(self, call: DenoiserCall) -> None:
-        """What the prompts say: alignments, windows, factors; one entry for each picture."""
+        """What the prompts say: M, windows, w and R; one entry for each image."""
         self._rows = source_rows(call, self.targets)
         sources = self._rows[call.conditional] - call.conditional.start
         blank = np.zeros((call.pictures, call.tokens))
-        self._matrix = torch.zeros(call.pictures, call.tokens, call.tokens, dtype=torch.float64)
-        until, weight = blank.copy(), blank + 1
-        factor = np.ones((call.pictures, call.head_map.all_heads, call.tokens))
+        self._m = torch.zeros(call.pictures, call.tokens, call.tokens, dtype=torch.float64)
+        until, w = blank.copy(), blank + 1
+        r = np.ones((call.pictures, call.head_map.all_heads, call.tokens))
         strengthened = blank > 0
         if self.relevance is not None and self.relevance.head_map is not None:
             self.relevance.head_map.require(call.head_map, "The relevance", "the pipeline")
         targets = [p for p in range(call.pictures) if sources[p] != p]
         positions = self._positions(call, targets)
         for p in targets:
-            found = _alignment(call, int(sources[p]), p)
-            self._matrix[p] = torch.from_numpy(found.matrix)
+            self._m[p] = torch.from_numpy(_alignment(call, int(sources[p]), p).matrix)
             until[p] = self.cross.get("", 0.8)
             for word, tokens in positions[p].items():
                 until[p, tokens] = self.cross.get(word, until[p, tokens])
-                weight[p, tokens] *= self.weights.get(word, 1.0)
+                w[p, tokens] *= self.weights.get(word, 1.0)
                 if word in self.factors:
-                    factor[p][:, tokens], strengthened[p, tokens] = self.factors[word][:, None], True
-        self._until, self._weight = torch.from_numpy(until), torch.from_numpy(weight)
-        self._factor = torch.from_numpy(factor)
-        self._from_source = (self._matrix.sum(1) > 0) & ~torch.from_numpy(strengthened)
+                    r[p][:, tokens], strengthened[p, tokens] = self.factors[word][:, None], True
+        self._until, self._w, self._r = torch.from_numpy(until), torch.from_numpy(w), torch.from_numpy(r)
+        self._from_source = (self._m.sum(1) > 0) & ~torch.from_numpy(strengthened)
 
     def _positions(self, call: DenoiserCall, targets: list[int]) -> dict[int, dict[str, list[int]]]:
-        """Where each named word stands in each target that has it; it must stand in one."""
-        found: dict[int, dict[str, list[int]]] = {p: {} for p in targets}
+        """Where each named word stands in each target that has it; it must stand in one of them."""
+        positions: dict[int, dict[str, list[int]]] = {p: {} for p in targets}
         for word in {*self.cross, *self.weights, *self.factors} - {""}:
             refused = None
             for p in targets:
                 try:
-                    found[p][word] = list(token_positions(call.tokenizer, call.prompts[p], word))
+                    positions[p][word] = list(token_positions(call.tokenizer, call.prompts[p], word))
                 except WordNotInPrompt as error:
                     refused = error
-            if refused and not any(word in of_target for of_target in found.values()):
+            if refused and not any(word in of_target for of_target in positions.values()):
                 raise refused
-        return found
+        return positions
 
     def _lay_out(self, call: DenoiserCall, inside: Tensor) -> None:
-        """a and b of this call, in rows of the batch; rows without the prompt keep their own maps."""
-        a = (self._from_source & inside) * self._weight
-        own = torch.where(inside[:, None], self._factor, 1.0) * self._weight[:, None]
-        own = torch.where((self._from_source & inside)[:, None], 0.0, own)
-        all_own = torch.ones(call.rows, *own.shape[1:], dtype=own.dtype)
-        all_own[call.conditional] = own
-        borrowed = torch.zeros(call.rows, call.tokens, call.tokens, dtype=own.dtype)
-        borrowed[call.conditional] = self._matrix * a[:, None]
-        self._borrows = bool(a.any())
-        self._borrowed = borrowed.to(call.device)
-        all_own = all_own.to(call.device)[..., None]
-        self._own = [all_own[:, start:stop] for start, stop in call.head_map.slices]
+        """M diag(a) and b of this call, in rows of the batch; rows without the prompt keep their own maps."""
+        from_source = self._from_source & inside
+        a = from_source * self._w
+        b = torch.where(inside[:, None], self._r, 1.0) * self._w[:, None]
+        b = torch.where(from_source[:, None], 0.0, b)
+        b_of_rows = torch.ones(call.rows, *b.shape[1:], dtype=b.dtype)
+        b_of_rows[call.conditional] = b
+        b_of_rows = b_of_rows.to(call.device)[..., None]
+        self._b = [b_of_rows[:, start:stop] for start, stop in call.head_map.slices]
+        ma = torch.zeros(call.rows, call.tokens, call.tokens, dtype=b.dtype)
+        ma[call.conditional] = self._m * a[:, None]
+        self._ma = ma.to(call.device) if a.any() else None
 
 
 def generate_edits(
@@ -189,46 +187,27 @@ def generate_edits(
     groups: Sequence[Sequence[str]],
     hooks: Sequence[AttentionHook],
     *,
-    seeds: Sequence[int],
+    seeds: Sequence[Key],
     latents: Float[Tensor, "groups channels height width"] | None = None,
-    height: int | None = None,
-    width: int | None = None,
-    negative_prompt: str | None = None,
     **options: Any,
 ) -> list[list[Any]]:
-    """The pictures of several sources and their targets, in one batch.
+    """The images of several sources and their targets, in one batch.
 
     Args:
-        groups: Source and targets, as many targets in each; pictures of a group share latents and noise.
-        hooks: What makes targets resemble sources.
-        seeds: Of each group.
-        latents: Of each group; drawn from the seeds if None.
-        height, width, negative_prompt, options: Passed to the pipeline.
+        pipe: The user's pipeline; it is left as it was.
+        groups: Source and targets, as many targets in each; images of a group share latents and noise.
+        hooks: The hooks that make targets resemble their sources.
+        seeds: The key of each group: (seed, picture), or a seed s for (s, 0).
+        latents: Unit noise of each group; drawn from its key if None.
+        options: Passed to the pipeline: `height`, `width`, `negative_prompt` …
     """
     prompts = [prompt for group in groups for prompt in group]
-    each = [seed for seed, group in zip(seeds, groups, strict=True) for _ in group]
-    generators = [generator_for(seed, 0) for seed in each]
-    shape, dtype = latent_shape(pipe, height, width), denoiser_of(pipe).dtype
-    start = torch.stack([torch.randn(shape, generator=generator) for generator in generators])
+    keys = [key for key, group in zip(seeds, groups, strict=True) for _ in group]
     if latents is not None:
-        start = torch.stack(
-            [of_group for of_group, group in zip(latents, groups, strict=True) for _ in group]
-        )
-    blends = [hook for hook in hooks if isinstance(hook, LocalBlend)]
-    if blends:
-        options["callback_on_step_end"] = _blending(blends)
+        latents = torch.stack([noise for noise, group in zip(latents, groups, strict=True) for _ in group])
     with hooked(pipe, *hooks):
-        drawn = pipe(
-            prompt=prompts,
-            negative_prompt=None if negative_prompt is None else [negative_prompt] * len(prompts),
-            latents=start.to(dtype),
-            generator=generators,
-            height=height,
-            width=width,
-            **options,
-        ).images
-    pictures = iter(drawn)
-    return [[next(pictures) for _ in group] for group in groups]
+        images = iter(generate_keys(pipe, prompts, keys, latents=latents, **options))
+    return [[next(images) for _ in group] for group in groups]
 
 
 def edit(
@@ -236,45 +215,45 @@ def edit(
     source: str,
     targets: Sequence[str],
     *hooks: AttentionHook,
-    seeds: Sequence[int] = (0,),
+    seeds: Sequence[Key] = (0,),
     batch_size: int = 8,
     progress: bool = True,
     **options: Any,
 ) -> list[list[Any]]:
-    """Draw a prompt and its edits.
+    """Generate a prompt and its edits.
 
     Args:
         pipe: The user's pipeline; it is left as it was.
         source: The prompt to edit.
-        targets: The same, with words changed or added.
-        hooks: What makes targets resemble the source; `PromptToPrompt` if none is given.
-        seeds: One group of pictures each.
-        batch_size: Pictures per pipeline call, at most, though a group is never cut.
-        progress: Show a bar on stderr.
+        targets: The same prompt, with words changed or added.
+        hooks: The hooks that make targets resemble the source; `PromptToPrompt` if there are none.
+        seeds: The key of each group of images: (seed, picture), or a seed s for (s, 0).
+        batch_size: The largest number of images per pipeline call, though a group is never cut.
+        progress: Whether to show a bar on stderr.
         options: Passed to the pipeline: `num_inference_steps`, `latents` (one for each seed) …
 
     Returns:
-        For each seed the picture of the source, then those of the targets.
+        For each seed the image of the source, then those of the targets.
 
     Raises:
         PromptsNotAlike: A target is the source, or has no word of it.
     """
     check_targets(pipe, source, targets)
     hooks = hooks or (PromptToPrompt(targets=len(targets)),)
-    group = [source, *targets]
-    at_once, drawn = max(1, batch_size // len(group)), []
+    group: list[str] = [source, *targets]
+    groups_per_call, edits = max(1, batch_size // len(group)), []
     latents = options.pop("latents", None)
     with quiet(pipe), tqdm(total=len(seeds), unit="edit", disable=not progress) as bar:
-        for start in range(0, len(seeds), at_once):
-            some = seeds[start : start + at_once]
-            own = None if latents is None else latents[start : start + at_once]
-            drawn += generate_edits(pipe, [group] * len(some), hooks, seeds=some, latents=own, **options)
-            bar.update(len(some))
-    return drawn
+        for start in range(0, len(seeds), groups_per_call):
+            batch = slice(start, start + groups_per_call)
+            keys, noise = seeds[batch], None if latents is None else latents[batch]
+            edits += generate_edits(pipe, [group] * len(keys), hooks, seeds=keys, latents=noise, **options)
+            bar.update(len(keys))
+    return edits
 
 
 def check_targets(pipe: Any, source: str, targets: Sequence[str]) -> None:
-    """PromptsNotAlike, or HeadwiseError if there is none, before anything is drawn."""
+    """PromptsNotAlike, or HeadwiseError if there is none, before anything is generated."""
     for target in targets:
         if target.split() == source.split():
             raise PromptsNotAlike(
@@ -284,15 +263,6 @@ def check_targets(pipe: Any, source: str, targets: Sequence[str]) -> None:
         align(pipe.tokenizer, source, target)
     if not targets:
         raise HeadwiseError("No target was given. Give one or more prompts to edit the source into.")
-
-
-def _blending(blends: list[LocalBlend]) -> Callable[..., dict[str, Any]]:
-    def after_step(pipe: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
-        for blend in blends:
-            tensors["latents"] = blend.blend(tensors["latents"])
-        return tensors
-
-    return after_step
 
 
 def _alignment(call: DenoiserCall, source: int, target: int) -> Alignment:

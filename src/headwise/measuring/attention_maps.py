@@ -1,14 +1,14 @@
-r"""Attention maps: where in one picture each head listens to each word.
+r"""Attention maps: where in one image each head attends to each word.
 
 With t(w) the tokens of word w, for head h at position x of its layer's grid,
 
     A[h, x, w] = mean over denoiser calls of Σ_{t ∈ t(w)} softmax(q kᵀ/√d)[h, x, t]
 
-What is missing to 1 goes to start, end and padding, and in joint attention to pixels. No map is made for it:
+The rest to 1 goes to start, end and padding, and in joint attention to pixels. No map is made for it:
 attending to values that are 1 at a word's tokens and 0 elsewhere gives a word's column, with whatever mask
-the layer has. Hooks further in are seen at work: a word that is strengthened has a stronger map.
+the layer has. Hooks further in have their effect: a word that is strengthened has a stronger map.
 
-Within a region, a concept's heads attend more or less than the average head, which has 1:
+Within a region, a concept's heads attend to a word more or less than the average head, which has 1:
 
     region[c, w] = Σ_h R[c, h] A[h, region, w] / Σ_h A[h, region, w]
 """
@@ -24,23 +24,24 @@ from torch import Tensor
 from headwise.errors import HeadwiseError, HookMisuse
 from headwise.measuring.relevance import Relevance
 from headwise.model.heads import HeadMap
+from headwise.model.hooks import Hook
 from headwise.model.sites import Attend, DenoiserCall, Site
 from headwise.model.tokens import Word, split_words
 
 __all__ = ["AttentionMaps", "WordMaps", "region_relevance"]
 
 Box = tuple[float | int, float | int, float | int, float | int]
-WHOLE: Box = (0.0, 0.0, 1.0, 1.0)
+FULL: Box = (0.0, 0.0, 1.0, 1.0)
 
 
 @dataclass(frozen=True, eq=False)
 class WordMaps:
-    """The maps of one picture, averaged over the denoiser calls.
+    """The maps of one image, averaged over the denoiser calls.
 
     Args:
-        words: Of the prompt, in order; those that the denoiser does not read are attended to nowhere.
-        layers: A of each layer of the head map, on the layer's own grid.
-        head_map: Whose heads.
+        words: The words of the prompt, in order; a word that the denoiser does not read has maps of zeros.
+        layers: The maps A of each layer of the head map, on the layer's own grid.
+        head_map: The head map of the model.
     """
 
     words: tuple[Word, ...]
@@ -49,11 +50,11 @@ class WordMaps:
 
     def of(self, head: int) -> Float[np.ndarray, "height width words"]:
         """The maps of one head by its index."""
-        self.head_map.address(head)  # refuses a head that is not there
+        self.head_map.address(head)  # refuses an index beyond the last head
         for maps, (start, stop) in zip(self.layers, self.head_map.slices, strict=True):
             if head < stop:
                 return maps[head - start]
-        raise AssertionError("the head map knows this head")
+        raise AssertionError("the head map has this head")
 
     def together(self) -> Float[np.ndarray, "height width words"]:
         """The mean over all heads, at the finest grid of any layer."""
@@ -64,58 +65,57 @@ class WordMaps:
             total += F.interpolate(of_layer[None], (height, width), mode="bilinear")[0]
         return (total / self.head_map.all_heads).permute(1, 2, 0).numpy()
 
-    def within(self, box: Box = WHOLE) -> Float[np.ndarray, "all_heads words"]:
-        """How much each head attends to each word within a part of the picture.
+    def within(self, box: Box = FULL) -> Float[np.ndarray, "all_heads words"]:
+        """How much each head attends to each word within a region of the image.
 
         Args:
-            box: Left, top, right and bottom as shares of the picture, 0 … 1; positions that lie in it in part
-                count in part.
+            box: Left, top, right and bottom as shares of the image, 0 … 1; positions that lie in the box in
+                part count in part.
         """
         left, top, right, bottom = box
         if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
             raise HeadwiseError(
                 f"The box {box} was given; expected left < right and top < bottom, all from 0 to 1."
             )
-        found = []
+        attention = []
         for maps in self.layers:
             rows, columns = _share(maps.shape[1], top, bottom), _share(maps.shape[2], left, right)
-            found.append(np.einsum("hyxw,y,x->hw", maps, rows, columns))
-        return np.concatenate(found)
+            attention.append(np.einsum("hyxw,y,x->hw", maps, rows, columns))
+        return np.concatenate(attention)
 
 
 def region_relevance(
-    maps: WordMaps, relevance: Relevance, box: Box = WHOLE
+    maps: WordMaps, relevance: Relevance, box: Box = FULL
 ) -> tuple[Float[np.ndarray, " concepts"], Float[np.ndarray, "concepts words"]]:
-    """How much more than the average head a concept's heads attend to the prompt in a part of the picture.
+    """How much more than the average head a concept's heads attend to the prompt in a region of the image.
 
     Args:
-        maps: Of the picture.
-        relevance: Of a model with the same heads.
-        box: As in `WordMaps.within`.
+        maps: The maps of the image.
+        relevance: The relevance measured on a model with the same heads.
+        box: The region, as in `WordMaps.within`.
 
     Returns:
-        To all words together, and to each; 1 is the average head.
+        The ratio for all words together, and for each word; 1 is the average head.
     """
     if relevance.head_map is not None:
         relevance.head_map.require(maps.head_map, "The relevance", "the picture's model")
-    heard = maps.within(box).astype(np.float64)
-    in_all, each = heard.sum(1), heard.sum(0)
-    tiny = np.finfo(np.float64).tiny  # a word that nobody attends to is pulled by nobody
-    return relevance.values @ in_all / max(in_all.sum(), tiny), relevance.values @ heard / np.maximum(
-        each, tiny
-    )
+    attention = maps.within(box).astype(np.float64)  # A[h, region, w]
+    of_heads, of_words = attention.sum(1), attention.sum(0)
+    tiny = np.finfo(np.float64).tiny  # a word that no head attends to has ratio 0
+    together = relevance.values @ of_heads / max(of_heads.sum(), tiny)
+    return together, relevance.values @ attention / np.maximum(of_words, tiny)
 
 
-class AttentionMaps:
-    """A hook that keeps the maps of one picture of the batch.
+class AttentionMaps(Hook):
+    """A hook that records the maps of one image of the batch.
 
-        seen = AttentionMaps()
-        with hooked(pipe, seen):
+        recorder = AttentionMaps()
+        with hooked(pipe, recorder):
             pipe("a red car")
-        seen.take().of(37)
+        recorder.take().of(37)
 
     Args:
-        picture: Which of the batch.
+        picture: The index of the image in the batch.
     """
 
     def __init__(self, picture: int = 0) -> None:
@@ -130,50 +130,50 @@ class AttentionMaps:
         if not self.calls:
             if self.picture >= len(call.prompts):
                 raise HookMisuse(
-                    f"Picture {self.picture} was to be looked at; the batch has {len(call.prompts)} prompts. "
-                    "Call the pipeline with `prompt`, and count pictures from 0."
+                    f"Image {self.picture} was to be recorded; the batch has {len(call.prompts)} prompts. "
+                    "Call the pipeline with `prompt`, and count images from 0."
                 )
             self._read(call)
         self.calls += 1
 
     def __call__(self, attend: Attend, site: Site, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Keep the map, and attend as ever."""
+        """Record the map, and attend unchanged."""
         if site.call.prompted:
             with torch.no_grad():
-                self._look(attend, site, query, key, value)
+                self._record(attend, site, query, key, value)
         return attend(query, key, value)
 
     def take(self) -> WordMaps:
-        """The maps of the picture since the last time; then forget it."""
+        """The maps recorded since the last time, which are then forgotten."""
         if not self.calls or len(self.sums) != len(self.head_map):
-            raise HookMisuse("No whole picture was seen. Call the pipeline inside `hooked` first.")
-        layers = tuple((self.sums[i] / self.looks[i]).cpu().numpy() for i in range(len(self.head_map)))
-        found = WordMaps(self.words, layers, self.head_map)
+            raise HookMisuse("No image was generated. Call the pipeline inside `hooked` first.")
+        layers = tuple((self.sums[i] / self.counts[i]).cpu().numpy() for i in range(len(self.head_map)))
+        maps = WordMaps(self.words, layers, self.head_map)
         self._forget()
-        return found
+        return maps
 
     def _forget(self) -> None:
         self.calls, self.head_map, self.words = 0, HeadMap(()), tuple[Word, ...]()
         self.sums: dict[int, Tensor] = {}
-        self.looks: dict[int, int] = {}
+        self.counts: dict[int, int] = {}
 
     def _read(self, call: DenoiserCall) -> None:
-        self.words = split_words(call.readers, call.prompts[self.picture])
-        self.owned = torch.zeros(call.tokens, len(self.words))
+        self.words = split_words(call.segments, call.prompts[self.picture])
+        self.is_of_word = torch.zeros(call.tokens, len(self.words))
         for w, word in enumerate(self.words):
-            self.owned[[p for p in word.positions if p < call.tokens], w] = 1
+            self.is_of_word[[p for p in word.positions if p < call.tokens], w] = 1
 
-    def _look(self, attend: Attend, site: Site, query: Tensor, key: Tensor, value: Tensor) -> None:
-        owned = value.new_zeros(key.shape[-2], len(self.words))
-        owned[site.text] = self.owned.to(owned)
-        seen = attend(query, key, owned.expand(*value.shape[:2], -1, -1))
-        own = seen[site.conditional.start + self.picture].float()
-        self.looks[site.layer] = self.looks.get(site.layer, 0) + 1
-        self.sums[site.layer] = self.sums.get(site.layer, 0) + own.unflatten(1, (site.height, site.width))
+    def _record(self, attend: Attend, site: Site, query: Tensor, key: Tensor, value: Tensor) -> None:
+        is_of_word = value.new_zeros(key.shape[-2], len(self.words))
+        is_of_word[site.text] = self.is_of_word.to(is_of_word)
+        columns = attend(query, key, is_of_word.expand(*value.shape[:2], -1, -1))
+        maps = columns[site.conditional.start + self.picture].float()
+        self.counts[site.layer] = self.counts.get(site.layer, 0) + 1
+        self.sums[site.layer] = self.sums.get(site.layer, 0) + maps.unflatten(1, (site.height, site.width))
 
 
 def _share(positions: int, start: float | int, stop: float | int) -> Float[np.ndarray, " positions"]:
-    """How much of each of so many positions lies between two shares of the whole; they sum to 1."""
+    """The share of a stretch, from `start` to `stop` of an axis, that falls on each of its positions."""
     edges = np.arange(positions + 1) / positions
     covered = np.clip(np.minimum(edges[1:], stop) - np.maximum(edges[:-1], start), 0, None)
     return covered / covered.sum()

@@ -1,30 +1,30 @@
-r"""The probe: every head votes for the concept its picture attends to most.
+r"""The probe: every head votes for the concept its image attends to most.
 
-At each call of the denoiser and each layer, one word w_c is drawn for every concept c, once or several times
-(estimators.py). The words' tokens stand side by side after one start token, with keys K; with the layer's own
-queries Q, for one picture, one head and one draw,
+At each call of the denoiser and each layer, one word w_c is sampled for every concept c, once or several
+times (estimators.py). The words' tokens stand side by side after one start token, with keys K; with the
+layer's own queries Q, for one image, one head and one sample,
 
     A    = softmax(Q Kᵀ/√d)                    "pixels tokens"
     a[c] = mean over the tokens of w_c of the mean over pixels of A
     vote = argmax_c a[c]                       the first of equals
 
-The picture is not touched: the hook looks at Q and passes everything on. Only conditional rows are looked at.
+The image is not changed: the hook reads Q and passes everything on. Only conditional rows vote.
 
 The keys of all concept words are the denoiser's own: it reads them once more in place of the prompt, beside
-the picture and unseen by it. In cross-attention they depend on nothing else, so that happens once. In joint
-attention the text passes through the layers together with the pixels, so that it happens after every call:
-with the pixels' keys K₀ and values V₀ of that call's own layer, a word's tokens with queries q, keys k and
-values v go on with
+the image and without effect on it (`DenoiserCall.encode_text`). In cross-attention they depend on nothing
+else, so that happens once. In joint attention the text passes through the layers together with the pixels, so
+that it happens after every call: with the pixels' keys K₀ and values V₀ of that call's own layer, a word's
+tokens with queries q, keys k and values v go on with
 
     softmax(q [K₀ ; k]ᵀ/√d) [V₀ ; v]
 
-which is what they would do as a prompt of this one word, were the picture not to look back at it.
+as if each word were the whole prompt and pixels did not attend to text.
 
-Draws come from (seed, picture) alone, and of one picture's calls the first n are the same however many
+Samples come from (seed, picture) alone, and of one image's calls the first n are the same however many
 follow.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -36,6 +36,7 @@ from headwise.errors import HookMisuse, LayerNotReached, ModelNotLoaded, NotFini
 from headwise.measuring.concepts import ConceptSet, WordEmbeddings
 from headwise.measuring.word_samples import PackedWords, WordTokens, sample_words
 from headwise.model.heads import HeadMap
+from headwise.model.hooks import Hook
 from headwise.model.sites import Attend, DenoiserCall, Site
 
 __all__ = ["ConceptProbe", "attention_to", "preferred", "token_attention"]
@@ -44,53 +45,55 @@ __all__ = ["ConceptProbe", "attention_to", "preferred", "token_attention"]
 def token_attention(
     query: Float[Tensor, "pictures heads pixels dim"],
     key: Float[Tensor, "pictures heads tokens dim"],
-    shown: PackedWords,
+    words: PackedWords,
 ) -> Float[Tensor, "pictures heads concepts word_tokens"]:
     """The attention of each head to each token of each concept's word, the mean over pixels.
 
     Args:
-        query, key: Of one layer; the key already scaled by 1/√d.
-        shown: Which tokens the keys belong to; what stands beyond a shorter word's tokens has no share in it.
+        query: The queries of one layer.
+        key: The keys of the packed words at this layer, already scaled by 1/√d.
+        words: Which tokens the keys belong to; where a word is shorter, the result is to have no weight.
     """
-    scores = (query @ key.transpose(-1, -2)).masked_fill_(shown.padding[:, None, None], -torch.inf)
-    tokens = torch.softmax(scores, -1, dtype=shown.share.dtype).mean(-2)
-    place = shown.place.flatten(1)[:, None].expand(-1, tokens.shape[1], -1)
-    return tokens.gather(-1, place).unflatten(-1, shown.place.shape[1:])
+    scores = (query @ key.transpose(-1, -2)).masked_fill_(words.padding[:, None, None], -torch.inf)
+    tokens = torch.softmax(scores, -1, dtype=words.token_weight.dtype).mean(-2)
+    index = words.token_index.flatten(1)[:, None].expand(-1, tokens.shape[1], -1)
+    return tokens.gather(-1, index).unflatten(-1, words.token_index.shape[1:])
 
 
 def attention_to(
     query: Float[Tensor, "pictures heads pixels dim"],
     key: Float[Tensor, "pictures heads tokens dim"],
-    shown: PackedWords,
+    words: PackedWords,
 ) -> Float[Tensor, "pictures heads concepts"]:
     """The pooled attention a[c] of each head to the word of each concept, the mean over its tokens."""
-    return (token_attention(query, key, shown) * shown.share[:, None]).sum(-1)
+    return (token_attention(query, key, words) * words.token_weight[:, None]).sum(-1)
 
 
 def preferred(
     attention: Float[Tensor, "pictures heads concepts"],
 ) -> Int[Tensor, "pictures heads"]:
-    """The concept that each head's picture attends to most; −1 where attention is not finite."""
+    """The concept that each head attends to most; −1 where attention is not finite."""
     return torch.where(attention.isfinite().all(-1), attention.argmax(-1), -1)
 
 
-class ConceptProbe:
-    """A hook that votes.
+class ConceptProbe(Hook):
+    """A hook that lets every head vote.
 
         probe = ConceptProbe(pipe, ConceptSet.load("paper34"), seed=0)
         with hooked(pipe, probe):
-            probe.begin([0, 1]); pipe(["a dog", "a cat"])
+            probe.begin([0, 1])
+            pipe(["a dog", "a cat"])
         winners = probe.take()
 
     Args:
         pipe: The pipeline that will be hooked.
         concepts: The concepts to choose between.
-        seed: Of the word draws.
-        embeddings: What `concepts.embed(pipe)` gave, if it is at hand.
-        samples_per_call: How often a word of each concept is sampled at each call and layer.
+        seed: The seed of the sampled words.
+        embeddings: The result of `concepts.embed(pipe)`, if it is at hand.
+        samples_per_call: How many words of each concept are sampled at each call and layer.
     """
 
-    kinds = ("cross", "joint", "text")
+    kinds = ("cross", "joint")
 
     def __init__(
         self,
@@ -104,22 +107,23 @@ class ConceptProbe:
         self.concepts, self.seed, self.head_map = concepts, seed, HeadMap.of(pipe)
         self.tokens = WordTokens(embeddings or concepts.embed(pipe))
         self.keys: dict[int, Tensor] = {}  # of all words at each cross-attention layer
-        self.seen: dict[int, tuple[Tensor, Tensor, Tensor]] = {}  # of pixels at each joint attention layer
-        self.travelling = False
+        self.pixels: dict[int, _Pixels] = {}  # of the call under way at each joint attention layer
         self.begin(None)
 
     def begin(self, pictures: Sequence[int] | None) -> None:
-        """Forget the last pictures and expect those of these numbers (0, 1, … if None) in the next call."""
+        """Forget the last images and expect those of these numbers (0, 1, … if None) in the next call."""
         self.pictures = None if pictures is None else tuple(pictures)
-        self.drawn: np.ndarray | None = None
+        self.samples: np.ndarray | None = None
         self.winners: dict[tuple[int, int], Tensor] = {}
-        self.shown: list[list[PackedWords]] = []  # of the call under way, each layer's draws
+        self.packed: list[list[PackedWords]] = []  # of the call under way, the samples of each layer
         self.votes: list[Tensor | None] = []
 
     def prepare(self, call: DenoiserCall) -> None:
-        """Draw the words of this call, and make their keys for cross-attention."""
+        """Sample the words of this call, and have their keys for cross-attention read."""
         if not self.keys and any(layer.kind == "cross" for layer in self.head_map):
-            self._travel(call, 1)
+            reading = _ReadKeys(self.tokens.word_id)
+            self._read_words(call, reading, 1)
+            self.keys = reading.keys
         self.votes = [None] * len(self.head_map)
         if not call.prompted:
             return
@@ -127,36 +131,40 @@ class ConceptProbe:
             raise HookMisuse(
                 "The probe saw a second pipeline call. Take the votes of each call and begin anew."
             )
-        drawn, wide = self._draws(call), torch.promote_types(self.tokens.embeddings.dtype, torch.float32)
-        self.shown = [
-            [self.tokens.pack(drawn[:, n, layer]).to(call.device, wide) for n in range(self.samples_per_call)]
+        samples = self._samples(call)
+        wide = torch.promote_types(self.tokens.embeddings.dtype, torch.float32)
+        self.packed = [
+            [
+                self.tokens.pack(samples[:, n, layer]).to(call.device, wide)
+                for n in range(self.samples_per_call)
+            ]
             for layer in range(len(self.head_map))
         ]
 
     def __call__(self, attend: Attend, site: Site, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Vote, and attend as ever."""
+        """Vote, or in joint attention keep what a vote needs, and attend unchanged."""
         with torch.no_grad():
-            if self.travelling and site.kind == "text":
-                return self._follow(site, query, key, value)
-            if self.travelling and site.kind == "cross":
-                self.keys[site.layer] = key[0] * key.shape[-1] ** -0.5
-            elif site.kind == "cross":
-                self._look(site, query[site.conditional])
-            elif site.kind == "joint" and not self.travelling:
-                self._keep(site, query, key, value)
+            rows = query[site.conditional]
+            if site.kind == "cross" and len(rows):
+                self._vote(site, rows, self.keys[site.layer][None].expand(len(rows), -1, -1, -1))
+            elif len(rows):
+                pixel_key, pixel_value = (
+                    _of_pixels(tensor[site.conditional], site.text) for tensor in (key, value)
+                )
+                self.pixels[site.layer] = (rows, pixel_key, pixel_value)
         return attend(query, key, value)
 
     def finish(self, call: DenoiserCall) -> None:
-        """Send the concept words after the pixels of joint attention, and let the heads vote."""
-        if self.seen:
-            self._travel(call, call.pictures)
-            self.seen = {}
+        """Have the words read beside the pixels of joint attention, where the heads vote, and count."""
+        if self.pixels:
+            self._read_words(call, _ReadKeys(self.tokens.word_id, self.pixels, self._vote), call.pictures)
+            self.pixels = {}
         for layer, votes in enumerate(self.votes):
             if votes is not None:
                 self.winners[call.step, layer] = votes
 
-    def take(self) -> Int[np.ndarray, "pictures steps draws all_heads"]:
-        """The concept each head preferred at each call and draw since `begin`; then forget it."""
+    def take(self) -> Int[np.ndarray, "pictures steps samples all_heads"]:
+        """The concept each head preferred at each call and sample since `begin`; then forget it."""
         steps = 1 + max((step for step, _ in self.winners), default=-1)
         expected = [(step, layer) for step in range(steps) for layer in range(len(self.head_map))]
         if not steps or len(expected) != len(self.winners):
@@ -178,67 +186,85 @@ class ConceptProbe:
             )
         return winners
 
-    def _travel(self, call: DenoiserCall, travellers: int) -> None:
+    def _read_words(self, call: DenoiserCall, reading: "_ReadKeys", rows: int) -> None:
         """Let the denoiser read all concept words, side by side, in place of the prompt."""
-        if call.travel is None:
-            raise HookMisuse("The probe was asked to prepare outside `hooked`. Enter the context first.")
-        width, reads = self.tokens.embeddings.shape[-1], call.width
-        if reads not in (0, width):
+        if call.encode_text is None:
+            raise HookMisuse("The probe was prepared outside `hooked`. Enter the context first.")
+        width = self.tokens.embeddings.shape[-1]
+        if call.width not in (0, width):
             raise ModelNotLoaded(
-                f"The denoiser reads text {reads} wide, the concept words' embeddings are {width} wide. "
+                f"The denoiser reads text {call.width} wide, the concept words' embeddings are {width} wide. "
                 "Embed them with the same pipeline."
             )
-        self.travelling = True
-        try:
-            call.travel(self, self.tokens.embeddings, travellers)
-        finally:
-            self.travelling = False
-
-    def _keep(self, site: Site, query: Tensor, key: Tensor, value: Tensor) -> None:
-        """What the concept words will need of this layer's pixels."""
-        mine = [tensor[site.conditional] for tensor in (query, key, value)]
-        if len(mine[0]):
-            self.seen[site.layer] = (mine[0], _pixels(mine[1], site.text), _pixels(mine[2], site.text))
-
-    def _follow(self, site: Site, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Vote with the words' keys here, and let each word attend to the pixels, the start and itself."""
-        pixels, pixel_keys, pixel_values = self.seen[site.layer]
-        own_keys, own_values = key[..., site.text, :], value[..., site.text, :]
-        self._vote(site, pixels, own_keys * pixels.shape[-1] ** -0.5)
-        owner = self.tokens.owner.to(query.device)
-        allowed = (owner[:, None] == owner) | (owner == -1)
-        allowed = torch.cat([allowed.new_ones(len(owner), pixel_keys.shape[-2]), allowed], 1)
-        keys, values = torch.cat([pixel_keys, own_keys], -2), torch.cat([pixel_values, own_values], -2)
-        return torch.nn.functional.scaled_dot_product_attention(query, keys, values, attn_mask=allowed)
-
-    def _look(self, site: Site, query: Tensor) -> None:
-        if len(query):
-            self._vote(site, query, self.keys[site.layer][None].expand(len(query), -1, -1, -1))
+        call.encode_text(reading, self.tokens.embeddings, rows)
 
     def _vote(self, site: Site, query: Tensor, keys: Float[Tensor, "pictures heads all_tokens dim"]) -> None:
+        """The concept that each head prefers, of each sample of words at this layer."""
         votes = []
-        for shown in self.shown[site.layer]:
+        for words in self.packed[site.layer]:
             key = torch.stack(
-                [of_picture[:, own] for of_picture, own in zip(keys, shown.tokens, strict=True)]
+                [of_picture[:, tokens] for of_picture, tokens in zip(keys, words.tokens, strict=True)]
             )
-            votes.append(preferred(attention_to(query, key, shown)))
+            votes.append(preferred(attention_to(query, key, words)))
         self.votes[site.layer] = torch.stack(votes, 1)
 
-    def _draws(self, call: DenoiserCall) -> Int[np.ndarray, "pictures draws layers concepts"]:
+    def _samples(self, call: DenoiserCall) -> Int[np.ndarray, "pictures samples layers concepts"]:
         numbers = self.pictures or tuple(range(call.pictures))
         if len(numbers) != call.pictures:
             raise HookMisuse(
                 f"The probe was to see {len(numbers)} pictures, but {call.pictures} rows carry a prompt."
             )
         start, stop = call.step * self.samples_per_call, (call.step + 1) * self.samples_per_call
-        if self.drawn is None or self.drawn.shape[1] < stop:
-            # How many calls will come is not known; longer draws begin as shorter ones.
-            often, layers = max(64, 2 * stop), len(self.head_map)
-            drawn = [sample_words(self.seed, n, often, layers, self.tokens.counts) for n in numbers]
-            self.drawn = np.stack(drawn)
-        return self.drawn[:, start:stop]
+        if self.samples is None or self.samples.shape[1] < stop:
+            # How many calls will come is unknown; longer samples begin as shorter ones.
+            length, layers = max(64, 2 * stop), len(self.head_map)
+            samples = [sample_words(self.seed, n, length, layers, self.tokens.counts) for n in numbers]
+            self.samples = np.stack(samples)
+        return self.samples[:, start:stop]
 
 
-def _pixels(tensor: Tensor, text: slice) -> Tensor:
-    """The keys or values of the pixels, copied so that the text's can be forgotten."""
+_Pixels = tuple[Tensor, Tensor, Tensor]  # queries, keys and values
+
+
+class _ReadKeys(Hook):
+    """A hook that gets the keys of concept words where the denoiser reads these in place of the prompt.
+
+    Args:
+        word_id: The word that each token is of, −1 for the start token.
+        pixels: The queries, keys and values of pixels at each joint attention layer.
+        on_keys: Called in joint attention with the site, the pixels' queries and the words' keys, scaled.
+
+    Attributes:
+        keys: The words' keys at each cross-attention layer, scaled by 1/√d.
+    """
+
+    kinds = ("cross", "text")
+
+    def __init__(
+        self,
+        word_id: Int[Tensor, " all_tokens"],
+        pixels: dict[int, _Pixels] | None = None,
+        on_keys: Callable[[Site, Tensor, Tensor], None] | None = None,
+    ) -> None:
+        self.word_id, self.pixels, self.on_keys = word_id, pixels or {}, on_keys
+        self.keys: dict[int, Tensor] = {}
+
+    def __call__(self, attend: Attend, site: Site, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Keep the keys, or in joint attention let each word attend to the pixels, the start and itself."""
+        if site.kind == "cross":
+            self.keys[site.layer] = key[0] * key.shape[-1] ** -0.5
+            return attend(query, key, value)
+        pixel_query, pixel_key, pixel_value = self.pixels[site.layer]
+        key, value = key[..., site.text, :], value[..., site.text, :]
+        if self.on_keys is not None:
+            self.on_keys(site, pixel_query, key * pixel_query.shape[-1] ** -0.5)
+        word_id = self.word_id.to(query.device)
+        allowed = (word_id[:, None] == word_id) | (word_id == -1)
+        allowed = torch.cat([allowed.new_ones(len(word_id), pixel_key.shape[-2]), allowed], 1)
+        keys, values = torch.cat([pixel_key, key], -2), torch.cat([pixel_value, value], -2)
+        return torch.nn.functional.scaled_dot_product_attention(query, keys, values, attn_mask=allowed)
+
+
+def _of_pixels(tensor: Tensor, text: slice) -> Tensor:
+    """The keys or values of the pixels, copied so that the text's can be freed."""
     return (tensor[..., : text.start, :] if text.start else tensor[..., text.stop :, :]).contiguous()

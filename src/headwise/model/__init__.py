@@ -3,9 +3,13 @@
     heads       which attention heads read text, in one fixed order
     tokens      words of a prompt -> positions of their tokens
     pipelines   loading a pipeline, and what only its insides can answer
-    generate    picture i of seed s, the same in any batch
-    sites       what a hook is told: the layer, the denoiser call, the rows of the batch
+    generate    image i of seed s, the same in any batch
+    sites       what a hook receives: the layer, the denoiser call, the rows of the batch
+    hooks       `Hook`, the whole protocol on one screen
     attention   `hooked`, the one way into a pipeline
+    intercept   one layer's attention, computed by the hooks
+    steps       latents between denoiser calls, changed by the hooks
+    replacing   what is replaced in a pipeline meanwhile, and put back
     device      how much memory a pipeline holds
 
 Nothing outside this package knows how diffusers works inside.

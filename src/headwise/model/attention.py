@@ -1,49 +1,38 @@
-r"""The one door through which anything enters a pipeline.
+r"""`hooked`, the one door through which anything enters a pipeline.
 
-A cross-attention layer computes `attend(q, k, v) = softmax(q kᵀ/√d) v`. A hook stands in that place:
-
-    hook(attend, site, query, key, value) → output
-
-and `lambda attend, site, q, k, v: attend(q, k, v)` is the hook that does nothing. `attend` is the model's own
-fused kernel, with the mask and scale its processor asked for; of several hooks each one's `attend` is the
-next hook. A hook that has a method `prepare(call)` is told of each denoiser call before it begins, outside
-whatever `torch.compile` compiled. A hook with an attribute `kinds` that holds "self" also stands at the
-self-attention beside each of these layers, where keys are pixels too. One with an attribute `features`,
-module paths of residual blocks, gets each one's output by its method `feature(output)` and returns what to go
-on with. One with a method `finish(call)` is told when the denoiser call has ended.
-
-Where text and pixels are attended jointly, a hook gets the pixels' queries, and `site.text` says which keys
-are text; the text's own queries go to hooks whose `kinds` hold "text", and else are left alone.
-
-No processor is replaced. While the context is open, the forward of every layer of the head map runs inside a
-`TorchFunctionMode` that meets the layer's first call of `scaled_dot_product_attention`: norms, LoRA and
-rotations have then been applied, and the processor, whichever of diffusers' many it is, does the rest as
-ever. (Of an IP-Adapter's several calls the first is the one that reads the prompt.)
+While the context is open, the forward of every layer of the head map runs inside an `Intercept`
+(intercept.py), and the hooks (hooks.py) compute its attention. Where text and pixels are attended jointly, a
+hook gets the pixels' queries, and `site.text` says which keys are text.
 
 Which rows carry the prompt is the pipeline's own knowledge, so for the time of the context the pipeline's
-class is a subclass of itself whose `__call__` notes when a call begins and ends; that makes `site.step`
-restart with each call.
+`__call__` goes through it too (replacing.py); that makes `site.step` restart with each call, and lets hooks
+change latents before the first step and after each one (steps.py).
 """
 
 import functools
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Float
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from headwise.errors import HookMisuse, LayerNotReached
-from headwise.model.heads import HeadMap, denoiser_of, text_first, wrapped_denoiser_of
+from headwise.model.heads import HeadMap, denoiser_of, wrapped_denoiser_of
+from headwise.model.hooks import as_hook, overrides
+from headwise.model.intercept import Intercept
 from headwise.model.pipelines import text_segments
+from headwise.model.replacing import (
+    Undo,
+    register_feature,
+    replace_cache_context,
+    replace_call,
+    replace_forward,
+)
 from headwise.model.sites import (
-    Attend,
     AttentionHook,
     DenoiserCall,
     PipelineCall,
@@ -51,11 +40,13 @@ from headwise.model.sites import (
     crop_latents,
     grid_of,
     latents_in,
+    layer_grid,
     least_side,
     rows_of,
 )
+from headwise.model.steps import FirstCall, add_after_step, moved_start, require_steps
 
-__all__ = ["Attend", "AttentionHook", "DenoiserCall", "Site", "hooked"]
+__all__ = ["hooked"]
 
 
 @contextmanager
@@ -64,58 +55,66 @@ def hooked(pipe: Any, *hooks: AttentionHook) -> Iterator[Any]:
 
     Args:
         pipe: The user's pipeline (or a bare denoiser: then every row is conditional).
-        hooks: Outermost first.
+        hooks: Hooks and plain callables, outermost first.
 
     Raises:
-        HookMisuse: The same hook is entered twice, returns another shape than attend's, or somebody else
-            replaced a layer's forward meanwhile.
+        HookMisuse: The same hook is entered twice, returns another shape than attend's, changes latents in a
+            pipeline that cannot be called with them, or something else replaced a layer's forward meanwhile.
         LayerNotReached: On a clean exit, if the denoiser was called and a layer was not.
     """
-    door = _Hooked(pipe, hooks)
+    context = _Hooked(pipe, hooks)
     try:
-        door.open()
+        context.open()
         yield pipe
     except BaseException:
-        door.close()
+        context.close()
         raise
-    overwritten = door.close()
+    overwritten = context.close()
     if overwritten:
         raise HookMisuse(
             f"Something else replaced the forward of {overwritten[0]} while it was hooked "
             "and has left it replaced. Enable offloading, adapters and the like before `hooked`, "
             "or undo them inside it."
         )
-    door.require_reached()
+    context.require_reached()
 
 
-_in_use: "WeakKeyDictionary[nn.Module, list[AttentionHook]]" = WeakKeyDictionary()
+@dataclass(eq=False)
+class _Shared:
+    """What all contexts that are open on one denoiser have in common.
+
+    Args:
+        hooks: The hooks in use, as the user passed them.
+        in_side_pass: The context whose hook has the denoiser run beside its calls; others stand aside.
+        beginning: The context that only begins a pipeline call, to learn the first denoiser call.
+    """
+
+    hooks: list[AttentionHook] = field(default_factory=list)
+    in_side_pass: "_Hooked | None" = None
+    beginning: "_Hooked | None" = None
+
+
+_shared: "WeakKeyDictionary[nn.Module, _Shared]" = WeakKeyDictionary()
 
 
 class _Hooked:
     """What one `hooked` put into a pipeline, and how to take it out again."""
 
     def __init__(self, pipe: Any, hooks: tuple[AttentionHook, ...]) -> None:
-        self.pipe, self.hooks = pipe, hooks
+        self.pipe, self.passed, self.hooks = pipe, hooks, tuple(map(as_hook, hooks))
         self.denoiser = denoiser_of(pipe)
         self.head_map = HeadMap.of(self.denoiser)
+        self.shared = _shared.setdefault(self.denoiser, _Shared())
         self.call: PipelineCall | None = None
         self.direct = PipelineCall((), 0, text_segments(pipe))  # denoiser calls outside any pipeline call
-        self.now = DenoiserCall()
+        self.now = self.now_prompted = DenoiserCall()
         self.prompted = True  # until a pipeline says that a call is the unconditional one
         self.completed, self.reached = 0, [False] * len(self.head_map)
-        self.undo: list[Callable[[], str | None]] = []
+        self.undo: list[Undo] = []
 
     def open(self) -> None:
-        """Lead every layer through the door; HookMisuse if a hook is in use already."""
-        active = _in_use.setdefault(self.denoiser, [])
-        for i, hook in enumerate(self.hooks):
-            if any(hook is other for other in (*active, *self.hooks[:i])):
-                raise HookMisuse(
-                    f"{hook!r} is already hooked into this pipeline. Leave the first context before entering "
-                    "again, or make a second hook."
-                )
-        active.extend(self.hooks)
-        self.undo.append(lambda: _forget(active, self.hooks))
+        """Put the hooks at every layer; HookMisuse if one is in use already."""
+        self._enlist()
         # On the torch.compile wrapping where there is one: counting then happens outside the compiled graph.
         outer = wrapped_denoiser_of(self.pipe)
         before = outer.register_forward_pre_hook(self._begin, with_kwargs=True)
@@ -123,21 +122,22 @@ class _Hooked:
         self.undo += [before.remove, after.remove]
         modules = dict(self.denoiser.named_modules())
         for index, layer in enumerate(self.head_map):
-            self.undo.append(_replace_forward(layer.address, modules[layer.address], self._through(index)))
+            wrap = functools.partial(self._wrapped, index, layer.kind)
+            self.undo.append(replace_forward(layer.address, modules[layer.address], wrap))
             beside = _self_attention_beside(layer.address)
-            if beside in modules and any("self" in _kinds(hook) for hook in self.hooks):
-                through = self._through(index, "self")
-                self.undo.append(_replace_forward(beside, modules[beside], through))
+            if beside in modules and any("self" in hook.kinds for hook in self.hooks):
+                wrap = functools.partial(self._wrapped, index, "self")
+                self.undo.append(replace_forward(beside, modules[beside], wrap))
         for hook in self.hooks:
-            for address in getattr(hook, "features", ()):
-                self.undo.append(_hand_on(modules, address, hook))
+            self.undo += [register_feature(modules, address, hook) for address in hook.features]
         if hasattr(self.denoiser, "cache_context"):
-            self.undo.append(_note_context(self.denoiser, self))
-        if not isinstance(self.pipe, nn.Module):
-            self.undo.append(_replace_call(self.pipe, self))
+            self.undo.append(replace_cache_context(self.denoiser, self._note_prompted))
+        if callable(self.pipe) and not isinstance(self.pipe, nn.Module):
+            require_steps(self.pipe, self.hooks)
+            self.undo.append(replace_call(self.pipe, self._call_pipeline))
 
     def close(self) -> list[str]:
-        """Undo everything, last first; the addresses at which somebody else had been meanwhile."""
+        """Undo everything, last first; the addresses whose forward something else had replaced meanwhile."""
         overwritten = [undo() for undo in reversed(self.undo)]
         return [address for address in overwritten if address is not None]
 
@@ -152,11 +152,62 @@ class _Hooked:
                 + "The denoiser must run all its layers; switch off caching and layer skipping."
             )
 
+    def _enlist(self) -> None:
+        in_use = self.shared.hooks
+        for i, hook in enumerate(self.passed):
+            if any(hook is other for other in (*in_use, *self.passed[:i])):
+                raise HookMisuse(
+                    f"{hook!r} is already hooked into this pipeline. Leave the first context before entering "
+                    "again, or make a second hook."
+                )
+        in_use.extend(self.passed)
+
+        def dismiss() -> None:
+            in_use[:] = [other for other in in_use if all(other is not hook for hook in self.passed)]
+
+        self.undo.append(dismiss)
+
+    def _note_prompted(self, prompted: bool) -> None:
+        self.prompted = prompted
+
+    def _call_pipeline(self, run: Callable[..., Any], arguments: inspect.BoundArguments) -> Any:
+        """One call of the pipeline, whose latents hooks may change."""
+        named = inspect.BoundArguments(arguments.signature, arguments.arguments.copy())  # type: ignore[arg-type]
+        named.apply_defaults()
+        outer, self.call = self.call, PipelineCall.of(self.pipe, named.arguments)
+        try:
+            if any(overrides(hook, "before_first_step") for hook in self.hooks) and not self.shared.beginning:
+                self.shared.beginning = self
+                try:
+                    latents = moved_start(self.pipe, self.hooks, run, arguments)
+                finally:
+                    self.shared.beginning = None
+                if latents is not None:
+                    arguments.arguments["latents"] = latents
+            if any(overrides(hook, "after_step") for hook in self.hooks):
+                add_after_step(self.hooks, lambda: self.now_prompted, arguments)
+            return run(*arguments.args, **arguments.kwargs)
+        finally:
+            self.call = outer
+
     def _begin(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
-        given = inspect.signature(self.denoiser.forward).bind_partial(*args, **kwargs).arguments
-        given |= given.pop("kwargs", {})
-        latents = given[latents_in(given)]
+        """Note what a denoiser call holds, before it is made."""
+        if self.shared.beginning not in (None, self):
+            return  # a call that another context will stop
+        inputs = inspect.signature(self.denoiser.forward).bind_partial(*args, **kwargs).arguments
+        inputs |= inputs.pop("kwargs", {})
         call = self.call or self.direct
+        self.now = self._denoiser_call(inputs, call)
+        if self.shared.beginning is self:
+            raise FirstCall(self.now)
+        if self.prompted:
+            self.now_prompted = self.now
+        call.steps += self.prompted
+        for hook in self.hooks:
+            hook.prepare(self.now)
+
+    def _denoiser_call(self, inputs: dict[str, Any], call: PipelineCall) -> DenoiserCall:
+        latents = inputs[latents_in(inputs)]
         rows = latents.shape[0]
         pictures = rows // 2 if self._guided() else rows
         if rows != pictures * (1 + self._guided()):
@@ -164,64 +215,66 @@ class _Hooked:
                 f"The batch has {rows} rows, which are not one with the prompt and one without for each "
                 "picture. Switch off perturbed-attention guidance and its kin."
             )
-        prompts = call.prompts if len(call.prompts) == pictures else call.prompts * pictures
         names = ("encoder_hidden_states", "encoder_hidden_states_t5")
-        text = [given[name] for name in names if isinstance(given.get(name), Tensor)]
-        self.now = DenoiserCall(
+        texts = [inputs[name] for name in names if isinstance(inputs.get(name), Tensor)]
+        now = DenoiserCall(
             step=call.steps if self.prompted else max(0, call.steps - 1),
             steps=self._steps(),
             rows=rows,
             pictures=pictures,
-            grid=grid_of(latents, given),
-            prompts=prompts,
-            tokens=sum(part.shape[1] for part in text),
-            width=text[0].shape[-1] if text else 0,
+            grid=grid_of(latents, inputs),
+            prompts=call.prompts if len(call.prompts) == pictures else call.prompts * pictures,
+            tokens=sum(text.shape[1] for text in texts),
+            width=texts[0].shape[-1] if texts else 0,
             device=latents.device,
-            readers=call.readers,
+            segments=call.segments,
             head_map=self.head_map,
             prompted=self.prompted,
-            again=functools.partial(self._again, given),
-            travel=functools.partial(self._travel, given),
+            scheduler=getattr(self.pipe, "scheduler", None),
         )
-        call.steps += self.prompted
-        for hook in self.hooks:
-            if hasattr(hook, "prepare"):
-                hook.prepare(self.now)
+        now.rerun = functools.partial(self._rerun, now, inputs)
+        now.encode_text = functools.partial(self._encode_text, now, inputs)
+        return now
 
-    def _again(self, given: dict[str, Any], latents: Tensor, timestep: Tensor) -> Any:
-        """The denoiser on other latents, rows with the prompt only; its own forward, which counts no step."""
-        before = self.now
-        own = rows_of(given, before.rows, before.conditional)
-        own |= {latents_in(given): latents, "timestep": timestep}
-        self.now = replace(before, rows=before.pictures)
-        try:
-            return self.denoiser.forward(**own)
-        finally:
-            self.now = before
+    def _rerun(
+        self,
+        call: DenoiserCall,
+        inputs: dict[str, Any],
+        hook: AttentionHook,
+        latents: Tensor,
+        timestep: Tensor,
+    ) -> Any:
+        """The denoiser's output on other latents, as `DenoiserCall.rerun` says."""
+        inputs = rows_of(inputs, call.rows, call.conditional)
+        inputs |= {latents_in(inputs): latents, "timestep": timestep}
+        with self._side_pass(hook, replace(call, rows=call.pictures)):
+            return self.denoiser.forward(**inputs)
 
-    def _travel(self, given: dict[str, Any], hook: AttentionHook, text: Tensor, travellers: int) -> None:
-        """The denoiser reading another text, of some rows with the prompt and a corner of their latents."""
-        before, hooks = self.now, self.hooks
-        first = before.conditional.start
-        own = rows_of(given, before.rows, slice(first, first + travellers))
-        own |= crop_latents(own, least_side(self.denoiser))
-        text = text.to(given["encoder_hidden_states"])
-        own |= {"encoder_hidden_states": text.expand(travellers, -1, -1)}
-        if "txt_ids" in own:
-            own["txt_ids"] = own["txt_ids"][..., :1, :].expand(*text.shape[:1], -1)
-        self.hooks = (hook,)
-        self.now = replace(
-            before,
-            rows=travellers,
-            pictures=travellers,
-            grid=grid_of(own[latents_in(own)], own),
-            tokens=len(text),
-        )
+    def _encode_text(
+        self, call: DenoiserCall, inputs: dict[str, Any], hook: AttentionHook, text: Tensor, rows: int
+    ) -> None:
+        """The denoiser run once on another text, as `DenoiserCall.encode_text` says."""
+        first = call.conditional.start
+        inputs, states = rows_of(inputs, call.rows, slice(first, first + rows)), "encoder_hidden_states"
+        inputs |= crop_latents(inputs, least_side(self.denoiser))
+        text = text.to(inputs[states])
+        inputs[states] = text.expand(rows, -1, -1)
+        if "txt_ids" in inputs:
+            inputs["txt_ids"] = inputs["txt_ids"][..., :1, :].expand(*text.shape[:1], -1)
+        grid = grid_of(inputs[latents_in(inputs)], inputs)
+        beside = replace(call, rows=rows, pictures=rows, grid=grid, tokens=len(text))
+        with self._side_pass(hook, beside), torch.no_grad():
+            self.denoiser.forward(**inputs)
+
+    @contextmanager
+    def _side_pass(self, hook: AttentionHook, call: DenoiserCall) -> Iterator[None]:
+        """The denoiser run beside its calls, with one hook; its own forward, which counts no step."""
+        before, outer = (self.now, self.hooks), self.shared.in_side_pass
+        self.now, self.hooks, self.shared.in_side_pass = call, (as_hook(hook),), self
         try:
-            with torch.no_grad():
-                self.denoiser.forward(**own)
+            yield
         finally:
-            self.now, self.hooks = before, hooks
+            (self.now, self.hooks), self.shared.in_side_pass = before, outer
 
     def _steps(self) -> int:
         """How many denoiser calls this pipeline call will make, as far as the pipeline says."""
@@ -233,36 +286,36 @@ class _Hooked:
     def _finish(self, module: nn.Module, args: tuple, output: Any) -> None:
         self.completed += 1
         for hook in self.hooks:
-            if hasattr(hook, "finish"):
-                hook.finish(self.now)
+            hook.finish(self.now)
 
-    def _through(self, index: int, kind: str = "") -> Callable[[nn.Module, Callable], Callable]:
-        """The forward of layer `index`, or of the self-attention beside it, led through the door."""
+    def _wrapped(self, index: int, kind: str, module: nn.Module, forward: Callable) -> Callable:
+        """The forward of layer `index`, or of the self-attention beside it, with hooks at its attention."""
 
-        def through(module: nn.Module, forward: Callable) -> Callable:
-            @functools.wraps(forward)
-            def met(*args: Any, **kwargs: Any) -> Any:
-                meeting = _Intercept(self, index, module, kind or self.head_map.layers[index].kind)
-                with meeting:
-                    output = forward(*args, **kwargs)
-                if not meeting.held:
-                    raise LayerNotReached(
-                        f"{self.head_map.layers[index].address} is run by "
-                        f"{type(getattr(module, 'processor', module)).__name__}, which does not call "
-                        "scaled_dot_product_attention. Use the fused processor: "
-                        "pipe.unet.set_attn_processor(AttnProcessor2_0())."
-                    )
-                self.reached[index] |= kind != "self"
-                return output
+        @functools.wraps(forward)
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            if self.shared.in_side_pass is not None and self.shared.in_side_pass is not self:
+                return forward(*args, **kwargs)
+            site_of = functools.partial(self._site, index, module)
+            intercept = Intercept(self.hooks, self.now, module, kind, site_of)
+            with intercept:
+                output = forward(*args, **kwargs)
+            if not intercept.met:
+                raise LayerNotReached(
+                    f"{self.head_map.layers[index].address} is run by "
+                    f"{type(getattr(module, 'processor', module)).__name__}, which does not call "
+                    "scaled_dot_product_attention. Use the fused processor: "
+                    "pipe.unet.set_attn_processor(AttnProcessor2_0())."
+                )
+            self.reached[index] |= kind != "self"
+            return output
 
-            return met
+        return wrapped
 
-        return through
-
-    def site(self, index: int, kind: str, module: nn.Module, pixels: int, text: slice) -> Site:
+    def _site(self, index: int, module: nn.Module, kind: str, pixels: int, text: slice) -> Site:
         """Where layer `index` stands in the denoiser call under way."""
         layer, now = self.head_map.layers[index], self.now
-        height, width = self._grid_of(layer.address, pixels)
+        patch = getattr(self.denoiser.config, "patch_size", None) or 1
+        height, width = layer_grid(layer.address, (now.grid[0] // patch, now.grid[1] // patch), pixels)
         return Site(
             layer=index,
             address=layer.address,
@@ -278,185 +331,15 @@ class _Hooked:
         )
 
     def _guided(self) -> bool:
-        """Is the first half of the batch unconditional? Asked each time, as callbacks may end it."""
+        """Is the first half of the batch unconditional? Read anew at each call, as callbacks may end it."""
         if self.call is None or not self.prompted:
             return False
         guided = getattr(self.pipe, "do_classifier_free_guidance", None)
-        if guided is None:  # FLUX is told its guidance as a number
+        if guided is None:  # FLUX gets its guidance as a number
             guided = self.call.guidance_scale > 1 and "guidance_embeds" not in self.denoiser.config
         return bool(guided)
-
-    def _grid_of(self, address: str, pixels: int) -> tuple[int, int]:
-        """The rung with so many pixels on the ladder of halvings, rounded up as strided convolutions do."""
-        patch = getattr(self.denoiser.config, "patch_size", None) or 1
-        height, width = (side // patch for side in self.now.grid)
-        while height * width > pixels and height * width > 1:
-            height, width = -(-height // 2), -(-width // 2)
-        if height * width != pixels:
-            raise HookMisuse(
-                f"{address} has {pixels} pixels, which is no halving of the latents' "
-                f"{self.now.grid[0]} × {self.now.grid[1]}."
-            )
-        return height, width
-
-
-class _Intercept(TorchFunctionMode):
-    """One layer's forward: the first attention it computes goes through the hooks."""
-
-    def __init__(self, door: _Hooked, index: int, module: nn.Module, kind: str) -> None:
-        super().__init__()
-        self.door, self.index, self.module, self.kind, self.held = door, index, module, kind, False
-
-    def __torch_function__(
-        self, func: Callable, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        if func is not F.scaled_dot_product_attention or self.held:
-            return func(*args, **(kwargs or {}))
-        self.held = True
-        return self.hold(func, *args, **(kwargs or {}))
-
-    def hold(
-        self,
-        kernel: Callable,
-        query: Float[Tensor, "batch heads pixels dim"],
-        key: Float[Tensor, "batch heads tokens dim"],
-        value: Float[Tensor, "batch heads tokens dim"],
-        *args: Any,
-        **options: Any,
-    ) -> Float[Tensor, "batch heads pixels dim"]:
-        """The attention as the hooks will have it; the kernel keeps its own mask, dropout and scale."""
-
-        def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            return kernel(q, k, v, *args, **options)
-
-        if self.kind == "joint":
-            return self.intercept_joint(attend, query, key, value)
-        text = slice(0, 0 if self.kind == "self" else key.shape[-2])
-        site = self.door.site(self.index, self.kind, self.module, query.shape[-2], text)
-        return self.ask(attend, site, query, key, value)
-
-    def intercept_joint(self, kernel: Attend, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Joint attention: the pixels' queries and the text's go to hooks apart, with all keys."""
-        every, tokens = query.shape[-2], self.door.now.tokens
-        text, pixels = slice(every - tokens, every), slice(0, every - tokens)
-        if text_first(self.module):
-            text, pixels = slice(0, tokens), slice(tokens, every)
-        unchanged: list[Tensor] = []
-
-        def attend_from(rows: slice, own: Tensor, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            if q is not own or k is not key or v is not value:
-                return kernel(q, k, v)
-            if not unchanged:  # the layer's own attention in one piece, so that its bits are the layer's own
-                unchanged.append(kernel(query, key, value))
-            return unchanged[0][..., rows, :]
-
-        parts = []
-        for kind, rows in sorted((("joint", pixels), ("text", text)), key=lambda part: part[1].start):
-            own = query[..., rows, :]
-            attend = functools.partial(attend_from, rows, own)
-            site = self.door.site(self.index, kind, self.module, every - tokens, text)
-            parts.append(self.ask(attend, site, own, key, value))
-        return torch.cat(parts, -2)
-
-    def ask(self, attend: Attend, site: Site, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """What the hooks for this kind of site make of it, outermost first."""
-        for hook in reversed(self.door.hooks):
-            if site.kind in _kinds(hook):
-                attend = functools.partial(_ask, hook, attend, site)
-        return attend(query, key, value)
-
-
-def _kinds(hook: AttentionHook) -> tuple[str, ...]:
-    return getattr(hook, "kinds", ("cross", "joint"))
 
 
 def _self_attention_beside(address: str) -> str:
     """A transformer block of diffusers reads itself in `attn1` and the text in `attn2`."""
     return address.removesuffix("attn2") + "attn1"
-
-
-def _hand_on(modules: dict[str, nn.Module], address: str, hook: Any) -> Callable[[], None]:
-    if address not in modules:
-        raise HookMisuse(
-            f"{hook!r} asks for {address}, which this denoiser has not. Name one of its own blocks."
-        )
-    return modules[address].register_forward_hook(lambda module, args, output: hook.feature(output)).remove
-
-
-def _note_context(denoiser: Any, door: _Hooked) -> Callable[[], None]:
-    """Pipelines that call the denoiser twice a step say which call is unconditional by a cache context."""
-    own = denoiser.cache_context
-
-    @contextmanager
-    def noted(name: str) -> Iterator[None]:
-        door.prompted = name != "uncond"
-        try:
-            with own(name):
-                yield
-        finally:
-            door.prompted = True
-
-    denoiser.__dict__["cache_context"] = noted
-    return lambda: denoiser.__dict__.pop("cache_context", None) and None
-
-
-def _ask(
-    hook: AttentionHook, attend: Attend, site: Site, query: Tensor, key: Tensor, value: Tensor
-) -> Tensor:
-    output = hook(attend, site, query, key, value)
-    if not isinstance(output, Tensor) or output.shape != query.shape[:-1] + value.shape[-1:]:
-        came = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-        raise HookMisuse(
-            f"The hook {hook!r} returned {came} at {site.address}; expected what attend returns, "
-            f"a tensor of {tuple(query.shape[:-1] + value.shape[-1:])}. "
-            "Did it forget to return attend(query, key, value)?"
-        )
-    return output
-
-
-def _replace_call(pipe: Any, door: _Hooked) -> Callable[[], None]:
-    """Make `pipe` note its calls for `door`. Python looks `__call__` up on the class, hence the subclass."""
-    cls = type(pipe)
-    if not callable(pipe):  # a bare holder of a denoiser has no calls to note
-        return lambda: None
-    signature = inspect.signature(cls.__call__)
-
-    @functools.wraps(cls.__call__)
-    def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if self is not pipe:
-            return cls.__call__(self, *args, **kwargs)
-        asked = signature.bind(self, *args, **kwargs)
-        asked.apply_defaults()
-        outer, door.call = door.call, PipelineCall.of(pipe, asked.arguments)
-        try:
-            return cls.__call__(self, *args, **kwargs)
-        finally:
-            door.call = outer
-
-    names = {"__call__": __call__, "__module__": cls.__module__, "__qualname__": cls.__qualname__}
-    object.__setattr__(pipe, "__class__", type(cls.__name__, (cls,), names | {"__doc__": cls.__doc__}))
-    return lambda: object.__setattr__(pipe, "__class__", cls)
-
-
-def _replace_forward(
-    address: str, module: nn.Module, through: Callable[[nn.Module, Callable], Callable]
-) -> Callable[[], str | None]:
-    """Give one module another forward; the returned undo says if somebody else's is found in its place."""
-    before = module.__dict__.get("forward")
-    ours = through(module, module.forward)
-    module.forward = ours
-
-    def undo() -> str | None:
-        found = module.__dict__.get("forward")
-        if before is None:
-            module.__dict__.pop("forward", None)
-        else:
-            module.forward = before
-        return None if found is ours else address
-
-    return undo
-
-
-def _forget(active: list[AttentionHook], hooks: tuple[AttentionHook, ...]) -> None:
-    for hook in hooks:
-        active[:] = [other for other in active if other is not hook]

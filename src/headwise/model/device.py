@@ -17,12 +17,12 @@ def memory_of(pipe: Any) -> tuple[float, float]:
 
 
 def _weights(pipe: Any) -> int:
-    modules = [part for part in pipe.components.values() if isinstance(part, nn.Module)]
+    modules = [module for module in pipe.components.values() if isinstance(module, nn.Module)]
     return sum(p.numel() * p.element_size() for module in modules for p in module.parameters())
 
 
 def _peak(device: torch.device) -> int:
-    """Bytes at the highest, on the GPU where the denoiser is on one, else of this process."""
+    """The peak in bytes: of the GPU that the denoiser is on, else of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     import psutil  # comes with accelerate

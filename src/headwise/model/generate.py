@@ -1,12 +1,12 @@
-r"""Seeded generation: picture i of seed s is the same on any worker, in any batch.
+r"""Seeded generation: image i of seed s is the same on any worker, in any batch.
 
-All chance of a picture comes from one generator made from (seed, picture) alone. It draws the first latents,
-then, for schedulers that add noise on the way, the noise of every step. Latents are drawn in float32 on the
-CPU whatever the model's type and device, so the same seed is the same picture on a laptop and on a GPU, up to
-rounding.
+All chance of an image comes from one generator made from its key (seed, picture) alone. It draws the first
+latents, then, for schedulers that add noise on the way, the noise of every step. Latents are drawn in float32
+on the CPU whatever the model's type and device, so the same key is the same image on a laptop and on a GPU,
+up to rounding.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from hashlib import sha256
 from typing import Any
 
@@ -16,20 +16,88 @@ from torch import Tensor
 
 from headwise.model.heads import denoiser_of
 
-__all__ = ["generate", "generator_for", "latent_shape", "latents_for"]
+__all__ = [
+    "Key", "generate", "generate_keys", "generator_for", "generators_of",
+    "latent_shape", "latents_for", "start_of",
+]  # fmt: skip
+
+Key = int | tuple[int, int]  # (seed, picture); a seed s alone means (s, 0)
 
 
 def generator_for(seed: int, picture: int) -> torch.Generator:
-    """The generator of one picture: a CPU generator seeded with a hash of (seed, picture)."""
+    """The generator of one image: a CPU generator seeded with a hash of (seed, picture)."""
     digest = sha256(f"headwise picture {seed} {picture}".encode()).digest()
     return torch.Generator("cpu").manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
+
+def generators_of(keys: Iterable[Key]) -> list[torch.Generator]:
+    """The generator of each key."""
+    return [generator_for(*(key if isinstance(key, tuple) else (key, 0))) for key in keys]
 
 
 def latents_for(
     pipe: Any, seed: int, picture: int, height: int | None = None, width: int | None = None
 ) -> Float[Tensor, "channels height width"]:
-    """The unit noise that a picture starts from, float32; height and width are those of the picture."""
+    """The unit noise that an image starts from, float32; height and width are those of the image."""
     return torch.randn(latent_shape(pipe, height, width), generator=generator_for(seed, picture))
+
+
+def start_of(
+    pipe: Any,
+    keys: Sequence[Key],
+    *,
+    latents: Sequence[Tensor] | Tensor | None = None,
+    height: int | None = None,
+    width: int | None = None,
+) -> tuple[Tensor, list[torch.Generator]]:
+    """The first latents of each key in the pipeline's own type and form, and the generators of later noise.
+
+    Args:
+        pipe: The user's pipeline.
+        keys: The key of each image.
+        latents: Unit noise of each image, "channels height width", in place of that of its key.
+        height, width: The size of the images in pixels; the model's own if None.
+    """
+    shape, generators = latent_shape(pipe, height, width), generators_of(keys)
+    # Drawn even where latents are passed: the noise of later steps must not repeat that of the first.
+    noise = torch.stack([torch.randn(shape, generator=generator) for generator in generators])
+    start = noise if latents is None else torch.stack(list(latents))
+    if _packs(pipe):
+        start = pipe._pack_latents(start, len(start), *shape)
+    return start.to(denoiser_of(pipe).dtype), generators
+
+
+def generate_keys(
+    pipe: Any,
+    prompts: Sequence[str],
+    keys: Sequence[Key],
+    *,
+    latents: Sequence[Tensor] | Tensor | None = None,
+    height: int | None = None,
+    width: int | None = None,
+    negative_prompt: str | None = None,
+    **options: Any,
+) -> Any:
+    """The images of these keys in one call of the pipeline, as its `output_type` asks.
+
+    Args:
+        pipe: The user's pipeline.
+        prompts: The prompt of each image.
+        keys: The key of each image: (seed, picture), or a seed s for (s, 0).
+        latents: Unit noise of each image; drawn from its key if None.
+        height, width, negative_prompt, options: Passed to the pipeline as they are.
+    """
+    start, generators = start_of(pipe, keys, latents=latents, height=height, width=width)
+    negative = None if negative_prompt is None else [negative_prompt] * len(keys)
+    optional = {"negative_prompt": negative, "height": height, "width": width}
+    return pipe(
+        prompt=list(prompts),
+        latents=start,
+        generator=generators,
+        # What is None is not passed: pipelines differ in what they take None for.
+        **{name: value for name, value in optional.items() if value is not None},
+        **options,
+    ).images
 
 
 def generate(
@@ -39,45 +107,32 @@ def generate(
     numbers: Sequence[int],
     *,
     latents: Float[Tensor, "pictures channels height width"] | None = None,
-    height: int | None = None,
-    width: int | None = None,
-    negative_prompt: str | None = None,
     **options: Any,
 ) -> Any:
-    """The pictures of these numbers in one call of the pipeline, as its `output_type` asks.
+    """The images of one seed with these numbers, in one call of the pipeline, as its `output_type` asks.
 
     Args:
         pipe: The user's pipeline.
-        prompts: Picture i has the prompt i modulo their number.
-        seed: With the picture's number, the whole source of chance.
-        numbers: Which pictures; `runs.shards.batches` cuts many into calls.
-        latents: Unit noise of pictures 0, 1, …; drawn from the seed if None.
-        height, width, negative_prompt, options: Passed to the pipeline as they are.
+        prompts: The prompts; image i has the prompt i modulo their number.
+        seed: With the image's number, the only source of chance.
+        numbers: The numbers of the images; `runs.shards.batches` cuts many into calls.
+        latents: Unit noise of images 0, 1, …; drawn from the seed if None.
+        options: Passed to the pipeline as they are: `height`, `width`, `negative_prompt` …
     """
-    shape, dtype = latent_shape(pipe, height, width), denoiser_of(pipe).dtype
-    generators = [generator_for(seed, i) for i in numbers]
-    # Drawn even where latents are given: the noise of later steps must not repeat that of the first.
-    noise = torch.stack([torch.randn(shape, generator=generator) for generator in generators])
-    start = noise if latents is None else torch.stack([latents[i] for i in numbers])
-    if _packs(pipe):
-        start = pipe._pack_latents(start, len(start), *shape)
-    negative = None if negative_prompt is None else [negative_prompt] * len(numbers)
-    asked = {"negative_prompt": negative, "height": height, "width": width}
-    return pipe(
-        prompt=[prompts[i % len(prompts)] for i in numbers],
-        latents=start.to(dtype),
-        generator=generators,
-        # What is None is not passed: pipelines differ in what they take None for.
-        **{name: value for name, value in asked.items() if value is not None},
+    return generate_keys(
+        pipe,
+        [prompts[i % len(prompts)] for i in numbers],
+        [(seed, i) for i in numbers],
+        latents=None if latents is None else [latents[i] for i in numbers],
         **options,
-    ).images
+    )
 
 
 def latent_shape(pipe: Any, height: int | None, width: int | None) -> tuple[int, int, int]:
-    """Channels, height and width of the latents of a picture of this size, the model's own size if None."""
+    """Channels, height and width of the latents of an image of this size, the model's own size if None."""
     config, factor = denoiser_of(pipe).config, pipe.vae_scale_factor
-    own = getattr(config, "sample_size", None) or pipe.default_sample_size
-    size = own if isinstance(own, list | tuple) else (own,) * 2
+    sample_size = getattr(config, "sample_size", None) or pipe.default_sample_size
+    size = sample_size if isinstance(sample_size, list | tuple) else (sample_size,) * 2
     return (
         config.in_channels // (4 if _packs(pipe) else 1),
         height // factor if height else size[0],

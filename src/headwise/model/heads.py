@@ -26,8 +26,8 @@ class Layer:
     """One attention module that reads text.
 
     Args:
-        address: Its diffusers module path inside the denoiser.
-        heads: Its number of heads, read from the module.
+        address: The module path in the denoiser, as diffusers names it.
+        heads: The number of heads, read from the module.
         kind: "cross" (image queries, text keys) or "joint" (text and image travel together).
     """
 
@@ -46,20 +46,19 @@ class HeadMap:
     def of(cls, model: Any) -> "HeadMap":
         """The head map of a pipeline or of a denoiser; the meta device will do, as no weight is looked at."""
         denoiser = denoiser_of(model)
-        found = [
+        layers = [
             Layer(name, module.heads, kind)
             for name, module in denoiser.named_modules()
             if (kind := _kind_of(module)) is not None
         ]
-        if not found:
+        if not layers:
             raise ModelNotLoaded(
                 f"{type(denoiser).__name__} has no attention layer known to read text, so there is no "
-                "head to look at. Expected cross-attention, as in Stable Diffusion, SDXL, PixArt and Sana, "
+                "head to hook. Expected cross-attention, as in Stable Diffusion, SDXL, PixArt and Sana, "
                 "or the joint attention of Stable Diffusion 3 and FLUX."
             )
-        return cls(
-            tuple(sorted(found, key=lambda layer: _place(layer.address)))
-        )  # sorted() keeps ties in order
+        # sorted() keeps ties in order
+        return cls(tuple(sorted(layers, key=lambda layer: _place(layer.address))))
 
     @property
     def all_heads(self) -> int:
@@ -88,7 +87,7 @@ class HeadMap:
                     )
                 return start + head
         raise HeadMapMismatch(
-            f"{address!r} is no layer of this head map. Its first is {self.layers[0].address!r}."
+            f"{address!r} is not a layer of this head map. Its first is {self.layers[0].address!r}."
         )
 
     def address(self, index: int) -> str:
@@ -100,11 +99,11 @@ class HeadMap:
             f"There are {self.all_heads} heads, 0 to {self.all_heads - 1}; {index} was asked for."
         )
 
-    def require(self, other: "HeadMap", mine: str, theirs: str) -> None:
-        """Refuse to go on, naming both, unless the two maps are equal."""
+    def require(self, other: "HeadMap", name: str, other_name: str) -> None:
+        """Refuse to go on, naming the owners of both, unless the two maps are equal."""
         if self != other:
             raise HeadMapMismatch(
-                f"{mine} has {self}, {theirs} has {other}: their heads are not the same heads. "
+                f"{name} has {self}, {other_name} has {other}: their heads are not the same heads. "
                 "Use results that were measured on this very model architecture."
             )
 

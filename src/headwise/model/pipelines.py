@@ -67,35 +67,35 @@ def fingerprint(pipe: Any) -> str:
     return digest.hexdigest()[:16]
 
 
-def text_segments(pipe: Any, asked: Mapping[str, Any] | None = None) -> tuple[TextSegment, ...]:
+def text_segments(pipe: Any, arguments: Mapping[str, Any] | None = None) -> tuple[TextSegment, ...]:
     """The tokenizers of the text that the denoiser reads, in the order in which their tokens stand.
 
     Args:
-        pipe: A pipeline, or anything else, which then has none.
-        asked: The arguments of its call, of which some change what is tokenized.
+        pipe: A pipeline, or a bare denoiser, which has none.
+        arguments: The arguments of the pipeline's call, of which some change what is tokenized.
     """
-    asked = asked or {}
+    arguments = arguments or {}
     first, second, third = (getattr(pipe, name, None) for name in ("tokenizer", "tokenizer_2", "tokenizer_3"))
     if first is None:
         return ()
-    own, of_second = TextSegment(first, 0, _cleaning(pipe, first, asked)), TextSegment(second)
+    of_first, of_second = TextSegment(first, 0, _cleaning(pipe, first, arguments)), TextSegment(second)
     if hasattr(pipe, "tokenizer_3"):  # Stable Diffusion 3: CLIP's tokens, then T5's unless it was left out
         has_third = third is not None and pipe.text_encoder_3 is not None
-        return (own, TextSegment(third, first.model_max_length)) if has_third else (own,)
+        return (of_first, TextSegment(third, first.model_max_length)) if has_third else (of_first,)
     if type(first).__name__.startswith("CLIP") and type(second).__name__.startswith("T5"):
         return (of_second,)  # FLUX, whose CLIP gives no tokens
     if type(second).__name__.startswith("T5"):
-        return (own, of_second._replace(start=first.model_max_length))  # Hunyuan-DiT
-    before = "\n".join(asked.get("complex_human_instruction") or ())
+        return (of_first, of_second._replace(start=first.model_max_length))  # Hunyuan-DiT
+    before = "\n".join(arguments.get("complex_human_instruction") or ())
     if before:  # Sana keeps the first token, and the last ones of what is padded to the length of both
-        own = own._replace(start=2 - len(first.encode(before)), before=before)
-    return (own,)
+        of_first = of_first._replace(start=2 - len(first.encode(before)), before=before)
+    return (of_first,)
 
 
 def encode_word(pipe: Any, word: str) -> tuple[Float[Tensor, "starts dim"], Float[Tensor, "tokens dim"]]:
     """A word encoded alone: the start token, unless the encoder has none, and the word's own tokens."""
-    readers = text_segments(pipe)
-    counts = [len(word_positions(reader.tokenizer, reader.clean(word))) for reader in readers]
+    segments = text_segments(pipe)
+    counts = [len(word_positions(segment.tokenizer, segment.clean(word))) for segment in segments]
     twin = getattr(pipe, "tokenizer_2", None)
     if type(twin) is type(pipe.tokenizer):  # as SDXL's two, whose tokens are one wide token
         counts.append(len(word_positions(twin, word)))
@@ -111,21 +111,21 @@ def encode_word(pipe: Any, word: str) -> tuple[Float[Tensor, "starts dim"], Floa
         )
     options: dict[str, Any] = {"num_images_per_prompt": 1, "do_classifier_free_guidance": False}
     options |= {"prompt_2": None, "prompt_3": None}
-    known = inspect.signature(pipe.encode_prompt).parameters
+    accepted = inspect.signature(pipe.encode_prompt).parameters
     with torch.no_grad():
         encoded = pipe.encode_prompt(
             prompt=word,
             device=pipe._execution_device,
-            **{name: value for name, value in options.items() if name in known},
+            **{name: value for name, value in options.items() if name in accepted},
         )
-    starts = readers[0].start + min(word_positions(readers[0].tokenizer, readers[0].clean(word)))
-    return encoded[0][0, :starts], encoded[0][0, list(positions_in(readers, word, None))]
+    starts = segments[0].start + min(word_positions(segments[0].tokenizer, segments[0].clean(word)))
+    return encoded[0][0, :starts], encoded[0][0, list(positions_in(segments, word, None))]
 
 
-def _cleaning(pipe: Any, tokenizer: Any, asked: Mapping[str, Any]) -> Callable[[str], str]:
+def _cleaning(pipe: Any, tokenizer: Any, arguments: Mapping[str, Any]) -> Callable[[str], str]:
     """What the pipeline makes of a prompt before it tokenizes it."""
     if hasattr(pipe, "_text_preprocessing"):
-        clean = bool(asked.get("clean_caption"))
+        clean = bool(arguments.get("clean_caption"))
         return lambda prompt: pipe._text_preprocessing(prompt, clean_caption=clean)[0]
     if hasattr(pipe, "maybe_convert_prompt"):  # textual inversion writes out words of several vectors
         return lambda prompt: pipe.maybe_convert_prompt(prompt, tokenizer)
@@ -135,29 +135,29 @@ def _cleaning(pipe: Any, tokenizer: Any, asked: Mapping[str, Any]) -> Callable[[
 @contextmanager
 def quiet(pipe: Any) -> Iterator[None]:
     """Without the pipeline's own progress bar and safety checker, both put back afterwards."""
-    held = {
+    replaced = {
         name: pipe.__dict__[name]
         for name in ("_progress_bar_config", "safety_checker")
         if name in pipe.__dict__
     }
     # Straight into __dict__: diffusers' __setattr__ would write a missing checker into the pipeline's config.
     pipe.__dict__["_progress_bar_config"] = {"disable": True}
-    if "safety_checker" in held:
+    if "safety_checker" in replaced:
         pipe.__dict__["safety_checker"] = None
     try:
         yield
     finally:
         pipe.__dict__.pop("_progress_bar_config")
-        pipe.__dict__.update(held)
+        pipe.__dict__.update(replaced)
 
 
 @contextmanager
-def watched(pipe: Any, told: Callable[[], None]) -> Iterator[None]:
-    """Say before each call of the denoiser that it comes; what `told` raises ends the pipeline's call there.
+def watched(pipe: Any, on_call: Callable[[], None]) -> Iterator[None]:
+    """Call `on_call` before each call of the denoiser; what it raises ends the pipeline's call there.
 
-    Nothing stands at the attention layers, so it goes around whatever Headwise does with the pipeline.
+    Nothing stands at the attention layers, so it works around whatever Headwise does with the pipeline.
     """
-    handle = wrapped_denoiser_of(pipe).register_forward_pre_hook(lambda module, given: told())
+    handle = wrapped_denoiser_of(pipe).register_forward_pre_hook(lambda module, inputs: on_call())
     try:
         yield
     finally:
@@ -165,7 +165,7 @@ def watched(pipe: Any, told: Callable[[], None]) -> Iterator[None]:
 
 
 def settings_of_pictures(pipe: Any, prompts: Sequence[str]) -> dict[str, Any]:
-    """What of the pipeline and the prompts decides the pictures."""
+    """The settings of the pipeline and the prompts that decide the images."""
     scheduler: Any = getattr(pipe, "scheduler", None)
     return {
         "model": model_name(pipe),
@@ -199,9 +199,9 @@ def _of_one_type(pipe: Any, dtype: torch.dtype | None) -> Any:
     And versions of diffusers that do not know `dtype` leave it to this.
     """
     wanted = dtype or denoiser_of(pipe).dtype
-    for part in pipe.components.values():
-        if isinstance(part, nn.Module) and part.dtype != wanted:
-            part.to(wanted)
+    for module in pipe.components.values():
+        if isinstance(module, nn.Module) and module.dtype != wanted:
+            module.to(wanted)
     return pipe
 
 
@@ -211,7 +211,7 @@ def _from_pretrained(name: str, dtype: torch.dtype | None) -> Any:
     folder = Path(name)
     if folder.exists() and not (folder / "model_index.json").is_file():
         raise ModelNotLoaded(
-            f"{name} is no pipeline: it holds no model_index.json. Give a folder in diffusers format."
+            f"{name} is not a pipeline: it has no model_index.json. Give a folder in diffusers format."
         )
     looks_local = name.startswith((".", "/", "~")) or name.count("/") != 1
     if not folder.exists() and looks_local:
@@ -222,8 +222,8 @@ def _from_pretrained(name: str, dtype: torch.dtype | None) -> Any:
         pipe = DiffusionPipeline.from_pretrained(name, dtype=dtype, use_safetensors=True)
         return _of_one_type(pipe, dtype)
     except Exception as error:  # diffusers, the hub and safetensors each raise their own kinds
-        said = str(error).strip().splitlines()
+        message = str(error).strip().splitlines()
         raise ModelNotLoaded(
-            f"{name} could not be loaded: {said[0] if said else type(error).__name__} "
+            f"{name} could not be loaded: {message[0] if message else type(error).__name__} "
             "Check the name and the network, or give a folder in diffusers format with safetensors weights."
         ) from error

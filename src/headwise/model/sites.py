@@ -1,6 +1,6 @@
 """What was called with what: one call of the pipeline, one of its denoiser, one layer in it.
 
-Hooks are given the last two (attention.py); the first is what the door knows between them.
+Hooks receive the last two (hooks.py); the first is what `hooked` keeps between them.
 """
 
 from collections.abc import Callable
@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from headwise.errors import WordNotInPrompt
+from headwise.errors import HookMisuse, WordNotInPrompt
 from headwise.model.heads import HeadMap
 from headwise.model.pipelines import text_segments
 from headwise.model.tokens import TextSegment, positions_in
 
 __all__ = [
     "Attend", "AttentionHook", "DenoiserCall", "PipelineCall", "Site",
-    "crop_latents", "grid_of", "latents_in", "least_side", "rows_of",
+    "crop_latents", "grid_of", "latents_in", "layer_grid", "least_side", "rows_of",
 ]  # fmt: skip
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -30,16 +30,16 @@ class Site:
 
     Args:
         layer: Index of the layer in the head map.
-        address: Its module path.
-        heads: Its number of heads.
+        address: The layer's module path.
+        heads: The layer's number of heads.
         kind: "cross" or "joint"; "self" at the self-attention beside the layer; "text" for the queries of the
             text in joint attention.
-        text: Which keys are text; none at self-attention.
-        conditional: Which rows of the batch carry the prompt; the others carry the negative prompt.
-        picture: For each row, which picture of the batch it belongs to.
+        text: The slice of the keys that are text; empty at self-attention.
+        conditional: The rows of the batch that carry the prompt; the others carry the negative prompt.
+        picture: For each row of the batch, the index of the image that it belongs to.
         height, width: The latent grid of this layer; the query's pixels are its rows one after the other.
         module: The attention module, to be read and called, never changed.
-        call: The denoiser call under way.
+        call: The denoiser call that the layer is computed for.
     """
 
     layer: int
@@ -63,7 +63,7 @@ class Site:
 
     @property
     def prompts(self) -> tuple[str, ...]:
-        """The prompt of each picture; empty where the pipeline was not given text."""
+        """The prompt of each image; empty where the pipeline was called without text."""
         return self.call.prompts
 
 
@@ -72,21 +72,25 @@ class DenoiserCall:
     """One call of the denoiser: which it is, and what its batch holds.
 
     Args:
-        step: Its index within the pipeline call.
-        steps: How many there will be; 0 where nobody knows.
-        rows, pictures: Of the batch; there are more rows than pictures under guidance.
+        step: The index of this call within the pipeline call.
+        steps: The number of denoiser calls that the pipeline call will make; 0 where it is unknown.
+        rows: The number of rows of the batch.
+        pictures: The number of images of the batch, which has twice as many rows under guidance.
         grid: Height and width of the latents.
-        prompts: The prompt of each picture; empty where the pipeline was not given text.
-        tokens: How many tokens of text each row has; 0 where the denoiser was given none.
-        width: How wide each is.
-        device: Where the latents are.
-        readers: The tokenizers of the text, and where the tokens of each begin; none for a bare denoiser.
-        head_map: The denoiser's.
-        prompted: False where all rows carry the negative prompt, as where guidance makes two calls a step.
-        again: From latents and a timestep to what the denoiser says of them, for the rows with the prompt
-            only, with this call's text; hooks see it, and no step is counted.
-        travel: From a hook and a text "tokens dim" to nothing: the denoiser reads this text instead, of
-            `travellers` rows with a corner of their latents; only this hook sees it, and no step is counted.
+        prompts: The prompt of each image; empty where the pipeline was called without text.
+        tokens: The number of text tokens of each row; 0 where the denoiser was called without text.
+        width: The size of one text token's embedding.
+        device: The device of the latents.
+        segments: The tokenizers of the text, and where the tokens of each begin; none for a bare denoiser.
+        head_map: The denoiser's head map.
+        prompted: False where all rows carry the negative prompt, as where guidance makes two calls per step.
+        scheduler: The pipeline's scheduler; None for a bare denoiser.
+        rerun: `rerun(hook, latents, timestep)` is the denoiser's output on other latents, for the rows with
+            the prompt only, with this call's text. Only `hook` is called, without `prepare` and `finish`, and
+            the step counter does not advance.
+        encode_text: `encode_text(hook, text, rows)` runs the denoiser once on `text`, "tokens dim", in place
+            of the prompt, for the first `rows` rows with the prompt and the smallest latents it accepts. Only
+            `hook` is called, without `prepare` and `finish`, and the step counter does not advance.
     """
 
     step: int = 0
@@ -98,11 +102,12 @@ class DenoiserCall:
     tokens: int = 0
     width: int = 0
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    readers: tuple[TextSegment, ...] = ()
+    segments: tuple[TextSegment, ...] = ()
     head_map: HeadMap = field(default_factory=lambda: HeadMap(()))
     prompted: bool = True
-    again: Callable[[Tensor, Tensor], Any] | None = None
-    travel: Callable[[Any, Tensor, int], None] | None = None
+    scheduler: Any = None
+    rerun: Callable[[AttentionHook, Tensor, Tensor], Any] | None = None
+    encode_text: Callable[[AttentionHook, Tensor, int], None] | None = None
 
     @property
     def conditional(self) -> slice:
@@ -111,50 +116,63 @@ class DenoiserCall:
 
     @property
     def tokenizer(self) -> Any:
-        """The first reader's; None for a bare denoiser."""
-        return self.readers[0].tokenizer if self.readers else None
+        """The tokenizer of the text's first segment; None for a bare denoiser."""
+        return self.segments[0].tokenizer if self.segments else None
 
     def positions(self, picture: int, word: str | None, occurrence: int | None = None) -> tuple[int, ...]:
-        """Where the tokens of a word, or of all words if None, stand in the text of a picture."""
+        """Where the tokens of a word, or of all words if None, stand in the text of an image."""
         prompt = self.prompts[picture]
-        found = tuple(p for p in positions_in(self.readers, prompt, word, occurrence) if p < self.tokens)
-        if not found and word is not None:
+        positions = positions_in(self.segments, prompt, word, occurrence)
+        positions = tuple(position for position in positions if position < self.tokens)
+        if not positions and word is not None:
             raise WordNotInPrompt(
                 f'{word!r} stands beyond the {self.tokens} tokens that the denoiser reads of "{prompt}". '
                 "Move it forward or shorten the prompt."
             )
-        return found
+        return positions
 
 
 class PipelineCall:
-    """One call of the pipeline: what it was asked for, and the denoiser calls it has made."""
+    """One call of the pipeline: what hooks need of its arguments, and how many denoiser calls it has made."""
 
     def __init__(
-        self, prompts: tuple[str, ...], guidance_scale: float | int, readers: tuple[TextSegment, ...]
+        self, prompts: tuple[str, ...], guidance_scale: float | int, segments: tuple[TextSegment, ...]
     ) -> None:
-        self.prompts, self.guidance_scale, self.readers, self.steps = prompts, guidance_scale, readers, 0
+        self.prompts, self.guidance_scale, self.segments, self.steps = prompts, guidance_scale, segments, 0
 
     @classmethod
-    def of(cls, pipe: Any, asked: dict[str, Any]) -> "PipelineCall":
-        """From the arguments of the pipeline's call."""
-        prompt = asked.get("prompt") or ()
+    def of(cls, pipe: Any, arguments: dict[str, Any]) -> "PipelineCall":
+        """From the arguments of the pipeline's `__call__`."""
+        prompt = arguments.get("prompt") or ()
         prompts = (prompt,) if isinstance(prompt, str) else tuple(prompt)
-        copies = asked.get("num_images_per_prompt") or 1
+        copies = arguments.get("num_images_per_prompt") or 1
         each = tuple(p for p in prompts for _ in range(copies))
-        return cls(each, asked.get("guidance_scale") or 0, text_segments(pipe, asked))
+        return cls(each, arguments.get("guidance_scale") or 0, text_segments(pipe, arguments))
 
 
-def latents_in(given: dict[str, Any]) -> str:
-    """UNets call their latents sample, transformers hidden_states."""
-    return "sample" if "sample" in given else "hidden_states"
+def latents_in(inputs: dict[str, Any]) -> str:
+    """The name of the latents among the inputs: "sample" in UNets, "hidden_states" in transformers."""
+    return "sample" if "sample" in inputs else "hidden_states"
 
 
-def grid_of(latents: Tensor, given: dict[str, Any]) -> tuple[int, int]:
+def grid_of(latents: Tensor, inputs: dict[str, Any]) -> tuple[int, int]:
     """Height and width of the latents; where they come as a row of patches, the patches' ids tell."""
     if latents.ndim == 3:
-        last = given["img_ids"].reshape(-1, 3)[-1]
+        last = inputs["img_ids"].reshape(-1, 3)[-1]
         return int(last[-2]) + 1, int(last[-1]) + 1
     return latents.shape[-2], latents.shape[-1]
+
+
+def layer_grid(address: str, grid: tuple[int, int], pixels: int) -> tuple[int, int]:
+    """The grid of this many pixels on the ladder of halvings, rounded up as strided convolutions do."""
+    height, width = grid
+    while height * width > pixels and height * width > 1:
+        height, width = -(-height // 2), -(-width // 2)
+    if height * width != pixels:
+        raise HookMisuse(
+            f"{address} has {pixels} pixels, which is not a halving of the latents' {grid[0]} × {grid[1]}."
+        )
+    return height, width
 
 
 def least_side(denoiser: Any) -> int:
@@ -163,20 +181,20 @@ def least_side(denoiser: Any) -> int:
     return (getattr(denoiser.config, "patch_size", None) or 1) * 2**halvings
 
 
-def crop_latents(given: dict[str, Any], side: int) -> dict[str, Any]:
-    """What changes where only a corner of the latents is computed, and a text without mask is read."""
-    name = latents_in(given)
-    changed = {key: None for key in given if "controlnet" in key or "residual" in key or "text" in key}
-    changed |= {key: None for key in given if key == "encoder_attention_mask"}
-    if given[name].ndim == 3:
-        return changed | {name: given[name][:, :1], "img_ids": given["img_ids"][..., :1, :]}
-    return changed | {name: given[name][..., :side, :side]}
+def crop_latents(inputs: dict[str, Any], side: int) -> dict[str, Any]:
+    """The inputs that change where a corner of the latents is computed, and a text without mask is read."""
+    name = latents_in(inputs)
+    changed = {key: None for key in inputs if "controlnet" in key or "residual" in key or "text" in key}
+    changed |= {key: None for key in inputs if key == "encoder_attention_mask"}
+    if inputs[name].ndim == 3:
+        return changed | {name: inputs[name][:, :1], "img_ids": inputs["img_ids"][..., :1, :]}
+    return changed | {name: inputs[name][..., :side, :side]}
 
 
 def rows_of(value: Any, rows: int, chosen: slice) -> Any:
-    """Those rows of whatever the denoiser was given that has a row for each of the batch."""
+    """Those rows of whatever denoiser input has a row for each of the batch; other values as they are."""
     if isinstance(value, dict):
-        return {name: rows_of(part, rows, chosen) for name, part in value.items()}
+        return {name: rows_of(item, rows, chosen) for name, item in value.items()}
     if isinstance(value, list | tuple):
-        return type(value)(rows_of(part, rows, chosen) for part in value)
+        return type(value)(rows_of(item, rows, chosen) for item in value)
     return value[chosen] if isinstance(value, Tensor) and value.ndim and len(value) == rows else value

@@ -26,13 +26,13 @@ __all__ = [
 
 
 class TextSegment(NamedTuple):
-    """One encoder's part in the text that a denoiser reads.
+    """The tokens of one text encoder in the text that a denoiser reads.
 
     Args:
-        tokenizer: The encoder's.
-        start: Where the first of its tokens stands.
-        clean: What the pipeline makes of a prompt before it is tokenized.
-        before: What the pipeline then writes before it.
+        tokenizer: The encoder's tokenizer.
+        start: The position of the encoder's first token in the text of all encoders.
+        clean: What the pipeline does to a prompt before it is tokenized.
+        before: The text that the pipeline then writes before the prompt.
     """
 
     tokenizer: Any
@@ -45,10 +45,10 @@ class Word(NamedTuple):
     """A word of a prompt, and what encoders make of it.
 
     Args:
-        text: As it stands in the prompt, without the punctuation around it.
-        occurrence: Which of the places where this text stands, from 1.
-        pieces: The text of each of its tokens, by the first encoder.
-        positions: Where its tokens stand in the text of all encoders; none beyond what they read.
+        text: The word as it stands in the prompt, without the punctuation around it.
+        occurrence: The number of this occurrence among those of the same text in the prompt, from 1.
+        pieces: The text of each of the word's tokens, by the first encoder.
+        positions: Where the word's tokens stand in the text of all encoders; none beyond what they read.
     """
 
     text: str
@@ -57,45 +57,45 @@ class Word(NamedTuple):
     positions: tuple[int, ...]
 
 
-def split_words(readers: Sequence[TextSegment], prompt: str) -> tuple[Word, ...]:
+def split_words(segments: Sequence[TextSegment], prompt: str) -> tuple[Word, ...]:
     """Every word of a prompt, in order, with its tokens."""
     words = []
-    for found in re.finditer(r"\S+", prompt):
-        core = re.search(r"\w(.*\w)?", found[0])
+    for run in re.finditer(r"\S+", prompt):
+        core = re.search(r"\w(.*\w)?", run[0])
         if core is None:
             continue
-        start, text = found.start() + core.start(), core[0]
+        start, text = run.start() + core.start(), core[0]
         occurrence = 1 + [a for a, _ in _spans(prompt, text)].index(start)
         try:
-            positions = positions_in(readers, prompt, text, occurrence)
+            positions = positions_in(segments, prompt, text, occurrence)
         except WordNotInPrompt:
             positions = ()
-        pieces = _pieces(readers[0].tokenizer, prompt, (start, start + len(text))) if readers else ()
+        pieces = _pieces(segments[0].tokenizer, prompt, (start, start + len(text))) if segments else ()
         words.append(Word(text, occurrence, pieces, positions))
     return tuple(words)
 
 
 def positions_in(
-    readers: Sequence[TextSegment], prompt: str, word: str | None, occurrence: int | None = None
+    segments: Sequence[TextSegment], prompt: str, word: str | None, occurrence: int | None = None
 ) -> tuple[int, ...]:
-    """Where a word's tokens, or those of all words if None, stand in the text of all readers."""
-    found: list[int] = []
+    """Where a word's tokens, or those of all words if None, stand in the text of all segments."""
+    positions: list[int] = []
     refused: WordNotInPrompt | None = None
-    for tokenizer, start, clean, before in readers:
-        whole, skipped = before + clean(prompt), len(before)
+    for tokenizer, start, clean, before in segments:
+        text, skipped = before + clean(prompt), len(before)
         try:
-            positions = (
-                word_positions(tokenizer, whole, skipped)
+            of_segment = (
+                word_positions(tokenizer, text, skipped)
                 if word is None
-                else token_positions(tokenizer, whole, word, occurrence, skipped)
+                else token_positions(tokenizer, text, word, occurrence, skipped)
             )
         except WordNotInPrompt as error:  # one encoder may read further than another
             refused = refused or error
         else:
-            found += [start + position for position in positions]
-    if refused and not found:
+            positions += [start + position for position in of_segment]
+    if refused and not positions:
         raise refused
-    return tuple(found)
+    return tuple(positions)
 
 
 def words_of(prompt: str) -> tuple[str, ...]:
@@ -110,11 +110,11 @@ def token_positions(
     """Where the tokens of a word stand in the tokenized prompt; the start token is position 0.
 
     Args:
-        tokenizer: A tokenizer that knows its character offsets, as CLIP's.
+        tokenizer: A tokenizer that knows its character offsets, as CLIP's does.
         prompt: The prompt.
-        word: A word or a phrase of it.
-        occurrence: Which one, from 1; None for all of them.
-        skipped: So many characters at the start of the prompt are not searched.
+        word: A word or a phrase of the prompt.
+        occurrence: The number of the occurrence to find, from 1; None for all of them.
+        skipped: The number of characters at the start of the prompt that are not searched.
     """
     spans = [(a + skipped, b + skipped) for a, b in _spans(prompt[skipped:], word)]
     if occurrence is not None:
@@ -126,13 +126,13 @@ def token_positions(
             )
         spans = spans[occurrence - 1 : occurrence]
     offsets = tokenizer(prompt, truncation=True, return_offsets_mapping=True)["offset_mapping"]
-    found = [[i for i, (a, b) in enumerate(offsets) if a < stop and b > start] for start, stop in spans]
-    if not all(found):
+    tokens = [[i for i, (a, b) in enumerate(offsets) if a < stop and b > start] for start, stop in spans]
+    if not all(tokens):
         raise WordNotInPrompt(
             f'{word!r} stands beyond the {len(offsets)} tokens that the text encoder reads of "{prompt}". '
             "Move it forward or shorten the prompt."
         )
-    return tuple(sorted({position for positions in found for position in positions}))
+    return tuple(sorted({token for of_span in tokens for token in of_span}))
 
 
 def word_positions(tokenizer: Any, prompt: str, skipped: int = 0) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-r"""Steering: a word is heard more, or less, by the heads that carry a concept.
+r"""Steering: scale the attention of a concept's heads to one word.
 
 For the tokens of a chosen word, head h's attention map is multiplied by a factor r[h]:
 
@@ -33,17 +33,18 @@ from torch import Tensor
 from headwise.errors import BadStrength, HeadMapMismatch, HookMisuse, UnknownConcept
 from headwise.measuring.relevance import Relevance
 from headwise.model.heads import HeadMap
+from headwise.model.hooks import Hook
 from headwise.model.sites import Attend, DenoiserCall, Site
 
 __all__ = ["Steer", "adjust", "clamped", "strengthen", "weaken"]
 
-Target = str | tuple[int, ...] | None
+WordSpec = str | tuple[int, ...] | None  # a word, token positions, or none
 LARGEST = 100.0  # a factor beyond this drowns every other token of any prompt
 
 
 def strengthen(
     relevance: Relevance,
-    word: Target | Sequence[Target],
+    word: WordSpec | Sequence[WordSpec],
     concept: str,
     strength: float | int = 1.0,
     *,
@@ -52,25 +53,25 @@ def strengthen(
     steps: tuple[float | int, float | int] = (0.0, 1.0),
     top: int | None = None,
 ) -> "Steer":
-    """Let the heads of a concept hear a word more: r = 1 + s (R − 1).
+    """Raise the attention of a concept's heads to a word: r = 1 + s (R − 1).
 
     Args:
-        relevance: Measured on a model with the same heads.
+        relevance: The relevance measured on a model with the same heads.
         word: A word or phrase of the prompt. A list has one entry for each prompt of the batch, None for
-            prompts to leave alone. A tuple of numbers is token positions, for prompts given as embeddings.
-        concept: One that was measured.
-        strength: s, −100 … 100.
-        occurrence: Which of several occurrences, from 1; None for all.
+            prompts to leave alone. A tuple of numbers is token positions, for prompts passed as embeddings.
+        concept: A concept of the relevance.
+        strength: The strength s, −100 … 100; 0 changes nothing, 1 is the paper's.
+        occurrence: The number of the word's occurrence, from 1; None for all occurrences.
         clamp: The largest relevance that counts; by default 9 for models with more than 500 heads, as in the
             paper for SDXL, where single heads reach 66, and no limit below. `math.inf` for none.
-        steps: The share of the denoiser calls that is steered, from 0 to 1.
-        top: Steer only the k heads whose factor is farthest from 1.
+        steps: The first and the last share of the denoiser calls that are steered, 0 … 1.
+        top: The number of heads to steer, those whose factor is farthest from 1; None for all heads.
 
     Raises:
         UnknownConcept: The concept was not measured, or no head ever voted for it.
         BadStrength: strength, clamp, steps or top out of range.
-        WordNotInPrompt, HeadMapMismatch: When the pipeline runs, if the word is not there, or its heads are
-            others than those the relevance was measured on.
+        WordNotInPrompt, HeadMapMismatch: When the pipeline runs, if the word is not in the prompt, or the
+            relevance was measured on different heads.
     """
     factors = 1 + _checked(strength) * (clamped(relevance, concept, clamp) - 1)
     return Steer(
@@ -80,22 +81,23 @@ def strengthen(
 
 def adjust(
     relevance: Relevance,
-    word: Target | Sequence[Target],
+    word: WordSpec | Sequence[WordSpec],
     toward: str,
     away: str,
     strength: float | int = 1.0,
     *,
-    occurrence: int | None = None,
-    clamp: float | int | None = None,
     steps: tuple[float | int, float | int] = (0.0, 1.0),
     top: int | None = None,
+    occurrence: int | None = None,
+    clamp: float | int | None = None,
 ) -> "Steer":
     """Turn a misread word from one concept toward another: r = 1 + s (2 R[toward] − R[away] − 1).
 
     Args:
-        toward, away: The concept that is meant, and the one that is seen.
-        relevance, word, strength, occurrence, clamp, steps, top: As in `strengthen`, which also says what is
-            raised.
+        relevance: The relevance measured on a model with the same heads.
+        word: The misread word, as in `strengthen`.
+        toward, away: The concept that is meant, and the one that is generated instead.
+        strength, steps, top, occurrence, clamp: As in `strengthen`, as are the errors raised.
     """
     between = 2 * clamped(relevance, toward, clamp) - clamped(relevance, away, clamp)
     factors = 1 + _checked(strength) * (between - 1)
@@ -107,48 +109,49 @@ def adjust(
 def weaken(
     head_map: HeadMap,
     heads: Sequence[int] | Bool[np.ndarray, "pictures all_heads"] | Int[np.ndarray, " some"],
-    word: Target | Sequence[Target] = None,
+    word: WordSpec | Sequence[WordSpec] = None,
     factor: float | int = -2.0,
     *,
     steps: tuple[float | int, float | int] = (0.0, 1.0),
 ) -> "Steer":
-    """Multiply what some heads hear by a factor.
+    """Multiply the attention of some heads by a factor.
 
     Args:
-        head_map: Of the pipeline.
-        heads: Indices in the head map; or a mask with a row for each picture of the batch, so that one batch
-            can hold the same picture with more and more heads weakened.
-        word: As in `strengthen`; None for all words of the prompt, though not start, end and padding.
-        factor: −100 … 100; the paper's is −2.
-        steps: The share of the denoiser calls in which it happens.
+        head_map: The head map of the pipeline.
+        heads: Indices in the head map; or a mask with a row for each image of the batch, so that one batch
+            can hold the same image with more and more heads weakened.
+        word: The word that is attended to less, as in `strengthen`; None for all words of the prompt, though
+            not start, end and padding.
+        factor: The factor r of these heads, −100 … 100; the paper's is −2.
+        steps: The first and the last share of the denoiser calls in which heads are weakened, 0 … 1.
     """
-    chosen = np.asarray(heads)
-    if chosen.dtype != bool:
-        if chosen.size and not (0 <= chosen.min() and chosen.max() < head_map.all_heads):
+    mask = np.asarray(heads)
+    if mask.dtype != bool:
+        if mask.size and not (0 <= mask.min() and mask.max() < head_map.all_heads):
             raise HeadMapMismatch(
                 f"There are {head_map.all_heads} heads, 0 to {head_map.all_heads - 1}; "
-                f"{int(chosen.min())} to {int(chosen.max())} were to be weakened."
+                f"{int(mask.min())} to {int(mask.max())} were to be weakened."
             )
-        chosen = np.isin(np.arange(head_map.all_heads), chosen)[None]
-    every = word is None
-    return Steer(np.where(chosen, _checked(factor), 1.0), word, every=every, steps=steps, head_map=head_map)
+        mask = np.isin(np.arange(head_map.all_heads), mask)[None]
+    factors = np.where(mask, _checked(factor), 1.0)
+    return Steer(factors, word, every=word is None, steps=steps, head_map=head_map)
 
 
 @dataclass(eq=False)
-class Steer:
+class Steer(Hook):
     """A hook that multiplies each head's attention to a word's tokens by the head's factor.
 
     Args:
-        factors: r, one for each head; with a row for each picture of the batch, or one row for all.
-        word: As in `strengthen`.
-        every: All words of the prompt instead.
+        factors: The factor r of each head, with a row for each image of the batch or one row for all.
+        word: The word to steer, as in `strengthen`.
+        every: Whether all words of the prompt are steered, if `word` is None.
         occurrence, steps: As in `strengthen`.
-        head_map: The heads that the factors belong to; a pipeline with others is refused. None trusts the
-            number of heads.
+        head_map: The heads that the factors belong to; a pipeline with different heads is refused. With None
+            only the number of heads is compared.
     """
 
     factors: Float[np.ndarray, "pictures all_heads"]
-    word: Target | Sequence[Target] = None
+    word: WordSpec | Sequence[WordSpec] = None
     every: bool = False
     occurrence: int | None = None
     steps: tuple[float | int, float | int] = (0.0, 1.0)
@@ -165,21 +168,21 @@ class Steer:
         self._scales: list[Tensor] = []
 
     def control(self, kind: Literal["uniform", "random heads", "layer means"], seed: int = 0) -> "Steer":
-        """The same steering without what is claimed for heads.
+        """The same steering without what relevance says about single heads.
 
         Args:
             kind: "uniform" gives every head the same factor, the root mean square of all; "random heads"
-                deals the same factors to other heads; "layer means" gives each head the mean of its layer.
-            seed: Of the dealing.
+                permutes the factors among all heads; "layer means" gives each head the mean of its layer.
+            seed: The seed of the permutation.
         """
         return replace(self, factors=_CONTROLS[kind](self.factors, self.head_map, seed))
 
     def prepare(self, call: DenoiserCall) -> None:
-        """Find the words and lay out the factors of one call, unless they are those of the last."""
+        """Find the words and lay out the factors of one call, unless they are those of the call before."""
         active = self._active(call)
         batch = (call.rows, call.pictures, call.prompted, call.tokens, call.device)
-        wanted = (active, id(self.factors), call.prompts, batch)
-        if wanted == self._prepared:
+        state = (active, id(self.factors), call.prompts, batch)
+        if state == self._prepared:
             return
         self._require_heads(call)
         scale = torch.ones(call.rows, call.head_map.all_heads, call.tokens, dtype=torch.float64)
@@ -188,17 +191,17 @@ class Steer:
         scale = scale.to(torch.float32 if call.device.type == "mps" else torch.float64)
         scale = scale.to(call.device)[..., None]
         self._scales = [scale[:, start:stop] for start, stop in call.head_map.slices]
-        self._prepared = wanted
+        self._prepared = state
 
     def scale(self, call: DenoiserCall) -> Float[Tensor, "pictures all_heads tokens"]:
-        """The factor of every head on every token of every picture."""
-        spoken = torch.zeros(call.pictures, 1, call.tokens, dtype=torch.bool)
+        """The factor of every head on every token of every image."""
+        of_word = torch.zeros(call.pictures, 1, call.tokens, dtype=torch.bool)
         for picture in range(call.pictures):
-            spoken[picture, 0, list(self._positions(call, picture))] = True
-        return torch.where(spoken, self._of_pictures(call.pictures)[..., None], 1.0)
+            of_word[picture, 0, list(self._positions(call, picture))] = True
+        return torch.where(of_word, self._of_pictures(call.pictures)[..., None], 1.0)
 
     def __call__(self, attend: Attend, site: Site, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Attend to scaled values, of the text where there are others too."""
+        """Attend to scaled values; in joint attention only those of the text are scaled."""
         scale = self._scales[site.layer].to(_exact(value.dtype))
         if site.kind != "joint":
             return attend(query, key, (value * scale).to(value.dtype))
@@ -217,7 +220,7 @@ class Steer:
         return self.steps[0] <= call.step / call.steps < self.steps[1]
 
     def _positions(self, call: DenoiserCall, picture: int) -> tuple[int, ...]:
-        """The token positions of a picture's word; none where its prompt is to be left alone."""
+        """The token positions of an image's word; none where its prompt is to be left alone."""
         word = self._word(call, picture)
         if isinstance(word, tuple):
             return _within(word, call.tokens)
@@ -225,15 +228,15 @@ class Steer:
             return ()
         if not call.prompts:
             raise HookMisuse(
-                "The pipeline was given no text, so no word can be found. Pass `prompt`, or give token "
+                "The pipeline was called without text, so no word can be found. Pass `prompt`, or give token "
                 "positions, such as (4, 5), in place of the word."
             )
         return call.positions(picture, word, self.occurrence)
 
-    def _word(self, call: DenoiserCall, picture: int) -> Target:
+    def _word(self, call: DenoiserCall, picture: int) -> WordSpec:
         if self.word is None or isinstance(self.word, str | tuple):
             return self.word
-        each = call.pictures // max(1, len(self.word))  # several pictures per prompt
+        each = call.pictures // max(1, len(self.word))  # several images per prompt
         if each * len(self.word) != call.pictures:
             raise HookMisuse(
                 f"{len(self.word)} words were given for {call.pictures} pictures. Give one word for each "
@@ -263,7 +266,7 @@ class Steer:
 def clamped(
     relevance: Relevance, concept: str, clamp: float | int | None = None
 ) -> Float[np.ndarray, " all_heads"]:
-    """The relevance of a concept that has any, no value above the clamp: see `strengthen`."""
+    """The relevance of a concept with no value above the clamp; UnknownConcept if it is zero."""
     values = relevance[concept]
     if not values.any():
         raise UnknownConcept(
@@ -276,10 +279,10 @@ def clamped(
 
 
 def _checked(strength: float | int) -> float:
-    if not abs(strength) <= LARGEST:  # which NaN is not either
+    if not abs(strength) <= LARGEST:  # NaN is not either
         raise BadStrength(
             f"A strength of {strength} was given; expected a number from {-LARGEST:.0f} to {LARGEST:.0f}. "
-            "0 changes nothing, 1 is the usual."
+            "0 changes nothing, 1 is usual."
         )
     return float(strength)
 

@@ -248,14 +248,14 @@ class _EveryWay(ConceptProbe):
 
     def __call__(self, attend: Attend, site: Site, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         out = super().__call__(attend, site, query, key, value)
-        if site.kind == "cross" and not self.travelling:
+        if site.kind == "cross":
             keys = self.keys[site.layer]
             mine = query[site.conditional]
-            for shown in self.shown[site.layer]:
+            for shown in self.packed[site.layer]:
                 _add(self.soft, site.layer, _shares(mine, keys, shown))
             _add(self.all_words, site.layer, self._hot(self._of_all_words(mine, keys)))
             others = query[: len(query) - len(mine)]
-            for shown in self.shown[site.layer] if len(others) else ():
+            for shown in self.packed[site.layer] if len(others) else ():
                 _add(self.unconditional, site.layer, self._hot(_shares(others, keys, shown)))
         return out
 

@@ -37,7 +37,7 @@ class PooledProbe(ConceptProbe):
 
     def _vote(self, site: Site, query: Tensor, keys: Float[Tensor, "pictures heads all_tokens dim"]) -> None:
         votes = []
-        for shown in self.shown[site.layer]:
+        for shown in self.packed[site.layer]:
             chosen = zip(keys, shown.tokens, strict=True)
             key = torch.stack([of_picture[:, tokens] for of_picture, tokens in chosen])
             votes.append(preferred(pooled(token_attention(query, key, shown), shown, self.pool)))
@@ -48,7 +48,7 @@ def pooled(
     attention: Float[Tensor, "pictures heads concepts word_tokens"], shown: PackedWords, pool: Pool
 ) -> Float[Tensor, "pictures heads concepts"]:
     """The attention to a word, of that to its tokens."""
-    share = shown.share[:, None]
+    share = shown.token_weight[:, None]
     there = share > 0
     if pool == "mean":
         return (attention * share).sum(-1)

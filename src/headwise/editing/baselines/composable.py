@@ -1,4 +1,4 @@
-r"""Composable prompts: one prediction for each part of a prompt, added up as guidance.
+r"""Composable diffusion: one prediction for each part of a prompt, added up as guidance.
 
     ε = ε_∅ + Σ_i w_i (ε_i − ε_∅)
 
@@ -12,8 +12,7 @@ from typing import Any
 
 import torch
 
-from headwise.model.generate import generator_for, latent_shape
-from headwise.model.heads import denoiser_of
+from headwise.model.generate import Key, start_of
 from headwise.model.pipelines import quiet
 
 __all__ = ["compose"]
@@ -24,34 +23,37 @@ def compose(
     pipe: Any,
     parts: Sequence[str],
     *,
-    seeds: Sequence[int],
+    seeds: Sequence[Key],
     guidance_scale: float | int = 7.5,
     num_inference_steps: int = 50,
+    output_type: str = "pil",
 ) -> list[Any]:
-    """Pictures of all parts at once, one for each seed.
+    """Generate one image for each seed, of all parts at once.
 
     Args:
         pipe: A pipeline whose denoiser takes text alone, such as StableDiffusionPipeline.
-        parts: "a red cat", "a blue dog"; each weighs guidance_scale divided by their number's square root.
-        seeds: One for each picture.
-        guidance_scale, num_inference_steps: As in the pipeline.
+        parts: Prompts such as "a red cat", "a blue dog"; each has the weight w = guidance_scale / √(number of
+            parts).
+        seeds: The key of each image: (seed, picture), or a seed s for (s, 0).
+        guidance_scale, num_inference_steps: As in the pipeline's call.
+        output_type: The form of the images, as in the pipeline's call; "latent" for latents.
     """
-    device, shape = pipe._execution_device, latent_shape(pipe, None, None)
-    said, silent = pipe.encode_prompt(list(parts), device, 1, True)
-    text = torch.cat([silent[:1], said])
-    weight = guidance_scale / len(parts) ** 0.5
-    generators = [generator_for(seed, 0) for seed in seeds]
-    noise = torch.stack([torch.randn(shape, generator=generator) for generator in generators])
+    device = pipe._execution_device
+    prompted, empty = pipe.encode_prompt(list(parts), device, 1, True)
+    text = torch.cat([empty[:1], prompted])
+    w = guidance_scale / len(parts) ** 0.5
+    noise, _ = start_of(pipe, seeds)
     pipe.scheduler.set_timesteps(num_inference_steps, device=device)
-    latents = noise.to(device, denoiser_of(pipe).dtype) * pipe.scheduler.init_noise_sigma
+    latents = noise.to(device) * pipe.scheduler.init_noise_sigma
     with quiet(pipe):
         for t in pipe.scheduler.timesteps:
             scaled = pipe.scheduler.scale_model_input(latents, t)
             rows = scaled.repeat_interleave(len(text), 0)
-            predicted = pipe.unet(rows, t, encoder_hidden_states=text.repeat(len(latents), 1, 1)).sample
-            empty, each = predicted.unflatten(0, (len(latents), -1)).split([1, len(parts)], 1)
-            latents = pipe.scheduler.step(
-                empty[:, 0] + weight * (each - empty).sum(1), t, latents
-            ).prev_sample
+            predictions = pipe.unet(rows, t, encoder_hidden_states=text.repeat(len(latents), 1, 1)).sample
+            ε_empty, ε = predictions.unflatten(0, (len(latents), -1)).split([1, len(parts)], 1)
+            composed = ε_empty[:, 0] + w * (ε - ε_empty).sum(1)
+            latents = pipe.scheduler.step(composed, t, latents).prev_sample
+        if output_type == "latent":
+            return list(latents)
         decoded = pipe.vae.decode(latents / pipe.vae.config.scaling_factor).sample
-    return pipe.image_processor.postprocess(decoded, output_type="pil")
+    return pipe.image_processor.postprocess(decoded, output_type=output_type)

@@ -12,18 +12,19 @@ References:
 from torch import Tensor
 
 from headwise.editing.local_blend import source_rows
+from headwise.model.hooks import Hook
 from headwise.model.sites import Attend, DenoiserCall, Site
 
 __all__ = ["FreePrompt"]
 
 
-class FreePrompt:
+class FreePrompt(Hook):
     """A hook that gives targets their source's self-attention maps.
 
     Args:
-        targets: How many follow each source in the batch.
-        until: The share of denoiser calls.
-        layers: Which layers, as shares of their number: the paper's are 4 to 14 of 16.
+        targets: The number of targets that follow each source in the batch.
+        until: The share of the denoiser calls, from the first, in which maps are the source's.
+        layers: The first and the last layer, as shares of their number: the paper's are 4 to 14 of 16.
     """
 
     kinds = ("self",)
@@ -31,19 +32,19 @@ class FreePrompt:
     def __init__(
         self,
         *,
-        targets: int = 1,
         until: float | int = 0.5,
+        targets: int = 1,
         layers: tuple[float | int, float | int] = (0.25, 0.875),
     ) -> None:
         self.targets, self.until, self.layers = targets, until, layers
 
     def prepare(self, call: DenoiserCall) -> None:
-        """Which rows are whose source's, and whether it is still time."""
+        """Find each row's source, and whether maps are still exchanged."""
         self._rows = source_rows(call, self.targets, both=True)
         self._active = call.step < self.until * call.steps
 
     def __call__(self, attend: Attend, site: Site, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Attend with the source's map."""
+        """Attend with the source's map in the middle layers."""
         low, high = (share * len(site.call.head_map) for share in self.layers)
         if not self._active or not low <= site.layer < high:
             return attend(query, key, value)

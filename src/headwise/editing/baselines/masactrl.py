@@ -1,4 +1,4 @@
-r"""MasaCtrl: targets look at what their source's pixels hold.
+r"""MasaCtrl: the self-attention of targets reads their source's keys and values.
 
     attend(q*, k, v)      in place of      attend(q*, k*, v*)
 
@@ -13,18 +13,20 @@ References:
 from torch import Tensor
 
 from headwise.editing.local_blend import source_rows
+from headwise.model.hooks import Hook
 from headwise.model.sites import Attend, DenoiserCall, Site
 
 __all__ = ["MasaCtrl"]
 
 
-class MasaCtrl:
+class MasaCtrl(Hook):
     """A hook that gives targets their source's keys and values.
 
     Args:
-        targets: How many follow each source in the batch.
-        start: The share of denoiser calls before it begins: the paper's is 4 of 50.
-        first_layer: The share of layers before the first: the paper's is 10 of 16.
+        targets: The number of targets that follow each source in the batch.
+        start: The share of the denoiser calls before the first with the source's keys and values: the paper's
+            is 4 of 50.
+        first_layer: The share of the layers before the first with them: the paper's is 10 of 16.
     """
 
     kinds = ("self",)
@@ -35,7 +37,7 @@ class MasaCtrl:
         self.targets, self.start, self.first_layer = targets, start, first_layer
 
     def prepare(self, call: DenoiserCall) -> None:
-        """Which rows are whose source's, and whether it has begun."""
+        """Find each row's source, and whether the exchange has begun."""
         self._rows = source_rows(call, self.targets, both=True)
         self._active = call.step >= self.start * call.steps
 

@@ -11,18 +11,20 @@ References:
 from torch import Tensor
 
 from headwise.editing.local_blend import source_rows
+from headwise.model.hooks import Hook
 from headwise.model.sites import Attend, DenoiserCall, Site
 
 __all__ = ["PlugAndPlay"]
 
 
-class PlugAndPlay:
+class PlugAndPlay(Hook):
     """A hook that gives targets their source's features and self-attention maps.
 
     Args:
-        targets: How many follow each source in the batch.
-        features_until, attention_until: Shares of the denoiser calls.
-        block: The residual block whose output is handed on.
+        targets: The number of targets that follow each source in the batch.
+        features_until, attention_until: The shares of the denoiser calls, from the first, in which features
+            and maps are the source's.
+        block: The module path of the residual block whose output is the source's.
     """
 
     kinds = ("self",)
@@ -39,17 +41,17 @@ class PlugAndPlay:
         self.features_until, self.attention_until = features_until, attention_until
 
     def prepare(self, call: DenoiserCall) -> None:
-        """Which rows are whose source's, and what it is still time for."""
+        """Find each row's source, and what is still exchanged."""
         self._rows = source_rows(call, self.targets, both=True)
-        self._attends = call.step < self.attention_until * call.steps
-        self._hands_on = call.step < self.features_until * call.steps
+        self._exchanges_maps = call.step < self.attention_until * call.steps
+        self._exchanges_features = call.step < self.features_until * call.steps
 
     def feature(self, output: Tensor) -> Tensor:
-        """The residual block's output, that of the source in each row."""
-        return output[self._rows] if self._hands_on else output
+        """Return the residual block's output, that of the source in each row."""
+        return output[self._rows] if self._exchanges_features else output
 
     def __call__(self, attend: Attend, site: Site, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Attend with the source's map on the way up."""
-        if not self._attends or not site.address.startswith("up_blocks"):
+        """Attend with the source's map in the upward path."""
+        if not self._exchanges_maps or not site.address.startswith("up_blocks"):
             return attend(query, key, value)
         return attend(query[self._rows], key[self._rows], value)

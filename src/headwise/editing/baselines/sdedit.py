@@ -1,4 +1,4 @@
-r"""SDEdit: noise the source's picture to a share of the schedule, and denoise it under the target's prompt.
+r"""SDEdit: noise the source's image to a share of the schedule, and denoise it under the target's prompt.
 
 References:
     | SDEdit: Guided Image Synthesis and Editing with Stochastic Differential Equations (Meng et al., 2021)
@@ -10,7 +10,7 @@ from typing import Any
 
 from PIL import Image
 
-from headwise.model.generate import generator_for
+from headwise.model.generate import Key, generators_of
 from headwise.model.pipelines import quiet
 
 __all__ = ["sdedit"]
@@ -22,16 +22,18 @@ def sdedit(
     targets: Sequence[str],
     *,
     strength: float | int = 0.5,
-    seeds: Sequence[int],
+    seeds: Sequence[Key],
     **options: Any,
-) -> list[Image.Image]:
-    """Each picture under its target.
+) -> Any:
+    """Edit each image by its target.
 
     Args:
-        pipe: A text-to-image pipeline, whose parts are used.
-        pictures, targets, seeds: One of each for each edit.
-        strength: How far the noise goes, 0 … 1.
-        options: Passed to the pipeline.
+        pipe: A text-to-image pipeline, whose components are used.
+        pictures: The image to edit, of each edit.
+        targets: The prompt to edit it into, of each edit.
+        strength: The share of the schedule that is noised and denoised again, 0 … 1.
+        seeds: The key of each edit's noise: (seed, picture), or a seed s for (s, 0).
+        options: Passed to the pipeline: `num_inference_steps`, `guidance_scale` …
     """
     from diffusers import AutoPipelineForImage2Image
 
@@ -42,6 +44,6 @@ def sdedit(
                 prompt=list(targets),
                 image=list(pictures),
                 strength=strength,
-                generator=[generator_for(seed, 0) for seed in seeds],
+                generator=generators_of(seeds),
                 **options,
             ).images

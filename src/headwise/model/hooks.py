@@ -1,0 +1,126 @@
+r"""The hook protocol: what may stand at a pipeline's attention, and when each of its methods is called.
+
+A cross-attention layer computes `attend(q, k, v) = softmax(q kᵀ/√d) v`. A hook stands in that place; `attend`
+is the model's own fused kernel, with the mask and scale its processor passed, and of several hooks each one's
+`attend` is the next hook. During one call of the pipeline a hook's methods are called in this order:
+
+    before_first_step(latents, call)            once, before the first call of the denoiser
+    for each call of the denoiser:
+        prepare(call)
+        __call__(attend, site, query, key, value)    at each layer of its `kinds`
+        feature(output)                              at each residual block of its `features`
+        finish(call)
+    after_step(latents, call)                   after each step of the scheduler
+
+Every method does nothing by default. A plain callable with the arguments of `__call__` is a hook too.
+"""
+
+from typing import Any
+
+from torch import Tensor
+
+from headwise.errors import HookMisuse
+from headwise.model.sites import Attend, AttentionHook, DenoiserCall, Site
+
+__all__ = ["Hook", "as_hook", "overrides"]
+
+
+class Hook:
+    """Base class of everything that `hooked` puts into a pipeline.
+
+        class Louder(Hook):
+            def __call__(self, attend, site, query, key, value):
+                return attend(query, key, 1.5 * value)
+
+        with hooked(pipe, Louder()):
+            pipe("a dog")
+
+    Attributes:
+        kinds: The kinds of site at which `__call__` is called: "cross" and "joint" where pixels read text,
+            "self" at the self-attention beside each of these layers, where keys are pixels too, and "text"
+            for the queries of the text in joint attention.
+        features: Module paths of residual blocks whose output is passed through `feature`.
+    """
+
+    kinds: tuple[str, ...] = ("cross", "joint")
+    features: tuple[str, ...] = ()
+
+    def before_first_step(self, latents: Tensor, call: DenoiserCall) -> Tensor:
+        """Change the latents that the first denoiser call starts from.
+
+        The pipeline's call is begun, stopped at its first denoiser call, and made again from the latents that
+        are returned, so this costs a second encoding of the prompt. No other method has been called yet.
+
+        Args:
+            latents: What the pipeline prepared, noise of the scheduler's own scale.
+            call: The first denoiser call, which has not been made.
+        """
+        return latents
+
+    def prepare(self, call: DenoiserCall) -> None:
+        """Get ready for a denoiser call, outside whatever `torch.compile` compiled."""
+
+    def __call__(self, attend: Attend, site: Site, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Return the layer's output, of the shape that `attend` returns.
+
+        Args:
+            attend: The attention that would have been computed, from query, key and value.
+            site: Which layer of which denoiser call this is, and what its rows and keys are.
+            query: "rows heads pixels dim"; the text's own queries at sites of kind "text".
+            key, value: "rows heads keys dim"; `site.text` says which keys are text.
+        """
+        return attend(query, key, value)
+
+    def feature(self, output: Tensor) -> Tensor:
+        """Return what a residual block named in `features` hands on in place of its output."""
+        return output
+
+    def finish(self, call: DenoiserCall) -> None:
+        """Conclude a denoiser call."""
+
+    def after_step(self, latents: Tensor, call: DenoiserCall) -> Tensor:
+        """Change the latents after a step of the scheduler, before the user's own callback.
+
+        Args:
+            latents: What the scheduler's step returned.
+            call: The step's denoiser call, the one with the prompt where a step makes two.
+        """
+        return latents
+
+
+_PROTOCOL = {name for name in vars(Hook) if not name.startswith("_")}
+
+
+class _Plain(Hook):
+    """A plain callable as a hook."""
+
+    def __init__(self, function: AttentionHook, kinds: tuple[str, ...]) -> None:
+        self.function, self.kinds = function, kinds
+
+    def __call__(self, attend: Attend, site: Site, query: Tensor, key: Tensor, value: Tensor) -> Any:
+        return self.function(attend, site, query, key, value)
+
+    def __repr__(self) -> str:
+        return repr(self.function)
+
+
+def as_hook(hook: AttentionHook, kinds: tuple[str, ...] = Hook.kinds) -> Hook:
+    """A plain callable as a `Hook`, for sites of these kinds; a `Hook` is returned as it is.
+
+    Raises:
+        HookMisuse: The callable has a member of the protocol without being a `Hook`, so that it would be
+            ignored.
+    """
+    if isinstance(hook, Hook):
+        return hook
+    ignored = sorted(name for name in _PROTOCOL if hasattr(hook, name))
+    if ignored:
+        raise HookMisuse(
+            f"{hook!r} has {ignored[0]!r}, but is not a headwise.Hook. Make its class a subclass of Hook."
+        )
+    return _Plain(hook, kinds)
+
+
+def overrides(hook: Hook, method: str) -> bool:
+    """Does this hook's class define the method itself?"""
+    return getattr(type(hook), method) is not getattr(Hook, method)

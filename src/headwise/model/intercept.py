@@ -1,0 +1,122 @@
+"""One layer's forward: the first attention that it computes goes through the hooks.
+
+No processor is replaced. The forward runs inside a `TorchFunctionMode` that intercepts the layer's first call
+of `scaled_dot_product_attention`: norms, LoRA and rotations have then been applied, and the processor,
+whichever of diffusers' many it is, does the rest as ever. (Of an IP-Adapter's several calls the first is the
+one that reads the prompt.)
+
+Joint attention is computed for pixels and text together; hooks get the pixels' queries and the text's apart.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from headwise.errors import HookMisuse
+from headwise.model.heads import text_first
+from headwise.model.hooks import Hook
+from headwise.model.sites import Attend, DenoiserCall, Site
+
+__all__ = ["Intercept"]
+
+
+class Intercept(TorchFunctionMode):
+    """While it is entered, the first fused attention is computed by the hooks.
+
+    Args:
+        hooks: The hooks to call, outermost first.
+        call: The denoiser call under way.
+        module: The attention module whose forward is running.
+        kind: The kind of the layer: "cross", "joint" or "self".
+        site_of: `site_of(kind, pixels, text)` is the layer's site for queries of this kind.
+
+    Attributes:
+        met: Whether an attention has been intercepted.
+    """
+
+    def __init__(
+        self,
+        hooks: Sequence[Hook],
+        call: DenoiserCall,
+        module: nn.Module,
+        kind: str,
+        site_of: Callable[[str, int, slice], Site],
+    ) -> None:
+        super().__init__()
+        self.hooks, self.call, self.module, self.kind, self.site_of = hooks, call, module, kind, site_of
+        self.met = False
+
+    def __torch_function__(
+        self, func: Callable, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is not F.scaled_dot_product_attention or self.met:
+            return func(*args, **(kwargs or {}))
+        self.met = True
+        return self.intercept(func, *args, **(kwargs or {}))
+
+    def intercept(
+        self,
+        kernel: Callable,
+        query: Float[Tensor, "batch heads pixels dim"],
+        key: Float[Tensor, "batch heads tokens dim"],
+        value: Float[Tensor, "batch heads tokens dim"],
+        *args: Any,
+        **options: Any,
+    ) -> Float[Tensor, "batch heads pixels dim"]:
+        """The attention as the hooks compute it; the kernel keeps its own mask, dropout and scale."""
+
+        def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            return kernel(q, k, v, *args, **options)
+
+        if self.kind == "joint":
+            return self.intercept_joint(attend, query, key, value)
+        text = slice(0, 0 if self.kind == "self" else key.shape[-2])
+        return self.call_hooks(attend, self.site_of(self.kind, query.shape[-2], text), query, key, value)
+
+    def intercept_joint(self, kernel: Attend, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Joint attention: the pixels' queries and the text's go to hooks apart, with all keys."""
+        length, tokens = query.shape[-2], self.call.tokens
+        text, pixels = slice(length - tokens, length), slice(0, length - tokens)
+        if text_first(self.module):
+            text, pixels = slice(0, tokens), slice(tokens, length)
+        unchanged: list[Tensor] = []
+
+        def attend_from(rows: slice, original: Tensor, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            if q is not original or k is not key or v is not value:
+                return kernel(q, k, v)
+            if not unchanged:  # the layer's own attention in one piece, so that its bits are the layer's own
+                unchanged.append(kernel(query, key, value))
+            return unchanged[0][..., rows, :]
+
+        outputs = []
+        for kind, rows in sorted((("joint", pixels), ("text", text)), key=lambda queries: queries[1].start):
+            queries = query[..., rows, :]
+            attend = functools.partial(attend_from, rows, queries)
+            site = self.site_of(kind, length - tokens, text)
+            outputs.append(self.call_hooks(attend, site, queries, key, value))
+        return torch.cat(outputs, -2)
+
+    def call_hooks(self, attend: Attend, site: Site, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """The output that the hooks for this kind of site return, outermost first."""
+        for hook in reversed(self.hooks):
+            if site.kind in hook.kinds:
+                attend = functools.partial(_checked, hook, attend, site)
+        return attend(query, key, value)
+
+
+def _checked(hook: Hook, attend: Attend, site: Site, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    output = hook(attend, site, query, key, value)
+    if not isinstance(output, Tensor) or output.shape != query.shape[:-1] + value.shape[-1:]:
+        came = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        raise HookMisuse(
+            f"The hook {hook!r} returned {came} at {site.address}; expected what attend returns, "
+            f"a tensor of {tuple(query.shape[:-1] + value.shape[-1:])}. "
+            "Did it forget to return attend(query, key, value)?"
+        )
+    return output

@@ -1,0 +1,108 @@
+"""Latents between denoiser calls: what hooks change before the first and after each step.
+
+After a step, hooks come by the pipeline's own `callback_on_step_end`, and the user's callback after them.
+Before the first call there is nothing to come by: the pipeline's call is begun and stopped at its first
+denoiser call, and then made again from other latents. Generators are not set back in between, since the
+latents have been drawn from them and the noise of later steps has not.
+"""
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from headwise.errors import HookMisuse
+from headwise.model.hooks import Hook, overrides
+from headwise.model.pipelines import quiet
+from headwise.model.replacing import prepared_by
+from headwise.model.sites import DenoiserCall
+
+__all__ = ["FirstCall", "add_after_step", "moved_start", "require_steps"]
+
+CALLBACK, INPUTS = "callback_on_step_end", "callback_on_step_end_tensor_inputs"
+
+
+class FirstCall(Exception):
+    """Raised in place of the first denoiser call of a pipeline call that is only begun."""
+
+    def __init__(self, call: DenoiserCall) -> None:
+        super().__init__("the pipeline's call was only begun")
+        self.call = call
+
+
+def require_steps(pipe: Any, hooks: Sequence[Hook]) -> None:
+    """HookMisuse if a hook changes latents in a pipeline that offers no way to change them."""
+    parameters = inspect.signature(type(pipe).__call__).parameters
+    for hook in hooks:
+        if overrides(hook, "after_step") and not {CALLBACK, INPUTS} <= {*parameters}:
+            raise HookMisuse(
+                f"{hook!r} changes latents after each step, for which {type(pipe).__name__} would need "
+                f"{CALLBACK}. Use a pipeline that has it, or leave the hook out."
+            )
+        if overrides(hook, "before_first_step") and not (
+            "latents" in parameters and hasattr(pipe, "prepare_latents")
+        ):
+            raise HookMisuse(
+                f"{hook!r} changes the latents before the first step, but {type(pipe).__name__} cannot be "
+                "called with latents. Use a text-to-image pipeline, or leave the hook out."
+            )
+
+
+def moved_start(
+    pipe: Any,
+    hooks: Sequence[Hook],
+    run: Callable[..., Any],
+    arguments: inspect.BoundArguments,
+) -> Tensor | None:
+    """The `latents` to call the pipeline with, after each hook's `before_first_step`.
+
+    Args:
+        pipe: The user's pipeline.
+        hooks: The hooks of the context, of which some change the first latents.
+        run: The pipeline's call, which raises `FirstCall` at its first denoiser call.
+        arguments: The arguments of the call.
+
+    Returns:
+        Latents of unit scale, as a pipeline takes them; None if the denoiser was not called.
+    """
+    try:
+        with quiet(pipe), prepared_by(pipe) as prepared:
+            run(*arguments.args, **arguments.kwargs)
+    except FirstCall as first:
+        latents = prepared[0]
+        with torch.no_grad():
+            for hook in hooks:
+                latents = hook.before_first_step(latents, first.call)
+        return latents / float(getattr(pipe.scheduler, "init_noise_sigma", 1.0))
+    return None
+
+
+def add_after_step(
+    hooks: Sequence[Hook], call_of_step: Callable[[], DenoiserCall], arguments: inspect.BoundArguments
+) -> None:
+    """Put the hooks' `after_step` before the user's own callback in the arguments of a pipeline's call.
+
+    Args:
+        hooks: The hooks of the context.
+        call_of_step: Returns the denoiser call of the step that has been made.
+        arguments: The arguments, which are changed.
+    """
+    default = arguments.signature.parameters[INPUTS].default
+    users = arguments.arguments.get(CALLBACK)
+    names = arguments.arguments.get(INPUTS, default)
+    # diffusers' PipelineCallback says by itself which tensors it takes.
+    names = tuple(getattr(users, "tensor_inputs", names) or ())
+
+    def callback(pipe: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        latents = tensors["latents"]
+        for hook in hooks:
+            latents = hook.after_step(latents, call_of_step())
+        if users is None:
+            return {"latents": latents}
+        chosen = {name: latents if name == "latents" else tensors[name] for name in names}
+        return {"latents": latents} | (users(pipe, step, timestep, chosen) or {})
+
+    arguments.arguments[CALLBACK] = callback
+    arguments.arguments[INPUTS] = list(dict.fromkeys(["latents", *names]))
