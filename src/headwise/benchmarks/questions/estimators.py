@@ -15,7 +15,7 @@ counted in rows that pass the denoiser: pictures × calls × 2 with guidance. Re
 over heads with the long run, the median over concepts, as the mean over groups with the lowest and highest.
 
 The unconditional half as a control variate is not among them: it would need the mean of the unconditional
-votes, which nobody knows without paying for it.
+votes, which costs as much to estimate.
 """
 
 import json
@@ -30,10 +30,11 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
+from headwise.benchmarks.results import ESTIMATORS_FILE, Curve, Estimators, estimator_name
 from headwise.errors import RunMismatch
 from headwise.files import read_arrays, write_arrays, write_whole
 from headwise.measuring.concepts import ConceptSet
-from headwise.measuring.estimators import LEAN, PAPER
+from headwise.measuring.estimators import LEAN
 from headwise.measuring.measure import measure
 from headwise.measuring.probe import ConceptProbe, attention_to
 from headwise.measuring.prompts import read_prompts
@@ -47,13 +48,10 @@ from headwise.model.pipelines import quiet
 from headwise.model.sites import Attend, Site
 from headwise.runs.shards import batches
 
-__all__ = ["ENOUGH", "ESTIMATORS", "SETTINGS", "WAYS", "Estimators", "Setting", "benchmark_estimators"]
+__all__ = ["SETTINGS", "WAYS", "Estimators", "Setting", "benchmark_estimators"]
 
-ESTIMATORS = "estimators.json"
-ENOUGH = 0.95
 EARLY = 2 / 5
 GROUPS = (1, 2, 4, 8, 16, 32)  # blocks that make one run of fewer pictures
-Curve = list[tuple[float, float, float, float]]  # rows, mean, lowest, highest
 
 
 @dataclass(frozen=True)
@@ -93,38 +91,6 @@ SETTINGS = (
     Setting(10, 1.0, 256),
     Setting(4, 1.0, 320),
 )
-
-
-@dataclass(frozen=True)
-class Estimators:
-    """Agreement with the long run over what it cost, by setting and way of voting.
-
-    Args:
-        curves: By "10 steps, 8 draws" and the like.
-        settings: What was asked.
-    """
-
-    curves: dict[str, Curve]
-    settings: dict[str, Any]
-
-    def rows_to(self, name: str, enough: float = ENOUGH) -> float | None:
-        """Rows after which the mean correlation is enough, on a logarithmic scale; None where never."""
-        curve = self.curves[name]
-        for (x0, y0, *_), (x1, y1, *_) in zip(curve, curve[1:], strict=False):
-            if y0 < enough <= y1:
-                return float(x0 * (x1 / x0) ** ((enough - y0) / (y1 - y0)))
-        return curve[0][0] if curve[0][1] >= enough else None
-
-    def numbers(self) -> dict[str, Any]:
-        """By estimator: rows to 0.95, that as a share of the paper's, and its curve."""
-        name = _name(PAPER.num_inference_steps, PAPER.samples_per_call)
-        paper = self.rows_to(name) if name in self.curves else None
-        found = {}
-        for name, curve in self.curves.items():
-            rows = self.rows_to(name)
-            share = None if rows is None or paper is None else rows / paper
-            found[name] = {"rows": rows, "share_of_paper": share, "curve": [list(point) for point in curve]}
-        return found
 
 
 def benchmark_estimators(
@@ -181,16 +147,12 @@ def benchmark_estimators(
         "long_run": long,
         "long_run_split_half": float(np.median(truth.split_half)),
         "seed": seed,
-        "lean": _name(LEAN.num_inference_steps, LEAN.samples_per_call),
+        "lean": estimator_name(LEAN.num_inference_steps, LEAN.samples_per_call),
     }
     result = Estimators(curves, said)
     content = {"settings": said, "estimators": result.numbers()}
-    write_whole(out / ESTIMATORS, (json.dumps(content, indent=1) + "\n").encode())
+    write_whole(out / ESTIMATORS_FILE, (json.dumps(content, indent=1) + "\n").encode())
     return result
-
-
-def _name(steps: int, draws: int) -> str:
-    return f"{steps} steps, {draws} {'draw' if draws == 1 else 'draws'}"
 
 
 def _curve(
