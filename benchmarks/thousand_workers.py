@@ -5,8 +5,8 @@
 The workers are played: a picture takes so many seconds on a clock of the simulation, a tenth of them are half
 as fast, they start minutes apart, die at random and are replaced after a while. The driver is the library's
 own: it hands out chunks (runs/workers.py), takes in what comes back (packed votes of Stable Diffusion XL's
-size, 50 calls × 1300 heads × 34 concepts), adds, and puts checkpoints on the disk every ten seconds. The time that
-this really takes moves the clock as well, so that a driver that cannot follow lets its workers wait.
+size, 50 calls × 1300 heads × 34 concepts), adds, and puts checkpoints on the disk every ten seconds. The time
+that this really takes moves the clock as well, so that a driver that cannot follow lets its workers wait.
 
 Printed are: the time of the whole beside what the same workers would need if none came late, died or
 waited; where the workers' time went; how many chunks a second the driver can take in, and how many such

@@ -6,7 +6,7 @@ With f(picture) and g(text) the unit vectors of a CLIP model's two towers,
     choice       argmax over texts of f(picture) · g(text)    zero-shot
     image        f(a) · f(b)                                  image–image; DINOv2 if one is loaded, else CLIP
 
-and the background of an edit is compared with the object's mask laid over both pictures: by similarity, and in
+and the background of an edit is compared with the object's mask laid over both images: by similarity, and in
 decibels over the pixels outside the mask, PSNR = 10 log₁₀ (1 / mean (a − b)²) for pixels from 0 to 1.
 
 Any CLIP or DINOv2 by hub name or folder; "emoji" is the CLIP model that comes with the built-in model.
@@ -167,7 +167,7 @@ def scoring(
 
     Args:
         scorer: A CLIP model that compares pictures with texts.
-        kind: "choice" is 1 where the scorer picks the first text and 0 elsewhere; "certainty" its probability;
+        kind: "choice" is 1 where the scorer picks the first text, else 0; "certainty" its probability;
             "similarity" the cosine with it, which needs no other texts.
     """
 
@@ -226,8 +226,9 @@ def _loaded(kind: Any, folder: str) -> Any:
     except (OSError, ValueError) as error:
         lines = str(error).strip().splitlines()
         raise ModelNotLoaded(
-            f"{folder} could not be loaded as a {kind.__name__}: {lines[0] if lines else type(error).__name__} "
-            "Check the name and the network, or give a folder with safetensors weights."
+            f"{folder} could not be loaded as a {kind.__name__}: "
+            f"{lines[0] if lines else type(error).__name__} Check the name "
+            "and the network, or give a folder with safetensors weights."
         ) from error
 
 

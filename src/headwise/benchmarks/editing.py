@@ -20,8 +20,7 @@ References:
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 from jaxtyping import Float
@@ -29,7 +28,15 @@ from jaxtyping import Float
 from headwise.benchmarks.clip_scorer import CLIPScorer, without_object
 from headwise.benchmarks.prompts import EditPair
 from headwise.benchmarks.results import TARGET_ONLY, Editing
-from headwise.benchmarks.sweep import Call, KeptImage, Sweep, keep_methods, run_sweep, spread_evenly
+from headwise.benchmarks.sweep import (
+    Call,
+    KeptImage,
+    RunOptions,
+    Sweep,
+    keep_methods,
+    run_sweep,
+    spread_evenly,
+)
 from headwise.editing.baselines.free_prompt import FreePrompt
 from headwise.editing.baselines.masactrl import MasaCtrl
 from headwise.editing.baselines.plug_and_play import PlugAndPlay
@@ -38,7 +45,6 @@ from headwise.editing.prompt_to_prompt import PromptToPrompt, generate_edits
 from headwise.errors import HeadwiseError
 from headwise.measuring.relevance import Relevance
 from headwise.model.pipelines import settings_of_pictures
-from headwise.runs.folder import ProgressCallback
 from headwise.runs.image_names import ImageName
 
 __all__ = ["EDITING", "METRICS", "TARGET_ONLY", "Editing", "benchmark_editing", "edit_scores"]
@@ -55,14 +61,11 @@ def benchmark_editing(
     *,
     methods: Sequence[str] | None = None,
     seeds: Sequence[int] = (0, 1, 2, 3),
-    numbers: range | None = None,
-    out: str | Path | None = None,
     batch_size: int = 16,
     keep_pairs: int = 0,
     num_inference_steps: int = 50,
     guidance_scale: float | int = 7.5,
-    checkpoint_every: float | int = 10,
-    progress: ProgressCallback = True,
+    **run: Unpack[RunOptions],
 ) -> Editing:
     """Edit every pair by every method from every seed.
 
@@ -75,8 +78,8 @@ def benchmark_editing(
         seeds: Each pair is generated once from each seed, as `headwise edit --seeds` generates it.
         keep_pairs: How many pairs' pictures to save in `out`/pictures, spread evenly, first seed.
         batch_size: Pictures per pipeline call, sources counted.
-        numbers, out, num_inference_steps, guidance_scale, checkpoint_every, progress: As in
-            `measure_weakening`.
+        num_inference_steps, guidance_scale: Passed to the pipeline.
+        run: `out`, `numbers`, `checkpoint_every` and `progress`, as in `run_sweep`.
     """
     methods = tuple(EDITING) if methods is None else tuple(methods)
     unknown = [method for method in methods if method not in EDITING]
@@ -89,10 +92,7 @@ def benchmark_editing(
         relevance, tuple(pairs), scorer, methods, tuple(seeds), max(1, batch_size // 2), keep_pairs,
         {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale},
     )  # fmt: skip
-    scores = run_sweep(
-        pipe, edited, kind="editing", numbers=numbers, out=out, together=batch_size,
-        checkpoint_every=checkpoint_every, progress=progress,
-    )  # fmt: skip
+    scores = run_sweep(pipe, edited, kind="editing", together=batch_size, **run)
     return Editing(scores, tuple(pair.attribute for pair in pairs))
 
 

@@ -14,8 +14,7 @@ References:
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 from jaxtyping import Float
@@ -23,13 +22,12 @@ from jaxtyping import Float
 from headwise.benchmarks.clip_scorer import CLIPScorer
 from headwise.benchmarks.prompts import MultiSubjectPrompt
 from headwise.benchmarks.results import MultiConcept
-from headwise.benchmarks.sweep import Call, Sweep, keep_methods, run_sweep, spread_evenly
+from headwise.benchmarks.sweep import Call, RunOptions, Sweep, keep_methods, run_sweep, spread_evenly
 from headwise.editing.attend_and_excite import Excite, excite
 from headwise.editing.baselines.composable import compose
 from headwise.errors import HeadwiseError
 from headwise.measuring.relevance import Relevance
 from headwise.model.pipelines import settings_of_pictures
-from headwise.runs.folder import ProgressCallback
 
 __all__ = ["COMPOSING", "METRICS", "MultiConcept", "benchmark_multi_concept", "subject_scores"]
 
@@ -44,14 +42,11 @@ def benchmark_multi_concept(
     *,
     methods: Sequence[str] | None = None,
     seeds: Sequence[int] = (0, 1, 2, 3),
-    numbers: range | None = None,
-    out: str | Path | None = None,
     batch_size: int = 16,
     keep_prompts: int = 0,
     num_inference_steps: int = 50,
     guidance_scale: float | int = 7.5,
-    checkpoint_every: float | int = 10,
-    progress: ProgressCallback = True,
+    **run: Unpack[RunOptions],
 ) -> MultiConcept:
     """Generate every prompt by every method from every seed.
 
@@ -63,8 +58,9 @@ def benchmark_multi_concept(
         methods: Some of `COMPOSING`; all if None.
         seeds: Each prompt is generated once from each seed, as `headwise excite --seeds` generates it.
         keep_prompts: How many prompts' pictures to save in `out`/pictures, spread evenly, first seed.
-        numbers, out, batch_size, num_inference_steps, guidance_scale, checkpoint_every, progress: As in
-            `measure_weakening`.
+        batch_size: Pictures per pipeline call.
+        num_inference_steps, guidance_scale: Passed to the pipeline.
+        run: `out`, `numbers`, `checkpoint_every` and `progress`, as in `run_sweep`.
     """
     methods = tuple(COMPOSING) if methods is None else tuple(methods)
     unknown = [method for method in methods if method not in COMPOSING]
@@ -77,10 +73,7 @@ def benchmark_multi_concept(
         relevance, tuple(prompts), scorer, methods, tuple(seeds), batch_size, keep_prompts,
         {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale},
     )  # fmt: skip
-    scores = run_sweep(
-        pipe, composed, kind="multi-concept", numbers=numbers, out=out, together=batch_size,
-        checkpoint_every=checkpoint_every, progress=progress,
-    )  # fmt: skip
+    scores = run_sweep(pipe, composed, kind="multi-concept", together=batch_size, **run)
     return MultiConcept(scores, tuple(prompt.kind for prompt in prompts))
 
 

@@ -11,21 +11,19 @@ References:
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
 from headwise.benchmarks.prompts import PolysemyPrompt
 from headwise.benchmarks.results import Polysemy
-from headwise.benchmarks.sweep import Call, Sweep, keep_methods, run_sweep, spread_evenly
+from headwise.benchmarks.sweep import Call, RunOptions, Sweep, keep_methods, run_sweep, spread_evenly
 from headwise.benchmarks.weakening import Score
 from headwise.errors import HeadwiseError
 from headwise.measuring.relevance import Relevance
 from headwise.model.attention import hooked
 from headwise.model.generate import generate
 from headwise.model.pipelines import settings_of_pictures
-from headwise.runs.folder import ProgressCallback
 from headwise.steering.steer import Steer, adjust
 
 __all__ = ["METHODS", "Polysemy", "benchmark_polysemy"]
@@ -43,14 +41,11 @@ def benchmark_polysemy(
     strength: float | int = 1.0,
     clamp: float | int | None = None,
     seeds: Sequence[int] = tuple(range(10)),
-    numbers: range | None = None,
-    out: str | Path | None = None,
     batch_size: int = 16,
     keep_prompts: int = 0,
     num_inference_steps: int = 50,
     guidance_scale: float | int = 7.5,
-    checkpoint_every: float | int = 10,
-    progress: ProgressCallback = True,
+    **run: Unpack[RunOptions],
 ) -> Polysemy:
     """Generate every prompt with every method from every seed, and score which sense each picture shows.
 
@@ -65,18 +60,16 @@ def benchmark_polysemy(
         strength, clamp: Options of adjusting, see `headwise.adjust`.
         seeds: Each prompt is generated once from each seed.
         keep_prompts: How many prompts' pictures to save in `out`/pictures, spread evenly, first seed.
-        numbers, out, batch_size, num_inference_steps, guidance_scale, checkpoint_every, progress: As in
-            `measure_weakening`.
+        batch_size: Pictures per pipeline call.
+        num_inference_steps, guidance_scale: Passed to the pipeline.
+        run: `out`, `numbers`, `checkpoint_every` and `progress`, as in `run_sweep`.
     """
     _check(methods, prompts)
     adjusted = _Adjusted(
         relevance, tuple(prompts), score, tuple(methods), strength, clamp, tuple(seeds), batch_size,
         keep_prompts, {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale},
     )  # fmt: skip
-    scores = run_sweep(
-        pipe, adjusted, kind="polysemy", numbers=numbers, out=out, together=batch_size,
-        checkpoint_every=checkpoint_every, progress=progress,
-    )  # fmt: skip
+    scores = run_sweep(pipe, adjusted, kind="polysemy", together=batch_size, **run)
     return Polysemy(scores, tuple(prompt.word for prompt in prompts))
 
 

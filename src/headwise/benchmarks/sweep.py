@@ -21,7 +21,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -33,7 +33,7 @@ from headwise.runs.scores import Axes, Label, Scores
 from headwise.runs.shards import subrange
 from headwise.runs.workers import Job, Keep
 
-__all__ = ["Call", "KeptImage", "Sweep", "keep_methods", "run_sweep", "spread_evenly"]
+__all__ = ["Call", "KeptImage", "RunOptions", "Sweep", "keep_methods", "run_sweep", "spread_evenly"]
 
 METRICS_AXIS = "measure"  # as files call it
 
@@ -87,7 +87,7 @@ class Sweep:
             call has all the other entries of `batch_size` prompts.
         batch_size: Images per call; or prompts per call, if the last axis is among the loops.
         generate: From a call to its images, one for each of its rows.
-        score: From a call and its images to one number for each, or to one row of numbers per metric.
+        score: From a call and its images to one number for each, or to one row of numbers for each metric.
         keep: From a call and its images to those that are saved.
         same: For each entry of the grid, the flat index of the entry whose score it shares (its own, if it is
             scored itself); all are scored if None.
@@ -98,7 +98,7 @@ class Sweep:
     loops: tuple[str, ...]
     batch_size: int
     generate: Callable[[Call], Sequence[Any]]
-    score: Callable[[Call, Sequence[Any]], Float[np.ndarray, "*metrics images"]]
+    score: Callable[[Call, Sequence[Any]], np.ndarray]
     keep: Callable[[Call, Sequence[Any]], Iterable[KeptImage]] = lambda call, images: ()
     same: Int[np.ndarray, "..."] | None = field(default=None, repr=False)
 
@@ -160,6 +160,15 @@ class Sweep:
                 flat = np.ravel_multi_index(tuple(row), by_metric.shape[1:])
                 by_metric[:, self.same == flat] = of_image[:, None]
         return part
+
+
+class RunOptions(TypedDict, total=False):
+    """Options of `run_sweep` that every benchmark passes on."""
+
+    numbers: range | None
+    out: str | Path | None
+    checkpoint_every: float | int
+    progress: ProgressCallback
 
 
 Make = Callable[[Any], Sweep]
@@ -232,7 +241,7 @@ class _ScoreCounter:
                     if name not in kept:
                         keep(str(name), image, prompt)
                         kept.add(name)
-                yield sweep.scores(call, sweep.score(call, images))
+                yield sweep.scores(call, np.asarray(sweep.score(call, images), float))
 
 
 def spread_evenly(count: int, of: int) -> range:

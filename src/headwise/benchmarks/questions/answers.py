@@ -297,8 +297,8 @@ def _novel(model: _Model, whole: Relevance) -> Answer:
     }
     return Answer(
         "Can a concept's relevance be predicted from its words, without measuring?",
-        "Each concept in turn is left out and predicted from the embeddings of its words and the relevance of "
-        "all others. The mean of the others does not depend on the concept.",
+        "Each concept in turn is left out and predicted from the embeddings of its words and the relevance "
+        "of all others. The mean of the others does not depend on the concept.",
         AGREEMENT,
         {name: mean(rank_correlation(values, whole.values)) for name, values in predicted.items()},
     )

@@ -117,7 +117,7 @@ class Interventions:
             "layers": Answer(
                 "Is it heads, or only layers?",
                 "The target's word lost when the most relevant are weakened first, against the least "
-                f"relevant first: by heads, and by whole layers in the order of their mean relevance. {pairs}.",
+                f"relevant first: by heads, and by complete layers, ordered by mean relevance. {pairs}.",
                 measure,
                 by_layer,
             ),
