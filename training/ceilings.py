@@ -9,7 +9,6 @@ import argparse
 import random
 from pathlib import Path
 
-import numpy as np
 import sprites
 from drawing import Painter
 from PIL import Image
@@ -63,10 +62,12 @@ def main() -> None:
 
     prompts = [several for several in multi_subject_prompts("emoji", 40) for _ in range(given.each)]
     captions = {k: sorted({p.prompt for p in prompts if p.kind == k}) for k in {p.kind for p in prompts}}
-    scores = np.array(subject_scores(judge, prompts, [drawn(of_several(several)) for several in prompts], captions))
+    pictures = [drawn(of_several(several)) for several in prompts]
+    scores = subject_scores(judge, prompts, pictures, captions)
     for kind in sorted(captions):
         mine = [several.kind == kind for several in prompts]
-        print(f"{kind:20}", *(f"{m} {x:.3f}" for m, x in zip(SUBJECT_METRICS, scores[mine].mean(0), strict=True)))
+        means = zip(SUBJECT_METRICS, scores[mine].mean(0), strict=True)
+        print(f"{kind:20}", *(f"{metric} {mean:.3f}" for metric, mean in means))
 
 
 if __name__ == "__main__":

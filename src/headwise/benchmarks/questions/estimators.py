@@ -1,14 +1,14 @@
 r"""How few denoiser rows give the relevance of a long run? Estimators at equal cost (estimators.py).
 
-The truth is a long run of the paper's estimator (one draw of words a call, 50 steps, guidance) on pictures
-that no other run sees. Each setting of steps and guidance is then drawn once, and its heads vote in every way
-at the same time:
+The truth is a long run of the paper's estimator (one sample of words per call, 50 steps, guidance) on
+pictures that no other run has. The pictures of each setting of steps and guidance are then generated once,
+and its heads vote in every way at the same time:
 
-    1, 2, 4, 8 draws   hard votes with so many draws of words at each call; 1 is the paper's
-    soft               not the vote but the share a[c] / Σ a of the concept, summed over 8 draws
+    1, 2, 4, 8 draws   hard votes with 1 to 8 samples of words at each call; 1 is the paper's
+    soft               not the vote but the share a[c] / Σ a of the concept, summed over 8 samples
     all words          one softmax over the words of all concepts, a[c] the mean over a concept's words
-    both halves        8 draws, and the unconditional rows vote as well
-    early              8 draws at the first two fifths of the calls, the others never made
+    both halves        8 samples, and the unconditional rows vote as well
+    early              8 samples at the first two fifths of the calls, the others never made
 
 A block holds the votes of every 32nd picture, so that groups of blocks are runs of fewer pictures. Cost is
 counted in rows that pass the denoiser: pictures × calls × 2 with guidance. Reported is the rank correlation
@@ -56,10 +56,11 @@ GROUPS = (1, 2, 4, 8, 16, 32)  # blocks that make one run of fewer pictures
 
 @dataclass(frozen=True)
 class Setting:
-    """How pictures are drawn, and how many.
+    """How pictures are generated, and how many.
 
     Args:
-        pictures: A multiple of 32.
+        num_inference_steps, guidance_scale: Passed to the pipeline.
+        pictures: How many pictures; a multiple of 32.
     """
 
     num_inference_steps: int
@@ -68,17 +69,17 @@ class Setting:
 
     @property
     def name(self) -> str:
-        """As it is called in files and figures."""
+        """The setting as files and figures call it."""
         guided = f", guidance {self.guidance_scale:g}" if self.guidance_scale > 1 else ", no guidance"
         return f"{self.num_inference_steps} steps{'' if self.guidance_scale == 7.5 else guided}"
 
     @property
     def early(self) -> int:
-        """The first two fifths of the calls."""
+        """How many calls the first two fifths of them are."""
         return int(EARLY * self.num_inference_steps)
 
     def rows(self, way: str) -> int:
-        """What one picture costs."""
+        """The denoiser rows that one picture costs when heads vote in one of `WAYS`."""
         calls = self.early if way == "early" else self.num_inference_steps
         return calls * (2 if self.guidance_scale > 1 else 1)
 
@@ -104,13 +105,14 @@ def benchmark_estimators(
     batch_size: int = 12,
     progress: bool = True,
 ) -> Estimators:
-    """Compare estimators; a finished setting is not drawn again.
+    """Compare estimators; a finished setting is not generated again.
 
     Args:
-        pipe, concepts: What is measured.
-        out: Folder.
-        long: Pictures of the long run.
-        settings: On trial.
+        pipe: The user's pipeline, which is left as it was.
+        concepts: The concepts that heads choose between.
+        out: Folder for the votes of every setting, and for the result.
+        long: How many pictures the long run has.
+        settings: The settings to compare.
         seed, batch_size, progress: As in `measure`.
     """
     out = Path(out)
@@ -129,28 +131,28 @@ def benchmark_estimators(
     curves: dict[str, Curve] = {}
     weights = {key: truth.settings[key] for key in ("weights", "concept_set")}
     for setting in settings:
-        file, asked = out / f"{setting.name}.safetensors", weights | vars(setting) | {"seed": seed}
+        file, expected = out / f"{setting.name}.safetensors", weights | vars(setting) | {"seed": seed}
         if not file.is_file():
-            votes = _drawn(pipe, concepts, setting, seed, batch_size, progress)
-            write_arrays(file, "estimators", votes, asked)
-        found, said = read_arrays(file, "estimators", tuple(WAYS))
-        if {key: said.get(key) for key in asked} != asked:
+            votes = _votes(pipe, concepts, setting, seed, batch_size, progress)
+            write_arrays(file, "estimators", votes, expected)
+        votes, stored = read_arrays(file, "estimators", tuple(WAYS))
+        if {key: stored.get(key) for key in expected} != expected:
             raise RunMismatch(
-                f"{file} is of another run: {said} there, {asked} here. Give another folder, or the same "
-                "settings."
+                f"{file} is of another run: {stored} there, {expected} here. Give another folder, or "
+                "the same settings."
             )
         for way in WAYS:
             cost = setting.rows(way) * setting.pictures / BLOCKS
-            curves[f"{setting.name}, {way}"] = list(_curve(found[way], truth, cost))
-    said = {
+            curves[f"{setting.name}, {way}"] = list(_curve(votes[way], truth, cost))
+    about = {
         "model": truth.settings["model"],
         "long_run": long,
         "long_run_split_half": float(np.median(truth.split_half)),
         "seed": seed,
         "lean": estimator_name(LEAN.num_inference_steps, LEAN.samples_per_call),
     }
-    result = Estimators(curves, said)
-    content = {"settings": said, "estimators": result.numbers()}
+    result = Estimators(curves, about)
+    content = {"settings": about, "estimators": result.numbers()}
     write_whole(out / ESTIMATORS_FILE, (json.dumps(content, indent=1) + "\n").encode())
     return result
 
@@ -168,10 +170,10 @@ def _curve(
 WAYS = ("1 draw", "2 draws", "4 draws", "8 draws", "soft", "all words", "both halves", "early")
 
 
-def _drawn(
+def _votes(
     pipe: Any, concepts: ConceptSet, setting: Setting, seed: int, batch_size: int, progress: bool
 ) -> dict[str, Float[np.ndarray, "blocks concepts all_heads"]]:
-    """The votes of all ways, by block, on one set of pictures."""
+    """The votes of all ways, by block, on the same pictures."""
     probe = _EveryWay(pipe, concepts, seed, setting.early)
     texts = read_prompts(None, pipe)
     votes = {way: np.zeros((BLOCKS, len(concepts), probe.head_map.all_heads)) for way in WAYS}
@@ -196,7 +198,7 @@ def _drawn(
 
 
 class _EveryWay(ConceptProbe):
-    """The probe of 8 draws, which also counts as the other ways would."""
+    """The probe of 8 samples, which also counts as the other ways would."""
 
     def __init__(self, pipe: Any, concepts: ConceptSet, seed: int, early: int) -> None:
         self.early = early
@@ -212,13 +214,13 @@ class _EveryWay(ConceptProbe):
         out = super().__call__(attend, site, query, key, value)
         if site.kind == "cross" and not self.travelling:
             keys = self.keys[site.layer]
-            mine = query[site.conditional]
+            conditional = query[site.conditional]
             for shown in self.shown[site.layer]:
-                _add(self.soft, site.layer, _shares(mine, keys, shown))
-            _add(self.all_words, site.layer, self._hot(self._of_all_words(mine, keys)))
-            others = query[: len(query) - len(mine)]
-            for shown in self.shown[site.layer] if len(others) else ():
-                _add(self.unconditional, site.layer, self._hot(_shares(others, keys, shown)))
+                _add(self.soft, site.layer, _shares(conditional, keys, shown))
+            _add(self.all_words, site.layer, self._hot(self._of_all_words(conditional, keys)))
+            unconditional = query[: len(query) - len(conditional)]
+            for shown in self.shown[site.layer] if len(unconditional) else ():
+                _add(self.unconditional, site.layer, self._hot(_shares(unconditional, keys, shown)))
         return out
 
     def every_way(self) -> dict[str, Float[np.ndarray, "pictures concepts all_heads"]]:
@@ -259,9 +261,9 @@ def _shares(
     keys: Float[Tensor, "heads tokens dim"],
     shown: PackedWords,
 ) -> Float[Tensor, "pictures heads concepts"]:
-    """Of a head's attention to the words drawn, each concept's share: a[c] / Σ a."""
-    found = attention_to(query, keys[:, shown.tokens].transpose(0, 1), shown)
-    return (found / found.sum(-1, keepdim=True)).double()
+    """Each concept's share of a head's attention to the sampled words: a[c] / Σ a."""
+    attention = attention_to(query, keys[:, shown.tokens].transpose(0, 1), shown)
+    return (attention / attention.sum(-1, keepdim=True)).double()
 
 
 def _add(sums: dict[int, Tensor], layer: int, more: Tensor) -> None:
