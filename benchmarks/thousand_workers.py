@@ -4,12 +4,12 @@
 
 The workers are played: a picture takes so many seconds on a clock of the simulation, a tenth of them are half
 as fast, they start minutes apart, die at random and are replaced after a while. The driver is the library's
-own: it hands out pieces (dispatch.py), takes in what comes back (packed votes of Stable Diffusion XL's size,
-50 calls × 1300 heads × 34 concepts), adds, and puts checkpoints on the disk every ten seconds. The time that
-this really takes moves the clock as well, so that a driver that cannot follow lets its workers wait.
+own: it hands out chunks (runs/workers.py), takes in what comes back (packed votes of Stable Diffusion XL's
+size, 50 calls × 1300 heads × 34 concepts), adds, and puts checkpoints on the disk every ten seconds. The time
+that this really takes moves the clock as well, so that a driver that cannot follow lets its workers wait.
 
-Printed are: the time of the whole beside what the same workers would need if nobody came late, died or
-waited; where the workers' time went; how many pieces a second the driver can take in, and how many such
+Printed are: the time of the whole beside what the same workers would need if none came late, died or
+waited; where the workers' time went; how many chunks a second the driver can take in, and how many such
 workers that would keep busy; and what memory it held.
 """
 
@@ -36,7 +36,8 @@ from headwise.measuring.measure import CHUNK
 from headwise.measuring.official import head_map_of
 from headwise.measuring.votes import Votes
 from headwise.runs.folder import Progress, RunFolder
-from headwise.runs.workers import Result, WorkerLost, chunks_of, parts
+from headwise.runs.schedule import chunks_of
+from headwise.runs.workers import Result, WorkerLost, parts
 
 CALLS = 50
 SETTINGS = {"model": "played", "seed": 0}
@@ -50,13 +51,13 @@ class Played:
         seconds: A picture takes so long.
         hours: A worker lives so long, on average.
         starting: Seconds until one is there; half of them come at once, the others within ten times that.
-        packed: What one sends back for a piece.
+        packed: What one sends back for a chunk.
     """
 
     def __init__(
         self, count: int, seconds: float, hours: float, starting: float, packed: Callable[[range], bytes]
     ) -> None:
-        self.count, self.seconds, self.starting, self.packed = count, seconds, starting, serialise
+        self.count, self.seconds, self.starting, self.packed = count, seconds, starting, packed
         self.chance = np.random.Generator(np.random.Philox(0))
         self.life = hours * 3600
         self.clock, self.real = 0.0, time.perf_counter()
@@ -76,7 +77,7 @@ class Played:
     def __len__(self) -> int:
         return self.count
 
-    def begin(self, prepare: Callable[[Any], Any]) -> Any:
+    def begin(self, task: Callable[[Any], Any]) -> Any:
         """They know what to do."""
         raise NotImplementedError
 
@@ -84,14 +85,14 @@ class Played:
         """Those who are there and wait."""
         return tuple(self.free)
 
-    def give(self, worker: Hashable, piece: range) -> None:
+    def give(self, worker: Hashable, chunk: range) -> None:
         """Let one begin; when it will be done, or dead, is known at once."""
         assert isinstance(worker, int)
         now = self.now()
         self.free.remove(worker)
         self.waited += now - self.since.pop(worker)
-        done = now + len(piece) * self.seconds * self.pace[worker]
-        self.at[worker] = (piece, now)
+        done = now + len(chunk) * self.seconds * self.pace[worker]
+        self.at[worker] = (chunk, now)
         dies = self.until[worker] < done
         self._at(self.until[worker] if dies else done, "dies" if dies else "done", worker)
 
@@ -128,17 +129,17 @@ class Played:
             self.free.append(worker)
             self.since[worker] = when
             return None
-        piece, began = self.at.pop(worker)
+        chunk, began = self.at.pop(worker)
         if what == "done":
-            self.worked += 0 if piece in self.came else when - began
-            self.came.add(piece)
+            self.worked += 0 if chunk in self.came else when - began
+            self.came.add(chunk)
             self.free.append(worker)
             self.since[worker] = when
-            return Result(worker, self.packed(piece), {})
+            return Result(worker, self.packed(chunk), {})
         self.deaths += 1
         self.lost += when - began
         self._hire(self.starting * self.chance.uniform(1, 3))
-        return WorkerLost(worker, "drawn.")
+        return WorkerLost(worker, "it reached the end of its life.")
 
     def _hire(self, after: float) -> None:
         worker, comes = next(self.names), self.now() + after
@@ -152,22 +153,22 @@ class Played:
 
 
 def sender() -> tuple[Votes, Callable[[range], bytes]]:
-    """What a worker sends: votes of a piece, drawn once and told to be of the pictures asked for."""
+    """What a worker sends: votes of a chunk, made once and labelled with the pictures asked for."""
     heads, concepts = head_map_of("sd_xl_base_1_0"), ConceptSet.load("paper34")
     generator = np.random.Generator(np.random.Philox(0))
     winners = generator.integers(0, len(concepts), (CHUNK, CALLS, 1, heads.all_heads))
-    drawn = Votes.of_pictures(winners, range(CHUNK), heads, concepts, SETTINGS)
-    arrays = {"counts": drawn.counts.astype(np.uint8), "blocks": drawn.blocks.astype(np.uint8)}
-    said = drawn._metadata()
+    votes = Votes.of_pictures(winners, range(CHUNK), heads, concepts, SETTINGS)
+    arrays = {"counts": votes.counts.astype(np.uint8), "blocks": votes.blocks.astype(np.uint8)}
+    metadata = votes._metadata()
 
-    def packed_of(piece: range) -> bytes:
-        return serialise("votes", arrays, said | {"pictures": [[piece.start, piece.stop]]})
+    def packed_of(chunk: range) -> bytes:
+        return serialise("votes", arrays, metadata | {"pictures": [[chunk.start, chunk.stop]]})
 
     return Votes.empty(heads, concepts, SETTINGS), packed_of
 
 
 class Stopwatch:
-    """Time spent in somebody's calls, to be taken off the clock of the simulation."""
+    """Time spent in a function's calls, to be taken off the clock of the simulation."""
 
     def __init__(self, call: Callable[..., Any]) -> None:
         self.call, self.seconds = call, 0.0
@@ -189,26 +190,26 @@ def simulate(count: int, pictures: int, seconds: float, hours: float, starting: 
     now = workers.now
     workers.now = lambda: now() - sending.seconds  # type: ignore[method-assign]  # a worker's work, not the driver's
     todo = [range(start, min(start + 4, pictures)) for start in range(0, pictures, 4)]
-    pieces = chunks_of(todo, [range(pictures)], count, CHUNK)
+    chunks = chunks_of(todo, [range(pictures)], count, CHUNK)
     started = time.perf_counter()
     memory: list[float] = []
-    with TemporaryDirectory() as out, RunFolder(out, SETTINGS, nothing, whole=pictures) as folder:
-        with closing(parts(workers, pieces, folder)) as coming, Progress(folder, pictures, 10, False) as done:
+    with TemporaryDirectory() as out, RunFolder(out, SETTINGS, nothing, total=pictures) as folder:
+        with closing(parts(workers, chunks, folder)) as coming, Progress(folder, pictures, 10, False) as done:
             for number, part in enumerate(coming):
                 done(part)
                 if number % 100 == 0:
                     memory.append(_resident_mb())
         total, took = workers.now(), time.perf_counter() - started - sending.seconds
         counted = Votes.load(Path(out) / "votes.safetensors")
-    exact = counted.pictures == ((0, pictures),) and int(counted.counts.sum()) == len(pieces) * int(
-        Votes.unpack(packed_of(pieces[0])).counts.sum()
+    exact = counted.pictures == ((0, pictures),) and int(counted.counts.sum()) == len(chunks) * int(
+        Votes.unpack(packed_of(chunks[0])).counts.sum()
     )
     ideal = pictures * seconds / (0.95 * count)  # a tenth of them are half as fast
-    rate = len(pieces) / took
+    rate = len(chunks) / took
     return {
         "workers": count,
         "pictures": pictures,
-        "pieces": len(pieces),
+        "chunks": len(chunks),
         "deaths": workers.deaths,
         "exact": exact,
         "hours": total / 3600,
@@ -217,8 +218,8 @@ def simulate(count: int, pictures: int, seconds: float, hours: float, starting: 
         "share": workers.shares(total),
         "driver_s": took,
         "driver_busy": took / total,
-        "pieces_a_second": rate,
-        "ceiling_workers": int(rate * pictures / len(pieces) * seconds),
+        "chunks_a_second": rate,
+        "ceiling_workers": int(rate * pictures / len(chunks) * seconds),
         "driver_mb_early": memory[len(memory) // 4],
         "driver_mb_late": memory[-1],
     }

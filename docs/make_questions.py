@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from headwise.benchmarks.questions.estimators import ENOUGH
+from headwise.benchmarks.results import ENOUGH
 from headwise.intervals import Interval
 from headwise.report import plots
 

@@ -128,7 +128,7 @@ def test_eighths(heads, ks):
 
 
 def test_refusals(sd, tmp_path):
-    with pytest.raises(HeadwiseError, match="'magic' is no method. The methods are: plain"):
+    with pytest.raises(HeadwiseError, match="'magic' is not a method. The methods are: plain"):
         run(sd, methods=("magic",))
     with pytest.raises(HeadwiseError, match="No prompt with a two-sense word"):
         benchmark_polysemy(sd, relevance_for(sd), [], Bright())

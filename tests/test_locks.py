@@ -76,7 +76,7 @@ def test_where_there_are_no_locks_the_file_is_looked_at_before_it_is_replaced(tm
     monkeypatch.setattr(locks, "fcntl", None)
     with folder(tmp_path) as first, folder(tmp_path) as second:
         first.checkpoint(scores(1, 2, 3))
-        with pytest.raises(RunMismatch, match="was changed by somebody else while this run counted"):
+        with pytest.raises(RunMismatch, match="was changed by another process while this run counted"):
             second.checkpoint(scores(1, None, None))
     assert len(Scores.load(tmp_path / "scores.safetensors")) == 3
 

@@ -9,8 +9,8 @@ import pytest
 from headwise.errors import HeadwiseError
 from headwise.measuring.measure import CHUNK
 from headwise.measuring.plan import Calibration, calibrate, plan
+from headwise.runs.schedule import chunks_of
 from headwise.runs.shards import batches
-from headwise.runs.workers import chunks_of
 
 KNOWN = Calibration(
     model="m",

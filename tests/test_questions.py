@@ -9,9 +9,9 @@ import torch
 from headwise.benchmarks.prompts import edit_pairs
 from headwise.benchmarks.questions.answers import benchmark_questions, other_schedulers
 from headwise.benchmarks.questions.estimators import WAYS, Estimators, Setting, benchmark_estimators
-from headwise.benchmarks.questions.interventions import _Chosen, _unique
+from headwise.benchmarks.questions.interventions import Choices, unique_rows
 from headwise.benchmarks.questions.pooling import pooled
-from headwise.benchmarks.questions.prediction import foretold, left_out_error
+from headwise.benchmarks.questions.prediction import left_out_error, predict_relevance
 from headwise.errors import RunMismatch
 from headwise.files import read_arrays
 from headwise.measuring.concepts import ConceptSet
@@ -68,7 +68,7 @@ def test_rows_to_enough():
     assert numbers["quick"]["share_of_paper"] == pytest.approx(5 / (100 * 10**0.5))
 
 
-def test_tokens_arepooled():
+def test_attention_to_tokens_is_pooled():
     attention = torch.tensor([0.1, 0.3, 0.2, 0.4]).reshape(1, 1, 2, 2)
     share = torch.tensor([[[1 / 2, 1 / 2], [1.0, 0.0]]])  # a word of two tokens, a word of one
     shown = PackedWords(
@@ -94,18 +94,18 @@ def test_leaving_one_out_in_closed_form():
     assert left_out_error(kernel, known, ridge) == pytest.approx(naive)
 
 
-def test_a_concept_that_follows_from_its_words_isforetold():
+def test_a_concept_that_follows_from_its_words_is_predicted():
     generator = np.random.default_rng(1)
     texts, map_ = generator.normal(size=(30, 5)), generator.normal(size=(5, 40))
     values = texts @ map_
-    told = foretold(texts @ texts.T / 5, values)
-    dealt = foretold((texts @ texts.T / 5)[::-1, ::-1].copy(), values)
-    agree = [np.corrcoef(a, b)[0, 1] for a, b in zip(told, values, strict=True)]
+    predicted = predict_relevance(texts @ texts.T / 5, values)
+    permuted = predict_relevance((texts @ texts.T / 5)[::-1, ::-1].copy(), values)
+    agree = [np.corrcoef(a, b)[0, 1] for a, b in zip(predicted, values, strict=True)]
     assert (
         np.mean(agree)
         > 0.95
         > 0.5
-        > np.mean([np.corrcoef(a, b)[0, 1] for a, b in zip(dealt, values, strict=True)])
+        > np.mean([np.corrcoef(a, b)[0, 1] for a, b in zip(permuted, values, strict=True)])
     )
 
 
@@ -116,15 +116,15 @@ def test_areas_between_curves():
     chosen = Scores.empty(axes, {})
     chosen.values[0, :, 0] = [[0, 0], [0, 1], [2, 2]]  # k × pair
     chosen.values[1, :, 0] = [[0, 0], [1, 2], [2, 2]]
-    found = _Chosen(chosen, pairs)
+    found = Choices(chosen, pairs)
     assert found.area("b", "a").tolist() == [0.5, 0.0]
     assert found.area("a", "b").tolist() == [-0.5, 0.0]
     assert found.area("a", "b", "source").tolist() == [0.0, 0.5]
 
 
-def test_what_is_the_same_for_all_orders_is_drawn_once():
+def test_what_is_the_same_for_all_orders_is_generated_once():
     rows = np.array([[[0, 0]], [[1, 0]], [[0, 0]], [[1, 1]]])
-    unique, back = _unique(rows)
+    unique, back = unique_rows(rows)
     assert len(unique) == 3 and np.array_equal(unique[back], rows)
 
 
@@ -151,10 +151,10 @@ def test_every_question_is_answered_and_measured_once(sd, stub_judge, tmp_path, 
     )
 
     def forbidden(*args, **options):
-        raise AssertionError("this was drawn already")
+        raise AssertionError("this was generated already")
 
-    for drawer in ("benchmarks.questions", "benchmarks.causes", "probe"):
-        monkeypatch.setattr(f"headwise.{drawer}.generate", forbidden)
+    for module in ("benchmarks.questions.answers", "benchmarks.questions.interventions", "measuring.measure"):
+        monkeypatch.setattr(f"headwise.{module}.generate", forbidden)
     monkeypatch.setattr("headwise.benchmarks.questions.interventions.generate_edits", forbidden)
     again = benchmark_questions(sd, ConceptSet(WORDS), pairs, stub_judge, tmp_path, **options)
     assert repr(again) == repr(found)

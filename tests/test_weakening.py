@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from conftest import tiny_sd
 from headwise.benchmarks.prompts import EvalPrompt
-from headwise.benchmarks.weakening import Weakening, grid, measure_weakening, orders_of
+from headwise.benchmarks.results import Weakening
+from headwise.benchmarks.weakening import grid, measure_weakening, orders_of
 from headwise.errors import HeadMapMismatch, HeadwiseError, RunMismatch, UnknownConcept
 from headwise.measuring.relevance import Relevance
 from headwise.model.attention import hooked

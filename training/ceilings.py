@@ -9,15 +9,16 @@ import argparse
 import random
 from pathlib import Path
 
-import numpy as np
 import sprites
 from drawing import Painter
 from PIL import Image
 from world import OF_THING, SLOTS, Scene, Thing
 
 from headwise.benchmarks.clip_scorer import CLIPScorer
-from headwise.benchmarks.editing import MEASURES, measured
-from headwise.benchmarks.multi_concept import SEEN, seen
+from headwise.benchmarks.editing import METRICS as EDIT_METRICS
+from headwise.benchmarks.editing import edit_scores
+from headwise.benchmarks.multi_concept import METRICS as SUBJECT_METRICS
+from headwise.benchmarks.multi_concept import subject_scores
 from headwise.benchmarks.prompts import EditPair, MultiSubjectPrompt, edit_pairs, multi_subject_prompts
 
 
@@ -52,19 +53,21 @@ def main() -> None:
 
     pairs = [pair for pair in edit_pairs("emoji", 20) for _ in range(given.each)]
     pictures = [drawn(of_pair(pair, list(painter.sprites))) for pair in pairs]
-    scores = measured(judge, pairs, pictures, pictures)
-    asked = [n for n, measure in enumerate(MEASURES) if measure != "preservation"]
+    scores = edit_scores(judge, pairs, pictures, pictures)
+    asked = [n for n, measure in enumerate(EDIT_METRICS) if measure != "preservation"]
     for attribute in dict.fromkeys(pair.attribute for pair in pairs):
         mine = [pair.attribute == attribute for pair in pairs]
-        said = (f"{MEASURES[n]} {scores[n, mine].mean():.3f}" for n in asked)
+        said = (f"{EDIT_METRICS[n]} {scores[n, mine].mean():.3f}" for n in asked)
         print(f"{attribute:20}", *said, sum(mine))
 
     prompts = [several for several in multi_subject_prompts("emoji", 40) for _ in range(given.each)]
     captions = {k: sorted({p.prompt for p in prompts if p.kind == k}) for k in {p.kind for p in prompts}}
-    scores = np.array(seen(judge, prompts, [drawn(of_several(several)) for several in prompts], captions))
+    pictures = [drawn(of_several(several)) for several in prompts]
+    scores = subject_scores(judge, prompts, pictures, captions)
     for kind in sorted(captions):
         mine = [several.kind == kind for several in prompts]
-        print(f"{kind:20}", *(f"{m} {x:.3f}" for m, x in zip(SEEN, scores[mine].mean(0), strict=True)))
+        means = zip(SUBJECT_METRICS, scores[mine].mean(0), strict=True)
+        print(f"{kind:20}", *(f"{metric} {mean:.3f}" for metric, mean in means))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 """Chapter 6, the claims put to the test: each beside controls and baselines, every number with an interval.
 
 prompts             evaluation prompts, with the texts their pictures are compared with
+results             what sweeps found, as numbers with intervals; needs no torch
+sweep               the loop of all benchmarks: what is missing → generate → score → checkpoint
 clip_scorer         what a picture shows, by a CLIP model
 weakening           ordered weakening of one concept; weakening_sweeps of many concepts or factors
 polysemy            words with two senses: how often are they misread?

@@ -1,15 +1,15 @@
-r"""What a picture shows, measured: CLIP similarity, zero-shot choice, likeness of pictures, background kept.
+r"""What a picture shows, scored: CLIP similarity, zero-shot choice, similarity of pictures, background kept.
 
 With f(picture) and g(text) the unit vectors of a CLIP model's two towers,
 
     similarity   f(picture) · g(text)                         image–text; the score of the paper's tables
     choice       argmax over texts of f(picture) · g(text)    zero-shot
-    likeness     f(a) · f(b)                                  image–image; DINOv2 where given, else CLIP
+    image        f(a) · f(b)                                  image–image; DINOv2 if one is loaded, else CLIP
 
-and the background of an edit is compared with the object's mask laid over both pictures: by likeness, and in
+and the background of an edit is compared with the object's mask laid over both images: by similarity, and in
 decibels over the pixels outside the mask, PSNR = 10 log₁₀ (1 / mean (a − b)²) for pixels from 0 to 1.
 
-Any CLIP or DINOv2 by hub name or folder; "emoji" is the judge of the built-in model.
+Any CLIP or DINOv2 by hub name or folder; "emoji" is the CLIP model that comes with the built-in model.
 
 References:
     | Learning Transferable Visual Models From Natural Language Supervision (Radford et al., 2021)
@@ -40,7 +40,7 @@ AT_ONCE = 64
 
 
 class ImageEncoder:
-    """Unit vectors of pictures by a vision model: likeness of two pictures is their product.
+    """Unit vectors of pictures by a vision model: the similarity of two pictures is their product.
 
     Args:
         model: A transformers model with an image tower: CLIPModel, or one such as Dinov2Model.
@@ -52,7 +52,7 @@ class ImageEncoder:
 
     @classmethod
     def load(cls, name: str | Path = "emoji", device: str | torch.device = "cpu") -> "ImageEncoder":
-        """By hub name or folder, such as facebook/dinov2-base; "emoji" is the built-in judge."""
+        """By hub name or folder, such as facebook/dinov2-base; "emoji" is the built-in CLIP model."""
         from transformers import AutoModel
 
         folder = _folder(name)
@@ -61,11 +61,11 @@ class ImageEncoder:
     @torch.no_grad()
     def embed_images(self, pictures: Pictures) -> Float[Tensor, "pictures dim"]:
         """Unit vectors of pictures."""
-        seen = [self._tower(pixels.to(self.model.device)) for pixels in self._pixels(pictures)]
-        return F.normalize(torch.cat(seen).float(), dim=-1)
+        vectors = [self._tower(pixels.to(self.model.device)) for pixels in self._pixels(pictures)]
+        return F.normalize(torch.cat(vectors).float(), dim=-1)
 
     def image_similarity(self, a: Pictures, b: Pictures) -> Float[np.ndarray, " pairs"]:
-        """How alike the pictures of each pair are: cosine, −1 … 1."""
+        """How similar the pictures of each pair are: cosine, −1 … 1."""
         return (self.embed_images(a) * self.embed_images(b)).sum(-1).cpu().numpy()
 
     def _tower(self, pixels: Tensor) -> Tensor:
@@ -75,17 +75,17 @@ class ImageEncoder:
 
     def _pixels(self, pictures: Pictures) -> Iterator[Tensor]:
         if not len(pictures):
-            raise HeadwiseError("No picture was given to look at. Give one or more.")
+            raise HeadwiseError("No picture was given to score. Give one or more.")
         for start in range(0, len(pictures), AT_ONCE):
             some = [picture.convert("RGB") for picture in pictures[start : start + AT_ONCE]]
             yield self.processor(images=some, return_tensors="pt")["pixel_values"].to(self.model.dtype)
 
 
 class CLIPScorer(ImageEncoder):
-    """A CLIP model that says how well pictures and texts fit.
+    """A CLIP model that scores how well pictures and texts fit.
 
-        judge = CLIPScorer.load("openai/clip-vit-large-patch14")
-        judge.similarity(pictures, ["a red car", "a blue car"])
+        scorer = CLIPScorer.load("openai/clip-vit-large-patch14")
+        scorer.similarity(pictures, ["a red car", "a blue car"])
 
     Args:
         model: A `CLIPModel`.
@@ -98,21 +98,21 @@ class CLIPScorer(ImageEncoder):
     def __init__(self, model: Any, processor: Any, tokenizer: Any) -> None:
         super().__init__(model, processor)
         self.tokenizer = tokenizer
-        self._text_cache: dict[str, Tensor] = {}  # the same few texts are asked about again and again
+        self._text_cache: dict[str, Tensor] = {}  # the same few texts are compared with again and again
 
     @classmethod
     def load(cls, name: str | Path = "emoji", device: str | torch.device = "cpu") -> "CLIPScorer":
-        """By hub name or folder; "emoji" is the judge of the built-in model."""
+        """By hub name or folder; "emoji" is the built-in CLIP model."""
         from transformers import AutoTokenizer, CLIPModel
 
         folder = _folder(name)
         model = _loaded(CLIPModel, folder).to(device)
-        judge = cls(model, _processor(folder), AutoTokenizer.from_pretrained(folder))
-        judge.name = name
-        return judge
+        scorer = cls(model, _processor(folder), AutoTokenizer.from_pretrained(folder))
+        scorer.name = name
+        return scorer
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        """One that was loaded by name goes to other machines by name, without its weights."""
+        """A scorer that was loaded by name goes to other machines by name, without its weights."""
         if self.name is None:
             return super().__reduce_ex__(protocol)
         return type(self).load, (self.name, str(self.model.device))
@@ -136,49 +136,50 @@ class CLIPScorer(ImageEncoder):
         return (self.embed_images(pictures) @ self.embed_texts(texts).T).cpu().numpy()
 
     def choose(self, pictures: Pictures, texts: Sequence[Sequence[str]]) -> Int[np.ndarray, " pictures"]:
-        """Which of its own texts each picture fits best, the first of equals."""
-        return np.array([scores.argmax() for scores in self._own(pictures, texts)])
+        """The index of the text that each picture fits best among its texts, the first of equals."""
+        return np.array([scores.argmax() for scores in self._scores(pictures, texts)])
 
     def probability(
         self, pictures: Pictures, texts: Sequence[Sequence[str]]
     ) -> Float[np.ndarray, " pictures"]:
-        """The probability, 0 … 1, that the judge gives the first of each picture's own texts among them."""
+        """The probability, 0 … 1, of the first of each picture's texts among them."""
         scale = float(self.model.logit_scale.detach().exp())
-        scores = [scale * (s - s.max()) for s in self._own(pictures, texts)]
+        scores = [scale * (s - s.max()) for s in self._scores(pictures, texts)]
         return np.array([float(np.exp(s[0]) / np.exp(s).sum()) for s in scores])
 
-    def _own(self, pictures: Pictures, texts: Sequence[Sequence[str]]) -> list[np.ndarray]:
+    def _scores(self, pictures: Pictures, texts: Sequence[Sequence[str]]) -> list[np.ndarray]:
         if len(pictures) != len(texts):
             raise HeadwiseError(
                 f"{len(pictures)} pictures and {len(texts)} lists of texts were given; expected one list for "
                 "each picture."
             )
-        seen = self.embed_images(pictures)
+        vectors = self.embed_images(pictures)
         return [
-            (self.embed_texts(own) @ picture).cpu().numpy() for picture, own in zip(seen, texts, strict=True)
+            (self.embed_texts(choices) @ vector).cpu().numpy()
+            for vector, choices in zip(vectors, texts, strict=True)
         ]
 
 
 def scoring(
-    judge: CLIPScorer, kind: Literal["choice", "certainty", "similarity"]
+    scorer: CLIPScorer, kind: Literal["choice", "certainty", "similarity"]
 ) -> Callable[[Pictures, Sequence[EvalPrompt]], Float[np.ndarray, " pictures"]]:
-    """How well each picture shows the first of its case's texts, as one function of pictures and cases.
+    """A function that scores how well each picture shows the first of its prompt's texts.
 
     Args:
-        judge: Who looks.
-        kind: "choice" is 1 where the judge picks the first text and 0 elsewhere; "certainty" its probability;
+        scorer: A CLIP model that compares pictures with texts.
+        kind: "choice" is 1 where the scorer picks the first text, else 0; "certainty" its probability;
             "similarity" the cosine with it, which needs no other texts.
     """
 
-    def choice(pictures: Pictures, cases: Sequence[EvalPrompt]) -> np.ndarray:
-        return (judge.choose(pictures, [case.texts for case in cases]) == 0).astype(np.float64)
+    def choice(pictures: Pictures, prompts: Sequence[EvalPrompt]) -> np.ndarray:
+        return (scorer.choose(pictures, [prompt.texts for prompt in prompts]) == 0).astype(np.float64)
 
-    def certainty(pictures: Pictures, cases: Sequence[EvalPrompt]) -> np.ndarray:
-        return judge.probability(pictures, [case.texts for case in cases])
+    def certainty(pictures: Pictures, prompts: Sequence[EvalPrompt]) -> np.ndarray:
+        return scorer.probability(pictures, [prompt.texts for prompt in prompts])
 
-    def similarity(pictures: Pictures, cases: Sequence[EvalPrompt]) -> np.ndarray:
-        said = judge.embed_texts([case.texts[0] for case in cases])
-        return (judge.embed_images(pictures) * said).sum(-1).double().cpu().numpy()
+    def similarity(pictures: Pictures, prompts: Sequence[EvalPrompt]) -> np.ndarray:
+        vectors = scorer.embed_texts([prompt.texts[0] for prompt in prompts])
+        return (scorer.embed_images(pictures) * vectors).sum(-1).double().cpu().numpy()
 
     return {"choice": choice, "certainty": certainty, "similarity": similarity}[kind]
 
@@ -223,10 +224,11 @@ def _loaded(kind: Any, folder: str) -> Any:
     try:
         return kind.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
     except (OSError, ValueError) as error:
-        said = str(error).strip().splitlines()
+        lines = str(error).strip().splitlines()
         raise ModelNotLoaded(
-            f"{folder} could not be loaded as a {kind.__name__}: {said[0] if said else type(error).__name__} "
-            "Check the name and the network, or give a folder with safetensors weights."
+            f"{folder} could not be loaded as a {kind.__name__}: "
+            f"{lines[0] if lines else type(error).__name__} Check the name "
+            "and the network, or give a folder with safetensors weights."
         ) from error
 
 

@@ -1,106 +1,85 @@
 r"""Which way of editing shows the target best, and keeps the source best?
 
-Every method draws the same pairs of prompts from the same latents. Of a target's picture,
+Every method edits the same pairs of prompts from the same latents. Of a target's picture,
 
-    alignment      cosine of the judge between the picture and the target prompt
-    accuracy       1 where the judge picks the target's word among the words of the attribute
-    preservation   likeness of source and target where nothing was to change: outside the object's box or,
+    alignment      cosine of the scorer between the picture and the target prompt
+    accuracy       1 where the scorer picks the target's word among the words of the attribute
+    preservation   similarity of source and target where nothing was to change: outside the object's box or,
                    where the surroundings are edited, inside it
-    identity       1 where the judge picks the prompt's thing among others
+    identity       1 where the scorer picks the prompt's thing among others
 
-"Target alone" edits nothing: the target drawn for itself, which shows how well it can be shown at all.
-"Random heads" has the factors of relevance at other heads.
+"Target alone" edits nothing: the target is generated from its own prompt, which shows how well it can be
+shown at all. "Random heads" has the factors of relevance at other heads. A new baseline is one more row of
+`EDITING`.
 
 References:
     | Cross-Attention Head Position Patterns Can Align with Human Visual Concepts (Park et al., 2024)
     | https://arxiv.org/abs/2412.02237
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
+from functools import partial
+from typing import Any, Unpack
 
 import numpy as np
-from PIL import Image
+from jaxtyping import Float
 
 from headwise.benchmarks.clip_scorer import CLIPScorer, without_object
 from headwise.benchmarks.prompts import EditPair
+from headwise.benchmarks.results import TARGET_ONLY, Editing
+from headwise.benchmarks.sweep import (
+    Call,
+    KeptImage,
+    RunOptions,
+    Sweep,
+    keep_methods,
+    run_sweep,
+    spread_evenly,
+)
 from headwise.editing.baselines.free_prompt import FreePrompt
 from headwise.editing.baselines.masactrl import MasaCtrl
 from headwise.editing.baselines.plug_and_play import PlugAndPlay
 from headwise.editing.baselines.sdedit import sdedit
 from headwise.editing.prompt_to_prompt import PromptToPrompt, generate_edits
 from headwise.errors import HeadwiseError
-from headwise.intervals import Interval, bootstrap
 from headwise.measuring.relevance import Relevance
-from headwise.model.pipelines import quiet, settings_of_pictures
-from headwise.runs.folder import Progress, RunFolder
-from headwise.runs.scores import Axes, Scores
-from headwise.runs.shards import batches, subrange
-from headwise.runs.workers import shared
+from headwise.model.pipelines import settings_of_pictures
+from headwise.runs.image_names import ImageName
 
-__all__ = ["ALONE", "EDITING", "MEASURES", "Editing", "benchmark_editing"]
+__all__ = ["EDITING", "METRICS", "TARGET_ONLY", "Editing", "benchmark_editing", "edit_scores"]
 
-ALONE = "target alone"
-MEASURES = ("alignment", "accuracy", "preservation", "identity")
-Pictures = list[Image.Image]
-Draw = Callable[[Sequence[EditPair], Sequence[int], Pictures], Pictures]
+METRICS = Editing.METRICS
+Images = Sequence[Any]  # PIL images; arrays too, where they are not scored
 
 
-@dataclass(frozen=True)
-class Editing:
-    """What every method reached for every pair.
-
-    Args:
-        scores: Along the axes method, measure, seed and pair.
-        attributes: Of each pair.
-    """
-
-    scores: Scores
-    attributes: tuple[str, ...]
-
-    @property
-    def methods(self) -> tuple[str, ...]:
-        """What was compared."""
-        return self.scores.axes["method"]  # type: ignore[return-value]
-
-    def of(self, method: str, measure: str, attribute: str | None = None) -> Interval:
-        """The mean over pairs and seeds, with its bootstrap interval over pairs."""
-        mine = [attribute in (None, own) for own in self.attributes]
-        found = self.scores.values[self.methods.index(method), MEASURES.index(measure)][:, mine].T
-        value, low, high = bootstrap(found.mean(1, keepdims=True), lambda mean: mean[0])
-        return Interval(float(value), float(low), float(high))
-
-
-@shared("pairs", together="batch_size")
 def benchmark_editing(
     pipe: Any,
     relevance: Relevance,
     pairs: Sequence[EditPair],
-    judge: CLIPScorer,
+    scorer: CLIPScorer,
     *,
     methods: Sequence[str] | None = None,
     seeds: Sequence[int] = (0, 1, 2, 3),
-    numbers: range | None = None,
-    out: str | Path | None = None,
     batch_size: int = 16,
     keep_pairs: int = 0,
     num_inference_steps: int = 50,
     guidance_scale: float | int = 7.5,
-    checkpoint_every: float | int = 10,
-    progress: bool = True,
+    **run: Unpack[RunOptions],
 ) -> Editing:
     """Edit every pair by every method from every seed.
 
     Args:
-        pairs: Sources and targets, and what to look for.
-        judge: Who looks.
+        pipe: The user's pipeline, which is left as it was; or workers, which share the pairs (runs/ray.py).
+        relevance: As measured on this model, with its head map.
+        pairs: Source and target prompts, and the texts that their pictures are compared with.
+        scorer: A CLIP model that compares pictures with texts and with each other.
         methods: Some of `EDITING`; all if None.
-        keep_pairs: Save the pictures of so many pairs, spread evenly, first seed, in `out`/pictures.
+        seeds: Each pair is generated once from each seed, as `headwise edit --seeds` generates it.
+        keep_pairs: How many pairs' pictures to save in `out`/pictures, spread evenly, first seed.
         batch_size: Pictures per pipeline call, sources counted.
-        seeds, numbers, out, num_inference_steps, guidance_scale, checkpoint_every, progress: As in
-            `measure_weakening`.
+        num_inference_steps, guidance_scale: Passed to the pipeline.
+        run: `out`, `numbers`, `checkpoint_every` and `progress`, as in `run_sweep`.
     """
     methods = tuple(EDITING) if methods is None else tuple(methods)
     unknown = [method for method in methods if method not in EDITING]
@@ -109,79 +88,146 @@ def benchmark_editing(
             f"methods={list(methods)} and {len(pairs)} pairs were given; expected a pair or more, and some "
             f"of: {', '.join(EDITING)}."
         )
-    passed: dict[str, Any] = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
-    settings = settings_of_pictures(pipe, [p for pair in pairs for p in (pair.source, pair.target)]) | passed
-    settings |= {"relevance": relevance.settings.get("weights"), "attributes": [p.attribute for p in pairs]}
-    axes: Axes = {"method": methods, "measure": MEASURES, "seed": tuple(seeds), "pair": range(len(pairs))}
-    kept = set(range(0, len(pairs), max(1, -(-len(pairs) // keep_pairs)))) if keep_pairs and out else ()
-    at_once = max(1, batch_size // 2)
-    wanted = subrange(numbers, len(pairs))
-    with (
-        RunFolder(out, settings, Scores.empty(axes, settings), "scores") as folder,
-        quiet(pipe),
-        Progress(folder, folder.so_far.values[..., wanted].size, checkpoint_every, progress) as done,
-    ):
-        for s, seed in enumerate(seeds):
-            for batch in batches(wanted.start, wanted.stop, at_once):
-                mine = list(batch)
-                todo = [m for m in range(len(methods)) if np.isnan(done.so_far.values[m, :, s, mine]).any()]
-                if not todo:
-                    continue
-                some, own = [pairs[n] for n in mine], [seed * len(pairs) + n for n in mine]
-                drawn = generate_edits(pipe, [[pair.source] for pair in some], [], seeds=own, **passed)
-                sources = [group[0] for group in drawn]
-                for n, picture in zip(mine, sources, strict=True):
-                    if s == 0 and n in kept:
-                        folder.keep(f"{n:03d} source", picture, pairs[n].source)
-                for m in todo:
-                    edited = EDITING[methods[m]](pipe, relevance, some, own, sources, passed)
-                    for n, picture in zip(mine, edited, strict=True):
-                        if s == 0 and n in kept:
-                            folder.keep(f"{n:03d} {methods[m]}", picture, pairs[n].target)
-                    part = Scores.empty(axes, settings)
-                    part.values[m, :, s, mine] = measured(judge, some, sources, edited).T
-                    done(part)
-    return Editing(folder.so_far, tuple(pair.attribute for pair in pairs))
+    edited = _Edited(
+        relevance, tuple(pairs), scorer, methods, tuple(seeds), max(1, batch_size // 2), keep_pairs,
+        {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale},
+    )  # fmt: skip
+    scores = run_sweep(pipe, edited, kind="editing", together=batch_size, **run)
+    return Editing(scores, tuple(pair.attribute for pair in pairs))
 
 
-def measured(judge: CLIPScorer, pairs: Sequence[EditPair], sources: Pictures, edited: Pictures) -> np.ndarray:
-    """The four measures of each edit: "measures pairs"."""
-    alignment = (
-        (judge.embed_images(edited) * judge.embed_texts([pair.target for pair in pairs]))
-        .sum(-1)
-        .double()
-        .cpu()
-        .numpy()
-    )
-    accuracy = judge.choose(edited, [pair.texts for pair in pairs]) == 0
-    identity = judge.choose(edited, [pair.things for pair in pairs]) == 0
+@dataclass(frozen=True)
+class _Edited:
+    """From a pipeline to the sweep over methods, seeds and pairs."""
+
+    relevance: Relevance
+    pairs: tuple[EditPair, ...]
+    scorer: CLIPScorer
+    methods: tuple[str, ...]
+    seeds: tuple[int, ...]
+    pairs_per_call: int
+    keep_pairs: int
+    passed: dict[str, Any]
+
+    def __call__(self, pipe: Any) -> Sweep:
+        texts = [text for pair in self.pairs for text in (pair.source, pair.target)]
+        settings = settings_of_pictures(pipe, texts) | self.passed | {"noise": "seed"}
+        settings |= {"relevance": self.relevance.settings.get("weights")}
+        settings |= {"attributes": [pair.attribute for pair in self.pairs]}
+        sources = _Sources(pipe, self.pairs, self.passed)
+        return Sweep(
+            {"method": self.methods, "measure": METRICS, "seed": self.seeds, "pair": range(len(self.pairs))},
+            settings,
+            loops=("seed", "pair", "method"),
+            batch_size=self.pairs_per_call,
+            generate=partial(self._generate, pipe, sources),
+            score=lambda call, images: edit_scores(self.scorer, self._of(call), sources(call), images),
+            keep=partial(self._keep, sources),
+        )
+
+    def _of(self, call: Call) -> list[EditPair]:
+        return [self.pairs[n] for n in call.numbers]
+
+    def _generate(self, pipe: Any, sources: "_Sources", call: Call) -> Images:
+        batch = Edits(pipe, self.relevance, self._of(call), call.labels("seed"), sources(call), self.passed)
+        return EDITING[call.label("method")](batch)
+
+    def _keep(self, sources: "_Sources", call: Call, images: Images) -> Iterator[KeptImage]:
+        kept = spread_evenly(self.keep_pairs, len(self.pairs))
+        for number, seed, source in zip(call.numbers, call.index("seed"), sources(call), strict=True):
+            if seed == 0 and number in kept:
+                yield KeptImage(ImageName(number, "source"), source, self.pairs[number].source)
+        yield from keep_methods([pair.target for pair in self.pairs], kept)(call, images)
+
+
+class _Sources:
+    """The sources of a call's pairs, which are generated once for all methods.
+
+    Args:
+        pipe: The pipeline.
+        pairs: All pairs of the sweep.
+        passed: Options of the pipeline call.
+    """
+
+    def __init__(self, pipe: Any, pairs: Sequence[EditPair], passed: Mapping[str, Any]) -> None:
+        self.pipe, self.pairs, self.passed = pipe, pairs, passed
+        self.last: tuple[Any, Images] = (None, ())
+
+    def __call__(self, call: Call) -> Images:
+        key = (call.label("seed"), tuple(call.numbers))
+        if key != self.last[0]:
+            texts = [[self.pairs[n].source] for n in call.numbers]
+            groups = generate_edits(self.pipe, texts, [], seeds=call.labels("seed"), **self.passed)
+            self.last = (key, [group[0] for group in groups])
+        return self.last[1]
+
+
+def edit_scores(
+    scorer: CLIPScorer, pairs: Sequence[EditPair], sources: Images, edited: Images
+) -> Float[np.ndarray, "metrics pairs"]:
+    """The four metrics of each edit.
+
+    Args:
+        scorer: A CLIP model that compares pictures with texts and with each other.
+        pairs: The pair of each edit.
+        sources: The picture of each source prompt.
+        edited: The picture of each target prompt.
+    """
+    targets = scorer.embed_texts([pair.target for pair in pairs])
+    alignment = (scorer.embed_images(edited) * targets).sum(-1).double().cpu().numpy()
+    accuracy = scorer.choose(edited, [pair.texts for pair in pairs]) == 0
+    identity = scorer.choose(edited, [pair.things for pair in pairs]) == 0
     covered = [
-        [without_object(picture, pair.mask(picture.size)) for picture, pair in zip(some, pairs, strict=True)]
-        for some in (sources, edited)
+        [without_object(image, pair.mask(image.size)) for image, pair in zip(images, pairs, strict=True)]
+        for images in (sources, edited)
     ]
-    return np.stack([alignment, accuracy, judge.image_similarity(*covered), identity]).astype(np.float64)
+    preservation = scorer.image_similarity(*covered)
+    return np.stack([alignment, accuracy, preservation, identity]).astype(np.float64)
 
 
-def _hooked(make: Callable[[Relevance, Sequence[EditPair]], Sequence[Any]]) -> Callable[..., Pictures]:
-    """A method that is a hook for all pairs of a pipeline call."""
+@dataclass(frozen=True)
+class Edits:
+    """What a method gets: pairs to edit in one call.
 
-    def drawn(
-        pipe: Any, relevance: Relevance, pairs: Sequence[EditPair], seeds: Sequence[int], sources: Pictures,
-        passed: Mapping[str, Any],
-    ) -> Pictures:  # fmt: skip
-        found: dict[int, Image.Image] = {}
-        for mine in _together(pairs):
-            groups = [[pairs[n].source, pairs[n].target] for n in mine]
-            hooks = make(relevance, [pairs[n] for n in mine])
-            rows = generate_edits(pipe, groups, hooks, seeds=[seeds[n] for n in mine], **passed)
-            found |= {n: row[1] for n, row in zip(mine, rows, strict=True)}
-        return [found[n] for n in range(len(pairs))]
+    Args:
+        pipe: The pipeline.
+        relevance: As measured, with its head map.
+        pairs: Source and target prompts.
+        seeds: The seed of each pair's first latents.
+        sources: The picture of each source prompt.
+        passed: Options of the pipeline call.
+    """
 
-    return drawn
+    pipe: Any
+    relevance: Relevance
+    pairs: Sequence[EditPair]
+    seeds: Sequence[int]
+    sources: Images
+    passed: Mapping[str, Any]
 
 
-def _together(pairs: Sequence[EditPair]) -> list[list[int]]:
-    """Pairs that one hook can serve: none has a word of another in it, unless it means the same by it."""
+Method = Callable[[Edits], Images]
+MakeHook = Callable[[Relevance, Sequence[EditPair]], Any]
+
+
+def _with_hook(make: MakeHook) -> Method:
+    """A method that is a hook on source and target side by side."""
+
+    def edited(batch: Edits) -> Images:
+        images: dict[int, Any] = {}
+        for group in together(batch.pairs):
+            pairs, seeds = [batch.pairs[n] for n in group], [batch.seeds[n] for n in group]
+            texts = [[pair.source, pair.target] for pair in pairs]
+            hooks = [make(batch.relevance, pairs)]
+            rows = generate_edits(batch.pipe, texts, hooks, seeds=seeds, **batch.passed)
+            images |= {n: row[1] for n, row in zip(group, rows, strict=True)}
+        return [images[n] for n in range(len(batch.pairs))]
+
+    return edited
+
+
+def together(pairs: Sequence[EditPair]) -> list[list[int]]:
+    """Groups of pairs that one hook can serve: no target has another's word, unless it means the same."""
     groups: list[list[int]] = []
     for n, pair in enumerate(pairs):
         fits = (group for group in groups if all(_apart(pair, pairs[other]) for other in group))
@@ -196,51 +242,47 @@ def _apart(a: EditPair, b: EditPair) -> bool:
     return a.word not in b.target and b.word not in a.target
 
 
-def _noised(strength: float) -> Callable[..., Pictures]:
-    def drawn(
-        pipe: Any, relevance: Relevance, pairs: Sequence[EditPair], seeds: Sequence[int], sources: Pictures,
-        passed: Mapping[str, Any],
-    ) -> Pictures:  # fmt: skip
-        targets = [pair.target for pair in pairs]
-        return sdedit(pipe, sources, targets, strength=strength, seeds=seeds, **passed)
+def _noised(strength: float) -> Method:
+    def edited(batch: Edits) -> Images:
+        targets = [pair.target for pair in batch.pairs]
+        return sdedit(
+            batch.pipe, batch.sources, targets, strength=strength, seeds=batch.seeds, **batch.passed
+        )
 
-    return drawn
-
-
-def _alone(
-    pipe: Any, relevance: Relevance, pairs: Sequence[EditPair], seeds: Sequence[int], sources: Pictures,
-    passed: Mapping[str, Any],
-) -> Pictures:  # fmt: skip
-    """The targets drawn for themselves: how well they can be shown where nothing need be kept."""
-    rows = generate_edits(pipe, [[pair.target] for pair in pairs], [], seeds=seeds, **passed)
-    return [row[0] for row in rows]
+    return edited
 
 
-def _relevant(strength: float) -> Callable[[Relevance, Sequence[EditPair]], Sequence[Any]]:
-    def make(relevance: Relevance, pairs: Sequence[EditPair]) -> Sequence[Any]:
+def _target_only(batch: Edits) -> Images:
+    """The targets from their own prompts: how well they can be shown where nothing need be kept."""
+    texts = [[pair.target] for pair in batch.pairs]
+    return [row[0] for row in generate_edits(batch.pipe, texts, [], seeds=batch.seeds, **batch.passed)]
+
+
+def _relevant(strength: float) -> MakeHook:
+    def make(relevance: Relevance, pairs: Sequence[EditPair]) -> PromptToPrompt:
         concepts = {pair.word: pair.attribute for pair in pairs}
-        return [PromptToPrompt(relevance=relevance, concepts=concepts, strength=strength)]
+        return PromptToPrompt(relevance=relevance, concepts=concepts, strength=strength)
 
     return make
 
 
-def _random_heads(relevance: Relevance, pairs: Sequence[EditPair]) -> Sequence[Any]:
-    """The control: the same factors, dealt to other heads."""
+def _random_heads(relevance: Relevance, pairs: Sequence[EditPair]) -> PromptToPrompt:
+    """The control: the same factors, permuted over heads."""
     order = np.random.Generator(np.random.Philox(0)).permutation(relevance.values.shape[1])
     return _relevant(1.0)(replace(relevance, values=relevance.values[:, order]), pairs)
 
 
-EDITING: dict[str, Callable[..., Pictures]] = {
-    ALONE: _alone,
+EDITING: dict[str, Method] = {
+    TARGET_ONLY: _target_only,
     "sdedit 0.5": _noised(0.5),
     "sdedit 0.7": _noised(0.7),
-    "prompt-to-prompt": _hooked(lambda relevance, pairs: [PromptToPrompt()]),
-    "plug-and-play": _hooked(lambda relevance, pairs: [PlugAndPlay()]),
-    "masactrl": _hooked(lambda relevance, pairs: [MasaCtrl()]),
-    "free-prompt": _hooked(lambda relevance, pairs: [FreePrompt()]),
-    "relevance": _hooked(_relevant(1.0)),
-    "relevance × 0": _hooked(_relevant(0.0)),
-    "relevance × 0.5": _hooked(_relevant(0.5)),
-    "relevance × 2": _hooked(_relevant(2.0)),
-    "random heads": _hooked(_random_heads),
+    "prompt-to-prompt": _with_hook(lambda relevance, pairs: PromptToPrompt()),
+    "plug-and-play": _with_hook(lambda relevance, pairs: PlugAndPlay()),
+    "masactrl": _with_hook(lambda relevance, pairs: MasaCtrl()),
+    "free-prompt": _with_hook(lambda relevance, pairs: FreePrompt()),
+    "relevance": _with_hook(_relevant(1.0)),
+    "relevance × 0": _with_hook(_relevant(0.0)),
+    "relevance × 0.5": _with_hook(_relevant(0.5)),
+    "relevance × 2": _with_hook(_relevant(2.0)),
+    "random heads": _with_hook(_random_heads),
 }

@@ -1,92 +1,66 @@
 r"""Are all subjects of a prompt there?
 
-    full      cosine of the judge between the picture and the whole prompt
+    full      cosine of the scorer between the picture and the whole prompt
     minimum   the smaller of the cosines with the two subjects alone
     caption   cosine between the prompt and the caption that fits the picture best, of all prompts of its type
+
+A new method is one more row of `COMPOSING`.
 
 References:
     | Cross-Attention Head Position Patterns Can Align with Human Visual Concepts (Park et al., 2024)
     | https://arxiv.org/abs/2412.02237
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from functools import partial
+from typing import Any, Unpack
 
 import numpy as np
+from jaxtyping import Float
 
 from headwise.benchmarks.clip_scorer import CLIPScorer
 from headwise.benchmarks.prompts import MultiSubjectPrompt
+from headwise.benchmarks.results import MultiConcept
+from headwise.benchmarks.sweep import Call, RunOptions, Sweep, keep_methods, run_sweep, spread_evenly
 from headwise.editing.attend_and_excite import Excite, excite
 from headwise.editing.baselines.composable import compose
 from headwise.errors import HeadwiseError
-from headwise.intervals import Interval, bootstrap
 from headwise.measuring.relevance import Relevance
-from headwise.model.pipelines import quiet, settings_of_pictures
-from headwise.runs.folder import Progress, RunFolder
-from headwise.runs.scores import Axes, Scores
-from headwise.runs.shards import subrange
-from headwise.runs.workers import shared
+from headwise.model.pipelines import settings_of_pictures
 
-__all__ = ["COMPOSING", "SEEN", "MultiConcept", "benchmark_multi_concept"]
+__all__ = ["COMPOSING", "METRICS", "MultiConcept", "benchmark_multi_concept", "subject_scores"]
 
-SEEN = ("full", "minimum", "caption")
-Prompts = Sequence[MultiSubjectPrompt]
+METRICS = MultiConcept.METRICS
 
 
-@dataclass(frozen=True)
-class MultiConcept:
-    """What every method reached for every prompt.
-
-    Args:
-        scores: Along the axes method, measure, seed and prompt.
-        types: Of each prompt: "type1" for two things, "type2" for two coloured ones.
-    """
-
-    scores: Scores
-    types: tuple[str, ...]
-
-    @property
-    def methods(self) -> tuple[str, ...]:
-        """What was compared."""
-        return self.scores.axes["method"]  # type: ignore[return-value]
-
-    def of(self, method: str, measure: str, kind: str) -> Interval:
-        """The mean over prompts and seeds, with its bootstrap interval over prompts."""
-        mine = [kind == own for own in self.types]
-        found = self.scores.values[self.methods.index(method), SEEN.index(measure)][:, mine].T
-        value, low, high = bootstrap(found.mean(1, keepdims=True), lambda mean: mean[0])
-        return Interval(float(value), float(low), float(high))
-
-
-@shared("prompts", together="batch_size")
 def benchmark_multi_concept(
     pipe: Any,
     relevance: Relevance,
     prompts: Sequence[MultiSubjectPrompt],
-    judge: CLIPScorer,
+    scorer: CLIPScorer,
     *,
     methods: Sequence[str] | None = None,
     seeds: Sequence[int] = (0, 1, 2, 3),
-    numbers: range | None = None,
-    out: str | Path | None = None,
     batch_size: int = 16,
     keep_prompts: int = 0,
     num_inference_steps: int = 50,
     guidance_scale: float | int = 7.5,
-    checkpoint_every: float | int = 10,
-    progress: bool = True,
+    **run: Unpack[RunOptions],
 ) -> MultiConcept:
-    """Draw every prompt by every method from every seed.
+    """Generate every prompt by every method from every seed.
 
     Args:
-        prompts: With their subjects.
-        judge: Who looks.
+        pipe: The user's pipeline, which is left as it was; or workers, which share the prompts (runs/ray.py).
+        relevance: As measured on this model, with its head map.
+        prompts: Prompts with their subjects.
+        scorer: A CLIP model that compares pictures with texts.
         methods: Some of `COMPOSING`; all if None.
-        keep_prompts: Save the pictures of so many prompts, spread evenly, first seed, in `out`/pictures.
-        seeds, numbers, out, batch_size, num_inference_steps, guidance_scale, checkpoint_every, progress: As
-            in `measure_weakening`.
+        seeds: Each prompt is generated once from each seed, as `headwise excite --seeds` generates it.
+        keep_prompts: How many prompts' pictures to save in `out`/pictures, spread evenly, first seed.
+        batch_size: Pictures per pipeline call.
+        num_inference_steps, guidance_scale: Passed to the pipeline.
+        run: `out`, `numbers`, `checkpoint_every` and `progress`, as in `run_sweep`.
     """
     methods = tuple(COMPOSING) if methods is None else tuple(methods)
     unknown = [method for method in methods if method not in COMPOSING]
@@ -95,84 +69,113 @@ def benchmark_multi_concept(
             f"methods={list(methods)} and {len(prompts)} prompts were given; expected a prompt or more, and "
             f"some of: {', '.join(COMPOSING)}."
         )
-    passed: dict[str, Any] = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
-    settings = settings_of_pictures(pipe, [several.prompt for several in prompts]) | passed
-    settings |= {"relevance": relevance.settings.get("weights"), "types": [p.kind for p in prompts]}
-    axes: Axes = {"method": methods, "measure": SEEN, "seed": tuple(seeds), "prompt": range(len(prompts))}
-    kept = (
-        set(range(0, len(prompts), max(1, -(-len(prompts) // keep_prompts)))) if keep_prompts and out else ()
-    )
-    captions = {kind: sorted({p.prompt for p in prompts if p.kind == kind}) for kind in settings["types"]}
-    wanted = subrange(numbers, len(prompts))
-    with (
-        RunFolder(out, settings, Scores.empty(axes, settings), "scores") as folder,
-        quiet(pipe),
-        Progress(folder, folder.so_far.values[..., wanted].size, checkpoint_every, progress) as done,
-    ):
-        for m, method in enumerate(methods):
-            for s, seed in enumerate(seeds):
-                todo = [n for n in wanted if np.isnan(done.so_far.values[m, 0, s, n])]
-                for start in range(0, len(todo), batch_size):
-                    drawn = todo[start : start + batch_size]
-                    some, own = [prompts[n] for n in drawn], [seed * len(prompts) + n for n in drawn]
-                    images = COMPOSING[method](pipe, relevance, some, own, passed)
-                    for n, image in zip(drawn, images, strict=True):
-                        if s == 0 and n in kept:
-                            folder.keep(f"{n:03d} {method}", image, prompts[n].prompt)
-                    part = Scores.empty(axes, settings)
-                    part.values[m, :, s, drawn] = seen(judge, some, images, captions)
-                    done(part)
-    return MultiConcept(folder.so_far, tuple(several.kind for several in prompts))
+    composed = _Composed(
+        relevance, tuple(prompts), scorer, methods, tuple(seeds), batch_size, keep_prompts,
+        {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale},
+    )  # fmt: skip
+    scores = run_sweep(pipe, composed, kind="multi-concept", together=batch_size, **run)
+    return MultiConcept(scores, tuple(prompt.kind for prompt in prompts))
 
 
-def seen(
-    judge: CLIPScorer,
+@dataclass(frozen=True)
+class _Composed:
+    """From a pipeline to the sweep over methods, seeds and prompts."""
+
+    relevance: Relevance
+    prompts: tuple[MultiSubjectPrompt, ...]
+    scorer: CLIPScorer
+    methods: tuple[str, ...]
+    seeds: tuple[int, ...]
+    batch_size: int
+    keep_prompts: int
+    passed: dict[str, Any]
+
+    def __call__(self, pipe: Any) -> Sweep:
+        texts, types = [prompt.prompt for prompt in self.prompts], [prompt.kind for prompt in self.prompts]
+        settings = settings_of_pictures(pipe, texts) | self.passed | {"noise": "seed"}
+        settings |= {"relevance": self.relevance.settings.get("weights"), "types": types}
+        captions = {kind: sorted({p.prompt for p in self.prompts if p.kind == kind}) for kind in types}
+        return Sweep(
+            {"method": self.methods, "measure": METRICS, "seed": self.seeds, "prompt": range(len(texts))},
+            settings,
+            loops=("method", "seed"),
+            batch_size=self.batch_size,
+            generate=partial(self._generate, pipe),
+            score=partial(self._score, captions),
+            keep=keep_methods(texts, spread_evenly(self.keep_prompts, len(texts))),
+        )
+
+    def _generate(self, pipe: Any, call: Call) -> Sequence[Any]:
+        prompts = [self.prompts[n] for n in call.numbers]
+        batch = Composition(pipe, self.relevance, prompts, call.labels("seed"), self.passed)
+        return COMPOSING[call.label("method")](batch)
+
+    def _score(self, captions: dict[str, list[str]], call: Call, images: Sequence[Any]) -> np.ndarray:
+        return subject_scores(self.scorer, [self.prompts[n] for n in call.numbers], images, captions).T
+
+
+def subject_scores(
+    scorer: CLIPScorer,
     prompts: Sequence[MultiSubjectPrompt],
     images: Sequence[Any],
-    captions: dict[str, list[str]],
-) -> np.ndarray:
-    """The three measures of each picture: "prompts measures"."""
+    captions: Mapping[str, Sequence[str]],
+) -> Float[np.ndarray, "prompts metrics"]:
+    """The three metrics of each picture.
+
+    Args:
+        scorer: A CLIP model that compares pictures with texts.
+        prompts: The prompt of each picture.
+        images: The pictures.
+        captions: The captions to choose among, by the prompts' type.
+    """
     rows = []
-    looked = judge.embed_images(images)
-    for several, picture in zip(prompts, looked, strict=True):
-        said = judge.embed_texts([several.prompt, *several.subjects])
-        whole, *each = (said @ picture).tolist()
-        mine = captions[several.kind]
-        best = mine[int((judge.embed_texts(mine) @ picture).argmax())]
-        rows.append([whole, min(each), float(judge.embed_texts([best])[0] @ said[0])])
+    for prompt, image in zip(prompts, scorer.embed_images(images), strict=True):
+        texts = scorer.embed_texts([prompt.prompt, *prompt.subjects])
+        full, *each_subject = (texts @ image).tolist()
+        choices = captions[prompt.kind]
+        best = choices[int((scorer.embed_texts(choices) @ image).argmax())]
+        rows.append([full, min(each_subject), float(scorer.embed_texts([best])[0] @ texts[0])])
     return np.array(rows)
 
 
-def _plain(pipe: Any, relevance: Relevance, some: Prompts, seeds: Sequence[int], passed: Any) -> Any:
-    return _excited(some, seeds, pipe, passed, thresholds={0.0: 0.0})
+@dataclass(frozen=True)
+class Composition:
+    """What a method gets: prompts to generate in one call.
+
+    Args:
+        pipe: The pipeline.
+        relevance: As measured, with its head map.
+        prompts: Prompts with their subjects.
+        seeds: The seed of each prompt's first latents.
+        passed: Options of the pipeline call.
+    """
+
+    pipe: Any
+    relevance: Relevance
+    prompts: Sequence[MultiSubjectPrompt]
+    seeds: Sequence[int]
+    passed: Mapping[str, Any]
+
+    def excited(self, **options: Any) -> Sequence[Any]:
+        """One picture per prompt by Attend-and-Excite, with options of `Excite`."""
+        hook = Excite([prompt.words for prompt in self.prompts], **options)
+        texts = [prompt.prompt for prompt in self.prompts]
+        return excite(self.pipe, texts, hook, seeds=self.seeds, **self.passed)
 
 
-def _attend(pipe: Any, relevance: Relevance, some: Prompts, seeds: Sequence[int], passed: Any) -> Any:
-    return _excited(some, seeds, pipe, passed)
+def _by_relevance(batch: Composition) -> Sequence[Any]:
+    concepts = {word: concept for prompt in batch.prompts for word, concept in prompt.concepts.items()}
+    return batch.excited(relevance=batch.relevance, concepts=concepts)
 
 
-def _relevant(pipe: Any, relevance: Relevance, some: Prompts, seeds: Sequence[int], passed: Any) -> Any:
-    concepts = {word: concept for several in some for word, concept in several.concepts.items()}
-    return _excited(some, seeds, pipe, passed, relevance=relevance, concepts=concepts)
+def _composable(batch: Composition) -> Sequence[Any]:
+    rows = zip(batch.prompts, batch.seeds, strict=True)
+    return [compose(batch.pipe, prompt.subjects, seeds=[seed], **batch.passed)[0] for prompt, seed in rows]
 
 
-def _excited(
-    some: Sequence[MultiSubjectPrompt], seeds: Sequence[int], pipe: Any, passed: Any, **options: Any
-) -> Any:
-    exciting = Excite([several.words for several in some], **options)
-    return excite(pipe, [several.prompt for several in some], exciting, seeds=seeds, **passed)
-
-
-def _composed(pipe: Any, relevance: Relevance, some: Prompts, seeds: Sequence[int], passed: Any) -> Any:
-    return [
-        compose(pipe, several.subjects, seeds=[seed], **passed)[0]
-        for several, seed in zip(some, seeds, strict=True)
-    ]
-
-
-COMPOSING: dict[str, Callable[..., Any]] = {
-    "plain": _plain,
-    "composable": _composed,
-    "attend-and-excite": _attend,
-    "relevance": _relevant,
+COMPOSING: dict[str, Callable[[Composition], Sequence[Any]]] = {
+    "plain": lambda batch: batch.excited(thresholds={0.0: 0.0}),
+    "composable": _composable,
+    "attend-and-excite": lambda batch: batch.excited(),
+    "relevance": _by_relevance,
 }

@@ -10,23 +10,20 @@ References:
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from functools import partial
+from typing import Any, Unpack
 
 import numpy as np
 
 from headwise.benchmarks.prompts import PolysemyPrompt
+from headwise.benchmarks.results import Polysemy
+from headwise.benchmarks.sweep import Call, RunOptions, Sweep, keep_methods, run_sweep, spread_evenly
 from headwise.benchmarks.weakening import Score
 from headwise.errors import HeadwiseError
-from headwise.intervals import Interval, wilson
 from headwise.measuring.relevance import Relevance
 from headwise.model.attention import hooked
 from headwise.model.generate import generate
-from headwise.model.pipelines import quiet, settings_of_pictures
-from headwise.runs.folder import Progress, RunFolder
-from headwise.runs.scores import Axes, Scores
-from headwise.runs.shards import batches, subrange
-from headwise.runs.workers import shared
+from headwise.model.pipelines import settings_of_pictures
 from headwise.steering.steer import Steer, adjust
 
 __all__ = ["METHODS", "Polysemy", "benchmark_polysemy"]
@@ -34,116 +31,109 @@ __all__ = ["METHODS", "Polysemy", "benchmark_polysemy"]
 METHODS = ("plain", "rewording", "uniform", "random heads", "layer means", "adjust")
 
 
-@dataclass(frozen=True)
-class Polysemy:
-    """How often two-sense words were misread.
-
-    Args:
-        misread: 1 where the judge saw another sense than the one that was meant, 0 where not; along the axes
-            method, seed and prompt.
-        words: Of each prompt, the word with two senses.
-    """
-
-    misread: Scores
-    words: tuple[str, ...]
-
-    @property
-    def methods(self) -> tuple[str, ...]:
-        """What was compared."""
-        return self.misread.axes["method"]  # type: ignore[return-value]
-
-    def rate(self, method: str, word: str | None = None) -> Interval:
-        """The share of misread pictures, with its Wilson interval; of one word, if given."""
-        of_method = self.misread.values[self.methods.index(method)]
-        mine = of_method if word is None else of_method[:, [w == word for w in self.words]]
-        known = mine[np.isfinite(mine)]
-        return wilson(int(known.sum()), len(known))
-
-
-@shared("senses", together="batch_size")
 def benchmark_polysemy(
     pipe: Any,
     relevance: Relevance,
-    senses: Sequence[PolysemyPrompt],
+    prompts: Sequence[PolysemyPrompt],
     score: Score,
     *,
     methods: Sequence[str] = METHODS,
     strength: float | int = 1.0,
     clamp: float | int | None = None,
     seeds: Sequence[int] = tuple(range(10)),
-    numbers: range | None = None,
-    out: str | Path | None = None,
     batch_size: int = 16,
     keep_prompts: int = 0,
     num_inference_steps: int = 50,
     guidance_scale: float | int = 7.5,
-    checkpoint_every: float | int = 10,
-    progress: bool = True,
+    **run: Unpack[RunOptions],
 ) -> Polysemy:
-    """Draw every prompt with every method from every seed, and ask the judge which sense is seen.
+    """Generate every prompt with every method from every seed, and score which sense each picture shows.
 
     Args:
-        senses: Prompts and what may be seen in their pictures.
-        score: 1 for pictures that show the first text of their case, 0 for the others: `metrics.scoring` with
-            "choice".
+        pipe: The user's pipeline, which is left as it was; or workers, which share the prompts (runs/ray.py).
+        relevance: As measured on this model, with its head map.
+        prompts: Prompts with a two-sense word, and the texts of the senses that pictures may show.
+        score: 1 for pictures that show the first text of their prompt, 0 for the others:
+            `clip_scorer.scoring` with "choice".
         methods: "plain", "rewording" (each prompt's plainer form), "adjust", and its controls "uniform",
             "random heads", "layer means".
-        strength, clamp: Of adjusting, see `headwise.adjust`.
-        seeds: Each prompt is drawn once from each.
-        keep_prompts: Save the pictures of so many prompts, spread evenly, first seed, in `out`/pictures.
-        numbers, out, batch_size, num_inference_steps, guidance_scale, checkpoint_every, progress: As in
-            `measure_weakening`.
+        strength, clamp: Options of adjusting, see `headwise.adjust`.
+        seeds: Each prompt is generated once from each seed.
+        keep_prompts: How many prompts' pictures to save in `out`/pictures, spread evenly, first seed.
+        batch_size: Pictures per pipeline call.
+        num_inference_steps, guidance_scale: Passed to the pipeline.
+        run: `out`, `numbers`, `checkpoint_every` and `progress`, as in `run_sweep`.
     """
-    _check(methods, senses)
-    prompts = [sense.case.prompt for sense in senses]
-    passed: dict[str, Any] = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
-    settings = settings_of_pictures(pipe, [*prompts, *(sense.reworded for sense in senses)]) | passed
-    settings |= {"strength": float(strength), "clamp": clamp, "relevance": relevance.settings.get("weights")}
-    settings |= {"words": [sense.word for sense in senses]}
-    axes: Axes = {"method": tuple(methods), "seed": tuple(seeds), "prompt": range(len(senses))}
-    kept = set(range(0, len(senses), max(1, -(-len(senses) // keep_prompts)))) if keep_prompts and out else ()
-    wanted = subrange(numbers, len(senses))
-    with (
-        RunFolder(out, settings, Scores.empty(axes, settings), "scores") as folder,
-        quiet(pipe),
-        Progress(folder, folder.so_far.values[..., wanted].size, checkpoint_every, progress) as done,
-    ):
-        for m, method in enumerate(methods):
-            for s, seed in enumerate(seeds):
-                todo = [n for n in wanted if np.isnan(done.so_far.values[m, s, n])]
-                for batch in batches(0, len(todo), batch_size):
-                    drawn = todo[batch.start : batch.stop]
-                    some = [senses[n] for n in drawn]
-                    asked = [sense.reworded for sense in senses] if method == "rewording" else prompts
-                    with hooked(pipe, *_hooks(method, relevance, some, strength, clamp)):
-                        images = generate(pipe, asked, seed, drawn, output_type="pil", **passed)
-                    for n, image in zip(drawn, images, strict=True):
-                        if s == 0 and n in kept:
-                            folder.keep(f"{n:03d} {method}", image, asked[n])
-                    part = Scores.empty(axes, settings)
-                    part.values[m, s, drawn] = 1 - score(images, [sense.case for sense in some])
-                    done(part)
-    return Polysemy(folder.so_far, tuple(sense.word for sense in senses))
+    _check(methods, prompts)
+    adjusted = _Adjusted(
+        relevance, tuple(prompts), score, tuple(methods), strength, clamp, tuple(seeds), batch_size,
+        keep_prompts, {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale},
+    )  # fmt: skip
+    scores = run_sweep(pipe, adjusted, kind="polysemy", together=batch_size, **run)
+    return Polysemy(scores, tuple(prompt.word for prompt in prompts))
 
 
-def _hooks(
-    method: str,
-    relevance: Relevance,
-    some: list[PolysemyPrompt],
-    strength: float | int,
-    clamp: float | int | None,
-) -> list[Steer]:
-    """What a method puts into the pipeline for one batch: each row its own word and factors."""
-    if method in ("plain", "rewording"):
-        return []
-    rows = [adjust(relevance, s.word, s.toward, s.away, strength, clamp=clamp).factors for s in some]
-    steer = Steer(np.concatenate(rows), [s.word for s in some], head_map=relevance.head_map)
-    return [steer if method == "adjust" else steer.control(method)]  # type: ignore[arg-type]
+@dataclass(frozen=True)
+class _Adjusted:
+    """From a pipeline to the sweep over methods, seeds and prompts."""
+
+    relevance: Relevance
+    prompts: tuple[PolysemyPrompt, ...]
+    score: Score
+    methods: tuple[str, ...]
+    strength: float | int
+    clamp: float | int | None
+    seeds: tuple[int, ...]
+    batch_size: int
+    keep_prompts: int
+    passed: dict[str, Any]
+
+    def __call__(self, pipe: Any) -> Sweep:
+        plain = [prompt.case.prompt for prompt in self.prompts]
+        reworded = [prompt.reworded for prompt in self.prompts]
+        settings = settings_of_pictures(pipe, plain + reworded) | self.passed
+        settings |= {"strength": float(self.strength), "clamp": self.clamp}
+        settings |= {"relevance": self.relevance.settings.get("weights")}
+        settings |= {"words": [prompt.word for prompt in self.prompts]}
+        keep = {
+            method: keep_methods(
+                reworded if method == "rewording" else plain, spread_evenly(self.keep_prompts, len(plain))
+            )
+            for method in self.methods
+        }
+        return Sweep(
+            {"method": self.methods, "seed": self.seeds, "prompt": range(len(plain))},
+            settings,
+            loops=("method", "seed"),
+            batch_size=self.batch_size,
+            generate=partial(self._generate, pipe, plain, reworded),
+            score=lambda call, images: 1 - self.score(images, [self.prompts[n].case for n in call.numbers]),
+            keep=lambda call, images: keep[call.label("method")](call, images),
+        )
+
+    def _generate(self, pipe: Any, plain: list[str], reworded: list[str], call: Call) -> Sequence[Any]:
+        method, texts = call.label("method"), plain
+        if method == "rewording":
+            texts = reworded
+        with hooked(pipe, *self._hooks(method, [self.prompts[n] for n in call.numbers])):
+            return generate(pipe, texts, call.label("seed"), call.numbers, output_type="pil", **self.passed)
+
+    def _hooks(self, method: str, prompts: list[PolysemyPrompt]) -> list[Steer]:
+        """What a method puts into the pipeline for one batch: each row its own word and factors."""
+        if method in ("plain", "rewording"):
+            return []
+        factors = [
+            adjust(self.relevance, p.word, p.toward, p.away, self.strength, clamp=self.clamp).factors
+            for p in prompts
+        ]
+        words = [prompt.word for prompt in prompts]
+        steer = Steer(np.concatenate(factors), words, head_map=self.relevance.head_map)
+        return [steer if method == "adjust" else steer.control(method)]  # type: ignore[arg-type]
 
 
-def _check(methods: Sequence[str], senses: Sequence[PolysemyPrompt]) -> None:
+def _check(methods: Sequence[str], prompts: Sequence[PolysemyPrompt]) -> None:
     unknown = [method for method in methods if method not in METHODS]
     if unknown:
-        raise HeadwiseError(f"{unknown[0]!r} is no method. The methods are: {', '.join(METHODS)}.")
-    if not senses:
+        raise HeadwiseError(f"{unknown[0]!r} is not a method. The methods are: {', '.join(METHODS)}.")
+    if not prompts:
         raise HeadwiseError("No prompt with a two-sense word was given. Give one or more.")

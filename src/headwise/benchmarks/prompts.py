@@ -1,4 +1,4 @@
-r"""Prompts whose pictures can be judged: each comes with texts to choose between, the right one first.
+r"""Evaluation prompts: each comes with texts that its picture is compared with, the right one first.
 
 They are read from TOML files of templates, in which {word} and {thing} stand for the words listed:
 
@@ -11,10 +11,10 @@ They are read from TOML files of templates, in which {word} and {thing} stand fo
                                                    texts = ["a {thing} in orange color", "an orange"]
                                                    things = ["car", "bench"]
 
-On the left, cases of a concept: a picture is compared with `text`, or where none is given with the prompt,
-with each of the words in the place of the right one. On the right, words with two senses: the first text
-tells of the sense that is meant, the others of misreadings. "a" before a vowel becomes "an". Pairs to edit
-are written as cases of a concept are, with the `box` of the thing; several_emoji.toml shows prompts of two
+On the left, prompts of a concept: a picture is compared with `text` (with the prompt, if there is no `text`)
+for each of the words in the place of the right one. On the right, words with two senses: the first text
+describes the sense that is meant, the others misreadings. "a" before a vowel becomes "an". Pairs to edit are
+written like prompts of a concept, with the `box` of the thing; several_emoji.toml shows prompts of two
 subjects.
 """
 
@@ -46,12 +46,14 @@ class EditPair(NamedTuple):
     """A source prompt and a target that differs in one word of an attribute.
 
     Args:
-        attribute: A concept.
+        attribute: The concept of the word that differs.
         source, target: The prompts.
-        word: The target's word.
-        texts: What the target's picture is compared with, the target first.
-        things: Likewise with other things in the place of the one it shows.
-        box: Where that is drawn: left, top, right and bottom as shares of the picture; None if unknown.
+        word: The word that only the target has.
+        texts: The texts with other words of the attribute that the target's picture is compared with, the
+            target's first.
+        things: The texts with other things in the place of the prompt's, the prompt's first.
+        box: Where the thing is in the picture: left, top, right and bottom as shares of its width and height;
+            None if unknown.
         keeps_object: Whether the thing is to stay, and its surroundings to change, instead of the reverse.
     """
 
@@ -80,10 +82,10 @@ class MultiSubjectPrompt(NamedTuple):
 
     Args:
         kind: "type1" for things, "type2" for coloured ones.
-        prompt: The whole.
+        prompt: The prompt with both subjects.
         subjects: Each subject with its article and colour.
         words: Each subject's noun.
-        concepts: Of each noun.
+        concepts: The concept of each noun.
     """
 
     kind: str
@@ -102,13 +104,13 @@ class EvalPrompt(NamedTuple):
 
 @dataclass(frozen=True)
 class PolysemyPrompt:
-    """A prompt in which one word means what it mostly does not.
+    """A prompt in which a word with two senses has its rarer sense.
 
     Args:
-        word: The word.
-        toward, away: The concept that is meant, and the one that is often seen.
-        case: The prompt, and what may be seen.
-        reworded: A prompt that says the same more plainly.
+        word: The word with two senses.
+        toward, away: The concept that is meant, and the one that pictures often show instead.
+        case: The prompt, and the texts of the senses that its picture may show.
+        reworded: A prompt with the same meaning and without the ambiguity.
     """
 
     word: str
@@ -119,17 +121,21 @@ class PolysemyPrompt:
 
 
 def evaluated_concepts(source: str | Path) -> tuple[str, ...]:
-    """The concepts that a file ("emoji", "paper", or a path) has cases of."""
+    """The concepts that a file has prompts of.
+
+    Args:
+        source: "emoji", "paper", or the path of a TOML file.
+    """
     return tuple(_read(source, "weakening"))
 
 
 def eval_prompts(source: str | Path, concept: str, count: int | None = None) -> list[EvalPrompt]:
-    """Cases of one concept.
+    """The prompts of one concept.
 
     Args:
         source: "emoji", "paper", or the path of a TOML file.
-        concept: One of the file's.
-        count: At most so many, chosen evenly over words, things and templates.
+        concept: One of the file's concepts.
+        count: The largest number of prompts, sampled over words, things and templates; all if None.
     """
     table = _read(source, "weakening")
     if concept not in table:
@@ -139,14 +145,14 @@ def eval_prompts(source: str | Path, concept: str, count: int | None = None) -> 
         words, things, prompts = given["words"], given.get("things", [""]), given["prompts"]
         text = given.get("text")
         cases = [
-            _case(prompt, text or prompt, word, words, thing)
+            _eval_prompt(prompt, text or prompt, word, words, thing)
             for prompt in prompts
             for thing in things
             for word in words
         ]
     except (KeyError, TypeError) as error:
         raise _bad(source, f"[{concept}] lacks or misspells {error}") from None
-    return cases if count is None else _some(cases, count)
+    return cases if count is None else _sample(cases, count)
 
 
 def polysemy_prompts(source: str | Path, count: int | None = None) -> list[PolysemyPrompt]:
@@ -154,7 +160,7 @@ def polysemy_prompts(source: str | Path, count: int | None = None) -> list[Polys
 
     Args:
         source: "emoji", "paper", or the path of a TOML file.
-        count: At most so many, chosen evenly over words.
+        count: The largest number of prompts, sampled over words; all if None.
     """
     senses = []
     for number, given in enumerate(_read(source, "polysemy").get("senses", [])):
@@ -173,7 +179,7 @@ def polysemy_prompts(source: str | Path, count: int | None = None) -> list[Polys
             raise _bad(source, f"number {number} of [[senses]] lacks or misspells {error}") from None
     if not senses:
         raise _bad(source, "there are no [[senses]]")
-    return senses if count is None else _some(senses, count)
+    return senses if count is None else _sample(senses, count)
 
 
 def edit_pairs(source: str | Path, count: int = 20) -> list[EditPair]:
@@ -182,14 +188,14 @@ def edit_pairs(source: str | Path, count: int = 20) -> list[EditPair]:
     Args:
         source: "emoji", or the path of a TOML file; or of a CSV with the columns source_prompt, target_prompt
             and attribute.
-        count: At most so many of each attribute, chosen evenly over words and things.
+        count: The largest number of pairs of each attribute, sampled over words and things.
     """
     if str(source).endswith(".csv"):
         return _pairs_in_csv(Path(source), count)
     pairs: list[EditPair] = []
     for attribute, given in _read(source, "editing").items():
         try:
-            found = [
+            each = [
                 _pair(attribute, given, prompt, thing, before, after)
                 for prompt in given["prompts"]
                 for thing in given["things"]
@@ -199,7 +205,7 @@ def edit_pairs(source: str | Path, count: int = 20) -> list[EditPair]:
             ]
         except (KeyError, TypeError, ValueError) as error:
             raise _bad(source, f"[{attribute}] lacks or misspells {error}") from None
-        pairs += _some(found, count)
+        pairs += _sample(each, count)
     return pairs
 
 
@@ -208,27 +214,36 @@ def multi_subject_prompts(source: str | Path, count: int = 40) -> list[MultiSubj
 
     Args:
         source: "emoji", or the path of a TOML file.
-        count: At most so many of each type.
+        count: The largest number of prompts of each type.
     """
-    found: list[MultiSubjectPrompt] = []
+    prompts: list[MultiSubjectPrompt] = []
     for kind, given in _read(source, "several").items():
         try:
-            found += _some(list(_severals(kind, given)), count)
+            prompts += _sample(list(_multi_subject(kind, given)), count)
         except (KeyError, TypeError) as error:
             raise _bad(source, f"[{kind}] lacks or misspells {error}") from None
-    return found
+    return prompts
 
 
 def _pair(
     attribute: str, given: dict[str, Any], prompt: str, thing: str, before: str, after: str
 ) -> EditPair:
-    said = {word: _filled(prompt, {"word": word, "thing": thing}) for word in given["words"]}
-    texts = (said[after], *(text for word, text in said.items() if word != after))
+    prompts = {word: _filled(prompt, {"word": word, "thing": thing}) for word in given["words"]}
+    texts = (prompts[after], *(text for word, text in prompts.items() if word != after))
     others = (other for other in given["things"] if other != thing)
     things = tuple(_filled(prompt, {"word": after, "thing": name}) for name in (thing, *others))
     box = tuple(float(edge) for edge in given["box"]) if "box" in given else None
     keeps = given.get("edits", "object") == "surroundings"
-    return EditPair(attribute, said[before], said[after], after, texts, things, box, keeps)  # type: ignore[arg-type]
+    return EditPair(
+        attribute,
+        prompts[before],
+        prompts[after],
+        after,
+        texts,
+        things,
+        box,
+        keeps,  # type: ignore[arg-type]
+    )
 
 
 def _pairs_in_csv(path: Path, count: int) -> list[EditPair]:
@@ -247,10 +262,10 @@ def _pairs_in_csv(path: Path, count: int) -> list[EditPair]:
             raise _bad(path, f"line {number}: the target has no word that the source has not")
         pair = EditPair(row["attribute"], source, target, words[0], (target, source), (target,))
         pairs.setdefault(row["attribute"], []).append(pair)
-    return [pair for of_attribute in pairs.values() for pair in _some(of_attribute, count)]
+    return [pair for of_attribute in pairs.values() for pair in _sample(of_attribute, count)]
 
 
-def _severals(kind: str, given: dict[str, Any]) -> Iterator[MultiSubjectPrompt]:
+def _multi_subject(kind: str, given: dict[str, Any]) -> Iterator[MultiSubjectPrompt]:
     colors = given.get("colors", [""])
     for a, b in itertools.combinations(given["things"], 2):
         for color_a, color_b in itertools.product(colors, colors):
@@ -265,7 +280,7 @@ def _severals(kind: str, given: dict[str, Any]) -> Iterator[MultiSubjectPrompt]:
             yield MultiSubjectPrompt(kind, _filled(given["prompt"], fill), subjects, (a, b), concepts)
 
 
-def _case(prompt: str, text: str, word: str, words: Sequence[str], thing: str) -> EvalPrompt:
+def _eval_prompt(prompt: str, text: str, word: str, words: Sequence[str], thing: str) -> EvalPrompt:
     texts = [_filled(text, {"word": other, "thing": thing}) for other in words]
     right = texts[list(words).index(word)]
     others = tuple(dict.fromkeys(other for other in texts if other != right))
@@ -276,10 +291,10 @@ def _filled(template: str, fill: dict[str, str]) -> str:
     return re.sub(r"\b([Aa]) (?=[aeiouAEIOU])", r"\1n ", template.format(**fill)).strip()
 
 
-def _some(everything: list[Any], count: int) -> list[Any]:
-    """So many of a list, seeded, as a stranger would have drawn them."""
-    order = np.random.Generator(np.random.Philox(0)).permutation(len(everything))
-    return [everything[i] for i in sorted(order[:count])]
+def _sample(items: list[Any], count: int) -> list[Any]:
+    """A random sample in the list's order, the same every time."""
+    order = np.random.Generator(np.random.Philox(0)).permutation(len(items))
+    return [items[i] for i in sorted(order[:count])]
 
 
 def _read(source: str | Path, kind: str) -> dict[str, Any]:

@@ -15,100 +15,36 @@ References:
     | https://arxiv.org/abs/2412.02237
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from headwise.benchmarks.prompts import EvalPrompt
+from headwise.benchmarks.results import LEAST, LEAST_LAYERS, MOST, MOST_LAYERS, Weakening
+from headwise.benchmarks.sweep import Call, KeptImage, Sweep, run_sweep
 from headwise.errors import HeadwiseError
-from headwise.intervals import Interval, bootstrap
 from headwise.measuring.relevance import Relevance
 from headwise.model.attention import hooked
 from headwise.model.generate import generate
 from headwise.model.heads import HeadMap
-from headwise.model.pipelines import quiet, settings_of_pictures
-from headwise.runs.folder import Progress, ProgressCallback, RunFolder
-from headwise.runs.scores import Axes, Scores
-from headwise.runs.shards import subrange
-from headwise.runs.workers import shared
+from headwise.model.pipelines import settings_of_pictures
+from headwise.runs.folder import ProgressCallback
+from headwise.runs.image_names import ImageName
+from headwise.runs.scores import Axes
 from headwise.steering.steer import weaken
 
-__all__ = ["Weakening", "grid", "measure_weakening", "orders_of"]
-
-MOST, LEAST = "most relevant", "least relevant"
-MOST_LAYERS, LEAST_LAYERS = "most relevant layers", "least relevant layers"
-
+__all__ = ["LEAST", "MOST", "Weakening", "grid", "measure_weakening", "orders_of"]
 
 Score = Callable[[Sequence[Any], Sequence[EvalPrompt]], Float[np.ndarray, " pictures"]]
 
 
-@dataclass(frozen=True, eq=False)
-class Weakening:
-    """What pictures still show of a concept when the first k heads of an order are weakened.
-
-    Args:
-        scores: Along the axes order, k (how many heads are weakened), seed and prompt.
-    """
-
-    scores: Scores
-
-    @property
-    def orders(self) -> tuple[str, ...]:
-        """The orders' names."""
-        return self.scores.axes["order"]  # type: ignore[return-value]
-
-    @property
-    def ks(self) -> tuple[int, ...]:
-        """How many heads are weakened."""
-        return self.scores.axes["k"]  # type: ignore[return-value]
-
-    def curve(self, order: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The mean score at every k, and the ends of its interval."""
-        return bootstrap(self._of(order), lambda mean: mean)
-
-    def height(self, order: str) -> Interval:
-        """The mean of the curve over k from 0 to all heads."""
-        return _interval(self._of(order), self._height)
-
-    def area(self, lower: str = MOST, upper: str = LEAST) -> Interval:
-        """Height of the upper order less that of the lower."""
-        both = np.stack([self._of(upper), self._of(lower)], 1)
-        return _interval(both, lambda mean: self._height(mean[0]) - self._height(mean[1]))
-
-    def random(self) -> Interval:
-        """Height of the mean of the random orders less that of the most relevant first."""
-        randoms = [self._of(order) for order in self.orders if order.startswith("random")]
-        if not randoms:
-            return Interval(np.nan, np.nan, np.nan)
-        between = np.mean(randoms, axis=0)
-        both = np.stack([between, self._of(MOST)], 1)
-        return _interval(both, lambda mean: self._height(mean[0]) - self._height(mean[1]))
-
-    def half_drop(self, order: str) -> float:
-        """The k at which half of the whole drop is first reached; nan where the score does not drop."""
-        mean = self._of(order).mean(0)
-        half = (mean[0] + mean[-1]) / 2
-        if not mean[-1] < mean[0]:
-            return float("nan")
-        i = int(np.argmax(mean <= half))
-        share = (mean[i - 1] - half) / (mean[i - 1] - mean[i])
-        return float(self.ks[i - 1] + share * (self.ks[i] - self.ks[i - 1]))
-
-    def _of(self, order: str) -> Float[np.ndarray, "prompts ks"]:
-        if order not in self.orders:
-            raise HeadwiseError(f"{order!r} was not measured. The orders are: {', '.join(self.orders)}.")
-        return self.scores.values[self.orders.index(order)].mean(1).T
-
-    def _height(self, mean: Float[np.ndarray, " ks"]) -> float:
-        return float(np.trapezoid(mean, self.ks) / self.ks[-1])
-
-
 def grid(all_heads: int, points: int = 15) -> tuple[int, ...]:
-    """Numbers of heads to weaken: 0, 1, 11, …, 121, 128 as in the paper, and alike for other models."""
+    """Numbers of heads to weaken: 0, 1, 11, …, 121, 128 as in the paper, and similarly for other models."""
     stride = max(1, round(all_heads / (points - 2) / 10) * 10 if all_heads > 64 else all_heads // points)
     return (0, *range(1, all_heads, stride), all_heads)
 
@@ -116,10 +52,12 @@ def grid(all_heads: int, points: int = 15) -> tuple[int, ...]:
 def orders_of(
     relevance: Relevance, concept: str, random_orders: int = 3
 ) -> dict[str, Int[np.ndarray, " all_heads"]]:
-    """The orders in which heads are weakened; equal relevance by head index.
+    """The orders in which heads are weakened; heads of equal relevance by their index.
 
     Args:
-        random_orders: How many draws of a random order, seeded 0, 1, …
+        relevance: As measured, with its head map.
+        concept: One of its concepts.
+        random_orders: How many random orders there should be, seeded 0, 1, …
     """
     r, head_map = relevance[concept], relevance.head_map
     if head_map is None:
@@ -135,16 +73,15 @@ def orders_of(
         MOST_LAYERS: np.argsort(-by_layer, kind="stable"),
         LEAST_LAYERS: np.argsort(by_layer, kind="stable"),
     }
-    draws = (np.random.Generator(np.random.Philox(seed)) for seed in range(random_orders))
-    return orders | {f"random {i}": draw.permutation(len(r)) for i, draw in enumerate(draws)}
+    generators = (np.random.Generator(np.random.Philox(seed)) for seed in range(random_orders))
+    return orders | {f"random {i}": each.permutation(len(r)) for i, each in enumerate(generators)}
 
 
-@shared("cases")
 def measure_weakening(
     pipe: Any,
     relevance: Relevance,
     concept: str,
-    cases: Sequence[EvalPrompt],
+    prompts: Sequence[EvalPrompt],
     score: Score,
     *,
     ks: Sequence[int] | None = None,
@@ -161,115 +98,123 @@ def measure_weakening(
     checkpoint_every: float | int = 10,
     progress: ProgressCallback = True,
 ) -> Weakening:
-    """Weaken the heads of a concept in several orders and score the pictures; with the same `out` it goes on.
+    """Weaken a concept's heads in several orders and score the pictures; with the same `out` it continues.
 
     Args:
-        pipe: The user's pipeline, which is left as it was; or workers who share the prompts (cluster.py).
-        relevance, concept: Whose order of heads is on trial.
-        cases: Prompts and the texts their pictures are compared with.
-        score: From pictures and their cases to numbers, such as `metrics.scoring` gives.
+        pipe: The user's pipeline, which is left as it was; or workers, which share the prompts (runs/ray.py).
+        relevance: As measured, with its head map.
+        concept: The concept whose order of heads is tested.
+        prompts: Prompts, and the texts that their pictures are compared with.
+        score: From pictures and their prompts to numbers, such as `clip_scorer.scoring` returns.
         ks: How many heads to weaken, from 0 to all; `grid` of the number of heads if None.
         orders: Some of the orders by name, such as "most relevant"; all if None.
-        random_orders: How many draws of a random order.
+        random_orders: How many random orders to compare with.
         factor: What the heads' attention to the prompt's words is multiplied by.
-        seeds: Each prompt is drawn once from each seed.
-        numbers: Which prompts to draw here, such as `range(0, 8)`, where others draw the rest.
+        seeds: Each prompt is generated once from each seed.
+        numbers: Which prompts to generate here, such as `range(0, 8)`, where other processes take the rest.
         out: Folder for checkpoint, result and pictures; None keeps nothing on disk.
         batch_size: Pictures per pipeline call, of whatever k and order.
-        keep_prompts: Save the pictures of the first so many prompts, first seed, in `out`/pictures.
+        keep_prompts: How many prompts' pictures to save in `out`/pictures, the first ones, first seed.
         num_inference_steps, guidance_scale: Passed to the pipeline.
         checkpoint_every: Seconds between checkpoints.
-        progress: Show a bar on stderr, or a callable that is told, as in `measure`.
+        progress: Whether to show a bar on stderr, or a function that is called as that of `measure` is.
     """
-    head_map = HeadMap.of(pipe)
+    if not prompts:
+        raise HeadwiseError("No prompt was given to weaken. Give one or more.")
     by_name = _chosen(orders_of(relevance, concept, random_orders), orders)
-    relevance.head_map.require(head_map, "The relevance", "the pipeline")
-    ks = _checked(grid(head_map.all_heads) if ks is None else ks, head_map.all_heads, cases)
-    prompts = [case.prompt for case in cases]
-    passed: dict[str, Any] = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
-    settings = settings_of_pictures(pipe, prompts) | passed
-    settings |= {"concept": concept, "factor": float(factor), "seeds": list(seeds), "score": _name(score)}
-    settings |= {
-        "relevance": relevance.settings.get("weights"),
-        "order": np.argsort(-relevance[concept], kind="stable").tolist(),
-    }
-    axes: Axes = {"order": tuple(by_name), "k": ks, "seed": tuple(seeds), "prompt": range(len(cases))}
-    masks = np.stack(
-        [[np.isin(np.arange(head_map.all_heads), order[:k]) for k in ks] for order in by_name.values()]
-    )
-    wanted = subrange(numbers, len(cases))
-    with (
-        RunFolder(out, settings, Scores.empty(axes, settings), "scores") as folder,
-        quiet(pipe),
-        Progress(folder, folder.so_far.values[..., wanted].size, checkpoint_every, progress) as done,
-    ):
-        for seed, rows in _batches(done.so_far.values, ks, batch_size, wanted):
-            drawn = [row.prompt for row in rows]
-            steer = weaken(head_map, np.stack([masks[row.order, row.k] for row in rows]), factor=factor)
-            with hooked(pipe, steer):
-                images = generate(pipe, prompts, seeds[seed], drawn, output_type="pil", **passed)
-            for row, image in zip(rows, images, strict=True):
-                if seed == 0 and row.prompt < keep_prompts and out is not None:
-                    folder.keep(_file_name(row, tuple(by_name), ks), image, prompts[row.prompt])
-            found = score(images, [cases[n] for n in drawn])
-            done(_scored(done.so_far, seed, rows, found))
-    return Weakening(folder.so_far)
+    passed = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
+    ordered = _Ordered(
+        relevance, concept, tuple(prompts), score, by_name, None if ks is None else tuple(ks), float(factor),
+        tuple(seeds), batch_size, keep_prompts, passed,
+    )  # fmt: skip
+    scores = run_sweep(
+        pipe, ordered, kind="weakening", numbers=numbers, out=out, checkpoint_every=checkpoint_every,
+        progress=progress,
+    )  # fmt: skip
+    return Weakening(scores)
 
 
-def _chosen(known: dict[str, np.ndarray], names: Sequence[str] | None) -> dict[str, np.ndarray]:
-    unknown = [name for name in names or () if name not in known]
+@dataclass(frozen=True)
+class _Ordered:
+    """From a pipeline to the sweep over orders, numbers of heads, seeds and prompts."""
+
+    relevance: Relevance
+    concept: str
+    prompts: tuple[EvalPrompt, ...]
+    score: Score
+    orders: Mapping[str, Int[np.ndarray, " all_heads"]]
+    ks: tuple[int, ...] | None
+    factor: float
+    seeds: tuple[int, ...]
+    batch_size: int
+    keep_prompts: int
+    passed: dict[str, Any]
+
+    def __call__(self, pipe: Any) -> Sweep:
+        head_map = HeadMap.of(pipe)
+        self.relevance.head_map.require(head_map, "The relevance", "the pipeline")
+        ks = _checked(grid(head_map.all_heads) if self.ks is None else self.ks, head_map.all_heads)
+        texts = [prompt.prompt for prompt in self.prompts]
+        axes: Axes = {"order": tuple(self.orders), "k": ks, "seed": self.seeds, "prompt": range(len(texts))}
+        first = [
+            [np.isin(np.arange(head_map.all_heads), order[:k]) for k in ks] for order in self.orders.values()
+        ]
+        return Sweep(
+            axes,
+            self._settings(pipe, texts),
+            loops=("seed",),
+            batch_size=self.batch_size,
+            generate=partial(self._generate, pipe, head_map, texts, np.stack(first)),
+            score=lambda call, images: self.score(images, [self.prompts[n] for n in call.numbers]),
+            keep=self._keep,
+            same=_shared_ends([len(labels) for labels in axes.values()]),
+        )
+
+    def _settings(self, pipe: Any, texts: list[str]) -> dict[str, Any]:
+        most_relevant = np.argsort(-self.relevance[self.concept], kind="stable")
+        return settings_of_pictures(pipe, texts) | self.passed | {
+            "concept": self.concept,
+            "factor": self.factor,
+            "seeds": list(self.seeds),
+            "score": getattr(self.score, "__name__", type(self.score).__name__),
+            "relevance": self.relevance.settings.get("weights"),
+            "order": most_relevant.tolist(),
+        }  # fmt: skip
+
+    def _generate(
+        self, pipe: Any, head_map: HeadMap, texts: list[str], first: Bool[np.ndarray, "orders ks all_heads"],
+        call: Call,
+    ) -> Sequence[Any]:  # fmt: skip
+        steer = weaken(head_map, first[call.index("order"), call.index("k")], factor=self.factor)
+        with hooked(pipe, steer):
+            return generate(pipe, texts, call.label("seed"), call.numbers, output_type="pil", **self.passed)
+
+    def _keep(self, call: Call, images: Sequence[Any]) -> Iterator[KeptImage]:
+        rows = zip(
+            call.numbers, call.labels("order"), call.labels("k"), call.index("seed"), images, strict=True
+        )
+        for number, order, k, seed, image in rows:
+            if seed == 0 and number < self.keep_prompts:
+                yield KeptImage(ImageName(number, order, k), image, self.prompts[number].prompt)
+
+
+def _shared_ends(shape: Sequence[int]) -> Int[np.ndarray, "orders ks seeds prompts"]:
+    """Which entry's score each one has: with none or all heads weakened the order does not matter."""
+    same = np.arange(np.prod(shape)).reshape(shape)
+    same[1:, [0, -1]] = same[:1, [0, -1]]
+    return same
+
+
+def _chosen(orders: dict[str, np.ndarray], names: Sequence[str] | None) -> dict[str, np.ndarray]:
+    unknown = [name for name in names or () if name not in orders]
     if unknown or (names is not None and not names):
-        raise HeadwiseError(f"orders={list(names or ())} was given; expected some of: {', '.join(known)}.")
-    return known if names is None else {name: known[name] for name in names}
+        raise HeadwiseError(f"orders={list(names or ())} was given; expected some of: {', '.join(orders)}.")
+    return orders if names is None else {name: orders[name] for name in names}
 
 
-class _Row(NamedTuple):
-    """One picture of a batch."""
-
-    order: int
-    k: int
-    prompt: int
-
-
-def _batches(
-    scores: Float[np.ndarray, "order k seed prompt"], ks: tuple[int, ...], batch_size: int, wanted: range
-) -> Iterator[tuple[int, list[_Row]]]:
-    """The pictures still to be made, by seed; with none or all heads weakened the order does not matter."""
-    todo = np.isnan(scores)
-    todo[1:, [i for i, k in enumerate(ks) if k in (0, ks[-1])]] = False
-    for seed in range(scores.shape[2]):
-        of_seed = todo[:, :, seed, wanted].transpose(2, 0, 1)  # a prompt's pictures side by side
-        rows = [_Row(int(order), int(k), wanted[prompt]) for prompt, order, k in np.argwhere(of_seed)]
-        for start in range(0, len(rows), batch_size):
-            yield seed, rows[start : start + batch_size]
-
-
-def _scored(before: Scores, seed: int, rows: list[_Row], found: np.ndarray) -> Scores:
-    """One batch of scores, those of the shared ends in every order."""
-    part = Scores.empty(before.axes, before.settings)
-    last = len(before.axes["k"]) - 1
-    for row, score in zip(rows, found, strict=True):
-        part.values[slice(None) if row.k in (0, last) else row.order, row.k, seed, row.prompt] = score
-    return part
-
-
-def _interval(cases: np.ndarray, statistic: Callable[[np.ndarray], float]) -> Interval:
-    return Interval(*(float(end) for end in bootstrap(cases, statistic)))
-
-
-def _checked(ks: Sequence[int], all_heads: int, cases: Sequence[EvalPrompt]) -> tuple[int, ...]:
-    if not cases:
-        raise HeadwiseError("No prompt was given to weaken. Give one or more cases.")
+def _checked(ks: Sequence[int], all_heads: int) -> tuple[int, ...]:
     if len(ks) < 2 or list(ks) != sorted(set(ks)) or ks[0] != 0 or ks[-1] != all_heads:
         raise HeadwiseError(
             f"ks={list(ks)} was given; expected growing numbers of heads from 0 to all {all_heads}."
         )
     return tuple(int(k) for k in ks)
-
-
-def _name(score: Score) -> str:
-    return getattr(score, "__name__", type(score).__name__)
-
-
-def _file_name(row: _Row, orders: tuple[str, ...], ks: tuple[int, ...]) -> str:
-    return f"{row.prompt:03d} {orders[row.order]} {ks[row.k]:04d}"

@@ -1,4 +1,4 @@
-"""Is a concept lost first where its most relevant heads are weakened first? Of many, or by many factors."""
+"""Ordered weakening of many concepts, or of one concept by many factors (weakening.py)."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -19,40 +19,48 @@ FACTORS = (0.5, 0.0, -0.5, -1.0, -2.0, -4.0)
 def benchmark_weakening(
     pipe: Any,
     relevance: Relevance,
-    cases: Mapping[str, Sequence[EvalPrompt]],
+    prompts: Mapping[str, Sequence[EvalPrompt]],
     score: Score,
     out: str | Path,
     shard: Shard | None = None,
     **options: Any,
 ) -> dict[str, Weakening]:
-    """Ordered weakening of several concepts, each in a folder of its own under `out`.
+    """Ordered weakening of several concepts, each in a folder under `out`.
 
     Args:
-        cases: Of every concept that is put on trial.
-        shard: Draw only this share of each concept's prompts, where others draw the rest.
-        options: As `measure_weakening` takes them; by default six numbers of heads, two random orders
-            and the pictures of one prompt.
+        pipe: The user's pipeline, which is left as it was; or workers, which share the prompts (runs/ray.py).
+        relevance: As measured on this model, with its head map.
+        prompts: By concept, the prompts to generate.
+        score: From pictures and their prompts to numbers, such as `clip_scorer.scoring` returns.
+        out: The folder that the concepts' folders are made in.
+        shard: Which share of each concept's prompts to generate, where other processes generate the rest.
+        options: Passed to `measure_weakening`; by default six numbers of heads, two random orders and the
+            pictures of one prompt.
     """
-    usual: dict[str, Any] = {"ks": eighths(relevance.values.shape[1]), "random_orders": 2, "keep_prompts": 1}
-    options = usual | {name: value for name, value in options.items() if value is not None}
-    unknown = [name for name in cases if name not in relevance.concepts]
+    defaults: dict[str, Any] = {
+        "ks": eighths(relevance.values.shape[1]),
+        "random_orders": 2,
+        "keep_prompts": 1,
+    }
+    options = defaults | {name: value for name, value in options.items() if value is not None}
+    unknown = [name for name in prompts if name not in relevance.concepts]
     if unknown:
         raise UnknownConcept(
-            f"{unknown[0]!r} was not measured. Leave it out, or measure with a concept set that holds it."
+            f"{unknown[0]!r} was not measured. Leave it out, or measure with a concept set that has it."
         )
-    folders = {name: Path(out) / re.sub(r"\W+", "-", name.lower()) for name in cases}
+    folders = {name: Path(out) / re.sub(r"\W+", "-", name.lower()) for name in prompts}
     return {
         name: measure_weakening(
             pipe,
             relevance,
             name,
-            of_concept,
+            its_prompts,
             score,
-            numbers=None if shard is None else shard.of(len(of_concept)),
+            numbers=None if shard is None else shard.of(len(its_prompts)),
             out=folders[name],
             **options,
         )
-        for name, of_concept in cases.items()
+        for name, its_prompts in prompts.items()
     }
 
 
@@ -65,21 +73,23 @@ def sweep_factors(
     pipe: Any,
     relevance: Relevance,
     concept: str,
-    cases: Sequence[EvalPrompt],
+    prompts: Sequence[EvalPrompt],
     score: Score,
     out: str | Path,
     factors: Sequence[float | int] = FACTORS,
     **options: Any,
 ) -> dict[float, Weakening]:
-    """Ordered weakening of one concept by several factors, each in a folder of its own under `out`.
+    """Ordered weakening of one concept by several factors, each in a folder under `out`.
 
     Args:
+        pipe, relevance, concept, prompts, score: As in `measure_weakening`.
+        out: The folder that the factors' folders are made in.
         factors: What the heads' attention to the prompt's words is multiplied by.
-        options: As `measure_weakening` takes them.
+        options: Passed to `measure_weakening`.
     """
     return {
         float(f): measure_weakening(
-            pipe, relevance, concept, cases, score, factor=f, out=Path(out) / f"factor {f:g}", **options
+            pipe, relevance, concept, prompts, score, factor=f, out=Path(out) / f"factor {f:g}", **options
         )
         for f in factors
     }

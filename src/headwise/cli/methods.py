@@ -148,7 +148,7 @@ def multi_concept(
       headwise benchmark multi-concept --prompts mine.toml --method attend-and-excite --method relevance
     """
     from headwise.benchmarks.clip_scorer import CLIPScorer
-    from headwise.benchmarks.multi_concept import SEEN, benchmark_multi_concept
+    from headwise.benchmarks.multi_concept import METRICS, benchmark_multi_concept
     from headwise.benchmarks.prompts import multi_subject_prompts
     from headwise.report.measurement import report
 
@@ -177,7 +177,7 @@ def multi_concept(
     page = report(out)
     of_type = {
         kind: {
-            method: {measure: _interval(found.of(method, measure, kind)) for measure in SEEN}
+            method: {measure: _interval(found.of(method, measure, kind)) for measure in METRICS}
             for method in found.methods
         }
         for kind in dict.fromkeys(found.types)
@@ -185,10 +185,10 @@ def multi_concept(
     if as_json:
         print_json({"page": str(page), "types": of_type})
         return
-    shown = table("type", "method", *(f"{measure}>" for measure in SEEN))
+    shown = table("type", "method", *(f"{measure}>" for measure in METRICS))
     for kind, of_method in of_type.items():
         for method, one in of_method.items():
-            shown.add_row(kind, method, *(f"{one[measure]['mean']:.3f}" for measure in SEEN))
+            shown.add_row(kind, method, *(f"{one[measure]['mean']:.3f}" for measure in METRICS))
     console().print(shown)
     print(f"Open {page}")
 

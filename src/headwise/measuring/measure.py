@@ -1,10 +1,10 @@
 r"""Measuring relevance: generate pictures, let every head vote, add the votes up.
 
-With the same folder a measurement goes on where it ended; with workers in the place of a pipeline it is
-shared, and the votes are the same (runs/workers.py).
+With the same folder a measurement continues where it ended. It is a task for `runs.workers.Job`, so workers
+in the place of a pipeline share it, and count the same votes.
 """
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,14 +26,13 @@ from headwise.model.attention import hooked
 from headwise.model.generate import generate, latent_shape
 from headwise.model.heads import HeadMap
 from headwise.model.pipelines import digest_of, quiet, settings_of_pictures
-from headwise.pictures import save_picture
 from headwise.runs.folder import Progress, ProgressCallback, RunFolder
 from headwise.runs.shards import batches, format_ranges, subrange
-from headwise.runs.workers import are_workers, chunks_of, parts
+from headwise.runs.workers import Job, Keep
 
 __all__ = ["finished", "measure", "settings_of"]
 
-CHUNK = 32  # pictures that one of several workers counts at a time
+CHUNK = 32  # pictures that a worker counts at a time, where several share a run
 
 
 def measure(
@@ -61,25 +60,27 @@ def measure(
     """Generate pictures, count votes, return relevance; with the same `out` it goes on where it ended.
 
     Args:
-        pipe: The user's pipeline, which is left as it was; or workers who share the pictures (cluster.py).
-        concepts: The concepts to choose between.
-        pictures: How many to generate at most. A finished run may be called again with more.
+        pipe: The user's pipeline, which is left as it was; or workers, which share the work (runs/ray.py).
+        concepts: The concepts that heads choose between.
+        pictures: How many pictures to generate at most. A finished run may be called again with more.
         numbers: Which of them to count here, such as `range(500, 1000)`, where others count the rest.
-        prompts: A list, a text file with one a line, or None for the package's own. Picture i has prompt i
-            modulo their number.
-        latents: Unit noise of every picture; drawn from the seed if None.
-        seed: With a picture's number, the source of its latents and word draws.
-        out: Folder for checkpoints and result, see runs.py; None keeps nothing on disk.
+        prompts: A list, a text file with one prompt per line, or None for the package's own. Picture i has
+            prompt i modulo their number.
+        latents: Unit noise of every picture; generated from the seed if None.
+        seed: With a picture's number, the source of its latents and of its word samples.
+        out: Folder for checkpoints and result, see runs/folder.py; None keeps nothing on disk.
         batch_size: Pictures per pipeline call. It changes the time, not the votes.
-        estimator: How much is seen of a picture (estimators.py): "lean", or "paper" for one draw a call.
+        estimator: How many votes a picture contributes (estimators.py): "lean", or "paper" for one sample of
+            words per call.
         num_inference_steps: Passed to the pipeline; the estimator's own if None.
         guidance_scale, negative_prompt, height, width: Passed to the pipeline.
         until: Stop at a multiple of 32 pictures where the median split-half correlation over concepts is
             this high.
         checkpoint_every: Seconds between checkpoints; 0 writes one after every batch.
-        keep_pictures: Decode the first so many and save them in `out`/pictures; the others are never decoded.
-        progress: Show a bar on stderr; or a callable that is told, after each batch, how many pictures of how
-            many are counted. What it raises ends the run, with all that was counted kept.
+        keep_pictures: How many pictures to decode and save in `out`/pictures, the first ones; the others are
+            never decoded.
+        progress: Whether to show a bar on stderr; or a function that is called after each batch with how many
+            pictures are counted, and of how many. What it raises ends the run; what was counted is kept.
     """
     wanted, chosen = subrange(numbers, pictures), estimator_of(estimator)
     _check(pictures, numbers, batch_size, keep_pictures if out is None else 0, until)
@@ -93,7 +94,7 @@ def measure(
     # No batch reaches across a place where the run may stop, or where it stops decoding.
     cuts = (keep_pictures, *(range(0, pictures, BLOCKS) if until is not None else ()))
     texts = prompts if prompts is None else read_prompts(prompts, pipe)
-    asked = _Asked(
+    task = _Measurement(
         concepts,
         texts,
         latents,
@@ -105,32 +106,28 @@ def measure(
         keep_pictures,
         cuts,
     )
-    here = None if are_workers(pipe) else asked(pipe)
-    nothing = pipe.begin(asked) if here is None else here.nothing
-    by = pipe.versions if here is None else None
-    with RunFolder(out, nothing.settings, nothing, whole=pictures, by=by) as folder:
+    job = Job(pipe, task)
+    settings = job.nothing.settings
+    with RunFolder(out, settings, job.nothing, total=pictures, counted_with=job.versions) as folder:
         _require_among(folder, wanted)
         if not _enough(folder.so_far, len(wanted), until):
-            left = folder.so_far.left(wanted)
-            if here is None:
-                pieces = chunks_of(asked.batches([wanted]), left, len(pipe), CHUNK, cuts)
-                coming = parts(pipe, pieces, folder, in_order=until is not None)
-            else:
-                coming = here.parts(asked.batches(left), folder.keep)
+            in_order = until is not None
             with (
-                closing(coming),
-                Progress(folder, len(wanted), checkpoint_every, progress, _how_sure) as done,
+                closing(
+                    job.parts(folder, wanted, batch_size, most=CHUNK, cuts=cuts, in_order=in_order)
+                ) as parts,
+                Progress(folder, len(wanted), checkpoint_every, progress, _reliability) as done,
             ):
-                for part in coming:
-                    done(part)
+                for votes in parts:
+                    done(votes)
                     if _enough(done.so_far, len(wanted), until):
                         break
         return finished(folder)
 
 
 @dataclass(frozen=True)
-class _Asked:
-    """What is asked of every pipeline that takes part in a measurement, here or at a worker's place."""
+class _Measurement:
+    """What every pipeline that takes part in a measurement is to do, here or at a worker's place."""
 
     concepts: ConceptSet
     prompts: tuple[str, ...] | None
@@ -143,8 +140,8 @@ class _Asked:
     keep_pictures: int
     cuts: tuple[int, ...]
 
-    def __call__(self, pipe: Any) -> "_Counting":
-        return _Counting(self, pipe)
+    def __call__(self, pipe: Any) -> "_VoteCounter":
+        return _VoteCounter(self, pipe)
 
     def batches(self, todo: Iterable[range]) -> Iterator[range]:
         """These pictures by pipeline calls."""
@@ -152,69 +149,56 @@ class _Asked:
             yield from batches(numbers.start, numbers.stop, self.batch_size, self.cuts)
 
 
-class _Counting:
-    """One pipeline at its part of a measurement."""
+class _VoteCounter:
+    """One pipeline at its share of a measurement."""
 
-    def __init__(self, asked: _Asked, pipe: Any) -> None:
-        self.asked, self.pipe, self.texts = asked, pipe, read_prompts(asked.prompts, pipe)
-        _check_latents(pipe, asked)
-        settings = settings_of(pipe, asked.concepts, self.texts, asked.latents, asked.seed) | asked.passed
-        settings |= (
-            {"draws": asked.samples_per_call} if asked.samples_per_call > 1 else {}
-        )  # files from before say none: one
-        self.nothing = Votes.empty(HeadMap.of(pipe), asked.concepts, settings)
+    def __init__(self, task: _Measurement, pipe: Any) -> None:
+        self.task, self.pipe, self.texts = task, pipe, read_prompts(task.prompts, pipe)
+        _check_latents(pipe, task)
+        settings = settings_of(pipe, task.concepts, self.texts, task.latents, task.seed) | task.passed
+        if task.samples_per_call > 1:  # files written before there was a choice lack the key, and mean 1
+            settings |= {"draws": task.samples_per_call}
+        self.nothing = Votes.empty(HeadMap.of(pipe), task.concepts, settings)
         self.probe: ConceptProbe | None = None
 
-    def __call__(self, numbers: range, folder: Path) -> Votes:
-        """The votes of some pictures; those to be kept are saved in the folder."""
-
-        def keep(name: str, picture: Any, prompt: str) -> None:
-            save_picture(folder / "pictures" / f"{name}.png", picture, {"prompt": prompt})
-
-        if not numbers:
-            return self.nothing
-        return sum(self.parts(self.asked.batches([numbers]), keep), start=self.nothing)
-
-    def parts(
-        self, todo: Iterable[range], keep: Callable[[str, Any, str], None]
-    ) -> Generator[Votes, None, None]:
+    def parts(self, missing: Sequence[range], so_far: Votes, keep: Keep) -> Generator[Votes, None, None]:
         """The votes of each batch, as it is done."""
-        asked, settings = self.asked, self.nothing.settings
+        task, settings = self.task, self.nothing.settings
         self.probe = probe = self.probe or ConceptProbe(
-            self.pipe, asked.concepts, asked.seed, samples_per_call=asked.samples_per_call
+            self.pipe, task.concepts, task.seed, samples_per_call=task.samples_per_call
         )
         with hooked(self.pipe, probe), quiet(self.pipe):
-            for numbers in todo:
+            for numbers in task.batches(missing):
                 probe.begin(numbers)
                 self._generate(numbers, keep)
-                yield Votes.of_pictures(probe.take(), numbers, probe.head_map, asked.concepts, settings)
+                yield Votes.of_pictures(probe.take(), numbers, probe.head_map, task.concepts, settings)
 
-    def _generate(self, numbers: range, keep: Callable[[str, Any, str], None]) -> None:
-        asked, texts = self.asked, self.texts
-        kept = numbers[0] < asked.keep_pictures
-        wanted = asked.passed | {"output_type": "pil" if kept else "latent"}
-        images = generate(self.pipe, texts, asked.seed, numbers, latents=asked.latents, **wanted)
+    def _generate(self, numbers: range, keep: Keep) -> None:
+        task, texts = self.task, self.texts
+        kept = numbers[0] < task.keep_pictures
+        options = task.passed | {"output_type": "pil" if kept else "latent"}
+        images = generate(self.pipe, texts, task.seed, numbers, latents=task.latents, **options)
         for number, image in zip(numbers, images if kept else (), strict=kept):
             keep(f"{number:05d}", image, texts[number % len(texts)])
 
 
 def finished(folder: RunFolder[Votes]) -> Relevance:
-    """The relevance of all votes so far, saved beside them."""
+    """The relevance of all votes so far, which is saved beside them."""
     relevance = Relevance.from_votes(folder.so_far)
     relevance = replace(
-        relevance, settings=relevance.settings | {"versions": folder.versions or dict(folder.by)}
+        relevance, settings=relevance.settings | {"versions": folder.versions or dict(folder.counted_with)}
     )
     if folder.path is not None:
         relevance.save(folder.path / "relevance.safetensors")
     return relevance
 
 
-def _how_sure(votes: Votes) -> str:
+def _reliability(votes: Votes) -> str:
     return f"split-half {np.median(split_half(votes)):.2f}"
 
 
 def _enough(votes: Votes, pictures: int, until: float | int | None) -> bool:
-    """Is the run over? Asked at multiples of 32 pictures only, whatever the batches and interruptions."""
+    """Whether the run is over; it ends early at multiples of 32 pictures only, whatever the batches."""
     if len(votes) >= pictures:
         return True
     if until is None or len(votes.pictures) != 1 or len(votes) % BLOCKS:
@@ -223,14 +207,14 @@ def _enough(votes: Votes, pictures: int, until: float | int | None) -> bool:
 
 
 def _check(
-    pictures: int, numbers: range | None, batch_size: int, homeless: int, until: float | int | None
+    pictures: int, numbers: range | None, batch_size: int, not_kept: int, until: float | int | None
 ) -> None:
     if pictures < 1 or batch_size < 1:
         raise HeadwiseError(
             f"pictures={pictures} and batch_size={batch_size} were given; expected 1 or more of each."
         )
-    if homeless:
-        raise HeadwiseError(f"keep_pictures={homeless} pictures need a folder to go to. Give out=…")
+    if not_kept:
+        raise HeadwiseError(f"keep_pictures={not_kept} pictures need a folder to go to. Give out=…")
     if numbers is not None and not numbers:
         raise HeadwiseError(
             f"numbers={numbers} holds no picture. Make fewer shards: at most as many as there are pictures."
@@ -256,12 +240,12 @@ def _require_among(folder: RunFolder[Votes], wanted: range) -> None:
         )
 
 
-def _check_latents(pipe: Any, asked: _Asked) -> None:
-    shape = latent_shape(pipe, asked.passed["height"], asked.passed["width"])
-    given = asked.latents
-    if given is not None and (len(given) < asked.pictures or tuple(given.shape[1:]) != shape):
+def _check_latents(pipe: Any, task: _Measurement) -> None:
+    shape = latent_shape(pipe, task.passed["height"], task.passed["width"])
+    latents = task.latents
+    if latents is not None and (len(latents) < task.pictures or tuple(latents.shape[1:]) != shape):
         raise HeadwiseError(
-            f"The latents have shape {tuple(given.shape)}; expected {(asked.pictures, *shape)}, "
+            f"The latents have shape {tuple(latents.shape)}; expected {(task.pictures, *shape)}, "
             "unit noise for every picture."
         )
 

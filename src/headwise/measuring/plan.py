@@ -33,8 +33,8 @@ from headwise.model.device import memory_of
 from headwise.model.generate import generate
 from headwise.model.heads import HeadMap, denoiser_of
 from headwise.model.pipelines import model_name, quiet
+from headwise.runs.schedule import chunks_of
 from headwise.runs.shards import batches
-from headwise.runs.workers import chunks_of
 
 __all__ = ["Calibration", "Plan", "calibrate", "plan"]
 

@@ -10,15 +10,23 @@ from pathlib import Path
 
 import numpy as np
 
-from headwise.benchmarks.polysemy import Polysemy
-from headwise.benchmarks.questions.scales import NAME as SCALES_FILE
-from headwise.benchmarks.weakening import LEAST, LEAST_LAYERS, MOST, MOST_LAYERS, Weakening
+from headwise.benchmarks.results import (
+    ESTIMATORS_FILE,
+    LEAST,
+    LEAST_LAYERS,
+    MOST,
+    MOST_LAYERS,
+    QUESTIONS_FILE,
+    SCALES_FILE,
+    Polysemy,
+    Weakening,
+)  # fmt: skip
 from headwise.errors import UnreadableFile
 from headwise.intervals import Interval
 from headwise.report import plots
 from headwise.report.methods import comparison_page, scales_page, strips_of_methods
 from headwise.report.page import Drawing, Page, Picture, Section, Strip, Table, settings_rows
-from headwise.report.questions import ESTIMATORS, QUESTIONS, estimators_page, questions_page
+from headwise.report.questions import estimators_page, questions_page
 from headwise.runs.scores import Scores
 
 __all__ = ["trial_page"]
@@ -48,9 +56,9 @@ def trial_page(folder: Path) -> Page:
         return _polysemy(folder, scores) if "method" in scores.axes else _weakening(folder, Weakening(scores))
     if (folder / SCALES_FILE).is_file():
         return scales_page(folder)
-    if (folder / ESTIMATORS).is_file():
+    if (folder / ESTIMATORS_FILE).is_file():
         return estimators_page(folder)
-    if (folder / QUESTIONS).is_file():
+    if (folder / QUESTIONS_FILE).is_file():
         return questions_page(folder)
     inner = {file.parent: Weakening(Scores.load(file)) for file in sorted(folder.glob(f"*/{NAME}"))}
     if not inner:

@@ -10,9 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from headwise.benchmarks.editing import ALONE, MEASURES, Editing
-from headwise.benchmarks.multi_concept import SEEN, MultiConcept
-from headwise.benchmarks.questions.scales import NAME as SCALES_FILE
+from headwise.benchmarks.results import SCALES_FILE, TARGET_ONLY, Editing, MultiConcept
 from headwise.intervals import Interval
 from headwise.report import plots
 from headwise.report.page import Drawing, Page, Picture, Section, Strip, Table, settings_rows
@@ -56,7 +54,7 @@ def scales_page(folder: Path) -> Page:
         f"{name} preservation {p.value:.2f}, accuracy {a.value:.2f}" for name, (p, a) in points.items()
     )
     misread = "; ".join(f"{name} {rate}" for name, rate in rates.items())
-    columns = ("scale", "order", "largest", "misread", *MEASURES[1:])
+    columns = ("scale", "order", "largest", "misread", *Editing.METRICS[1:])
     rows = [
         (name, f"{one['order']:.3f}", f"{one['largest']:.1f}", *(str(one[key]) for key in columns[3:]))
         for name, one in steered.items()
@@ -117,9 +115,9 @@ def _editing(folder: Path, found: Editing) -> Page:
         "Means over all pairs and seeds with 95 % intervals (bootstrap over pairs); then, for each strength "
         "of relevance, how often the target's word is seen.",
         tuple(drawings),
-        tuple(_table(found, attribute, MEASURES) for attribute in dict.fromkeys(found.attributes)),
+        tuple(_table(found, attribute, Editing.METRICS) for attribute in dict.fromkeys(found.attributes)),
     )
-    edits = [m for m in found.methods if m != ALONE] or found.methods
+    edits = [m for m in found.methods if m != TARGET_ONLY] or found.methods
     best = max(edits, key=lambda m: found.of(m, "alignment").value)
     strips = tuple(strips_of_methods(folder, ("source", *found.methods), "source"))
     return Page(
@@ -146,7 +144,7 @@ def _several(folder: Path, found: MultiConcept) -> Page:
         "How well prompts fit",
         "Means with 95 % intervals (bootstrap over prompts).",
         tuple(_worst_and_whole(found, kind) for kind in kinds),
-        tuple(_table(found, kind, SEEN) for kind in kinds),
+        tuple(_table(found, kind, MultiConcept.METRICS) for kind in kinds),
     )
     strips = tuple(strips_of_methods(folder, found.methods))
     return Page(

@@ -31,7 +31,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from headwise.benchmarks.weakening import Weakening
+from headwise.benchmarks.results import Weakening
 from headwise.errors import MissingExtra
 from headwise.intervals import Interval
 from headwise.measuring.agreement import Agreement

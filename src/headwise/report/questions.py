@@ -4,13 +4,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from headwise.benchmarks.questions.answers import QUESTIONS
-from headwise.benchmarks.questions.estimators import ENOUGH, ESTIMATORS
+from headwise.benchmarks.results import ENOUGH, ESTIMATORS_FILE, QUESTIONS_FILE
 from headwise.intervals import Interval
 from headwise.report import plots
 from headwise.report.page import Drawing, Page, Section, Table, settings_rows
 
-__all__ = ["ESTIMATORS", "QUESTIONS", "estimators_page", "questions_page"]
+__all__ = ["estimators_page", "questions_page"]
 
 LEAD = (
     "Ways of counting votes, at equal cost. Cost is rows that pass the denoiser; agreement is the rank "
@@ -24,7 +23,7 @@ ASKED = (
 
 def estimators_page(folder: Path) -> Page:
     """The page of a folder in which estimators were compared."""
-    said = json.loads((folder / ESTIMATORS).read_text(encoding="utf-8"))
+    said = json.loads((folder / ESTIMATORS_FILE).read_text(encoding="utf-8"))
     found, settings = said["estimators"], said["settings"]
     draws = {name: one["curve"] for name, one in found.items() if name.endswith((" 1 draw", " 8 draws"))}
     start = settings["lean"].split(",")[0] + ", "
@@ -60,7 +59,7 @@ def estimators_page(folder: Path) -> Page:
 
 def questions_page(folder: Path) -> Page:
     """The page of a folder in which questions about relevance were asked."""
-    said = json.loads((folder / QUESTIONS).read_text(encoding="utf-8"))
+    said = json.loads((folder / QUESTIONS_FILE).read_text(encoding="utf-8"))
     return Page(
         title="What is open about relevance, asked of this model",
         lead=ASKED,

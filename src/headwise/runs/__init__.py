@@ -4,7 +4,9 @@
     locks       one writer per folder
     scores      numbers along named axes, filled in incrementally
     folder      the folder of one run: settings, checkpoints, progress
-    workers     chunks go out to many workers, counts come back and add up
+    image_names what the name of a kept image says
+    schedule    which chunk of numbers goes to which worker, when workers may die
+    workers     tasks of one pipeline or of many workers: chunks go out, counts come back and add up
     ray         workers on a Ray cluster
 
 Nothing here knows a model, a vote or torch.

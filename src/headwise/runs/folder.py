@@ -1,12 +1,12 @@
 """The folder of one run: what is being measured, what was counted so far, the result.
 
-    run.json               settings, and how long each stretch of work took
-    votes.safetensors      what was counted, replaced whole at every checkpoint (or weakening.safetensors)
+    run.json               kind and settings of the run, and how long each session of work took
+    votes.safetensors      what was counted, replaced at every checkpoint (scores.safetensors of a sweep)
     relevance.safetensors  the result, once it is there
     pictures/              the pictures kept, if any
 
-A folder holds one run. The same settings go on where the counting ended; other settings are refused by name,
-and so is a second process while a first one counts.
+A folder holds one run. With the same settings the run continues where the counting ended; different settings
+are refused by name, and so is a second process while a first one counts.
 """
 
 import json
@@ -25,21 +25,20 @@ from headwise.runs.locks import hold
 
 __all__ = ["Countable", "Progress", "ProgressCallback", "RunFolder", "all_versions", "versions"]  # fmt: skip
 
-ProgressCallback = (
-    bool | Callable[[int, int], None]
-)  # a bar or none; or who is told how many of how many are done
+ProgressCallback = bool | Callable[[int, int], None]
+"""A bar on stderr or none; or a function that is called with how many are done and how many there will be."""
 
 
 @runtime_checkable
 class Countable(Protocol):
-    """What a run counts: parts add up exactly, in any order, and know how many pictures they hold."""
+    """What a run counts: it adds up exactly, in any order, and knows how many pictures it holds."""
 
     def __add__(self, other: Any) -> Any: ...
 
     def __len__(self) -> int: ...
 
     def save(self, path: str | Path) -> None:
-        """Write one file, whole."""
+        """Write one file, completely or not at all."""
         ...
 
     @classmethod
@@ -57,7 +56,7 @@ class Countable(Protocol):
         ...
 
     def left(self, numbers: range) -> list[range]:
-        """Those of these numbers that are not counted yet."""
+        """The ranges of these numbers that are not counted yet."""
         ...
 
 
@@ -69,13 +68,14 @@ class RunFolder(Generic[Counted]):
 
     Args:
         path: The folder, made if it is not there.
-        settings: What decides the result; a folder with other settings is refused.
+        settings: What decides the result; a folder with different settings is refused.
         start: The count of no pictures, with these settings.
-        name: Of the file that the count is kept in.
-        whole: How many pictures the whole run is to have, where this folder may hold a part of it.
-        by: The versions that those count with who count; of this process if None.
+        name: The name of the file that the count is kept in, without its ending.
+        total: How many pictures the complete run is to have, where this folder may hold a shard of it.
+        counted_with: The package versions of those who count; of this process if None.
+        kind: What kind of run it is, such as "weakening"; the file's name if "".
 
-    Use it as a context: leaving it lets others write in the folder.
+    Use it as a context: leaving it lets other processes write in the folder.
     """
 
     def __init__(
@@ -84,14 +84,17 @@ class RunFolder(Generic[Counted]):
         settings: dict[str, Any],
         start: Counted,
         name: str = "votes",
-        whole: int | None = None,
-        by: Mapping[str, str] | None = None,
+        total: int | None = None,
+        counted_with: Mapping[str, str] | None = None,
+        kind: str = "",
     ) -> None:
         self.path = None if path is None else Path(path)
-        self.by, self.versions = versions() if by is None else by, dict[str, str]()
-        self.settings, self.so_far, self.name, self.whole = settings, start, f"{name}.safetensors", whole
-        self.stretches: list[dict[str, Any]] = []
-        self.stamp: tuple[int, int, int] | None = None
+        self.counted_with = versions() if counted_with is None else counted_with
+        self.versions: dict[str, str] = {}
+        self.settings, self.so_far, self.name, self.total = settings, start, f"{name}.safetensors", total
+        self.kind = kind or name
+        self.sessions: list[dict[str, Any]] = []
+        self.mtime: tuple[int, int, int] | None = None
         self.close: Callable[[], Any] = lambda: None
         if self.path is not None:
             self._make()
@@ -112,13 +115,13 @@ class RunFolder(Generic[Counted]):
     def checkpoint(self, so_far: Counted) -> None:
         """Put the count so far on the disk."""
         if self.path is not None and so_far is not self.so_far:
-            if self._stamp() != self.stamp:
+            if self._mtime() != self.mtime:
                 raise RunMismatch(
-                    f"{self.path / self.name} was changed by somebody else while this run counted. Let one "
+                    f"{self.path / self.name} was changed by another process while this run counted. Let one "
                     "process at a time write there: start again, or give another folder."
                 )
             so_far.save(self.path / self.name)
-            self.stamp = self._stamp()
+            self.mtime = self._mtime()
             self._describe(len(so_far))
         self.so_far = so_far
 
@@ -131,13 +134,13 @@ class RunFolder(Generic[Counted]):
         (self.path / "pictures").mkdir(exist_ok=True)
         write_whole(self.path / "pictures" / Path(name).name, content)
 
-    def _stamp(self) -> tuple[int, int, int] | None:
+    def _mtime(self) -> tuple[int, int, int] | None:
         """What changes when the file of the count does."""
         try:
-            found = (self.path / self.name).stat()
+            stat = (self.path / self.name).stat()
         except FileNotFoundError:
             return None
-        return found.st_ino, found.st_size, found.st_mtime_ns
+        return stat.st_ino, stat.st_size, stat.st_mtime_ns
 
     def _make(self) -> None:
         try:
@@ -155,88 +158,91 @@ class RunFolder(Generic[Counted]):
         described = self.path / "run.json"
         if described.exists():
             self._require_same(described)
-        stored, self.stamp = self.path / self.name, self._stamp()
+        stored, self.mtime = self.path / self.name, self._mtime()
         if stored.exists():
-            self.so_far = self.so_far + type(self.so_far).load(stored)  # adding refuses those of another kind
+            self.so_far = self.so_far + type(self.so_far).load(
+                stored
+            )  # adding refuses a count of another kind
         self._describe(None)
 
     def _require_same(self, described: Path) -> None:
         try:
-            found = json.loads(described.read_bytes())
-            there, self.stretches = found["settings"], list(found["stretches"])
-            self.versions = all_versions([found.get("versions", {})])
+            content = json.loads(described.read_bytes())
+            there, self.sessions = content["settings"], list(content["stretches"])
+            self.versions = all_versions([content.get("versions", {})])
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             raise UnreadableFile(
-                f"{described} is damaged. Remove this file alone, as the counts beside it say themselves "
-                "what they are; or give another folder."
+                f"{described} is damaged. Remove this file alone, since the counts beside it hold their own "
+                "settings; or give another folder."
             ) from None
         differ = [key for key in there | self.settings if there.get(key) != self.settings.get(key)]
         if differ:
-            said = "; ".join(
+            differences = "; ".join(
                 f"{key} is {there.get(key)!r} there and {self.settings.get(key)!r} here" for key in differ
             )
             raise RunMismatch(
-                f"{self.path} holds another run: {said}. Give another folder, or the same settings."
+                f"{self.path} holds another run: {differences}. Give another folder, or the same settings."
             )
 
     def _describe(self, pictures: int | None) -> None:
-        stretches = list(self.stretches)
+        sessions = list(self.sessions)
         if pictures is not None or not self.versions:
-            self.versions = all_versions([self.versions, self.by])
+            self.versions = all_versions([self.versions, self.counted_with])
         if pictures is not None:
             seconds = round(time.monotonic() - self.started, 3)
-            stretches.append({"from": self.resumed_from, "to": pictures, "seconds": seconds})
+            sessions.append({"from": self.resumed_from, "to": pictures, "seconds": seconds})
         content: dict[str, Any] = {
+            "kind": self.kind,
             "settings": self.settings,
             "versions": self.versions,
-            "stretches": stretches,
+            "stretches": sessions,
         }
-        if self.whole is not None:
-            content["pictures"] = self.whole
+        if self.total is not None:
+            content["pictures"] = self.total
         write_whole(self.path / "run.json", json.dumps(content, indent=1, ensure_ascii=False).encode())
 
 
 class Progress(Generic[Counted]):
-    """The count as it comes: added up, shown, put on the disk from time to time and at whatever end.
+    """The count as it comes: added up, shown, and put on the disk from time to time and however the run ends.
 
     Args:
         folder: Where it is kept.
-        pictures: How many there will be.
+        total: How many pictures there will be.
         every: Seconds between checkpoints.
-        shown: Is there a bar on stderr? Or who is told, after each batch, how many pictures of how many are
-            counted; what it raises ends the run, with all that was counted kept.
-        says: What to say of the count beside the bar.
+        callback: Whether to show a bar on stderr; or a function that is called after each batch with how many
+            pictures are counted, and of how many. What it raises ends the run; what was counted is kept.
+        describe: A few words on the count, to be shown beside the bar.
     """
 
     def __init__(
         self,
         folder: RunFolder[Counted],
-        pictures: int,
+        total: int,
         every: float | int,
-        shown: ProgressCallback,
-        says: Callable[[Counted], str] = lambda so_far: "",
+        callback: ProgressCallback,
+        describe: Callable[[Counted], str] = lambda so_far: "",
     ) -> None:
-        self.folder, self.so_far, self.every, self.says = folder, folder.so_far, every, says
+        self.folder, self.so_far, self.every, self.describe = folder, folder.so_far, every, describe
         self.saved = time.monotonic()
-        self.told = shown if callable(shown) else None
+        self.on_batch = callback if callable(callback) else None
         self.bar = tqdm(
-            total=pictures, initial=len(self.so_far), unit="picture", disable=not shown or callable(shown)
+            total=total, initial=len(self.so_far), unit="picture", disable=not callback or callable(callback)
         )
 
     def __enter__(self) -> "Progress[Counted]":
         return self
 
     def __call__(self, part: Counted) -> None:
-        """Count one more batch."""
+        """Add one more batch."""
         before = len(self.so_far)
         self.so_far = self.so_far + part
         self.bar.update(len(self.so_far) - before)
         if time.monotonic() - self.saved >= self.every:
             self.folder.checkpoint(self.so_far)
-            self.bar.set_postfix_str(self.says(self.so_far))
+            self.bar.set_postfix_str(self.describe(self.so_far))
             self.saved = time.monotonic()
-        if self.told is not None:
-            self.told(len(self.so_far), int(self.bar.total))
+        if self.on_batch is not None:
+            self.on_batch(len(self.so_far), int(self.bar.total))
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         self.bar.close()
@@ -244,16 +250,16 @@ class Progress(Generic[Counted]):
             self.folder.checkpoint(self.so_far)
 
 
-def all_versions(each: Iterable[Mapping[str, str]]) -> dict[str, str]:
-    """Those of several who counted: "2.6.0, 2.13.0" where they differ."""
-    found: dict[str, list[str]] = {}
-    for of_one in each:
-        for name, said in of_one.items():
-            known = found.setdefault(name, [])
-            known += [one for one in said.split(", ") if one not in known]
-    return {name: ", ".join(known) for name, known in found.items()}
+def all_versions(sessions: Iterable[Mapping[str, str]]) -> dict[str, str]:
+    """The versions of several sessions in one text each: "2.6.0, 2.13.0" where they differ."""
+    merged: dict[str, list[str]] = {}
+    for session in sessions:
+        for package, text in session.items():
+            seen = merged.setdefault(package, [])
+            seen += [version for version in text.split(", ") if version not in seen]
+    return {package: ", ".join(seen) for package, seen in merged.items()}
 
 
 def versions() -> dict[str, str]:
-    """Of the packages that decide a result."""
+    """The versions of the packages that decide a result."""
     return {name: version(name) for name in ("headwise", "torch", "diffusers", "transformers", "numpy")}

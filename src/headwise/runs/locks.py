@@ -1,9 +1,9 @@
-r"""One writer a folder: who opens a run's folder holds it until the run ends.
+r"""One writer per folder: a run holds its folder's lock until it ends.
 
 The lock is the kernel's (`flock` on a file named .lock), so that it goes with its process however that ends,
 and `kill -9` leaves nothing to clear away. Linux keeps it across the machines of an NFS share as well. Where
-a file system has no locks there is none; runs.py looks before every checkpoint whether the file is still the
-one it wrote.
+a file system has no locks there is none; before every checkpoint folder.py compares the file with the one it
+wrote.
 """
 
 import os
@@ -25,10 +25,14 @@ except ImportError:  # Windows
 
 
 def hold(folder: Path, owner: Any) -> Callable[[], Any]:
-    """Hold a folder; what is returned lets go of it, as does the end of the owner or of the process.
+    """Hold a folder's lock; calling the result releases it, as does the end of the owner or of the process.
+
+    Args:
+        folder: The folder, which exists.
+        owner: The lock is released when this object is collected.
 
     Raises:
-        RunMismatch: Somebody else holds it.
+        RunMismatch: Another process holds it.
     """
     file = folder / ".lock"
     while fcntl is not None:
@@ -41,10 +45,10 @@ def hold(folder: Path, owner: Any) -> Callable[[], Any]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            said = os.read(handle, 200).decode(errors="replace").strip()
+            holder = os.read(handle, 200).decode(errors="replace").strip()
             os.close(handle)
             raise RunMismatch(
-                f"{folder} is being written by {said or 'another process'}. "
+                f"{folder} is being written by {holder or 'another process'}. "
                 "Wait until that ends, or give another folder."
             ) from None
         except OSError:  # no locks on this file system
@@ -55,8 +59,8 @@ def hold(folder: Path, owner: Any) -> Callable[[], Any]:
             with suppress(OSError):  # a full disk keeps the lock, but not the name on it
                 os.truncate(handle, 0)
                 os.write(handle, f"process {os.getpid()} on {socket.gethostname()}".encode())
-            return weakref.finalize(owner, _let_go, handle, file, os.getpid())
-        os.close(handle)  # another process let go of it, and took the file away, in between
+            return weakref.finalize(owner, _release, handle, file, os.getpid())
+        os.close(handle)  # another process released it, and removed the file, in between
     return lambda: None
 
 
@@ -67,7 +71,7 @@ def _is_still(handle: int, file: Path) -> bool:
         return False
 
 
-def _let_go(handle: int, file: Path, process: int) -> None:
+def _release(handle: int, file: Path, process: int) -> None:
     if os.getpid() == process:  # and not a copy of it that was forked meanwhile
         file.unlink(missing_ok=True)
     os.close(handle)

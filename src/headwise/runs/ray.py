@@ -1,13 +1,13 @@
-r"""A crew of workers on a Ray cluster, which goes wherever a pipeline goes:
+r"""Workers on a Ray cluster, which go wherever a pipeline goes:
 
-    with RayWorkers(partial(load_pipeline, "emoji"), workers=2) as crew:
-        relevance = measure(crew, concepts, pictures=1000, out="runs/emoji")
-        found = measure_weakening(crew, relevance, "Color", cases, score, out="runs/weaken-color")
+    with RayWorkers(partial(load_pipeline, "emoji"), workers=2) as workers:
+        relevance = measure(workers, concepts, pictures=1000, out="runs/emoji")
+        weakening = measure_weakening(workers, relevance, "Color", prompts, score, out="runs/weaken-color")
 
-Each worker is a Ray actor that loads the pipeline once and keeps it. Who gets which pictures, and what
-happens when a worker dies, is dispatch.py's; here workers are hired, wherever the cluster has room for them
-and as often as one dies, given pieces, and listened to. A worker that comes late, on a machine that was
-started or given back meanwhile, gets the pieces that are left.
+Each worker is a Ray actor that loads the pipeline once and keeps it. Which worker gets which pictures, and
+what happens when one dies, is decided in schedule.py and workers.py; here workers are spawned wherever the
+cluster has room for them, as often as one dies, and given chunks. A worker that comes late, on a machine that
+was started or became free meanwhile, gets the chunks that are left.
 
 Ray runs what the members of a cluster send each other: join only clusters you trust. What workers send back
 is packed as files are (safetensors and JSON).
@@ -25,13 +25,13 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 from headwise.errors import HeadwiseError, MissingExtra, RunMismatch, WorkersDied
-from headwise.runs.workers import Count, Result, Worker, WorkerLost
+from headwise.runs.workers import Result, Task, Worker, WorkerLost
 
 __all__ = ["Crew", "RayWorkers"]
 
 PAUSE = 5.0  # seconds after which the cluster is asked again how large it is
 SILENCE = 120.0  # seconds without a worker after which the user is told
-STILLBORN = 3  # so many deaths a worker, with no picture counted, and nobody is hired any more
+FAILED_STARTS = 3  # per worker, with no picture counted between them, after which the run ends
 
 
 class RayWorkers:
@@ -41,10 +41,10 @@ class RayWorkers:
         load: Makes the pipeline, at the worker's place: `partial(load_pipeline, "emoji")`.
         address: Of a Ray cluster, "10.0.0.5:6379" or "ray://…:10001"; "auto" is the one that this machine
             belongs to, "local" a new one of this machine alone.
-        workers: How many. By default one for each GPU of the cluster, and where it has none for each CPU;
-            machines that join later bring more.
-        gpus: How many each needs, such as 0.5 for two that share one; by default 1 if the cluster has any.
-        cpus: Likewise.
+        workers: How many workers there should be. By default one for each GPU of the cluster, or for each CPU
+            where it has no GPU; machines that join later bring more.
+        gpus: How many GPUs each needs, such as 0.5 for two that share one; 1 by default, if there are any.
+        cpus: How many CPUs each needs.
 
     Raises:
         MissingExtra: Ray is not installed.
@@ -64,55 +64,63 @@ class RayWorkers:
             raise HeadwiseError(f"workers={workers} was given; expected 1 or more.")
         self.load, self.address, self.workers, self.gpus, self.cpus = load, address, workers, gpus, cpus
         self.ray: Any = None
-        self.mine = False  # did we start it?
+        self.started_ray = False
         self.actors: dict[int, Any] = {}
-        self.hired = 0
+        self.spawned = 0
         self.free: list[int] = []
-        self.pending: dict[Any, tuple[int, bool]] = {}  # what is awaited of whom, and is it a count?
+        self.pending: dict[
+            Any, tuple[int, bool]
+        ] = {}  # what is awaited of which worker, and whether it is a count
         self.job: Any = None
         self.versions: dict[str, str] | None = None
-        self.stillborn = 0
+        self.failed_starts = 0
 
     def __enter__(self) -> "RayWorkers":
         self.ray = _ray()
         if not self.ray.is_initialized():
             self._join()
-            self.mine = True
-        self.station = self.ray.remote(Worker)
-        self.asked = self.heard = self.now()
-        self.wanted = self._room()
+            self.started_ray = True
+        self.worker_class = self.ray.remote(Worker)
+        self.looked_at = self.last_answer = self.now()
+        self.wanted = self._capacity()
         return self
 
     def __exit__(self, *error: object) -> None:
         for actor in self.actors.values():
             self.ray.kill(actor, no_restart=True)
         self.actors, self.pending, self.free = {}, {}, []
-        if self.mine:
+        if self.started_ray:
             self.ray.shutdown()
-        self.ray, self.mine = None, False
+        self.ray, self.started_ray = None, False
 
     def __len__(self) -> int:
         return self.wanted
 
-    def begin(self, prepare: Callable[[Any], Count]) -> Any:
-        """Give everybody a job; returns what the first of them found of no pictures."""
+    def begin(self, task: Task) -> Any:
+        """Give a task to all workers, and to those that come later; returns the first one's count of none."""
         if self.ray is None:
-            raise HeadwiseError("The crew is not at work yet. Enter it first: `with RayWorkers(…) as crew`.")
-        self.job = self.ray.put((self.load, prepare))
-        self.found: Any = None
-        self.pending, self.free, self.stillborn = {}, [], 0  # what is left of the last job is dropped
+            raise HeadwiseError(
+                "The workers are not at work yet. Enter them first: `with RayWorkers(…) as crew`."
+            )
+        self.job = self.ray.put((self.load, task))
+        self.nothing: Any = None
+        self.pending, self.free, self.failed_starts = (
+            {},
+            [],
+            0,
+        )  # whatever is pending of the last task is dropped
         for worker in self.actors:
             self._prepare(worker)
-        while self.found is None:
+        while self.nothing is None:
             self.wait()
-        return self.found
+        return self.nothing
 
     def idle(self) -> Sequence[Hashable]:
-        """Those who wait for a piece and are still there: who died idle died of no piece."""
+        """The workers that wait for a chunk and still answer: no chunk is to blame for one that died idle."""
         errors = self.ray.exceptions
-        asked = {worker: self.actors[worker].is_there.remote() for worker in self.free}
+        answers = {worker: self.actors[worker].is_there.remote() for worker in self.free}
         there = []
-        for worker, answer in asked.items():
+        for worker, answer in answers.items():
             try:
                 self.ray.get(answer, timeout=PAUSE)
                 there.append(worker)
@@ -123,39 +131,39 @@ class RayWorkers:
                 self.ray.kill(self.actors.pop(worker), no_restart=True)
         return tuple(there)
 
-    def give(self, worker: Hashable, piece: range) -> None:
-        """Let one count a piece."""
+    def give(self, worker: Hashable, chunk: range) -> None:
+        """Let a worker count a chunk."""
         self.free.remove(worker)  # type: ignore[arg-type]
-        self.pending[self.actors[worker].do.remote(piece)] = (worker, True)  # type: ignore[index,assignment]
+        self.pending[self.actors[worker].do.remote(chunk)] = (worker, True)  # type: ignore[index,assignment]
 
     def wait(self) -> Sequence[Result | WorkerLost]:
-        """What has happened."""
-        self._hire()
+        """What has happened since the last call; nothing after a few seconds."""
+        self._spawn()
         ready, _ = self.ray.wait(list(self.pending), num_returns=1, timeout=PAUSE)
-        self._tell_if_silent()
-        happened = [self._heard(*self.pending.pop(reference), reference) for reference in ready]
+        self._warn_if_silent()
+        happened = [self._event(*self.pending.pop(reference), reference) for reference in ready]
         return [event for event in happened if event is not None]
 
     def now(self) -> float:
-        """Seconds."""
+        """The time in seconds, on a clock that never goes back."""
         return time.monotonic()
 
     def _join(self) -> None:
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
         if self.address == "local":
-            os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is told to anybody
+            os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # send nothing home
             os.environ.setdefault("RAY_worker_register_timeout_seconds", "300")  # the machine may be busy
             options["include_dashboard"] = False
         try:
             self.ray.init(address=self.address, **options)
         except Exception as error:  # Ray raises its own kinds, and bare ones
-            said = str(error).strip().splitlines()
+            lines = str(error).strip().splitlines()
             raise HeadwiseError(
-                f"No Ray cluster answers at {self.address!r}: {said[0] if said else type(error).__name__} "
+                f"No Ray cluster answers at {self.address!r}: {lines[0] if lines else type(error).__name__} "
                 "Give the address that `ray start --head` printed, auto on one of its machines, or local."
             ) from error
 
-    def _room(self) -> int:
+    def _capacity(self) -> int:
         """How many workers there should be."""
         if self.workers is not None:
             return self.workers
@@ -166,22 +174,22 @@ class RayWorkers:
     def _gpus(self) -> float | int:
         return self.gpus if self.gpus is not None else int(self.ray.cluster_resources().get("GPU", 0) > 0)
 
-    def _hire(self) -> None:
-        if self.now() - self.asked > PAUSE:
-            self.asked, self.wanted = self.now(), self._room()
+    def _spawn(self) -> None:
+        if self.now() - self.looked_at > PAUSE:
+            self.looked_at, self.wanted = self.now(), self._capacity()
         while len(self.actors) < self.wanted:
-            self.hired += 1
+            self.spawned += 1
             options = {"num_cpus": self.cpus, "num_gpus": self._gpus(), "max_restarts": 0}
-            self.actors[self.hired] = self.station.options(**options).remote()
-            self._prepare(self.hired)
+            self.actors[self.spawned] = self.worker_class.options(**options).remote()
+            self._prepare(self.spawned)
 
     def _prepare(self, worker: int) -> None:
         self.pending[self.actors[worker].begin.remote(self.job)] = (worker, False)
 
-    def _heard(self, worker: int, counting: bool, reference: Any) -> Result | WorkerLost | None:
+    def _event(self, worker: int, counting: bool, reference: Any) -> Result | WorkerLost | None:
         errors = self.ray.exceptions
         try:
-            got = self.ray.get(reference)
+            answer = self.ray.get(reference)
         except errors.RayTaskError as error:
             cause = error.cause
             if isinstance(cause, HeadwiseError):
@@ -189,45 +197,45 @@ class RayWorkers:
             return self._lost(worker, counting, f"{type(cause).__name__}: {cause}")
         except errors.RayError as error:
             return self._lost(worker, counting, str(error))
-        self.heard = self.now()
+        self.last_answer = self.now()
         if counting:
-            self.stillborn = 0
+            self.failed_starts = 0
             self.free.append(worker)
-            return Result(worker, *got)
-        self._require_same(worker, *got)
+            return Result(worker, *answer)
+        self._require_same(worker, *answer)
         self.free.append(worker)
         return None
 
-    def _require_same(self, worker: int, versions: dict[str, str], found: Any) -> None:
-        known = self.versions or versions
-        for name, of in known.items():
-            if versions.get(name) != of:
+    def _require_same(self, worker: int, versions: dict[str, str], nothing: Any) -> None:
+        expected = self.versions or versions
+        for name, version in expected.items():
+            if versions.get(name) != version:
                 raise RunMismatch(
-                    f"Worker {worker} has {name} {versions.get(name)}, the first {of}. Install the same "
+                    f"Worker {worker} has {name} {versions.get(name)}, the first {version}. Install the same "
                     "versions on all machines of the cluster."
                 )
-        self.versions, self.found = known, self.found if self.found is not None else found
+        self.versions, self.nothing = expected, nothing if self.nothing is None else self.nothing
 
-    def _lost(self, worker: int, counting: bool, said: str) -> WorkerLost:
+    def _lost(self, worker: int, counting: bool, reason: str) -> WorkerLost:
         self.ray.kill(self.actors.pop(worker), no_restart=True)
-        short = " ".join(said.split())[:300].rstrip(".") + "."
-        self.stillborn += not counting
-        if self.stillborn > STILLBORN * self.wanted:
+        short = " ".join(reason.split())[:300].rstrip(".") + "."
+        self.failed_starts += not counting
+        if self.failed_starts > FAILED_STARTS * self.wanted:
             raise WorkersDied(
-                f"{self.stillborn} workers died before they counted anything, the last so: {short} "
+                f"{self.failed_starts} workers died before they counted anything; the last reported: {short} "
                 "Try one on such a machine: headwise doctor."
             )
         return WorkerLost(worker, short)
 
-    def _tell_if_silent(self) -> None:
+    def _warn_if_silent(self) -> None:
         if not self.free and not any(counting for _, counting in self.pending.values()):
-            if self.now() - self.heard > SILENCE:
+            if self.now() - self.last_answer > SILENCE:
                 warnings.warn(
                     f"No worker has come for {SILENCE:.0f} seconds. Has the cluster room for one that needs "
                     f"{self._gpus()} GPUs and {self.cpus} CPUs? It has {self.ray.available_resources()}.",
                     stacklevel=2,
                 )
-                self.heard = self.now()
+                self.last_answer = self.now()
 
 
 def _ray() -> Any:

@@ -1,7 +1,7 @@
-"""Scores of pictures along named axes, which come bit by bit: what a sweep counts, as votes are counted.
+"""Score arrays with named axes, filled in incrementally; missing entries are NaN.
 
-A score that is not there yet is nan. Parts of one sweep add up in any order to the same whole, and a picture
-that two parts scored differently is refused.
+Parts of one sweep add up in any order to the same array, and a picture that two parts scored differently is
+refused.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,7 +27,7 @@ class Scores:
     """Numbers along named axes.
 
     Args:
-        values: nan where not scored yet.
+        values: The scores; NaN where a picture is not scored yet.
         axes: Name and labels of each axis of the values, in their order.
         settings: How the pictures were made and scored; scores with others are not added.
     """
@@ -39,11 +39,11 @@ class Scores:
     @classmethod
     def empty(cls, axes: Axes, settings: dict[str, Any]) -> "Scores":
         """No scores of no pictures: adding it changes nothing."""
-        labels = {name: tuple(of_axis) for name, of_axis in axes.items()}
-        return cls(np.full([len(of_axis) for of_axis in labels.values()], np.nan), labels, settings)
+        labelled = {name: tuple(labels) for name, labels in axes.items()}
+        return cls(np.full([len(labels) for labels in labelled.values()], np.nan), labelled, settings)
 
     def __len__(self) -> int:
-        """How many are known."""
+        """How many entries are scored."""
         return int(np.isfinite(self.values).sum())
 
     def __add__(self, other: "Scores") -> "Scores":
@@ -52,16 +52,16 @@ class Scores:
         both = np.isfinite(self.values) & np.isfinite(other.values)
         if not np.array_equal(self.values[both], other.values[both]):
             raise VotesMismatch("The two parts scored the same pictures differently. Measure one again.")
-        known = np.where(np.isfinite(self.values), self.values, other.values)
-        return Scores(known, self.axes, self.settings)
+        values = np.where(np.isfinite(self.values), self.values, other.values)
+        return Scores(values, self.axes, self.settings)
 
     def left(self, numbers: range) -> list[range]:
-        """Those of these places on the last axis where a score is not there yet."""
-        unknown = np.isnan(self.values).reshape(-1, self.values.shape[-1]).any(0)
-        return [range(*pair) for pair in ranges_of(n for n in numbers if unknown[n])]
+        """The ranges of these positions on the last axis where an entry is missing."""
+        missing = np.isnan(self.values).reshape(-1, self.values.shape[-1]).any(0)
+        return [range(*pair) for pair in ranges_of(n for n in numbers if missing[n])]
 
     def save(self, path: str | Path) -> None:
-        """Write a safetensors file, whole or not at all."""
+        """Write a safetensors file, completely or not at all."""
         write_whole(path, self.pack())
 
     @classmethod
@@ -76,14 +76,19 @@ class Scores:
 
     @classmethod
     def unpack(cls, content: bytes, path: str | Path = "What a worker sent") -> "Scores":
-        """What `pack` packed; the path is where it came from."""
-        arrays, said = deserialise(content, "scores", ("values",), path)
+        """Read what `pack` packed.
+
+        Args:
+            content: The bytes.
+            path: Where they came from, for error messages.
+        """
+        arrays, metadata = deserialise(content, "scores", ("values",), path)
         try:
-            axes = {name: tuple(labels) for name, labels in said["axes"]}
-            found = cls(arrays["values"], axes, said["settings"])
+            axes = {name: tuple(labels) for name, labels in metadata["axes"]}
+            scores = cls(arrays["values"], axes, metadata["settings"])
         except (KeyError, TypeError, ValueError) as error:
             raise UnreadableFile(f"{path} is a damaged file of scores ({error!r}). Measure again.") from None
         shape = tuple(len(labels) for labels in axes.values())
-        if found.values.shape != shape:
-            raise UnreadableFile(f"{path} is damaged: {found.values.shape} scores on axes of {shape}.")
-        return found
+        if scores.values.shape != shape:
+            raise UnreadableFile(f"{path} is damaged: {scores.values.shape} scores on axes of {shape}.")
+        return scores

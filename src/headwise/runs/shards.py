@@ -1,11 +1,11 @@
-r"""Shards: one piece of work cut into ranges of picture numbers, so that many can share it.
+r"""Shards: a run cut into ranges of picture numbers, so that many machines can share it.
 
 Shard i of n of N pictures holds the numbers
 
     ⌊i N / n⌋ … ⌊(i + 1) N / n⌋ − 1,        i = 0 … n − 1,
 
 so that all shards together hold each number once. A picture comes from its number and the seed alone
-(generate.py), so what a shard counts does not depend on who else counts.
+(generate.py), so what a shard counts does not depend on the other shards.
 """
 
 import os
@@ -38,11 +38,19 @@ class Shard(NamedTuple):
     n: int
 
     def of(self, count: int) -> range:
-        """Its numbers, of so many."""
+        """The numbers of this shard.
+
+        Args:
+            count: How many numbers all shards hold together.
+        """
         return range(self.i * count // self.n, (self.i + 1) * count // self.n)
 
     def folder(self, out: Path) -> Path:
-        """Where it is counted: a folder of its own below that of the whole."""
+        """Where it is counted: a folder below that of the complete run.
+
+        Args:
+            out: The folder of the complete run.
+        """
         return out / "shards" / f"{self.i:05d}-of-{self.n:05d}"
 
     def __str__(self) -> str:
@@ -50,15 +58,15 @@ class Shard(NamedTuple):
 
 
 def shard_of(text: str, environment: Mapping[str, str] = os.environ) -> Shard:
-    """A shard by its name.
+    """A shard by its name, such as "3/8".
 
     Args:
         text: "3/8", or "auto" for what a launcher says: RANK and WORLD_SIZE (torchrun, accelerate launch),
             SLURM_ARRAY_TASK_ID (sbatch --array) or SLURM_PROCID (srun).
-        environment: What is looked at for "auto".
+        environment: The variables that are read for "auto".
 
     Raises:
-        HeadwiseError: No shard is named so, or no launcher said which.
+        HeadwiseError: The name is not that of a shard, or no launcher set the variables.
     """
     if text == "auto":
         return _launched(environment)
@@ -72,8 +80,8 @@ def shard_of(text: str, environment: Mapping[str, str] = os.environ) -> Shard:
 
 def _launched(environment: Mapping[str, str]) -> Shard:
     def number(name: str, default: str = "") -> int | None:
-        said = environment.get(name, default)
-        return int(said) if said.isdecimal() else None
+        text = environment.get(name, default)
+        return int(text) if text.isdecimal() else None
 
     task, tasks = number("SLURM_ARRAY_TASK_ID"), number("SLURM_ARRAY_TASK_COUNT")
     if task is not None and tasks is not None and number("RANK") is None:
@@ -83,15 +91,15 @@ def _launched(environment: Mapping[str, str]) -> Shard:
         if first > 1 or number("SLURM_ARRAY_TASK_MAX", f"{end}") != end:
             raise HeadwiseError(
                 f"--shard auto was given in task {task} of a job array of {tasks} that does not go from 0 or "
-                "1 without gaps, so the number of shards is unknown. Say it: --shard $SLURM_ARRAY_TASK_ID/64 "
+                "1 without gaps, so the number of shards is unknown. Give --shard $SLURM_ARRAY_TASK_ID/64 "
                 "for 64 shards, counted from 0."
             )
         return Shard((task - first) // step, tasks)
-    known = (
+    launchers = (
         (number("RANK"), number("WORLD_SIZE")),
         (number("SLURM_PROCID"), number("SLURM_NTASKS")),
     )
-    for i, n in known:
+    for i, n in launchers:
         if i is not None and n is not None and 0 <= i < n:
             return Shard(i, n)
     raise HeadwiseError(
@@ -102,10 +110,14 @@ def _launched(environment: Mapping[str, str]) -> Shard:
 
 
 def subrange(numbers: range | None, count: int) -> range:
-    """Those of so many that are asked for: all if None.
+    """The numbers that are to be counted here.
+
+    Args:
+        numbers: Some of them, side by side; all if None.
+        count: How many there are, from 0.
 
     Raises:
-        HeadwiseError: They are not among them, or not side by side.
+        HeadwiseError: `numbers` are not among them, or not side by side.
     """
     wanted = range(count) if numbers is None else numbers
     if wanted and (wanted.step != 1 or wanted[0] < 0 or wanted[-1] >= count):
@@ -114,24 +126,24 @@ def subrange(numbers: range | None, count: int) -> range:
 
 
 class MergedRanges(NamedTuple):
-    """Ranges put together, and the first number that was in two of them."""
+    """Merged ranges, and the first number that was in two of them."""
 
     ranges: Ranges
     overlap: int | None
 
 
 def merge_ranges(ranges: Iterable[tuple[int, int]]) -> MergedRanges:
-    """Ranges put together, those that touch made one."""
-    found: list[tuple[int, int]] = []
-    twice = None
+    """Ranges in order, with those that touch or overlap merged."""
+    merged: list[tuple[int, int]] = []
+    overlap = None
     for start, stop in sorted(ranges):
-        if found and start <= found[-1][1]:
-            if start < found[-1][1] and twice is None:
-                twice = start
-            found[-1] = (found[-1][0], max(stop, found[-1][1]))
+        if merged and start <= merged[-1][1]:
+            if start < merged[-1][1] and overlap is None:
+                overlap = start
+            merged[-1] = (merged[-1][0], max(stop, merged[-1][1]))
         else:
-            found.append((start, stop))
-    return MergedRanges(tuple(found), twice)
+            merged.append((start, stop))
+    return MergedRanges(tuple(merged), overlap)
 
 
 def ranges_of(numbers: Iterable[int]) -> Ranges:
@@ -140,23 +152,28 @@ def ranges_of(numbers: Iterable[int]) -> Ranges:
 
 
 def subtract(numbers: range, ranges: Ranges) -> list[range]:
-    """What these ranges leave of the numbers."""
-    left, start = [], numbers.start
+    """The numbers that are in none of these ranges, as ranges."""
+    rest, start = [], numbers.start
     for begin, end in ranges:
         if begin >= numbers.stop:
             break
         if begin > start:
-            left.append(range(start, begin))
+            rest.append(range(start, begin))
         start = max(start, end)
-    return left + ([range(start, numbers.stop)] if start < numbers.stop else [])
+    return rest + ([range(start, numbers.stop)] if start < numbers.stop else [])
 
 
 def format_ranges(ranges: Sequence[range], at_most: int = 6) -> str:
-    """Ranges as people say them: "3, 64 to 95 and 4 more ranges"."""
+    """Ranges in words: "3, 64 to 95 and 4 more ranges".
+
+    Args:
+        ranges: One range or more.
+        at_most: How many are written out.
+    """
 
     def each() -> Iterator[str]:
-        for of in ranges[:at_most]:
-            yield f"{of[0]}" if len(of) == 1 else f"{of[0]} to {of[-1]}"
+        for numbers in ranges[:at_most]:
+            yield f"{numbers[0]}" if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}"
         if len(ranges) > at_most:
             yield f"{len(ranges) - at_most} more ranges"
 

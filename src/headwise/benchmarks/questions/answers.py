@@ -1,20 +1,20 @@
 r"""Questions that the paper leaves open, asked of a model, each answered by numbers with intervals.
 
 words         How many words does a concept need?
-choice        Does it matter which?
+choice        Does it matter which words?
 pictures      How many pictures?
-tokens        How are several tokens of one word to be read: mean, sum, the last, the best?
-novel         Can the relevance of a concept be foretold from its words, without measuring?
+tokens        How is attention to the tokens of one word pooled: mean, sum, the last, the best?
+novel         Can the relevance of a concept be predicted from its words, without measuring?
 transfer      Does relevance hold for another scheduler, or another checkpoint?
-steps         Is early relevance that of the whole?
-aware         Is it better to weaken by the relevance of the moment than by that of all calls?
+steps         Is the relevance of early calls that of all calls?
+aware         Is it better to weaken by step-aware relevance than by that of all calls?
 layers        Is it heads, or only layers?
 factor        What should weakened attention be multiplied by?
-patching      Do heads carry a word, or are they merely needed for it (patching.py)?
+patching      Do heads carry a word, or are they merely needed for it (patch.py)?
 
 Agreement is the rank correlation over heads; intervals are of its mean over concepts (bootstrap over these,
-not over pictures or drawings of words), and the relevance agreed with is measured on other pictures. The last
-four are asked by meddling with heads (causes.py). Words and pictures come from the seed alone.
+not over pictures or samples of words), and the relevance agreed with is measured on other pictures. The last
+four are answered by interventions on heads (interventions.py). Words and pictures come from the seed alone.
 """
 
 import json
@@ -28,9 +28,10 @@ from jaxtyping import Float, Int
 
 from headwise.benchmarks.clip_scorer import CLIPScorer
 from headwise.benchmarks.prompts import EditPair
-from headwise.benchmarks.questions.interventions import DRAWN, PARTS, Interventions, mean
+from headwise.benchmarks.questions.interventions import PARTS, SAMPLING, Interventions
 from headwise.benchmarks.questions.pooling import POOLS, Pool, PooledProbe
-from headwise.benchmarks.questions.prediction import foretold, likeness, nearest
+from headwise.benchmarks.questions.prediction import nearest, predict_relevance, similarity
+from headwise.benchmarks.results import QUESTIONS_FILE, Answer, mean
 from headwise.files import write_whole
 from headwise.intervals import Interval
 from headwise.measuring.concepts import ConceptSet
@@ -47,33 +48,15 @@ from headwise.model.pipelines import model_name, quiet
 from headwise.runs.folder import Progress, RunFolder
 from headwise.runs.shards import batches
 
-__all__ = ["QUESTIONS", "Answer", "benchmark_questions", "other_schedulers"]
+__all__ = ["Answer", "benchmark_questions", "other_schedulers"]
 
-QUESTIONS = "questions.json"
 AGREEMENT = "rank correlation over heads"
-DRAWINGS = 3  # of words
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What was found.
-
-    Args:
-        question: In words.
-        reading: What the rows are.
-        measure: What the numbers are.
-        values: By row.
-    """
-
-    question: str
-    reading: str
-    measure: str
-    values: dict[str, Interval]
+SUBSETS = 3  # of words, sampled for each question
 
 
 @dataclass(frozen=True)
 class _Model:
-    """What is asked about, and how pictures are drawn for it."""
+    """The model that is asked about, and how its relevance is measured."""
 
     pipe: Any
     concepts: ConceptSet
@@ -88,7 +71,7 @@ class _Model:
         return self._measure(name, range(self.pictures), concepts, pipe)
 
     def others(self, name: str, pictures: int, concepts: ConceptSet | None = None) -> Relevance:
-        """The relevance on so many others."""
+        """The relevance on as many pictures as are given, none of which `measure` sees."""
         return self._measure(name, range(self.pictures, self.pictures + pictures), concepts, None)
 
     def _measure(self, name: str, numbers: range, concepts: ConceptSet | None, pipe: Any) -> Relevance:
@@ -108,7 +91,7 @@ def benchmark_questions(
     pipe: Any,
     concepts: ConceptSet,
     pairs: list[EditPair],
-    judge: CLIPScorer,
+    scorer: CLIPScorer,
     out: str | Path,
     *,
     others: Mapping[str, Any] | None = None,
@@ -123,21 +106,22 @@ def benchmark_questions(
     """Ask all questions; what is measured stays in the folder, and is not measured again.
 
     Args:
-        pipe, concepts: What is asked about.
+        pipe: The user's pipeline, which is left as it was.
+        concepts: The concepts that heads choose between.
         pairs: Prompts that differ in one word of an attribute that is a concept.
-        judge: Who says which word a picture shows.
-        out: Folder.
+        scorer: A CLIP model that chooses the text that fits a picture.
+        out: Folder for all measurements and sweeps, and for the answers.
         others: Other checkpoints with the same heads, by name.
         schedulers: Other schedulers for the pipeline, by name.
-        pictures: Of each measurement.
-        whole: Of the relevance that all others are held against.
-        seeds: Each pair is drawn once from each.
+        pictures: How many pictures each measurement has.
+        whole: How many pictures the relevance has that all others are compared with.
+        seeds: Each pair is generated once from each seed.
         seed, batch_size, progress: As in `measure`.
     """
     model = _Model(pipe, concepts, Path(out), pictures, seed, batch_size, progress)
     relevance = model.others("whole", whole)
     votes = Votes.load(model.out / "whole" / "votes.safetensors")
-    causes = Interventions(pipe, relevance, pairs, judge, seeds, model.out, progress)
+    interventions = Interventions(pipe, relevance, pairs, scorer, seeds, model.out, progress)
     answers = {
         "words": _words(model, relevance),
         "choice": _choice(model, relevance),
@@ -146,25 +130,26 @@ def benchmark_questions(
         "novel": _novel(model, relevance),
         "transfer": _transfer(model, relevance, others or {}, schedulers or {}),
         "steps": _steps(model, relevance),
-        **_causes(causes),
+        **interventions.answers(),
     }
-    said = {"model": model_name(pipe), "pictures": pictures, "whole": whole, "seed": seed}
-    said |= {"whole_split_half": float(np.median(relevance.split_half)), "pairs": len(pairs)}
-    found = {name: vars(answer) | {"values": answer.values} for name, answer in answers.items()}
-    content = json.dumps({"settings": said, "answers": found}, indent=1) + "\n"
-    write_whole(model.out / QUESTIONS, content.encode())
+    settings = {"model": model_name(pipe), "pictures": pictures, "whole": whole, "seed": seed}
+    settings |= {"whole_split_half": float(np.median(relevance.split_half)), "pairs": len(pairs)}
+    content = {"settings": settings, "answers": {name: vars(answer) for name, answer in answers.items()}}
+    write_whole(model.out / QUESTIONS_FILE, (json.dumps(content, indent=1) + "\n").encode())
     return answers
 
 
 def other_schedulers(pipe: Any) -> dict[str, Any]:
-    """Some that diffusers can put in the place of the pipeline's own, with its noise."""
+    """Some schedulers that diffusers can put in the place of the pipeline's, with its noise schedule."""
     import diffusers
 
-    own = pipe.scheduler
-    known = {scheduler.__name__ for scheduler in getattr(own, "compatibles", ())}
+    scheduler = pipe.scheduler
+    compatible = {each.__name__ for each in getattr(scheduler, "compatibles", ())} - {
+        type(scheduler).__name__
+    }
     names = ("EulerDiscreteScheduler", "DPMSolverMultistepScheduler", "PNDMScheduler")
     return {
-        n: getattr(diffusers, n).from_config(own.config) for n in names if n in known - {type(own).__name__}
+        name: getattr(diffusers, name).from_config(scheduler.config) for name in names if name in compatible
     }
 
 
@@ -172,15 +157,15 @@ def _agreement(a: Relevance, b: Relevance) -> Float[np.ndarray, " concepts"]:
     return rank_correlation(a.values, b.values)
 
 
-def _chosen(concepts: ConceptSet, places: Mapping[str, np.ndarray]) -> ConceptSet:
-    """The words of each concept at these places."""
+def _chosen(concepts: ConceptSet, positions: Mapping[str, np.ndarray]) -> ConceptSet:
+    """The words of each concept at these positions of its list."""
     return ConceptSet(
-        {name: tuple(concepts.words(name)[i] for i in sorted(at)) for name, at in places.items()}
+        {name: tuple(concepts.words(name)[i] for i in sorted(at)) for name, at in positions.items()}
     )
 
 
 def _shuffled(model: "_Model", *stream: int) -> dict[str, np.ndarray]:
-    """The places of each concept's words, in an order drawn for this purpose."""
+    """The positions of each concept's words, in a random order of this stream."""
     generator = np.random.Generator(np.random.Philox(np.random.SeedSequence([model.seed, *stream])))
     return {name: generator.permutation(len(model.concepts.words(name))) for name in model.concepts.names}
 
@@ -188,42 +173,45 @@ def _shuffled(model: "_Model", *stream: int) -> dict[str, np.ndarray]:
 def _words(model: _Model, whole: Relevance) -> Answer:
     values, lengths = {}, np.array([len(model.concepts.words(name)) for name in model.concepts.names])
     for count in (1, 2, 4):
-        agree, there = [], lengths >= 2 * count
-        for draw in range(DRAWINGS):
-            some = {name: order[:count] for name, order in _shuffled(model, count, draw).items()}
-            found = model.measure(f"{count} words, drawing {draw}", _chosen(model.concepts, some))
-            agree.append(_agreement(found, whole)[there])
-        if there.any():
-            values[f"{count} of the words of {there.sum()} concepts"] = mean(np.mean(agree, 0))
+        agree, enough = [], lengths >= 2 * count
+        for sample in range(SUBSETS):
+            subset = {name: order[:count] for name, order in _shuffled(model, count, sample).items()}
+            few = model.measure(f"{count} words, drawing {sample}", _chosen(model.concepts, subset))
+            agree.append(_agreement(few, whole)[enough])
+        if enough.any():
+            values[f"{count} of the words of {enough.sum()} concepts"] = mean(np.mean(agree, 0))
     values["all words"] = mean(_agreement(model.measure("all words"), whole))
     return Answer(
         "How many words does a concept need?",
-        "Relevance measured with so many of each concept's words, three drawings of words, held against that "
-        "of all its words, of which they are some: only concepts with at least twice as many words are told.",
+        "Relevance measured with a few of each concept's words, three samples of words, compared with that "
+        "of all its words, of which they are some: only concepts with at least twice as many words count.",
         AGREEMENT,
         values,
     )
 
 
 def _choice(model: _Model, whole: Relevance) -> Answer:
-    words, wholes = [], []
-    for draw in range(DRAWINGS):
-        orders, halves = _shuffled(model, 0, draw), []
-        for part in (0, 1):
-            half = _chosen(model.concepts, {name: order[part::2] for name, order in orders.items()})
-            halves.append(model.measure(f"half {part} of the words, drawing {draw}", half))
-        words.append(_agreement(*halves))
-        wholes += [_agreement(half, whole) for half in halves]
-    again = _agreement(model.measure("all words"), whole)
+    between, with_all = [], []
+    for sample in range(SUBSETS):
+        orders = _shuffled(model, 0, sample)
+        halves = [
+            model.measure(
+                f"half {half} of the words, drawing {sample}",
+                _chosen(model.concepts, {name: order[half::2] for name, order in orders.items()}),
+            )
+            for half in (0, 1)
+        ]
+        between.append(_agreement(*halves))
+        with_all += [_agreement(half, whole) for half in halves]
     return Answer(
         "Does it matter which words stand for a concept?",
-        "Two halves of each concept's words on the same pictures, three drawings; then each half, and all "
-        "words, held against all words, of which each half is a part, on other pictures.",
+        "Two halves of each concept's words on the same pictures, three samples; then each half, and all "
+        "words, compared with all words, which include each half, on other pictures.",
         AGREEMENT,
         {
-            "one half of the words, the other": mean(np.mean(words, 0)),
-            "a half, all (other pictures)": mean(np.mean(wholes, 0)),
-            "all, all (other pictures)": mean(again),
+            "one half of the words, the other": mean(np.mean(between, 0)),
+            "a half, all (other pictures)": mean(np.mean(with_all, 0)),
+            "all, all (other pictures)": mean(_agreement(model.measure("all words"), whole)),
         },
     )
 
@@ -237,25 +225,25 @@ def _pictures(votes: Votes) -> Answer:
         values[f"{len(votes) * group // len(blocks)} pictures"] = mean(agree)
     return Answer(
         "How many pictures does a measurement need?",
-        "Relevance of so many pictures, held against that of all the others.",
+        "Relevance of a few pictures, compared with that of all the others.",
         AGREEMENT,
         values,
     )
 
 
 def _tokens(model: _Model, whole: Relevance) -> Answer:
-    """Of concepts with words of one token and of several: do the latter give the relevance of the former?"""
+    """Whether words of several tokens give the relevance of words of one token, of concepts with both."""
     embeddings = model.concepts.embed(model.pipe)
     lengths = {
         name: [len(word) for word in words]
         for name, words in zip(model.concepts.names, embeddings.words, strict=True)
     }
-    mixed = [name for name, found in lengths.items() if min(found) == 1 < max(found)]
-    question = "How are several tokens of one word to be read?"
+    mixed = [name for name, tokens in lengths.items() if min(tokens) == 1 < max(tokens)]
+    question = "How should attention to several tokens of one word be pooled?"
     reading = (
-        f"Relevance of {len(mixed)} concepts from their words of several tokens alone, held against that of "
+        f"Relevance of {len(mixed)} concepts from their words of several tokens alone, compared with that of "
         "their words of one token, on other pictures: the mean over tokens, the sum, the last; or each token "
-        "for itself, without a penalty for a word of several, and the best of them."
+        "by itself, without a penalty for long words, and the best of them."
     )
     if not mixed:
         return Answer(question, "No concept has words of one token and of several.", AGREEMENT, {})
@@ -263,8 +251,8 @@ def _tokens(model: _Model, whole: Relevance) -> Answer:
         _chosen(
             model.concepts,
             {
-                name: np.array([i for i, n in enumerate(found) if name not in mixed or (n > 1) == several])
-                for name, found in lengths.items()
+                name: np.array([i for i, n in enumerate(tokens) if name not in mixed or (n > 1) == several])
+                for name, tokens in lengths.items()
             },
         )
         for several in (True, False)
@@ -280,7 +268,7 @@ def _tokens(model: _Model, whole: Relevance) -> Answer:
 
 def _counted(model: _Model, concepts: ConceptSet, pool: Pool) -> Int[np.ndarray, "concepts all_heads"]:
     texts = read_prompts(None, model.pipe)
-    settings = settings_of(model.pipe, concepts, texts, None, model.seed) | DRAWN | {"pool": pool}
+    settings = settings_of(model.pipe, concepts, texts, None, model.seed) | SAMPLING | {"pool": pool}
     nothing = Votes.empty(HeadMap.of(model.pipe), concepts, settings | {"draws": LEAN.samples_per_call})
     probe = PooledProbe(model.pipe, concepts, model.seed, pool, samples_per_call=LEAN.samples_per_call)
     with (
@@ -289,49 +277,49 @@ def _counted(model: _Model, concepts: ConceptSet, pool: Pool) -> Int[np.ndarray,
         hooked(model.pipe, probe),
         quiet(model.pipe),
     ):
-        for left in folder.so_far.left(range(model.pictures)):
-            for numbers in batches(left.start, left.stop, model.batch_size, ()):
+        for missing in folder.so_far.left(range(model.pictures)):
+            for numbers in batches(missing.start, missing.stop, model.batch_size, ()):
                 probe.begin(numbers)
-                generate(model.pipe, texts, model.seed, numbers, output_type="latent", **DRAWN)
+                generate(model.pipe, texts, model.seed, numbers, output_type="latent", **SAMPLING)
                 done(Votes.of_pictures(probe.take(), numbers, probe.head_map, concepts, nothing.settings))
     return folder.so_far.totals
 
 
 def _novel(model: _Model, whole: Relevance) -> Answer:
-    """Leave one concept out: ridge regression from the mean embedding of its words."""
-    alike = likeness(model.concepts.embed(model.pipe))
-    dealt = np.random.Generator(np.random.Philox(model.seed)).permutation(len(alike))
-    found = {
-        "from the words (ridge)": foretold(alike, whole.values),
-        "words dealt to other concepts": foretold(alike[np.ix_(dealt, dealt)], whole.values),
-        "the most alike concept": np.stack([whole.values[nearest(alike, c)] for c in range(len(alike))]),
-        "the mean of the others": (whole.values.sum(0) - whole.values) / (len(alike) - 1),
+    """Leave one concept out: kernel ridge regression from the mean embedding of its words."""
+    kernel = similarity(model.concepts.embed(model.pipe))
+    order = np.random.Generator(np.random.Philox(model.seed)).permutation(len(kernel))
+    predicted = {
+        "from the words (ridge)": predict_relevance(kernel, whole.values),
+        "from the words of other concepts": predict_relevance(kernel[np.ix_(order, order)], whole.values),
+        "the most similar concept": np.stack([whole.values[nearest(kernel, c)] for c in range(len(kernel))]),
+        "the mean of the others": (whole.values.sum(0) - whole.values) / (len(kernel) - 1),
     }
     return Answer(
-        "Can a concept's relevance be foretold from its words, without measuring?",
-        "Each concept in turn is left out and foretold from the embeddings of its words and the relevance of "
-        "all others. The mean of the others knows nothing of the concept.",
+        "Can a concept's relevance be predicted from its words, without measuring?",
+        "Each concept in turn is left out and predicted from the embeddings of its words and the relevance "
+        "of all others. The mean of the others does not depend on the concept.",
         AGREEMENT,
-        {name: mean(rank_correlation(values, whole.values)) for name, values in found.items()},
+        {name: mean(rank_correlation(values, whole.values)) for name, values in predicted.items()},
     )
 
 
 def _transfer(
     model: _Model, whole: Relevance, others: Mapping[str, Any], schedulers: Mapping[str, Any]
 ) -> Answer:
-    own, values = model.pipe.scheduler, {}
-    values[f"{type(own).__name__}, its own"] = mean(_agreement(model.measure("all words"), whole))
+    original, values = model.pipe.scheduler, {}
+    values[f"{type(original).__name__}, its own"] = mean(_agreement(model.measure("all words"), whole))
     try:
         for name, scheduler in schedulers.items():
             model.pipe.scheduler = scheduler
             values[name] = mean(_agreement(model.measure(f"scheduler {name}"), whole))
     finally:
-        model.pipe.scheduler = own
+        model.pipe.scheduler = original
     for name, other in others.items():
         values[name] = mean(_agreement(model.measure(f"checkpoint {name}", pipe=other), whole))
     return Answer(
         "Does relevance hold for another scheduler, or another checkpoint?",
-        "Measured with each, on the same latents and prompts, held against the whole, of other pictures.",
+        "Measured with each, on the same latents and prompts, compared with relevance on other pictures.",
         AGREEMENT,
         values,
     )
@@ -350,45 +338,8 @@ def _steps(model: _Model, whole: Relevance) -> Answer:
     early, late = parts["first three tenths"][0], parts["last three"][1]
     values["first three tenths, last three"] = mean(_agreement(early, late))
     return Answer(
-        "Is the relevance of early calls that of the whole?",
-        "Relevance of a part of the calls, held against that of all and of the same part, of other pictures.",
+        "Is the relevance of early calls that of all calls?",
+        "Relevance of some calls, compared with that of all and of the same calls, on other pictures.",
         AGREEMENT,
         values,
     )
-
-
-def _causes(causes: Interventions) -> dict[str, Answer]:
-    by_layer, aware, weakened = causes.weakening()
-    area, pairs = "area between curves", f"{len(causes.pairs)} pairs of prompts"
-    return {
-        "aware": Answer(
-            "Is it better to weaken by the relevance of the moment?",
-            f"The first k heads are weakened, in each part of the calls (three tenths, four, three) by the "
-            "order of its own votes, by that of all votes, or by that of the part before. Above 0, the "
-            f"moment's own order loses the target's word sooner. {pairs}.",
-            area,
-            aware,
-        ),
-        "layers": Answer(
-            "Is it heads, or only layers?",
-            "The target's word lost when the most relevant are weakened first, against the least relevant "
-            f"first: by heads, and by whole layers in the order of their mean relevance. {pairs}.",
-            area,
-            by_layer,
-        ),
-        "factor": Answer(
-            "What should weakened attention be multiplied by?",
-            "The target's word lost when the most relevant heads are weakened first, against the least "
-            f"relevant first, by what their attention is multiplied by. {pairs}.",
-            area,
-            causes.factors(),
-        ),
-        "patching": Answer(
-            "Do relevant heads carry a word?",
-            "What the first k heads hand on is exchanged for what they hand on for a prompt with another "
-            "word, the source's. Above 0, the source's word comes, or the target's is lost, the sooner for "
-            f"the most relevant heads. Beside it, the same heads weakened. {pairs}, three random orders.",
-            area,
-            causes.patching() | weakened,
-        ),
-    }

@@ -1,21 +1,21 @@
 r"""How few denoiser rows give the relevance of a long run? Estimators at equal cost (estimators.py).
 
-The truth is a long run of the paper's estimator (one draw of words a call, 50 steps, guidance) on pictures
-that no other run sees. Each setting of steps and guidance is then drawn once, and its heads vote in every way
-at the same time:
+The truth is a long run of the paper's estimator (one sample of words per call, 50 steps, guidance) on
+pictures that no other run has. The pictures of each setting of steps and guidance are then generated once,
+and its heads vote in every way at the same time:
 
-    1, 2, 4, 8 draws   hard votes with so many draws of words at each call; 1 is the paper's
-    soft               not the vote but the share a[c] / Σ a of the concept, summed over 8 draws
+    1, 2, 4, 8 draws   hard votes with 1 to 8 samples of words at each call; 1 is the paper's
+    soft               not the vote but the share a[c] / Σ a of the concept, summed over 8 samples
     all words          one softmax over the words of all concepts, a[c] the mean over a concept's words
-    both halves        8 draws, and the unconditional rows vote as well
-    early              8 draws at the first two fifths of the calls, the others never made
+    both halves        8 samples, and the unconditional rows vote as well
+    early              8 samples at the first two fifths of the calls, the others never made
 
 A block holds the votes of every 32nd picture, so that groups of blocks are runs of fewer pictures. Cost is
 counted in rows that pass the denoiser: pictures × calls × 2 with guidance. Reported is the rank correlation
 over heads with the long run, the median over concepts, as the mean over groups with the lowest and highest.
 
 The unconditional half as a control variate is not among them: it would need the mean of the unconditional
-votes, which nobody knows without paying for it.
+votes, which costs as much to estimate.
 """
 
 import json
@@ -30,10 +30,11 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
+from headwise.benchmarks.results import ESTIMATORS_FILE, Curve, Estimators, estimator_name
 from headwise.errors import RunMismatch
 from headwise.files import read_arrays, write_arrays, write_whole
 from headwise.measuring.concepts import ConceptSet
-from headwise.measuring.estimators import LEAN, PAPER
+from headwise.measuring.estimators import LEAN
 from headwise.measuring.measure import measure
 from headwise.measuring.probe import ConceptProbe, attention_to
 from headwise.measuring.prompts import read_prompts
@@ -47,21 +48,19 @@ from headwise.model.pipelines import quiet
 from headwise.model.sites import Attend, Site
 from headwise.runs.shards import batches
 
-__all__ = ["ENOUGH", "ESTIMATORS", "SETTINGS", "WAYS", "Estimators", "Setting", "benchmark_estimators"]
+__all__ = ["SETTINGS", "WAYS", "Estimators", "Setting", "benchmark_estimators"]
 
-ESTIMATORS = "estimators.json"
-ENOUGH = 0.95
 EARLY = 2 / 5
 GROUPS = (1, 2, 4, 8, 16, 32)  # blocks that make one run of fewer pictures
-Curve = list[tuple[float, float, float, float]]  # rows, mean, lowest, highest
 
 
 @dataclass(frozen=True)
 class Setting:
-    """How pictures are drawn, and how many.
+    """How pictures are generated, and how many.
 
     Args:
-        pictures: A multiple of 32.
+        num_inference_steps, guidance_scale: Passed to the pipeline.
+        pictures: How many pictures; a multiple of 32.
     """
 
     num_inference_steps: int
@@ -70,17 +69,17 @@ class Setting:
 
     @property
     def name(self) -> str:
-        """As it is called in files and figures."""
+        """The setting as files and figures call it."""
         guided = f", guidance {self.guidance_scale:g}" if self.guidance_scale > 1 else ", no guidance"
         return f"{self.num_inference_steps} steps{'' if self.guidance_scale == 7.5 else guided}"
 
     @property
     def early(self) -> int:
-        """The first two fifths of the calls."""
+        """How many calls the first two fifths of them are."""
         return int(EARLY * self.num_inference_steps)
 
     def rows(self, way: str) -> int:
-        """What one picture costs."""
+        """The denoiser rows that one picture costs when heads vote in one of `WAYS`."""
         calls = self.early if way == "early" else self.num_inference_steps
         return calls * (2 if self.guidance_scale > 1 else 1)
 
@@ -95,38 +94,6 @@ SETTINGS = (
 )
 
 
-@dataclass(frozen=True)
-class Estimators:
-    """Agreement with the long run over what it cost, by setting and way of voting.
-
-    Args:
-        curves: By "10 steps, 8 draws" and the like.
-        settings: What was asked.
-    """
-
-    curves: dict[str, Curve]
-    settings: dict[str, Any]
-
-    def rows_to(self, name: str, enough: float = ENOUGH) -> float | None:
-        """Rows after which the mean correlation is enough, on a logarithmic scale; None where never."""
-        curve = self.curves[name]
-        for (x0, y0, *_), (x1, y1, *_) in zip(curve, curve[1:], strict=False):
-            if y0 < enough <= y1:
-                return float(x0 * (x1 / x0) ** ((enough - y0) / (y1 - y0)))
-        return curve[0][0] if curve[0][1] >= enough else None
-
-    def numbers(self) -> dict[str, Any]:
-        """By estimator: rows to 0.95, that as a share of the paper's, and its curve."""
-        name = _name(PAPER.num_inference_steps, PAPER.samples_per_call)
-        paper = self.rows_to(name) if name in self.curves else None
-        found = {}
-        for name, curve in self.curves.items():
-            rows = self.rows_to(name)
-            share = None if rows is None or paper is None else rows / paper
-            found[name] = {"rows": rows, "share_of_paper": share, "curve": [list(point) for point in curve]}
-        return found
-
-
 def benchmark_estimators(
     pipe: Any,
     concepts: ConceptSet,
@@ -138,13 +105,14 @@ def benchmark_estimators(
     batch_size: int = 12,
     progress: bool = True,
 ) -> Estimators:
-    """Compare estimators; a finished setting is not drawn again.
+    """Compare estimators; a finished setting is not generated again.
 
     Args:
-        pipe, concepts: What is measured.
-        out: Folder.
-        long: Pictures of the long run.
-        settings: On trial.
+        pipe: The user's pipeline, which is left as it was.
+        concepts: The concepts that heads choose between.
+        out: Folder for the votes of every setting, and for the result.
+        long: How many pictures the long run has.
+        settings: The settings to compare.
         seed, batch_size, progress: As in `measure`.
     """
     out = Path(out)
@@ -163,34 +131,30 @@ def benchmark_estimators(
     curves: dict[str, Curve] = {}
     weights = {key: truth.settings[key] for key in ("weights", "concept_set")}
     for setting in settings:
-        file, asked = out / f"{setting.name}.safetensors", weights | vars(setting) | {"seed": seed}
+        file, expected = out / f"{setting.name}.safetensors", weights | vars(setting) | {"seed": seed}
         if not file.is_file():
-            votes = _drawn(pipe, concepts, setting, seed, batch_size, progress)
-            write_arrays(file, "estimators", votes, asked)
-        found, said = read_arrays(file, "estimators", tuple(WAYS))
-        if {key: said.get(key) for key in asked} != asked:
+            votes = _votes(pipe, concepts, setting, seed, batch_size, progress)
+            write_arrays(file, "estimators", votes, expected)
+        votes, stored = read_arrays(file, "estimators", tuple(WAYS))
+        if {key: stored.get(key) for key in expected} != expected:
             raise RunMismatch(
-                f"{file} is of another run: {said} there, {asked} here. Give another folder, or the same "
-                "settings."
+                f"{file} is of another run: {stored} there, {expected} here. Give another folder, or "
+                "the same settings."
             )
         for way in WAYS:
             cost = setting.rows(way) * setting.pictures / BLOCKS
-            curves[f"{setting.name}, {way}"] = list(_curve(found[way], truth, cost))
-    said = {
+            curves[f"{setting.name}, {way}"] = list(_curve(votes[way], truth, cost))
+    about = {
         "model": truth.settings["model"],
         "long_run": long,
         "long_run_split_half": float(np.median(truth.split_half)),
         "seed": seed,
-        "lean": _name(LEAN.num_inference_steps, LEAN.samples_per_call),
+        "lean": estimator_name(LEAN.num_inference_steps, LEAN.samples_per_call),
     }
-    result = Estimators(curves, said)
-    content = {"settings": said, "estimators": result.numbers()}
-    write_whole(out / ESTIMATORS, (json.dumps(content, indent=1) + "\n").encode())
+    result = Estimators(curves, about)
+    content = {"settings": about, "estimators": result.numbers()}
+    write_whole(out / ESTIMATORS_FILE, (json.dumps(content, indent=1) + "\n").encode())
     return result
-
-
-def _name(steps: int, draws: int) -> str:
-    return f"{steps} steps, {draws} {'draw' if draws == 1 else 'draws'}"
 
 
 def _curve(
@@ -206,10 +170,10 @@ def _curve(
 WAYS = ("1 draw", "2 draws", "4 draws", "8 draws", "soft", "all words", "both halves", "early")
 
 
-def _drawn(
+def _votes(
     pipe: Any, concepts: ConceptSet, setting: Setting, seed: int, batch_size: int, progress: bool
 ) -> dict[str, Float[np.ndarray, "blocks concepts all_heads"]]:
-    """The votes of all ways, by block, on one set of pictures."""
+    """The votes of all ways, by block, on the same pictures."""
     probe = _EveryWay(pipe, concepts, seed, setting.early)
     texts = read_prompts(None, pipe)
     votes = {way: np.zeros((BLOCKS, len(concepts), probe.head_map.all_heads)) for way in WAYS}
@@ -234,7 +198,7 @@ def _drawn(
 
 
 class _EveryWay(ConceptProbe):
-    """The probe of 8 draws, which also counts as the other ways would."""
+    """The probe of 8 samples, which also counts as the other ways would."""
 
     def __init__(self, pipe: Any, concepts: ConceptSet, seed: int, early: int) -> None:
         self.early = early
@@ -250,13 +214,13 @@ class _EveryWay(ConceptProbe):
         out = super().__call__(attend, site, query, key, value)
         if site.kind == "cross":
             keys = self.keys[site.layer]
-            mine = query[site.conditional]
-            for shown in self.packed[site.layer]:
-                _add(self.soft, site.layer, _shares(mine, keys, shown))
-            _add(self.all_words, site.layer, self._hot(self._of_all_words(mine, keys)))
-            others = query[: len(query) - len(mine)]
-            for shown in self.packed[site.layer] if len(others) else ():
-                _add(self.unconditional, site.layer, self._hot(_shares(others, keys, shown)))
+            conditional = query[site.conditional]
+            for packed in self.packed[site.layer]:
+                _add(self.soft, site.layer, _shares(conditional, keys, packed))
+            _add(self.all_words, site.layer, self._hot(self._of_all_words(conditional, keys)))
+            unconditional = query[: len(query) - len(conditional)]
+            for packed in self.packed[site.layer] if len(unconditional) else ():
+                _add(self.unconditional, site.layer, self._hot(_shares(unconditional, keys, packed)))
         return out
 
     def every_way(self) -> dict[str, Float[np.ndarray, "pictures concepts all_heads"]]:
@@ -297,9 +261,9 @@ def _shares(
     keys: Float[Tensor, "heads tokens dim"],
     shown: PackedWords,
 ) -> Float[Tensor, "pictures heads concepts"]:
-    """Of a head's attention to the words drawn, each concept's share: a[c] / Σ a."""
-    found = attention_to(query, keys[:, shown.tokens].transpose(0, 1), shown)
-    return (found / found.sum(-1, keepdim=True)).double()
+    """Each concept's share of a head's attention to the sampled words: a[c] / Σ a."""
+    attention = attention_to(query, keys[:, shown.tokens].transpose(0, 1), shown)
+    return (attention / attention.sum(-1, keepdim=True)).double()
 
 
 def _add(sums: dict[int, Tensor], layer: int, more: Tensor) -> None:

@@ -3,9 +3,9 @@ r"""Do heads cause what pictures show? Weakening and patching of the same pairs 
 The prompts of a pair differ in one word. In the target, the first k heads of an order are
 
     weakened   their attention to the prompt's words is multiplied (steer.py): is the target's word lost?
-    patched    they hand on what they hand on for the source (patching.py): does the source's word come?
+    patched    their outputs are replaced by those for the source (patch.py): does the source's word come?
 
-and it is kept which of the texts the judge chooses for the picture. With m_o(k) the share of a pair's
+and the score is which of the texts the scorer chooses for the picture. With m_o(k) the share of a pair's
 pictures that show a word,
 
     area = ∫ (m_upper(k) − m_lower(k)) dk / H
@@ -13,7 +13,7 @@ pictures that show a word,
 between two orders is a number of each pair; means over pairs have intervals by bootstrap over them.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -24,108 +24,147 @@ from jaxtyping import Bool, Float, Int
 
 from headwise.benchmarks.clip_scorer import CLIPScorer
 from headwise.benchmarks.prompts import EditPair
-from headwise.benchmarks.weakening import LEAST, LEAST_LAYERS, MOST, MOST_LAYERS, orders_of
+from headwise.benchmarks.results import LEAST, LEAST_LAYERS, MOST, MOST_LAYERS, Answer, mean
+from headwise.benchmarks.sweep import Call, Sweep, run_sweep
+from headwise.benchmarks.weakening import orders_of
 from headwise.editing.patch import Patch
 from headwise.editing.prompt_to_prompt import generate_edits
-from headwise.intervals import Interval, bootstrap
+from headwise.intervals import Interval
 from headwise.measuring.estimators import LEAN
 from headwise.measuring.relevance import Relevance
 from headwise.model.attention import hooked
 from headwise.model.generate import generate
 from headwise.model.heads import HeadMap
-from headwise.model.pipelines import quiet, settings_of_pictures
-from headwise.runs.folder import Progress, RunFolder
-from headwise.runs.scores import Axes, Scores
+from headwise.model.pipelines import settings_of_pictures
+from headwise.runs.scores import Scores
 from headwise.steering.steer import Steer
 
-__all__ = ["DRAWN", "FACTORS", "PARTS", "Interventions", "mean"]
+__all__ = ["FACTORS", "PARTS", "SAMPLING", "Choices", "Interventions", "unique_rows"]
 
-DRAWN: dict[str, Any] = {"num_inference_steps": LEAN.num_inference_steps, "guidance_scale": 7.5}
+SAMPLING: dict[str, Any] = {"num_inference_steps": LEAN.num_inference_steps, "guidance_scale": 7.5}
 PARTS = ((0.0, 0.3), (0.3, 0.7), (0.7, 1.0))  # of the denoiser calls
 FACTORS = (0.5, 0.0, -1.0, -2.0, -4.0)
 RANDOM = ("random 0", "random 1", "random 2")
 EIGHTHS = (0, 1, 2, 4, 6, 8)
+STEP_AWARE, SHIFTED_STEP = "moment", "another moment"  # as files call these orders
 Word = Literal["target", "source"]
 Row = tuple[Int[np.ndarray, "parts all_heads"], float]  # an order for each part of the calls, and a factor
 Values = dict[str, Interval]
 
 
-def mean(values: Float[np.ndarray, " cases"]) -> Interval:
-    """The mean, with its interval by bootstrap over cases."""
-    return Interval(*(float(end) for end in bootstrap(np.asarray(values, float), lambda mean: mean)))
-
-
 @dataclass(frozen=True)
-class _Chosen:
-    """Which text the judge chose, along the axes order, k, seed and prompt; the target's is number 0."""
+class Choices:
+    """Which text the scorer chose, along the axes order, k, seed and prompt; the target's is number 0.
+
+    Args:
+        scores: The number of the text that was chosen for each picture.
+        pairs: The pair of prompts of each label of the last axis.
+    """
 
     scores: Scores
     pairs: list[EditPair]
 
     def area(self, lower: str, upper: str, word: Word = "target") -> Float[np.ndarray, " pairs"]:
-        """Of each pair, between the curves of two orders."""
+        """The area of each pair between the curves of two orders."""
         orders, ks = self.scores.axes["order"], np.array(self.scores.axes["k"])
-        of = [0 if word == "target" else pair.texts.index(pair.source) for pair in self.pairs]
-        curves = (self.scores.values == of).mean(2)  # order, k, pair
+        texts = [0 if word == "target" else pair.texts.index(pair.source) for pair in self.pairs]
+        curves = (self.scores.values == texts).mean(2)  # order, k, pair
         between = curves[orders.index(upper)] - curves[orders.index(lower)]
         return np.trapezoid(between, ks, axis=0) / ks[-1]
 
 
 @dataclass(frozen=True)
 class Interventions:
-    """Heads on trial.
+    """What pictures show when heads are intervened on.
 
     Args:
-        pipe: Who draws.
-        relevance: Of which the orders are, with the votes by call.
+        pipe: The user's pipeline, which is left as it was.
+        relevance: As measured, with its votes by denoiser call.
         pairs: Prompts that differ in one word of an attribute that is a concept.
-        judge: Says which text a picture shows.
-        seeds: Each pair is drawn once from each.
-        out: Folder; what is in it is not drawn again.
-        progress: Show bars on stderr.
+        scorer: A CLIP model that chooses the text that fits a picture.
+        seeds: Each pair is generated once from each seed.
+        out: Folder; what is in it is not generated again.
+        progress: Whether to show bars on stderr.
     """
 
     pipe: Any
     relevance: Relevance
     pairs: list[EditPair]
-    judge: CLIPScorer
+    scorer: CLIPScorer
     seeds: tuple[int, ...]
     out: Path
     progress: bool = True
 
     @property
     def ks(self) -> tuple[int, ...]:
-        """How many heads are meddled with."""
+        """How many heads are intervened on."""
         heads = self.relevance.values.shape[1]
         return tuple(heads * eighth // 8 for eighth in EIGHTHS)
 
+    def answers(self) -> dict[str, Answer]:
+        """The questions that interventions answer."""
+        by_layer, step_aware, lost = self.weakening()
+        measure, pairs = "area between curves", f"{len(self.pairs)} pairs of prompts"
+        return {
+            "aware": Answer(
+                "Is it better to weaken by step-aware relevance?",
+                "The first k heads are weakened, in each part of the calls (three tenths, four, three) by "
+                "that part's order of heads, by that of all calls, or by that of the part before (shifted). "
+                f"Above 0, the step-aware order loses the target's word sooner. {pairs}.",
+                measure,
+                step_aware,
+            ),
+            "layers": Answer(
+                "Is it heads, or only layers?",
+                "The target's word lost when the most relevant are weakened first, against the least "
+                f"relevant first: by heads, and by complete layers, ordered by mean relevance. {pairs}.",
+                measure,
+                by_layer,
+            ),
+            "factor": Answer(
+                "What should weakened attention be multiplied by?",
+                "The target's word lost when the most relevant heads are weakened first, against the least "
+                f"relevant first, by what their attention is multiplied by. {pairs}.",
+                measure,
+                self.factors(),
+            ),
+            "patching": Answer(
+                "Do relevant heads carry a word?",
+                "The outputs of the first k heads are replaced by those for a prompt with another word, the "
+                "source's. Above 0, the source's word comes, or the target's is lost, the sooner for the "
+                f"most relevant heads. Beside it, the same heads weakened. {pairs}, three random orders.",
+                measure,
+                self.patching() | lost,
+            ),
+        }
+
     def weakening(self) -> tuple[Values, Values, Values]:
-        """The words lost: by heads and layers; by the relevance of the moment; by heads and random orders."""
-        found = self._swept("weakened", self._weakened, tuple(self._orders(self.pairs[0].attribute)))
-        heads, layers = found.area(MOST, LEAST), found.area(MOST_LAYERS, LEAST_LAYERS)
+        """The target's word lost: by heads and layers; by step-aware orders; by heads and random orders."""
+        choices = self._sweep("weakened", self._weakened, tuple(self._orders(self.pairs[0].attribute)))
+        heads, layers = choices.area(MOST, LEAST), choices.area(MOST_LAYERS, LEAST_LAYERS)
         by_layer = {"heads": heads, "whole layers": layers, "heads − layers": heads - layers}
-        aware = dict(self._by_attribute("averaged − moment", found.area("moment", MOST)))
-        aware["another moment − moment, all"] = found.area("moment", "another moment")
-        random = np.mean([found.area(MOST, order) for order in RANDOM], 0)
-        plain = {"least − most relevant": heads, "random − most relevant": random}
-        of = {f"target's word lost, weakened: {name}": values for name, values in plain.items()}
-        return _means(by_layer), _means(aware), _means(of)
+        step_aware = dict(self._by_attribute("averaged − step-aware", choices.area(STEP_AWARE, MOST)))
+        step_aware["shifted-step − step-aware, all"] = choices.area(STEP_AWARE, SHIFTED_STEP)
+        random = np.mean([choices.area(MOST, order) for order in RANDOM], 0)
+        lost = {"least − most relevant": heads, "random − most relevant": random}
+        lost = {f"target's word lost, weakened: {name}": values for name, values in lost.items()}
+        return _means(by_layer), _means(step_aware), _means(lost)
 
     def factors(self) -> Values:
-        """The words lost, by what attention is multiplied by."""
-        found = self._swept("factors", self._by_factor, tuple(self._factor_rows(self.pairs[0].attribute)))
-        return _means({f"× {f:g}": found.area(f"most, × {f:g}", f"least, × {f:g}") for f in FACTORS})
+        """The target's word lost, by what attention is multiplied by."""
+        choices = self._sweep("factors", self._by_factor, tuple(self._factor_rows(self.pairs[0].attribute)))
+        return _means({f"× {f:g}": choices.area(f"most, × {f:g}", f"least, × {f:g}") for f in FACTORS})
 
     def patching(self) -> Values:
-        """The source's word come, and the target's lost."""
-        found = self._swept("patched", self._patched, (MOST, LEAST, *RANDOM))
-        came = -np.mean([found.area(MOST, order, "source") for order in RANDOM], 0)
-        lost = np.mean([found.area(MOST, order) for order in RANDOM], 0)
+        """The source's word gained, and the target's lost."""
+        choices = self._sweep("patched", self._patched, (MOST, LEAST, *RANDOM))
+        came = -np.mean([choices.area(MOST, order, "source") for order in RANDOM], 0)
+        lost = np.mean([choices.area(MOST, order) for order in RANDOM], 0)
         return _means(
             dict(self._by_attribute("source's word come, patched: most relevant − random", came))
             | {
-                "source's word come, patched: most − least relevant": -found.area(MOST, LEAST, "source"),
-                "target's word lost, patched: least − most relevant": found.area(MOST, LEAST),
+                "source's word come, patched: most − least relevant": -choices.area(MOST, LEAST, "source"),
+                "target's word lost, patched: least − most relevant": choices.area(MOST, LEAST),
                 "target's word lost, patched: random − most relevant": lost,
             }
         )
@@ -135,7 +174,7 @@ class Interventions:
     ) -> Iterator[tuple[str, Float[np.ndarray, " some"]]]:
         attributes = [pair.attribute for pair in self.pairs]
         for attribute in dict.fromkeys(attributes):
-            yield f"{name}, {attribute}", values[[one == attribute for one in attributes]]
+            yield f"{name}, {attribute}", values[[each == attribute for each in attributes]]
         yield f"{name}, all", values
 
     def _orders(self, attribute: str) -> dict[str, Int[np.ndarray, "parts all_heads"]]:
@@ -144,80 +183,81 @@ class Interventions:
             name: np.tile(order, (len(PARTS), 1))
             for name, order in orders_of(self.relevance, attribute, len(RANDOM)).items()
         }
-        parts = [self.relevance.at_steps(*part)[attribute] for part in PARTS]
-        moments = np.stack([np.argsort(-part, kind="stable") for part in parts])
-        return orders | {"moment": moments, "another moment": np.roll(moments, 1, 0)}
+        by_part = [self.relevance.at_steps(*part)[attribute] for part in PARTS]
+        step_aware = np.stack([np.argsort(-relevance, kind="stable") for relevance in by_part])
+        return orders | {STEP_AWARE: step_aware, SHIFTED_STEP: np.roll(step_aware, 1, 0)}
 
     def _factor_rows(self, attribute: str) -> dict[str, Row]:
         orders = self._orders(attribute)
         named = {"most": orders[MOST], "least": orders[LEAST]}
         return {f"{name}, × {f:g}": (order, f) for f in FACTORS for name, order in named.items()}
 
-    def _weakened(self, at: int, seed: int) -> np.ndarray:
-        rows: dict[str, Row] = {
-            n: (order, -2.0) for n, order in self._orders(self.pairs[at].attribute).items()
-        }
-        return self._steered(at, seed, rows)
+    def _weakened(self, call: Call) -> list[Any]:
+        orders = self._orders(self.pairs[call.label("prompt")].attribute)
+        return self._steered(call, {name: (order, -2.0) for name, order in orders.items()})
 
-    def _by_factor(self, at: int, seed: int) -> np.ndarray:
-        return self._steered(at, seed, self._factor_rows(self.pairs[at].attribute))
+    def _by_factor(self, call: Call) -> list[Any]:
+        return self._steered(call, self._factor_rows(self.pairs[call.label("prompt")].attribute))
 
-    def _steered(self, at: int, seed: int, rows: dict[str, Row]) -> np.ndarray:
-        factors = np.concatenate([np.where(self._first(order), f, 1.0) for order, f in rows.values()])
-        unique, back = _unique(factors)
+    def _steered(self, call: Call, rows: dict[str, Row]) -> list[Any]:
+        by_order = np.stack([np.where(self._first(order), f, 1.0) for order, f in rows.values()])
+        unique, back = unique_rows(by_order[call.index("order"), call.index("k")])
         head_map = HeadMap.of(self.pipe)
         steers = [
             Steer(unique[:, part], every=True, steps=steps, head_map=head_map)
             for part, steps in enumerate(PARTS)
         ]
-        targets = [pair.target for pair in self.pairs]
+        targets, numbers = [pair.target for pair in self.pairs], [call.label("prompt")] * len(unique)
         with hooked(self.pipe, *steers):
-            images = generate(self.pipe, targets, seed, [at] * len(unique), output_type="pil", **DRAWN)
-        return self._judged(at, images)[back]
+            images = generate(self.pipe, targets, call.label("seed"), numbers, output_type="pil", **SAMPLING)
+        return [images[i] for i in back]
 
-    def _patched(self, at: int, seed: int) -> np.ndarray:
-        pair, orders = self.pairs[at], self._orders(self.pairs[at].attribute)
-        chosen = np.concatenate([self._first(orders[name][:1]) for name in (MOST, LEAST, *RANDOM)])
-        unique, back = _unique(chosen)
-        group = [pair.source, *[pair.target] * len(unique)]
-        own = seed * len(self.pairs) + at
-        (drawn,) = generate_edits(self.pipe, [group], [Patch(unique[:, 0])], seeds=[own], **DRAWN)
-        return self._judged(at, drawn[1:])[back]
+    def _patched(self, call: Call) -> list[Any]:
+        pair = self.pairs[call.label("prompt")]
+        orders = self._orders(pair.attribute)
+        by_order = np.stack([self._first(orders[name][:1]) for name in (MOST, LEAST, *RANDOM)])
+        unique, back = unique_rows(by_order[call.index("order"), call.index("k")])
+        group, patch = [pair.source, *[pair.target] * len(unique)], Patch(unique[:, 0])
+        (images,) = generate_edits(self.pipe, [group], [patch], seeds=[call.label("seed")], **SAMPLING)
+        return [images[1 + i] for i in back]
 
-    def _judged(self, at: int, images: list[Any]) -> np.ndarray:
-        return np.asarray(self.judge.choose(images, [self.pairs[at].texts] * len(images)))
+    def _chosen(self, call: Call, images: Sequence[Any]) -> np.ndarray:
+        texts = [self.pairs[n].texts for n in call.numbers]
+        return np.asarray(self.scorer.choose(images, texts), float)
 
     def _first(self, order: Int[np.ndarray, "parts all_heads"]) -> Bool[np.ndarray, "ks parts all_heads"]:
         """Which heads are the first k of the order, for every k."""
         return np.stack([np.argsort(order, -1) < k for k in self.ks])
 
-    def _swept(self, name: str, draw: Callable[[int, int], np.ndarray], orders: tuple[str, ...]) -> _Chosen:
-        """What the judge chose, for every pair and seed; it goes on where it was."""
+    def _sweep(
+        self, name: str, generate_images: Callable[[Call], list[Any]], orders: tuple[str, ...]
+    ) -> Choices:
+        """What the scorer chose for every order and k, of every pair and seed."""
         prompts = [prompt for pair in self.pairs for prompt in (pair.source, pair.target)]
         relevance = np.stack([self.relevance.values, *(self.relevance.at_steps(*p).values for p in PARTS)])
-        settings = settings_of_pictures(self.pipe, prompts) | DRAWN
+        settings = settings_of_pictures(self.pipe, prompts) | SAMPLING
         settings |= {"sweep": name, "seeds": list(self.seeds), "score": "number of the text chosen"}
         settings |= {"relevance": sha256(relevance.tobytes()).hexdigest()[:12]}
-        axes: Axes = {"order": orders, "k": self.ks, "seed": self.seeds, "prompt": range(len(self.pairs))}
-        nothing = Scores.empty(axes, settings)
-        with (
-            RunFolder(self.out / name, settings, nothing, "scores") as folder,
-            quiet(self.pipe),
-            Progress(folder, nothing.values.size, 10, self.progress) as done,
-        ):
-            left = np.isnan(done.so_far.values).any((0, 1))
-            for seed, at in np.argwhere(left).tolist():
-                part = Scores.empty(axes, settings)
-                part.values[:, :, seed, at] = draw(at, self.seeds[seed]).reshape(len(orders), len(self.ks))
-                done(part)
-        return _Chosen(folder.so_far, self.pairs)
+        settings |= {"noise": "seed"} if name == "patched" else {}
+        sweep = Sweep(
+            {"order": orders, "k": self.ks, "seed": self.seeds, "prompt": range(len(self.pairs))},
+            settings,
+            loops=("seed", "prompt"),
+            batch_size=1,
+            generate=generate_images,
+            score=self._chosen,
+        )
+        scores = run_sweep(
+            self.pipe, lambda pipe: sweep, kind="interventions", out=self.out / name, progress=self.progress
+        )
+        return Choices(scores, self.pairs)
 
 
 def _means(values: dict[str, Float[np.ndarray, " cases"]]) -> Values:
     return {name: mean(each) for name, each in values.items()}
 
 
-def _unique(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rows that differ, and where each row is among them: with no head or all, orders do not differ."""
+def unique_rows(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The different rows, and the index of each row among them: with no head or all, orders do not differ."""
     _, first, back = np.unique(rows.reshape(len(rows), -1), axis=0, return_index=True, return_inverse=True)
     return rows[first], back

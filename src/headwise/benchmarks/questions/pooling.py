@@ -1,7 +1,7 @@
-r"""How several tokens of one word are read as one: with a[t] a head's attention to the token t of n,
+r"""How attention to several tokens of one word is pooled: with a[t] a head's attention to the token t of n,
 
 mean   Σ a[t] / n, as the paper does        sum    Σ a[t]
-last   a[n]                                 best   max a[t]: each for itself, without a penalty
+last   a[n]                                 best   max a[t], without a penalty for long words
 """
 
 from typing import Any, Literal, get_args
@@ -26,7 +26,7 @@ class PooledProbe(ConceptProbe):
 
     Args:
         pipe, concepts, seed, samples_per_call: As in `ConceptProbe`.
-        pool: In which.
+        pool: How attention to a word's tokens becomes attention to the word.
     """
 
     def __init__(
@@ -47,7 +47,13 @@ class PooledProbe(ConceptProbe):
 def pooled(
     attention: Float[Tensor, "pictures heads concepts word_tokens"], shown: PackedWords, pool: Pool
 ) -> Float[Tensor, "pictures heads concepts"]:
-    """The attention to a word, of that to its tokens."""
+    """Attention to each word.
+
+    Args:
+        attention: To each token of each concept's word.
+        shown: Which tokens belong to the word, and their weight in the mean.
+        pool: How they are pooled.
+    """
     share = shown.token_weight[:, None]
     there = share > 0
     if pool == "mean":

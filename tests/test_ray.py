@@ -21,8 +21,8 @@ from headwise.measuring.measure import measure
 from headwise.measuring.relevance import Relevance
 from headwise.measuring.votes import Votes
 from headwise.model.pipelines import load_pipeline
+from headwise.runs.schedule import Schedule
 from headwise.runs.scores import Scores
-from headwise.runs.workers import Schedule
 from test_measure import votes_of
 from test_steer import relevance_for
 
@@ -124,20 +124,20 @@ def one(model, tmp_path):
     return votes_of(tmp_path / "one")
 
 
-def test_two_workers_of_whom_three_are_killed_count_what_one_process_counts(cluster, model, one, tmp_path):
+def test_two_workers_of_which_three_are_killed_count_what_one_process_counts(cluster, model, one, tmp_path):
     with RayWorkers(partial(load_mortal, model, 3, 13), workers=2) as crew:
         measure(crew, CONCEPTS, out=tmp_path / "many", keep_pictures=2, **SAME)
-        assert crew.hired == 5
+        assert crew.spawned == 5
     assert len(list(model.glob("death *"))) == 3
     assert votes_of(tmp_path / "many") == one
     assert len(list((tmp_path / "many" / "pictures").iterdir())) == 2
 
 
-def test_pieces_that_kill_every_worker_end_the_run_with_a_sentence(cluster, model, one, tmp_path):
+def test_chunks_that_kill_every_worker_end_the_run_with_a_sentence(cluster, model, one, tmp_path):
     out = tmp_path / "many"
     with RayWorkers(partial(load_here, model), workers=1) as crew:
         measure(crew, CONCEPTS, out=out, **SAME | {"pictures": 40})
-    said = r"3 workers died one after the other while they counted 40 to 47, the last so: "
+    said = r"3 workers died one after the other while they counted 40 to 47; the last reported: "
     with (
         RayWorkers(partial(load_mortal, model, 99, 5), workers=1) as crew,
         pytest.raises(WorkersDied, match=said),
@@ -161,13 +161,13 @@ def test_a_worker_comes_when_there_is_room(cluster, model, one, tmp_path):
         seen = []
         give, wait = crew.give, crew.wait
 
-        def given(worker, piece):
+        def given(worker, chunk):
             seen.append(worker)
             if len(seen) == 3:
                 ray.kill(other)  # and its place is free
                 while len(crew.free) < 2:
                     assert wait() == []
-            give(worker, piece)
+            give(worker, chunk)
 
         crew.give = given
         measure(crew, CONCEPTS, out=tmp_path / "many", **SAME)
@@ -175,21 +175,21 @@ def test_a_worker_comes_when_there_is_room(cluster, model, one, tmp_path):
     assert votes_of(tmp_path / "many") == one
 
 
-def test_who_dies_idle_died_of_no_piece(cluster, model, one, tmp_path, monkeypatch):
-    died = Schedule.died
+def test_a_worker_that_dies_idle_died_of_no_chunk(cluster, model, one, tmp_path, monkeypatch):
+    lose = Schedule.lose
     deaths = []
-    monkeypatch.setattr(Schedule, "died", lambda *given: deaths.append(given) or died(*given))
+    monkeypatch.setattr(Schedule, "lose", lambda *given: deaths.append(given) or lose(*given))
     with RayWorkers(partial(load_here, model), workers=2) as crew:
         begin = crew.begin
 
-        def begun(job):
-            found = begin(job)
+        def begun(task):
+            nothing = begin(task)
             while len(crew.free) < 2:
                 crew.wait()
             for actor in crew.actors.values():
                 ray.kill(actor)
             time.sleep(1)  # until Ray knows
-            return found
+            return nothing
 
         crew.begin = begun
         measure(crew, CONCEPTS, out=tmp_path / "many", **SAME)
@@ -202,14 +202,14 @@ import os, signal, sys
 from functools import partial, wraps
 from pathlib import Path
 from headwise.runs.ray import RayWorkers
-from headwise.runs.workers import Schedule
+from headwise.runs.schedule import Schedule
 from headwise.measuring.measure import measure
 from headwise.runs.folder import RunFolder
-from test_cluster import CONCEPTS, SAME, load_here
+from test_ray import CONCEPTS, SAME, load_here
 
-import ray, test_cluster
+import ray, test_ray
 ray.init(address=sys.argv[1], log_to_driver=False)
-ray.cloudpickle.register_pickle_by_value(test_cluster)
+ray.cloudpickle.register_pickle_by_value(test_ray)
 checkpoint, times = RunFolder.checkpoint, []
 
 def dying(self, so_far):
@@ -266,11 +266,11 @@ def test_refusals_come_from_where_they_happen(cluster, tmp_path):
         RayWorkers(partial(os._exit, 3), workers=1) as crew,
         pytest.raises(
             WorkersDied,
-            match=r"4 workers died before they counted anything, the last so: .*\. Try one on such",
+            match=r"4 workers died before they counted anything; the last reported: .*\. Try one on such",
         ),
     ):
         measure(crew, CONCEPTS, **SAME)
-    with pytest.raises(HeadwiseError, match="The crew is not at work yet. Enter it first"):
+    with pytest.raises(HeadwiseError, match="The workers are not at work yet. Enter them first"):
         measure(RayWorkers(partial(load_pipeline, tmp_path)), CONCEPTS, **SAME)
     with pytest.raises(HeadwiseError, match="workers=0 was given; expected 1 or more"):
         RayWorkers(load_pipeline, workers=0)

@@ -1,11 +1,11 @@
-"""Towers, similarity, choice and backgrounds, on a tiny random CLIP and on the built-in judge."""
+"""Towers, similarity, choice and backgrounds, on a tiny random CLIP and on the built-in one."""
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageDraw
 from transformers import (
     CLIPConfig,
     CLIPImageProcessor,
@@ -52,35 +52,35 @@ def pictures(count, size=(24, 20), seed=0):
 
 
 def test_similarity_is_the_models_own(folder):
-    judge, some, texts = CLIPScorer.load(folder), pictures(3), ["a dog", "a red cat"]
-    ids = judge.tokenizer(texts, padding="max_length", max_length=LENGTH, return_tensors="pt").input_ids
-    pixels = judge.processor(images=some, return_tensors="pt")["pixel_values"]
+    scorer, some, texts = CLIPScorer.load(folder), pictures(3), ["a dog", "a red cat"]
+    ids = scorer.tokenizer(texts, padding="max_length", max_length=LENGTH, return_tensors="pt").input_ids
+    pixels = scorer.processor(images=some, return_tensors="pt")["pixel_values"]
     with torch.no_grad():
-        out = judge.model(input_ids=ids, pixel_values=pixels)
-    expected = (out.logits_per_image / judge.model.logit_scale.detach().exp()).numpy()
-    assert np.allclose(judge.similarity(some, texts), expected, atol=1e-6)
+        out = scorer.model(input_ids=ids, pixel_values=pixels)
+    expected = (out.logits_per_image / scorer.model.logit_scale.detach().exp()).numpy()
+    assert np.allclose(scorer.similarity(some, texts), expected, atol=1e-6)
 
 
 def test_choice_and_certainty_are_of_each_pictures_own_texts(folder):
-    judge, some = CLIPScorer.load(folder), pictures(4)
+    scorer, some = CLIPScorer.load(folder), pictures(4)
     own = [["a dog", "a cat"], ["red", "a vase", "a car"], ["a cat", "a dog"], ["a dog"]]
-    scores = [judge.similarity([p], t)[0] for p, t in zip(some, own, strict=True)]
-    assert judge.choose(some, own).tolist() == [s.argmax() for s in scores]
-    scale = float(judge.model.logit_scale.detach().exp())
+    scores = [scorer.similarity([p], t)[0] for p, t in zip(some, own, strict=True)]
+    assert scorer.choose(some, own).tolist() == [s.argmax() for s in scores]
+    scale = float(scorer.model.logit_scale.detach().exp())
     expected = [np.exp(scale * s)[0] / np.exp(scale * s).sum() for s in scores]
-    assert np.allclose(judge.probability(some, own), expected, atol=1e-6)
-    assert judge.probability(some, own)[3] == 1
+    assert np.allclose(scorer.probability(some, own), expected, atol=1e-6)
+    assert scorer.probability(some, own)[3] == 1
     with pytest.raises(HeadwiseError, match="4 pictures and 1 lists of texts"):
-        judge.choose(some, [["a dog"]])
+        scorer.choose(some, [["a dog"]])
     with pytest.raises(HeadwiseError, match="No picture was given"):
-        judge.embed_images([])
+        scorer.embed_images([])
 
 
 def test_many_pictures_are_the_same_as_few(folder, monkeypatch):
-    judge, some = CLIPScorer.load(folder), pictures(5)
-    whole = judge.embed_images(some)
+    scorer, some = CLIPScorer.load(folder), pictures(5)
+    whole = scorer.embed_images(some)
     monkeypatch.setattr("headwise.benchmarks.clip_scorer.AT_ONCE", 2)
-    assert torch.allclose(judge.embed_images(some), whole, atol=1e-6)
+    assert torch.allclose(scorer.embed_images(some), whole, atol=1e-6)
 
 
 def test_likeness_of_a_picture_with_itself_is_one(folder):
@@ -94,11 +94,21 @@ def test_likeness_of_a_picture_with_itself_is_one(folder):
         assert np.allclose(eye.image_similarity(a, b), eye.image_similarity(b, a), atol=1e-6)
 
 
-def test_the_judge_of_the_built_in_model_tells_a_red_picture_from_a_dog():
-    judge = CLIPScorer.load()
-    image = Image.new("RGB", (64, 64), (200, 30, 30))
-    assert judge.similarity([image], ["red", "blue"]).shape == (1, 2)
-    assert judge.embed_images([image]).norm() == pytest.approx(1, abs=1e-5)
+def test_the_built_in_scorer_tells_colours_apart_and_none_from_a_dog():
+    scorer = CLIPScorer.load()
+    colours = {"red": (220, 50, 47), "blue": (40, 90, 200), "green": (40, 160, 70), "yellow": (240, 200, 40)}
+    images = [Image.new("RGB", (64, 64), rgb) for rgb in colours.values()]
+    for image in images:
+        ImageDraw.Draw(image).rectangle((0, 0, 63, 8), fill=(255, 255, 255))
+    cars = [f"a {colour} car" for colour in colours]
+    scores = scorer.similarity(images, [*cars, "a dog"])
+    assert scores.argmax(1).tolist() == [0, 1, 2, 3]
+    assert (scores[:, 4] < scores[range(4), range(4)] - 0.1).all()
+    own_first = [[car, *(other for other in cars if other != car)] for car in cars]
+    assert scorer.choose(images, own_first).tolist() == [0] * 4
+    assert scorer.choose(images, [texts[::-1] for texts in own_first]).tolist() == [3] * 4
+    assert (scorer.probability(images, own_first) > 0.5).all()
+    assert torch.allclose(scorer.embed_images(images).norm(dim=-1), torch.ones(4), atol=1e-5)
 
 
 @given(st.integers(0, 2**32 - 1))

@@ -1,6 +1,8 @@
-"""Sharing out: whoever dies, however late, in whatever order, every picture is counted once."""
+"""Sharing work: whichever workers die, however late, in whatever order, every picture is counted once."""
 
 import random
+from contextlib import nullcontext
+from functools import partial
 
 import numpy as np
 import pytest
@@ -13,6 +15,8 @@ from headwise.benchmarks.editing import benchmark_editing
 from headwise.benchmarks.multi_concept import benchmark_multi_concept
 from headwise.benchmarks.polysemy import benchmark_polysemy
 from headwise.benchmarks.prompts import EvalPrompt
+from headwise.benchmarks.results import kind_of
+from headwise.benchmarks.sweep import Sweep, run_sweep
 from headwise.benchmarks.weakening import measure_weakening
 from headwise.benchmarks.weakening_sweeps import benchmark_weakening
 from headwise.errors import HeadwiseError, UnreadableFile, WorkersDied
@@ -20,68 +24,60 @@ from headwise.measuring.measure import measure
 from headwise.measuring.merge import merge
 from headwise.measuring.votes import Votes
 from headwise.runs.folder import versions
+from headwise.runs.schedule import Schedule, chunks_of
 from headwise.runs.scores import Scores
 from headwise.runs.shards import Shard, merge_ranges, subtract
-from headwise.runs.workers import (
-    Result,
-    Schedule,
-    Worker,
-    WorkerLost,
-    chunks_of,
-    counted_in,
-    dispatch,
-    shared,
-)
+from headwise.runs.workers import Result, Worker, WorkerLost, dispatch
 from test_benchmarks import SENSES, Bright
 from test_measure import SHORT, votes_of
+from test_method_benchmarks import PAIRS, SEVERAL, Stub
 from test_relevance import counted
-from test_rival_benchmarks import PAIRS, SEVERAL, Stub
 from test_steer import relevance_for
 
 
 class Here:
-    """Workers that are all in this process; who is heard next, and who dies, is drawn."""
+    """Workers that are all in this process; which is heard next, and which dies, is random."""
 
     versions = versions()
 
     def __init__(self, load=lambda: None, count=3, deaths=(), seed=0):
         self.load, self.count, self.random = load, count, random.Random(seed)
-        self.deaths = list(deaths)  # for each piece that is given: does its worker die of it?
-        self.hired, self.given, self.clock = 0, {}, 0.0
+        self.deaths = list(deaths)  # for each chunk that is given: does its worker die of it?
+        self.spawned, self.given, self.clock = 0, {}, 0.0
         self.free, self.done = [], []
 
     def __len__(self):
         return self.count
 
-    def begin(self, prepare):
-        self.stations, self.prepare = {}, prepare
+    def begin(self, task):
+        self.workers, self.task = {}, task
         self.free, self.given = [], {}
-        return [self.hire() for _ in range(self.count)][0]
+        return [self.spawn() for _ in range(self.count)][0]
 
-    def hire(self):
-        self.hired += 1
-        self.stations[self.hired] = Worker()
-        self.free.append(self.hired)
-        return self.stations[self.hired].begin((self.load, self.prepare))[1]
+    def spawn(self):
+        self.spawned += 1
+        self.workers[self.spawned] = Worker()
+        self.free.append(self.spawned)
+        return self.workers[self.spawned].begin((self.load, self.task))[1]
 
     def idle(self):
         return tuple(self.free)
 
-    def give(self, worker, piece):
+    def give(self, worker, chunk):
         self.free.remove(worker)
-        self.given[worker] = piece
+        self.given[worker] = chunk
 
     def wait(self):
         self.clock += 1
         if not self.given:
             return []
         worker = self.random.choice(sorted(self.given))
-        piece = self.given.pop(worker)
+        chunk = self.given.pop(worker)
         if self.deaths and self.deaths.pop(0):
-            self.hire()
+            self.spawn()
             return [WorkerLost(worker, "it was shot.")]
-        self.done.append(piece)
-        packed, pictures = self.stations[worker].do(piece)
+        self.done.append(chunk)
+        packed, pictures = self.workers[worker].do(chunk)
         self.free.append(worker)
         return [Result(worker, packed, pictures)]
 
@@ -89,68 +85,77 @@ class Here:
         return self.clock
 
 
-def counting(pipe):
-    return lambda numbers, folder: counted(numbers)
+class Counting:
+    """A task that counts every picture at once."""
+
+    nothing = counted([])
+
+    def __init__(self, pipe):
+        pass
+
+    def parts(self, missing, so_far, keep):
+        for numbers in missing:
+            yield counted(numbers)
 
 
-pieces_in = st.lists(st.integers(1, 9), min_size=1, max_size=12).map(
+chunks_in = st.lists(st.integers(1, 9), min_size=1, max_size=12).map(
     lambda sizes: [range(end - size, end) for size, end in zip(sizes, np.cumsum(sizes).tolist(), strict=True)]
 )
 
 
 @settings(deadline=None)
-@given(pieces_in, st.integers(1, 5), st.lists(st.booleans(), max_size=8), st.integers(0, 99), st.booleans())
-def test_whoever_dies_every_picture_is_counted_once(pieces, count, deaths, seed, in_order):
+@given(chunks_in, st.integers(1, 5), st.lists(st.booleans(), max_size=8), st.integers(0, 99), st.booleans())
+def test_whichever_workers_die_every_picture_is_counted_once(chunks, count, deaths, seed, in_order):
     workers = Here(count=count, deaths=deaths, seed=seed)
-    workers.begin(counting)
-    results = dispatch(workers, pieces, in_order=in_order, attempts=99)
+    workers.begin(Counting)
+    results = dispatch(workers, chunks, in_order=in_order, attempts=99)
     found = [Votes.unpack(result.packed) for result in results]
-    assert sum(found, start=counted([])) == counted(range(pieces[-1].stop))
+    assert sum(found, start=counted([])) == counted(range(chunks[-1].stop))
     if in_order:
-        assert [votes.pictures[0][0] for votes in found] == [piece.start for piece in pieces]
+        assert [votes.pictures[0][0] for votes in found] == [chunk.start for chunk in chunks]
 
 
-def test_of_a_piece_that_kills_whoever_takes_it_no_fourth_dies():
+def test_of_a_chunk_that_kills_every_worker_no_fourth_dies():
     workers = Here(deaths=[True] * 9)
-    workers.begin(counting)
+    workers.begin(Counting)
     with pytest.raises(
         WorkersDied,
-        match=r"3 workers died one after the other while they counted 0 to 3, .*: it was shot\. What",
+        match=r"3 workers died one after the other while they counted 0 to 3; .*: it was shot\. What",
     ):
         list(dispatch(workers, [range(4)]))
-    assert workers.hired == 6
+    assert workers.spawned == 6
 
 
-def test_a_late_piece_goes_to_a_second_worker_and_counts_once():
-    ledger = Schedule([range(0, 2), range(2, 4), range(4, 6)])
-    assert [ledger.take(worker, 0.0) for worker in "abc"] == [range(0, 2), range(2, 4), range(4, 6)]
-    assert ledger.take("d", 1000.0) is None, "nobody knows how long a piece takes"
-    assert ledger.came("a", 10.0) == 0 and ledger.came("b", 12.0) == 1
-    assert ledger.take("a", 30.0) is None
-    assert ledger.take("a", 60.0) == range(4, 6)
-    assert ledger.take("b", 90.0) is None, "two are enough"
-    ledger.died("c", "gone.")
-    assert not ledger.todo and ledger.open, "the other still has it"
-    assert ledger.came("a", 95.0) == 2 and not ledger.open
-    assert ledger.came("a", 96.0) is None and ledger.came("c", 97.0) is None
+def test_a_late_chunk_goes_to_a_second_worker_and_counts_once():
+    schedule = Schedule([range(0, 2), range(2, 4), range(4, 6)])
+    assert [schedule.take(worker, 0.0) for worker in "abc"] == [range(0, 2), range(2, 4), range(4, 6)]
+    assert schedule.take("d", 1000.0) is None, "it is not known yet how long a chunk takes"
+    assert schedule.finish("a", 10.0) == 0 and schedule.finish("b", 12.0) == 1
+    assert schedule.take("a", 30.0) is None
+    assert schedule.take("a", 60.0) == range(4, 6)
+    assert schedule.take("b", 90.0) is None, "two are enough"
+    schedule.lose("c", "gone.")
+    assert not schedule.todo and schedule.open, "the other still has it"
+    assert schedule.finish("a", 95.0) == 2 and not schedule.open
+    assert schedule.finish("a", 96.0) is None and schedule.finish("c", 97.0) is None
 
 
-def test_a_late_piece_that_holds_up_the_others_goes_to_a_second_worker():
-    ledger = Schedule([range(i, i + 1) for i in range(9)])
-    assert ledger.take("hangs", 0.0, ahead=2) == range(0, 1)
-    assert ledger.take("a", 0.0, ahead=2) == range(1, 2)
-    assert ledger.came("a", 1.0) == 1
-    assert ledger.take("a", 2.0, ahead=2) is None, "no further ahead, and nobody is late yet"
-    assert ledger.take("a", 1000.0, ahead=2) == range(0, 1)
-    assert ledger.came("a", 1001.0) == 0
-    assert ledger.take("a", 1001.0, ahead=2) == range(2, 3)
+def test_a_late_chunk_that_holds_up_the_others_goes_to_a_second_worker():
+    schedule = Schedule([range(i, i + 1) for i in range(9)])
+    assert schedule.take("hangs", 0.0, ahead=2) == range(0, 1)
+    assert schedule.take("a", 0.0, ahead=2) == range(1, 2)
+    assert schedule.finish("a", 1.0) == 1
+    assert schedule.take("a", 2.0, ahead=2) is None, "no further ahead, and nobody is late yet"
+    assert schedule.take("a", 1000.0, ahead=2) == range(0, 1)
+    assert schedule.finish("a", 1001.0) == 0
+    assert schedule.take("a", 1001.0, ahead=2) == range(2, 3)
 
 
-def test_a_piece_comes_back_first():
-    ledger = Schedule([range(i, i + 1) for i in range(9)])
-    assert ledger.take("a", 0.0) == range(0, 1)
-    ledger.died("a", "gone.")
-    assert [ledger.take(worker, 0.0, ahead=2) for worker in "bcd"] == [range(0, 1), range(1, 2), None]
+def test_a_chunk_comes_back_first():
+    schedule = Schedule([range(i, i + 1) for i in range(9)])
+    assert schedule.take("a", 0.0) == range(0, 1)
+    schedule.lose("a", "gone.")
+    assert [schedule.take(worker, 0.0, ahead=2) for worker in "bcd"] == [range(0, 1), range(1, 2), None]
 
 
 @given(
@@ -160,22 +165,22 @@ def test_a_piece_comes_back_first():
     st.integers(1, 50),
     st.sets(st.integers(0, 199)),
 )
-def test_pieces_hold_what_is_left_and_whole_batches(count, batch, workers, most, done):
+def test_chunks_hold_what_is_missing_in_complete_batches(count, batch, workers, most, done):
     todo = [range(start, min(start + batch, count)) for start in range(0, count, batch)]
     ranges = merge_ranges((n, n + 1) for n in done if n < count).ranges
     left = subtract(range(count), ranges)
-    pieces = chunks_of(todo, left, workers, most, cuts=[32, 64])
-    assert [n for piece in pieces for n in piece] == [n for part in left for n in part]
-    assert all(len(piece) <= max(most, batch) for piece in pieces)
+    chunks = chunks_of(todo, left, workers, most, cuts=[32, 64])
+    assert [n for chunk in chunks for n in chunk] == [n for part in left for n in part]
+    assert all(len(chunk) <= max(most, batch) for chunk in chunks)
     starts = {of.start for of in todo} | {stop for _, stop in ranges}
-    assert all(piece.start in starts for piece in pieces)
-    assert not any(piece.start < cut < piece.stop for cut in (32, 64) for piece in pieces if cut % batch == 0)
+    assert all(chunk.start in starts for chunk in chunks)
+    assert not any(chunk.start < cut < chunk.stop for cut in (32, 64) for chunk in chunks if cut % batch == 0)
 
 
-def test_the_pieces_of_a_run_that_goes_on_are_no_smaller():
+def test_the_chunks_of_a_run_that_goes_on_are_no_smaller():
     todo = [range(start, start + 4) for start in range(0, 400, 4)]
-    pieces = chunks_of(todo, [range(300, 400)], 1, 32)
-    assert [len(piece) for piece in pieces[:4]] == [8, 16, 16, 12] and len(pieces[-1]) == 4
+    chunks = chunks_of(todo, [range(300, 400)], 1, 32)
+    assert [len(chunk) for chunk in chunks[:4]] == [8, 16, 16, 12] and len(chunks[-1]) == 4
 
 
 @pytest.mark.parametrize("until", [None, 0.3])
@@ -196,7 +201,7 @@ def test_shared_votes_are_those_of_one_process_bit_for_bit(tmp_path, concepts, u
     assert len(kept[0]) == 3 and [f.read_bytes() for f in kept[0]] == [f.read_bytes() for f in kept[1]]
 
 
-def test_the_result_names_the_versions_of_who_counted(tmp_path, concepts):
+def test_the_result_names_the_versions_of_all_that_counted(tmp_path, concepts):
     workers = Here(tiny_sd, count=2)
     workers.versions = {"torch": "1.2.3"}
     same = SHORT | {"pictures": 4, "out": tmp_path}
@@ -210,7 +215,7 @@ def test_a_run_may_go_from_one_process_to_many_and_back(tmp_path, concepts):
     measure(tiny_sd(), concepts, pictures=6, out=tmp_path / "a", **same)
     workers = Here(tiny_sd)
     measure(workers, concepts, pictures=50, out=tmp_path / "a", **same)
-    assert all(piece.start >= 6 for piece in workers.done)
+    assert all(chunk.start >= 6 for chunk in workers.done)
     measure(tiny_sd(), concepts, pictures=60, out=tmp_path / "a", **same)
     measure(tiny_sd(), concepts, pictures=60, out=tmp_path / "b", **same)
     assert votes_of(tmp_path / "a") == votes_of(tmp_path / "b")
@@ -231,7 +236,7 @@ def test_a_driver_that_ends_in_between_loses_nothing_that_was_counted(tmp_path, 
     assert votes_of(tmp_path / "a") == votes_of(tmp_path / "b")
 
 
-def test_who_is_told_of_shared_progress_may_end_the_run(tmp_path, concepts, capsys):
+def test_the_callback_of_shared_progress_may_end_the_run(tmp_path, concepts, capsys):
     same = SHORT | {"pictures": 64, "num_inference_steps": 1, "batch_size": 4, "checkpoint_every": 1e9}
     told = []
 
@@ -363,21 +368,25 @@ def test_many_concepts_by_shards_and_by_workers(tmp_path):
         assert np.array_equal(stored.values, of_one.scores.values)
 
 
-@shared("values")
-def squares(pipe, values, powers=(1, 2), *, numbers=None, out=None):
-    """A parameter grid of one's own."""
-    axes = {"power": powers, "value": range(len(values))}
-    found = Scores.empty(axes, {"values": list(values)})
-    for n in range(len(values)) if numbers is None else numbers:
-        found.values[:, n] = [values[n] ** power for power in powers]
-    return found
+def squares(powers, values, pipe):
+    """A grid of the user's own."""
+
+    def score(call, images):
+        return np.array([value**power for value, power in zip(images, call.labels("power"), strict=True)])
+
+    return Sweep(
+        axes={"power": powers, "value": range(len(values))},
+        settings={"values": values},
+        loops=(),
+        batch_size=2,
+        generate=lambda call: [values[n] for n in call.numbers],
+        score=score,
+    )
 
 
 def test_any_grid_of_parameters_is_shared(tmp_path):
-    found = squares(Here(deaths=[True, False, True]), [3, 4, 5], out=tmp_path)
-    assert found.values.tolist() == [[3, 4, 5], [9, 16, 25]] == squares(None, [3, 4, 5]).values.tolist()
-
-
-def test_what_a_sweep_must_return():
-    with pytest.raises(TypeError, match="returned list; expected Scores, or a dataclass with them"):
-        counted_in([])
+    make, here = partial(squares, (1, 2), [3, 4, 5]), nullcontext()
+    alone = run_sweep(here, make, progress=False)
+    many = run_sweep(Here(lambda: here, deaths=[True, False, True]), make, kind="squares", out=tmp_path)
+    assert many.values.tolist() == [[3, 4, 5], [9, 16, 25]] == alone.values.tolist()
+    assert kind_of(tmp_path) == "squares"

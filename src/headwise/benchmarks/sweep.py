@@ -1,0 +1,269 @@
+r"""Sweeps: a grid of scores that is filled call by call, continues where it ended, and can be shared.
+
+    axes → what is still missing → calls → generate → keep some images → score → checkpoint
+
+The last axis numbers the prompts (or pairs of prompts), the others are what is compared, such as method and
+seed; an axis "measure" holds the metrics that each image is scored by. `loops` says how the grid is cut into
+calls of the pipeline, from the outermost loop inwards:
+
+    ("seed",)                  a call has one seed, and mixes prompts with whatever else there is
+    ("method", "seed")         a call has one method and one seed, and several prompts
+    ("seed", "pair", "method") the same pairs by all methods, before the next pairs
+
+A sweep is made by a function of the pipeline, so that workers can share one as they share a measurement:
+
+    def brightness(pipe): return Sweep(…)
+    scores = run_sweep(pipe, brightness, out="runs/brightness")
+"""
+
+import itertools
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple, TypedDict
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from headwise.model.pipelines import quiet
+from headwise.runs.folder import Progress, ProgressCallback, RunFolder
+from headwise.runs.image_names import ImageName
+from headwise.runs.scores import Axes, Label, Scores
+from headwise.runs.shards import subrange
+from headwise.runs.workers import Job, Keep
+
+__all__ = ["Call", "KeptImage", "RunOptions", "Sweep", "keep_methods", "run_sweep", "spread_evenly"]
+
+METRICS_AXIS = "measure"  # as files call it
+
+
+class KeptImage(NamedTuple):
+    """An image that is saved, with the prompt that its file holds."""
+
+    name: ImageName
+    image: Any
+    prompt: str
+
+
+@dataclass(frozen=True)
+class Call:
+    """The entries of the grid that are filled by one call.
+
+    Args:
+        axes: The sweep's axes without that of the metrics.
+        rows: The index of each image along each axis.
+    """
+
+    axes: Mapping[str, Sequence[Label]]
+    rows: Int[np.ndarray, "images axes"]
+
+    @property
+    def numbers(self) -> list[int]:
+        """The number of each image's prompt."""
+        return self.rows[:, -1].tolist()
+
+    def index(self, axis: str) -> list[int]:
+        """The index of each image along an axis."""
+        return self.rows[:, list(self.axes).index(axis)].tolist()
+
+    def labels(self, axis: str) -> list[Any]:
+        """The label of each image on an axis."""
+        return [self.axes[axis][i] for i in self.index(axis)]
+
+    def label(self, axis: str) -> Any:
+        """The label of all images on an axis that is among the sweep's `loops`."""
+        return self.axes[axis][self.rows[0, list(self.axes).index(axis)]]
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What a grid of scores is filled with.
+
+    Args:
+        axes: Names and labels. The last axis is `range(prompts)`.
+        settings: What decides the scores, and can be written as JSON.
+        loops: The axes that one call has one label of, outermost first. Where the last axis is among them, a
+            call has all the other entries of `batch_size` prompts.
+        batch_size: Images per call; or prompts per call, if the last axis is among the loops.
+        generate: From a call to its images, one for each of its rows.
+        score: From a call and its images to one number for each, or to one row of numbers for each metric.
+        keep: From a call and its images to those that are saved.
+        same: For each entry of the grid, the flat index of the entry whose score it shares (its own, if it is
+            scored itself); all are scored if None.
+    """
+
+    axes: Axes
+    settings: dict[str, Any]
+    loops: tuple[str, ...]
+    batch_size: int
+    generate: Callable[[Call], Sequence[Any]]
+    score: Callable[[Call, Sequence[Any]], np.ndarray]
+    keep: Callable[[Call, Sequence[Any]], Iterable[KeptImage]] = lambda call, images: ()
+    same: Int[np.ndarray, "..."] | None = field(default=None, repr=False)
+
+    @property
+    def grid(self) -> dict[str, tuple[Label, ...]]:
+        """The axes without that of the metrics."""
+        return {name: tuple(labels) for name, labels in self.axes.items() if name != METRICS_AXIS}
+
+    def by_metric(self, values: Float[np.ndarray, "..."]) -> Float[np.ndarray, "metrics *grid"]:
+        """The same numbers with the metrics in front; a single row where there is no such axis."""
+        if METRICS_AXIS not in self.axes:
+            return values[None]
+        return np.moveaxis(values, list(self.axes).index(METRICS_AXIS), 0)
+
+    def calls(self, missing: Bool[np.ndarray, "*grid"], numbers: Sequence[int]) -> Iterator[Call]:
+        """The calls that fill what is missing of these prompts."""
+        last = list(self.grid)[-1]
+        step = self.batch_size if last in self.loops else max(1, len(numbers))
+        blocks = [numbers[start : start + step] for start in range(0, len(numbers), step)]
+        loops = [
+            blocks if name == last else [[i] for i in range(len(self.grid[name]))] for name in self.loops
+        ]
+        for chosen in itertools.product(*loops):
+            fixed = dict(zip(self.loops, chosen, strict=True))
+            index = [
+                list(fixed.get(name, numbers if name == last else range(len(labels))))
+                for name, labels in self.grid.items()
+            ]
+            rows = self._rows(missing, index)
+            size = len(rows) if last in self.loops else self.batch_size
+            for start in range(0, len(rows), max(1, size)):
+                yield Call(self.grid, rows[start : start + size])
+
+    def _rows(
+        self, missing: Bool[np.ndarray, "*grid"], index: list[list[int]]
+    ) -> Int[np.ndarray, "images axes"]:
+        """The missing entries among these, with those of a prompt side by side."""
+        by_prompt = np.moveaxis(missing[np.ix_(*index)], -1, 0)
+        places = np.argwhere(by_prompt)
+        places = np.concatenate([places[:, 1:], places[:, :1]], 1)
+        return np.stack([np.array(along, int)[places[:, i]] for i, along in enumerate(index)], 1)
+
+    def missing(self, so_far: Scores) -> Bool[np.ndarray, "*grid"]:
+        """Which entries are to be scored: not those that share the score of another."""
+        missing = np.isnan(self.by_metric(so_far.values)).any(0)
+        if self.same is None:
+            return missing
+        return missing & (self.same == np.arange(missing.size).reshape(missing.shape))
+
+    def scores(self, call: Call, values: Float[np.ndarray, "*metrics images"]) -> Scores:
+        """The scores of one call, and of the entries that share them."""
+        part = Scores.empty(self.axes, self.settings)
+        by_metric = self.by_metric(part.values)
+        values = np.atleast_2d(values)
+        for row, of_image in zip(call.rows, values.T, strict=True):
+            if self.same is None:
+                by_metric[(slice(None), *row)] = of_image
+            else:
+                flat = np.ravel_multi_index(tuple(row), by_metric.shape[1:])
+                by_metric[:, self.same == flat] = of_image[:, None]
+        return part
+
+
+class RunOptions(TypedDict, total=False):
+    """Options of `run_sweep` that every benchmark passes on."""
+
+    numbers: range | None
+    out: str | Path | None
+    checkpoint_every: float | int
+    progress: ProgressCallback
+
+
+Make = Callable[[Any], Sweep]
+"""From a pipeline to the sweep over it. It is pickled to go to workers, so it holds no pipeline."""
+
+
+def run_sweep(
+    pipe: Any,
+    make: Make,
+    *,
+    kind: str = "scores",
+    numbers: range | None = None,
+    out: str | Path | None = None,
+    together: int = 1,
+    checkpoint_every: float | int = 10,
+    progress: ProgressCallback = True,
+) -> Scores:
+    """Fill a grid of scores; with the same `out` it continues where it ended.
+
+    Args:
+        pipe: The user's pipeline, which is left as it was; or workers, which share the prompts (runs/ray.py).
+        make: From a pipeline to the sweep over it; workers call it, so it must be possible to pickle.
+        kind: What run.json calls the run: "weakening", "polysemy", … or a name of your own.
+        numbers: Which prompts to generate here, such as `range(0, 8)`, where other processes take the rest.
+        out: Folder for checkpoints, scores and images; None keeps nothing on disk.
+        together: How many prompts one of several workers should get at once.
+        checkpoint_every: Seconds between checkpoints.
+        progress: Whether to show a bar on stderr; or a function that is called as that of `measure` is.
+    """
+    job = Job(pipe, _SweepTask(make, out is not None))
+    nothing = job.nothing
+    wanted = subrange(numbers, nothing.values.shape[-1])
+    share = max(1, min(together, -(-len(wanted) // job.size)))  # of one worker, where that is less
+    with RunFolder(out, nothing.settings, nothing, "scores", None, job.versions, kind) as folder:
+        with (
+            closing(job.parts(folder, wanted, share)) as parts,
+            Progress(folder, nothing.values[..., wanted].size, checkpoint_every, progress) as done,
+        ):
+            for scores in parts:
+                done(scores)
+        return folder.so_far
+
+
+@dataclass(frozen=True)
+class _SweepTask:
+    """What every pipeline that takes part in a sweep is to do, here or at a worker's place."""
+
+    make: Make
+    keeps: bool
+
+    def __call__(self, pipe: Any) -> "_ScoreCounter":
+        return _ScoreCounter(self.make(pipe), pipe, self.keeps)
+
+
+class _ScoreCounter:
+    """One pipeline at its share of a sweep."""
+
+    def __init__(self, sweep: Sweep, pipe: Any, keeps: bool) -> None:
+        self.sweep, self.pipe, self.keeps = sweep, pipe, keeps
+        self.nothing = Scores.empty(sweep.axes, sweep.settings)
+
+    def parts(self, missing: Sequence[range], so_far: Scores, keep: Keep) -> Generator[Scores, None, None]:
+        """The scores of each call, as it is done."""
+        sweep, kept = self.sweep, set[ImageName]()
+        numbers = [number for numbers in missing for number in numbers]
+        with quiet(self.pipe):
+            for call in sweep.calls(sweep.missing(so_far), numbers):
+                images = sweep.generate(call)
+                for name, image, prompt in sweep.keep(call, images) if self.keeps else ():
+                    if name not in kept:
+                        keep(str(name), image, prompt)
+                        kept.add(name)
+                yield sweep.scores(call, np.asarray(sweep.score(call, images), float))
+
+
+def spread_evenly(count: int, of: int) -> range:
+    """About `count` of the numbers from 0 to `of`, at equal distances; none if `count` is 0."""
+    return range(0, of if count else 0, max(1, -(-of // count) if count else 1))
+
+
+def keep_methods(
+    prompts: Sequence[str], kept: Iterable[int]
+) -> Callable[[Call, Sequence[Any]], Iterator[KeptImage]]:
+    """Keep the images of every method for some prompts, of the first seed.
+
+    Args:
+        prompts: What was generated, by number.
+        kept: The numbers whose images are saved.
+    """
+    chosen = frozenset(kept)
+
+    def keep(call: Call, images: Sequence[Any]) -> Iterator[KeptImage]:
+        rows = zip(call.numbers, call.labels("method"), call.index("seed"), images, strict=True)
+        for number, method, seed, image in rows:
+            if seed == 0 and number in chosen:
+                yield KeptImage(ImageName(number, method), image, prompts[number])
+
+    return keep
