@@ -33,6 +33,8 @@ __all__ = [
 
 LAST = ("shard", "ray", "workers", "dtype", "device", "as_json")  # what --help shows after all others
 
+Dtype = Annotated[Literal["auto", "fp32", "fp16", "bf16"], typer.Option(help="Type of the weights.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps; 'auto' is a GPU if there is one.")]
 Steps = Annotated[int, typer.Option("--num-inference-steps", min=1, help="Denoising steps per image.")]
 Guidance = Annotated[float, typer.Option("--guidance-scale", help="1 or less means no guidance.")]
 NegativePrompt = Annotated[str | None, typer.Option(help="What the images should not show.")]
@@ -74,12 +76,8 @@ class Model:
             "--model", "-m", help="Hub name, folder in diffusers format, 'sd14', 'sdxl', or 'emoji'."
         ),
     ] = "emoji"
-    dtype: Annotated[Literal["auto", "fp32", "fp16", "bf16"], typer.Option(help="Type of the weights.")] = (
-        "auto"
-    )
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps; 'auto' is a GPU if there is one.")] = (
-        "auto"
-    )
+    dtype: Dtype = "auto"
+    device: Device = "auto"
 
     @property
     def defaults(self) -> Defaults:
