@@ -24,7 +24,7 @@ from headwise.cli.options import (
     Sweep,
     numbers_in,
     scorer_of,
-)  # fmt: skip
+)
 from headwise.cli.output import print_report, table
 from headwise.cli.running import resumable, running
 from headwise.cli.steer import weakening_json
@@ -81,10 +81,10 @@ def weakening(
         (name, f"{result.area()}", f"{areas['random_area']:+.3f}", f"{areas['layer_area']:+.3f}")
         for (name, result), areas in zip(results.items(), numbers.values(), strict=True)
     ]
-    shown = table("concept", "area (95 %)>", "random above most>", "by layers>", rows=rows)
-    found = {"concepts": numbers, "share_positive": positive / len(numbers)}
+    areas_table = table("concept", "area (95 %)>", "random above most>", "by layers>", rows=rows)
+    values = {"concepts": numbers, "share_positive": positive / len(numbers)}
     summary = f"Interval above 0: {positive} of {len(numbers)} concepts."
-    print_report(sweep.out, found, sweep.as_json, shown, summary)
+    print_report(sweep.out, values, sweep.as_json, areas_table, summary)
 
 
 def polysemy(
@@ -125,8 +125,9 @@ def polysemy(
         method.replace(" ", "_"): {"misread": rate.value, "low": rate.low, "high": rate.high, "n": n}
         for method, rate in rates.items()
     }
-    shown = table("method", "misread (95 %)>", rows=[(method, f"{rate}") for method, rate in rates.items()])
-    print_report(sweep.out, {"methods": numbers}, sweep.as_json, shown, f"{n} images per method.")
+    rows = [(method, f"{rate}") for method, rate in rates.items()]
+    rates_table, summary = table("method", "misread (95 %)>", rows=rows), f"{n} images per method."
+    print_report(sweep.out, {"methods": numbers}, sweep.as_json, rates_table, summary)
 
 
 def editing(
@@ -164,8 +165,8 @@ def editing(
         n = result.attributes.count(attribute) * len(result.scores.axes["seed"])
         for intervals in of_method.values():
             intervals["n"] = n
-    shown = _means_table("attribute", numbers, metrics)
-    print_report(sweep.out, {"attributes": numbers}, sweep.as_json, shown)
+    means_table = _means_table("attribute", numbers, metrics)
+    print_report(sweep.out, {"attributes": numbers}, sweep.as_json, means_table)
 
 
 def multi_concept(
@@ -198,8 +199,8 @@ def multi_concept(
     if run.ends_as_shard(len(result.scores), sweep.as_json):
         return
     numbers = _intervals(result, result.types, SEEN)
-    shown = _means_table("type", numbers, {metric: metric for metric in SEEN})
-    print_report(sweep.out, {"types": numbers}, sweep.as_json, shown)
+    means_table = _means_table("type", numbers, {metric: metric for metric in SEEN})
+    print_report(sweep.out, {"types": numbers}, sweep.as_json, means_table)
 
 
 def scales(
@@ -262,9 +263,7 @@ def estimators(
 
     concept_set, pipe, out = model.concepts(concepts), model.load(), counting.out
     with resumable(out):
-        result = benchmark_estimators(
-            pipe, concept_set, out, long=long, seed=counting.seed, batch_size=counting.batch_size
-        )
+        result = benchmark_estimators(pipe, concept_set, out, long=long, **counting.settings)
     numbers = result.numbers()
     rows = [
         (
@@ -275,8 +274,8 @@ def estimators(
         )
         for name, costs in numbers.items()
     ]
-    shown = table("estimator", "rows to 0.95>", "of the paper's>", "best>", rows=rows)
-    print_report(out, {"estimators": numbers, **result.settings}, counting.as_json, shown)
+    costs_table = table("estimator", "rows to 0.95>", "of the paper's>", "best>", rows=rows)
+    print_report(out, {"estimators": numbers, **result.settings}, counting.as_json, costs_table)
 
 
 def questions(
@@ -318,13 +317,12 @@ def questions(
             schedulers=other_schedulers(pipe),
             pictures=pictures,
             whole=whole,
-            seed=counting.seed,
-            batch_size=counting.batch_size,
+            **counting.settings,
         )
     numbers = {name: vars(answer) for name, answer in answers.items()}
-    rows = [(name, key, str(value)) for name, one in answers.items() for key, value in one.values.items()]
-    shown = table("question", "", "number (95 %)>", rows=rows)
-    print_report(counting.out, {"answers": numbers}, counting.as_json, shown)
+    rows = [(name, key, str(n)) for name, answer in answers.items() for key, n in answer.values.items()]
+    answers_table = table("question", "", "number (95 %)>", rows=rows)
+    print_report(counting.out, {"answers": numbers}, counting.as_json, answers_table)
 
 
 def _intervals(result: Any, groups: Iterable[str], metrics: Iterable[str]) -> dict[str, Any]:

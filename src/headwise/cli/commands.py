@@ -45,8 +45,8 @@ COMMANDS: dict[str, Callable[..., None] | dict[str, Callable[..., None]]] = {
     },
 }
 GROUPS = {
-    "benchmark": "Put a claim of the paper to the test, controls beside it.",
-    "study": "Ask people what they see, blind, and report what they said.",
+    "benchmark": "Put a claim of the paper to the test, beside its controls.",
+    "study": "Ask people, blind, what they see, and report their answers.",
 }
 
 

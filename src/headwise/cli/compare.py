@@ -42,7 +42,7 @@ def compare(
     figure: Annotated[Path | None, typer.Option(help="Write a figure: .svg, .png or .pdf.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Say how far two measurements name the same heads.
+    """Report how far two measurements agree on the heads of each concept.
 
     Rank correlation over heads, for each concept, beside the highest that the two could reach, and how many
     of the ten most relevant heads they share.

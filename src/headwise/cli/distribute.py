@@ -18,6 +18,12 @@ if TYPE_CHECKING:  # torch takes seconds to import, which --help need not pay
 
 __all__ = ["merge", "plan"]
 
+Price = Annotated[float | None, typer.Option(min=0, help="Price of one worker per hour, in any currency.")]
+Save = Annotated[Path | None, typer.Option(help="Save the timings, to plan with them where there is no GPU.")]
+Saved = Annotated[
+    Path | None, typer.Option(help="A file that --save wrote; nothing is loaded or timed then.")
+]
+
 
 def merge(
     files: Annotated[
@@ -66,23 +72,17 @@ def merge(
 def plan(
     model: Model = Model(),
     pictures: Annotated[int, typer.Option("--pictures", "-n", min=1, help="Images to measure.")] = 1000,
-    gpus: Annotated[int, typer.Option("--gpus", min=1, help="Number of workers that share them.")] = 1,
-    price: Annotated[
-        float | None, typer.Option(min=0, help="Price of one worker per hour, in any currency.")
-    ] = None,
+    gpus: Annotated[int, typer.Option(min=1, help="Number of workers that share them.")] = 1,
+    price: Price = None,
     concepts: Concepts = None,
     sampling: Sampling = Sampling(LEAN.num_inference_steps),
     size: Size = Size(),
     batch_size: BatchSize = 1,
-    save: Annotated[
-        Path | None, typer.Option(help="Save the timings, to plan with them where there is no GPU.")
-    ] = None,
-    calibration: Annotated[
-        Path | None, typer.Option(help="A file that --save wrote; nothing is loaded or timed then.")
-    ] = None,
+    save: Save = None,
+    calibration: Saved = None,
     as_json: Json = False,
 ) -> None:
-    """Foresee what a measurement takes: time, memory, cost.
+    """Estimate what a measurement takes: time, memory, cost.
 
     Times a few denoiser calls on this machine. Run it on the kind of GPU that the workers will have.
 

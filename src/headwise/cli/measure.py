@@ -17,11 +17,12 @@ from headwise.cli.options import (
     NegativePrompt,
     Output,
     Sampling,
+    Seed,
     Sharing,
     Size,
     Steps,
     file_of,
-)  # fmt: skip
+)
 from headwise.cli.output import console, duration, finite, interval, print_json, print_rows, table
 from headwise.cli.running import resumable, running
 from headwise.errors import HeadwiseError
@@ -106,14 +107,10 @@ def measure(
     num_inference_steps: OwnSteps = None,
     guidance_scale: Guidance = 7.5,
     negative_prompt: NegativePrompt = None,
-    seed: Annotated[int, typer.Option(help="Together with an image's number, the source of all chance.")] = 0,
+    seed: Seed = 0,
     size: Size = Size(),
-    batch_size: Annotated[
-        int, typer.Option(min=1, help="Images at a time. Changes the time, not the votes.")
-    ] = 1,
-    keep_pictures: Annotated[
-        int, typer.Option(min=0, help="Decode and save this many images, the first ones.")
-    ] = 0,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images at a time; the votes stay the same.")] = 1,
+    keep_pictures: Annotated[int, typer.Option(min=0, help="Decode and save the first N images.")] = 0,
     sharing: Sharing = Sharing(),
     as_json: Json = False,
 ) -> None:
@@ -187,13 +184,13 @@ def show(
 def doctor(
     model: Model = Model(),
     pictures: Annotated[
-        int, typer.Option("--pictures", "-n", min=1, help="Images of the measurement to foresee.")
+        int, typer.Option("--pictures", "-n", min=1, help="Images of the measurement to plan for.")
     ] = 1000,
     sampling: Sampling = Sampling(LEAN.num_inference_steps),
     size: Size = Size(),
     as_json: Json = False,
 ) -> None:
-    """Check a model and foresee what measuring costs.
+    """Check a model and estimate what measuring costs.
 
     Are all layers covered, are the images left as they were, how much time and memory would it take?
 

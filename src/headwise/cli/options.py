@@ -27,8 +27,8 @@ if TYPE_CHECKING:  # torch takes seconds to import, which --help need not pay
 
 __all__ = [
     "BatchSize", "Cases", "Concepts", "Counting", "EditSweep", "Guidance", "Json", "Judge", "Ks", "Measured",
-    "Methods", "Model", "NegativePrompt", "Output", "Pairs", "Sampling", "Seeds", "Senses", "Sharing", "Size",
-    "Steps", "Sweep", "file_of", "grouped", "load", "numbers_in", "scorer_of",
+    "Methods", "Model", "NegativePrompt", "Output", "Pairs", "Sampling", "Seed", "Seeds", "Senses", "Sharing",
+    "Size", "Steps", "Sweep", "file_of", "grouped", "load", "numbers_in", "scorer_of",
 ]  # fmt: skip
 
 LAST = ("shard", "ray", "workers", "dtype", "device", "as_json")  # what --help shows after all others
@@ -56,6 +56,7 @@ Judge = Annotated[
 ]
 Methods = Annotated[list[str] | None, typer.Option("--method", help="Only this method. May be repeated.")]
 Ks = Annotated[str | None, typer.Option(help="Numbers of heads, such as 0,16,64,128.")]
+Seed = Annotated[int, typer.Option(help="Together with an image's number, the source of all chance.")]
 Seeds = Annotated[str, typer.Option(help="Each prompt is generated once from each seed.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Images at a time.")]
 Json = Annotated[bool, typer.Option("--json", help="JSON on stdout instead of a table.")]
@@ -145,7 +146,8 @@ class Sharing:
     ray: Annotated[
         str | None,
         typer.Option(
-            help="Share over a Ray cluster: its address, auto, or local (the default) for this machine."
+            help="Share over a Ray cluster: its address, auto, or local for this machine, which is also "
+            "meant where no address follows."
         ),
     ] = None
     workers: Annotated[
@@ -168,6 +170,11 @@ class Counting(Output):
 
     seed: Annotated[int, typer.Option(help="The source of all chance, in images and in words.")] = 0
     batch_size: BatchSize = 12
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The arguments of the benchmark functions."""
+        return {"seed": self.seed, "batch_size": self.batch_size}
 
 
 @dataclass(frozen=True)

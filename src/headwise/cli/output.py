@@ -76,8 +76,8 @@ def print_report(folder: Path, numbers: dict[str, Any], as_json: bool, *tables: 
     if as_json:
         print_json({"page": str(page), **numbers})
         return
-    for shown in tables:
-        print(shown) if isinstance(shown, str) else console().print(shown)
+    for paragraph in tables:
+        print(paragraph) if isinstance(paragraph, str) else console().print(paragraph)
     print(f"Open {page}")
 
 

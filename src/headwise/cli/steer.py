@@ -1,6 +1,7 @@
 """Commands that steer: generate, weaken."""
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -24,7 +25,7 @@ from headwise.cli.options import (
     Steps,
     numbers_in,
     scorer_of,
-)  # fmt: skip
+)
 from headwise.cli.output import console, finite, print_files, print_json, print_report, table
 from headwise.cli.running import running
 from headwise.errors import HeadwiseError
@@ -118,7 +119,7 @@ def weaken(
     num_inference_steps: Steps = 20,
     guidance_scale: Guidance = 7.5,
     batch_size: Annotated[int, typer.Option(min=1, help="Images at a time, over all k.")] = 16,
-    keep_prompts: Annotated[int, typer.Option(min=0, help="Save the images of this many prompts.")] = 2,
+    keep_prompts: Annotated[int, typer.Option(min=0, help="Save the images of the first N prompts.")] = 2,
     sharing: Sharing = Sharing(),
     as_json: Json = False,
 ) -> None:
@@ -160,11 +161,8 @@ def weaken(
     if run.ends_as_shard(sum(len(result.scores) for result in results.values()), as_json):
         return
     numbers = {f"{factor:g}": weakening_json(result) for factor, result in results.items()}
-    shown = [
-        part for factor, result in results.items() for part in _tables(f"{concept}, × {factor:g}", result)
-    ]
-    single = next(iter(numbers.values()))
-    print_report(out, single if len(multipliers) == 1 else {"factors": numbers}, as_json, *shown)
+    values = {"factors": numbers} if len(multipliers) > 1 else next(iter(numbers.values()))
+    print_report(out, values, as_json, *_tables(concept, results))
 
 
 def weakening_json(result: "Weakening") -> dict[str, Any]:
@@ -181,13 +179,15 @@ def weakening_json(result: "Weakening") -> dict[str, Any]:
     }
 
 
-def _tables(name: str, result: "Weakening") -> tuple[Table, str]:
-    rows = []
-    for order in result.orders:
-        half = finite(result.half_drop(order))
-        rows.append((order, f"{result.height(order)}", "no drop" if half is None else f"{half:.0f}"))
-    shown = table("order", "mean score>", "half of the drop at k>", rows=rows)
-    return shown, f"{name}: least minus most relevant first {result.area()}"
+def _tables(concept: str, results: "dict[float, Weakening]") -> Iterator[Table | str]:
+    """A table for every factor, and the area below it."""
+    for factor, result in results.items():
+        rows = []
+        for order in result.orders:
+            half = finite(result.half_drop(order))
+            rows.append((order, f"{result.height(order)}", "no drop" if half is None else f"{half:.0f}"))
+        yield table("order", "mean score>", "half of the drop at k>", rows=rows)
+        yield f"{concept}, × {factor:g}: least minus most relevant first {result.area()}"
 
 
 def _columns(steering: list[str], relevance: "Relevance", strengths: str | None) -> dict[str, list[Any]]:
