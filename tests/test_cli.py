@@ -91,7 +91,7 @@ def test_doctor_covers_every_layer_and_foresees_the_cost(run, model):
     assert found["versions"].keys() >= {"headwise", "torch", "diffusers", "transformers"}
     assert found["expected"]["seconds"] == pytest.approx(30 * found["seconds_a_call"], abs=0.1)
     code, out, _ = run("doctor", "--model", model)
-    assert "equal bit for bit" in out and "other latents" in out and found["layers"][-1]["address"] in out
+    assert "equal bit for bit" in out and "different latents" in out and found["layers"][-1]["address"] in out
 
 
 def test_doctor_refuses_a_model_that_a_hook_disturbs(run, model, monkeypatch):
@@ -145,7 +145,7 @@ def test_a_file_that_is_no_result_is_refused(refused, tmp_path):
 
 
 def test_an_unknown_device_is_refused(refused, model):
-    assert "'gpu0' is no device" in refused("doctor", "--model", model, "--device", "gpu0")
+    assert "'gpu0' is not a device" in refused("doctor", "--model", model, "--device", "gpu0")
 
 
 def test_a_read_only_folder_is_refused(refused, measured, monkeypatch):

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from headwise.cli.app import _with_address
+from headwise.cli.app import _with_ray_address
 from headwise.measuring.votes import Votes
 from test_cli_steering import CASES, FAST, SENSES, judged  # noqa: F401
 from test_measure import votes_of
@@ -112,7 +112,7 @@ def test_weaken_and_benchmarks_in_shards(run, desk):
 
 
 def test_a_bare_ray_is_one_of_this_machine():
-    assert _with_address([]) == []
-    assert _with_address(["measure", "--ray"]) == ["measure", "--ray=local"]
-    assert _with_address(["measure", "--ray", "--json"]) == ["measure", "--ray=local", "--json"]
-    assert _with_address(["measure", "--ray", "auto"]) == ["measure", "--ray", "auto"]
+    assert _with_ray_address([]) == []
+    assert _with_ray_address(["measure", "--ray"]) == ["measure", "--ray=local"]
+    assert _with_ray_address(["measure", "--ray", "--json"]) == ["measure", "--ray=local", "--json"]
+    assert _with_ray_address(["measure", "--ray", "auto"]) == ["measure", "--ray", "auto"]

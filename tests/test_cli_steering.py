@@ -124,7 +124,7 @@ def test_benchmark_polysemy(run, desk, judged):
     assert set(found) == {"plain", "rewording", "uniform", "random_heads", "layer_means", "adjust"}
     assert all(one["n"] == 4 and one["low"] <= one["misread"] <= one["high"] for one in found.values())
     code, out, _ = run(*line)
-    assert code == 0 and "4 pictures a method." in out
+    assert code == 0 and "4 images per method." in out
 
 
 @pytest.mark.parametrize(

@@ -102,7 +102,7 @@ def test_the_command(run, sd, tmp_path):
     assert code == 2 and "nothing cannot be read: No such file" in err
     (tmp_path / "bad").write_text("{")
     code, _, err = run("plan", "--calibration", tmp_path / "bad", "-n", 5)
-    assert code == 2 and "bad is no JSON" in err
+    assert code == 2 and "bad is not JSON" in err
 
 
 def test_sdxl_has_a_short_name(run, monkeypatch):

@@ -1,269 +1,348 @@
-"""Commands that put claims to the test: benchmark weakening, benchmark polysemy, benchmark scales."""
+"""Commands that put claims to the test, each beside its controls or baselines: headwise benchmark …"""
 
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.table import Table
 
-from headwise.cli.app import (
-    Device,
-    Dtype,
-    Guidance,
-    Json,
+from headwise.cli.options import (
+    Cases,
+    Concepts,
+    Counting,
+    EditSweep,
+    Judge,
+    Ks,
+    Measured,
+    Methods,
     Model,
-    Ray,
-    Shard,
-    Steps,
-    WorkerCount,
-    app,
-    console,
-    load,
-    pipeline,
-    print_json,
-    print_shard,
-    relevance_of,
-    resumable,
-    shard_in,
-    table,
+    Pairs,
+    Senses,
+    Sharing,
+    Sweep,
+    numbers_in,
+    scorer_of,
 )
-from headwise.cli.steer import Cases, JudgeName, RelevanceFile, json_of, numbers_in
+from headwise.cli.output import print_report, table
+from headwise.cli.running import resumable, running
+from headwise.cli.steer import weakening_json
+from headwise.errors import HeadwiseError
 
-__all__ = ["benchmark"]
+__all__ = ["editing", "estimators", "multi_concept", "polysemy", "questions", "scales", "weakening"]
 
-benchmark = typer.Typer(
-    help="Put a claim of the paper to the test, controls beside it.", no_args_is_help=True
-)
-app.add_typer(benchmark, name="benchmark")
+Names = list[str] | None
+Only = Annotated[Names, typer.Option("--concept", help="Only this concept. May be repeated.")]
+Factor = Annotated[float, typer.Option(help="What the attention of weakened heads is multiplied by.")]
+Scales = Annotated[Names, typer.Option(help="Only this scale, such as 'clamp 4'. May be repeated.")]
+Others = Annotated[Names, typer.Option(help="Another checkpoint with the same heads. May be repeated.")]
+Reference = Annotated[int, typer.Option(min=32, help="Images of the reference measurement; 32, 64, …")]
 
-CLIP = "openai/clip-vit-large-patch14"
-SURE = 0.95  # a concept is scored where the judge reads at least this share of drawings rightly
 
-
-@benchmark.command()
 def weakening(
-    model: Model = "emoji",
-    relevance: RelevanceFile = None,
+    model: Measured = Measured(),
     cases: Cases = None,
-    concepts: Annotated[
-        list[str] | None, typer.Option("--concept", help="Only this one. May be repeated.")
-    ] = None,
-    count: Annotated[int, typer.Option(min=2, help="Prompts a concept, at most.")] = 24,
-    judge: JudgeName = None,
-    factor: Annotated[float, typer.Option(help="What weakened heads' attention is multiplied by.")] = -2.0,
-    ks: Annotated[str | None, typer.Option(help="Numbers of heads, such as 0,16,64,128.")] = None,
-    seeds: Annotated[str, typer.Option(help="Each prompt is drawn once from each.")] = "10",
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder.")] = Path("runs/benchmark-weakening"),
-    num_inference_steps: Steps = 10,
-    guidance_scale: Guidance = 7.5,
-    batch_size: Annotated[int, typer.Option(min=1, help="Pictures at a time.")] = 32,
-    shard: Shard = None,
-    ray: Ray = None,
-    workers: WorkerCount = None,
-    dtype: Dtype = "auto",
-    device: Device = "auto",
-    as_json: Json = False,
+    concepts: Only = None,
+    count: Annotated[int, typer.Option(min=2, help="Prompts per concept, at most.")] = 24,
+    judge: Judge = None,
+    factor: Factor = -2.0,
+    ks: Ks = None,
+    sweep: Sweep = Sweep("10", Path("runs/benchmark-weakening"), 10),
+    sharing: Sharing = Sharing(),
 ) -> None:
     """Is every concept lost first where its most relevant heads are weakened first?
 
-    Of the built-in model the concepts that its judge reads well. Run again, it goes on.
+    With the built-in model, only the concepts that its judge reads well are tested. If run again, it goes on
+    where it stopped.
 
     \b
     Examples:
       headwise benchmark weakening --json
       headwise benchmark weakening --concept Color --concept "Image Style" --count 48
     """
-    from headwise.benchmarks.clip_scorer import CLIPScorer, scoring
+    from headwise.benchmarks.clip_scorer import scoring
     from headwise.benchmarks.prompts import eval_prompts
     from headwise.benchmarks.weakening_sweeps import benchmark_weakening
-    from headwise.report.measurement import report
 
-    whole = out
-    part, out = shard_in(shard, ray, whole)
-    measured = relevance_of(relevance, model)
-    own = "emoji" if model == "emoji" else None
-    source = cases or own or "paper"
-    names = concepts or [name for name in _scored(model, source) if name in measured.concepts]
-    with pipeline(model, dtype, device, ray, workers) as pipe, resumable(out):
-        found = benchmark_weakening(
-            pipe,
-            measured,
-            {name: eval_prompts(source, name, count) for name in names},
-            scoring(CLIPScorer.load(judge or own or CLIP), "choice" if own else "similarity"),
-            out,
-            part,
-            ks=None if ks is None else numbers_in(ks, int),
-            seeds=numbers_in(seeds, int),
-            factor=factor,
-            batch_size=batch_size,
-            num_inference_steps=num_inference_steps,
-            guidance_scale=guidance_scale,
-        )
-    if part is not None:
-        print_shard(part, out, whole, sum(len(one.scores) for one in found.values()), as_json)
+    defaults, relevance = model.defaults, model.relevance()
+    source = cases or defaults.cases
+    scored = [name for name in defaults.scored_concepts(source) if name in relevance.concepts]
+    prompts = {name: eval_prompts(source, name, count) for name in concepts or scored}
+    options = sweep.settings | {"factor": factor, "ks": None if ks is None else numbers_in(ks, int)}
+    with running(model, sharing, sweep.out) as run:
+        score = scoring(scorer_of(judge, model), defaults.score)
+        results = benchmark_weakening(run.pipe, relevance, prompts, score, run.folder, run.shard, **options)
+    if run.ends_as_shard(sum(len(result.scores) for result in results.values()), sweep.as_json):
         return
-    of_concept = {name: json_of(one) for name, one in found.items()}
-    positive = [name for name, one in of_concept.items() if one["low"] > 0]
-    share = len(positive) / len(of_concept)
-    page = report(out)
-    if as_json:
-        print_json({"page": str(page), "concepts": of_concept, "share_positive": share})
-        return
-    shown = table("concept", "area (95 %)>", "random above most>", "by layers>")
-    for name, one in found.items():
-        layers = one.area("most relevant layers", "least relevant layers")
-        shown.add_row(name, f"{one.area()}", f"{one.random().value:+.3f}", f"{layers.value:+.3f}")
-    console().print(shown)
-    print(f"Interval above 0: {len(positive)} of {len(of_concept)} concepts.\nOpen {page}")
+    numbers = {name: weakening_json(result) for name, result in results.items()}
+    positive = sum(areas["low"] > 0 for areas in numbers.values())
+    rows = [
+        (name, f"{result.area()}", f"{areas['random_area']:+.3f}", f"{areas['layer_area']:+.3f}")
+        for (name, result), areas in zip(results.items(), numbers.values(), strict=True)
+    ]
+    areas_table = table("concept", "area (95 %)>", "random above most>", "by layers>", rows=rows)
+    values = {"concepts": numbers, "share_positive": positive / len(numbers)}
+    summary = f"Interval above 0: {positive} of {len(numbers)} concepts."
+    print_report(sweep.out, values, sweep.as_json, areas_table, summary)
 
 
-@benchmark.command()
 def polysemy(
-    model: Model = "emoji",
-    relevance: RelevanceFile = None,
-    senses: Annotated[
-        str | None, typer.Option(help="'emoji', 'paper' or a TOML file of [[senses]]; the model's own.")
-    ] = None,
-    judge: JudgeName = None,
+    model: Measured = Measured(),
+    senses: Senses = None,
+    judge: Judge = None,
     count: Annotated[int | None, typer.Option(min=1, help="Prompts at most; all if not given.")] = None,
-    strength: Annotated[float, typer.Option(help="Of adjusting.")] = 1.0,
-    seeds: Annotated[str, typer.Option(help="Each prompt is drawn once from each.")] = "0,1,2",
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder.")] = Path("runs/benchmark-polysemy"),
-    num_inference_steps: Steps = 20,
-    guidance_scale: Guidance = 7.5,
-    batch_size: Annotated[int, typer.Option(min=1, help="Pictures at a time.")] = 32,
-    shard: Shard = None,
-    ray: Ray = None,
-    workers: WorkerCount = None,
-    dtype: Dtype = "auto",
-    device: Device = "auto",
-    as_json: Json = False,
+    strength: Annotated[float, typer.Option(help="Strength of adjusting.")] = 1.0,
+    sweep: Sweep = Sweep("0,1,2", Path("runs/benchmark-polysemy"), 20),
+    sharing: Sharing = Sharing(),
 ) -> None:
-    """How often is a word with two senses misread, plain, adjusted, and under controls?
+    """How often is a word with two senses misread: plain, adjusted, and under controls?
 
-    Run again, it goes on.
+    If run again, it goes on where it stopped.
 
     \b
     Examples:
       headwise benchmark polysemy --json
       headwise benchmark polysemy -m CompVis/stable-diffusion-v1-4 --senses mine.toml --seeds 0,1,2,3,4
     """
-    from headwise.benchmarks.clip_scorer import CLIPScorer, scoring
+    import numpy as np
+
+    from headwise.benchmarks.clip_scorer import scoring
     from headwise.benchmarks.polysemy import benchmark_polysemy
     from headwise.benchmarks.prompts import polysemy_prompts
-    from headwise.report.measurement import report
 
-    whole = out
-    part, out = shard_in(shard, ray, whole)
-    measured = relevance_of(relevance, model)
-    own = "emoji" if model == "emoji" else None
-    given = polysemy_prompts(senses or own or "paper", count)
-    with pipeline(model, dtype, device, ray, workers) as pipe, resumable(out):
-        found = benchmark_polysemy(
-            pipe,
-            measured,
-            given,
-            scoring(CLIPScorer.load(judge or own or CLIP), "choice"),
-            strength=strength,
-            numbers=None if part is None else part.of(len(given)),
-            seeds=numbers_in(seeds, int),
-            out=out,
-            batch_size=batch_size,
-            keep_prompts=12,
-            num_inference_steps=num_inference_steps,
-            guidance_scale=guidance_scale,
-        )
-    if part is not None:
-        print_shard(part, out, whole, len(found.misread), as_json)
+    relevance, prompts = model.relevance(), polysemy_prompts(senses or model.defaults.cases, count)
+    options = sweep.settings | {"strength": strength, "keep_prompts": 12}
+    with running(model, sharing, sweep.out) as run:
+        score = scoring(scorer_of(judge, model), "choice")
+        options |= run.place(len(prompts))
+        result = benchmark_polysemy(run.pipe, relevance, prompts, score, **options)
+    if run.ends_as_shard(len(result.misread), sweep.as_json):
         return
-    rates = {method: found.rate(method) for method in found.methods}
-    n = int((found.misread.values[0] == found.misread.values[0]).sum())
-    page = report(out)
-    if as_json:
-        methods = {
-            method.replace(" ", "_"): {"misread": r.value, "low": r.low, "high": r.high, "n": n}
-            for method, r in rates.items()
-        }
-        print_json({"page": str(page), "methods": methods})
-        return
-    shown = table("method", "misread (95 %)>")
-    for method, rate in rates.items():
-        shown.add_row(method, f"{rate}")
-    console().print(shown)
-    print(f"{n} pictures a method.\nOpen {page}")
+    rates = {method: result.rate(method) for method in result.methods}
+    n = int(np.isfinite(result.misread.values[0]).sum())
+    numbers = {
+        method.replace(" ", "_"): {"misread": rate.value, "low": rate.low, "high": rate.high, "n": n}
+        for method, rate in rates.items()
+    }
+    rows = [(method, f"{rate}") for method, rate in rates.items()]
+    rates_table, summary = table("method", "misread (95 %)>", rows=rows), f"{n} images per method."
+    print_report(sweep.out, {"methods": numbers}, sweep.as_json, rates_table, summary)
 
 
-@benchmark.command()
-def scales(
-    model: Model = "emoji",
-    relevance: RelevanceFile = None,
-    scale: Annotated[
-        list[str] | None, typer.Option(help="Only this one, such as 'clamp 4'. May be repeated.")
-    ] = None,
-    cases: Cases = None,
-    senses: Annotated[str | None, typer.Option(help="'emoji', 'paper' or a TOML file of [[senses]].")] = None,
-    pairs: Annotated[str | None, typer.Option(help="'emoji', a TOML file, or a CSV.")] = None,
-    judge: JudgeName = None,
-    count: Annotated[
-        int, typer.Option(min=2, help="Prompts a concept and pairs an attribute, at most.")
-    ] = 12,
-    seeds: Annotated[str, typer.Option(help="Each prompt is drawn once from each.")] = "0,1",
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder.")] = Path("runs/benchmark-scales"),
-    num_inference_steps: Steps = 10,
-    guidance_scale: Guidance = 7.5,
-    batch_size: Annotated[int, typer.Option(min=1, help="Pictures at a time.")] = 32,
-    dtype: Dtype = "auto",
-    device: Device = "auto",
-    as_json: Json = False,
+def editing(
+    model: Measured = Measured(),
+    pairs: Pairs = None,
+    judge: Judge = None,
+    count: Annotated[int, typer.Option(min=1, help="Pairs per attribute, at most.")] = 20,
+    methods: Methods = None,
+    sweep: EditSweep = EditSweep("0,1,2,3", Path("runs/benchmark-editing"), 20),
+    sharing: Sharing = Sharing(),
 ) -> None:
-    """On which scale should relevance steer, and which breaks the rest of the picture?
+    """Which way of editing shows the target best, and keeps the source best?
 
-    Weakens, adjusts and strengthens with each scale. Run again, it goes on.
+    Prompt-to-prompt, plain and by relevance, beside SDEdit, Plug-and-Play, MasaCtrl and free-prompt editing.
+    If run again, it goes on where it stopped.
+
+    \b
+    Examples:
+      headwise benchmark editing --json
+      headwise benchmark editing -m CompVis/stable-diffusion-v1-4 --pairs mine.csv --method relevance
+    """
+    from headwise.benchmarks.editing import benchmark_editing
+    from headwise.benchmarks.prompts import edit_pairs
+
+    relevance, edits = model.relevance(), edit_pairs(pairs or model.defaults.pairs, count)
+    options = sweep.settings | {"methods": methods, "keep_pairs": 10}
+    with running(model, sharing, sweep.out) as run:
+        options |= run.place(len(edits))
+        result = benchmark_editing(run.pipe, relevance, edits, scorer_of(judge, model), **options)
+    if run.ends_as_shard(len(result.scores), sweep.as_json):
+        return
+    metrics = {m: m for m in ("alignment", "accuracy", "preservation")} | {"identity": "same thing"}
+    numbers = _intervals(result, result.attributes, metrics)
+    for attribute, of_method in numbers.items():
+        n = result.attributes.count(attribute) * len(result.scores.axes["seed"])
+        for intervals in of_method.values():
+            intervals["n"] = n
+    means_table = _means_table("attribute", numbers, metrics)
+    print_report(sweep.out, {"attributes": numbers}, sweep.as_json, means_table)
+
+
+def multi_concept(
+    model: Measured = Measured(),
+    prompts: Annotated[str | None, typer.Option(help="'emoji', or a TOML file.")] = None,
+    judge: Judge = None,
+    count: Annotated[int, typer.Option(min=1, help="Prompts per type, at most.")] = 40,
+    methods: Methods = None,
+    sweep: Sweep = Sweep("0,1,2,3", Path("runs/benchmark-multi-concept"), 20, batch_size=16),
+    sharing: Sharing = Sharing(),
+) -> None:
+    """Are all subjects of a prompt there?
+
+    Attend-and-Excite, plain and by relevance, beside plain and composable prompts. If run again, it goes on
+    where it stopped.
+
+    \b
+    Examples:
+      headwise benchmark multi-concept --json
+      headwise benchmark multi-concept --prompts mine.toml --method attend-and-excite --method relevance
+    """
+    from headwise.benchmarks.multi_concept import METRICS, benchmark_multi_concept
+    from headwise.benchmarks.prompts import multi_subject_prompts
+
+    relevance, subjects = model.relevance(), multi_subject_prompts(prompts or model.defaults.pairs, count)
+    options = sweep.settings | {"methods": methods, "keep_prompts": 10}
+    with running(model, sharing, sweep.out) as run:
+        options |= run.place(len(subjects))
+        result = benchmark_multi_concept(run.pipe, relevance, subjects, scorer_of(judge, model), **options)
+    if run.ends_as_shard(len(result.scores), sweep.as_json):
+        return
+    numbers = _intervals(result, result.types, METRICS)
+    means_table = _means_table("type", numbers, {metric: metric for metric in METRICS})
+    print_report(sweep.out, {"types": numbers}, sweep.as_json, means_table)
+
+
+def scales(
+    model: Measured = Measured(),
+    scale: Scales = None,
+    cases: Cases = None,
+    senses: Senses = None,
+    pairs: Pairs = None,
+    judge: Judge = None,
+    count: Annotated[int, typer.Option(min=2, help="Prompts and pairs per concept, at most.")] = 12,
+    sweep: Sweep = Sweep("0,1", Path("runs/benchmark-scales"), 10),
+) -> None:
+    """On which scale should relevance steer, and which scale breaks the rest of the image?
+
+    Weakens, adjusts and strengthens with each scale. If run again, it goes on where it stopped.
 
     \b
     Examples:
       headwise benchmark scales --json
       headwise benchmark scales --scale sum --scale "clamp 4"
     """
-    from headwise.benchmarks.clip_scorer import CLIPScorer
     from headwise.benchmarks.prompts import edit_pairs, eval_prompts, polysemy_prompts
     from headwise.benchmarks.questions.scales import SCALES, benchmark_scales
-    from headwise.report.measurement import report
 
-    pipe = load(model, dtype, device)
-    own = "emoji" if model == "emoji" else None
-    given = edit_pairs(pairs or "emoji", count)
+    defaults, relevance = model.defaults, model.relevance()
+    edits = edit_pairs(pairs or defaults.pairs, count)
+    prompts = {edit.attribute: eval_prompts(cases or defaults.cases, edit.attribute, count) for edit in edits}
+    sources = (prompts, polysemy_prompts(senses or defaults.cases), edits)
+    options = sweep.settings | {"scales": scale or SCALES}
+    pipe = model.load()
+    with resumable(sweep.out):
+        scorer = scorer_of(judge, model)
+        result = benchmark_scales(pipe, relevance, *sources, scorer, sweep.out, **options)
+    numbers = result.numbers()
+    rows = [
+        (name, f"{numbers[name]['order']:.3f}", f"{numbers[name]['largest']:.1f}")
+        + tuple(f"{numbers[name][m][0]:.3f}" for m in ("misread", "accuracy", "identity", "preservation"))
+        for name in result.orders
+    ]
+    columns = ("scale", "order>", "largest>", "misread>", "word seen>", "same thing>", "rest kept>")
+    print_report(sweep.out, {"scales": numbers}, sweep.as_json, table(*columns, rows=rows))
+
+
+def estimators(
+    model: Model = Model(),
+    concepts: Concepts = None,
+    long: Annotated[int, typer.Option(min=32, help="Images of the long run.")] = 640,
+    counting: Counting = Counting(Path("runs/benchmark-estimators")),
+) -> None:
+    """How few denoiser rows give the relevance of a long run?
+
+    Compares ways of counting votes at equal cost. If run again, it goes on where it stopped.
+
+    \b
+    Examples:
+      headwise benchmark estimators --json
+      headwise benchmark estimators --long 1000 --out runs/estimators
+    """
+    from headwise.benchmarks.questions.estimators import benchmark_estimators
+
+    concept_set, pipe, out = model.concepts(concepts), model.load(), counting.out
     with resumable(out):
-        found = benchmark_scales(
-            pipe,
-            relevance_of(relevance, model),
-            {pair.attribute: eval_prompts(cases or own or "paper", pair.attribute, count) for pair in given},
-            polysemy_prompts(senses or own or "paper"),
-            given,
-            CLIPScorer.load(judge or own or CLIP),
-            out,
-            scales=scale or SCALES,
-            seeds=numbers_in(seeds, int),
-            batch_size=batch_size,
-            num_inference_steps=num_inference_steps,
-            guidance_scale=guidance_scale,
+        result = benchmark_estimators(pipe, concept_set, out, long=long, **counting.settings)
+    numbers = result.numbers()
+    rows = [
+        (
+            name,
+            "never" if costs["rows"] is None else f"{costs['rows']:.0f}",
+            "" if costs["share_of_paper"] is None else f"{costs['share_of_paper']:.2f}",
+            f"{max(point[1] for point in costs['curve']):.3f}",
         )
-    page, numbers = report(out), found.numbers()
-    if as_json:
-        print_json({"page": str(page), "scales": numbers})
-        return
-    shown = table("scale", "order>", "largest>", "misread>", "word seen>", "same thing>", "rest kept>")
-    for name in found.orders:
-        one = numbers[name]
-        means = [f"{one[key][0]:.3f}" for key in ("misread", "accuracy", "identity", "preservation")]
-        shown.add_row(name, f"{one['order']:.3f}", f"{one['largest']:.1f}", *means)
-    console().print(shown)
-    print(f"Open {page}")
+        for name, costs in numbers.items()
+    ]
+    costs_table = table("estimator", "rows to 0.95>", "of the paper's>", "best>", rows=rows)
+    print_report(out, {"estimators": numbers, **result.settings}, counting.as_json, costs_table)
 
 
-def _scored(model: str, source: str) -> list[Any]:
-    """The concepts that the judge can score."""
-    from headwise import emoji
-    from headwise.benchmarks.prompts import evaluated_concepts
+def questions(
+    model: Model = Model(),
+    concepts: Concepts = None,
+    pairs: Pairs = None,
+    count: Annotated[int, typer.Option(min=2, help="Pairs per attribute, at most.")] = 12,
+    judge: Judge = None,
+    other: Others = None,
+    pictures: Annotated[int, typer.Option(min=32, help="Images of each measurement.")] = 64,
+    whole: Reference = 512,
+    counting: Counting = Counting(Path("runs/benchmark-questions")),
+) -> None:
+    """What the paper leaves open: words, images, tokens, novel concepts, transfer, steps, causes.
 
-    sure = emoji.card()["judge"] if model == "emoji" else {}
-    return [name for name in evaluated_concepts(source) if sure.get(name, 1.0) >= SURE]
+    If run again, it goes on where it stopped.
+
+    \b
+    Examples:
+      headwise benchmark questions --json
+      headwise benchmark questions --other ./another-checkpoint --whole 1024
+    """
+    from headwise.benchmarks.prompts import edit_pairs
+    from headwise.benchmarks.questions.answers import benchmark_questions, other_schedulers
+
+    names = [Path(name).name for name in other or ()]
+    if len(set(names)) < len(names):
+        raise HeadwiseError(f"Two of --other {', '.join(other or ())} have the same name. Rename a folder.")
+    concept_set, edits = model.concepts(concepts), edit_pairs(pairs or model.defaults.pairs, count)
+    pipe = model.load()
+    with resumable(counting.out):
+        answers = benchmark_questions(
+            pipe,
+            concept_set,
+            edits,
+            scorer_of(judge, model),
+            counting.out,
+            others={Path(name).name: replace(model, name=name).load() for name in other or ()},
+            schedulers=other_schedulers(pipe),
+            pictures=pictures,
+            whole=whole,
+            **counting.settings,
+        )
+    numbers = {name: vars(answer) for name, answer in answers.items()}
+    rows = [(name, key, str(n)) for name, answer in answers.items() for key, n in answer.values.items()]
+    answers_table = table("question", "", "number (95 %)>", rows=rows)
+    print_report(counting.out, {"answers": numbers}, counting.as_json, answers_table)
+
+
+def _intervals(result: Any, groups: Iterable[str], metrics: Iterable[str]) -> dict[str, Any]:
+    """Mean and interval of every metric, by group of prompts and by method."""
+
+    def interval(*cell: str) -> dict[str, float]:
+        mean = result.of(*cell)
+        return {"mean": mean.value, "low": mean.low, "high": mean.high}
+
+    return {
+        group: {method: {m: interval(method, m, group) for m in metrics} for method in result.methods}
+        for group in dict.fromkeys(groups)
+    }
+
+
+def _means_table(title: str, numbers: dict[str, Any], metrics: dict[str, str]) -> Table:
+    """The means of `_intervals`, a row for every group and method, with the metrics by their titles."""
+    rows = [
+        (group, method, *(f"{intervals[metric]['mean']:.3f}" for metric in metrics))
+        for group, of_method in numbers.items()
+        for method, intervals in of_method.items()
+    ]
+    return table(title, "method", *(f"{column}>" for column in metrics.values()), rows=rows)

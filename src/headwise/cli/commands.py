@@ -1,17 +1,72 @@
-"""All commands: each module adds its own to the app when it is imported."""
+"""All commands, in the order in which --help lists them."""
 
-from headwise.cli import (  # noqa: F401
-    benchmark,
-    compare,
-    distribute,
-    edit,
-    measure,
-    methods,
-    questions,
-    serve,
-    steer,
-    study,
-)
+from collections.abc import Callable
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from headwise.cli import benchmark, compare, distribute, edit, measure, serve, steer, study
 from headwise.cli.app import app, main
+from headwise.cli.options import grouped
 
 __all__ = ["app", "main"]
+
+COMMANDS: dict[str, Callable[..., None] | dict[str, Callable[..., None]]] = {
+    "measure": measure.measure,
+    "show": measure.show,
+    "merge": distribute.merge,
+    "plan": distribute.plan,
+    "doctor": measure.doctor,
+    "demo": measure.demo,
+    "generate": steer.generate,
+    "weaken": steer.weaken,
+    "edit": edit.edit,
+    "excite": edit.excite,
+    "benchmark": {
+        "weakening": benchmark.weakening,
+        "polysemy": benchmark.polysemy,
+        "editing": benchmark.editing,
+        "multi-concept": benchmark.multi_concept,
+        "scales": benchmark.scales,
+        "estimators": benchmark.estimators,
+        "questions": benchmark.questions,
+    },
+    "report": measure.report,
+    "compare": compare.compare,
+    "import": compare.import_official,
+    "serve": serve.serve,
+    "study": {
+        "make": study.make,
+        "serve": study.serve,
+        "invite": study.invite,
+        "report": study.report,
+        "export": study.export,
+    },
+}
+GROUPS = {
+    "benchmark": "Put a claim of the paper to the test, beside its controls.",
+    "study": "Ask people, blind, what they see, and report their answers.",
+}
+
+
+class _Ordered(TyperGroup):
+    """Typer would list all groups after all other commands."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return [name for name in COMMANDS if name in self.commands]
+
+
+def _register() -> None:
+    app.info.cls = _Ordered
+    for name, command in COMMANDS.items():
+        if not isinstance(command, dict):
+            app.command(name)(grouped(command))
+            continue
+        group = typer.Typer(help=GROUPS[name], no_args_is_help=True)
+        for inner, function in command.items():
+            group.command(inner)(grouped(function))
+        app.add_typer(group, name=name)
+
+
+_register()

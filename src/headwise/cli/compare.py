@@ -1,20 +1,20 @@
 """Commands that take in and compare what others measured: import, compare."""
 
+import statistics
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from headwise.cli.app import Json, app, console, file_of, finite, print_json, print_rows, table
+from headwise.cli.options import Json, Output, file_of
+from headwise.cli.output import console, finite, print_json, print_rows, table
 
 __all__ = ["compare", "import_official"]
 
 
-@app.command("import")
 def import_official(
     folder: Annotated[Path, typer.Argument(help="A clone of https://github.com/SNU-DRL/HRV.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the relevance files.")] = Path("runs"),
-    as_json: Json = False,
+    output: Output = Output(Path("runs")),
 ) -> None:
     """Make relevance files of the published arrays.
 
@@ -29,24 +29,23 @@ def import_official(
     files = {}
     for tag, path in find_official(folder).items():
         relevance = read_official(path, tag)
-        files[MODELS[tag]] = out / Path(MODELS[tag]).name / "relevance.safetensors"
-        files[MODELS[tag]].parent.mkdir(parents=True, exist_ok=True)
-        relevance.save(files[MODELS[tag]])
-    found = {model: str(file) for model, file in files.items()}
-    print_json({"files": found}) if as_json else print_rows(found.items())
+        file = output.out / Path(MODELS[tag]).name / "relevance.safetensors"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        relevance.save(file)
+        files[MODELS[tag]] = str(file)
+    print_json({"files": files}) if output.as_json else print_rows(files.items())
 
 
-@app.command()
 def compare(
     first: Annotated[Path, typer.Argument(help="A relevance file, or the folder of a run.")],
     second: Annotated[Path, typer.Argument(help="Another, of a model with the same heads.")],
     figure: Annotated[Path | None, typer.Option(help="Write a figure: .svg, .png or .pdf.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Say how far two measurements name the same heads.
+    """Report how far two measurements agree on the heads of each concept.
 
-    Rank correlation over heads, by concept, beside the most that the two could reach, and how many of the ten
-    most relevant heads they share.
+    Rank correlation over heads, for each concept, beside the highest that the two could reach, and how many
+    of the ten most relevant heads they share.
 
     \b
     Examples:
@@ -56,20 +55,21 @@ def compare(
     from headwise.measuring.agreement import agreement
     from headwise.measuring.relevance import Relevance
 
-    found = agreement(Relevance.load(file_of(first)), Relevance.load(file_of(second)))
+    agreements = agreement(Relevance.load(file_of(first)), Relevance.load(file_of(second)))
     if figure is not None:
         from headwise.report import plots
 
-        plots.agreements(found).savefig(figure)
+        plots.agreements(agreements).savefig(figure)
     if as_json:
         concepts = {
             name: {"correlation": a.correlation, "ceiling": finite(a.ceiling), "shared": a.shared}
-            for name, a in found.items()
+            for name, a in agreements.items()
         }
-        ordered = sorted(a.correlation for a in found.values())
-        print_json({"concepts": concepts, "median": ordered[len(ordered) // 2]})
+        median = statistics.median(a.correlation for a in agreements.values())
+        print_json({"concepts": concepts, "median": median})
         return
-    shown = table("concept", "rank correlation>", "of at most>", "of 10 heads shared>")
-    for name, one in sorted(found.items(), key=lambda pair: -pair[1].correlation):
-        shown.add_row(name, f"{one.correlation:.2f}", f"{one.ceiling:.2f}", str(one.shared))
-    console().print(shown)
+    rows = [
+        (name, f"{a.correlation:.2f}", f"{a.ceiling:.2f}", str(a.shared))
+        for name, a in sorted(agreements.items(), key=lambda item: -item[1].correlation)
+    ]
+    console().print(table("concept", "rank correlation>", "of at most>", "of 10 heads shared>", rows=rows))

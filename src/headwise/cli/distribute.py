@@ -3,50 +3,46 @@
 import json
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from headwise.cli.app import (
-    Device,
-    Dtype,
-    Guidance,
-    Height,
-    Json,
-    Model,
-    Steps,
-    Width,
-    app,
-    duration,
-    load,
-    note_command,
-    print_json,
-    print_rows,
-)
+from headwise.cli.options import BatchSize, Concepts, Json, Model, Sampling, Size
+from headwise.cli.output import duration, print_json, print_rows
+from headwise.cli.running import note_command
 from headwise.errors import UnreadableFile
 from headwise.measuring.estimators import LEAN
 
+if TYPE_CHECKING:  # torch takes seconds to import, which --help need not pay
+    from headwise.measuring.plan import Calibration
+
 __all__ = ["merge", "plan"]
 
+Price = Annotated[float | None, typer.Option(min=0, help="Price of one worker per hour, in any currency.")]
+Save = Annotated[Path | None, typer.Option(help="Save the timings, to plan with them where there is no GPU.")]
+Saved = Annotated[
+    Path | None, typer.Option(help="A file that --save wrote; nothing is loaded or timed then.")
+]
 
-@app.command()
+
 def merge(
     files: Annotated[
         list[Path], typer.Argument(help="Shards: files, their folders, or a folder that has shards below it.")
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the whole run.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the merged run.")],
     pictures: Annotated[
         int | None,
-        typer.Option("--pictures", "-n", min=1, help="How many it should have, where no shard says so."),
+        typer.Option("--pictures", "-n", min=1, help="Number of images expected, where no shard says it."),
     ] = None,
     partial: Annotated[
-        bool, typer.Option("--partial", help="Take what is there though pictures are missing.")
+        bool, typer.Option("--partial", help="Merge what is there although images are missing.")
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Add shards exactly.
+    """Merge the shards of a run exactly.
 
-    Refuses pictures counted twice or not at all, other models, other settings, and damaged files, by name.
+    Refuses images that were counted twice or not at all, different models, different settings, and damaged
+    files, and names them.
 
     \b
     Examples:
@@ -62,45 +58,33 @@ def merge(
     seconds = round(time.monotonic() - started, 2)
     if as_json:
         rows = [
-            one._asdict() | {"file": str(one.file), "missing": [[of.start, of.stop] for of in one.missing]}
-            for one in merged
+            result._asdict()
+            | {"file": str(result.file), "missing": [[r.start, r.stop] for r in result.missing]}
+            for result in merged
         ]
         print_json({"merged": rows, "seconds": seconds})
         return
-    for one in merged:
-        lacks = f"; missing: {format_ranges(one.missing)}" if one.missing else ""
-        print(f"{one.file}: {one.counted} counted in {one.shards} shards{lacks}")
+    for result in merged:
+        missing = f"; missing: {format_ranges(result.missing)}" if result.missing else ""
+        print(f"{result.file}: {result.counted} counted in {result.shards} shards{missing}")
 
 
-@app.command()
 def plan(
-    model: Model = "emoji",
-    pictures: Annotated[int, typer.Option("--pictures", "-n", min=1, help="How many to measure.")] = 1000,
-    gpus: Annotated[int, typer.Option("--gpus", min=1, help="How many workers share them.")] = 1,
-    price: Annotated[
-        float | None, typer.Option(min=0, help="Of one worker for an hour, in whatever money.")
-    ] = None,
-    concepts: Annotated[
-        str | None, typer.Option("--concepts", "-c", help="'paper34', 'emoji', or a TOML file.")
-    ] = None,
-    num_inference_steps: Steps = LEAN.num_inference_steps,
-    guidance_scale: Guidance = 7.5,
-    height: Height = None,
-    width: Width = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Pictures at a time.")] = 1,
-    save: Annotated[
-        Path | None, typer.Option(help="Keep what was timed, to plan with it where there is no GPU.")
-    ] = None,
-    calibration: Annotated[
-        Path | None, typer.Option(help="What --save kept: nothing is loaded or timed now.")
-    ] = None,
-    dtype: Dtype = "auto",
-    device: Device = "auto",
+    model: Model = Model(),
+    pictures: Annotated[int, typer.Option("--pictures", "-n", min=1, help="Images to measure.")] = 1000,
+    gpus: Annotated[int, typer.Option(min=1, help="Number of workers that share them.")] = 1,
+    price: Price = None,
+    concepts: Concepts = None,
+    sampling: Sampling = Sampling(LEAN.num_inference_steps),
+    size: Size = Size(),
+    batch_size: BatchSize = 1,
+    save: Save = None,
+    calibration: Saved = None,
     as_json: Json = False,
 ) -> None:
-    """Foresee what a measurement takes: time, memory, cost.
+    """Estimate what a measurement takes: time, memory, cost.
 
-    Times a few denoiser calls on this machine. Time it on such a GPU as the workers will have.
+    Times a few denoiser calls on this machine. Run it on the kind of GPU that the workers will have.
 
     \b
     Examples:
@@ -109,44 +93,47 @@ def plan(
       headwise plan --calibration h100.json --pictures 2100 --gpus 64 --json
     """
     from headwise.files import write_whole
-    from headwise.measuring.concepts import ConceptSet
-    from headwise.measuring.plan import Calibration, calibrate
+    from headwise.measuring.plan import Calibration
     from headwise.measuring.plan import plan as run
 
     if calibration is not None:
-        timed = Calibration.from_json(_read(calibration))
+        timings = Calibration.from_json(_read(calibration))
     else:
-        concept_set = ConceptSet.load(concepts or ("emoji" if model == "emoji" else "paper34"))
-        started = time.monotonic()
-        pipe = load(model, dtype, device)
-        timed = calibrate(
-            pipe,
-            concept_set,
-            batch_size=batch_size,
-            guidance_scale=guidance_scale,
-            height=height,
-            width=width,
-            load_s=time.monotonic() - started,
-        )
+        options = {"batch_size": batch_size, "guidance_scale": sampling.guidance_scale, **vars(size)}
+        timings = _timed(model, concepts, options)
     if save is not None:
-        write_whole(save, json.dumps(timed.to_json(), indent=1).encode())
-    found = run(timed, pictures, workers=gpus, num_inference_steps=num_inference_steps, price=price)
+        write_whole(save, json.dumps(timings.to_json(), indent=1).encode())
+    steps = sampling.num_inference_steps
+    expected = run(timings, pictures, workers=gpus, num_inference_steps=steps, price=price)
     if as_json:
-        asked = {"pictures": pictures, "num_inference_steps": num_inference_steps}
-        print_json(asked | vars(found) | {"calibration": timed.to_json()})
+        settings = {"pictures": pictures, "num_inference_steps": steps}
+        print_json(settings | vars(expected) | {"calibration": timings.to_json()})
         return
+    begin, cost = (
+        timings.load_s + timings.once_s,
+        "" if expected.cost is None else f", for {expected.cost:.2f}",
+    )
     rows = {
-        "timed": f"{timed.model} on {timed.device}, in batches of {timed.batch_size}",
-        "one call": f"{timed.call_s:.3f} s a picture",
-        "pictures": f"{pictures} of {num_inference_steps} steps, by {gpus} workers",
-        "time": f"about {duration(found.seconds)}, of which {duration(timed.load_s + timed.once_s)} to begin",
-        "work": f"{found.worker_hours:.1f} hours of all workers"
-        + ("" if found.cost is None else f", for {found.cost:.2f}"),
-        "memory": f"{found.memory_mb:.0f} MB a worker, {found.driver_mb:.0f} MB of votes for who adds them",
-        "a worker that dies": f"costs at most {found.piece} pictures, {duration(found.piece_s)}",
-        "the driver": f"is busy {found.driver_busy:.1%} of the time; one can serve {found.ceiling} workers",
+        "timed": f"{timings.model} on {timings.device}, in batches of {timings.batch_size}",
+        "one call": f"{timings.call_s:.3f} s per image",
+        "images": f"{pictures} of {steps} steps, by {gpus} workers",
+        "time": f"about {duration(expected.seconds)}, of which {duration(begin)} to begin",
+        "work": f"{expected.worker_hours:.1f} hours of all workers{cost}",
+        "memory": f"{expected.memory_mb:.0f} MB per worker, {expected.driver_mb:.0f} MB for the driver",
+        "a lost worker": f"costs at most {expected.piece} images, {duration(expected.piece_s)}",
+        "the driver": f"is busy {expected.driver_busy:.1%}; enough for up to {expected.ceiling} workers",
     }
     print_rows(rows.items())
+
+
+def _timed(model: Model, concepts: str | None, options: dict[str, Any]) -> "Calibration":
+    """What loading and a few denoiser calls take on this machine."""
+    from headwise.measuring.plan import calibrate
+
+    concept_set = model.concepts(concepts)
+    started = time.monotonic()
+    pipe = model.load()
+    return calibrate(pipe, concept_set, load_s=time.monotonic() - started, **options)
 
 
 def _read(file: Path) -> object:
@@ -157,4 +144,4 @@ def _read(file: Path) -> object:
             f"{file} cannot be read: {error.strerror}. Give a file that --save wrote."
         ) from None
     except ValueError:
-        raise UnreadableFile(f"{file} is no JSON. Give a file that `headwise plan --save` wrote.") from None
+        raise UnreadableFile(f"{file} is not JSON. Give a file that `headwise plan --save` wrote.") from None

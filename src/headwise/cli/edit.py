@@ -8,52 +8,65 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from headwise.cli.app import Device, Dtype, Guidance, Json, Model, Steps, app, load, print_files, relevance_of
-from headwise.cli.steer import RelevanceFile, numbers_in
+from headwise.cli.options import Measured, Output, Sampling, numbers_in
+from headwise.cli.output import print_files
 from headwise.errors import HeadwiseError
 
 __all__ = ["edit", "excite"]
 
+Source = Annotated[
+    str, typer.Option("--source", "-s", help="The prompt to edit, or what the image to edit shows.")
+]
+Targets = Annotated[list[str], typer.Option("--target", "-t", help="The edited prompt. May be repeated.")]
+Strengthen = Annotated[
+    list[str] | None, typer.Option(help="WORD:CONCEPT of a target, such as blue:Color. May be repeated.")
+]
+Weight = Annotated[list[str] | None, typer.Option(help="WORD*FACTOR, such as snowy*2. May be repeated.")]
+Photo = Annotated[Path | None, typer.Option(help="An image to edit, instead of generating the source.")]
+Inversion = Annotated[
+    Literal["edit-friendly", "ddim"], typer.Option(help="How the noise of the image is found.")
+]
+Skip = Annotated[
+    float, typer.Option(min=0, max=0.95, help="Share of first steps left out, to keep more of the image.")
+]
+Cross = Annotated[
+    float, typer.Option(min=0, max=1, help="Share of steps with the source's cross-attention maps.")
+]
+SelfAttention = Annotated[
+    float | None,
+    typer.Option(
+        min=0,
+        max=1,
+        help="Share of steps with the source's self-attention; 0.4, or 0.9 with concepts, if not given.",
+    ),
+]
+Blend = Annotated[bool, typer.Option("--blend", help="Keep the source outside the changed words.")]
+Seeds = Annotated[str, typer.Option(help="One row of images from each seed.")]
+Words = Annotated[list[str], typer.Option("--word", "-w", help="A subject. Repeat it for each subject.")]
+ConceptOf = Annotated[
+    list[str] | None,
+    typer.Option(help="WORD:CONCEPT of a subject; its maps are then weighted by that concept's heads."),
+]
 
-@app.command()
+
 def edit(
-    source: Annotated[str, typer.Option("--source", "-s", help="The prompt to edit, or what is seen.")],
-    targets: Annotated[list[str], typer.Option("--target", "-t", help="The edited prompt. May be repeated.")],
-    strengthen: Annotated[
-        list[str] | None, typer.Option(help="WORD:CONCEPT of a target, such as blue:Color. May be repeated.")
-    ] = None,
-    strength: Annotated[float, typer.Option(help="Of what --strengthen asks for.")] = 1.0,
-    weight: Annotated[
-        list[str] | None, typer.Option(help="WORD*FACTOR, such as snowy*2. May be repeated.")
-    ] = None,
-    image: Annotated[
-        Path | None, typer.Option(help="A picture to edit, instead of drawing the source.")
-    ] = None,
-    inversion: Annotated[
-        Literal["edit-friendly", "ddim"], typer.Option(help="How the noise of the image is found.")
-    ] = "edit-friendly",
-    skip: Annotated[
-        float, typer.Option(min=0, max=0.95, help="Share of first steps left out, to keep more of the image.")
-    ] = 0.3,
-    cross: Annotated[float, typer.Option(min=0, max=1, help="Share of steps on its maps.")] = 0.8,
-    self_attention: Annotated[
-        float | None,
-        typer.Option(min=0, max=1, help="Of self-attention; 0.4, or 0.9 with concepts."),
-    ] = None,
-    blend: Annotated[
-        bool, typer.Option("--blend", help="Keep the source outside the changed words.")
-    ] = False,
-    model: Model = "emoji",
-    relevance: RelevanceFile = None,
-    seeds: Annotated[str, typer.Option(help="One row of pictures from each.")] = "0,1,2,3",
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the pictures.")] = Path("runs/edit"),
-    num_inference_steps: Steps = 50,
-    guidance_scale: Guidance = 7.5,
-    dtype: Dtype = "auto",
-    device: Device = "auto",
-    as_json: Json = False,
+    source: Source,
+    targets: Targets,
+    strengthen: Strengthen = None,
+    strength: Annotated[float, typer.Option(help="Strength of what --strengthen asks for.")] = 1.0,
+    weight: Weight = None,
+    image: Photo = None,
+    inversion: Inversion = "edit-friendly",
+    skip: Skip = 0.3,
+    cross: Cross = 0.8,
+    self_attention: SelfAttention = None,
+    blend: Blend = False,
+    model: Measured = Measured(),
+    seeds: Seeds = "0,1,2,3",
+    output: Output = Output(Path("runs/edit")),
+    sampling: Sampling = Sampling(50),
 ) -> None:
-    """Edit a picture by editing its prompt.
+    """Edit an image by editing its prompt.
 
     Writes source and edits side by side; each PNG says how it was made.
 
@@ -67,59 +80,44 @@ def edit(
     from headwise.editing.prompt_to_prompt import edit as run
     from headwise.pictures import save_columns
 
-    pipe = load(model, dtype, device)
+    pipe = model.load()
     check_targets(pipe, source, targets)
-    concepts = dict(_split(text, ":", "WORD:CONCEPT") for text in strengthen or ())
+    concepts = _concepts(strengthen)
     p2p = PromptToPrompt(
         targets=len(targets),
         cross=cross,
         self_attention=self_attention,
         weights=_weights(weight or ()),
-        relevance=relevance_of(relevance, model) if concepts else None,
+        relevance=model.relevance() if concepts else None,
         concepts=concepts,
         strength=strength,
     )
     hooks = (p2p, LocalBlend(targets=len(targets))) if blend else (p2p,)
-    said: dict[str, Any] = {"model": model, "source": source, "targets": targets, "strengthen": concepts}
-    said |= {"strength": strength}
-    said |= {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
+    settings: dict[str, Any] = {"model": model.name, "source": source, "targets": targets}
+    settings |= {"strengthen": concepts, "strength": strength, **vars(sampling)}
     if image is None:
-        own = numbers_in(seeds, int)
-        options: dict[str, Any] = {
-            "num_inference_steps": num_inference_steps,
-            "guidance_scale": guidance_scale,
-        }
-        rows = run(pipe, source, targets, *hooks, seeds=own, **options)
-        said |= {"seeds": own}
+        settings["seeds"] = numbers_in(seeds, int)
+        rows = run(pipe, source, targets, *hooks, seeds=settings["seeds"], **vars(sampling))
     else:
-        how = (inversion, skip, num_inference_steps, guidance_scale)
-        rows = [_edited(pipe, image, source, targets, hooks, *how)]
-        said |= {"image": str(image), "inversion": inversion}
+        settings |= {"image": str(image), "inversion": inversion}
+        inverted = _inverted(pipe, image, source, inversion, sampling.num_inference_steps)
+        rows = [_edited(pipe, inverted, targets, hooks, sampling.guidance_scale, skip)]
     columns = dict(zip(("source", *targets), map(list, zip(*rows, strict=True)), strict=True))
-    print_files(save_columns(out, columns, said), as_json)
+    print_files(save_columns(output.out, columns, settings), output.as_json)
 
 
-@app.command()
 def excite(
-    prompt: Annotated[str, typer.Argument(help="What to draw.")],
-    words: Annotated[list[str], typer.Option("--word", "-w", help="A subject. Repeated for each.")],
-    concept: Annotated[
-        list[str] | None,
-        typer.Option(help="WORD:CONCEPT of a subject; then its maps are weighted by that concept's heads."),
-    ] = None,
-    model: Model = "emoji",
-    relevance: RelevanceFile = None,
-    seeds: Annotated[str, typer.Option(help="One row of pictures from each.")] = "0,1,2,3",
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the pictures.")] = Path("runs/excite"),
-    num_inference_steps: Steps = 50,
-    guidance_scale: Guidance = 7.5,
-    dtype: Dtype = "auto",
-    device: Device = "auto",
-    as_json: Json = False,
+    prompt: Annotated[str, typer.Argument(help="What to generate.")],
+    words: Words,
+    concept: ConceptOf = None,
+    model: Measured = Measured(),
+    seeds: Seeds = "0,1,2,3",
+    output: Output = Output(Path("runs/excite")),
+    sampling: Sampling = Sampling(50),
 ) -> None:
-    """Draw a prompt so that each of its subjects is there.
+    """Generate a prompt so that each of its subjects is there.
 
-    Writes plain and excited pictures side by side.
+    Writes plain and excited images side by side.
 
     \b
     Examples:
@@ -130,57 +128,62 @@ def excite(
     from headwise.editing.attend_and_excite import excite as run
     from headwise.pictures import save_columns
 
-    pipe = load(model, dtype, device)
-    own = numbers_in(seeds, int)
-    options: dict[str, Any] = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
-    concepts = dict(_split(text, ":", "WORD:CONCEPT") for text in concept or ())
-    more: dict[str, Any] = (
-        {"relevance": relevance_of(relevance, model), "concepts": concepts} if concepts else {}
-    )
-    columns = {
-        "plain": Excite([words], thresholds={0.0: 0.0}),
-        "attend-and-excite": Excite([words]),
-        **({"relevance": Excite([words], **more)} if concepts else {}),
-    }
-    prompts = [prompt] * len(own)
-    drawn = {name: run(pipe, prompts, how, seeds=own, **options) for name, how in columns.items()}
-    said = {"model": model, "prompt": prompt, "words": words, "concepts": concepts, "seeds": own, **options}
-    print_files(save_columns(out, drawn, said), as_json)
+    pipe, concepts = model.load(), _concepts(concept)
+    options: dict[str, Any] = {"seeds": numbers_in(seeds, int), **vars(sampling)}
+    methods = {"plain": Excite([words], thresholds={0.0: 0.0}), "attend-and-excite": Excite([words])}
+    if concepts:
+        methods["relevance"] = Excite([words], relevance=model.relevance(), concepts=concepts)
+    prompts = [prompt] * len(options["seeds"])
+    columns = {name: run(pipe, prompts, method, **options) for name, method in methods.items()}
+    settings = {"model": model.name, "prompt": prompt, "words": words, "concepts": concepts, **options}
+    print_files(save_columns(output.out, columns, settings), output.as_json)
 
 
-def _edited(
-    pipe: Any, image: Path, source: str, targets: list[str], hooks: Any, inversion: str, skip: float,
-    num_inference_steps: int, guidance_scale: float,
-) -> list[Any]:  # fmt: skip
-    """The image drawn again, and its edits; what the inversion lost is said first."""
-    from headwise.editing.inversion import edit_picture, invert
+def _inverted(pipe: Any, image: Path, source: str, inversion: str, num_inference_steps: int) -> Any:
+    """The noise that generates an image; how much of the image was lost goes to stderr."""
+    from headwise.editing.inversion import invert
     from headwise.model.generate import latent_shape
     from headwise.pictures import fitted, read_picture
 
     height, width = (side * pipe.vae_scale_factor for side in latent_shape(pipe, None, None)[1:])
-    picture = fitted(read_picture(image), (width, height))
+    pixels = fitted(read_picture(image), (width, height))
     method: Any = inversion.replace("-", " ")
-    found = invert(pipe, picture, source, method=method, num_inference_steps=num_inference_steps)
+    inverted = invert(pipe, pixels, source, method=method, num_inference_steps=num_inference_steps)
     print(
-        f"Drawn again, the picture has {found.psnr:.1f} dB; encoded and decoded alone {found.limit:.1f} dB.",
+        f"The image generated again has {inverted.psnr:.1f} dB; encoded and decoded alone it has "
+        f"{inverted.limit:.1f} dB.",
         file=sys.stderr,
     )
+    return inverted
+
+
+def _edited(
+    pipe: Any, inverted: Any, targets: list[str], hooks: Any, guidance_scale: float, skip: float
+) -> list[Any]:
+    """The inverted image and its edits; warnings go to stderr."""
+    from headwise.editing.inversion import edit_picture
+
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
-        rows = edit_picture(pipe, found, targets, hooks, guidance_scale=guidance_scale, skip=skip)
-    for doubt in caught:
-        print(f"warning: {doubt.message}", file=sys.stderr)
-    return rows
+        row = edit_picture(pipe, inverted, targets, hooks, guidance_scale=guidance_scale, skip=skip)
+    for warning in caught:
+        print(f"warning: {warning.message}", file=sys.stderr)
+    return row
 
 
-def _split(text: str, mark: str, form: str) -> tuple[str, str]:
-    word, found, rest = text.rpartition(mark)
-    if not found or not word.strip() or not rest.strip():
-        raise HeadwiseError(f"{text!r} was given; expected {form}.")
-    return word.strip(), rest.strip()
+def _concepts(texts: Sequence[str] | None) -> dict[str, str]:
+    """["blue:Color"] as {"blue": "Color"}."""
+    return dict(_split(text, ":", "WORD:CONCEPT") for text in texts or ())
 
 
 def _weights(texts: Sequence[str]) -> dict[str, float]:
-    """ "snowy*2" as a word and a number."""
+    """["snowy*2"] as {"snowy": 2.0}."""
     pairs = [_split(text, "*", "WORD*FACTOR") for text in texts]
     return {word: numbers_in(factor, float)[0] for word, factor in pairs}
+
+
+def _split(text: str, mark: str, form: str) -> tuple[str, str]:
+    word, separator, rest = text.rpartition(mark)
+    if not separator or not word.strip() or not rest.strip():
+        raise HeadwiseError(f"{text!r} was given; expected {form}.")
+    return word.strip(), rest.strip()

@@ -6,39 +6,35 @@ from typing import Annotated, Any
 
 import typer
 
-from headwise.cli.app import Device, Dtype, Model, app, file_of, load
-from headwise.cli.steer import JudgeName, RelevanceFile
+from headwise.cli.options import Judge, Measured, file_of
 from headwise.errors import HeadwiseError
 
 __all__ = ["serve"]
 
 
-@app.command()
 def serve(
-    model: Model = "emoji",
-    relevance: RelevanceFile = None,
-    judge: JudgeName = None,
+    model: Measured = Measured(),
+    judge: Judge = None,
     runs: Annotated[Path, typer.Option(help="The folder of runs, which the page shows and adds to.")] = Path(
         "runs"
     ),
     host: Annotated[
-        str, typer.Option(help="Address to listen at; other than this machine's own, a token is asked for.")
+        str,
+        typer.Option(help="Address to listen at; a token is required for any but this machine's own."),
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 is any free one.")] = 7860,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 is any free port.")] = 7860,
     token: Annotated[
         str | None,
-        typer.Option(envvar="HEADWISE_TOKEN", help="Asked of whoever opens the page; made if needed."),
+        typer.Option(envvar="HEADWISE_TOKEN", help="Required to open the page; generated if needed."),
     ] = None,
     allow_host: Annotated[
         list[str] | None,
         typer.Option(help="Another name of this server, as behind a proxy. May be repeated."),
     ] = None,
-    dtype: Dtype = "auto",
-    device: Device = "auto",
 ) -> None:
     """Serve the page: look at heads, steer, edit, weaken, measure.
 
-    For a browser on this machine. Nothing is asked of any other host.
+    For a browser on this machine. The page loads nothing from any other host.
 
     \b
     Examples:
@@ -54,36 +50,37 @@ def serve(
     from headwise.web.session import Workbench
 
     rules = rules_for(host, token, allow_host or ())
+    defaults = model.defaults
     bench = Workbench(
-        model,
-        lambda: load(model, dtype, device),
-        relevance=_measured(relevance, model, runs),
-        judge=judge or ("emoji" if model == "emoji" else None),
-        steps=10 if model == "emoji" else 30,
-        guidance_scale=5.0 if model == "emoji" else 7.5,
+        model.name,
+        model.load,
+        relevance=_relevance_file(model, runs),
+        judge=judge or (defaults.judge if defaults.built_in else None),
+        steps=defaults.steps,
+        guidance_scale=defaults.guidance_scale,
     )
     listening = listen(host, port)
-    where = _address(*listening.getsockname()[:2])
-    print(f"Open {where}/" + (f"?token={rules.token}" if rules.token else ""), flush=True)
+    address = _address(*listening.getsockname()[:2])
+    print(f"Open {address}/" + (f"?token={rules.token}" if rules.token else ""), flush=True)
     if rules.token and not token:
         print("The token is new at every start; give one with --token to keep it.", file=sys.stderr)
     run(Desk(bench, Folders(runs)), rules, listening)
 
 
-def _measured(path: Path | None, model: str, runs: Path) -> Path | None:
-    """The relevance file: the one named, the built-in model's own, or runs/<model>; None if there is none."""
+def _relevance_file(model: Measured, runs: Path) -> Path | None:
+    """The file given, the built-in model's own, or that of runs/<model>; None if there is none."""
     from headwise import emoji
 
-    if path is None and model == "emoji":
+    if model.relevance_file is not None:
+        return file_of(model.relevance_file)
+    if model.defaults.built_in:
         return emoji.RELEVANCE
     try:
-        return file_of(path or runs / Path(model).name)
+        return file_of(runs / Path(model.name).name)
     except HeadwiseError:
-        if path is not None:
-            raise
         return None  # it can be measured on the page
 
 
 def _address(host: Any, port: Any) -> str:
-    shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
-    return f"http://{shown}:{port}"
+    name = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
+    return f"http://{name}:{port}"

@@ -1,91 +1,84 @@
-"""Commands that act: generate, weaken."""
+"""Commands that steer: generate, weaken."""
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+from rich.table import Table
 
-from headwise.cli.app import (
-    Device,
-    Dtype,
+from headwise.cli.options import (
+    BatchSize,
+    Cases,
     Guidance,
-    Height,
     Json,
-    Model,
-    Ray,
-    Shard,
+    Judge,
+    Ks,
+    Measured,
+    NegativePrompt,
+    Output,
+    Sampling,
+    Seeds,
+    Sharing,
+    Size,
     Steps,
-    Width,
-    WorkerCount,
-    app,
-    console,
-    load,
-    pipeline,
-    print_files,
-    print_json,
-    print_shard,
-    relevance_of,
-    resumable,
-    shard_in,
-    table,
+    numbers_in,
+    scorer_of,
 )
+from headwise.cli.output import console, finite, print_files, print_json, print_report, table
+from headwise.cli.running import running
 from headwise.errors import HeadwiseError
 
 if TYPE_CHECKING:  # torch takes seconds to import, which --help need not pay
     from headwise.benchmarks.weakening import Weakening
     from headwise.measuring.relevance import Relevance
 
-__all__ = ["generate", "weaken"]
+__all__ = ["generate", "weaken", "weakening_json"]
 
-RelevanceFile = Annotated[
+Strengthen = Annotated[
+    list[str] | None, typer.Option(help="WORD:CONCEPT or WORD:CONCEPT*STRENGTH. May be repeated.")
+]
+Adjust = Annotated[
+    list[str] | None, typer.Option(help="WORD:TOWARD-AWAY or WORD:TOWARD-AWAY*STRENGTH. May be repeated.")
+]
+Suggest = Annotated[
+    str | None, typer.Option(help="Generate no images; print which concepts this word excites.")
+]
+Strengths = Annotated[
+    str | None, typer.Option(help="Several strengths, such as 0,0.5,1,2: a column for each.")
+]
+Score = Annotated[
+    Literal["choice", "certainty", "similarity"],
+    typer.Option(help="The judge's choice among the concept's words, its certainty, or CLIP similarity."),
+]
+Factors = Annotated[
+    str, typer.Option(help="What the attention of weakened heads is multiplied by; several make a sweep.")
+]
+WeakenFolder = Annotated[
     Path | None,
-    typer.Option("--relevance", "-r", help="File or run folder; by default the model's own or runs/<model>."),
-]
-Cases = Annotated[
-    str | None,
-    typer.Option(help="'emoji', 'paper' or a TOML file of prompts; by default the model's own."),
-]
-JudgeName = Annotated[
-    str | None, typer.Option(help="CLIP by hub name or folder, or 'emoji'; by default the model's own.")
+    typer.Option("--out", "-o", help="Folder for the results; runs/weaken-<concept> if not given."),
 ]
 
 
-@app.command()
 def generate(
-    prompt: Annotated[str, typer.Argument(help="What to draw.")],
-    strengthen: Annotated[
-        list[str] | None, typer.Option(help="WORD:CONCEPT or WORD:CONCEPT*STRENGTH. May be repeated.")
-    ] = None,
-    adjust: Annotated[
-        list[str] | None, typer.Option(help="WORD:TOWARD-AWAY, likewise. May be repeated.")
-    ] = None,
-    suggest: Annotated[
-        str | None, typer.Option(help="Draw nothing steered; say which concepts this word excites.")
-    ] = None,
-    strengths: Annotated[
-        str | None, typer.Option(help="A row of strengths, such as 0,0.5,1,2: a column for each.")
-    ] = None,
-    model: Model = "emoji",
-    relevance: RelevanceFile = None,
-    pictures: Annotated[int, typer.Option("--pictures", "-n", min=1, help="How many rows.")] = 4,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the pictures.")] = Path(
-        "runs/generate"
-    ),
-    seed: Annotated[int, typer.Option(help="With a picture's number, the source of all chance.")] = 0,
-    num_inference_steps: Steps = 50,
-    guidance_scale: Guidance = 7.5,
-    negative_prompt: Annotated[str | None, typer.Option(help="What the pictures should not be.")] = None,
-    height: Height = None,
-    width: Width = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Pictures at a time.")] = 4,
-    dtype: Dtype = "auto",
-    device: Device = "auto",
-    as_json: Json = False,
+    prompt: Annotated[str, typer.Argument(help="What to generate.")],
+    strengthen: Strengthen = None,
+    adjust: Adjust = None,
+    suggest: Suggest = None,
+    strengths: Strengths = None,
+    model: Measured = Measured(),
+    pictures: Annotated[int, typer.Option("--pictures", "-n", min=1, help="Number of rows.")] = 4,
+    output: Output = Output(Path("runs/generate")),
+    seed: Annotated[int, typer.Option(help="Together with an image's number, the source of all chance.")] = 0,
+    sampling: Sampling = Sampling(50),
+    negative_prompt: NegativePrompt = None,
+    size: Size = Size(),
+    batch_size: BatchSize = 4,
 ) -> None:
-    """Draw a prompt, plain and steered, side by side.
+    """Generate a prompt, plain and steered, side by side.
 
-    Writes every picture and grid.png; each PNG says how it was made.
+    Writes every image and grid.png; each PNG says how it was made.
 
     \b
     Examples:
@@ -93,61 +86,47 @@ def generate(
       headwise generate "a red car" --strengthen "red:Color*1.5" --strengths 0,0.5,1,2
       headwise generate "a lavender vase" --suggest lavender
     """
-    pipe = load(model, dtype, device)
-    measured = relevance_of(relevance, model)
-    options: dict[str, Any] = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
+    pipe, relevance = model.load(), model.relevance()
     if suggest is not None:
         from headwise.steering.suggest import suggest as run
 
-        found = run(pipe, measured, prompt, suggest, seed=seed, **options)
-        _print_suggestions(prompt, suggest, found, as_json)
+        suggestions = run(pipe, relevance, prompt, suggest, seed=seed, **vars(sampling))
+        _print_suggestions(prompt, suggest, suggestions, output.as_json)
         return
-    spelled = [*(strengthen or ()), *(adjust or ())]
-    columns = _columns(spelled, measured, strengths)
+    steering = [*(strengthen or ()), *(adjust or ())]
+    columns = _columns(steering, relevance, strengths)
     from headwise.pictures import save_columns
     from headwise.steering.compare import compare
 
-    more: dict[str, Any] = {"negative_prompt": negative_prompt, "height": height, "width": width}
-    drawn = compare(
-        pipe, prompt, columns, seed=seed, pictures=pictures, batch_size=batch_size, **options, **more
-    )
-    said = {"prompt": prompt, "model": model, "seed": seed, **options, **more, "steering": spelled}
-    print_files(save_columns(out, drawn, said), as_json)
+    options = vars(sampling) | {"negative_prompt": negative_prompt} | vars(size)
+    images = compare(pipe, prompt, columns, seed=seed, pictures=pictures, batch_size=batch_size, **options)
+    settings = {"prompt": prompt, "model": model.name, "seed": seed, **options, "steering": steering}
+    print_files(save_columns(output.out, images, settings), output.as_json)
 
 
-@app.command()
 def weaken(
-    concept: Annotated[str, typer.Argument(help="The concept whose heads are on trial.")],
-    model: Model = "emoji",
-    relevance: RelevanceFile = None,
+    concept: Annotated[str, typer.Argument(help="The concept whose heads are weakened.")],
+    model: Measured = Measured(),
     cases: Cases = None,
-    count: Annotated[int, typer.Option(min=1, help="Prompts at most.")] = 30,
-    judge: JudgeName = None,
-    score: Annotated[
-        Literal["choice", "certainty", "similarity"],
-        typer.Option(help="The judge's choice among the concept's words, its certainty, or CLIP similarity."),
-    ] = "choice",
-    factors: Annotated[
-        str, typer.Option(help="What weakened heads' attention is multiplied by; several are a sweep.")
-    ] = "-2",
-    ks: Annotated[str | None, typer.Option(help="Numbers of heads, such as 0,16,64,128.")] = None,
-    random_orders: Annotated[int, typer.Option(min=1, help="Draws of a random order.")] = 3,
-    seeds: Annotated[str, typer.Option(help="Each prompt is drawn once from each.")] = "10",
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder; runs/weaken-<concept>.")] = None,
+    count: Annotated[int, typer.Option(min=1, help="Prompts, at most.")] = 30,
+    judge: Judge = None,
+    score: Score = "choice",
+    factors: Factors = "-2",
+    ks: Ks = None,
+    random_orders: Annotated[int, typer.Option(min=1, help="Number of random orders.")] = 3,
+    seeds: Seeds = "10",
+    out: WeakenFolder = None,
     num_inference_steps: Steps = 20,
     guidance_scale: Guidance = 7.5,
-    batch_size: Annotated[int, typer.Option(min=1, help="Pictures at a time, of whatever k.")] = 16,
-    keep_prompts: Annotated[int, typer.Option(min=0, help="Save the pictures of the first so many.")] = 2,
-    shard: Shard = None,
-    ray: Ray = None,
-    workers: WorkerCount = None,
-    dtype: Dtype = "auto",
-    device: Device = "auto",
+    batch_size: Annotated[int, typer.Option(min=1, help="Images at a time, over all k.")] = 16,
+    keep_prompts: Annotated[int, typer.Option(min=0, help="Save the images of the first N prompts.")] = 2,
+    sharing: Sharing = Sharing(),
     as_json: Json = False,
 ) -> None:
     """Weaken the heads of a concept in order, and see whether it is lost.
 
-    Most relevant first, least relevant first, at random, and by layers. Run again, it goes on.
+    Most relevant first, least relevant first, in random order, and by layers. If run again, it goes on where
+    it stopped.
 
     \b
     Examples:
@@ -155,21 +134,15 @@ def weaken(
       headwise weaken Color --factors 0.5,0,-0.5,-1,-2,-4
       headwise weaken "Image Style" -m CompVis/stable-diffusion-v1-4 --score similarity --ray auto
     """
-    from headwise.benchmarks.clip_scorer import CLIPScorer, scoring
+    from headwise.benchmarks.clip_scorer import scoring
     from headwise.benchmarks.prompts import eval_prompts
     from headwise.benchmarks.weakening import measure_weakening
     from headwise.benchmarks.weakening_sweeps import sweep_factors
-    from headwise.report.measurement import report
 
-    by = numbers_in(factors, float)
-    measured = relevance_of(relevance, model)
-    own = "emoji" if model == "emoji" else None
-    whole = out or Path("runs") / f"weaken-{concept.lower().replace(' ', '-')}"
-    part, out = shard_in(shard, ray, whole)
-    given = eval_prompts(cases or own or "paper", concept, count)
-    look = scoring(CLIPScorer.load(judge or own or "openai/clip-vit-large-patch14"), score)
+    multipliers = numbers_in(factors, float)
+    relevance, prompts = model.relevance(), eval_prompts(cases or model.defaults.cases, concept, count)
+    out = out or Path("runs") / f"weaken-{concept.lower().replace(' ', '-')}"
     options: dict[str, Any] = {
-        "numbers": None if part is None else part.of(len(given)),
         "ks": None if ks is None else numbers_in(ks, int),
         "random_orders": random_orders,
         "seeds": numbers_in(seeds, int),
@@ -178,79 +151,63 @@ def weaken(
         "num_inference_steps": num_inference_steps,
         "guidance_scale": guidance_scale,
     }
-    with pipeline(model, dtype, device, ray, workers) as pipe, resumable(out):
-        trial = (pipe, measured, concept, given)
-        if len(by) == 1:
-            found = {by[0]: measure_weakening(*trial, look, factor=by[0], out=out, **options)}
+    with running(model, sharing, out) as run:
+        options |= run.place(len(prompts))
+        trial = (run.pipe, relevance, concept, prompts, scoring(scorer_of(judge, model), score))
+        if len(multipliers) == 1:
+            results = {multipliers[0]: measure_weakening(*trial, factor=multipliers[0], **options)}
         else:
-            found = sweep_factors(*trial, look, out, by, **options)
-    if part is not None:
-        print_shard(part, out, whole, sum(len(one.scores) for one in found.values()), as_json)
+            results = sweep_factors(*trial, options.pop("out"), multipliers, **options)
+    if run.ends_as_shard(sum(len(result.scores) for result in results.values()), as_json):
         return
-    page = report(out)
-    if as_json:
-        sweep = {"factors": {f"{factor:g}": json_of(one) for factor, one in found.items()}}
-        print_json({"page": str(page)} | (json_of(found[by[0]]) if len(by) == 1 else sweep))
-        return
-    for factor, one in found.items():
-        _print_weakening(f"{concept}, × {factor:g}", one)
-    print(f"Open {page}")
+    numbers = {f"{factor:g}": weakening_json(result) for factor, result in results.items()}
+    values = {"factors": numbers} if len(multipliers) > 1 else next(iter(numbers.values()))
+    print_report(out, values, as_json, *_tables(concept, results))
 
 
-def numbers_in(text: str, kind: type) -> list[Any]:
-    """Numbers in a line, with commas between."""
-    try:
-        return [kind(part) for part in text.split(",")]
-    except ValueError:
-        raise HeadwiseError(
-            f"{text!r} was given; expected numbers with commas between, such as 0,1,2."
-        ) from None
-
-
-def json_of(found: "Weakening") -> dict[str, Any]:
-    """What one weakening found, for programs."""
-    area, random = found.area(), found.random()
-    by_layer = found.area("most relevant layers", "least relevant layers")
-    halves = {order: found.half_drop(order) for order in found.orders[:2]}
+def weakening_json(result: "Weakening") -> dict[str, Any]:
+    """The areas and half drops of one weakening, for programs."""
+    area, random = result.area(), result.random()
+    by_layer = result.area("most relevant layers", "least relevant layers")
     return {
         "area": area.value,
         "low": area.low,
         "high": area.high,
         "random_area": random.value,
         "layer_area": by_layer.value,
-        "half_drop": {order: k if k == k else None for order, k in halves.items()},
+        "half_drop": {order: finite(result.half_drop(order)) for order in result.orders[:2]},
     }
 
 
-def _columns(spelled: list[str], relevance: "Relevance", strengths: str | None) -> dict[str, list[Any]]:
+def _tables(concept: str, results: "dict[float, Weakening]") -> Iterator[Table | str]:
+    """A table for every factor, and the area below it."""
+    for factor, result in results.items():
+        rows = []
+        for order in result.orders:
+            half = finite(result.half_drop(order))
+            rows.append((order, f"{result.height(order)}", "no drop" if half is None else f"{half:.0f}"))
+        yield table("order", "mean score>", "half of the drop at k>", rows=rows)
+        yield f"{concept}, × {factor:g}: least minus most relevant first {result.area()}"
+
+
+def _columns(steering: list[str], relevance: "Relevance", strengths: str | None) -> dict[str, list[Any]]:
     from headwise.steering.spelling import parse_steering
 
     if strengths is None:
-        steered = {"steered": [parse_steering(text, relevance) for text in spelled]} if spelled else {}
+        steered = {"steered": [parse_steering(text, relevance) for text in steering]} if steering else {}
         return {"plain": [], **steered}
-    if not spelled:
+    if not steering:
         raise HeadwiseError("--strengths needs something to strengthen. Give --strengthen or --adjust too.")
     return {
-        f"× {times:g}": [parse_steering(text, relevance, times) for text in spelled]
+        f"× {times:g}": [parse_steering(text, relevance, times) for text in steering]
         for times in numbers_in(strengths, float)
     }
 
 
-def _print_suggestions(prompt: str, word: str, found: list[Any], as_json: bool) -> None:
+def _print_suggestions(prompt: str, word: str, suggestions: list[Any], as_json: bool) -> None:
     if as_json:
-        print_json({"prompt": prompt, "word": word, "concepts": [s._asdict() for s in found]})
+        print_json({"prompt": prompt, "word": word, "concepts": [s._asdict() for s in suggestions]})
         return
     print(f'Concepts whose heads {word!r} excites in "{prompt}":', file=sys.stderr)
-    shown = table("concept", "fit>")
-    for suggestion in found[:8]:
-        shown.add_row(suggestion.concept, f"{suggestion.fit:z.2f}")
-    console().print(shown)
-
-
-def _print_weakening(name: str, found: "Weakening") -> None:
-    shown = table("order", "mean score>", "half of the drop at k>")
-    for order in found.orders:
-        half = found.half_drop(order)
-        shown.add_row(order, f"{found.height(order)}", f"{half:.0f}" if half == half else "no drop")
-    console().print(shown)
-    print(f"{name}: least minus most relevant first {found.area()}")
+    rows = [(suggestion.concept, f"{suggestion.fit:z.2f}") for suggestion in suggestions[:8]]
+    console().print(table("concept", "fit>", rows=rows))

@@ -7,36 +7,36 @@ from typing import Annotated, Any
 
 import typer
 
-from headwise.cli.app import Json, app, console, finite, print_json, table
+from headwise.cli.options import Json
+from headwise.cli.output import console, finite, print_json, table
 
-__all__ = ["study"]
+__all__ = ["export", "invite", "make", "report", "serve"]
 
-study = typer.Typer(help="Ask people what they see, blind, and report what they said.", no_args_is_help=True)
-app.add_typer(study, name="study")
-
-Folder = Annotated[Path, typer.Argument(help="A folder with study.toml and pictures.")]
+Folder = Annotated[Path, typer.Argument(help="A folder with study.toml and images.")]
 File = Annotated[Path, typer.Argument(help="The folder of a study, or its answers.sqlite.")]
 AnswersFile = Annotated[
-    Path | None, typer.Option("--answers", help="File of the answers; FOLDER/answers.sqlite if not given.")
+    Path | None, typer.Option("--answers", help="File for the answers; FOLDER/answers.sqlite if not given.")
 ]
 
 
-@study.command()
 def make(
-    folder: Annotated[Path, typer.Argument(help="Of a benchmark, or of other pictures.")],
-    ours: Annotated[str | None, typer.Option(help="The method that each other one is compared with.")] = None,
+    folder: Annotated[Path, typer.Argument(help="The folder of a benchmark, or of other images.")],
+    ours: Annotated[
+        str | None, typer.Option(help="The method that every other one is compared with.")
+    ] = None,
     methods: Annotated[
-        list[str] | None, typer.Option("--method", help="Only this one. May be repeated.")
+        list[str] | None, typer.Option("--method", help="Only this method. May be repeated.")
     ] = None,
     together: Annotated[
         bool, typer.Option("--together", help="All methods at once instead of two by two.")
     ] = False,
     senses: Annotated[
-        Path | None, typer.Option(help="The TOML file of [[senses]] that was drawn, if it is your own.")
+        Path | None,
+        typer.Option(help="The TOML file of [[senses]] that the images were generated from, if your own."),
     ] = None,
-    trials: Annotated[int, typer.Option(min=1, help="Questions a participant, at most.")] = 40,
+    trials: Annotated[int, typer.Option(min=1, help="Questions per participant, at most.")] = 40,
 ) -> None:
-    """Write study.toml for the pictures of a benchmark, or for any others.
+    """Write study.toml for the images of a benchmark, or for any other images.
 
     Read it before you serve it: the consent text needs your name.
 
@@ -50,20 +50,21 @@ def make(
     print(make_study(folder, ours=ours, methods=methods, together=together, senses=senses, trials=trials))
 
 
-@study.command()
 def serve(
     folder: Folder,
-    host: Annotated[str, typer.Option(help="This machine only, if not given.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 is any that is free.")] = 8767,
+    host: Annotated[
+        str, typer.Option(help="Address to listen at; by default reachable from this machine only.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 is any free port.")] = 8767,
     answers: AnswersFile = None,
     invited_only: Annotated[
-        bool, typer.Option("--invited-only", help="Let in only who has a link of `study invite`.")
+        bool, typer.Option("--invited-only", help="Admit only people with a link from `study invite`.")
     ] = False,
 ) -> None:
     """Serve the rating page of a study.
 
-    Prints the link for participants. Without study.toml one is made first, as by `study make`. Ended and
-    begun again, it goes on: every answer is on the disk before the next question is asked.
+    Prints the link for participants. Without study.toml, one is made first, as by `study make`. If it is
+    stopped and started again, it goes on: every answer is on the disk before the next question is asked.
 
     \b
     Examples:
@@ -77,51 +78,49 @@ def serve(
 
     if folder.is_dir() and not (folder / NAME).exists():
         print(f"Made {make_study(folder)}; read it, and begin again if you change it.", file=sys.stderr)
-    asked, kept = _begun(folder, answers)
-    if "[name and address" in asked.consent:
+    description, store = _opened(folder, answers)
+    if "[name and address" in description.consent:
         print("The consent text lacks your name and address: fill it in before you invite.", file=sys.stderr)
 
     def ready(address: str) -> None:
         if invited_only:
             print(f"Ready. Personal links: headwise study invite {folder} --address {address}", flush=True)
         else:
-            print(f"The link for participants: {address}/s/{kept.link()}", flush=True)
-        print(f"Answers go to {kept.path}. Ctrl-C ends.", file=sys.stderr)
+            print(f"The link for participants: {address}/s/{store.link()}", flush=True)
+        print(f"Answers go to {store.path}. Ctrl-C ends.", file=sys.stderr)
 
-    with closing(kept):
-        serve_page(page_of(asked, folder, kept, open_to_all=not invited_only), host, port, ready)
+    with closing(store):
+        serve_page(page_of(description, folder, store, open_to_all=not invited_only), host, port, ready)
 
 
-@study.command()
 def invite(
     folder: Folder,
-    count: Annotated[int, typer.Option(min=1, help="How many links.")] = 10,
-    address: Annotated[str, typer.Option(help="Of the page, as participants reach it.")] = (
+    count: Annotated[int, typer.Option(min=1, help="Number of links.")] = 10,
+    address: Annotated[str, typer.Option(help="Address of the page, as participants reach it.")] = (
         "http://127.0.0.1:8767"
     ),
     answers: AnswersFile = None,
 ) -> None:
-    """Print personal links, one a line: each lets in one person, on any device, once.
+    """Print personal links, one per line: each admits one person, on any device, once.
 
     \b
     Example:
       headwise study invite runs/benchmark-polysemy --count 30 --address https://study.example.org
     """
-    _, kept = _begun(folder, answers)
-    with closing(kept):
-        for token in kept.invite(count):
+    _, store = _opened(folder, answers)
+    with closing(store):
+        for token in store.invite(count):
             print(f"{address.rstrip('/')}/s/{token}")
 
 
-@study.command()
 def report(
     file: File,
-    groups: Annotated[bool, typer.Option("--groups", help="Each group of cases, too.")] = False,
+    groups: Annotated[bool, typer.Option("--groups", help="Show each group of cases, too.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Say what people saw: rates with intervals, agreement, tests.
+    """Report what people saw: rates with intervals, agreement, tests.
 
-    May be asked while the study runs.
+    It can be run while the study runs.
 
     \b
     Examples:
@@ -131,27 +130,30 @@ def report(
     from headwise.study.answers import Answers
     from headwise.study.results import results_of
 
-    with closing(Answers(_file(file))) as answers:
-        found = results_of(answers)
+    with closing(Answers(_file(file))) as store:
+        results = results_of(store)
     if as_json:
-        print_json(_json(found))
+        print_json(_json(results))
         return
-    said, given = found.participants, found.answers
+    people, answers = results.participants, results.answers
     print(
-        f"{said['agreed']} took part, {said['finished']} of them to the end; {said['withdrawn']} withdrew.\n"
-        f"Left out for missing attention checks: {said['left_out']}, with {given['left_out']} answers "
-        f"({given['missed']} of {given['checks']} checks missed).\n{given['counted']} answers are counted."
+        f"{people['agreed']} took part, {people['finished']} of them to the end; "
+        f"{people['withdrawn']} withdrew.\n"
+        f"Left out for missing attention checks: {people['left_out']}, with {answers['left_out']} answers "
+        f"({answers['missed']} of {answers['checks']} checks missed).\n"
+        f"{answers['counted']} answers are counted."
     )
-    if given["counted"]:
-        _print_tables(found, groups)
+    if answers["counted"]:
+        _print_tables(results, groups)
 
 
-@study.command()
 def export(
     file: File,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="A file; stdout if not given.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="File to write; stdout if not given.")
+    ] = None,
 ) -> None:
-    """Write all answers as CSV, one a line.
+    """Write all answers as CSV, one per line.
 
     \b
     Example:
@@ -161,18 +163,18 @@ def export(
     from headwise.study.answers import Answers
     from headwise.study.results import as_csv
 
-    with closing(Answers(_file(file))) as answers:
-        text = as_csv(answers)
+    with closing(Answers(_file(file))) as store:
+        text = as_csv(store)
     print(text, end="") if out is None else write_whole(out, text.encode())
 
 
-def _begun(folder: Path, answers: Path | None) -> tuple[Any, Any]:
-    """The study of a folder, and the file of its answers."""
+def _opened(folder: Path, answers: Path | None) -> tuple[Any, Any]:
+    """The study of a folder, and the store of its answers."""
     from headwise.study.answers import NAME, Answers
     from headwise.study.reading import read_study
 
-    asked = read_study(folder)
-    return asked, Answers.begin(answers or folder / NAME, asked, asked.fingerprint(folder))
+    description = read_study(folder)
+    return description, Answers.begin(answers or folder / NAME, description, description.fingerprint(folder))
 
 
 def _file(path: Path) -> Path:
@@ -181,36 +183,42 @@ def _file(path: Path) -> Path:
     return path / NAME if path.is_dir() else path
 
 
-def _print_tables(found: Any, groups: bool) -> None:
-    shown = table("question", "group", "shown", "answer", "share (95 %)>", "of>", "over cases (95 %)>")
-    for r in found.rates:
-        if groups or not r.group:
-            row = (r.question, r.group or "all", _versus(r.shown), r.answer, str(r.share), str(r.n))
-            shown.add_row(*row, _span(r.by_case))
-    console().print("\n", shown, sep="")
-    shown = table("question", "group", "first : second", "unit", "wins>", "losses>", "ties>", "p>", "Holm>")
-    for t in found.compared:
-        if groups or not t.group:
-            named = (t.question, t.group or "all", f"{t.first} : {t.second}", t.unit)
-            counts = map(str, (t.wins, t.losses, t.ties))
-            shown.add_row(*named, *counts, f"{t.p:.2g}", f"{t.corrected:.2g}")
-    console().print("\n", shown, sep="")
-    shown = table("question", "shown", "items>", "ratings>", "Fleiss' kappa (95 %)>")
-    for a in found.agreed:
-        kappa = str(a.kappa) if finite(a.kappa.value) is not None else "unknown"
-        shown.add_row(a.question, _versus(a.shown) or "all", str(a.items), str(a.ratings), kappa)
-    console().print("\n", shown, sep="")
+def _print_tables(results: Any, groups: bool) -> None:
+    rates = [
+        (r.question, r.group or "all", _versus(r.shown), r.answer, str(r.share), str(r.n), _span(r.by_case))
+        for r in results.rates
+        if groups or not r.group
+    ]
+    tests = [
+        (t.question, t.group or "all", f"{t.first} : {t.second}", t.unit)
+        + (str(t.wins), str(t.losses), str(t.ties), f"{t.p:.2g}", f"{t.corrected:.2g}")
+        for t in results.compared
+        if groups or not t.group
+    ]
+    agreement = [
+        (a.question, _versus(a.shown) or "all", str(a.items), str(a.ratings))
+        + (str(a.kappa) if finite(a.kappa.value) is not None else "unknown",)
+        for a in results.agreed
+    ]
+    share, kappa = ("answer", "share (95 %)>", "of>", "over cases (95 %)>"), "Fleiss' kappa (95 %)>"
+    counts = ("wins>", "losses>", "ties>", "p>", "Holm>")
+    for made in (
+        table("question", "group", "shown", *share, rows=rates),
+        table("question", "group", "first : second", "unit", *counts, rows=tests),
+        table("question", "shown", "items>", "ratings>", kappa, rows=agreement),
+    ):
+        console().print("\n", made, sep="")
 
 
 def _versus(shown: tuple[str, ...]) -> str:
     return " : ".join(shown)
 
 
-def _span(found: Any) -> str:
-    return "" if finite(found.low) is None else f"{found.low:.3f} to {found.high:.3f}"
+def _span(interval: Any) -> str:
+    return "" if finite(interval.low) is None else f"{interval.low:.3f} to {interval.high:.3f}"
 
 
-def _json(found: Any) -> dict[str, Any]:
+def _json(results: Any) -> dict[str, Any]:
     """Every table as a list of objects; unknown numbers are null."""
 
     def plain(value: Any) -> Any:
@@ -218,9 +226,9 @@ def _json(found: Any) -> dict[str, Any]:
             return {key: plain(inner) for key, inner in value._asdict().items()}
         return finite(value) if isinstance(value, float) else value
 
-    tables = {"rates": found.rates, "compared": found.compared, "agreed": found.agreed}
+    tables = {"rates": results.rates, "compared": results.compared, "agreed": results.agreed}
     return {
-        "participants": found.participants,
-        "answers": found.answers,
+        "participants": results.participants,
+        "answers": results.answers,
         **{name: [plain(row) for row in rows] for name, rows in tables.items()},
     }

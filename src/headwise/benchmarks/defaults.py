@@ -1,0 +1,72 @@
+"""What commands and the page do with a model where they are not told otherwise.
+
+The built-in model has concepts, prompts and a judge of its own, made with it; every other model gets the
+paper's concepts and prompts, and a public CLIP.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+__all__ = ["Defaults", "defaults_of"]
+
+READ_RIGHTLY = 0.95  # the share of real drawings of a concept that a judge must read rightly to score it
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """What goes with a model.
+
+    Args:
+        built_in: Whether it is the built-in model, for which nothing is downloaded.
+        concepts: Name of the concept set to measure.
+        cases: Name of the evaluation prompts of weakening and of polysemy.
+        pairs: Name of the edit pairs and of the prompts with several subjects.
+        judge: Name of the CLIP that scores its images, as `CLIPScorer.load` takes it.
+        score: How weakening is scored: by the word the judge chooses, or by CLIP similarity.
+        steps: Denoising steps of an image on the page.
+        guidance_scale: Guidance scale of an image on the page.
+    """
+
+    built_in: bool
+    concepts: str
+    cases: str
+    pairs: str
+    judge: str
+    score: Literal["choice", "similarity"]
+    steps: int
+    guidance_scale: float
+
+    def scored_concepts(self, source: str | Path) -> list[str]:
+        """The concepts of a file of evaluation prompts that the judge can score.
+
+        Args:
+            source: "emoji", "paper", or the path of a TOML file, as `eval_prompts` takes it.
+        """
+        from headwise import emoji
+        from headwise.benchmarks.prompts import evaluated_concepts
+
+        accuracy = emoji.card()["judge"] if self.built_in else {}
+        return [name for name in evaluated_concepts(source) if accuracy.get(name, 1.0) >= READ_RIGHTLY]
+
+
+_BUILT_IN = Defaults(True, "emoji", "emoji", "emoji", "emoji", "choice", steps=10, guidance_scale=5.0)
+_OTHER = Defaults(
+    built_in=False,
+    concepts="paper34",
+    cases="paper",
+    pairs="emoji",
+    judge="openai/clip-vit-large-patch14",
+    score="similarity",
+    steps=30,
+    guidance_scale=7.5,
+)
+
+
+def defaults_of(model: str) -> Defaults:
+    """The defaults of a model.
+
+    Args:
+        model: Hub name, folder, or "emoji" for the built-in model.
+    """
+    return _BUILT_IN if model == "emoji" else _OTHER

@@ -1,0 +1,301 @@
+"""The options that commands share: each is declared once, in a group that commands take as one parameter.
+
+    def weaken(concept: Concept, model: Measured = Measured(), sampling: Sampling = Sampling(20)) -> None: ...
+
+    app.command()(grouped(weaken))
+
+gives the command --model, --relevance, --dtype, --device, --num-inference-steps and --guidance-scale, with
+the values of `Measured()` and `Sampling(20)` as their defaults.
+"""
+
+import inspect
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, fields, is_dataclass
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
+
+import typer
+
+from headwise.benchmarks.defaults import Defaults, defaults_of
+from headwise.errors import HeadwiseError, UnreadableFile
+
+if TYPE_CHECKING:  # torch takes seconds to import, which --help need not pay
+    from headwise.measuring.concepts import ConceptSet
+    from headwise.measuring.relevance import Relevance
+
+__all__ = [
+    "BatchSize", "Cases", "Concepts", "Counting", "EditSweep", "Guidance", "Json", "Judge", "Ks", "Measured",
+    "Methods", "Model", "NegativePrompt", "Output", "Pairs", "Sampling", "Seed", "Seeds", "Senses", "Sharing",
+    "Size", "Steps", "Sweep", "file_of", "grouped", "load", "numbers_in", "scorer_of",
+]  # fmt: skip
+
+LAST = ("shard", "ray", "workers", "dtype", "device", "as_json")  # what --help shows after all others
+
+Dtype = Annotated[Literal["auto", "fp32", "fp16", "bf16"], typer.Option(help="Type of the weights.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps; 'auto' is a GPU if there is one.")]
+Steps = Annotated[int, typer.Option("--num-inference-steps", min=1, help="Denoising steps per image.")]
+Guidance = Annotated[float, typer.Option("--guidance-scale", help="1 or less means no guidance.")]
+NegativePrompt = Annotated[str | None, typer.Option(help="What the images should not show.")]
+Concepts = Annotated[
+    str | None,
+    typer.Option("--concepts", "-c", help="'paper34', 'emoji', or a TOML file; by default the model's own."),
+]
+Cases = Annotated[
+    str | None,
+    typer.Option(help="'emoji', 'paper' or a TOML file of prompts; by default the model's own."),
+]
+Senses = Annotated[
+    str | None,
+    typer.Option(help="'emoji', 'paper' or a TOML file of [[senses]]; by default the model's own."),
+]
+Pairs = Annotated[str | None, typer.Option(help="'emoji', a TOML file, or a CSV; the guide shows both.")]
+Judge = Annotated[
+    str | None, typer.Option(help="CLIP by hub name or folder, or 'emoji'; by default the model's own.")
+]
+Methods = Annotated[list[str] | None, typer.Option("--method", help="Only this method. May be repeated.")]
+Ks = Annotated[str | None, typer.Option(help="Numbers of heads, such as 0,16,64,128.")]
+Seed = Annotated[int, typer.Option(help="Together with an image's number, the source of all chance.")]
+Seeds = Annotated[str, typer.Option(help="Each prompt is generated once from each seed.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Images at a time.")]
+Json = Annotated[bool, typer.Option("--json", help="JSON on stdout instead of a table.")]
+Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")]
+RelevanceFile = Annotated[
+    Path | None,
+    typer.Option("--relevance", "-r", help="File or run folder; by default the model's own or runs/<model>."),
+]
+
+
+@dataclass(frozen=True)
+class Model:
+    """Which model, and how it is loaded."""
+
+    name: Annotated[
+        str,
+        typer.Option(
+            "--model", "-m", help="Hub name, folder in diffusers format, 'sd14', 'sdxl', or 'emoji'."
+        ),
+    ] = "emoji"
+    dtype: Dtype = "auto"
+    device: Device = "auto"
+
+    @property
+    def defaults(self) -> Defaults:
+        """What goes with the model."""
+        return defaults_of(self.name)
+
+    def concepts(self, name: str | None) -> "ConceptSet":
+        """The concept set that --concepts names, or that goes with the model."""
+        from headwise.measuring.concepts import ConceptSet
+
+        return ConceptSet.load(name or self.defaults.concepts)
+
+    def load(self) -> Any:
+        """The pipeline, on its device."""
+        return load(self.name, self.dtype, self.device)
+
+
+@dataclass(frozen=True)
+class Measured(Model):
+    """A model, and what was measured of it."""
+
+    relevance_file: RelevanceFile = None
+
+    def relevance(self) -> "Relevance":
+        """Of the file or folder given, else the built-in model's own, else of runs/<model>."""
+        from headwise import emoji
+        from headwise.measuring.relevance import Relevance
+
+        if self.relevance_file is None and self.defaults.built_in:
+            return Relevance.load(emoji.RELEVANCE)
+        return Relevance.load(file_of(self.relevance_file or Path("runs") / Path(self.name).name))
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How images are generated; the fields are named as diffusers names its arguments."""
+
+    num_inference_steps: Steps
+    guidance_scale: Guidance = 7.5
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large images are."""
+
+    height: Annotated[
+        int | None, typer.Option(min=8, help="Height of the images in pixels; the model's own if not given.")
+    ] = None
+    width: Annotated[
+        int | None, typer.Option(min=8, help="Width of the images in pixels; the model's own if not given.")
+    ] = None
+
+
+@dataclass(frozen=True)
+class Sharing:
+    """How work is shared between processes."""
+
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            help="Only this share: i/n from 0/n on, or auto under torchrun, accelerate launch or SLURM. "
+            "`headwise merge` puts the shares together."
+        ),
+    ] = None
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            help="Share over a Ray cluster: its address, auto, or local for this machine, which is also "
+            "meant where no address follows."
+        ),
+    ] = None
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, help="With --ray: number of workers; by default one per GPU, or else per CPU."),
+    ] = None
+
+
+@dataclass(frozen=True)
+class Output:
+    """Where results go."""
+
+    out: Out
+    as_json: Json = False
+
+
+@dataclass(frozen=True)
+class Counting(Output):
+    """How a benchmark measures relevance, and where its results go."""
+
+    seed: Annotated[int, typer.Option(help="The source of all chance, in images and in words.")] = 0
+    batch_size: BatchSize = 12
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The arguments of the benchmark functions."""
+        return {"seed": self.seed, "batch_size": self.batch_size}
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What a benchmark generates for every prompt, and where its scores go."""
+
+    seeds: Seeds
+    out: Out
+    num_inference_steps: Steps
+    guidance_scale: Guidance = 7.5
+    batch_size: BatchSize = 32
+    as_json: Json = False
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The arguments of the benchmark functions."""
+        return {
+            "seeds": numbers_in(self.seeds, int),
+            "batch_size": self.batch_size,
+            "num_inference_steps": self.num_inference_steps,
+            "guidance_scale": self.guidance_scale,
+        }
+
+
+@dataclass(frozen=True)
+class EditSweep(Sweep):
+    """A sweep over pairs of a source and a target, which are generated together."""
+
+    seeds: Annotated[str, typer.Option(help="Each pair is edited once from each seed.")]
+    batch_size: Annotated[int, typer.Option(min=2, help="Images at a time, sources included.")] = 32
+
+
+def grouped(command: Callable[..., None]) -> Callable[..., None]:
+    """The command as typer reads it: every parameter that is a dataclass becomes an option per field.
+
+    Args:
+        command: A function whose dataclass parameters have an instance as their default; its values are the
+            defaults of the options.
+    """
+    groups: dict[str, type[Any]] = {}
+    options = []
+    for parameter in inspect.signature(command, eval_str=True).parameters.values():
+        if not is_dataclass(parameter.annotation):
+            options.append(parameter.replace(kind=parameter.KEYWORD_ONLY))
+            continue
+        group: Any = parameter.annotation
+        groups[parameter.name] = group
+        hints = get_type_hints(group, include_extras=True)
+        options += [
+            inspect.Parameter(
+                field.name,
+                parameter.KEYWORD_ONLY,
+                default=getattr(parameter.default, field.name),
+                annotation=hints[field.name],
+            )
+            for field in fields(group)
+        ]
+    options.sort(key=lambda option: LAST.index(option.name) if option.name in LAST else -1)
+
+    @wraps(command)
+    def flat(**values: Any) -> None:
+        for name, group in groups.items():
+            values[name] = group(**{field.name: values.pop(field.name) for field in fields(group)})
+        command(**values)
+
+    flat.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined]
+    flat.__annotations__ = {option.name: option.annotation for option in options}
+    return flat
+
+
+def load(model: str, dtype: str, device: str) -> Any:
+    """The pipeline, on the device, quietly."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it would advise to install torchvision
+    import torch
+    import transformers
+
+    from headwise.measuring.official import MODELS, SHORT
+    from headwise.model.pipelines import load_pipeline
+
+    transformers.utils.logging.disable_progress_bar()  # diffusers shows one of its own around it
+    types = {"auto": None, "fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+    if device == "auto":
+        device = f"cuda:{_local_gpu()}" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.device(device)
+    except RuntimeError:
+        raise HeadwiseError(f"{device!r} is not a device. Give cpu, cuda, cuda:1 or mps.") from None
+    name = MODELS[SHORT[model]] if model in SHORT and not Path(model).exists() else model
+    return load_pipeline(name, dtype=types[dtype], device=device)
+
+
+def _local_gpu() -> int:
+    """The GPU of this process, where torchrun or accelerate launch started one process for each."""
+    import torch
+
+    number = os.environ.get("LOCAL_RANK", "0")
+    return int(number) % torch.cuda.device_count() if number.isdecimal() else 0
+
+
+def scorer_of(judge: str | None, model: Model) -> Any:
+    """The CLIP scorer that --judge names, or that goes with the model."""
+    from headwise.benchmarks.clip_scorer import CLIPScorer
+
+    return CLIPScorer.load(judge or model.defaults.judge)
+
+
+def file_of(path: Path) -> Path:
+    """The relevance file of a path that may be a folder."""
+    file = path / "relevance.safetensors" if path.is_dir() else path
+    if not file.is_file():
+        raise UnreadableFile(
+            f"There is no {file}. Give a relevance file, or the folder of a finished `headwise measure`."
+        )
+    return file
+
+
+def numbers_in(text: str, kind: type) -> list[Any]:
+    """The numbers of a text that has commas between them."""
+    try:
+        return [kind(number) for number in text.split(",")]
+    except ValueError:
+        raise HeadwiseError(
+            f"{text!r} was given; expected numbers with commas between, such as 0,1,2."
+        ) from None
