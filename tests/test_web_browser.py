@@ -21,7 +21,8 @@ pytest.importorskip("fastapi", reason="the page is an extra: pip install 'headwi
 
 import uvicorn
 
-from headwise.web.app import listen, make_app
+from headwise.http import listen
+from headwise.web.app import make_app
 from headwise.web.security import Rules
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -442,10 +443,10 @@ def test_everybody_can_use_it(browser, server, width, scheme):
 
 
 @pytest.fixture
-def guarded(made):
+def guarded(service):
     """The page of a tiny pipeline, behind a token."""
     listening = listen("127.0.0.1", 0)
-    running = uvicorn.Server(uvicorn.Config(make_app(made, Rules(token=TOKEN)), log_level="error"))
+    running = uvicorn.Server(uvicorn.Config(make_app(service, Rules(token=TOKEN)), log_level="error"))
     thread = threading.Thread(target=running.run, kwargs={"sockets": [listening]})
     thread.start()
     yield f"http://127.0.0.1:{listening.getsockname()[1]}/"
