@@ -93,10 +93,11 @@ def edit_hooks(request: Edit, measured: bool = True) -> dict[str, Call]:
         request: The request; without concepts and baselines it is edited by prompt-to-prompt.
         measured: Whether there is a relevance; without one, concepts have no effect.
     """
-    hooks = {name: hook for name, hook in BASELINES.items() if name in request.baselines}
+    hooks: dict[str, Call] = {}
     if request.concepts and measured:
         options = {"concepts": request.concepts, "strength": request.strength}
-        hooks = {"relevance": call("hw.PromptToPrompt", relevance=RELEVANCE, **options), **hooks}
+        hooks["relevance"] = call("hw.PromptToPrompt", relevance=RELEVANCE, **options)
+    hooks |= {name: hook for name, hook in BASELINES.items() if name in request.baselines}
     return hooks or {"prompt-to-prompt": BASELINES["prompt-to-prompt"]}
 
 

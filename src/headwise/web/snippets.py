@@ -60,7 +60,8 @@ class _Program:
         if expression is not None:
             self.imports |= imports_of(expression)
             self.names |= names_in(expression)
-            source = to_python(expression, len(before) - len(before.lstrip()), len(before.lstrip()))
+            statement = before.lstrip()
+            source = to_python(expression, len(before) - len(statement), len(statement) + len(after))
         self.lines.append(before + source + after)
 
     def source(self, setting: Setting) -> str:
@@ -81,7 +82,7 @@ def _explore(program: _Program, request: Explore, setting: Setting) -> None:
     program.write("seen = ", call("hw.AttentionMaps"))
     program.write("with hw.hooked(pipe, seen):")
     program.write("    (picture,) = ", calls.explore(request))
-    program.write('picture.save("picture.png")')
+    program.write('picture.save("explored.png")')
     program.write("maps = seen.take()")
     program.write(
         "print([word.text for word in maps.words], maps.of(0).shape)  # of head 0: height, width, words"
