@@ -170,7 +170,7 @@ def test_explore_in_both_directions(page):
     assert re.fullmatch(r"The concepts of head \d+", title)
     assert "attn2[" in tab.inner_text("#detail .address")
     head = title.split()[-1]
-    tab.wait_for_selector(f"#stage-words[aria-label^='Where head {head} listens']")
+    tab.wait_for_selector(f"#stage-words[aria-label^='Attention of head {head}']")
     tab.click("#detail .bars button >> nth=0")
     concept = tab.inner_text("#detail h3").removeprefix("The heads of ")
     assert concept in tab.inner_text("#map-concept")
@@ -296,8 +296,8 @@ def test_edit_a_drawn_and_a_sent_picture(page, tmp_path):
     tab.fill("#edit-form [name=num_inference_steps]", "4")
     tab.wait_for_selector("#edit-words select[data-word=blue]")
     assert tab.locator("#edit-words select").input_value() == "Color"
-    for rival in ("plug-and-play", "free-prompt"):
-        tab.uncheck(f"#edit-rivals [value={rival}]")
+    for baseline in ("plug-and-play", "free-prompt"):
+        tab.uncheck(f"#edit-baselines [value={baseline}]")
     tab.click("#edit-form button.main")
     page.count("#edit-pictures img", 5)
     captions = tab.locator("#edit-pictures figcaption").all_inner_texts()

@@ -2,7 +2,7 @@
 
 From the pictures of `headwise benchmark polysemy | editing | multi-concept` it asks what the paper asked
 people: which sense of a word they see; which edit fits the target, and which keeps the source; which picture
-shows all that was asked for. From any other folder, it asks which picture is better: pictures are named by
+shows everything in its prompt. From any other folder, it asks which picture is better: pictures are named by
 their case and method (`003 ours.png`), or lie in one folder for each method (`ours/003.png`).
 """
 

@@ -1,6 +1,6 @@
 r"""Which questions each participant is asked, in which order: balanced over participants, random for each.
 
-All items stand in one order, drawn by the study's seed, that is walked round and round. Participant p is
+All items stand in one order, drawn by the study's seed and repeated endlessly. Participant p is
 asked the next T of its N items after those of participant p − 1, so that at any time every item was asked
 as often as any other, give or take one. Where an item comes up for the v-th time, from place q of the round,
 its pictures or answers are turned by q + v: first to one side, then to the other, for each participant and
@@ -21,7 +21,7 @@ __all__ = ["Trial", "trials_of"]
 
 
 class Trial(NamedTuple):
-    """An item as one participant is asked it.
+    """An item as one participant sees it.
 
     Args:
         item: The question, the case and the methods.
