@@ -390,8 +390,8 @@ def run(capfd):
 
 
 @pytest.fixture
-def desk(sd, tmp_path, monkeypatch):
-    """A model and its relevance, in the folder one works in."""
+def workspace(sd, tmp_path, monkeypatch):
+    """The working folder, with a tiny model and its relevance in it."""
     sd.save_pretrained(tmp_path / "tiny")
     head_map = HeadMap.of(sd)
     votes = np.random.default_rng(0).integers(1, 50, (2, head_map.all_heads))
