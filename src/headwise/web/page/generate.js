@@ -158,7 +158,7 @@ async function read() {
 }
 
 function show() {
-  showWords($("generate-words"), words, { chosen: (word) => word === chosen, choose: pick });
+  showWords($("generate-words"), words, { isChosen: (word) => word === chosen, choose: pick });
   $("generate-what").disabled = !chosen;
   $("generate-word").textContent = chosen ? `“${chosen.text}”` : "a word";
 }
