@@ -1,4 +1,4 @@
-"""Draw docs/page.png: what `headwise serve` shows of the built-in model when a head is chosen.
+"""Make docs/page.png: what `headwise serve` shows of the built-in model when a head is chosen.
 
 python docs/make_page_picture.py [--chromium /usr/bin/chromium]
 """
@@ -17,7 +17,7 @@ HEAD = "16"  # the most relevant one for colour
 
 
 def main() -> None:
-    """Start a server in an empty folder, draw a picture, choose a head, and take the picture of the page."""
+    """Start a server in an empty folder, generate a picture, choose a head, and photograph the page."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--chromium", default="/usr/bin/chromium")
     chromium = parser.parse_args().chromium
@@ -34,7 +34,7 @@ def main() -> None:
         tab.wait_for_selector("#stage-words button", timeout=120_000)
         tab.fill("#map-head", HEAD)
         tab.press("#map-head", "Enter")
-        tab.wait_for_selector("text=Where it listens")
+        tab.wait_for_selector("text=Its attention to each word")
         tab.evaluate("scrollTo(0, 0)")
         tab.screenshot(path=Path(__file__).parent / "page.png")
         process.send_signal(signal.SIGINT)

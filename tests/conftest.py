@@ -392,8 +392,8 @@ def run(capfd):
 
 
 @pytest.fixture
-def desk(sd, tmp_path, monkeypatch):
-    """A model and its relevance, in the folder one works in."""
+def workspace(sd, tmp_path, monkeypatch):
+    """The working folder, with a tiny model and its relevance in it."""
     sd.save_pretrained(tmp_path / "tiny")
     head_map = HeadMap.of(sd)
     votes = np.random.default_rng(0).integers(1, 50, (2, head_map.all_heads))
@@ -419,7 +419,7 @@ class StubJudge(CLIPScorer):
 
 
 @pytest.fixture
-def made(sd, tmp_path, monkeypatch):
+def service(sd, tmp_path, monkeypatch):
     """What the page works with: a tiny pipeline and its relevance, in an empty folder."""
     monkeypatch.chdir(tmp_path)
     head_map = HeadMap.of(sd)
@@ -431,26 +431,26 @@ def made(sd, tmp_path, monkeypatch):
     )
     relevance.save(tmp_path / "relevance.safetensors")
     sd.save_pretrained(tmp_path / "tiny")
-    from headwise.web.run_store import Folders
-    from headwise.web.service import Desk
-    from headwise.web.session import Workbench
+    from headwise.web.run_store import RunStore
+    from headwise.web.service import Service
+    from headwise.web.session import ModelSession
 
-    bench = Workbench("tiny", lambda: sd, relevance=tmp_path / "relevance.safetensors", judge="emoji")
-    bench._judge = StubJudge()
-    return Desk(bench, Folders(Path("runs")))
+    session = ModelSession("tiny", lambda: sd, relevance=tmp_path / "relevance.safetensors", judge="emoji")
+    session._scorer = StubJudge()
+    return Service(session, RunStore(Path("runs")))
 
 
 @pytest.fixture
-def app(made):
+def app(service):
     """The page's application at work."""
     from starlette.testclient import TestClient
 
     from headwise.web.app import make_app
     from headwise.web.security import Rules
 
-    application = make_app(made, Rules(upload=200_000))
+    application = make_app(service, Rules(upload=200_000))
     with TestClient(application, base_url="http://127.0.0.1:7860") as client:
-        made.bench.pipe  # noqa: B018  the model is there
+        service.session.pipe  # noqa: B018  the model is there
         application.client = client
         yield application
 

@@ -194,7 +194,7 @@ def test_a_bug_is_not_dressed_up_as_a_refusal(monkeypatch, tmp_path):
         cli.main(["report", str(tmp_path)])
 
 
-def test_a_run_says_the_command_that_made_it(desk, run):
+def test_a_run_says_the_command_that_made_it(workspace, run):
     said = ["measure", "-m", "tiny", "--pictures", "2", "--num-inference-steps", "2", "--out", "a run"]
     assert run(*said)[0] == 0
     assert Path("a run/command.txt").read_text() == f"headwise {shlex.join(said)}\n"
@@ -202,12 +202,12 @@ def test_a_run_says_the_command_that_made_it(desk, run):
     assert "headwise measure -m " in Path("a run/index.html").read_text()
 
 
-def test_a_refused_command_leaves_no_note(desk, run):
+def test_a_refused_command_leaves_no_note(workspace, run):
     assert run("measure", "-m", "tiny", "--until", "0.9", "--height", "7", "--out", "none")[0] == 2
     assert not Path("none").exists()
 
 
-def test_a_refused_command_leaves_the_note_of_another_run(desk, run):
+def test_a_refused_command_leaves_the_note_of_another_run(workspace, run):
     same = ["measure", "-m", "tiny", "--pictures", "2", "--num-inference-steps", "2", "--out", "mine"]
     assert run(*same)[0] == 0
     assert run(*same, "--seed", "1")[0] == 2

@@ -25,30 +25,30 @@ things = ["dog", "cat"]
 
 
 @pytest.fixture
-def desk(desk, monkeypatch):
+def workspace(workspace, monkeypatch):
     """With files of pairs and of prompts, a photo, and a judge."""
-    (desk / "pairs.toml").write_text(PAIRS)
-    (desk / "several.toml").write_text(SEVERAL)
-    Image.effect_noise((50, 40), 60).convert("RGB").save(desk / "photo.png")
+    (workspace / "pairs.toml").write_text(PAIRS)
+    (workspace / "several.toml").write_text(SEVERAL)
+    Image.effect_noise((50, 40), 60).convert("RGB").save(workspace / "photo.png")
     monkeypatch.setattr("headwise.benchmarks.clip_scorer.CLIPScorer.load", lambda name: Stub())
-    return desk
+    return workspace
 
 
 def pixels(file):
     return np.asarray(Image.open(file))
 
 
-def test_edit_draws_a_source_and_its_edits(run, desk):
+def test_edit_draws_a_source_and_its_edits(run, workspace):
     line = ("edit", "-s", "a red dog", "-t", "a color dog", "-t", "a red cat", *FAST, "--seeds", "3,4")
     code, out, err = run(*line, "--strengthen", "color:Color", "--weight", "cat*2", "--blend")
     assert (code, out.strip()) == (0, "runs/edit/grid.png")
-    assert len(list((desk / "runs/edit").iterdir())) == 7
-    said = settings_in(desk / "runs/edit/001-a-red-cat.png")
+    assert len(list((workspace / "runs/edit").iterdir())) == 7
+    said = settings_in(workspace / "runs/edit/001-a-red-cat.png")
     assert said["source"] == "a red dog" and json.loads(said["strengthen"]) == {"color": "Color"}
     assert json.loads(said["seeds"]) == [3, 4] and said["picture"] == "1"
 
 
-def test_edit_of_a_photo_says_what_the_inversion_lost(run, desk):
+def test_edit_of_a_photo_says_what_the_inversion_lost(run, workspace):
     line = ("edit", "--image", "photo.png", "-s", "a red dog", "-t", "a red cat", *FAST, "--out", "e")
     code, out, err = run(*line, "--json")
     assert code == 0 and "dB" in err and "warning: The image cannot be generated again well" in err
@@ -57,28 +57,28 @@ def test_edit_of_a_photo_says_what_the_inversion_lost(run, desk):
     assert code == 0 and "dB" in err
 
 
-def test_edit_strengthens_by_its_strength(run, desk):
+def test_edit_strengthens_by_its_strength(run, workspace):
     line = ("edit", "-s", "a red dog", "-t", "a color dog", "--strengthen", "color:Color", *FAST)
     drawn = []
     for strength in (1, 1.0, 5):
         run(*line, "--seeds", 3, "--strength", strength, "--out", f"s{len(drawn)}")
-        drawn.append(pixels(desk / f"s{len(drawn)}" / "000-a-color-dog.png"))
+        drawn.append(pixels(workspace / f"s{len(drawn)}" / "000-a-color-dog.png"))
     assert np.array_equal(drawn[0], drawn[1]) and not np.array_equal(drawn[0], drawn[2])
 
 
-def test_excite_draws_plain_and_excited(run, desk):
+def test_excite_draws_plain_and_excited(run, workspace):
     line = ("excite", "a dog and a cat", "-w", "dog", "-w", "cat", *FAST, "--seeds", "1", "--json")
     code, out, _ = run(*line, "--concept", "dog:Animals", "--concept", "cat:Animals")
     assert code == 0
     names = [file.split("/")[-1] for file in json.loads(out)["files"]]
     assert names == ["000-plain.png", "000-attend-and-excite.png", "000-relevance.png"]
-    plain, excited = (pixels(desk / "runs/excite" / name) for name in names[:2])
+    plain, excited = (pixels(workspace / "runs/excite" / name) for name in names[:2])
     assert not np.array_equal(plain, excited)
     run("generate", "a dog and a cat", *FAST, "--seed", 1, "-n", 1, "--out", "stock")
-    assert np.array_equal(plain, pixels(desk / "stock/000-plain.png"))
+    assert np.array_equal(plain, pixels(workspace / "stock/000-plain.png"))
 
 
-def test_benchmark_editing(run, desk):
+def test_benchmark_editing(run, workspace):
     line = ("benchmark", "editing", *FAST, "--pairs", "pairs.toml", "--seeds", "0", "--out", "b")
     own = (*line, "--method", "prompt-to-prompt", "--method", "relevance", "--count", 2)
     found = json.loads(run(*own, "--json")[1])["attributes"]["Color"]
@@ -88,11 +88,11 @@ def test_benchmark_editing(run, desk):
         assert one["low"] <= one["mean"] <= one["high"]
     code, out, _ = run(*own)
     assert code == 0 and "prompt-to-prompt" in out and "Open b/index.html" in out
-    page = (desk / "b/index.html").read_text()
+    page = (workspace / "b/index.html").read_text()
     assert "a color dog" in page and "svg" in page
 
 
-def test_benchmark_multi_concept(run, desk):
+def test_benchmark_multi_concept(run, workspace):
     line = ("benchmark", "multi-concept", *FAST, "--prompts", "several.toml", "--seeds", "0", "--out", "b")
     found = json.loads(run(*line, "--json")[1])["types"]["type1"]
     assert {"plain", "attend-and-excite", "relevance"} <= set(found)
@@ -117,11 +117,11 @@ def test_benchmark_multi_concept(run, desk):
         (("benchmark", "multi-concept", "--prompts", "pairs.toml"), "lacks or misspells"),
     ],
 )
-def test_refusals_leave_nothing_behind(run, desk, arguments, said):
-    before = set(desk.rglob("*"))
+def test_refusals_leave_nothing_behind(run, workspace, arguments, said):
+    before = set(workspace.rglob("*"))
     code, out, err = run(*arguments, *FAST)
     assert (code, out) == (2, "") and said in err and err.count("error: ") == 1
-    new = set(desk.rglob("*")) - before
+    new = set(workspace.rglob("*")) - before
     assert not [file for file in new if file.suffix in (".png", ".html", ".safetensors")]
 
 

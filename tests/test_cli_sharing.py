@@ -11,19 +11,19 @@ from test_measure import votes_of
 
 
 @pytest.fixture
-def desk(desk):
+def workspace(workspace):
     """With files of concepts, prompts and cases."""
-    (desk / "mine.toml").write_text('[concepts]\nAnimals = ["dog", "cat"]\nColor = ["red", "blue"]\n')
-    (desk / "prompts.txt").write_text("a dog\na red car\n")
-    (desk / "cases.toml").write_text(CASES)
-    (desk / "senses.toml").write_text(SENSES)
-    return desk
+    (workspace / "mine.toml").write_text('[concepts]\nAnimals = ["dog", "cat"]\nColor = ["red", "blue"]\n')
+    (workspace / "prompts.txt").write_text("a dog\na red car\n")
+    (workspace / "cases.toml").write_text(CASES)
+    (workspace / "senses.toml").write_text(SENSES)
+    return workspace
 
 
 MEASURE = ("measure", "-m", "./tiny", "-c", "mine.toml", "-p", "prompts.txt", "-n", 7, *FAST)
 
 
-def test_measure_in_shards_and_merge(run, desk):
+def test_measure_in_shards_and_merge(run, workspace):
     code, out, _ = run(*MEASURE, "--out", "one", "--json")
     assert code == 0
     for i in range(3):
@@ -32,31 +32,31 @@ def test_measure_in_shards_and_merge(run, desk):
         assert code == 0 and found["shard"] == f"{i}/3" and found["pictures"] == (2, 2, 3)[i]
     code, out, _ = run("merge", "many", "--out", "many")
     assert code == 0 and out == "many/votes.safetensors: 7 counted in 3 shards\n"
-    assert (desk / "many/command.txt").read_text() == "headwise merge many --out many\n"
-    assert votes_of(desk / "one") == votes_of(desk / "many")
+    assert (workspace / "many/command.txt").read_text() == "headwise merge many --out many\n"
+    assert votes_of(workspace / "one") == votes_of(workspace / "many")
     code, out, _ = run("merge", "many", "--out", "many", "--json")
     merged = json.loads(out)["merged"]
     assert merged == [{"file": "many/votes.safetensors", "shards": 3, "counted": 7, "missing": []}]
     assert run(*MEASURE, "--out", "many", "--json")[0] == 0, "the whole is there"
-    (desk / "many/shards/00001-of-00003/votes.safetensors").unlink()
+    (workspace / "many/shards/00001-of-00003/votes.safetensors").unlink()
     code, _, err = run("merge", "many", "--out", "other")
     assert code == 2 and "Run shard 1/3 again; or merge what is there with --partial" in err
     code, out, _ = run("merge", "many", "--out", "other", "--partial")
     assert code == 0 and out == "other/votes.safetensors: 5 counted in 2 shards; missing: 2 to 3\n"
 
 
-def test_shards_without_a_folder_named_go_below_that_of_the_model(run, desk):
+def test_shards_without_a_folder_named_go_below_that_of_the_model(run, workspace):
     assert run(*MEASURE, "--shard", "0/2")[0] == 0
-    assert Votes.load(desk / "runs/tiny/shards/00000-of-00002/votes.safetensors").pictures == ((0, 3),)
+    assert Votes.load(workspace / "runs/tiny/shards/00000-of-00002/votes.safetensors").pictures == ((0, 3),)
 
 
-def test_a_launcher_says_which_shard(run, desk, monkeypatch):
+def test_a_launcher_says_which_shard(run, workspace, monkeypatch):
     code, _, err = run(*MEASURE, "--out", "many", "--shard", "auto")
     assert code == 2 and "no launcher says which shard this is" in err
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "1")
     monkeypatch.setenv("SLURM_ARRAY_TASK_COUNT", "2")
     assert run(*MEASURE, "--out", "many", "--shard", "auto")[0] == 0
-    assert Votes.load(desk / "many/shards/00001-of-00002/votes.safetensors").pictures == ((3, 7),)
+    assert Votes.load(workspace / "many/shards/00001-of-00002/votes.safetensors").pictures == ((3, 7),)
 
 
 @pytest.mark.parametrize(
@@ -69,12 +69,12 @@ def test_a_launcher_says_which_shard(run, desk, monkeypatch):
         (("--workers", "2"), "--workers was given without --ray"),
     ],
 )
-def test_what_does_not_go_together(run, desk, more, said):
+def test_what_does_not_go_together(run, workspace, more, said):
     code, _, err = run(*MEASURE, "--out", "many", *more)
     assert code == 2 and said in err
 
 
-def test_a_shard_that_counted_other_pictures(run, desk):
+def test_a_shard_that_counted_other_pictures(run, workspace):
     assert run(*MEASURE, "--out", "many", "--shard", "1/2")[0] == 0
     again = [word if word != 7 else 20 for word in MEASURE]
     code, _, err = run(*again, "--out", "many", "--shard", "1/2")
@@ -82,7 +82,7 @@ def test_a_shard_that_counted_other_pictures(run, desk):
 
 
 @pytest.mark.usefixtures("judged")
-def test_weaken_and_benchmarks_in_shards(run, desk):
+def test_weaken_and_benchmarks_in_shards(run, workspace):
     weaken = ("weaken", "Color", "-m", "./tiny", "--cases", "cases.toml", *FAST, "--random-orders", 1)
     polysemy = ("benchmark", "polysemy", "-m", "./tiny", "--senses", "senses.toml", *FAST, "--seeds", "0")
     weakening = (

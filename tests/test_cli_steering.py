@@ -21,28 +21,28 @@ texts = ["a dog in red color", "a red"]
 
 
 @pytest.fixture
-def desk(desk):
+def workspace(workspace):
     """With files of cases."""
-    (desk / "cases.toml").write_text(CASES)
-    (desk / "senses.toml").write_text(SENSES)
-    return desk
+    (workspace / "cases.toml").write_text(CASES)
+    (workspace / "senses.toml").write_text(SENSES)
+    return workspace
 
 
-def test_generate_draws_side_by_side_and_says_how(run, desk):
+def test_generate_draws_side_by_side_and_says_how(run, workspace):
     line = ("generate", "a red dog", "-m", "./tiny", "--strengthen", "red:Color*2", "-n", 2, *FAST)
     code, out, err = run(*line)
     assert code == 0 and out.strip() == "runs/generate/grid.png" and "4/4" in err
-    files = sorted(file.name for file in (desk / "runs" / "generate").iterdir())
+    files = sorted(file.name for file in (workspace / "runs" / "generate").iterdir())
     assert files == ["000-plain.png", "000-steered.png", "001-plain.png", "001-steered.png", "grid.png"]
-    said = settings_in(desk / "runs" / "generate" / "001-steered.png")
+    said = settings_in(workspace / "runs" / "generate" / "001-steered.png")
     assert said["prompt"] == "a red dog" and json.loads(said["steering"]) == ["red:Color*2"]
     assert (said["seed"], said["picture"], said["num_inference_steps"]) == ("0", "1", "2")
-    first = (desk / "runs" / "generate" / "000-steered.png").read_bytes()
+    first = (workspace / "runs" / "generate" / "000-steered.png").read_bytes()
     run(*line)
-    assert (desk / "runs" / "generate" / "000-steered.png").read_bytes() == first
+    assert (workspace / "runs" / "generate" / "000-steered.png").read_bytes() == first
 
 
-def test_generate_with_a_row_of_strengths(run, desk):
+def test_generate_with_a_row_of_strengths(run, workspace):
     line = ("generate", "a red dog", "-m", "./tiny", "--adjust", "red:Color-Animals", "-n", 1, *FAST)
     code, out, _ = run(*line, "--strengths", "0,1", "--json", "--out", "row")
     assert code == 0 and [file.split("/")[1] for file in json.loads(out)["files"]] == [
@@ -52,12 +52,13 @@ def test_generate_with_a_row_of_strengths(run, desk):
     plain = ("generate", "a red dog", "-m", "./tiny", "-n", 1, *FAST, "--out", "plain")
     run(*plain)
     pixels = [
-        np.asarray(Image.open(f)) for f in (desk / "row/000-strength-0.png", desk / "plain/000-plain.png")
+        np.asarray(Image.open(f))
+        for f in (workspace / "row/000-strength-0.png", workspace / "plain/000-plain.png")
     ]
     assert np.array_equal(*pixels)
 
 
-def test_generate_suggests(run, desk):
+def test_generate_suggests(run, workspace):
     code, out, _ = run("generate", "a red dog", "-m", "./tiny", "--suggest", "dog", *FAST, "--json")
     assert code == 0 and {one["concept"] for one in json.loads(out)["concepts"]} == {"Color", "Animals"}
     code, out, _ = run("generate", "a red dog", "-m", "./tiny", "--suggest", "dog", *FAST)
@@ -77,7 +78,7 @@ def judged(monkeypatch):
     monkeypatch.setattr("headwise.benchmarks.clip_scorer.scoring", judge_of_brightness)
 
 
-def test_weaken(run, desk, judged):
+def test_weaken(run, workspace, judged):
     line = ("weaken", "Color", "-m", "./tiny", "--cases", "cases.toml", *FAST, "--random-orders", 1)
     code, out, _ = run(*line)
     assert (
@@ -88,7 +89,7 @@ def test_weaken(run, desk, judged):
     assert found["low"] <= found["area"] <= found["high"]
 
 
-def test_weaken_by_several_factors(run, desk, judged):
+def test_weaken_by_several_factors(run, workspace, judged):
     line = (
         "weaken",
         "Color",
@@ -108,17 +109,17 @@ def test_weaken_by_several_factors(run, desk, judged):
     assert "Color, × -2" in out and "Color, × 0.5" in out
 
 
-def test_benchmark_weakening(run, desk, judged):
+def test_benchmark_weakening(run, workspace, judged):
     line = ("benchmark", "weakening", "-m", "./tiny", "--cases", "cases.toml", *FAST)
     found = json.loads(run(*line, "--json")[1])
     assert set(found["concepts"]) == {"Color"} and 0 <= found["share_positive"] <= 1
     code, out, _ = run(*line)
     assert code == 0 and "of 1 concepts" in out
-    page = (desk / "runs/benchmark-weakening/index.html").read_text()
+    page = (workspace / "runs/benchmark-weakening/index.html").read_text()
     assert "The first prompt of each." in page and "k = 0" in page
 
 
-def test_benchmark_polysemy(run, desk, judged):
+def test_benchmark_polysemy(run, workspace, judged):
     line = ("benchmark", "polysemy", "-m", "./tiny", "--senses", "senses.toml", "--seeds", "0,1", *FAST)
     found = json.loads(run(*line, "--json")[1])["methods"]
     assert set(found) == {"plain", "rewording", "uniform", "random_heads", "layer_means", "adjust"}
@@ -142,12 +143,14 @@ def test_benchmark_polysemy(run, desk, judged):
         (("benchmark", "weakening", "--cases", "none.toml"), "cannot be read"),
     ],
 )
-def test_refusals_leave_nothing_behind(run, desk, judged, arguments, said):
-    before = set(desk.rglob("*"))
+def test_refusals_leave_nothing_behind(run, workspace, judged, arguments, said):
+    before = set(workspace.rglob("*"))
     code, out, err = run(*arguments, "-m", "./tiny", *FAST)
     assert (code, out) == (2, "") and said in err and err.count("error: ") == 1
     assert not [
-        file for file in set(desk.rglob("*")) - before if file.suffix in (".png", ".html", ".safetensors")
+        file
+        for file in set(workspace.rglob("*")) - before
+        if file.suffix in (".png", ".html", ".safetensors")
     ]
 
 

@@ -32,7 +32,7 @@ def blocks(page, language):
 
 
 @pytest.fixture
-def desk(sd, tmp_path, monkeypatch):
+def workspace(sd, tmp_path, monkeypatch):
     """An empty folder to work in, where the tiny pipeline stands in for the slower built-in one."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("headwise.model.pipelines.load_pipeline", lambda name, **options: sd)
@@ -51,24 +51,24 @@ def run(page):
 
 
 @pytest.mark.filterwarnings("ignore:The image cannot be generated again")  # by a random autoencoder
-def test_the_guide_runs_and_the_format_is_as_written(desk, capsys):
+def test_the_guide_runs_and_the_format_is_as_written(workspace, capsys):
     assert run(ROOT / "docs" / "guide.md")["page"].is_file()
     assert "Did you mean 'Color'?" in capsys.readouterr().out
     said = run(ROOT / "docs" / "format.md")["said"]
     text = (ROOT / "docs" / "format.md").read_text()
     for file in ("relevance", "votes"):
-        with safe_open(desk / "runs" / "guide" / f"{file}.safetensors", "np") as opened:
+        with safe_open(workspace / "runs" / "guide" / f"{file}.safetensors", "np") as opened:
             table = text.split(f"## {file.title()}\n")[1].split("| tensor |")[1].split("\n\n")[0]
             assert set(opened.keys()) == set(re.findall(r"^\| `(\w+)` \|", table, re.M)), file
     for key in [*said, "model", "weights", "pictures", "versions"]:
         assert f"`{key}`" in text, key
-    settings = json.loads((desk / "runs" / "guide" / "run.json").read_text())["settings"]
+    settings = json.loads((workspace / "runs" / "guide" / "run.json").read_text())["settings"]
     assert {"model", "weights", "seed", "num_inference_steps"} <= settings.keys()
     for path in re.findall(r"^\| `([\w./]+\.\w+)`", text, re.M):
-        assert (desk / "runs" / "guide" / path).is_file(), path
+        assert (workspace / "runs" / "guide" / path).is_file(), path
 
 
-def test_the_readme_runs(desk, capsys):
+def test_the_readme_runs(workspace, capsys):
     run(ROOT / "README.md")
     assert "±" in capsys.readouterr().out
 
@@ -83,7 +83,7 @@ EXAMPLES = {
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_examples_run(name, desk, sd, capsys, monkeypatch):
+def test_examples_run(name, workspace, sd, capsys, monkeypatch):
     head_map, names = HeadMap.of(sd), ConceptSet.load("emoji").names
     votes = np.random.default_rng(0).integers(1, 50, (len(names), head_map.all_heads))
     Relevance.from_votes(votes, names, head_map).save("mine.safetensors")
@@ -93,7 +93,7 @@ def test_examples_run(name, desk, sd, capsys, monkeypatch):
     runpy.run_path(str(ROOT / "examples" / f"{name}.py"))
     out = capsys.readouterr().out
     assert EXAMPLES[name] in out
-    assert sorted(re.findall(r"\w+\.png", out)) == sorted(file.name for file in desk.glob("*.png"))
+    assert sorted(re.findall(r"\w+\.png", out)) == sorted(file.name for file in workspace.glob("*.png"))
 
 
 def test_every_example_is_run():

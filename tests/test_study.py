@@ -110,7 +110,7 @@ def test_several_concepts_are_asked_for_two_by_two_or_all_at_once(tmp_path):
         ("relevance", "plain"),
         ("relevance", "attend-and-excite"),
     }
-    assert HOSTILE in [case.say["prompt"] for case in study.cases], "a prompt is text, whatever it holds"
+    assert HOSTILE in [case.fields["prompt"] for case in study.cases], "a prompt is text, whatever it holds"
     (tmp_path / "study.toml").unlink()
     make_study(tmp_path, together=True)
     assert {item.methods for item in read_study(tmp_path).items()} == {
@@ -160,7 +160,7 @@ def test_what_cannot_be_made_is_refused(tmp_path):
         'reworded = "x"\ntexts = ["x", "y"]\n'
     )
     make_study(unknown, senses=senses)
-    assert read_study(unknown).cases[0].say["other"] == "Magic"
+    assert read_study(unknown).cases[0].fields["other"] == "Magic"
 
 
 @pytest.mark.parametrize(
@@ -328,3 +328,31 @@ def test_the_example_of_the_documents_is_a_study():
     assert [item.methods for item in items] == [("ours", "theirs"), ("ours",), ("theirs",)]
     assert items[0].text() == "Which picture fits “an orange car” better?"
     assert [items[1].label(code) for code in ("meant", "other")] == ["a color", "a fruit"]
+
+
+KEPT = """
+title = "T"
+consent = "C"
+seed = 3
+trials = 4
+[[questions]]
+name = "sense"
+text = "Which sense of “{word}”?"
+answers = { color = "the color", fruit = "{fruit}" }
+also = { neither = "neither of them" }
+right = "color"
+[[cases]]
+name = "000"
+group = "orange"
+reference = "r.png"
+say = { word = "orange", fruit = "an orange" }
+pictures = { ours = "a.png", theirs = "b.png" }
+"""
+
+
+def test_answers_that_were_given_before_still_belong_to_their_study(tmp_path):
+    """The fingerprint that files of answers hold depends on the study alone, not on names in the code."""
+    for name in "rab":
+        (tmp_path / f"{name}.png").write_bytes(name.encode())
+    fingerprint = "1c6f873a8e7d6e81cf4310951dffd44208a4025656c965638e8adb70765cd603"  # of the first release
+    assert parse_study(KEPT).fingerprint(tmp_path) == fingerprint

@@ -57,15 +57,12 @@ def rate_of(results, question, code, shown, group=""):
     return found
 
 
-def test_of(results, question, second, unit, group=""):
+def comparison_of(results, question, second, unit, group=""):
     (found,) = [
         t for t in results.compared
         if (t.question, t.second, t.unit, t.group) == (question, second, unit, group)
     ]  # fmt: skip
     return found
-
-
-test_of.__test__ = False
 
 
 def test_preferences_counted_by_hand(preferred):
@@ -83,12 +80,12 @@ def test_signs_counted_by_hand(preferred):
     *_, answers = preferred
     found = results_of(answers)
     for second in ("prompt-to-prompt", "sdedit 0.5"):
-        by_answer = test_of(found, "fit", second, "answers")
+        by_answer = comparison_of(found, "fit", second, "answers")
         assert (by_answer.wins, by_answer.losses, by_answer.ties) == (20, 4, 0)
         assert by_answer.p == sign_test(20, 4) and by_answer.corrected == pytest.approx(2 * by_answer.p)
-        by_case = test_of(found, "fit", second, "cases")
+        by_case = comparison_of(found, "fit", second, "cases")
         assert (by_case.wins, by_case.losses, by_case.p) == (4, 0, 2 / 16)
-        by_person = test_of(found, "fit", second, "participants")
+        by_person = comparison_of(found, "fit", second, "participants")
         assert (by_person.wins, by_person.losses, by_person.p) == (5, 1, 14 / 64)
 
 
@@ -147,11 +144,11 @@ def test_senses_counted_by_hand(tmp_path):
     assert rate_of(found, "sense", "other", ("plain",)).hits == 4
     assert rate_of(found, "sense", "meant", ("adjust",), "orange").share == wilson(6, 6)
     assert math.isnan(rate_of(found, "sense", "meant", ("adjust",), "rose").by_case.low), "one case only"
-    by_answer = test_of(found, "sense", "plain", "answers")
+    by_answer = comparison_of(found, "sense", "plain", "answers")
     assert (by_answer.first, by_answer.wins, by_answer.losses, by_answer.ties) == ("adjust", 4, 0, 5)
-    by_case = test_of(found, "sense", "plain", "cases")
+    by_case = comparison_of(found, "sense", "plain", "cases")
     assert (by_case.wins, by_case.losses, by_case.ties) == (2, 0, 1)
-    by_person = test_of(found, "sense", "plain", "participants")
+    by_person = comparison_of(found, "sense", "plain", "participants")
     assert (by_person.wins, by_person.losses, by_person.ties) == (2, 0, 1)
     (agreed,) = found.agreed
     counts = np.array([[3, 0, 0]] * 4 + [[1, 2, 0]] * 2 + [[0, 0, 3]] * 3)
@@ -242,7 +239,7 @@ def test_make_and_invite(tmp_path, run):
     links = out.split()
     assert code == 0 and len(set(links)) == 3
     _, answers = begun(folder)
-    assert all(answers.knows(link.removeprefix("https://study.example.org/s/")) for link in links)
+    assert all(answers.has_link(link.removeprefix("https://study.example.org/s/")) for link in links)
 
 
 @pytest.mark.parametrize("command", ["report", "export"])

@@ -292,7 +292,7 @@ def test_a_full_disk_says_so_and_is_tried_again(client, answers, monkeypatch):
 
 def test_answers_to_something_else_are_refused(folder, answers, tmp_path):
     (folder / "study.toml").write_text((folder / "study.toml").read_text().replace("fits", "suits"))
-    with pytest.raises(RunMismatch, match="holds answers to other questions or pictures"):
+    with pytest.raises(RunMismatch, match="holds answers to different questions or pictures"):
         begun(folder)
     (tmp_path / "x.sqlite").write_bytes(b"no database at all, but long enough to be read as one")
     for name in ("x.sqlite", "missing.sqlite"):
@@ -304,7 +304,7 @@ def test_answers_to_something_else_are_refused(folder, answers, tmp_path):
 def test_a_taken_port_is_said():
     with socket.create_server(("127.0.0.1", 0)) as taken:
         with pytest.raises(
-            HeadwiseError, match=r"127.0.0.1:\d+ cannot be listened at: .* Give another --port"
+            HeadwiseError, match=r"Cannot serve at 127.0.0.1, port \d+: .* Give another --port"
         ):
             serve(FastAPI(), "127.0.0.1", taken.getsockname()[1], print)
 
@@ -384,7 +384,7 @@ def test_killed_at_any_moment_it_has_every_answer_that_it_acknowledged(folder):
         rate(address, link, acknowledged, token=token)
     answers = Answers(folder / "answers.sqlite")
     (number,) = [person.number for person in answers.participants() if person.token == token]
-    assert len(answers.given(number)) == len(trials_of(answers.study, number))
+    assert len(answers.choices(number)) == len(trials_of(answers.study, number))
     check = sqlite3.connect(folder / "answers.sqlite")
     assert check.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     check.close()

@@ -1,4 +1,4 @@
-"""The routes on a tiny pipeline: what is drawn is what the library draws, and nothing is lost."""
+"""The routes on a tiny pipeline: an image is the one that the library generates, and nothing is lost."""
 
 import base64
 import io
@@ -65,7 +65,7 @@ def png(size=(64, 48), color="purple"):
     return content.getvalue()
 
 
-# What is drawn
+# Images
 
 
 def test_the_page_and_its_parts_are_served_from_here(page):
@@ -79,24 +79,24 @@ def test_the_page_and_its_parts_are_served_from_here(page):
         assert page.get(f"/{name}").status_code == 404
 
 
-def test_state_and_relevance(page, made):
+def test_state_and_relevance(page, service):
     state = page.get("/api/state").json()
     assert (state["model"], state["state"], state["measured"]) == ("tiny", "ready", True)
     found = page.get("/api/relevance").json()
-    relevance = made.relevance("")
+    relevance = service.relevance("")
     assert np.allclose(found["values"], relevance.values, atol=1e-4)
     assert found["concepts"] == ["Color", "Animals"] and found["errors"][0][0] is None
     assert sum(layer["heads"] for layer in found["layers"]) == relevance.values.shape[1]
-    assert page.get("/api/relevance", params={"name": "nowhere"}).status_code in (404, 422)
+    assert page.get("/api/relevance", params={"name": "nowhere"}).status_code == 422
 
 
-def test_the_map_is_there_before_the_model(made):
+def test_the_map_is_there_before_the_model(service):
     """What is first painted waits for nothing that is slow."""
     gate = threading.Event()
-    load = made.bench._load
-    made.bench._load = lambda: gate.wait(60) and load()
+    load = service.session._load_pipeline
+    service.session._load_pipeline = lambda: gate.wait(60) and load()
     try:
-        with TestClient(make_app(made, Rules()), base_url=HERE) as page:
+        with TestClient(make_app(service, Rules()), base_url=HERE) as page:
             assert page.get("/api/state").json()["state"] == "loading"
             assert page.get("/api/relevance").json()["concepts"] == ["Color", "Animals"]
             assert page.get("/api/runs").json() == []
@@ -129,9 +129,9 @@ def test_words_with_their_tokens_and_what_an_edit_changes(page):
     assert "no word in common" in typing["problem"] and not any(w["changed"] for w in typing["words"])
 
 
-def test_generate_is_what_the_library_draws(page, made, sd):
+def test_generate_is_what_the_library_generates(page, service, sd):
     job = done(page, "generate", prompt="a red dog", steering=[RED], pictures=2, **FAST)
-    hooks = [hw.strengthen(made.relevance(""), "red", "Color", 5.0)]
+    hooks = [hw.strengthen(service.relevance(""), "red", "Color", 5.0)]
     drawn = compare(
         sd, "a red dog", {"plain": [], "steered": hooks}, pictures=2, batch_size=1, progress=False, **FAST
     )
@@ -147,9 +147,9 @@ def test_generate_is_what_the_library_draws(page, made, sd):
     assert not np.array_equal(picture(page, job, job["found"][0]), picture(page, job, job["found"][2]))
 
 
-def test_what_was_drawn_before_is_not_drawn_again(page, made, monkeypatch):
+def test_what_was_generated_before_is_not_generated_again(page, service, monkeypatch):
     first = done(page, "generate", prompt="a red dog", steering=[RED], **FAST)
-    monkeypatch.setattr("headwise.web.picture_jobs.compare", lambda *args, **options: 1 / 0)
+    monkeypatch.setattr("headwise.steering.compare.compare", lambda *args, **options: 1 / 0)
     again = done(page, "generate", prompt="a red dog", steering=[RED], **FAST)
     for a, b in zip(first["found"], again["found"], strict=True):
         assert np.array_equal(picture(page, first, a), picture(page, again, b))
@@ -169,21 +169,21 @@ def test_a_strip_has_a_picture_for_each_strength(page):
     assert not np.array_equal(drawn[0], drawn[2])
 
 
-def test_two_senses_are_adjusted(page, made, sd):
+def test_two_senses_are_adjusted(page, service, sd):
     steering = {"word": "red", "concept": "Color", "away": "Animals", "strength": 3.0}
     job = done(page, "generate", prompt="a red dog", steering=[steering], **FAST)
-    hooks = [hw.adjust(made.relevance(""), "red", "Color", "Animals", 3.0)]
+    hooks = [hw.adjust(service.relevance(""), "red", "Color", "Animals", 3.0)]
     (drawn,) = compare(sd, "a red dog", {"": hooks}, pictures=1, progress=False, **FAST)[""]
     assert np.array_equal(picture(page, job, job["found"][1]), np.asarray(drawn, int))
 
 
-def test_a_suggestion(page, made, sd):
+def test_a_suggestion(page, service, sd):
     job = done(page, "suggest", prompt="a red dog", word="dog", **FAST)
-    found = hw.suggest(sd, made.relevance(""), "a red dog", "dog", pictures=4, progress=False, **FAST)
+    found = hw.suggest(sd, service.relevance(""), "a red dog", "dog", pictures=4, progress=False, **FAST)
     assert [one["concept"] for one in job["found"][0]["concepts"]] == [one.concept for one in found]
 
 
-def test_explore_shows_where_a_head_listens_and_what_drives_a_region(page, made, sd):
+def test_explore_shows_what_a_head_attends_to_and_what_drives_a_region(page, service, sd):
     job = done(page, "explore", prompt="a red dog", **FAST)
     seen = AttentionMaps()
     with quiet(sd), hw.hooked(sd, seen):
@@ -203,34 +203,34 @@ def test_explore_shows_where_a_head_listens_and_what_drives_a_region(page, made,
         assert np.allclose(values / 255 * top, expected[..., 1], atol=top / 255)
     box = {"left": 0, "top": 0, "right": 0.5, "bottom": 0.5}
     region = page.get(f"/api/explore/{job['id']}/region", params=box).json()
-    pulls = region_relevance(maps, made.relevance(""), (0, 0, 0.5, 0.5))[0]
+    pulls = region_relevance(maps, service.relevance(""), (0, 0, 0.5, 0.5))[0]
     assert region["concepts"][0]["pull"] == pytest.approx(pulls.max(), rel=1e-3)
     assert region["words"][1]["share"] == pytest.approx(maps.within((0, 0, 0.5, 0.5)).mean(0)[1], rel=1e-3)
     assert page.get(f"/api/explore/{job['id']}/head", params={"index": 10_000}).status_code == 422
     assert page.get(f"/api/explore/{job['id']}/region", params=box | {"right": 0}).status_code == 422
 
 
-def test_edit_has_the_rivals_beside_it(page, made, sd):
-    rivals = ["prompt-to-prompt", "plug-and-play", "masactrl", "free-prompt", "sdedit"]
+def test_edit_has_the_baselines_beside_it(page, service, sd):
+    baselines = ["prompt-to-prompt", "plug-and-play", "masactrl", "free-prompt", "sdedit"]
     asked = {"prompt": "a red dog", "target": "a red cat", "concepts": {"cat": "Animals"}, "strength": 2.0}
-    job = done(page, "edit", **asked, rivals=rivals, **FAST)
-    assert [item["column"] for item in job["found"]] == ["source", "relevance", *rivals]
+    job = done(page, "edit", **asked, baselines=baselines, **FAST)
+    assert [item["column"] for item in job["found"]] == ["source", "relevance", *baselines]
     assert not any("error" in item for item in job["found"])
-    p2p = hw.PromptToPrompt(relevance=made.relevance(""), concepts={"cat": "Animals"}, strength=2.0)
+    p2p = hw.PromptToPrompt(relevance=service.relevance(""), concepts={"cat": "Animals"}, strength=2.0)
     options = {"seeds": [3], "progress": False, "num_inference_steps": 2, "guidance_scale": 5.0}
     source, target = hw.edit(sd, "a red dog", ["a red cat"], p2p, **options)[0]
     assert np.array_equal(picture(page, job, job["found"][0]), np.asarray(source, int))
     assert np.array_equal(picture(page, job, job["found"][1]), np.asarray(target, int))
 
 
-def test_a_rival_that_cannot_is_no_reason_to_show_nothing(page, monkeypatch, caplog):
+def test_a_baseline_that_fails_does_not_hide_the_others(page, monkeypatch, caplog):
     def breaks(name):
         raise AttributeError("its own affair") if name == "masactrl" else HookMisuse("This cannot be.")
 
-    monkeypatch.setattr("headwise.web.picture_jobs.MasaCtrl", lambda: breaks("masactrl"))
-    monkeypatch.setattr("headwise.web.picture_jobs.FreePrompt", lambda: breaks("free-prompt"))
-    rivals = ["masactrl", "free-prompt", "prompt-to-prompt"]
-    job = done(page, "edit", prompt="a red dog", target="a red cat", rivals=rivals, **FAST)
+    monkeypatch.setattr("headwise.editing.baselines.masactrl.MasaCtrl", lambda: breaks("masactrl"))
+    monkeypatch.setattr("headwise.editing.baselines.free_prompt.FreePrompt", lambda: breaks("free-prompt"))
+    baselines = ["masactrl", "free-prompt", "prompt-to-prompt"]
+    job = done(page, "edit", prompt="a red dog", target="a red cat", baselines=baselines, **FAST)
     found = {item["column"]: item for item in job["found"]}
     assert found["masactrl"]["error"] == "This way does not work with this model (AttributeError)."
     assert found["free-prompt"]["error"] == "This cannot be."
@@ -243,12 +243,12 @@ def test_a_picture_that_was_sent_is_edited(page):
     shown = page.get(f"/api/pictures/{sent['id']}")
     assert Image.open(io.BytesIO(shown.content)).size == (16, 16)
     asked = {"prompt": "a red dog", "target": "a red cat", "picture": sent["id"], "skip": 0.0}
-    job = done(page, "edit", **asked, rivals=["prompt-to-prompt", "sdedit"], **FAST)
+    job = done(page, "edit", **asked, rivals=["prompt-to-prompt", "sdedit"], **FAST)  # the key of old runs
     assert "psnr" in job["found"][0]
     assert [item["column"] for item in job["found"][1:]] == ["source", "prompt-to-prompt", "sdedit"]
 
 
-def test_compose_has_the_rivals_beside_it(page):
+def test_compose_has_the_baselines_beside_it(page):
     concepts = {"dog": "Animals", "cat": "Animals"}
     job = done(page, "compose", prompt="a dog and a cat", words=["dog", "cat"], concepts=concepts, **FAST)
     columns = [item["column"] for item in job["found"]]
@@ -270,7 +270,7 @@ def test_compose_has_the_rivals_beside_it(page):
     assert half["state"] == "failed" and "No concept was chosen for 'cat'" in half["error"]
 
 
-def test_weaken_shows_curves_and_pictures_together(page, made):
+def test_weaken_shows_curves_and_pictures_together(page, service):
     offered = page.get("/api/weaken").json()
     assert "Color" in offered["concepts"] and offered["ks"][0] == 0
     job = done(page, "weaken", name="w", concept="Color", count=2, **FAST | {"num_inference_steps": 1})
@@ -291,7 +291,7 @@ def test_weaken_shows_curves_and_pictures_together(page, made):
 MEASURED = {"concepts": "paper34", "pictures": 6, "batch_size": 2, "keep_pictures": 1}
 
 
-def test_a_measurement_is_listed_shown_and_used(page, made):
+def test_a_measurement_is_listed_shown_and_used(page, service):
     job = done(page, "measure", name="mine", prompts=["a dog", "a red car"], **MEASURED, **FAST)
     assert job["found"] == [{"pictures": 6}]
     (run,) = page.get("/api/runs").json()
@@ -307,30 +307,51 @@ def test_a_measurement_is_listed_shown_and_used(page, made):
     assert len(steered["found"]) == 2
 
 
-def test_pictures_are_kept_where_they_are_wanted(page, made):
+def test_pictures_are_kept_where_they_are_wanted(page, service):
     job = done(page, "generate", prompt="a red dog", steering=[RED], **FAST)
     assert page.post(f"/api/jobs/{job['id']}/keep", params={"name": "kept"}).json() == {"run": "kept"}
-    files = sorted(file.name for file in (made.folders.root / "kept").glob("*.png"))
+    files = sorted(file.name for file in (service.runs.root / "kept").glob("*.png"))
     assert files == ["000-plain.png", "001-steered.png"]
     from headwise.pictures import settings_in
 
-    said = settings_in(made.folders.root / "kept" / "001-steered.png")
+    said = settings_in(service.runs.root / "kept" / "001-steered.png")
     assert said["prompt"] == "a red dog" and said["steering"] == '["red:Color*5"]'
     assert page.get("/api/runs/kept").json()["pictures"] == files
 
 
-# Recipes
+# Snippets
+
+
+def check_pictures(page, job, variables):
+    """A program's pictures, in its variables and files, are those of the job that it was printed from."""
+    kind = job["kind"]
+    shown = [item for item in job["found"] if "picture" in item]
+    edits = 4 + bool(job["asked"].get("concepts"))
+    assert len(shown) == {"explore": 1, "generate": 2, "strip": 3, "edit": edits, "compose": 4}.get(kind, 0)
+    for item in shown:
+        column = item["column"]
+        if kind in ("generate", "strip"):
+            image = variables["generated"][column][item.get("number", 0)]
+        elif column in ("source", "picture"):
+            image = variables[column]
+        else:
+            image = Image.open(f"{column}.png")
+        assert np.array_equal(np.asarray(image, int), picture(page, job, item)), (kind, column)
 
 
 @pytest.mark.filterwarnings("ignore:The image cannot be generated again")  # by a random autoencoder
-def test_every_recipe_runs_and_its_command_is_understood(page, made, sd, monkeypatch):
+def test_every_snippet_gives_the_pictures_of_its_job_and_its_command_is_understood(
+    page, service, sd, monkeypatch
+):
     monkeypatch.setattr("headwise.model.pipelines.load_pipeline", lambda name, **options: sd)
-    monkeypatch.setattr("headwise.benchmarks.clip_scorer.CLIPScorer.load", lambda name: made.bench.judge)
+    monkeypatch.setattr(
+        "headwise.benchmarks.clip_scorer.CLIPScorer.load", lambda name: service.session.scorer
+    )
     hostile = 'a red dog \'; import os #""" <script>'
     sent = page.post("/api/pictures", content=png((16, 16))).json()["id"]
     Image.new("RGB", (16, 16), "purple").save("picture.png")
     steering = [RED, {"word": "dog", "concept": "Animals", "away": "Color", "strength": -1.5}]
-    edit = {"target": "a red cat", "rivals": ["prompt-to-prompt", "masactrl", "sdedit"]}
+    edit = {"target": "a red cat", "baselines": ["prompt-to-prompt", "masactrl", "sdedit"]}
     both = {"dog": "Animals", "cat": "Animals"}
     asked = [
         ("explore", {"prompt": hostile}),
@@ -346,27 +367,27 @@ def test_every_recipe_runs_and_its_command_is_understood(page, made, sd, monkeyp
     for kind, fields in asked:
         job = done(page, kind, **fields, **FAST | {"num_inference_steps": 1 if kind == "weaken" else 2})
         recipe = page.get(f"/api/jobs/{job['id']}/recipe").json()
-        names = {}
-        exec(compile(recipe["python"], kind, "exec"), names)
-        if kind == "generate":
-            mine = np.asarray(names["drawn"]["steered"][0], int)
-            assert np.array_equal(mine, picture(page, job, job["found"][1]))
+        variables = {}
+        exec(compile(recipe["python"], kind, "exec"), variables)
+        check_pictures(page, job, variables)
         program, name, *arguments = shlex.split(recipe["command"])
         assert program == "headwise"
         typer.main.get_command(commands).commands[name].make_context(name, arguments)
     assert page.get("/api/runs/m/recipe").json()["python"] == recipe["python"]
 
 
-def test_the_command_of_a_run_goes_on_with_it(page, made, run, monkeypatch):
+def test_the_command_of_a_run_goes_on_with_it(page, service, run, monkeypatch):
     """Same settings, same folder: the command finds the run whole."""
     done(page, "measure", name="m", **MEASURED, **FAST)
     recipe = page.get("/api/runs/m/recipe").json()
-    before = (made.folders.root / "m" / "votes.safetensors").read_bytes()
-    monkeypatch.setattr("headwise.model.pipelines.load_pipeline", lambda name, **options: made.bench.pipe)
+    before = (service.runs.root / "m" / "votes.safetensors").read_bytes()
+    monkeypatch.setattr(
+        "headwise.model.pipelines.load_pipeline", lambda name, **options: service.session.pipe
+    )
     code, out, err = run(*shlex.split(recipe["command"])[1:], "--json")
     assert code == 0, err
     assert json.loads(out)["resumed_from"] == 6
-    assert (made.folders.root / "m" / "votes.safetensors").read_bytes() == before
+    assert (service.runs.root / "m" / "votes.safetensors").read_bytes() == before
 
 
 # What comes back, what goes on
@@ -381,15 +402,15 @@ def test_nothing_is_lost_when_the_tab_closes(app, page):
     assert finished["state"] == "done" and picture(again, finished, finished["found"][1]).shape == (16, 16, 3)
 
 
-def test_a_measurement_is_cancelled_and_goes_on_as_if_nothing_had_been(page, made):
+def test_a_measurement_is_cancelled_and_goes_on_as_if_nothing_had_been(page, service):
     calls = []
 
     def cancels(*given):
         calls.append(1)
         if len(calls) == 10:  # three calls a picture: within the fourth
-            made.jobs.cancel(made.jobs.on("m"))
+            service.jobs.cancel(service.jobs.writing_to("m"))
 
-    handle = made.bench.pipe.unet.register_forward_pre_hook(cancels)
+    handle = service.session.pipe.unet.register_forward_pre_hook(cancels)
     job = ended(page, ask(page, "measure", name="m", **MEASURED | {"batch_size": 1}, **FAST))
     handle.remove()
     assert job["state"] == "cancelled" and len(calls) == 10
@@ -398,20 +419,20 @@ def test_a_measurement_is_cancelled_and_goes_on_as_if_nothing_had_been(page, mad
     resumed = ended(page, page.post("/api/runs/m/resume").json())
     assert resumed["state"] == "done", resumed["error"]
     done(page, "measure", name="whole", **MEASURED | {"batch_size": 1}, **FAST)
-    files = [made.folders.root / name / "votes.safetensors" for name in ("m", "whole")]
+    files = [service.runs.root / name / "votes.safetensors" for name in ("m", "whole")]
     assert files[0].read_bytes() == files[1].read_bytes()
 
 
-def test_a_picture_does_not_wait_for_a_measurement(page, made):
+def test_a_picture_does_not_wait_for_a_measurement(page, service):
     long = ask(page, "measure", name="m", **MEASURED | {"pictures": 60, "batch_size": 1}, **FAST)
     short = done(page, "generate", prompt="a red dog", steering=[RED], **FAST)
     still = page.get(f"/api/jobs/{long['id']}").json()
     assert short["state"] == "done" and still["state"] in ("running", "waiting")
     assert ended(page, still)["state"] == "done"
-    assert len(Votes.load(made.folders.root / "m" / "votes.safetensors")) == 60
+    assert len(Votes.load(service.runs.root / "m" / "votes.safetensors")) == 60
 
 
-def test_ten_at_once_get_their_own(app, page, made, sd):
+def test_ten_at_once_get_their_own(app, page, service, sd):
     def one(n):
         client = TestClient(app, base_url=HERE)
         client.get("/")
@@ -423,7 +444,7 @@ def test_ten_at_once_get_their_own(app, page, made, sd):
 
     with ThreadPoolExecutor(10) as pool:
         found = list(pool.map(one, range(10)))
-    hooks = [hw.strengthen(made.relevance(""), "red", "Color", 5.0)]
+    hooks = [hw.strengthen(service.relevance(""), "red", "Color", 5.0)]
     for n, drawn in found:
         options = FAST | {"seed": n}
         (expected,) = compare(sd, "a red dog", {"": hooks}, pictures=1, progress=False, **options)[""]

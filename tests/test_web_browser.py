@@ -21,7 +21,8 @@ pytest.importorskip("fastapi", reason="the page is an extra: pip install 'headwi
 
 import uvicorn
 
-from headwise.web.app import listen, make_app
+from headwise.http import listen
+from headwise.web.app import make_app
 from headwise.web.security import Rules
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -169,7 +170,7 @@ def test_explore_in_both_directions(page):
     assert re.fullmatch(r"The concepts of head \d+", title)
     assert "attn2[" in tab.inner_text("#detail .address")
     head = title.split()[-1]
-    tab.wait_for_selector(f"#stage-words[aria-label^='Where head {head} listens']")
+    tab.wait_for_selector(f"#stage-words[aria-label^='Attention of head {head}']")
     tab.click("#detail .bars button >> nth=0")
     concept = tab.inner_text("#detail h3").removeprefix("The heads of ")
     assert concept in tab.inner_text("#map-concept")
@@ -295,8 +296,8 @@ def test_edit_a_drawn_and_a_sent_picture(page, tmp_path):
     tab.fill("#edit-form [name=num_inference_steps]", "4")
     tab.wait_for_selector("#edit-words select[data-word=blue]")
     assert tab.locator("#edit-words select").input_value() == "Color"
-    for rival in ("plug-and-play", "free-prompt"):
-        tab.uncheck(f"#edit-rivals [value={rival}]")
+    for baseline in ("plug-and-play", "free-prompt"):
+        tab.uncheck(f"#edit-baselines [value={baseline}]")
     tab.click("#edit-form button.main")
     page.count("#edit-pictures img", 5)
     captions = tab.locator("#edit-pictures figcaption").all_inner_texts()
@@ -442,10 +443,10 @@ def test_everybody_can_use_it(browser, server, width, scheme):
 
 
 @pytest.fixture
-def guarded(made):
+def guarded(service):
     """The page of a tiny pipeline, behind a token."""
     listening = listen("127.0.0.1", 0)
-    running = uvicorn.Server(uvicorn.Config(make_app(made, Rules(token=TOKEN)), log_level="error"))
+    running = uvicorn.Server(uvicorn.Config(make_app(service, Rules(token=TOKEN)), log_level="error"))
     thread = threading.Thread(target=running.run, kwargs={"sockets": [listening]})
     thread.start()
     yield f"http://127.0.0.1:{listening.getsockname()[1]}/"

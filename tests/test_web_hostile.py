@@ -12,10 +12,10 @@ pytest.importorskip("fastapi", reason="the page is an extra: pip install 'headwi
 from starlette.testclient import TestClient
 
 from headwise.web.app import make_app
-from headwise.web.run_store import Folders
+from headwise.web.run_store import RunStore
 from headwise.web.security import Rules
-from headwise.web.service import Desk
-from headwise.web.session import Workbench
+from headwise.web.service import Service
+from headwise.web.session import ModelSession
 from test_web import FAST, HERE, MEASURED, RED, ask, done, ended, png
 
 
@@ -37,9 +37,9 @@ def test_nobody_gets_at_the_jobs_of_another(page, other):
     assert stolen.status_code == 404
 
 
-def test_a_run_is_deleted_by_who_started_it_and_by_nobody_else(page, other, made):
+def test_a_run_is_deleted_by_who_started_it_and_by_nobody_else(page, other, service):
     done(page, "measure", name="mine", **MEASURED, **FAST)
-    folder = made.folders.root / "mine"
+    folder = service.runs.root / "mine"
     assert other.get("/api/runs").json()[0]["mine"] is False
     for refused in (other.delete("/api/runs/mine"), other.post("/api/runs/mine/resume")):
         assert refused.status_code == 403 and "not started from this browser" in refused.json()["detail"]
@@ -49,10 +49,10 @@ def test_a_run_is_deleted_by_who_started_it_and_by_nobody_else(page, other, made
     assert page.delete("/api/runs/mine").status_code == 200 and not folder.exists()
 
 
-def test_runs_of_the_command_line_are_shown_and_nobody_deletes_them(page, made):
-    folder = made.folders.root / "by-hand"
+def test_runs_of_the_command_line_are_shown_and_nobody_deletes_them(page, service):
+    folder = service.runs.root / "by-hand"
     folder.mkdir(parents=True)
-    made.relevance("").save(folder / "relevance.safetensors")
+    service.relevance("").save(folder / "relevance.safetensors")
     (folder / "command.txt").write_text("headwise demo --out runs/by-hand\n")
     (run,) = page.get("/api/runs").json()
     assert not run["mine"] and not run["made_here"] and run["state"] == "finished"
@@ -65,9 +65,9 @@ def test_runs_of_the_command_line_are_shown_and_nobody_deletes_them(page, made):
     assert page.get("/api/runs").status_code == 200
 
 
-def test_a_run_at_work_is_not_deleted(page, made):
+def test_a_run_at_work_is_not_deleted(page, service):
     gate = threading.Event()
-    handle = made.bench.pipe.unet.register_forward_pre_hook(lambda *given: gate.wait(30) and None)
+    handle = service.session.pipe.unet.register_forward_pre_hook(lambda *given: gate.wait(30) and None)
     try:
         job = ask(page, "measure", name="busy", **MEASURED, **FAST)
         refused = page.delete("/api/runs/busy")
@@ -84,8 +84,8 @@ OUTSIDE = ["%2e%2e", "%2e", "..%2f..%2fetc", "%2fetc", "x%00y", "x%5c..%5cy", "n
 
 
 @pytest.mark.parametrize("name", OUTSIDE)
-def test_paths_outside_the_folder_of_runs_are_refused(page, made, name):
-    secret = made.folders.root.parent / "secret.png"
+def test_paths_outside_the_folder_of_runs_are_refused(page, service, name):
+    secret = service.runs.root.parent / "secret.png"
     secret.write_bytes(png())
     for path in (
         "",
@@ -97,7 +97,7 @@ def test_paths_outside_the_folder_of_runs_are_refused(page, made, name):
     ):
         answer = page.get(f"/api/runs/{name}{path}")
         assert answer.status_code in (400, 404, 422), (path, answer.text)
-        assert str(made.folders.root.resolve().parent) not in answer.text
+        assert str(service.runs.root.resolve().parent) not in answer.text
     assert page.delete(f"/api/runs/{name}").status_code in (400, 403, 404, 405)
     bad = page.post(
         "/api/measure", json={"name": name.replace("%2f", "/").replace("%2e", "."), **MEASURED, **FAST}
@@ -106,15 +106,15 @@ def test_paths_outside_the_folder_of_runs_are_refused(page, made, name):
         assert bad.status_code in (404, 422)
 
 
-def test_links_out_of_the_folder_of_runs_are_not_followed(page, made, tmp_path):
+def test_links_out_of_the_folder_of_runs_are_not_followed(page, service, tmp_path):
     outside = tmp_path / "outside"
     outside.mkdir()
-    made.relevance("").save(outside / "relevance.safetensors")
+    service.relevance("").save(outside / "relevance.safetensors")
     (outside / "a.png").write_bytes(png())
     done(page, "measure", name="mine", **MEASURED, **FAST)
-    (made.folders.root / "link").symlink_to(outside)
-    (made.folders.root / "mine" / "pictures" / "b.png").symlink_to(outside / "a.png")
-    (made.folders.root / "broken").symlink_to(tmp_path / "nothing")
+    (service.runs.root / "link").symlink_to(outside)
+    (service.runs.root / "mine" / "pictures" / "b.png").symlink_to(outside / "a.png")
+    (service.runs.root / "broken").symlink_to(tmp_path / "nothing")
     assert [run["name"] for run in page.get("/api/runs").json()] == ["mine"]
     for path in ("/api/runs/link", "/api/runs/link/pictures/a.png", "/api/runs/mine/pictures/b.png"):
         assert page.get(path).status_code == 404
@@ -123,9 +123,9 @@ def test_links_out_of_the_folder_of_runs_are_not_followed(page, made, tmp_path):
     assert (outside / "a.png").is_file() and (outside / "relevance.safetensors").is_file()
 
 
-def test_scripts_in_prompts_and_names_stay_text(page, made):
+def test_scripts_in_prompts_and_names_stay_text(page, service):
     bad = "<img src=x onerror=alert(1)>"
-    folder = made.folders.root / bad
+    folder = service.runs.root / bad
     folder.mkdir(parents=True)
     (folder / "<script>.png").write_bytes(png())
     job = done(page, "generate", prompt=f"a red dog {bad}", steering=[RED], **FAST)
@@ -143,10 +143,10 @@ def test_scripts_in_prompts_and_names_stay_text(page, made):
     assert refused.json()["detail"].startswith("name: expected up to 80 letters, digits, spaces")
 
 
-def test_a_report_that_somebody_else_wrote_runs_nothing(page, made):
-    folder = made.folders.root / "planted"
+def test_a_report_that_somebody_else_wrote_runs_nothing(page, service):
+    folder = service.runs.root / "planted"
     folder.mkdir(parents=True)
-    made.relevance("").save(folder / "relevance.safetensors")
+    service.relevance("").save(folder / "relevance.safetensors")
     (folder / "index.html").write_text("<script>alert(1)</script>")
     answer = page.get("/api/runs/planted/report")
     policy = answer.headers["content-security-policy"]
@@ -163,7 +163,7 @@ def test_what_is_no_picture_is_not_taken(page, content):
     assert refused.status_code == 422 and "The picture" in refused.json()["detail"]
 
 
-def test_a_picture_that_is_too_large_is_cut_off(page, made):
+def test_a_picture_that_is_too_large_is_cut_off(page, service):
     sent = []
 
     def endless():
@@ -178,7 +178,7 @@ def test_a_picture_that_is_too_large_is_cut_off(page, made):
     assert len(bomb.getvalue()) < 200_000
     refused = page.post("/api/pictures", content=bomb.getvalue())
     assert refused.status_code == 422 and "at most 64 million pixels" in refused.json()["detail"]
-    assert made.sent == {}
+    assert service.uploads == {}
 
 
 @pytest.mark.parametrize(
@@ -196,17 +196,17 @@ def test_a_picture_that_is_too_large_is_cut_off(page, made):
         ("generate", {"prompt": "a red dog", "steering": [RED | {"strength": 1e9}]}),
         ("generate", {"prompt": "a red dog", "steering": [RED], "relevance": "../../etc"}),
         ("edit", {"prompt": "a dog", "target": "a cat", "picture": "../x"}),
-        ("edit", {"prompt": "a dog", "target": "a cat", "rivals": ["__import__"]}),
+        ("edit", {"prompt": "a dog", "target": "a cat", "baselines": ["__import__"]}),
         ("measure", {"name": "../x"}),
         ("measure", {"name": "x", "concepts": "/etc/passwd"}),
         ("measure", {"name": "x", "pictures": 10**9}),
         ("weaken", {"name": ".hidden", "concept": "Color"}),
     ],
 )
-def test_what_is_out_of_range_is_refused_in_a_sentence(page, made, kind, asked):
+def test_what_is_out_of_range_is_refused_in_a_sentence(page, service, kind, asked):
     refused = page.post(f"/api/{kind}", json=asked)
     assert refused.status_code == 422 and refused.json()["detail"].endswith(".")
-    assert not made.folders.root.exists() or not list(made.folders.root.iterdir())
+    assert not service.runs.root.exists() or not list(service.runs.root.iterdir())
 
 
 def test_json_that_is_none_is_refused(page):
@@ -234,9 +234,9 @@ def test_what_the_library_refuses_comes_as_its_sentence(page):
 def test_a_model_that_cannot_be_loaded_is_said_and_the_page_stays(tmp_path):
     from headwise.model.pipelines import load_pipeline
 
-    bench = Workbench("./none", lambda: load_pipeline("./none"))
-    desk = Desk(bench, Folders(tmp_path / "runs"))
-    with TestClient(make_app(desk, Rules()), base_url=HERE) as page:
+    session = ModelSession("./none", lambda: load_pipeline("./none"))
+    service = Service(session, RunStore(tmp_path / "runs"))
+    with TestClient(make_app(service, Rules()), base_url=HERE) as page:
         job = ended(page, ask(page, "explore", prompt="a dog", **FAST))
         assert job["state"] == "failed" and "There is no folder ./none" in job["error"]
         state = page.get("/api/state").json()

@@ -37,19 +37,19 @@ class Gate:
     def __call__(self, job):
         self.begun.set()
         while not self.let.wait(0.005):
-            job.go_on()
+            job.raise_if_cancelled()
 
 
 def test_a_job_is_done_and_says_what_came_of_it(jobs):
     def work(job):
-        job.count(0, 2)
+        job.set_progress(0, 2)
         job.step()
-        job.add(b"png", column="plain")
+        job.add_result(b"png", column="plain")
         job.step()
 
     done = jobs.submit(job(work))
     wait(lambda: done.over)
-    told = done.told()
+    told = done.to_json()
     assert (told["state"], told["done"], told["total"], told["error"]) == ("done", 2, 2, "")
     assert told["found"] == [{"column": "plain", "picture": 0}] and done.pictures == [b"png"]
     assert told["seconds"] > 0 and "work" not in told
@@ -60,7 +60,7 @@ def test_news_of_a_job_has_a_higher_version(jobs):
     one = jobs.submit(job(gate))
     assert gate.begun.wait(10)
     before = one.version
-    one.add(text="more")
+    one.add_result(text="more")
     assert one.version == before + 1
     gate.let.set()
     wait(lambda: one.over)
@@ -125,7 +125,7 @@ def test_a_long_run_steps_aside_between_batches_and_loses_none(jobs):
             order.append(n)
             begun.set()
             time.sleep(0.02)
-            job.count_run(n + 1, 6)
+            job.set_run_progress(n + 1, 6)
 
     long = jobs.submit(job(run, run="folder"))
     assert begun.wait(10)
@@ -141,7 +141,7 @@ def test_a_long_run_without_company_never_steps_aside(jobs):
     def run(job):
         starts.append(1)
         for n in range(5):
-            job.count_run(n + 1, 5)
+            job.set_run_progress(n + 1, 5)
 
     long = jobs.submit(job(run, run="folder"))
     wait(lambda: long.over)
@@ -177,29 +177,29 @@ def test_a_job_is_its_owners(jobs):
     mine = jobs.submit(job())
     assert jobs.get(mine.id, "me") is mine and jobs.get(mine.id, "you") is None
     assert jobs.get("no such", "me") is None
-    assert jobs.of("me") == [mine] and jobs.of("you") == []
+    assert jobs.owned_by("me") == [mine] and jobs.owned_by("you") == []
 
 
 def test_nobody_fills_the_queue(jobs):
     gate = Gate()
     jobs.submit(job(gate))
-    for _ in range(queue.AT_ONCE - 1):
+    for _ in range(queue.MAX_UNFINISHED - 1):
         jobs.submit(job())
-    with pytest.raises(TooManyJobs, match=f"{queue.AT_ONCE} of your jobs are not finished"):
+    with pytest.raises(TooManyJobs, match=f"{queue.MAX_UNFINISHED} of your jobs are not finished"):
         jobs.submit(job())
     jobs.submit(job(owner="you"))
     gate.let.set()
 
 
 def test_finished_jobs_are_forgotten_beyond_what_is_kept(jobs, monkeypatch):
-    monkeypatch.setattr(queue, "KEPT", 3)
+    monkeypatch.setattr(queue, "MAX_FINISHED", 3)
     many = []
     for _ in range(6):
         many.append(jobs.submit(job()))
         wait(lambda: many[-1].over)
     assert [jobs.get(one.id, "me") is None for one in many] == [True, True, False, False, False, False]
-    monkeypatch.setattr(queue, "KEPT_BYTES", 10)
-    large = jobs.submit(job(lambda job: job.add(b"x" * 100)))
+    monkeypatch.setattr(queue, "MAX_BYTES", 10)
+    large = jobs.submit(job(lambda job: job.add_result(b"x" * 100)))
     wait(lambda: large.over)
     jobs.submit(job())
     assert jobs.get(large.id, "me") is None

@@ -14,11 +14,11 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from headwise.errors import HeadwiseError
-from headwise.web import security as safety
+from headwise.web import security
 from headwise.web.security import KEY, SESSION, Guard, Rules, rules_for
 
 TOKEN = "correct-horse-battery"
-PAGE = Path(safety.__file__).parent / "page"
+PAGE = Path(security.__file__).parent / "page"
 
 
 async def echo(request: Request) -> Response:

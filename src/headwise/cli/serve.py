@@ -42,16 +42,16 @@ def serve(
       headwise serve --model ./my-model --relevance runs/my-model --port 8000
       headwise serve --host 0.0.0.0
     """
-    from headwise.web.app import listen
-    from headwise.web.app import serve as run
-    from headwise.web.run_store import Folders
+    from headwise import http
+    from headwise.web.app import make_app
+    from headwise.web.run_store import RunStore
     from headwise.web.security import rules_for
-    from headwise.web.service import Desk
-    from headwise.web.session import Workbench
+    from headwise.web.service import Service
+    from headwise.web.session import ModelSession
 
     rules = rules_for(host, token, allow_host or ())
     defaults = model.defaults
-    bench = Workbench(
+    session = ModelSession(
         model.name,
         model.load,
         relevance=_relevance_file(model, runs),
@@ -59,12 +59,12 @@ def serve(
         steps=defaults.steps,
         guidance_scale=defaults.guidance_scale,
     )
-    listening = listen(host, port)
+    listening = http.listen(host, port)
     address = _address(*listening.getsockname()[:2])
     print(f"Open {address}/" + (f"?token={rules.token}" if rules.token else ""), flush=True)
     if rules.token and not token:
         print("The token is new at every start; give one with --token to keep it.", file=sys.stderr)
-    run(Desk(bench, Folders(runs)), rules, listening)
+    http.serve(make_app(Service(session, RunStore(runs)), rules), listening)
 
 
 def _relevance_file(model: Measured, runs: Path) -> Path | None:

@@ -1,11 +1,11 @@
-"""Ask people: a blind rating page over a folder of pictures, its answers, and what they say.
+"""Studies with people: a blind rating page over a folder of pictures, its answers, and their evaluation.
 
-    description   what is asked: the pictures, the questions
-    reading       study.toml, which says so
+    description   a study: its questions and its pictures
+    reading       study.toml, which describes it
     making        study.toml written from the pictures of a benchmark
-    order         what each participant sees, and in which order
-    answers       the file of answers, from which nothing that was acknowledged is lost
-    blind         what of it the participant may know
+    order         which trials each participant is asked, in which order
+    answers       the file of answers, which loses no answer that was acknowledged
+    blind         what a participant may know of a trial
     server        the page
     results       rates, agreement, tests, and the answers as a table
     kappa, signs  Fleiss' kappa; the exact sign test

@@ -1,11 +1,11 @@
-"""The file of answers: SQLite, one transaction an answer, on the disk before the participant goes on.
+"""The file of answers: SQLite, one transaction per answer, on the disk before the participant goes on.
 
     study         one row: the description, its fingerprint, a secret, the version of this layout
     links         tokens that let people in: the open one, and personal ones
     participants  a number, a token, the consent text that was agreed to, when they began and withdrew
     answers       participant, trial, question, case, what was shown in which order, the answer, seconds
 
-The first answer to a trial counts. Whoever withdraws takes the answers along.
+The first answer to a trial counts. A participant who withdraws takes the answers along.
 """
 
 import json
@@ -40,11 +40,11 @@ CREATE TABLE answers (
     PRIMARY KEY (participant, trial)
 );
 """
-WHO = "SELECT number, token, withdrew IS NOT NULL FROM participants"
+SELECT_PARTICIPANT = "SELECT number, token, withdrew IS NOT NULL FROM participants"
 
 
 class Participant(NamedTuple):
-    """A person, as far as this file knows one."""
+    """A person, by number and token."""
 
     number: int
     token: str
@@ -55,15 +55,16 @@ class Answer(NamedTuple):
     """One answer.
 
     Args:
-        participant: Counted from 0.
-        trial: Which of this participant's questions, counted from 0.
-        question, case: Their names.
-        shown: The methods whose pictures were shown.
-        options: The codes of the answers, in the order in which they stood.
+        participant: The participant's number, from 0.
+        trial: The number of the trial among this participant's, from 0.
+        question: The name of the question.
+        case: The name of the case.
+        shown: The methods whose pictures were on the page.
+        options: The codes of the possible answers, in the order in which they stood.
         answer: The code that was chosen.
-        check: The code that had to be chosen; None where this is no attention check.
-        seconds: From the pictures' appearance to the answer, as the page measured it.
-        at: When it was saved, in UTC.
+        check: The code that an attention check demanded; None for an ordinary trial.
+        seconds: The time from the pictures' appearance to the answer, as the page measured it.
+        at: The time at which it was saved, in UTC.
     """
 
     participant: int
@@ -82,10 +83,10 @@ class Answers:
     """A file of answers, for threads of one process and for several processes.
 
     Args:
-        path: Of the file, which must be there; `begin` makes one.
+        path: The file, which must exist; `begin` makes one.
 
     Raises:
-        UnreadableFile: There is none, or it is of another kind.
+        UnreadableFile: The file is missing, or is not a file of answers.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -101,14 +102,14 @@ class Answers:
             )
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = FULL")  # an answer survives a power cut, too
-            self._db.execute("PRAGMA secure_delete = ON")  # and whoever withdraws leaves nothing behind
-            (found,) = self._db.execute("SELECT * FROM study").fetchall()
+            self._db.execute("PRAGMA secure_delete = ON")  # a withdrawal leaves nothing behind
+            (row,) = self._db.execute("SELECT * FROM study").fetchall()
         except (sqlite3.Error, ValueError) as error:
             raise UnreadableFile(
                 f"{self.path} cannot be read as answers of a study ({error}). Give the {NAME} that `headwise "
                 "study serve` wrote."
             ) from None
-        version, self.description, self.fingerprint, self.secret, _ = found
+        version, self.description, self.fingerprint, self.secret, _ = row
         if version > FORMAT:
             raise UnreadableFile(
                 f"{self.path} has format {version}, newer than this Headwise reads. Upgrade headwise."
@@ -116,10 +117,10 @@ class Answers:
 
     @classmethod
     def begin(cls, path: str | Path, study: Study, fingerprint: str) -> "Answers":
-        """The answers of a study: those that are there, or a new file.
+        """Open the answers of a study, or begin a new file.
 
         Raises:
-            RunMismatch: The file holds answers to something else.
+            RunMismatch: The file holds answers to different questions or pictures.
         """
         path = Path(path)
         if not path.exists():
@@ -127,48 +128,49 @@ class Answers:
         answers = cls(path)
         if answers.fingerprint != fingerprint:
             raise RunMismatch(
-                f"{path} holds answers to other questions or pictures: they were changed since. Put them "
+                f"{path} holds answers to different questions or pictures: they were changed since. Put them "
                 "back, or give another file with --answers."
             )
         return answers
 
     @property
     def study(self) -> Study:
-        """As it was when the first answer could be given."""
+        """The study as it was when the file was made."""
         return parse_study(self.description)
 
     def close(self) -> None:
-        """Leave the file to others."""
+        """Close the connection to the file."""
         self._db.close()
 
     def link(self) -> str:
-        """The token of the open link: everybody who follows it is somebody new."""
+        """The token of the open link: every browser that follows it is a new participant."""
         (token,) = self._one("SELECT token FROM links WHERE NOT personal")
         return token
 
     def invite(self, count: int) -> list[str]:
-        """Tokens of so many personal links, each for one person, on however many devices."""
+        """Make personal links and return their tokens; each admits one person, on any number of devices."""
         tokens = [secrets.token_urlsafe(16) for _ in range(count)]
         with self._transaction():
             self._db.executemany("INSERT INTO links VALUES (?, 1, NULL)", [(token,) for token in tokens])
         return tokens
 
-    def knows(self, link: str) -> bool:
-        """Is this the token of a link?"""
+    def has_link(self, link: str) -> bool:
+        """Is there a link of this token?"""
         return self._one("SELECT 1 FROM links WHERE token = ?", link) is not None
 
     def join(self, link: str, consent: str) -> Participant | None:
-        """Who follows a link and has agreed: somebody new, or the owner of a personal link.
+        """Admit a person who followed a link and agreed to the consent text.
 
-        None if there is no such link.
+        Returns:
+            A new participant, or the one to whom a personal link belongs; None if there is no such link.
         """
         with self._transaction():
-            found = self._db.execute(
+            row = self._db.execute(
                 "SELECT personal, participant FROM links WHERE token = ?", (link,)
             ).fetchone()
-            if found is None:
+            if row is None:
                 return None
-            personal, number = found
+            personal, number = row
             if number is None:
                 (number,) = self._db.execute("SELECT count(*) FROM participants").fetchone()
                 token = secrets.token_urlsafe(16)
@@ -177,18 +179,20 @@ class Answers:
                 )
                 if personal:
                     self._db.execute("UPDATE links SET participant = ? WHERE token = ?", (number, link))
-            return _participant(self._db.execute(f"{WHO} WHERE number = ?", (number,)).fetchone())
+            return _participant(
+                self._db.execute(f"{SELECT_PARTICIPANT} WHERE number = ?", (number,)).fetchone()
+            )
 
     def participant(self, token: str) -> Participant | None:
-        """Whose token this is."""
-        found = self._one(f"{WHO} WHERE token = ?", token)
-        return found and _participant(found)
+        """The participant who holds a token; None if nobody does."""
+        row = self._one(f"{SELECT_PARTICIPANT} WHERE token = ?", token)
+        return row and _participant(row)
 
     def participants(self) -> list[Participant]:
-        """All who agreed."""
-        return [_participant(row) for row in self._all(f"{WHO} ORDER BY number")]
+        """Everybody who agreed to the consent text, by number."""
+        return [_participant(row) for row in self._all(f"{SELECT_PARTICIPANT} ORDER BY number")]
 
-    def given(self, participant: int) -> list[str]:
+    def choices(self, participant: int) -> list[str]:
         """The codes that a participant chose so far, in the order of the trials."""
         rows = self._all("SELECT answer FROM answers WHERE participant = ? ORDER BY trial", participant)
         return [answer for (answer,) in rows]
@@ -197,38 +201,30 @@ class Answers:
         """Save an answer, durably when this returns.
 
         Args:
-            participant: Who.
-            number: Which of the participant's trials.
-            trial: That one.
+            participant: The participant's number.
+            number: The number of the trial among this participant's.
+            trial: That trial.
             answer: The code that was chosen.
-            seconds: It took.
+            seconds: The time that the answer took.
 
         Returns:
             The answer that counts: this one, or an earlier one to the same trial. None if an earlier trial
             waits for its answer.
         """
         with self._transaction():
-            if len(given := self.given(participant)) > number:
-                return given[number]
-            if len(given) < number:
+            if len(choices := self.choices(participant)) > number:
+                return choices[number]
+            if len(choices) < number:
                 return None
             item = trial.item
             lists = [json.dumps(codes, ensure_ascii=False) for codes in (item.methods, trial.options)]
-            row = (
-                participant,
-                number,
-                item.question.name,
-                item.case.name,
-                *lists,
-                answer,
-                trial.check,
-                seconds,
-            )
-            self._db.execute(f"INSERT INTO answers VALUES ({', '.join('?' * 10)})", (*row, _now()))
+            names = (item.question.name, item.case.name)
+            row = (participant, number, *names, *lists, answer, trial.check, seconds, _now())
+            self._db.execute(f"INSERT INTO answers VALUES ({', '.join('?' * 10)})", row)
         return answer
 
     def withdraw(self, participant: int) -> None:
-        """Delete all answers of a participant, who is asked nothing more."""
+        """Delete all answers of a participant, who can give no further ones."""
         with self._transaction():
             self._db.execute("DELETE FROM answers WHERE participant = ?", (participant,))
             self._db.execute("UPDATE participants SET withdrew = ? WHERE number = ?", (_now(), participant))
@@ -249,7 +245,7 @@ class Answers:
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        """All of it or nothing; nobody else writes meanwhile."""
+        """Write everything in this block or nothing of it, while no other process writes."""
         with self._lock:
             self._db.execute("BEGIN IMMEDIATE")
             try:
@@ -261,7 +257,7 @@ class Answers:
 
 
 def _make(path: Path, study: Study, fingerprint: str) -> None:
-    """A file without answers, which takes its place whole."""
+    """Write a file without answers under another name, then rename it."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with closing(sqlite3.connect(temporary)) as db, db:

@@ -1,4 +1,4 @@
-"""All that a participant may know: texts, the places of answers, and pictures that say only what they show.
+"""What a participant may know: texts, the places of answers, and pictures without any further information.
 
 A picture has a name that is the same whenever it is shown, in this study alone, and cannot be guessed; it is
 sent as bare pixels, without the prompt that its file may carry. An attention check looks like any other
@@ -12,29 +12,30 @@ from pathlib import Path
 from typing import Any
 
 from headwise.pictures import read_picture
-from headwise.study.description import Study, filled, inside
+from headwise.study.description import Study, fill_in, path_inside
 from headwise.study.order import Trial
 
-__all__ = ["Pictures", "told"]
+__all__ = ["Pictures", "trial_to_json"]
 
-KEPT = 256  # pictures in memory, ready to be sent
+CACHED = 256  # pictures in memory, ready to be sent
 
 
 class Pictures:
     """A study's pictures under their blind names.
 
     Args:
-        study, folder: Where they are.
-        secret: Of this study; the names come from it.
+        study: The study whose pictures are served.
+        folder: The folder that their paths start from.
+        secret: The study's secret, from which the names are computed.
     """
 
     def __init__(self, study: Study, folder: Path, secret: bytes) -> None:
         self._secret = secret
-        self._paths = {self.name(path): inside(folder, path) for path in study.pictures()}
-        self._bare = lru_cache(KEPT)(_bare)
+        self._paths = {self.name(path): path_inside(folder, path) for path in study.pictures()}
+        self._bare = lru_cache(CACHED)(_bare)
 
     def name(self, path: str) -> str:
-        """Of the picture at a path of the study."""
+        """The blind name of the picture at a path of the study."""
         return hmac.digest(self._secret, path.encode(), "sha256").hex()[:32]
 
     def content(self, name: str) -> bytes | None:
@@ -42,8 +43,8 @@ class Pictures:
         return self._bare(self._paths[name]) if name in self._paths else None
 
 
-def told(study: Study, trial: Trial, pictures: Pictures) -> dict[str, Any]:
-    """A trial as the page is told it; answers are known by their places."""
+def trial_to_json(study: Study, trial: Trial, pictures: Pictures) -> dict[str, Any]:
+    """A trial as the page receives it; answers have places and no names."""
     item = trial.item
     chooses = not item.question.answers
     methods = trial.options if chooses else item.methods
@@ -51,7 +52,7 @@ def told(study: Study, trial: Trial, pictures: Pictures) -> dict[str, Any]:
     if trial.check is None:
         text = item.text()
     else:
-        text = filled(study.check, {**item.case.say, "answer": labels[trial.options.index(trial.check)]})
+        text = fill_in(study.check, {**item.case.fields, "answer": labels[trial.options.index(trial.check)]})
     return {
         "text": text,
         "chooses": chooses,

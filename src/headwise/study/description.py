@@ -1,4 +1,4 @@
-r"""What is asked: a folder of pictures, and `study.toml` beside them.
+r"""A study: a folder of pictures, and `study.toml` beside them, which says what is asked about them.
 
     title = "Which edit is better?"
     consent = "…"
@@ -14,7 +14,7 @@ r"""What is asked: a folder of pictures, and `study.toml` beside them.
     pictures = { ours = "003 a.png", theirs = "003 b.png" }
 
 A question without answers shows pictures of several methods side by side, and one of them is chosen; a
-question with answers shows one picture and the answers. {…} stands for what the case has to `say`.
+question with answers shows one picture and the answers. {…} stands for a text that the case has to `say`.
 """
 
 import itertools
@@ -24,90 +24,97 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from headwise.errors import UnreadableStudy
 
-__all__ = ["Case", "Item", "Question", "Study", "filled", "inside"]
+__all__ = ["Case", "Item", "Question", "Study", "fill_in", "path_inside"]
+
+TOML_NAMES = {"extra_answers": "also", "fields": "say"}
 
 
 @dataclass(frozen=True)
 class Question:
-    """One question.
+    """A question that is asked about cases.
 
     Args:
-        name: In tables.
-        text: As it is asked.
-        answers: Code and label of each answer, in an order that is drawn; none where a picture is the answer.
-        also: Further answers, always at the end: both, neither, cannot tell.
-        right: The code of the answer that counts as success, where one does.
-        compare: Methods whose pictures are shown together or, where answers are given, tested against each
-            other. All pairs if empty.
+        name: The question's name in tables.
+        text: The text that participants read; {…} stands for a field of the case.
+        answers: The label of each answer by its code, shown in a random order; empty where a picture is
+            the answer.
+        extra_answers: Answers that always stand at the end, such as both, neither or cannot tell (`also` in
+            study.toml).
+        right: The code of the answer that counts as success; None if none does.
+        compare: Groups of methods whose pictures are shown together or, where there are `answers`, tested
+            against each other. All pairs if empty.
         reference: Whether the case's reference picture is shown.
     """
 
     name: str
     text: str
     answers: Mapping[str, str] = field(default_factory=dict)
-    also: Mapping[str, str] = field(default_factory=dict)
+    extra_answers: Mapping[str, str] = field(default_factory=dict)
     right: str | None = None
     compare: tuple[tuple[str, ...], ...] = ()
     reference: bool = False
 
     def compared(self, methods: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:
-        """The groups that can be compared where there are pictures of these methods."""
+        """The groups of methods that can be compared where there are pictures of these methods."""
         groups = self.compare or tuple(itertools.combinations(methods, 2))
         return tuple(group for group in groups if set(group) <= set(methods))
 
 
 @dataclass(frozen=True)
 class Case:
-    """One prompt, or whatever the methods were given, and their pictures.
+    """One prompt, or another input of the methods, and the pictures that they made of it.
 
     Args:
-        name: In tables.
-        pictures: By method; paths within the folder of the study.
-        reference: Another picture, such as the one that was edited.
-        group: Results are given for each group, too.
-        say: What {…} stands for.
+        name: The case's name in tables.
+        pictures: The picture of each method, as a path within the folder of the study.
+        reference: The path of another picture, such as the one that was edited.
+        group: The group to which the case belongs; results are reported per group as well.
+        fields: The texts that replace {…} in questions, by name (`say` in study.toml).
     """
 
     name: str
     pictures: Mapping[str, str]
     reference: str | None = None
     group: str = ""
-    say: Mapping[str, str] = field(default_factory=dict)
+    fields: Mapping[str, str] = field(default_factory=dict)
 
 
 class Item(NamedTuple):
-    """A question about a case: of the picture of one method, or of several side by side."""
+    """A question about a case: about the picture of one method, or of several side by side."""
 
     question: Question
     case: Case
     methods: tuple[str, ...]
 
     def text(self) -> str:
-        """As it is asked."""
-        return filled(self.question.text, self.case.say)
+        """The text that participants read."""
+        return fill_in(self.question.text, self.case.fields)
 
     def label(self, code: str) -> str:
-        """Of one of the question's answers."""
-        return filled((dict(self.question.answers) | self.question.also)[code], self.case.say)
+        """The label of one of the question's answers."""
+        return fill_in((dict(self.question.answers) | self.question.extra_answers)[code], self.case.fields)
 
 
 @dataclass(frozen=True)
 class Study:
-    """What is asked, and how much of it.
+    """A study, as study.toml describes it.
 
     Args:
-        title, consent, thanks: For the participant; the consent text is agreed to before anything is shown.
-        questions, cases: What is asked about what.
-        seed: Of every order.
-        trials: Questions asked of a participant.
-        checks: Attention checks among them.
-        allowed_misses: A participant who misses more checks is left out of the results.
-        check: How a check is put.
-        source: The text it was read from.
+        title: The title of the page.
+        consent: The text to which participants agree before anything is shown.
+        thanks: The text at the end.
+        questions: The questions that are asked.
+        cases: The cases about which they are asked.
+        seed: The seed of every order.
+        trials: How many questions each participant is asked.
+        checks: How many attention checks are added to them.
+        allowed_misses: A participant who misses more checks than this is left out of the results.
+        check: The text of an attention check.
+        source: The text from which the study was read.
     """
 
     title: str
@@ -124,11 +131,11 @@ class Study:
 
     def pictures(self) -> list[str]:
         """The paths of all pictures, each once."""
-        found = [path for case in self.cases for path in (*case.pictures.values(), case.reference) if path]
-        return list(dict.fromkeys(found))
+        paths = [path for case in self.cases for path in (*case.pictures.values(), case.reference) if path]
+        return list(dict.fromkeys(paths))
 
     def items(self) -> Iterator[Item]:
-        """Everything that can be asked, always in the same order."""
+        """All questions about all cases, always in the same order."""
         for question in self.questions:
             for case in self.cases:
                 methods = tuple(case.pictures)
@@ -140,22 +147,27 @@ class Study:
                     yield Item(question, case, group)
 
     def fingerprint(self, folder: str | Path) -> str:
-        """Of all that gives an answer its meaning: questions, cases, order, and the pictures' own bytes."""
+        """A hash of everything that gives answers their meaning: questions, cases, order, and pictures."""
         bytes_of = {
-            name: sha256(inside(Path(folder), name).read_bytes()).hexdigest() for name in self.pictures()
+            name: sha256(path_inside(Path(folder), name).read_bytes()).hexdigest() for name in self.pictures()
         }
         design = [self.questions, self.cases, bytes_of, self.seed, self.trials, self.checks]
-        return sha256(json.dumps(design, default=vars, sort_keys=True).encode()).hexdigest()
+        return sha256(json.dumps(design, default=_by_toml_name, sort_keys=True).encode()).hexdigest()
 
 
-def inside(folder: Path, name: str) -> Path:
-    """A path that cannot leave the folder, by whatever dots or links."""
+def path_inside(folder: Path, name: str) -> Path:
+    """A path within the folder, which neither dots nor links can leave."""
     path = (folder / name).resolve()
     if not path.is_relative_to(folder.resolve()):
         raise UnreadableStudy(f"{name!r} lies outside of {folder}. Put the pictures into the study's folder.")
     return path
 
 
-def filled(template: str, say: Mapping[str, str]) -> str:
-    """A text with what a case has to say in the place of {…}."""
-    return re.sub(r"\{(\w+)\}", lambda found: say[found[1]], template)
+def fill_in(template: str, fields: Mapping[str, str]) -> str:
+    """A text with the fields of a case in the place of {…}."""
+    return re.sub(r"\{(\w+)\}", lambda match: fields[match[1]], template)
+
+
+def _by_toml_name(part: Question | Case) -> dict[str, Any]:
+    """The fields of a question or case by their names in study.toml, which fingerprints are made of."""
+    return {TOML_NAMES.get(name, name): value for name, value in vars(part).items()}

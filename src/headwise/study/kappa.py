@@ -1,4 +1,4 @@
-r"""Do raters agree more than chance would make them?
+r"""Fleiss' kappa: do raters agree more often than by chance?
 
 With n[i, j] raters of item i who gave answer j, and n[i] raters in all,
 
@@ -28,11 +28,11 @@ __all__ = ["fleiss_kappa"]
 
 
 def fleiss_kappa(counts: Int[np.ndarray, "items answers"], seed: int = 0) -> Interval:
-    """Kappa with its interval: 1 is perfect agreement, 0 what chance gives.
+    """Kappa with its interval: 1 is perfect agreement, 0 the agreement of chance.
 
     Args:
         counts: How many raters gave each answer to each item.
-        seed: Of the bootstrap.
+        seed: The seed of the bootstrap.
 
     Returns:
         nan throughout where no item has two raters, or only one answer was ever given: chance alone would
@@ -50,5 +50,5 @@ def fleiss_kappa(counts: Int[np.ndarray, "items answers"], seed: int = 0) -> Int
 def _kappa(means: Float[np.ndarray, " agreeing_and_shares"]) -> float:
     agreeing, shares = means[0], means[1:]
     chance = (shares**2).sum()
-    # drawn again, items may all have one answer: then all raters agree
+    # a bootstrap sample of items may have one answer only: then all raters agree
     return float((agreeing - chance) / (1 - chance)) if chance < 1 - 1e-12 else 1.0

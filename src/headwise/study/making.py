@@ -1,8 +1,8 @@
-"""`study.toml` for a folder of pictures, written so that it can be read and changed.
+"""Writing `study.toml` for a folder of pictures, so that it can be read and changed.
 
 From the pictures of `headwise benchmark polysemy | editing | multi-concept` it asks what the paper asked
 people: which sense of a word they see; which edit fits the target, and which keeps the source; which picture
-shows all that was asked for. From any other folder, it asks which picture is better: pictures are named by
+shows everything in its prompt. From any other folder, it asks which picture is better: pictures are named by
 their case and method (`003 ours.png`), or lie in one folder for each method (`ours/003.png`).
 """
 
@@ -21,8 +21,8 @@ from headwise.study.reading import NAME, parse_study
 __all__ = ["make_study"]
 
 CONSENT = """\
-You will see pictures that computers have drawn, and answer questions about them. There are no right or wrong
-answers: what counts is what you see.
+You will see pictures that computers have generated, and answer questions about them. There are no right or
+wrong answers: what counts is what you see.
 
 - It takes about {minutes} min. You can stop at any time and go on later with the same link.
 - Saved are your answers and how long each took; nothing that says who you are.
@@ -30,7 +30,7 @@ answers: what counts is what you see.
 - Questions? Ask [name and address of who runs this study].
 
 By going on you say that you are at least 18 years old and agree to take part."""
-SECONDS = 8  # that a question takes, for the promise above
+SECONDS_PER_QUESTION = 8  # for the time that the consent text promises
 
 SENSE = Question(
     "sense",
@@ -47,7 +47,7 @@ KEEP = Question(
 )
 SHOWS = Question("shows", "Which picture shows “{prompt}” better?")
 BETTER = Question("better", "Which picture is better?")
-SAID = {  # of a word's sense, to people who do not know the concepts
+SENSE_LABELS = {  # concepts in the words of participants
     "Animals": "an animal",
     "Brand Logos": "a brand",
     "Color": "a color",
@@ -57,12 +57,12 @@ SAID = {  # of a word's sense, to people who do not know the concepts
     "Plants": "a plant",
 }
 
-Rows = Mapping[str, Mapping[str, str]]
+Rows = Mapping[str, Mapping[str, str]]  # case, method, path within the folder
 
 
 @dataclass(frozen=True)
 class _Plan:
-    """What is to be written."""
+    """The parts of a study that depend on the folder."""
 
     title: str
     questions: Sequence[Question]
@@ -83,13 +83,17 @@ def make_study(
     """Write `study.toml` into a folder of pictures.
 
     Args:
-        folder: Of a benchmark, or of other pictures.
-        ours: The method that is compared with each other one; "adjust" or "relevance", if it is there, else
-            all are compared with all.
-        methods: Only these.
-        together: Show the pictures of all methods at once, and one of them is chosen, instead of two by two.
-        senses: The file of [[senses]] that a benchmark of polysemy was drawn from; found, if Headwise's own.
-        trials: Questions asked of a participant.
+        folder: The folder of a benchmark, or of other pictures.
+        ours: The method that is compared with each other method. By default "adjust" or "relevance"; if the
+            folder has neither, all methods are compared with each other.
+        methods: The methods to ask about; all if None.
+        together: Show the pictures of all methods at once, and let participants choose one, instead of two at
+            a time.
+        senses: The file of [[senses]] from which a polysemy benchmark was generated, if not Headwise's own.
+        trials: How many questions each participant is asked, at most.
+
+    Returns:
+        The path of the file.
 
     Raises:
         UnreadableStudy: There is a study already, or there are no pictures to ask about.
@@ -99,26 +103,26 @@ def make_study(
         raise UnreadableStudy(f"{folder / NAME} is there already. Change it, or remove it first.")
     rows = _rows(folder)
     plan = _plan(folder, rows, senses)
-    chosen = _chosen(plan, methods)
-    compare = _compare(chosen, ours if ours is not None else plan.ours, together, given=ours is not None)
-    source = _written(plan, chosen, compare, trials)
-    asked = min(trials, len(list(parse_study(source).items())))  # what cannot be read is not written, too
-    minutes = max(1, round(asked * SECONDS / 60))
+    selected = _selected(plan, methods)
+    compare = _compare(selected, ours if ours is not None else plan.ours, together, required=ours is not None)
+    source = _toml(plan, selected, compare, trials)
+    questions = min(trials, len(list(parse_study(source).items())))  # refuses what could not be read again
+    minutes = max(1, round(questions * SECONDS_PER_QUESTION / 60))
     write_whole(folder / NAME, source.replace("{minutes}", str(minutes), 1).encode())
     return folder / NAME
 
 
 def _rows(folder: Path) -> Rows:
-    """The pictures by case and method; paths within the folder."""
+    """The paths of the pictures by case and method."""
     rows: dict[str, dict[str, str]] = {}
-    home = folder / "pictures" if (folder / "pictures").is_dir() else folder
-    for path in sorted(home.glob("*.png")):
+    pictures = folder / "pictures" if (folder / "pictures").is_dir() else folder
+    for path in sorted(pictures.glob("*.png")):
         case, _, method = path.stem.partition(" ")
         if method:
             rows.setdefault(case, {})[method] = path.relative_to(folder).as_posix()
     if not rows:
         kinds = (".png", ".jpg", ".jpeg", ".webp")
-        for path in sorted(file for file in home.glob("*/*") if file.suffix.lower() in kinds):
+        for path in sorted(file for file in pictures.glob("*/*") if file.suffix.lower() in kinds):
             rows.setdefault(path.stem, {})[path.parent.name] = path.relative_to(folder).as_posix()
     if not rows:
         raise UnreadableStudy(
@@ -130,12 +134,12 @@ def _rows(folder: Path) -> Rows:
 
 def _plan(folder: Path, rows: Rows, senses: str | Path | None) -> _Plan:
     if not (folder / "scores.safetensors").is_file():
-        return _any(folder, rows)
+        return _other_pictures(folder, rows)
     scores = Scores.load(folder / "scores.safetensors")
     if "pair" in scores.axes:
         return _editing(folder, rows, scores)
     if "measure" in scores.axes:
-        return _several(folder, rows, scores)
+        return _multi_subject(folder, rows, scores)
     if "method" in scores.axes:
         return _polysemy(folder, rows, scores, senses)
     raise UnreadableStudy(
@@ -147,7 +151,7 @@ def _plan(folder: Path, rows: Rows, senses: str | Path | None) -> _Plan:
 def _polysemy(folder: Path, rows: Rows, scores: Scores, senses: str | Path | None) -> _Plan:
     from headwise.benchmarks.prompts import polysemy_prompts  # torch comes with it
 
-    known = {
+    polysemy = {
         sense.case.prompt: sense
         for source in ([senses] if senses else ["emoji", "paper"])
         for sense in polysemy_prompts(source)
@@ -155,15 +159,15 @@ def _polysemy(folder: Path, rows: Rows, scores: Scores, senses: str | Path | Non
     cases = []
     for name, pictures in rows.items():
         prompt = next(_prompt(folder, path) for method, path in pictures.items() if method != "rewording")
-        if prompt not in known:
+        if prompt not in polysemy:
             raise UnreadableStudy(
                 f"{folder}: which senses the prompt “{prompt}” has is not known. Give the file that it comes "
                 "from, with --senses."
             )
-        sense = known[prompt]
-        meant, other = (SAID.get(concept, concept) for concept in (sense.toward, sense.away))
-        say = {"word": sense.word, "meant": meant, "other": other, "prompt": prompt}
-        cases.append(Case(name, pictures, group=sense.word, say=say))
+        sense = polysemy[prompt]
+        meant, other = (SENSE_LABELS.get(concept, concept) for concept in (sense.toward, sense.away))
+        fields = {"word": sense.word, "meant": meant, "other": other, "prompt": prompt}
+        cases.append(Case(name, pictures, group=sense.word, fields=fields))
     return _Plan("What do you see?", [SENSE], cases, "adjust", _methods(rows, scores))
 
 
@@ -171,47 +175,50 @@ def _editing(folder: Path, rows: Rows, scores: Scores) -> _Plan:
     cases = []
     for name, pictures in rows.items():
         edits = {method: path for method, path in pictures.items() if method != "source"}
-        say = {
+        fields = {
             "source": _prompt(folder, pictures["source"]),
             "target": _prompt(folder, next(iter(edits.values()))),
         }
         group = scores.settings["attributes"][int(name)]
-        cases.append(Case(name, edits, pictures["source"], group, say))
+        cases.append(Case(name, edits, pictures["source"], group, fields))
     return _Plan("Which edit is better?", [FIT, KEEP], cases, "relevance", _methods(rows, scores))
 
 
-def _several(folder: Path, rows: Rows, scores: Scores) -> _Plan:
+def _multi_subject(folder: Path, rows: Rows, scores: Scores) -> _Plan:
     cases = [
         Case(
             name,
             pictures,
             group=scores.settings["types"][int(name)],
-            say={"prompt": _prompt(folder, next(iter(pictures.values())))},
+            fields={"prompt": _prompt(folder, next(iter(pictures.values())))},
         )
         for name, pictures in rows.items()
     ]
     return _Plan("Which picture shows it all?", [SHOWS], cases, "relevance", _methods(rows, scores))
 
 
-def _any(folder: Path, rows: Rows) -> _Plan:
-    said = {name: _prompt(folder, next(iter(pictures.values()))) for name, pictures in rows.items()}
-    question = SHOWS if all(said.values()) else BETTER
-    cases = [Case(name, rows[name], say={"prompt": text} if text else {}) for name, text in said.items()]
+def _other_pictures(folder: Path, rows: Rows) -> _Plan:
+    prompts = {name: _prompt(folder, next(iter(pictures.values()))) for name, pictures in rows.items()}
+    question = SHOWS if all(prompts.values()) else BETTER
+    cases = [
+        Case(name, rows[name], fields={"prompt": prompt} if prompt else {})
+        for name, prompt in prompts.items()
+    ]
     return _Plan("Which picture is better?", [question], cases, "", _methods(rows))
 
 
 def _methods(rows: Rows, scores: Scores | None = None) -> tuple[str, ...]:
-    """Those with pictures, in the benchmark's order."""
-    there = list(dict.fromkeys(method for pictures in rows.values() for method in pictures))
-    named = [str(name) for name in scores.axes["method"]] if scores is not None else there
-    return tuple(method for method in named if method in there)
+    """The methods that have pictures, in the benchmark's order."""
+    pictured = list(dict.fromkeys(method for pictures in rows.values() for method in pictures))
+    order = [str(name) for name in scores.axes["method"]] if scores is not None else pictured
+    return tuple(method for method in order if method in pictured)
 
 
 def _prompt(folder: Path, path: str) -> str:
     return settings_in(folder / path).get("prompt", "")
 
 
-def _chosen(plan: _Plan, methods: Sequence[str] | None) -> tuple[str, ...]:
+def _selected(plan: _Plan, methods: Sequence[str] | None) -> tuple[str, ...]:
     unknown = [method for method in methods or () if method not in plan.methods]
     if unknown:
         raise HeadwiseError(
@@ -220,28 +227,30 @@ def _chosen(plan: _Plan, methods: Sequence[str] | None) -> tuple[str, ...]:
     return tuple(method for method in plan.methods if methods is None or method in methods)
 
 
-def _compare(methods: tuple[str, ...], ours: str, together: bool, given: bool) -> tuple[tuple[str, ...], ...]:
-    if ours not in methods and given:
+def _compare(
+    methods: tuple[str, ...], ours: str, together: bool, required: bool
+) -> tuple[tuple[str, ...], ...]:
+    if ours not in methods and required:
         raise HeadwiseError(f"There are no pictures of {ours!r}; the methods are: {', '.join(methods)}.")
     if together:
         return (tuple(sorted(methods, key=lambda method: method != ours)),)
     return tuple((ours, method) for method in methods if method != ours) if ours in methods else ()
 
 
-def _written(plan: _Plan, methods: tuple[str, ...], compare: tuple[tuple[str, ...], ...], trials: int) -> str:
+def _toml(plan: _Plan, methods: tuple[str, ...], compare: tuple[tuple[str, ...], ...], trials: int) -> str:
     parts = [
-        "# What is asked, of which pictures. docs/study.md says what can stand here.",
+        "# The questions and pictures of a study. docs/study.md says what can stand here.",
         "",
         f"title = {_quoted(plan.title)}",
         f'consent = """\n{CONSENT}\n"""',
-        f"trials = {trials}  # questions a participant, at most",
+        f"trials = {trials}  # questions per participant, at most",
         "checks = 2  # attention checks among them",
-        "allowed_misses = 0  # who misses more is left out",
+        "allowed_misses = 0  # a participant who misses more is left out",
     ]
-    several = any(len(group) > 2 for group in compare)
     for question in plan.questions:
-        asked = replace(question, text=question.text.replace(" better?", " best?")) if several else question
-        parts += ["", "[[questions]]", *_question_lines(asked, compare)]
+        if any(len(group) > 2 for group in compare):
+            question = replace(question, text=question.text.replace(" better?", " best?"))
+        parts += ["", "[[questions]]", *_question_lines(question, compare)]
     for case in plan.cases:
         pictures = {method: path for method, path in case.pictures.items() if method in methods}
         parts += ["", "[[cases]]", *_case_lines(case, pictures)] if pictures else []
@@ -252,7 +261,7 @@ def _question_lines(question: Question, compare: tuple[tuple[str, ...], ...]) ->
     lines = [f"name = {_quoted(question.name)}", f"text = {_quoted(question.text)}"]
     lines += [
         f"{key} = {_inline(texts)}"
-        for key, texts in (("answers", question.answers), ("also", question.also))
+        for key, texts in (("answers", question.answers), ("also", question.extra_answers))
         if texts
     ]
     lines += [f"right = {_quoted(question.right)}"] if question.right else []
@@ -266,7 +275,7 @@ def _question_lines(question: Question, compare: tuple[tuple[str, ...], ...]) ->
 def _case_lines(case: Case, pictures: Mapping[str, str]) -> list[str]:
     lines = [f"name = {_quoted(case.name)}"]
     lines += [f"group = {_quoted(case.group)}"] if case.group else []
-    lines += [f"say = {_inline(case.say)}"] if case.say else []
+    lines += [f"say = {_inline(case.fields)}"] if case.fields else []
     lines += [f"reference = {_quoted(case.reference)}"] if case.reference else []
     return [
         *lines,

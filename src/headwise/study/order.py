@@ -1,10 +1,10 @@
-r"""What each participant is asked, and in which order: balanced over participants, random to each.
+r"""Which questions each participant is asked, in which order: balanced over participants, random for each.
 
-All items stand in one order, drawn by the study's seed, that is walked round and round. Participant p is
-asked the next T of its N items after those of participant p − 1, so that at any time every item was given out
+All items stand in one order, drawn by the study's seed and repeated endlessly. Participant p is
+asked the next T of its N items after those of participant p − 1, so that at any time every item was asked
 as often as any other, give or take one. Where an item comes up for the v-th time, from place q of the round,
 its pictures or answers are turned by q + v: first to one side, then to the other, for each participant and
-for each item alike. What a participant was given is then shuffled, the same case never twice in a row where
+for each item alike. A participant's share is then shuffled, the same case never twice in a row where
 that can be avoided, with the attention checks in between.
 
 Everything follows from (seed, participant).
@@ -21,13 +21,13 @@ __all__ = ["Trial", "trials_of"]
 
 
 class Trial(NamedTuple):
-    """An item as one participant is asked it.
+    """An item as one participant sees it.
 
     Args:
         item: The question, the case and the methods.
-        options: Codes of the answers in the order in which they stand; methods, where pictures are the
-            answers.
-        check: The code that an attentive participant chooses; None where this is no attention check.
+        options: The codes of the answers in the order in which they stand; methods, where participants choose
+            a picture.
+        check: The code that an attention check demands; None for an ordinary trial.
     """
 
     item: Item
@@ -36,19 +36,19 @@ class Trial(NamedTuple):
 
 
 def trials_of(study: Study, participant: int) -> list[Trial]:
-    """What a participant, counted from 0, is asked."""
+    """The trials of a participant, whose number counts from 0."""
     generator = _generator(study.seed, participant)
-    given = _apart(_given(study, participant), generator)
-    for n in range(min(study.checks, len(given))):
-        model = given[int(generator.integers(len(given)))]
+    trials = _shuffled(_share(study, participant), generator)
+    for n in range(min(study.checks, len(trials))):
+        model = trials[int(generator.integers(len(trials)))]
         check = Trial(model.item, model.options, model.options[int(generator.integers(len(model.options)))])
-        # about evenly, but not so that one could wait for it
-        place = (n + 1) * len(given) / (study.checks + 1) + generator.uniform(-1, 1)
-        given.insert(min(max(1, round(place)), len(given)), check)
-    return given
+        # about evenly, but not predictably
+        place = (n + 1) * len(trials) / (study.checks + 1) + generator.uniform(-1, 1)
+        trials.insert(min(max(1, round(place)), len(trials)), check)
+    return trials
 
 
-def _given(study: Study, participant: int) -> list[Trial]:
+def _share(study: Study, participant: int) -> list[Trial]:
     """The participant's share of the items, not shuffled yet."""
     items = list(study.items())
     order = _generator(study.seed, -1).permutation(len(items))
@@ -58,7 +58,9 @@ def _given(study: Study, participant: int) -> list[Trial]:
         visit, place = divmod(position, len(items))
         item = items[order[place]]
         question, turn = item.question, place + visit
-        options = (*_turned(tuple(question.answers), turn), *question.also) or _turned(item.methods, turn)
+        options = (*_turned(tuple(question.answers), turn), *question.extra_answers) or _turned(
+            item.methods, turn
+        )
         trials.append(Trial(item, options))
     return trials
 
@@ -68,17 +70,17 @@ def _turned(options: tuple[str, ...], turn: int) -> tuple[str, ...]:
     return options[start:] + options[:start]
 
 
-def _apart(trials: list[Trial], generator: np.random.Generator) -> list[Trial]:
-    """Shuffled so that neighbours are of different cases, if that can be."""
-    left = [trials[i] for i in generator.permutation(len(trials))]
+def _shuffled(trials: list[Trial], generator: np.random.Generator) -> list[Trial]:
+    """The trials in a random order in which neighbours are of different cases, if that is possible."""
+    remaining = [trials[i] for i in generator.permutation(len(trials))]
     spread: list[Trial] = []
-    while left:
+    while remaining:
         last = spread[-1].item.case.name if spread else None
-        most, count = Counter(trial.item.case.name for trial in left).most_common(1)[0]
-        urgent = 2 * count > len(left) and most != last  # later it would have to follow itself
-        fitting = (t for t in left if t.item.case.name != last and (not urgent or t.item.case.name == most))
-        chosen = next(fitting, left[0])
-        left.remove(chosen)
+        most, count = Counter(trial.item.case.name for trial in remaining).most_common(1)[0]
+        urgent = 2 * count > len(remaining) and most != last  # later it would have to follow itself
+        names = {most} if urgent else {trial.item.case.name for trial in remaining} - {last}
+        chosen = next((trial for trial in remaining if trial.item.case.name in names), remaining[0])
+        remaining.remove(chosen)
         spread.append(chosen)
     return spread
 

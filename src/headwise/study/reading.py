@@ -1,4 +1,4 @@
-"""Reading `study.toml`: what is misspelt, missing or asks for what is not there is refused by name."""
+"""Reading `study.toml`: a key that is misspelt or missing, and a value out of range, is refused by name."""
 
 import difflib
 import tomllib
@@ -8,13 +8,20 @@ from typing import Any
 
 from headwise.errors import UnreadableStudy
 from headwise.pictures import read_picture
-from headwise.study.description import Case, Question, Study, filled, inside
+from headwise.study.description import Case, Question, Study, fill_in, path_inside
 
 __all__ = ["NAME", "parse_study", "read_study"]
 
 NAME = "study.toml"
 CHECK = "This one checks that questions are read. Whatever you see, choose “{answer}”."
 THANKS = "Thank you. Your answers are saved; you can close this page."
+EXPECTED: dict[type, str] = {
+    str: "a text",
+    int: "a whole number, 0 or more",
+    bool: "true or false",
+    dict: "a table",
+    list: "a list",
+}
 
 
 def parse_study(source: str) -> Study:
@@ -24,29 +31,29 @@ def parse_study(source: str) -> Study:
         UnreadableStudy: It breaks a rule, which is named.
     """
     try:
-        given = _Table(tomllib.loads(source), "the file")
+        table = _Table(tomllib.loads(source), "the file")
     except tomllib.TOMLDecodeError as error:
         raise UnreadableStudy(f"{NAME} is not valid TOML: {error}.") from None
     study = Study(
-        given.take("title", str),
-        given.take("consent", str),
-        given.take("thanks", str, THANKS),
-        tuple(_question(table) for table in given.tables("questions")),
-        tuple(_case(table) for table in given.tables("cases")),
-        given.take("seed", int, 0),
-        given.take("trials", int, 40),
-        given.take("checks", int, 2),
-        given.take("allowed_misses", int, 0),
-        given.take("check", str, CHECK),
-        source,
+        title=table.take("title", str),
+        consent=table.take("consent", str),
+        thanks=table.take("thanks", str, THANKS),
+        questions=tuple(_question(inner) for inner in table.tables("questions")),
+        cases=tuple(_case(inner) for inner in table.tables("cases")),
+        seed=table.take("seed", int, 0),
+        trials=table.take("trials", int, 40),
+        checks=table.take("checks", int, 2),
+        allowed_misses=table.take("allowed_misses", int, 0),
+        check=table.take("check", str, CHECK),
+        source=source,
     )
-    given.require_all_taken()
-    _require_sense(study)
+    table.refuse_unknown_keys()
+    _check_study(study)
     return study
 
 
 def read_study(folder: str | Path) -> Study:
-    """The study of a folder, all of whose pictures are there.
+    """The study of a folder, whose pictures are all readable.
 
     Raises:
         UnreadableStudy: `study.toml` is missing or breaks a rule, or a picture is outside of the folder.
@@ -61,115 +68,108 @@ def read_study(folder: str | Path) -> Study:
             f"{path} cannot be read: {why}. Make one with `headwise study make`, or write it."
         ) from None
     for name in study.pictures():
-        read_picture(inside(Path(folder), name))
+        read_picture(path_inside(Path(folder), name))
     return study
 
 
 class _Table:
-    """A table of the file: what is taken from it is checked, and what nobody takes is a mistake."""
+    """A table of the file: each value is checked when it is taken; a key that is never taken is a mistake."""
 
-    def __init__(self, given: Any, where: str) -> None:
-        if not isinstance(given, dict):
-            raise UnreadableStudy(f"{NAME}: {where} is {given!r}; expected a table.")
-        self.left, self.known, self.where = dict(given), [], where  # type: ignore[var-annotated]
+    def __init__(self, values: Any, where: str) -> None:
+        if not isinstance(values, dict):
+            raise UnreadableStudy(f"{NAME}: {where} is {values!r}; expected a table.")
+        self.values, self.where, self.taken = values, where, list[str]()
 
     def take(self, key: str, kind: type, default: Any = None) -> Any:
-        """The value of a key, of a kind; without a default it must be there."""
-        self.known.append(key)
-        found = self.left.pop(key, default)
-        if found is None:
+        """The value of a key, which must be of a kind; without a default the key is required."""
+        self.taken.append(key)
+        value = self.values.get(key, default)
+        if value is None:
             raise UnreadableStudy(f"{NAME}: {self.where} lacks {key!r}.")
-        if type(found) is not kind or found == "" or (kind is int and found < 0):
-            raise UnreadableStudy(f"{NAME}: {key} of {self.where} is {found!r}; expected {_EXPECTED[kind]}.")
-        return found
+        if type(value) is not kind or value == "" or (kind is int and value < 0):
+            raise self.wrong(key, value, EXPECTED[kind])
+        return value
+
+    def take_optional(self, key: str) -> str | None:
+        """The text of a key; None if it is absent."""
+        self.taken.append(key)
+        return self.take(key, str) if key in self.values else None
 
     def texts(self, key: str) -> dict[str, str]:
-        """A table of texts, empty if it is not there."""
-        found = self.take(key, dict, {})
-        if not all(type(text) is str and text for text in found.values()):
-            raise UnreadableStudy(f"{NAME}: {key} of {self.where} is {found!r}; expected texts by name.")
-        return found
+        """A table of texts; empty if it is absent."""
+        texts = self.take(key, dict, {})
+        if not all(type(text) is str and text for text in texts.values()):
+            raise self.wrong(key, texts, "texts by name")
+        return texts
 
     def groups(self, key: str) -> tuple[tuple[str, ...], ...]:
-        """A list of lists of two names or more, empty if it is not there."""
-        found = self.take(key, list, [])
-        if not all(type(g) is list and len(set(map(str, g))) == len(g) >= 2 for g in found):
-            raise UnreadableStudy(
-                f"{NAME}: {key} of {self.where} is {found!r}; expected lists of two different methods or "
-                'more, such as [["ours", "theirs"]].'
-            )
-        return tuple(tuple(map(str, group)) for group in found)
+        """A list of lists of two or more names; empty if it is absent."""
+        groups = self.take(key, list, [])
+        if not all(type(g) is list and len(set(map(str, g))) == len(g) >= 2 for g in groups):
+            example = 'lists of two different methods or more, such as [["ours", "theirs"]]'
+            raise self.wrong(key, groups, example)
+        return tuple(tuple(map(str, group)) for group in groups)
 
     def tables(self, key: str) -> Iterator["_Table"]:
-        """The tables of [[key]], one at least."""
-        for number, table in enumerate(self.take(key, list, []), 1):
-            yield _Table(table, f"number {number} of [[{key}]]")
+        """The tables of [[key]]."""
+        for number, values in enumerate(self.take(key, list, []), 1):
+            yield _Table(values, f"number {number} of [[{key}]]")
 
-    def require_all_taken(self) -> None:
-        """Refuse what is misspelt."""
-        for key in self.left:
-            near = difflib.get_close_matches(key, self.known, 1)
-            hint = f" Did you mean {near[0]!r}?" if near else f" The keys are: {', '.join(self.known)}."
+    def refuse_unknown_keys(self) -> None:
+        """Refuse a key that is misspelt, and suggest one."""
+        for key in [key for key in self.values if key not in self.taken]:
+            near = difflib.get_close_matches(key, self.taken, 1)
+            keys = ", ".join(dict.fromkeys(self.taken))
+            hint = f" Did you mean {near[0]!r}?" if near else f" The keys are: {keys}."
             raise UnreadableStudy(f"{NAME}: {self.where} has an unknown key {key!r}.{hint}")
 
-
-_EXPECTED: dict[type, str] = {
-    str: "a text",
-    int: "a whole number, 0 or more",
-    bool: "true or false",
-    dict: "a table",
-    list: "a list",
-}
+    def wrong(self, key: str, value: Any, expected: str) -> UnreadableStudy:
+        """The error of a value that is not as expected."""
+        return UnreadableStudy(f"{NAME}: {key} of {self.where} is {value!r}; expected {expected}.")
 
 
-def _question(given: _Table) -> Question:
+def _question(table: _Table) -> Question:
     question = Question(
-        given.take("name", str),
-        given.take("text", str),
-        given.texts("answers"),
-        given.texts("also"),
-        given.take("right", str) if "right" in given.left else None,
-        given.groups("compare"),
-        given.take("reference", bool, False),
+        name=table.take("name", str),
+        text=table.take("text", str),
+        answers=table.texts("answers"),
+        extra_answers=table.texts("also"),
+        right=table.take_optional("right"),
+        compare=table.groups("compare"),
+        reference=table.take("reference", bool, False),
     )
-    given.known.append("right")
-    given.require_all_taken()
-    codes = [*question.answers, *question.also]
+    table.refuse_unknown_keys()
+    codes = [*question.answers, *question.extra_answers]
     if question.answers and len(codes) < 2 or len(set(codes)) < len(codes):
-        raise UnreadableStudy(f"{NAME}: {given.where} has the answers {codes}; expected two or more.")
-    if question.also and not question.answers:
-        raise UnreadableStudy(f"{NAME}: {given.where} has `also` but no `answers`: where pictures are the "
-                              "answers, one of them must be chosen.")  # fmt: skip
-    if question.right not in (None, *codes):
+        raise UnreadableStudy(f"{NAME}: {table.where} has the answers {codes}; expected two or more.")
+    if question.extra_answers and not question.answers:
         raise UnreadableStudy(
-            f"{NAME}: right of {given.where} is {question.right!r}; expected one of {codes}."
+            f"{NAME}: {table.where} has `also` but no `answers`: where pictures are the answers, one of them "
+            "must be chosen."
         )
+    if question.right not in (None, *codes):
+        raise table.wrong("right", question.right, f"one of {codes}")
     return question
 
 
-def _case(given: _Table) -> Case:
+def _case(table: _Table) -> Case:
     case = Case(
-        given.take("name", str),
-        given.texts("pictures"),
-        given.take("reference", str) if "reference" in given.left else None,
-        given.take("group", str) if "group" in given.left else "",
-        given.texts("say"),
+        name=table.take("name", str),
+        pictures=table.texts("pictures"),
+        reference=table.take_optional("reference"),
+        group=table.take_optional("group") or "",
+        fields=table.texts("say"),
     )
-    given.known += ["reference", "group"]
-    given.require_all_taken()
+    table.refuse_unknown_keys()
     if not case.pictures:
-        raise UnreadableStudy(f"{NAME}: {given.where} has no pictures.")
+        raise UnreadableStudy(f"{NAME}: {table.where} has no pictures.")
     return case
 
 
-def _require_sense(study: Study) -> None:
-    """What no table knows alone."""
-    for kind, names in (
-        ("questions", [q.name for q in study.questions]),
-        ("cases", [c.name for c in study.cases]),
-    ):
-        if not names or len(set(names)) < len(names):
-            raise UnreadableStudy(f"{NAME} has the {kind} {names}; expected one or more, of different names.")
+def _check_study(study: Study) -> None:
+    """Refuse what is wrong between tables that are right by themselves."""
+    _check_names("questions", [question.name for question in study.questions])
+    _check_names("cases", [case.name for case in study.cases])
     methods = {method for case in study.cases for method in case.pictures}
     for question in study.questions:
         unknown = [m for group in question.compare for m in group if m not in methods]
@@ -178,29 +178,39 @@ def _require_sense(study: Study) -> None:
                 f"{NAME}: {question.name!r} compares {unknown[0]!r}, of which no case has a picture. There "
                 f"are pictures of: {', '.join(sorted(methods))}."
             )
-    asked = {item.question.name for item in study.items()}
+    answerable = {item.question.name for item in study.items()}
     for question in study.questions:
-        if question.name not in asked:
+        if question.name not in answerable:
             raise UnreadableStudy(f"{NAME}: there is no case that {question.name!r} can be asked of.")
     if study.trials == 0:
         raise UnreadableStudy(f"{NAME}: trials is 0; expected how many questions a participant is asked.")
-    _said(study.check, {"answer": "", **study.cases[0].say}, "check")
+    _check_texts(study)
+
+
+def _check_names(kind: str, names: list[str]) -> None:
+    if not names or len(set(names)) < len(names):
+        raise UnreadableStudy(f"{NAME} has the {kind} {names}; expected one or more, of different names.")
+
+
+def _check_texts(study: Study) -> None:
+    """Refuse a text with a field that its case lacks, and answers that cannot be told apart."""
+    _filled_in(study.check, {"answer": "", **study.cases[0].fields}, "check")
     for item in study.items():
-        where = f"{item.question.name!r} of case {item.case.name!r}"
-        _said(item.question.text, item.case.say, where)
-        answers = (*item.question.answers.values(), *item.question.also.values())
-        labels = [_said(text, item.case.say, where) for text in answers]
+        where, fields = f"{item.question.name!r} of case {item.case.name!r}", item.case.fields
+        _filled_in(item.question.text, fields, where)
+        answers = (*item.question.answers.values(), *item.question.extra_answers.values())
+        labels = [_filled_in(text, fields, where) for text in answers]
         if len(set(labels)) < len(labels):
             raise UnreadableStudy(f"{NAME}: {where} has answers that read alike: {labels}.")
         if item.question.reference and item.case.reference is None:
             raise UnreadableStudy(f"{NAME}: {where} shows a reference, but the case has none.")
 
 
-def _said(template: str, say: Mapping[str, str], where: str) -> str:
+def _filled_in(template: str, fields: Mapping[str, str], where: str) -> str:
     try:
-        return filled(template, say)
+        return fill_in(template, fields)
     except KeyError as error:
         raise UnreadableStudy(
             f"{NAME}: {where} asks for {{{error.args[0]}}}, which the case does not say; it says: "
-            f"{', '.join(say) or 'nothing'}."
+            f"{', '.join(fields) or 'nothing'}."
         ) from None

@@ -1,4 +1,4 @@
-r"""What the answers say: rates, agreement, and tests of one method against another.
+r"""Evaluation of the answers: rates, agreement, and tests of one method against another.
 
 A rate is the share of answers, with Wilson's interval as if all answers were independent, and with a
 bootstrap over cases, which allows that answers about one case are alike; the wider one is the one to quote.
@@ -31,7 +31,7 @@ from headwise.study.kappa import fleiss_kappa
 from headwise.study.order import trials_of
 from headwise.study.signs import holm, sign_test
 
-__all__ = ["Agreed", "Compared", "Rate", "Results", "as_csv", "results_of"]
+__all__ = ["Agreement", "Comparison", "Rate", "Results", "as_csv", "results_of"]
 
 UNITS: dict[str, Callable[[Answer], Hashable]] = {
     "answers": lambda a: (a.participant, a.case),
@@ -44,12 +44,14 @@ class Rate(NamedTuple):
     """How often an answer was given.
 
     Args:
-        question, group: Which; "" is all groups.
-        shown: The methods whose pictures were shown.
-        answer: The code; the method that was chosen, where pictures are the answers.
-        hits, n: So often, of so many answers.
-        share: With Wilson's interval.
-        by_case: With the bootstrap interval over cases; nan of one case.
+        question: The name of the question.
+        group: The group of cases; "" for all groups together.
+        shown: The methods whose pictures were on the page.
+        answer: The code of the answer, or the method that was chosen where pictures are the answers.
+        hits: How many answers were this one.
+        n: How many answers there were in all.
+        share: hits / n with Wilson's interval.
+        by_case: hits / n with a bootstrap interval over cases, which is nan where there is one case only.
     """
 
     question: str
@@ -62,16 +64,20 @@ class Rate(NamedTuple):
     by_case: Interval
 
 
-class Compared(NamedTuple):
+class Comparison(NamedTuple):
     """One method against another, by signs.
 
     Args:
-        question, group: Which; "" is all groups.
-        first, second: The methods.
-        unit: What is counted: answers, cases or participants.
-        wins, losses, ties: Of the first.
-        p: Exact, two-sided.
-        corrected: The same by Holm, for all pairs of the question at this unit and group.
+        question: The name of the question.
+        group: The group of cases; "" for all groups together.
+        first: The method that is tested.
+        second: The method it is tested against.
+        unit: The unit that is counted: answers, cases or participants.
+        wins: How many units have more successes of the first method.
+        losses: How many units have fewer.
+        ties: How many units have as many.
+        p: The exact, two-sided p value of the sign test.
+        corrected: p with Holm's correction for all pairs of the question at this unit and group.
     """
 
     question: str
@@ -86,14 +92,15 @@ class Compared(NamedTuple):
     corrected: float = 1.0
 
 
-class Agreed(NamedTuple):
+class Agreement(NamedTuple):
     """How far raters agree on a question.
 
     Args:
-        question: Which.
-        shown: The methods side by side; () is all of the question's items.
-        items, ratings: Of items with two raters or more.
-        kappa: Fleiss', with its interval.
+        question: The name of the question.
+        shown: The methods that stood side by side; () for all of the question's items together.
+        items: How many items have two or more raters.
+        ratings: How many answers those items have.
+        kappa: Fleiss' kappa with its interval.
     """
 
     question: str
@@ -105,33 +112,36 @@ class Agreed(NamedTuple):
 
 @dataclass(frozen=True)
 class Results:
-    """What a study found.
+    """The results of a study.
 
     Args:
-        participants: How many `agreed`, `finished`, were `left_out`, have `withdrawn`.
-        answers: How many were `counted`, `left_out` with their participants, were `checks`, were `missed`.
-        rates, compared, agreed: The tables.
+        participants: How many participants `agreed`, `finished`, were `left_out` and have `withdrawn`.
+        answers: How many answers were `counted`, were `left_out` with their participants, were to `checks`,
+            and `missed` them.
+        rates: How often each answer was chosen.
+        compared: Tests of each method against each other one.
+        agreed: How far participants agree on each question.
     """
 
     participants: dict[str, int]
     answers: dict[str, int]
     rates: tuple[Rate, ...]
-    compared: tuple[Compared, ...]
-    agreed: tuple[Agreed, ...]
+    compared: tuple[Comparison, ...]
+    agreed: tuple[Agreement, ...]
 
 
 def results_of(answers: Answers) -> Results:
-    """What the answers so far say."""
+    """Evaluate the answers that there are so far."""
     study, everything = answers.study, list(answers)
-    out = inattentive(study, everything)
-    real = [a for a in everything if a.check is None]
-    counted = [a for a in real if a.participant not in out]
+    excluded = inattentive(study, everything)
+    ordinary = [a for a in everything if a.check is None]
+    counted = [a for a in ordinary if a.participant not in excluded]
     return Results(
-        _participants(study, answers, everything, out),
+        _participants(study, answers, everything, excluded),
         {
             "counted": len(counted),
-            "left_out": len(real) - len(counted),
-            "checks": len(everything) - len(real),
+            "left_out": len(ordinary) - len(counted),
+            "checks": len(everything) - len(ordinary),
             "missed": sum(map(_missed, everything)),
         },
         tuple(rate for q in study.questions for rate in _rates(study, q, counted)),
@@ -141,9 +151,9 @@ def results_of(answers: Answers) -> Results:
 
 
 def as_csv(answers: Answers) -> str:
-    """One line an answer, those left out and the checks as well, each marked."""
+    """One line per answer; those that are left out and the checks are included and marked."""
     study, everything = answers.study, list(answers)
-    out = inattentive(study, everything)
+    excluded = inattentive(study, everything)
     group = {case.name: case.group for case in study.cases}
     text = io.StringIO()
     lines = csv.writer(text, lineterminator="\n")
@@ -151,13 +161,13 @@ def as_csv(answers: Answers) -> str:
     for a in everything:
         shown, options = " | ".join(a.shown), " | ".join(a.options)
         row = [a.participant, a.trial, a.question, a.case, group[a.case], shown, options, a.answer]
-        row += [a.check or "", f"{a.seconds:.3f}", a.at, int(_missed(a)), int(a.participant in out)]
+        row += [a.check or "", f"{a.seconds:.3f}", a.at, int(_missed(a)), int(a.participant in excluded)]
         lines.writerow(row)
     return text.getvalue()
 
 
 def inattentive(study: Study, answers: Iterable[Answer]) -> set[int]:
-    """Who missed more attention checks than are allowed."""
+    """The participants who missed more attention checks than are allowed."""
     misses: dict[int, int] = defaultdict(int)
     for answer in answers:
         misses[answer.participant] += _missed(answer)
@@ -168,13 +178,13 @@ def _missed(answer: Answer) -> bool:
     return answer.check is not None and answer.answer != answer.check
 
 
-def _participants(study: Study, answers: Answers, given: list[Answer], out: set[int]) -> dict[str, int]:
+def _participants(study: Study, answers: Answers, given: list[Answer], excluded: set[int]) -> dict[str, int]:
     everyone, total = answers.participants(), len(trials_of(study, 0))
-    each = [a.participant for a in given if a.trial == total - 1]
+    finished = [a.participant for a in given if a.trial == total - 1]
     return {
         "agreed": len(everyone),
-        "finished": len(each),
-        "left_out": len(out),
+        "finished": len(finished),
+        "left_out": len(excluded),
         "withdrawn": sum(participant.withdrew for participant in everyone),
     }
 
@@ -189,17 +199,17 @@ def _groups(study: Study, answers: list[Answer]) -> Iterator[tuple[str, list[Ans
 
 
 def _shown(study: Study, question: Question, answers: list[Answer]) -> list[tuple[str, ...]]:
-    """What was shown together in these answers, in the order of the study."""
-    seen = {a.shown for a in answers}
-    return [m for m in dict.fromkeys(i.methods for i in study.items() if i.question == question) if m in seen]
+    """The methods that stood side by side in these answers, in the order of the study."""
+    pictured = {a.shown for a in answers}
+    groups = dict.fromkeys(item.methods for item in study.items() if item.question == question)
+    return [methods for methods in groups if methods in pictured]
 
 
 def _rates(study: Study, question: Question, answers: list[Answer]) -> Iterator[Rate]:
-    mine = [a for a in answers if a.question == question.name]
-    for group, some in _groups(study, mine):
-        for shown in _shown(study, question, some):
-            of_shown = [a for a in some if a.shown == shown]
-            for code in (*question.answers, *question.also) or shown:
+    for group, in_group in _groups(study, [a for a in answers if a.question == question.name]):
+        for shown in _shown(study, question, in_group):
+            of_shown = [a for a in in_group if a.shown == shown]
+            for code in (*question.answers, *question.extra_answers) or shown:
                 yield _rate(question.name, group, shown, code, of_shown)
 
 
@@ -216,15 +226,15 @@ def _rate(question: str, group: str, shown: tuple[str, ...], code: str, answers:
     return Rate(question, group, shown, code, hits, n, wilson(hits, n), by_case)
 
 
-def _tests(study: Study, question: Question, answers: list[Answer]) -> Iterator[Compared]:
+def _tests(study: Study, question: Question, answers: list[Answer]) -> Iterator[Comparison]:
     if question.answers and question.right is None:
         return
-    mine = [a for a in answers if a.question == question.name]
-    seen = tuple(dict.fromkeys(method for a in mine for method in a.shown))
-    pairs = dict.fromkeys(p for group in question.compared(seen) for p in combinations(group, 2))
-    for group, some in _groups(study, mine):
+    to_question = [a for a in answers if a.question == question.name]
+    methods = tuple(dict.fromkeys(method for a in to_question for method in a.shown))
+    pairs = dict.fromkeys(p for group in question.compared(methods) for p in combinations(group, 2))
+    for group, in_group in _groups(study, to_question):
         for unit in UNITS:
-            tests = [_test(question, group, pair, unit, some) for pair in pairs]
+            tests = [_test(question, group, pair, unit, in_group) for pair in pairs]
             tests = [test for test in tests if test.wins + test.losses + test.ties]
             corrected = holm([test.p for test in tests])
             yield from (t._replace(corrected=p) for t, p in zip(tests, corrected, strict=True))
@@ -232,7 +242,7 @@ def _tests(study: Study, question: Question, answers: list[Answer]) -> Iterator[
 
 def _test(
     question: Question, group: str, pair: tuple[str, str], unit: str, answers: list[Answer]
-) -> Compared:
+) -> Comparison:
     """Signs of the differences in success, over the units in which both methods were judged."""
     judged: dict[Hashable, tuple[list[bool], list[bool]]] = defaultdict(lambda: ([], []))
     for answer in answers:
@@ -243,21 +253,21 @@ def _test(
     differences = [sum(a) / len(a) - sum(b) / len(b) for a, b in judged.values() if a and b]
     wins, losses = sum(d > 0 for d in differences), sum(d < 0 for d in differences)
     ties = len(differences) - wins - losses
-    return Compared(question.name, group, *pair, unit, wins, losses, ties, sign_test(wins, losses))
+    return Comparison(question.name, group, *pair, unit, wins, losses, ties, sign_test(wins, losses))
 
 
-def _agreed(study: Study, question: Question, answers: list[Answer]) -> Iterator[Agreed]:
-    mine = [a for a in answers if a.question == question.name]
-    comparisons = _shown(study, question, mine)
+def _agreed(study: Study, question: Question, answers: list[Answer]) -> Iterator[Agreement]:
+    to_question = [a for a in answers if a.question == question.name]
+    comparisons = _shown(study, question, to_question)
     for shown in [()] + comparisons * (not question.answers and len(comparisons) > 1):
-        of_item: dict[Hashable, list[str | int]] = defaultdict(list)
-        for a in mine:
+        by_item: dict[Hashable, list[str | int]] = defaultdict(list)
+        for a in to_question:
             if shown in ((), a.shown):
                 # of several comparisons it is the place that can be the same: the first named, or the second
                 code = a.answer if question.answers else a.shown.index(a.answer)
-                of_item[a.case, a.shown].append(code)
-        rated = [given for given in of_item.values() if len(given) > 1]
-        codes = sorted({code for given in rated for code in given}, key=str)
-        counts = np.array([[given.count(code) for code in codes] for given in rated], dtype=np.int64)
+                by_item[a.case, a.shown].append(code)
+        rated = [item_codes for item_codes in by_item.values() if len(item_codes) > 1]
+        codes = sorted({code for item_codes in rated for code in item_codes}, key=str)
+        counts = np.array([[item_codes.count(code) for code in codes] for item_codes in rated], np.int64)
         kappa = fleiss_kappa(counts.reshape(len(rated), len(codes)))
-        yield Agreed(question.name, shown, len(rated), int(counts.sum()), kappa)
+        yield Agreement(question.name, shown, len(rated), int(counts.sum()), kappa)

@@ -1,30 +1,34 @@
-"""The rating page: one HTML file, a style and a module, and the few requests that they make.
+"""The rating page: one HTML file, a style sheet and a module, and the few requests that they make.
 
-Whoever has no link learns nothing, whoever has one no more than blind.py tells, and no answer counts that was
-not asked for. Nothing is asked of another host, and nothing else may run on the page
-(Content-Security-Policy).
+A request without a link is answered with nothing; a request with one, with no more than blind.py reveals; and
+an answer counts only if its question was asked. Nothing is loaded from another host, and nothing else may run
+on the page (Content-Security-Policy).
 """
 
 import contextlib
 import socket
 import sqlite3
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any
 
-from headwise.errors import HeadwiseError, MissingExtra
+from headwise.errors import MissingExtra
 from headwise.study.answers import Answers, Participant
-from headwise.study.blind import Pictures, told
+from headwise.study.blind import Pictures, trial_to_json
 from headwise.study.description import Study
-from headwise.study.order import trials_of
+from headwise.study.order import Trial, trials_of
 
 try:
-    import uvicorn
-    from fastapi import Depends, FastAPI, Header, HTTPException, Request, Response
+    from fastapi import APIRouter, Depends, FastAPI, Header, HTTPException, Request, Response
     from fastapi.exceptions import RequestValidationError
     from fastapi.responses import JSONResponse
     from pydantic import BaseModel, ConfigDict, Field
+    from starlette.datastructures import Headers
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
+    from headwise import http
 except ModuleNotFoundError as missing:
     raise MissingExtra(
         "The rating page needs FastAPI and uvicorn, which are not installed: pip install 'headwise[web]'"
@@ -38,20 +42,17 @@ FILES = {
     "study.js": "text/javascript; charset=utf-8",
     "icon.svg": "image/svg+xml",
 }
-HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
+HEADERS = http.SECURITY_HEADERS | {
+    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",  # the link is a token
-    "Cross-Origin-Resource-Policy": "same-origin",
+    "referrer-policy": "no-referrer",  # the link is a token
 }
-LARGEST = 4096  # bytes that a request may have
+MAX_BODY = 4096  # bytes of a request
+UNKNOWN_LINK = "This link is not known. Please use the link that you were given."
 
-Message = MutableMapping[str, Any]
 
-
-class Given(BaseModel):
-    """An answer as the page sends it: the place of the answer, not its name."""
+class AnswerIn(BaseModel):
+    """An answer as the page sends it: the place of the chosen option, not its name."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
     trial: int = Field(ge=0)
@@ -59,166 +60,198 @@ class Given(BaseModel):
     seconds: float = Field(ge=0, le=86400, allow_inf_nan=False)
 
 
-def page_of(study: Study, folder: str | Path, answers: Answers, open_to_all: bool = True) -> FastAPI:
-    """The application.
+@dataclass(eq=False)
+class _Rating:
+    """What the routes work with.
 
     Args:
-        study: What is asked.
-        folder: Of its pictures.
-        answers: Where answers go.
-        open_to_all: Does the open link let people in, or only personal ones?
+        study: The questions and their pictures.
+        answers: The file of answers.
+        pictures: The study's pictures under their blind names.
+        open_to_all: Whether the open link admits people, or personal links only.
     """
-    pictures = Pictures(study, Path(folder), answers.secret)
-    asked = lru_cache(maxsize=4096)(lambda participant: trials_of(study, participant))
-    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-    app.add_middleware(Guard)
 
-    def who(authorization: Annotated[str, Header()] = "") -> Participant:
-        found = answers.participant(authorization.removeprefix("Bearer "))
-        if found is None:
-            raise HTTPException(403, "This link is not known. Please use the link that you were given.")
-        if found.withdrew:
+    study: Study
+    answers: Answers
+    pictures: Pictures
+    open_to_all: bool
+
+    def __post_init__(self) -> None:
+        self.trials: Callable[[int], list[Trial]] = lru_cache(maxsize=4096)(
+            lambda participant: trials_of(self.study, participant)
+        )
+
+    def require_link(self, link: str) -> None:
+        """Refuse an unknown link, and the open one where people are invited one by one."""
+        if not self.answers.has_link(link) or not self.open_to_all and link == self.answers.link():
+            raise HTTPException(403, UNKNOWN_LINK)
+
+    def participant(self, token: str) -> Participant:
+        """The participant of a token, who has not withdrawn."""
+        participant = self.answers.participant(token)
+        if participant is None:
+            raise HTTPException(403, UNKNOWN_LINK)
+        if participant.withdrew:
             raise HTTPException(410, "You have withdrawn. Your answers were deleted.")
-        return found
+        return participant
 
-    def state(participant: Participant) -> dict[str, Any]:
-        given, trials = answers.given(participant.number), asked(participant.number)
-        return {"title": study.title, "thanks": study.thanks, "done": len(given), "total": len(trials)}
+    def progress(self, participant: Participant) -> dict[str, Any]:
+        """How far a participant is, with the texts that the page always shows."""
+        done, total = len(self.answers.choices(participant.number)), len(self.trials(participant.number))
+        return {"title": self.study.title, "thanks": self.study.thanks, "done": done, "total": total}
 
-    def knock(link: str) -> None:
-        if not answers.knows(link) or not open_to_all and link == answers.link():
-            raise HTTPException(403, "This link is not known. Please use the link that you were given.")
 
-    @app.get("/")
-    @app.get("/s/{link}")
-    def page(link: str = "") -> Response:
-        return _file("index.html")
+def _rating(request: Request) -> _Rating:
+    return request.app.state.rating
 
-    @app.get("/page/{name}")
-    def file(name: str) -> Response:
-        return _file(name)
 
-    @app.get("/picture/{name}")
-    def picture(name: str) -> Response:
-        content = pictures.content(name)
-        if content is None:
-            raise HTTPException(404, "There is no such picture.")
-        return Response(content, media_type="image/png", headers={"Cache-Control": "private, max-age=86400"})
+Rating = Annotated[_Rating, Depends(_rating)]
 
-    @app.get("/api/study/{link}")
-    def consent(link: str) -> dict[str, Any]:
-        knock(link)
-        total = len(asked(0))
-        return {"title": study.title, "consent": study.consent, "total": total}
 
-    @app.post("/api/study/{link}")
-    def join(link: str) -> dict[str, Any]:
-        knock(link)
-        found = answers.join(link, study.consent)
-        return {"token": found.token, **state(who(found.token))}
+def _current_participant(rating: Rating, authorization: Annotated[str, Header()] = "") -> Participant:
+    return rating.participant(authorization.removeprefix("Bearer "))
 
-    @app.get("/api/state")
-    def progress(participant: Annotated[Participant, Depends(who)]) -> dict[str, Any]:
-        return state(participant)
 
-    @app.get("/api/trial/{number}")
-    def trial(number: int, participant: Annotated[Participant, Depends(who)]) -> dict[str, Any]:
-        trials, given = asked(participant.number), answers.given(participant.number)
-        if not 0 <= number < len(trials) or number > len(given):
-            raise HTTPException(404, f"Question {number + 1} cannot be asked now.")
-        shown = trials[number]
-        earlier = shown.options.index(given[number]) if number < len(given) else None
-        return {"number": number, "total": len(trials), "given": earlier, **told(study, shown, pictures)}
+Current = Annotated[Participant, Depends(_current_participant)]
+files, consent, questions = APIRouter(), APIRouter(prefix="/api/study"), APIRouter(prefix="/api")
 
-    @app.post("/api/answer")
-    def answer(body: Given, participant: Annotated[Participant, Depends(who)]) -> dict[str, Any]:
-        trials = asked(participant.number)
-        if body.trial >= len(trials) or body.choice >= len(trials[body.trial].options):
-            raise HTTPException(422, "There is no such question or answer.")
-        shown = trials[body.trial]
-        chosen = shown.options[body.choice]
-        counts = answers.record(participant.number, body.trial, shown, chosen, body.seconds)
-        if counts is None:
-            raise HTTPException(409, "An earlier question waits for its answer.")
-        if counts != chosen:
-            raise HTTPException(409, "You have answered this question already. Your first answer counts.")
-        return state(participant)
 
-    @app.post("/api/withdraw")
-    def withdraw(participant: Annotated[Participant, Depends(who)]) -> dict[str, Any]:
-        answers.withdraw(participant.number)
-        return {}
+def page_of(study: Study, folder: str | Path, answers: Answers, open_to_all: bool = True) -> FastAPI:
+    """Build the application that serves a study.
 
-    @app.exception_handler(RequestValidationError)
-    def refused(request: Request, error: RequestValidationError) -> JSONResponse:
-        return JSONResponse({"detail": "That is no answer."}, 422)  # what was sent is not sent back
-
-    @app.exception_handler(sqlite3.Error)
-    def unsaved(request: Request, error: sqlite3.Error) -> JSONResponse:
-        return JSONResponse({"detail": "Your answer could not be saved. Please try again."}, 503)
-
+    Args:
+        study: The questions and their pictures.
+        folder: The folder that holds the pictures.
+        answers: The file that answers are written to.
+        open_to_all: Whether the open link admits people, or personal links only.
+    """
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    app.state.rating = _Rating(study, answers, Pictures(study, Path(folder), answers.secret), open_to_all)
+    app.add_middleware(Guard)
+    for router in (files, consent, questions):
+        app.include_router(router)
+    app.add_exception_handler(RequestValidationError, _refuse_answer)
+    app.add_exception_handler(sqlite3.Error, _report_unsaved)
     return app
 
 
 def serve(app: FastAPI, host: str, port: int, ready: Callable[[str], None]) -> None:
-    """Serve until interrupted.
+    """Serve a study until the process is interrupted.
 
     Args:
-        app: From `page_of`.
-        host, port: Where; port 0 is any that is free.
-        ready: Is told the address as soon as it answers.
+        app: The application, from `page_of`.
+        host: The address at which the server listens.
+        port: Its port; 0 takes any free one.
+        ready: Called with the page's address as soon as it answers.
 
     Raises:
-        HeadwiseError: The address cannot be had.
+        HeadwiseError: The address is taken or not allowed.
     """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        listening = socket.create_server((host, port), family=family)
-    except OSError as error:
-        raise HeadwiseError(
-            f"{host}:{port} cannot be listened at: {error.strerror or error}. Give another --port or --host."
-        ) from None
+    listening = http.listen(host, port)
     everywhere = host in ("0.0.0.0", "::")
-    name = socket.gethostname() if everywhere else f"[{host}]" if family == socket.AF_INET6 else host
+    is_v6 = listening.family == socket.AF_INET6
+    name = socket.gethostname() if everywhere else f"[{host}]" if is_v6 else host
     ready(f"http://{name}:{listening.getsockname()[1]}")
-    quiet = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False, lifespan="off")
     with contextlib.suppress(KeyboardInterrupt):
-        uvicorn.Server(quiet).run(sockets=[listening])
+        http.serve(app, listening)
 
 
 class Guard:
     """Around the application: headers on every response, and no request larger than an answer can be."""
 
-    def __init__(self, app: Callable[..., Awaitable[None]]) -> None:
+    def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
-    async def __call__(
-        self, scope: Message, receive: Callable[[], Any], send: Callable[[Message], Any]
-    ) -> None:
-        left = LARGEST
-
-        async def limited() -> Message:
-            nonlocal left
-            message = await receive()
-            left -= len(message.get("body", b""))
-            if left < 0:
-                raise HTTPException(413, "That is too large for an answer.")
-            return message
-
-        async def guarded(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                given = [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
-                message["headers"] = [*message["headers"], *given]
-                if not any(name == b"cache-control" for name, _ in message["headers"]):
-                    message["headers"].append((b"cache-control", b"no-store"))
-            await send(message)
-
-        await self.app(scope, limited, guarded)
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, or refuse one that announces too large a body."""
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        send = http.with_headers(send, HEADERS)
+        if http.is_too_large(Headers(scope=scope), MAX_BODY):
+            refusal = JSONResponse({"detail": http.too_large(MAX_BODY).detail}, 413, {"connection": "close"})
+            return await refusal(scope, receive, send)
+        return await self.app(scope, http.limit_body(receive, MAX_BODY), send)
 
 
+@files.get("/")
+@files.get("/s/{link}")
+def _index(link: str = "") -> Response:
+    return _file("index.html")
+
+
+@files.get("/page/{name}")
 def _file(name: str) -> Response:
-    """A file of the page: one of the four there are."""
+    """One of the four files of the page."""
     if name not in FILES:
         raise HTTPException(404, "There is no such file.")
     content = (Path(__file__).with_name("page") / name).read_bytes()
     return Response(content, media_type=FILES[name])
+
+
+@files.get("/picture/{name}")
+def _picture(name: str, rating: Rating) -> Response:
+    content = rating.pictures.content(name)
+    if content is None:
+        raise HTTPException(404, "There is no such picture.")
+    return Response(content, media_type="image/png", headers={"Cache-Control": "private, max-age=86400"})
+
+
+@consent.get("/{link}")
+def _consent(link: str, rating: Rating) -> dict[str, Any]:
+    rating.require_link(link)
+    study = rating.study
+    return {"title": study.title, "consent": study.consent, "total": len(rating.trials(0))}
+
+
+@consent.post("/{link}")
+def _join(link: str, rating: Rating) -> dict[str, Any]:
+    rating.require_link(link)
+    participant = rating.answers.join(link, rating.study.consent)
+    if participant is None:
+        raise HTTPException(403, UNKNOWN_LINK)
+    return {"token": participant.token, **rating.progress(rating.participant(participant.token))}
+
+
+@questions.get("/state")
+def _progress(participant: Current, rating: Rating) -> dict[str, Any]:
+    return rating.progress(participant)
+
+
+@questions.get("/trial/{number}")
+def _trial(number: int, participant: Current, rating: Rating) -> dict[str, Any]:
+    trials, choices = rating.trials(participant.number), rating.answers.choices(participant.number)
+    if not 0 <= number < len(trials) or number > len(choices):
+        raise HTTPException(404, f"Question {number + 1} cannot be asked now.")
+    trial = trials[number]
+    earlier = trial.options.index(choices[number]) if number < len(choices) else None
+    page = trial_to_json(rating.study, trial, rating.pictures)
+    return {"number": number, "total": len(trials), "given": earlier, **page}
+
+
+@questions.post("/answer")
+def _answer(body: AnswerIn, participant: Current, rating: Rating) -> dict[str, Any]:
+    trials = rating.trials(participant.number)
+    if body.trial >= len(trials) or body.choice >= len(trials[body.trial].options):
+        raise HTTPException(422, "There is no such question or answer.")
+    trial = trials[body.trial]
+    choice = trial.options[body.choice]
+    counted = rating.answers.record(participant.number, body.trial, trial, choice, body.seconds)
+    if counted is None:
+        raise HTTPException(409, "An earlier question waits for its answer.")
+    if counted != choice:
+        raise HTTPException(409, "You have answered this question already. Your first answer counts.")
+    return rating.progress(participant)
+
+
+@questions.post("/withdraw")
+def _withdraw(participant: Current, rating: Rating) -> dict[str, Any]:
+    rating.answers.withdraw(participant.number)
+    return {}
+
+
+def _refuse_answer(request: Request, error: Exception) -> JSONResponse:
+    return JSONResponse({"detail": "That is not an answer."}, 422)  # what was sent is not sent back
+
+
+def _report_unsaved(request: Request, error: Exception) -> JSONResponse:
+    return JSONResponse({"detail": "Your answer could not be saved. Please try again."}, 503)

@@ -1,4 +1,4 @@
-r"""Is one preferred to the other more often than a coin would say?
+r"""The sign test: is one method preferred to another more often than by chance?
 
     p = min(1, 2 Σ_{k ≥ max(wins, losses)} C(n, k) / 2ⁿ),     n = wins + losses
 
@@ -18,7 +18,7 @@ __all__ = ["holm", "sign_test"]
 
 
 def sign_test(wins: int, losses: int) -> float:
-    """The two-sided p value; 1 of no case at all."""
+    """The two-sided p value of `wins` against `losses`; 1 where there are neither."""
     n, term, tail = wins + losses, 1, 0
     for k in range(min(wins, losses) + 1):  # the smaller tail: C(n, k) from C(n, k − 1)
         tail += term
@@ -27,7 +27,7 @@ def sign_test(wins: int, losses: int) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Each p value, corrected for all the others."""
+    """The p values with Holm's correction, in the same order."""
     order = sorted(range(len(p_values)), key=lambda i: p_values[i])
     corrected, worst = [0.0] * len(p_values), 0.0
     for rank, i in enumerate(order):

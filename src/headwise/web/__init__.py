@@ -1,16 +1,19 @@
 """The page: `headwise serve`, for a browser on the same machine.
 
-    safety.py      who may ask: hosts, origins, a token, sessions, sizes
-    jobs.py        one thing at a time, with progress and cancel; long runs step aside for short ones
-    workbench.py   the model, its relevance and its judge, loaded behind the page's back
-    asks.py        what can be asked for, checked
-    drawing.py     pictures: explore, generate, edit, compose
-    running.py     runs that go to a folder: measure, weaken
-    folders.py     the folder of runs: what is there, whose it is, and nothing outside it
-    recipes.py     what was asked, as Python and as a command line
-    desk.py        all of these together, without a word of HTTP
-    app.py         the routes
+    security       which requests are answered: hosts, origins, a token, sessions, sizes
+    jobs           one job at a time, with progress and cancel; runs yield to short jobs
+    session        the model, its relevance and its CLIP scorer, loaded in the background
+    requests       what can be requested, checked
+    expressions    calls of the library as data, executed or printed
+    calls          the calls that each request comes to
+    explore_jobs   an image with the attention of each head to each word
+    picture_jobs   images: generate, edit, compose
+    run_jobs       runs that go to a folder: measure, weaken
+    run_store      the folder of runs: its contents and owners, and nothing outside of it
+    snippets       a request as Python and as a command line
+    service        all of these together, without HTTP
+    app            the routes
     page/          what the browser gets: one HTML file, one style sheet, modules without a build step
 
-Everything the browser asks for is answered from here; no other host is ever asked.
+Everything that the browser asks for is answered from here; it loads nothing from another host.
 """

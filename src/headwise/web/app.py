@@ -1,11 +1,10 @@
-"""The routes: what a browser may ask for, and what it is told.
+"""The routes of the page: each parses a request, calls the service, and answers.
 
-A route parses, asks the desk, and answers; everything slow is a job. Errors of Headwise are told as they are.
-`make_app` is all that a test needs; `serve` adds the socket.
+Everything slow is a job of the service's queue. Errors of Headwise are answered with their own sentence.
+`make_app` is all that a test needs; `http.listen` and `http.serve` add the socket.
 """
 
 import asyncio
-import socket
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -18,36 +17,35 @@ from headwise import __version__
 from headwise.errors import HeadwiseError, MissingExtra, PromptsNotAlike
 from headwise.web.jobs import Job, TooManyJobs
 from headwise.web.run_store import Forbidden, NotFound, OutsideRuns
-from headwise.web.service import Desk
+from headwise.web.service import REQUESTS, Service
 
 try:
-    import uvicorn
     from fastapi import Depends, FastAPI, Query, Request
     from fastapi.exceptions import RequestValidationError
     from fastapi.responses import JSONResponse, Response
     from starlette.concurrency import run_in_threadpool
 
-    from headwise.web import requests as asks
-    from headwise.web.security import SECURITY, Guard, Rules
+    from headwise.web import requests
+    from headwise.web.security import HEADERS, Guard, Rules
 except ModuleNotFoundError as missing:
     raise MissingExtra(
         "The page needs FastAPI and uvicorn, which are not installed: pip install 'headwise[web]'"
     ) from missing
 
-__all__ = ["listen", "make_app", "serve"]
+__all__ = ["make_app"]
 
 PAGE = Path(__file__).parent / "page"
-KINDS = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
-PATIENCE = 15.0  # seconds that a question about a job waits for news
+MEDIA_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+LONG_POLL = 15.0  # seconds that a request for a job waits for news
 STATUS: dict[type[Exception], int] = {
     OutsideRuns: 404, NotFound: 404, Forbidden: 403, TooManyJobs: 429, HeadwiseError: 422,
 }  # fmt: skip
-# A report may hold its own style and pictures; it runs nothing and loads nothing, whoever wrote it.
+# A report has its own style and pictures; it runs nothing and loads nothing, whatever its file holds.
 REPORT_POLICY = "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
 
-def _desk(request: Request) -> Desk:
-    return request.app.state.desk
+def _service(request: Request) -> Service:
+    return request.app.state.service
 
 
 def _owner(request: Request) -> str:
@@ -55,50 +53,50 @@ def _owner(request: Request) -> str:
 
 
 def _job(request: Request, id: str) -> Job:
-    """A job, for its owner and for nobody else."""
-    job = _desk(request).jobs.get(id, _owner(request))
+    """A job of the session that asks for it."""
+    job = _service(request).jobs.get(id, _owner(request))
     if job is None:
-        raise NotFound("There is no such job. It may have been forgotten; ask again.")
+        raise NotFound("There is no such job. It may have been dropped; start it again.")
     return job
 
 
-Here = Annotated[Desk, Depends(_desk)]
+ServiceOf = Annotated[Service, Depends(_service)]
 Owner = Annotated[str, Depends(_owner)]
-Mine = Annotated[Job, Depends(_job)]
-ProgressCallback = dict[str, Any]
+OwnJob = Annotated[Job, Depends(_job)]
+Json = dict[str, Any]
 
 
-def make_app(desk: Desk, rules: Rules) -> FastAPI:
-    """The application.
+def make_app(service: Service, rules: Rules) -> FastAPI:
+    """Build the application.
 
     Args:
-        desk: What it works with.
-        rules: Who may ask.
+        service: The model, the runs and the queue.
+        rules: Which requests are answered.
     """
 
     @asynccontextmanager
-    async def life(app: FastAPI) -> AsyncIterator[None]:
-        desk.bench.start()
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        service.start()
         yield
-        await run_in_threadpool(desk.jobs.close)
+        await run_in_threadpool(service.jobs.close)
 
     # No pages of documentation: they would load scripts from another host.
-    app = FastAPI(lifespan=life, docs_url=None, redoc_url=None, openapi_url=None)
-    app.state.desk, app.state.rules = desk, rules
-    app.add_middleware(Guard, rules=rules, door=(PAGE / "token.html").read_bytes())  # type: ignore[arg-type]
+    app = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
+    app.state.service, app.state.rules = service, rules
+    app.add_middleware(Guard, rules=rules, token_page=(PAGE / "token.html").read_bytes())  # type: ignore[arg-type]
     for kind, status in STATUS.items():
-        app.add_exception_handler(kind, _telling(status))
-    app.add_exception_handler(RequestValidationError, _telling_what_is_wrong)
-    for add in (_add_page, _add_reading, _add_asking, _add_jobs, _add_exploring, _add_pictures, _add_runs):
+        app.add_exception_handler(kind, _answer_with(status))
+    app.add_exception_handler(RequestValidationError, _answer_invalid)
+    for add in (_add_page, _add_model, _add_submitting, _add_jobs, _add_exploring, _add_pictures, _add_runs):
         add(app)
     return app
 
 
-def _telling(status: int) -> Callable[[Request, Exception], JSONResponse]:
+def _answer_with(status: int) -> Callable[[Request, Exception], JSONResponse]:
     return lambda request, error: JSONResponse({"detail": str(error)}, status)
 
 
-def _telling_what_is_wrong(request: Request, error: Exception) -> JSONResponse:
+def _answer_invalid(request: Request, error: Exception) -> JSONResponse:
     """Which field is wrong and why, without what was sent."""
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
@@ -111,77 +109,79 @@ def _png(content: bytes) -> Response:
 
 
 def _add_page(app: FastAPI) -> None:
-    files = {file.name: file for file in PAGE.iterdir() if file.suffix in KINDS}
+    files = {file.name: file for file in PAGE.iterdir() if file.suffix in MEDIA_TYPES}
 
     @app.get("/")
     def index() -> Response:
         return Response((PAGE / "index.html").read_bytes(), media_type="text/html")
 
     @app.get("/page/{name}")
-    def part(name: str) -> Response:
+    def page_file(name: str) -> Response:
         if name not in files:
             raise NotFound("There is no such file.")
-        content, kind = files[name].read_bytes(), KINDS[files[name].suffix]
-        return Response(content, media_type=kind, headers={"cache-control": "no-cache"})
+        content, media_type = files[name].read_bytes(), MEDIA_TYPES[files[name].suffix]
+        return Response(content, media_type=media_type, headers={"cache-control": "no-cache"})
 
 
-def _add_reading(app: FastAPI) -> None:
+def _add_model(app: FastAPI) -> None:
     @app.get("/api/state")
-    def state(desk: Here, owner: Owner) -> ProgressCallback:
-        bench = desk.bench
+    def state(service: ServiceOf, owner: Owner) -> Json:
+        session = service.session
         return {
             "version": __version__,
-            "model": bench.model,
-            "state": bench.state,
-            "error": bench.error,
-            "judge": bench.judge_name,
-            "measured": bench.file is not None,
-            "num_inference_steps": bench.steps,
-            "guidance_scale": bench.guidance_scale,
+            "model": session.model,
+            "state": session.state,
+            "error": session.error,
+            "judge": session.judge,
+            "measured": session.file is not None,
+            "num_inference_steps": session.steps,
+            "guidance_scale": session.guidance_scale,
             "upload": app.state.rules.upload,
-            "jobs": [job.told() for job in desk.jobs.of(owner)],
+            "jobs": [job.to_json() for job in service.jobs.owned_by(owner)],
         }
 
     @app.get("/api/relevance")
-    def relevance(desk: Here, name: str = "") -> ProgressCallback:
-        found = desk.relevance(name)
+    def relevance(service: ServiceOf, name: str = "") -> Json:
+        relevance = service.relevance(name)
+        layers = relevance.head_map or ()
         return {
-            "concepts": list(found.concepts),
-            "layers": [{"address": layer.address, "heads": layer.heads} for layer in found.head_map or ()],
-            "values": _numbers(found.values),
-            "errors": _numbers(found.standard_errors),
-            "split_half": _numbers(found.split_half),
-            "top": max(2.0, float(np.quantile(found.values, 0.99))),
-            "words": found.settings.get("concepts", []),
-            "model": found.settings.get("model"),
-            "pictures": found.settings.get("pictures"),
+            "concepts": list(relevance.concepts),
+            "layers": [{"address": layer.address, "heads": layer.heads} for layer in layers],
+            "values": _numbers(relevance.values),
+            "errors": _numbers(relevance.standard_errors),
+            "split_half": _numbers(relevance.split_half),
+            "top": max(2.0, float(np.quantile(relevance.values, 0.99))),
+            "words": relevance.settings.get("concepts", []),
+            "model": relevance.settings.get("model"),
+            "pictures": relevance.settings.get("pictures"),
         }
 
     @app.post("/api/words")
-    def words(ask: asks.Prompts, desk: Here) -> ProgressCallback:
-        """The words of a prompt with their tokens; which differ from a source's, and who lists them."""
-        found, problem = desk.bench.words(ask.prompt), ""
-        changed = found
-        if ask.source is not None:
+    def words(request: requests.Prompts, service: ServiceOf) -> Json:
+        """The words of a prompt with their tokens and concepts, and which of them the source lacks."""
+        words, problem = service.session.words(request.prompt), ""
+        changed = words
+        if request.source is not None:
             try:
-                changed = desk.bench.changes(ask.source, ask.prompt)
-            except PromptsNotAlike as error:  # nothing went wrong: somebody is still typing
+                changed = service.session.changed_words(request.source, request.prompt)
+            except PromptsNotAlike as error:  # not a fault: the prompt is still being typed
                 changed, problem = (), str(error)
-        relevance = desk.maybe("")
+        relevance = service.relevance_or_none("")
         lists = [] if relevance is None else relevance.settings.get("concepts", [])
-        more = [{"changed": word in changed, "concepts": _listing(lists, word.text)} for word in found]
-        told = [word._asdict() | one for word, one in zip(found, more, strict=True)]
-        return {"words": told, "problem": problem}
+        described = [
+            {**word._asdict(), "changed": word in changed, "concepts": _listing(lists, word.text)}
+            for word in words
+        ]
+        return {"words": described, "problem": problem}
 
     @app.get("/api/weaken")
-    def weaken(desk: Here, name: str = "") -> ProgressCallback:
-        found, running = desk.relevance(name), desk.bench.tools.running
-        return {"concepts": running.concepts_to_weaken(desk.bench, found), "ks": list(running.ks_of(found))}
+    def weaken(service: ServiceOf, name: str = "") -> Json:
+        return service.weakening_options(name)
 
 
 def _listing(concepts: list[Any], word: str) -> list[str]:
-    """The concepts that a word is a word of."""
-    return [name for name, words in concepts if word.casefold() in (one.casefold() for one in words)]
+    """The concepts whose words include this one."""
+    return [name for name, words in concepts if word.casefold() in map(str.casefold, words)]
 
 
 def _numbers(values: np.ndarray) -> Any:
@@ -189,160 +189,109 @@ def _numbers(values: np.ndarray) -> Any:
     return np.where(np.isfinite(values), np.round(values, 4), None).tolist()  # type: ignore[call-overload]
 
 
-def _add_asking(app: FastAPI) -> None:
-    """A route for everything that can be asked for; what comes is a job."""
+def _add_submitting(app: FastAPI) -> None:
+    """A route for each kind of request, which answers with a job."""
+    for name, kind in REQUESTS.items():
+        app.post(f"/api/{name}")(_submitting(kind))
 
-    @app.post("/api/explore")
-    def explore(ask: asks.Explore, desk: Here, owner: Owner) -> ProgressCallback:
-        return desk.submit(ask, owner).told()
 
-    @app.post("/api/generate")
-    def generate(ask: asks.Generate, desk: Here, owner: Owner) -> ProgressCallback:
-        return desk.submit(ask, owner).told()
+def _submitting(kind: type) -> Callable[..., Json]:
+    def submit(request: kind, service: ServiceOf, owner: Owner) -> Json:  # type: ignore[valid-type]
+        return service.submit(request, owner).to_json()
 
-    @app.post("/api/strip")
-    def strip(ask: asks.Strip, desk: Here, owner: Owner) -> ProgressCallback:
-        return desk.submit(ask, owner).told()
-
-    @app.post("/api/suggest")
-    def suggest(ask: asks.Suggest, desk: Here, owner: Owner) -> ProgressCallback:
-        return desk.submit(ask, owner).told()
-
-    @app.post("/api/edit")
-    def edit(ask: asks.Edit, desk: Here, owner: Owner) -> ProgressCallback:
-        return desk.submit(ask, owner).told()
-
-    @app.post("/api/compose")
-    def compose(ask: asks.Compose, desk: Here, owner: Owner) -> ProgressCallback:
-        return desk.submit(ask, owner).told()
-
-    @app.post("/api/measure")
-    def measure(ask: asks.Measure, desk: Here, owner: Owner) -> ProgressCallback:
-        return desk.submit(ask, owner).told()
-
-    @app.post("/api/weaken")
-    def weaken(ask: asks.Weaken, desk: Here, owner: Owner) -> ProgressCallback:
-        return desk.submit(ask, owner).told()
+    return submit
 
 
 def _add_jobs(app: FastAPI) -> None:
     @app.get("/api/jobs/{id}")
-    async def one(job: Mine, desk: Here, since: int = -1) -> ProgressCallback:
-        """A job, as soon as it is not as it was."""
-        until = time.monotonic() + PATIENCE
+    async def job(job: OwnJob, service: ServiceOf, since: int = -1) -> Json:
+        """A job, as soon as its version is higher than `since`."""
+        until = time.monotonic() + LONG_POLL
         while job.version <= since and not job.over and time.monotonic() < until:
             await asyncio.sleep(0.03)
-        return job.told() | {"before": desk.jobs.before(job)}
+        return job.to_json() | {"before": service.jobs.ahead_of(job)}
 
     @app.post("/api/jobs/{id}/cancel")
-    def cancel(job: Mine, desk: Here) -> ProgressCallback:
-        desk.jobs.cancel(job)
-        return job.told()
+    def cancel(job: OwnJob, service: ServiceOf) -> Json:
+        service.jobs.cancel(job)
+        return job.to_json()
 
     @app.get("/api/jobs/{id}/pictures/{number}")
-    def picture(job: Mine, number: int) -> Response:
+    def picture(job: OwnJob, number: int) -> Response:
         if not 0 <= number < len(job.pictures):
             raise NotFound("There is no such picture.")
         return _png(job.pictures[number])
 
     @app.get("/api/jobs/{id}/recipe")
-    def recipe(job: Mine, desk: Here) -> ProgressCallback:
-        return desk.recipe(job.kind, job.asked)
+    def recipe(job: OwnJob, service: ServiceOf) -> Json:
+        return service.snippets(job.kind, job.request)
 
     @app.post("/api/jobs/{id}/keep")
-    def keep(job: Mine, name: Annotated[asks.RunName, Query()], desk: Here) -> ProgressCallback:
-        desk.keep(job, name)
+    def keep(job: OwnJob, name: Annotated[requests.RunName, Query()], service: ServiceOf) -> Json:
+        service.keep(job, name)
         return {"run": name}
 
 
 def _add_exploring(app: FastAPI) -> None:
     @app.get("/api/explore/{id}/head")
-    def head(job: Mine, desk: Here, index: int | None = None) -> ProgressCallback:
-        return desk.bench.tools.explore.map_of_head(desk.maps(job), index)
+    def head(job: OwnJob, service: ServiceOf, index: int | None = None) -> Json:
+        return service.head_map(job, index)
 
     @app.get("/api/explore/{id}/region")
     def region(
-        job: Mine, desk: Here, left: float, top: float, right: float, bottom: float, name: str = ""
-    ) -> ProgressCallback:
-        box = (left, top, right, bottom)
-        return desk.bench.tools.explore.region_of(desk.maps(job), desk.maybe(name), box)
+        job: OwnJob, service: ServiceOf, left: float, top: float, right: float, bottom: float, name: str = ""
+    ) -> Json:
+        return service.region(job, name, (left, top, right, bottom))
 
 
 def _add_pictures(app: FastAPI) -> None:
     @app.post("/api/pictures")
-    async def send(request: Request, desk: Here, owner: Owner) -> ProgressCallback:
-        """Take a picture: its bytes alone, up to the limit, and only what can be read as one."""
-        content = b"".join([part async for part in request.stream()])
-        id, picture = await run_in_threadpool(desk.receive, content, owner)
+    async def upload(request: Request, service: ServiceOf, owner: Owner) -> Json:
+        """Keep an image: the body is the file, read up to the limit and only if it is an image."""
+        content = b"".join([chunk async for chunk in request.stream()])
+        id, picture = await run_in_threadpool(service.receive, content, owner)
         return {"id": id, "width": picture.width, "height": picture.height}
 
     @app.get("/api/pictures/{id}")
-    def sent(id: str, desk: Here, owner: Owner) -> Response:
+    def uploaded(id: str, service: ServiceOf, owner: Owner) -> Response:
         from headwise.pictures import png_of
 
-        return _png(png_of(desk.picture(id, owner), {}))
+        return _png(png_of(service.upload(id, owner), {}))
 
 
 def _add_runs(app: FastAPI) -> None:
     @app.get("/api/runs")
-    def runs(desk: Here, owner: Owner) -> list[ProgressCallback]:
-        return [desk.told(run, owner) for run in desk.folders.all()]
+    def runs(service: ServiceOf, owner: Owner) -> list[Json]:
+        return [service.run_to_json(run, owner) for run in service.runs.all()]
 
     @app.get("/api/runs/{name}")
-    def one(name: str, desk: Here, owner: Owner) -> ProgressCallback:
-        run = desk.folders.run(name)
-        return desk.told(run, owner) | {"pictures": list(run.pictures), "sure": desk.sure(run)}
+    def run(name: str, service: ServiceOf, owner: Owner) -> Json:
+        run = service.runs.run(name)
+        details = {"pictures": list(run.pictures), "sure": service.split_half(run)}
+        return service.run_to_json(run, owner) | details
 
     @app.post("/api/runs/{name}/resume")
-    def resume(name: str, desk: Here, owner: Owner) -> ProgressCallback:
-        return desk.resume(name, owner).told()
+    def resume(name: str, service: ServiceOf, owner: Owner) -> Json:
+        return service.resume(name, owner).to_json()
 
     @app.delete("/api/runs/{name}")
-    def remove(name: str, desk: Here, owner: Owner) -> ProgressCallback:
-        desk.remove(name, owner)
+    def remove(name: str, service: ServiceOf, owner: Owner) -> Json:
+        service.remove(name, owner)
         return {"removed": name}
 
     @app.get("/api/runs/{name}/recipe")
-    def recipe(name: str, desk: Here) -> ProgressCallback:
-        return desk.recipe_of(name)
+    def recipe(name: str, service: ServiceOf) -> Json:
+        return service.snippets_of_run(name)
 
     @app.get("/api/runs/{name}/weakening")
-    def weakening(name: str, desk: Here) -> ProgressCallback:
-        desk.folders.run(name)
-        return desk.bench.tools.running.curves(desk.folders.inside(name))
+    def weakening(name: str, service: ServiceOf) -> Json:
+        return service.weakening(name)
 
     @app.get("/api/runs/{name}/pictures/{file}")
-    def picture(name: str, file: str, desk: Here) -> Response:
-        return _png(desk.folders.picture(name, file).read_bytes())
+    def picture(name: str, file: str, service: ServiceOf) -> Response:
+        return _png(service.runs.picture(name, file).read_bytes())
 
     @app.get("/api/runs/{name}/report")
-    def report(name: str, desk: Here) -> Response:
-        headers = SECURITY | {"content-security-policy": REPORT_POLICY}
-        return Response(desk.report(name), media_type="text/html", headers=headers)
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """A socket at a host and port.
-
-    Raises:
-        HeadwiseError: It cannot be listened at.
-    """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:  # who comes before the server runs waits, and is not sent away
-        return socket.create_server((host, port), family=family, backlog=2048)
-    except (OSError, OverflowError) as error:
-        raise HeadwiseError(
-            f"Nothing can be served at {host}, port {port}: {error}. Give another --port or --host."
-        ) from None
-
-
-def serve(desk: Desk, rules: Rules, listening: socket.socket) -> None:
-    """Serve until interrupted."""
-    config = uvicorn.Config(
-        make_app(desk, rules),
-        log_level="warning",
-        access_log=False,  # which would hold the token of whoever opens the page by its link
-        server_header=False,
-        timeout_graceful_shutdown=2,
-    )
-    uvicorn.Server(config).run(sockets=[listening])
+    def report(name: str, service: ServiceOf) -> Response:
+        headers = HEADERS | {"content-security-policy": REPORT_POLICY}
+        return Response(service.report(name), media_type="text/html", headers=headers)

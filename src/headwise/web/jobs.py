@@ -1,11 +1,11 @@
-r"""One thing at a time: a queue of jobs, and one thread that does them.
+r"""One job at a time: a queue of jobs, and one worker thread.
 
-A pipeline holds state while it draws, so there is one worker. Short jobs go first, those of whoever was
-served longest ago before others'; a long run, whose progress is safe on the disk, *steps aside* between two
-of its batches when a short job waits, and goes on afterwards. A newer job in the same slot of the same owner
-takes an older one's place, as when a slider moves.
+A pipeline holds state while it generates, so there is one worker. Short jobs go first, and among them those
+of the owner who was served longest ago; a run, whose progress is safe on the disk, *yields* between two of
+its batches when a short job waits, and continues afterwards. A newer job in the same slot of the same owner
+replaces an older one, as when a slider moves.
 
-A job belongs to the session that started it and outlives the tab: whoever comes back finds it as it is.
+A job belongs to the session that started it and outlives the tab: a browser that comes back finds it again.
 """
 
 import logging
@@ -18,23 +18,23 @@ from typing import Any, Literal
 
 from headwise.errors import HeadwiseError
 
-__all__ = ["Cancelled", "Job", "Jobs", "Yield", "TooManyJobs"]
+__all__ = ["Cancelled", "Job", "Jobs", "TooManyJobs", "Yield"]
 
 State = Literal["waiting", "running", "done", "failed", "cancelled"]
-AT_ONCE = 12  # unfinished jobs of one owner
-KEPT = 40  # finished jobs of one owner
-KEPT_BYTES = 256 * 2**20  # of all pictures of finished jobs
-SELDOM = 0.2  # seconds between two words about progress
+MAX_UNFINISHED = 12  # jobs of one owner
+MAX_FINISHED = 40  # jobs of one owner that are kept
+MAX_BYTES = 256 * 2**20  # of all pictures of finished jobs
+NEWS_INTERVAL = 0.2  # seconds between two versions of a job that differ in progress alone
 
 log = logging.getLogger("headwise.web")
 
 
 class Cancelled(Exception):
-    """The owner does not want it any more."""
+    """The owner has cancelled the job."""
 
 
 class Yield(Exception):
-    """A short job waits; this one goes on later."""
+    """A short job waits; this one continues later."""
 
 
 class TooManyJobs(HeadwiseError):
@@ -43,20 +43,20 @@ class TooManyJobs(HeadwiseError):
 
 @dataclass(eq=False)
 class Job:
-    """Something asked for, what has come of it so far, and how it goes.
+    """A request, its results so far, and its progress.
 
     Args:
-        owner: Whose.
-        kind: What was asked for, such as "generate".
-        asked: With which arguments, JSON-able.
-        work: What is to be done; it is given the job.
-        slot: A newer job of the same owner and slot takes this one's place.
-        run: The folder it writes to, which makes it a long one.
+        owner: The session that started it, as `security.owner_of` names it.
+        kind: The kind of request, such as "generate".
+        request: The request's fields, which can be written as JSON.
+        work: The function that does the job; its argument is the job.
+        slot: A newer job of the same owner in the same slot replaces this one; "" is no slot.
+        run: The name of the run that the job writes to; "" for a short job.
     """
 
     owner: str
     kind: str
-    asked: dict[str, Any]
+    request: dict[str, Any]
     work: Callable[["Job"], None]
     slot: str = ""
     run: str = ""
@@ -64,75 +64,76 @@ class Job:
     state: State = "waiting"
     done: int = 0
     total: int = 0
-    found: list[dict[str, Any]] = field(default_factory=list)
+    results: list[dict[str, Any]] = field(default_factory=list)
     pictures: list[bytes] = field(default_factory=list)
     error: str = ""
     seconds: float = 0.0
     version: int = 0
-    wanted: bool = True
+    cancelled: bool = False
     queue: "Jobs | None" = None
-    _told: float = 0.0
+    _news_at: float = 0.0
 
     @property
-    def long(self) -> bool:
-        """Does its progress survive on the disk?"""
+    def is_run(self) -> bool:
+        """Is the progress of this job kept on the disk?"""
         return bool(self.run)
 
     @property
     def over(self) -> bool:
-        """Will nothing more come?"""
+        """Has the job reached its end, whichever?"""
         return self.state in ("done", "failed", "cancelled")
 
-    def go_on(self) -> None:
-        """To be called often: Cancelled if the job is not wanted any more."""
-        if not self.wanted:
+    def raise_if_cancelled(self) -> None:
+        """Raise `Cancelled` if the owner has cancelled the job; work calls this often."""
+        if self.cancelled:
             raise Cancelled
 
     def step(self) -> None:
-        """One of `total` is done; Cancelled if the job is not wanted any more."""
-        self.go_on()
-        self.count(self.done + 1, self.total)
+        """Advance the progress by one, unless the job is cancelled."""
+        self.raise_if_cancelled()
+        self.set_progress(self.done + 1, self.total)
 
-    def count(self, done: int, total: int) -> None:
-        """So many of so many are done."""
+    def set_progress(self, done: int, total: int) -> None:
+        """Note that `done` of `total` steps are done."""
         self.done, self.total = done, max(done, total)
-        if time.monotonic() - self._told > SELDOM:
-            self._tell()
+        if time.monotonic() - self._news_at > NEWS_INTERVAL:
+            self._note_change()
 
-    def count_run(self, done: int, total: int) -> None:
-        """The same between two batches of a run: it also steps aside here."""
-        self.go_on()
-        self.count(done, total)
-        if done < total and self.queue is not None and self.queue.short_waits():
+    def set_run_progress(self, done: int, total: int) -> None:
+        """The same between two batches of a run, which may yield or be cancelled here."""
+        self.raise_if_cancelled()
+        self.set_progress(done, total)
+        if done < total and self.queue is not None and self.queue.short_job_waits():
             raise Yield
 
-    def add(self, picture: bytes | None = None, **found: Any) -> None:
-        """Something has come: said, and shown if there is a picture."""
+    def add_result(self, picture: bytes | None = None, **result: Any) -> None:
+        """Add a result, with the PNG of its picture if it has one."""
         if picture is not None:
             self.pictures.append(picture)
-            found["picture"] = len(self.pictures) - 1
-        self.found.append(found)
-        self._tell()
+            result["picture"] = len(self.pictures) - 1
+        self.results.append(result)
+        self._note_change()
 
-    def become(self, state: State, error: str = "") -> None:
-        """Go over to another state."""
+    def enter(self, state: State, error: str = "") -> None:
+        """Enter another state."""
         self.state, self.error = state, error
-        self._tell()
+        self._note_change()
 
-    def told(self) -> dict[str, Any]:
-        """What its owner is told."""
-        names = ("id", "kind", "asked", "run", "state", "done", "total", "error", "seconds", "version")
-        return {name: getattr(self, name) for name in names} | {"found": list(self.found)}
+    def to_json(self) -> dict[str, Any]:
+        """The job as its owner sees it."""
+        names = ("id", "kind", "run", "state", "done", "total", "error", "seconds", "version")
+        fields = {name: getattr(self, name) for name in names}
+        return fields | {"asked": self.request, "found": list(self.results)}
 
-    def _tell(self) -> None:
-        self.version, self._told = self.version + 1, time.monotonic()
+    def _note_change(self) -> None:
+        self.version, self._news_at = self.version + 1, time.monotonic()
 
 
 class Jobs:
     """The queue and its worker.
 
     Args:
-        start: Whether the worker starts at once; tests may start it later.
+        start: Whether the worker starts at once.
     """
 
     def __init__(self, start: bool = True) -> None:
@@ -148,49 +149,49 @@ class Jobs:
         """Put a job into the queue.
 
         Raises:
-            TooManyJobs: Its owner has too many unfinished ones.
+            TooManyJobs: Its owner has too many unfinished jobs.
         """
         with self._changed:
-            older = [one for one in self._jobs.values() if one.owner == job.owner and not one.over]
-            replaced = [one for one in older if job.slot and one.slot == job.slot]
-            if len(older) - len(replaced) >= AT_ONCE:
+            older = [other for other in self._jobs.values() if other.owner == job.owner and not other.over]
+            replaced = [other for other in older if job.slot and other.slot == job.slot]
+            if len(older) - len(replaced) >= MAX_UNFINISHED:
                 raise TooManyJobs(f"{len(older)} of your jobs are not finished. Wait for one, or cancel one.")
-            for one in replaced:
-                self._stop(one)
+            for other in replaced:
+                self._stop(other)
             job.queue, self._jobs[job.id] = self, job
             self._forget(job.owner)
             self._changed.notify_all()
         return job
 
     def get(self, id: str, owner: str) -> Job | None:
-        """A job, for its owner."""
+        """The job of an id, if it is this owner's."""
         job = self._jobs.get(id)
         return job if job is not None and job.owner == owner else None
 
-    def of(self, owner: str) -> list[Job]:
+    def owned_by(self, owner: str) -> list[Job]:
         """All jobs of an owner, oldest first."""
         return [job for job in list(self._jobs.values()) if job.owner == owner]
 
-    def on(self, run: str) -> Job | None:
-        """The unfinished job that writes to a folder."""
+    def writing_to(self, run: str) -> Job | None:
+        """The unfinished job that writes to a run."""
         return next((job for job in list(self._jobs.values()) if job.run == run and not job.over), None)
 
-    def before(self, job: Job) -> int:
-        """How many unfinished jobs were asked for before this one."""
-        older = list(self._jobs.values())
-        return sum(not one.over for one in older[: older.index(job)])
+    def ahead_of(self, job: Job) -> int:
+        """How many unfinished jobs are older than this one."""
+        jobs = list(self._jobs.values())
+        return sum(not other.over for other in jobs[: jobs.index(job)])
 
     def cancel(self, job: Job) -> None:
-        """Take a job back: at once if it waits, else at the next denoiser call."""
+        """Cancel a job: at once if it waits, else at the next denoiser call."""
         with self._changed:
             self._stop(job)
 
-    def short_waits(self) -> bool:
-        """Does a short job wait?"""
-        return any(job.state == "waiting" and not job.long for job in list(self._jobs.values()))
+    def short_job_waits(self) -> bool:
+        """Is a short job waiting?"""
+        return any(job.state == "waiting" and not job.is_run for job in list(self._jobs.values()))
 
     def close(self, seconds: float = 10.0) -> None:
-        """Stop everything; runs keep what they counted."""
+        """Cancel all jobs and end the worker; runs keep what they counted."""
         with self._changed:
             self._closed = True
             for job in self._jobs.values():
@@ -200,9 +201,9 @@ class Jobs:
             self._worker.join(seconds)
 
     def _stop(self, job: Job) -> None:
-        job.wanted = False
+        job.cancelled = True
         if job.state == "waiting":
-            job.become("cancelled")
+            job.enter("cancelled")
 
     def _work(self) -> None:
         while (job := self._next()) is not None:
@@ -213,47 +214,47 @@ class Jobs:
             while not self._closed:
                 waiting = [job for job in self._jobs.values() if job.state == "waiting"]
                 if waiting:
-                    job = min(waiting, key=lambda job: (job.long, self._served.get(job.owner, 0.0)))
+                    job = min(waiting, key=lambda job: (job.is_run, self._served.get(job.owner, 0.0)))
                     self._served[job.owner] = time.monotonic()
-                    job.become("running")
+                    job.enter("running")
                     return job
                 self._changed.wait()
         return None
 
     def _forget(self, owner: str) -> None:
-        """Finished jobs beyond what is kept, oldest first."""
-        over = [job for job in self._jobs.values() if job.over]
-        mine = [job for job in over if job.owner == owner]
-        gone = mine[: max(0, len(mine) - KEPT)]
-        sizes = {job.id: sum(map(len, job.pictures)) for job in over}
+        """Drop finished jobs beyond the limits, oldest first."""
+        finished = [job for job in self._jobs.values() if job.over]
+        of_owner = [job for job in finished if job.owner == owner]
+        dropped = of_owner[: max(0, len(of_owner) - MAX_FINISHED)]
+        sizes = {job.id: sum(map(len, job.pictures)) for job in finished}
         total = sum(sizes.values())
-        for job in over:
-            if total <= KEPT_BYTES:
+        for job in finished:
+            if total <= MAX_BYTES:
                 break
-            gone.append(job)
+            dropped.append(job)
             total -= sizes[job.id]
-        for job in gone:
+        for job in dropped:
             self._jobs.pop(job.id, None)
 
 
 def _do(job: Job) -> None:
-    """Do a job to whatever end; nothing that happens in it ends the worker."""
+    """Do a job; nothing that happens in it ends the worker."""
     started = time.monotonic()
     try:
-        job.go_on()
+        job.raise_if_cancelled()
         job.work(job)
         end: tuple[State, str] = ("done", "")
     except Yield:
-        end = ("waiting", "") if job.wanted else ("cancelled", "")
+        end = ("cancelled", "") if job.cancelled else ("waiting", "")
     except Cancelled:
         end = ("cancelled", "")
     except HeadwiseError as error:
         end = ("failed", str(error))
-    except BaseException as error:  # the next job is somebody else's
+    except BaseException as error:  # another owner's job comes next
         log.exception("The job %s %s failed.", job.kind, job.id)
         end = (
             "failed",
             f"{type(error).__name__}: the server's own output says more. What was counted is kept.",
         )
     job.seconds += time.monotonic() - started
-    job.become(*end)
+    job.enter(*end)

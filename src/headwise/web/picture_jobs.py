@@ -1,258 +1,172 @@
-"""Pictures that are asked for: plain and steered, edited, composed. Each shows as soon as it is drawn.
+"""Jobs that generate images: plain and steered, edited, composed. Each image shows as soon as it is there.
 
-Every method is the library's own; what it draws here is what the same settings draw in Python.
+Every method is the library's own (calls.py); an image here is the one that the same settings give in Python.
 """
 
 import logging
-import re
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from PIL import Image
 
-from headwise.editing.attend_and_excite import Excite, excite
-from headwise.editing.baselines.composable import compose as add_up
-from headwise.editing.baselines.free_prompt import FreePrompt
-from headwise.editing.baselines.masactrl import MasaCtrl
-from headwise.editing.baselines.plug_and_play import PlugAndPlay
-from headwise.editing.baselines.sdedit import sdedit
-from headwise.editing.inversion import edit_picture, invert
-from headwise.editing.prompt_to_prompt import PromptToPrompt, check_targets
-from headwise.editing.prompt_to_prompt import edit as draw_edit
+from headwise.editing.prompt_to_prompt import check_targets
 from headwise.errors import HeadwiseError
 from headwise.measuring.relevance import Relevance
 from headwise.model.pipelines import watched
 from headwise.pictures import png_of
-from headwise.steering.compare import compare
-from headwise.steering.steer import Steer, adjust, strengthen
-from headwise.steering.suggest import suggest as ask_heads
+from headwise.web import calls
+from headwise.web.expressions import Call, evaluate, to_python
 from headwise.web.jobs import Cancelled, Job
-from headwise.web.requests import Compose, Drawing, Edit, Generate, Steering, Strip, Suggest
-from headwise.web.session import Workbench
+from headwise.web.requests import Compose, Drawing, Edit, Generate, Strip, Suggest
+from headwise.web.session import ModelSession
 
-__all__ = ["compose", "edit", "generate", "options_of", "format_ranges", "strip", "suggest"]
+__all__ = ["compose", "edit", "generate", "image_settings", "strip", "suggest"]
 
-KEPT = 64  # pictures drawn before, so that a slider that comes back finds its own
-SDEDIT = 0.5
+CACHED = 64  # images kept, so that a slider that comes back finds its image
+Images = Sequence[Image.Image]
 
 log = logging.getLogger("headwise.web")
 
 
-def options_of(ask: Any) -> dict[str, Any]:
-    """What the pipeline is called with."""
-    return {"num_inference_steps": ask.num_inference_steps, "guidance_scale": ask.guidance_scale}
+def image_settings(session: ModelSession, request: Drawing, **more: Any) -> dict[str, Any]:
+    """What a PNG records of how it was made."""
+    settings = {"prompt": request.prompt, "model": session.model, "seed": request.seed}
+    return {**settings, **calls.sampling(request), **more}
 
 
-def format_ranges(bench: Workbench, ask: Drawing, **more: Any) -> dict[str, Any]:
-    """What a PNG says of itself."""
-    return {"prompt": ask.prompt, "model": bench.model, "seed": ask.seed, **options_of(ask), **more}
+def generate(session: ModelSession, request: Generate, job: Job, relevance: Relevance) -> None:
+    """Generate the prompt plain and steered, from the same latents."""
+    spelled = [calls.spell(steering) for steering in request.steering]
+    job.set_progress(0, 2 * request.num_inference_steps * request.pictures)
+    for column, times in (("plain", 0.0), ("steered", 1.0)):
+        for number, image in enumerate(_compared(session, relevance, request, times, request.pictures, job)):
+            steering = spelled if times else []
+            settings = image_settings(session, request, picture=number, steering=steering, column=column)
+            job.add_result(png_of(image, settings), column=column, number=number)
 
 
-def generate(bench: Workbench, relevance: Relevance, ask: Generate, job: Job) -> None:
-    """The prompt plain and steered, from the same latents."""
-    columns: list[tuple[str, float | None]] = [("plain", None), ("steered", 1.0)]
-    job.count(0, 2 * ask.num_inference_steps * ask.pictures)
-    for name, times in columns:
-        for number, picture in enumerate(_drawn(bench, relevance, ask, times, ask.pictures, job)):
-            told = format_ranges(bench, ask, picture=number, steering=[] if times is None else _spelled(ask))
-            job.add(png_of(picture, told | {"column": name}), column=name, number=number)
+def strip(session: ModelSession, request: Strip, job: Job, relevance: Relevance) -> None:
+    """Generate one image at several multiples of the steering's strength."""
+    spelled = [calls.spell(steering) for steering in request.steering]
+    job.set_progress(0, len(request.strengths) * request.num_inference_steps)
+    for times in request.strengths:
+        (image,) = _compared(session, relevance, request, times, 1, job)
+        settings = image_settings(session, request, steering=spelled, times=times)
+        job.add_result(png_of(image, settings), column=f"× {times:g}", times=times)
 
 
-def strip(bench: Workbench, relevance: Relevance, ask: Strip, job: Job) -> None:
-    """One picture at several strengths, those of the steering multiplied."""
-    job.count(0, len(ask.strengths) * ask.num_inference_steps)
-    for times in ask.strengths:
-        (picture,) = _drawn(bench, relevance, ask, times, 1, job)
-        told = format_ranges(bench, ask, steering=_spelled(ask), times=times)
-        job.add(png_of(picture, told), column=f"× {times:g}", times=times)
-
-
-def suggest(bench: Workbench, relevance: Relevance, ask: Suggest, job: Job) -> None:
-    """The concepts whose heads a word excites."""
-    steps = min(8, ask.num_inference_steps)
-    job.count(0, steps)
-    with watched(bench.pipe, job.step):
-        found = ask_heads(
-            bench.pipe,
-            relevance,
-            ask.prompt,
-            ask.word,
-            pictures=4,
-            batch_size=4,
-            seed=ask.seed,
-            num_inference_steps=steps,
-            guidance_scale=ask.guidance_scale,
-            progress=False,
-        )
-    job.add(word=ask.word, concepts=[one._asdict() for one in found[:8]])
+def suggest(session: ModelSession, request: Suggest, job: Job, relevance: Relevance) -> None:
+    """Find the concepts whose heads a word activates."""
+    suggestion = calls.suggest(request)
+    job.set_progress(0, suggestion.kwargs["num_inference_steps"])
+    with watched(session.pipe, job.step):
+        variables = {"pipe": session.pipe, "relevance": relevance}
+        suggestions = evaluate(suggestion, variables, progress=False)
+    job.add_result(word=request.word, concepts=[suggestion._asdict() for suggestion in suggestions[:8]])
 
 
 def edit(
-    bench: Workbench, relevance: Relevance | None, ask: Edit, sent: Image.Image | None, job: Job
+    session: ModelSession, request: Edit, job: Job, relevance: Relevance | None, upload: Image.Image | None
 ) -> None:
-    """A picture edited by its prompt, in every way that was asked for."""
-    check_targets(bench.pipe, ask.prompt, [ask.target])
-    hooked: dict[str, Callable[[], Sequence[Any]]] = {
-        "prompt-to-prompt": lambda: [PromptToPrompt()],
-        "plug-and-play": lambda: [PlugAndPlay()],
-        "masactrl": lambda: [MasaCtrl()],
-        "free-prompt": lambda: [FreePrompt()],
-    }
-    rivals: list[str] = list(ask.rivals)
-    ways = {name: make for name, make in hooked.items() if name in rivals}
-    if ask.concepts and relevance is not None:
-        p2p = PromptToPrompt(relevance=relevance, concepts=ask.concepts, strength=ask.strength)
-        ways = {"relevance": lambda: [p2p], **ways}
-    ways = ways or {"prompt-to-prompt": hooked["prompt-to-prompt"]}
-    told = format_ranges(bench, ask, target=ask.target, strengthen=ask.concepts, strength=ask.strength)
+    """Edit an image by its prompt, in every way that the request names.
 
-    def show(column: str, picture: Image.Image, prompt: str) -> None:
-        job.add(png_of(picture, told | {"column": column, "prompt": prompt}), column=column)
+    Args:
+        session: The model.
+        request: The request.
+        job: The job, which receives the source and an edit for each way.
+        relevance: The relevance by which changed words are strengthened, if any was measured.
+        upload: The image to edit; None to generate it.
+    """
+    check_targets(session.pipe, request.prompt, [request.target])
+    hooks = calls.edit_hooks(request, measured=relevance is not None)
+    ways = len(hooks) + ("sdedit" in request.baselines) + (2 if upload is not None else 0)
+    job.set_progress(0, ways * request.num_inference_steps)
+    variables = {"pipe": session.pipe, "relevance": relevance, "picture": upload}
+    source: Image.Image | None = None
 
-    inverting = 2 if sent is not None else 0
-    job.count(0, (len(ways) + inverting + ("sdedit" in rivals)) * ask.num_inference_steps)
-    with watched(bench.pipe, job.step):
-        draw = _drawing(bench, ask, sent, job)
-        source: list[Image.Image] = []
-        for name, make in ways.items():
-            for pictures in _tried(job, name, lambda make=make: draw(make())):  # type: ignore[misc]
-                if not source:
-                    source.append(pictures[0])
-                    show("source", pictures[0], ask.prompt)
-                show(name, pictures[1], ask.target)
-        if "sdedit" in rivals and source:
-            given = sent or source[0]
-            options = options_of(ask)
-            for pictures in _tried(
-                job,
-                "sdedit",
-                lambda: sdedit(
-                    bench.pipe, [given], [ask.target], strength=SDEDIT, seeds=[ask.seed], **options
-                ),
-            ):
-                show("sdedit", pictures[0], ask.target)
+    def show(column: str, image: Image.Image, prompt: str) -> None:
+        more = {"target": request.target, "strengthen": request.concepts, "strength": request.strength}
+        settings = image_settings(session, request, **more) | {"column": column, "prompt": prompt}
+        job.add_result(png_of(image, settings), column=column)
+
+    with watched(session.pipe, job.step):
+        if upload is not None:
+            variables["inverted"] = evaluate(calls.invert(request), variables)
+            job.add_result(psnr=variables["inverted"].psnr, limit=variables["inverted"].limit)
+        for name, hook in hooks.items():
+            images = _attempt(job, name, lambda hook=hook: _edited(request, hook, variables))  # type: ignore[misc]
+            if images and source is None:
+                source = variables["source"] = images[0]
+                show("source", source, request.prompt)
+            if images:
+                show(name, images[1], request.target)
+        if "sdedit" in request.baselines and source is not None:
+            images = _attempt(job, "sdedit", lambda: evaluate(calls.sdedit(request), variables))
+            if images:
+                show("sdedit", images[0], request.target)
 
 
-def compose(bench: Workbench, relevance: Relevance | None, ask: Compose, job: Job) -> None:
-    """A prompt of several subjects, plain, by relevance, and by the rivals."""
-    for word in ask.words:
-        if word not in ask.concepts and ask.concepts:
+def compose(session: ModelSession, request: Compose, job: Job, relevance: Relevance | None) -> None:
+    """Generate a prompt of several subjects: plain, by relevance, and by the baselines."""
+    for word in request.words:
+        if word not in request.concepts and request.concepts:
             raise HeadwiseError(f"No concept was chosen for {word!r}. Choose one for each subject, or none.")
-    pipe, options = bench.pipe, {"seeds": [ask.seed], **options_of(ask)}
-
-    def excited(**more: Any) -> Callable[[], Sequence[Image.Image]]:
-        return lambda: excite(pipe, [ask.prompt], Excite([ask.words], **more), **options)
-
-    ways = {"plain": excited(thresholds={0.0: 0.0})}
-    if ask.concepts and relevance is not None:
-        ways["relevance"] = excited(relevance=relevance, concepts=ask.concepts)
-    parts = ask.parts or parts_of(ask.prompt, ask.words)
-    ways |= {"attend-and-excite": excited(), "composable": lambda: add_up(pipe, parts, **options)}
-    told = format_ranges(bench, ask, words=ask.words, concepts=ask.concepts)
-    job.count(0, len(ways) * ask.num_inference_steps)
-    with watched(pipe, job.step):
-        for name, draw in ways.items():
-            for pictures in _tried(job, name, draw):
-                job.add(png_of(pictures[0], told | {"column": name}), column=name)
+    ways = calls.excite(request, measured=relevance is not None)
+    settings = image_settings(session, request, words=request.words, concepts=request.concepts)
+    variables = {"pipe": session.pipe, "relevance": relevance}
+    job.set_progress(0, len(ways) * request.num_inference_steps)
+    with watched(session.pipe, job.step):
+        for name, way in ways.items():
+            images = _attempt(job, name, lambda way=way: evaluate(way, variables))  # type: ignore[misc]
+            if images:
+                job.add_result(png_of(images[0], settings | {"column": name}), column=name)
 
 
-def parts_of(prompt: str, words: Sequence[str]) -> list[str]:
-    """What is said of each subject: its part between commas and "and", or else "a" and its word."""
-    parts = [part.strip() for part in re.split(r",|\band\b", prompt) if part.strip()]
-    found = []
-    for word in words:
-        mine = [part for part in parts if re.search(rf"(?<!\w){re.escape(word)}(?!\w)", part, re.I)]
-        found.append(mine[0] if len(mine) == 1 and len(parts) > 1 else f"a {word}")
-    return found
-
-
-def hook_of(relevance: Relevance, asked: Steering, times: float = 1.0) -> Steer:
-    """The hook of one steering, its strength multiplied."""
-    strength, occurrence = asked.strength * times, asked.occurrence
-    if asked.away is None:
-        return strengthen(relevance, asked.word, asked.concept, strength, occurrence=occurrence)
-    return adjust(relevance, asked.word, asked.concept, asked.away, strength, occurrence=occurrence)
-
-
-def _drawn(
-    bench: Workbench,
+def _compared(
+    session: ModelSession,
     relevance: Relevance,
-    ask: Generate | Strip,
-    times: float | None,
+    request: Generate | Strip,
+    times: float,
     pictures: int,
     job: Job,
-) -> list[Image.Image]:
-    """The pictures with the steering so many times as strong, without it if None; those of before, if any."""
-    pipe, key = bench.pipe, (ask.prompt, ask.seed, pictures, *options_of(ask).values())
-    if times:
-        key = (*key, ask.relevance, relevance.settings.get("pictures"), *_spelled(ask, times))
-    if key not in bench.drawn:
-        hooks = [hook_of(relevance, one, times) for one in ask.steering] if times else []
-        with watched(pipe, job.step):
-            found = compare(
-                pipe,
-                ask.prompt,
-                {"": hooks},
-                seed=ask.seed,
-                pictures=pictures,
-                batch_size=1,
-                progress=False,
-                **options_of(ask),
-            )
-        bench.drawn[key] = found[""]
+) -> Images:
+    """Images with the steering `times` as strong, or plain ones for 0; from the cache if they are there."""
+    comparison = calls.compare(request, {"": times}, pictures)
+    measured = (request.relevance, relevance.settings.get("pictures")) if times else ()
+    key, cache = (to_python(comparison), measured), session.images
+    if key in cache:
+        job.set_progress(job.done + pictures * request.num_inference_steps, job.total)
     else:
-        job.count(job.done + pictures * ask.num_inference_steps, job.total)
-    bench.drawn.move_to_end(key)
-    while len(bench.drawn) > KEPT:
-        bench.drawn.popitem(last=False)
-    return bench.drawn[key]
+        with watched(session.pipe, job.step):
+            variables = {"pipe": session.pipe, "relevance": relevance}
+            cache[key] = evaluate(comparison, variables, progress=False)[""]
+    cache.move_to_end(key)
+    while len(cache) > CACHED:
+        cache.popitem(last=False)
+    return cache[key]
 
 
-def _drawing(
-    bench: Workbench, ask: Edit, sent: Image.Image | None, job: Job
-) -> Callable[[Sequence[Any]], Sequence[Image.Image]]:
-    """From hooks to the source and its edit: of a prompt, or of a picture that was sent."""
-    if sent is None:
-
-        def of_prompt(hooks: Sequence[Any]) -> Sequence[Image.Image]:
-            options = options_of(ask) | {"progress": False}
-            return draw_edit(bench.pipe, ask.prompt, [ask.target], *hooks, seeds=[ask.seed], **options)[0]
-
-        return of_prompt
-    found = invert(bench.pipe, sent, ask.prompt, num_inference_steps=ask.num_inference_steps)
-    job.add(psnr=found.psnr, limit=found.limit)
-
-    def of_picture(hooks: Sequence[Any]) -> Sequence[Image.Image]:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # psnr was told
-            return edit_picture(
-                bench.pipe, found, [ask.target], hooks, guidance_scale=ask.guidance_scale, skip=ask.skip
-            )
-
-    return of_picture
+def _edited(request: Edit, hook: Call, variables: dict[str, Any]) -> Images:
+    """The source and its edit by one hook."""
+    variables = variables | {"hook": evaluate(hook, variables)}
+    if request.picture is None:
+        return evaluate(calls.edit(request), variables, progress=False)[0]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of a poor inversion, whose psnr the page shows
+        return evaluate(calls.edit(request), variables)
 
 
-def _tried(job: Job, column: str, draw: Callable[[], Sequence[Image.Image]]) -> list[Sequence[Image.Image]]:
-    """What one way of several draws, or why it does not: a rival that cannot is no reason to show nothing."""
+def _attempt(job: Job, column: str, generate: Callable[[], Images]) -> Images:
+    """The images of one way of several; none, and the reason as a result, if it does not work."""
     try:
-        return [draw()]
+        return generate()
     except Cancelled:
         raise
     except HeadwiseError as error:
-        job.add(column=column, error=str(error))
-    except Exception as error:  # a rival written for other pipelines fails in whatever way
+        job.add_result(column=column, error=str(error))
+    except Exception as error:  # a baseline written for other pipelines may fail in any way
         log.warning("%s does not work here.", column, exc_info=True)
-        job.add(column=column, error=f"This way does not work with this model ({type(error).__name__}).")
+        error_text = f"This way does not work with this model ({type(error).__name__})."
+        job.add_result(column=column, error=error_text)
     return []
-
-
-def _spelled(ask: Generate | Strip, times: float = 1.0) -> list[str]:
-    return [spell(one, times) for one in ask.steering]
-
-
-def spell(asked: Steering, times: float = 1.0) -> str:
-    """One steering as the command line spells it, such as "lavender:Color-Plants*1.5"."""
-    word = asked.word if asked.occurrence is None else f"{asked.word}#{asked.occurrence}"
-    concepts = asked.concept if asked.away is None else f"{asked.concept}-{asked.away}"
-    return f"{word}:{concepts}*{asked.strength * times:g}"

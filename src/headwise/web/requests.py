@@ -1,13 +1,13 @@
-"""What can be asked for: every field with its range, and nothing else.
+"""The requests of the page: every field with its range, and no further field.
 
-A prompt is any printable text of a reasonable length. It is never a path, a format or markup; whoever shows
-it shows it as text.
+A prompt is any printable text of a reasonable length. It is never a path, a format or markup, and is shown
+as text.
 """
 
 import re
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field, StringConstraints
 from pydantic_core import PydanticCustomError
 
 __all__ = [
@@ -42,22 +42,22 @@ Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max
 RunName = Annotated[str, AfterValidator(_name)]
 Strength = Annotated[float, Field(ge=-10, le=10)]
 Seed = Annotated[int, Field(ge=0, lt=2**53)]  # what a browser counts to
-Rival = Literal["prompt-to-prompt", "plug-and-play", "masactrl", "free-prompt", "sdedit"]
+Baseline = Literal["prompt-to-prompt", "plug-and-play", "masactrl", "free-prompt", "sdedit"]
 
 
-class _Ask(BaseModel):
+class _Request(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
-class Prompts(_Ask):
-    """Prompts to be read, not drawn: a source and its target, or one alone."""
+class Prompts(_Request):
+    """Prompts whose words are read: a target and its source, or one alone."""
 
     prompt: Prompt
     source: Prompt | None = None
 
 
-class Drawing(_Ask):
-    """A picture: its prompt, its chance, its steps; and by which relevance ("" is the model's own)."""
+class Drawing(_Request):
+    """A generated image: its prompt, seed, steps, and the run whose relevance is used ("": the model's)."""
 
     prompt: Prompt
     seed: Seed = 0
@@ -67,17 +67,17 @@ class Drawing(_Ask):
 
 
 class Explore(Drawing):
-    """A picture, with where each head attends to each of its words."""
+    """An image, with the attention of each head to each word of its prompt."""
 
 
 class Suggest(Drawing):
-    """Which concept does a word mean?"""
+    """The concepts that a word of a prompt may mean."""
 
     word: Text
 
 
-class Steering(_Ask):
-    """A word to be strengthened by a concept's heads or, with `away`, adjusted from one to another."""
+class Steering(_Request):
+    """A word to be strengthened by the heads of a concept or, with `away`, adjusted away from another."""
 
     word: Text
     concept: Text
@@ -87,40 +87,40 @@ class Steering(_Ask):
 
 
 class Generate(Drawing):
-    """A picture plain and steered."""
+    """An image, plain and steered."""
 
     steering: Annotated[list[Steering], Field(min_length=1, max_length=6)]
     pictures: Annotated[int, Field(ge=1, le=4)] = 1
 
 
 class Strip(Drawing):
-    """One picture at several strengths."""
+    """One image at several multiples of the steering's strength."""
 
     steering: Annotated[list[Steering], Field(min_length=1, max_length=6)]
     strengths: Annotated[list[Strength], Field(min_length=1, max_length=12)]
 
 
 class Edit(Drawing):
-    """A picture edited by its prompt; the picture is drawn, or one that was sent."""
+    """An edit by prompt, of a generated image or of the uploaded one with the id `picture`."""
 
     target: Prompt
     concepts: dict[Text, Text] = {}
     strength: Strength = 1.0
-    rivals: list[Rival] = []
+    baselines: Annotated[list[Baseline], Field(validation_alias=AliasChoices("baselines", "rivals"))] = []
     picture: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{16}$")] | None = None
     skip: Annotated[float, Field(ge=0, le=0.9)] = 0.3
 
 
 class Compose(Drawing):
-    """A prompt of several subjects, each attended to."""
+    """A prompt of several subjects, each of which must be attended to."""
 
     words: Annotated[list[Text], Field(min_length=1, max_length=5)]
     concepts: dict[Text, Text] = {}
     parts: Annotated[list[Prompt], Field(max_length=5)] = []
 
 
-class Weaken(_Ask):
-    """A concept's heads weakened in order, a run of its own."""
+class Weaken(_Request):
+    """A run that weakens the heads of a concept in order."""
 
     name: RunName
     concept: Text
@@ -132,8 +132,8 @@ class Weaken(_Ask):
     relevance: RunName | Literal[""] = ""
 
 
-class Measure(_Ask):
-    """A measurement, a run of its own."""
+class Measure(_Request):
+    """A run that measures a concept set."""
 
     name: RunName
     concepts: Literal["emoji", "paper34"] = "emoji"

@@ -1,9 +1,9 @@
-r"""The folder of runs: what is there, whose it is, and nothing outside it.
+r"""The folder of runs: their contents and owners, and nothing outside of it.
 
-A name that a browser sends is looked up as it is, its links followed, and refused unless what was found lies
-in the folder of runs. Of a run that was started here, `web.json` says what was asked and by whom (the hash of
-a session); only that session may go on with it or remove it. Runs of the command line have no such file: they
-are shown, and nobody removes them from here.
+A name that a browser sends is looked up as it is, its links followed, and refused unless the result lies in
+the folder of runs. For a run that was started here, `web.json` holds the request and the owner (the hash of a
+session); only that session may continue or remove it. Runs of the command line have no such file: they are
+listed, and cannot be removed from here.
 """
 
 import json
@@ -18,10 +18,10 @@ import numpy as np
 from headwise.errors import HeadwiseError, UnreadableFile, UnwritableFolder
 from headwise.files import write_whole
 
-__all__ = ["Folders", "NotFound", "Forbidden", "OutsideRuns", "Run"]
+__all__ = ["CARD", "Forbidden", "NotFound", "OutsideRuns", "Run", "RunStore"]
 
 CARD = "web.json"
-COUNTS = {"votes.safetensors": "measurement", "relevance.safetensors": "measurement"}
+MEASURED = {"votes.safetensors": "measurement", "relevance.safetensors": "measurement"}
 
 
 class OutsideRuns(HeadwiseError):
@@ -29,119 +29,118 @@ class OutsideRuns(HeadwiseError):
 
 
 class NotFound(HeadwiseError):
-    """Something that was here and is not any more, or never was."""
+    """A job, image or file that does not exist, or not any more."""
 
 
 class Forbidden(HeadwiseError):
-    """A run of somebody else."""
+    """A run of another session."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """One folder.
+    """A run in the folder of runs.
 
     Args:
-        name: Of the folder.
-        kind: "measurement", "weakening", "polysemy", "editing", "multi-concept", "trials", "pictures".
-        state: "finished", or "unfinished".
+        name: The name of its folder.
+        kind: "measurement", "weakening", "polysemy", "editing", "multi-concept", "trials" or "pictures".
+        state: "finished" or "unfinished".
         counted: How many pictures are counted.
-        asked: What was asked for, of runs started here; with the kind of asking.
-        owner: Whose it is; "" for runs of the command line.
-        changed: When something last changed in it, seconds since 1970.
-        pictures: The pictures in it, by file name.
+        request: The fields of the request that started it; empty for runs of the command line.
+        owner: The session that started it; "" for runs of the command line.
+        changed: The time of its last change, in seconds since 1970.
+        pictures: The file names of its pictures.
     """
 
     name: str
     kind: str
     state: str
     counted: int
-    asked: dict[str, Any]
+    request: dict[str, Any]
     owner: str
     changed: float
     pictures: tuple[str, ...]
 
 
-class Folders:
+class RunStore:
     """The runs in a folder.
 
     Args:
-        root: The folder; made when the first run is started.
+        root: The folder that holds them; made when the first run is started.
     """
 
     def __init__(self, root: Path) -> None:
         self.root = root
 
-    def inside(self, name: str, *parts: str) -> Path:
-        """Where a run is, or a file in it.
+    def path(self, name: str, *parts: str) -> Path:
+        """The path of a run, or of a file in it.
 
         Raises:
             OutsideRuns: It is not in the folder of runs.
         """
-        every = (name, *parts)
-        plain = all(part.isprintable() and part.strip(". ") and not set(part) & set("/\\") for part in every)
-        if plain:
+        names = (name, *parts)
+        if all(part.isprintable() and part.strip(". ") and not set(part) & set("/\\") for part in names):
             root = self.root.resolve()
-            found = root.joinpath(*every).resolve()
-            if (root / name).resolve() == root / name and found.is_relative_to(root / name):
-                return self.root.joinpath(*every)
+            target = root.joinpath(*names).resolve()
+            if (root / name).resolve() == root / name and target.is_relative_to(root / name):
+                return self.root.joinpath(*names)
         raise OutsideRuns(f"There is no run {name[:80]!r}. Choose one of the list.")
 
     def all(self) -> list[Run]:
-        """Every run, the latest first."""
-        found = []
+        """All runs, the latest first."""
+        runs = []
         for folder in self.root.iterdir() if self.root.is_dir() else ():
             try:
-                if folder.is_dir() and self.inside(folder.name):
-                    found.append(self.run(folder.name))
-            except (HeadwiseError, OSError):  # a link that leads elsewhere, or no run
+                if folder.is_dir() and self.path(folder.name):
+                    runs.append(self.run(folder.name))
+            except (HeadwiseError, OSError):  # a link that leads elsewhere, or not a run
                 continue
-        return sorted(found, key=lambda run: -run.changed)
+        return sorted(runs, key=lambda run: -run.changed)
 
     def run(self, name: str) -> Run:
-        """One run.
+        """The run of a name.
 
         Raises:
-            OutsideRuns: There is none of this name.
+            OutsideRuns: There is none.
         """
-        folder = self.inside(name)
+        folder = self.path(name)
         kind = _kind(folder) if folder.is_dir() else ""
         card = _card(folder)
         if not kind and not card:
             raise OutsideRuns(f"There is no run {name[:80]!r}. Choose one of the list.")
-        inner = "pictures" if (folder / "pictures").is_dir() else "."
+        pictures = folder / "pictures" if (folder / "pictures").is_dir() else folder
+        started = {"measure": "measurement", "weaken": "weakening"}.get(card.get("kind", ""), "pictures")
         return Run(
             name=name,
-            kind=kind
-            or {"measure": "measurement", "weaken": "weakening"}.get(card.get("kind", ""), "pictures"),
+            kind=kind or started,
             state="finished" if _finished(folder, kind, card) else "unfinished",
             counted=_counted(folder, kind),
-            asked=card.get("asked", {}),
+            request=card.get("asked", {}),
             owner=card.get("owner", ""),
             changed=_changed(folder),
-            pictures=tuple(sorted(file.name for file in (folder / inner).glob("*.png")))[:400],
+            pictures=tuple(sorted(file.name for file in pictures.glob("*.png")))[:400],
         )
 
     def picture(self, name: str, file: str) -> Path:
-        """A picture of a run.
+        """The path of a picture of a run.
 
         Raises:
-            OutsideRuns: There is none of this name.
+            OutsideRuns: There is no such picture.
         """
-        folder = self.inside(name)
+        folder = self.path(name)
         parts = ("pictures", file) if (folder / "pictures").is_dir() else (file,)
-        found = self.inside(name, *parts)
-        if found.suffix != ".png" or not found.is_file():
+        path = self.path(name, *parts)
+        if path.suffix != ".png" or not path.is_file():
             raise OutsideRuns(f"The run {name[:80]!r} has no such picture.")
-        return found
+        return path
 
-    def claim(self, name: str, owner: str, kind: str, asked: dict[str, Any]) -> Path:
-        """A new folder for somebody's run, or the one that is theirs already.
+    def claim(self, name: str, owner: str, kind: str, request: dict[str, Any]) -> Path:
+        """A new folder for a run, or the one that the same owner made for the same request.
 
         Raises:
             Forbidden: The name is taken.
         """
-        folder = self.inside(name)
-        card = {"kind": kind, "asked": asked, "owner": owner}
+        folder = self.path(name)
+        card = {"kind": kind, "asked": request, "owner": owner}
         try:
             folder.mkdir(parents=True)
         except FileExistsError:
@@ -153,11 +152,11 @@ class Folders:
         write_whole(folder / CARD, json.dumps(card, indent=1, ensure_ascii=False).encode())
         return folder
 
-    def mine(self, name: str, owner: str) -> Run:
-        """A run that is the owner's.
+    def owned(self, name: str, owner: str) -> Run:
+        """The run of a name, if it is this owner's.
 
         Raises:
-            Forbidden: It is not.
+            Forbidden: It is another session's, or of the command line.
         """
         run = self.run(name)
         if not run.owner or run.owner != owner:
@@ -165,29 +164,29 @@ class Folders:
         return run
 
     def finish(self, name: str) -> None:
-        """Note that a run is whole."""
-        folder = self.inside(name)
+        """Note that a run is finished."""
+        folder = self.path(name)
         write_whole(folder / CARD, json.dumps(_card(folder) | {"finished": True}, indent=1).encode())
 
     def remove(self, name: str, owner: str) -> None:
-        """Remove a run of one's own, with all that is in it."""
-        self.mine(name, owner)
-        shutil.rmtree(self.inside(name))  # which follows no link
+        """Remove a run of the owner, with everything in it."""
+        self.owned(name, owner)
+        shutil.rmtree(self.path(name))  # which follows no link
 
 
 def _card(folder: Path) -> dict[str, Any]:
-    """What web.json says, if it is there and says it well."""
+    """The contents of web.json; empty if it is missing or damaged."""
     try:
-        found = json.loads((folder / CARD).read_bytes())
+        card = json.loads((folder / CARD).read_bytes())
     except (OSError, ValueError):
         return {}
-    shape = {"kind": str, "asked": dict, "owner": str}
-    whole = isinstance(found, dict) and all(isinstance(found.get(key), kind) for key, kind in shape.items())
-    return found if whole else {}
+    types = {"kind": str, "asked": dict, "owner": str}
+    valid = isinstance(card, dict) and all(isinstance(card.get(key), kind) for key, kind in types.items())
+    return card if valid else {}
 
 
 def _changed(folder: Path) -> float:
-    """When anything in a folder was last written; what a run takes away meanwhile does not count."""
+    """The time at which anything in a folder was last written; files that vanish meanwhile do not count."""
     times = [folder.stat().st_mtime]
     for file in folder.glob("*"):
         with suppress(FileNotFoundError):
@@ -196,8 +195,8 @@ def _changed(folder: Path) -> float:
 
 
 def _kind(folder: Path) -> str:
-    """What lies in a folder; "" for nothing that is known."""
-    for name, kind in COUNTS.items():
+    """The kind of run in a folder; "" if there is none."""
+    for name, kind in MEASURED.items():
         if (folder / name).is_file():
             return kind
     if (folder / "scores.safetensors").is_file():
@@ -221,7 +220,7 @@ def _finished(folder: Path, kind: str, card: dict[str, Any]) -> bool:
 
 
 def _counted(folder: Path, kind: str) -> int:
-    """Pictures counted, by what the run says of its own stretches of work."""
+    """How many pictures are counted, by the run's own record of its sessions."""
     try:
         stretches = json.loads((folder / "run.json").read_bytes())["stretches"]
         return int(stretches[-1]["to"])

@@ -1,15 +1,14 @@
-r"""Who may ask: checked before any route is reached.
+r"""Who is answered: checked before any route is reached.
 
 - **Host.** A page of another site can make a browser ask 127.0.0.1 under a name of its own (DNS rebinding).
-  So the name asked for must be one that this server has.
+  So a request must name this server by a name that it has.
 - **Origin.** What changes something must come from this page, not from another site's form or script.
-- **Token.** Whoever is let in from other machines shows a token, compared in constant time. It is asked for
-  once; the browser then keeps a cookie that is made from it and from the session, and from which it cannot be
-  read.
+- **Token.** Requests from other machines must show a token, compared in constant time. It is typed once;
+  the browser then keeps a cookie that is made from the token and the session, and does not reveal either.
 - **Session.** Every browser has one, a random cookie that scripts cannot read. Its hash is the *owner* of
   what it starts.
-- **Size.** A body is read up to a limit and no further, whatever it says of its own length.
-- **Content.** Every answer forbids the browser to load, embed or run anything but this page's own files.
+
+Security headers and the limit on request bodies are those of http.py.
 """
 
 import hmac
@@ -23,45 +22,41 @@ from secrets import token_urlsafe
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import cookie_parser
 from starlette.responses import JSONResponse, RedirectResponse, Response
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from headwise.errors import HeadwiseError
+from headwise.http import SECURITY_HEADERS, is_too_large, limit_body, too_large, with_headers
 
-__all__ = ["KEY", "SESSION", "Guard", "Rules", "owner_of", "rules_for"]
+__all__ = ["HEADERS", "KEY", "SESSION", "Guard", "Rules", "owner_of", "rules_for"]
 
 SESSION, KEY = "headwise_session", "headwise_key"
 YEAR = 365 * 24 * 3600
 LOCAL = frozenset({"localhost", "127.0.0.1", "::1"})
 SHORTEST_TOKEN = 16
 
-SECURITY = {
+HEADERS = SECURITY_HEADERS | {
     "content-security-policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; "
         "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
     ),
-    "x-content-type-options": "nosniff",
-    "x-frame-options": "DENY",
     "referrer-policy": "same-origin",
-    "cross-origin-opener-policy": "same-origin",
-    "cross-origin-resource-policy": "same-origin",
-    "permissions-policy": "camera=(), microphone=(), geolocation=()",
-    "cache-control": "no-store",
 }
 
 
 @dataclass(frozen=True)
 class Rules:
-    """What is allowed.
+    """Which requests are answered.
 
     Args:
-        hosts: Names that the page may be asked for by.
-        addresses: Whether any IP address will do as well; an address cannot be rebound.
-        token: To be shown by everybody; None where only this machine can ask.
-        body, upload: The most bytes of an ordinary request, and of a picture.
+        hosts: Names under which the page is answered.
+        addresses: Whether any IP address is accepted as well; an address cannot be rebound.
+        token: What every browser must show; None where only this machine can connect.
+        body: The largest body of an ordinary request, in bytes.
+        upload: The largest image that may be uploaded, in bytes.
     """
 
     hosts: frozenset[str] = LOCAL
@@ -72,12 +67,12 @@ class Rules:
 
 
 def rules_for(host: str, token: str | None = None, names: Iterable[str] = ()) -> Rules:
-    """The rules for listening at a host; a token is made where one is needed and none was given.
+    """The rules for listening at a host; a token is made where one is needed and none is passed.
 
     Args:
-        host: The address or name that is listened at.
-        token: Asked of everybody, if given.
-        names: More names that the page may be asked for by, as behind a proxy.
+        host: The address or name at which the server listens.
+        token: The token that every browser must show; without one, other machines get a random token.
+        names: More names under which the page is answered, as behind a proxy.
 
     Raises:
         HeadwiseError: The token is too short.
@@ -87,23 +82,23 @@ def rules_for(host: str, token: str | None = None, names: Iterable[str] = ()) ->
             f"The token has {len(token)} characters; expected at least {SHORTEST_TOKEN} letters, digits and "
             "- . _ ~ + / =. Leave --token out, and one is made."
         )
-    more = frozenset(name.strip().lower() for name in names)
+    proxied = frozenset(name.strip().lower() for name in names)
     if is_local(host):
-        return Rules(hosts=LOCAL | more, token=token)
-    own = {socket.gethostname().lower(), socket.getfqdn().lower()}
-    any_name = _address(host) is None
-    hosts = LOCAL | own | more | ({host.lower()} if any_name else frozenset())
+        return Rules(hosts=LOCAL | proxied, token=token)
+    machine = {socket.gethostname().lower(), socket.getfqdn().lower()}
+    listened = {host.lower()} if _address(host) is None else frozenset()
+    hosts = LOCAL | machine | proxied | listened
     return Rules(hosts=hosts, addresses=True, token=token or token_urlsafe(24))
 
 
 def is_local(host: str) -> bool:
-    """Can only this machine reach it?"""
+    """Can only this machine reach this host?"""
     address = _address(host)
     return host.lower() == "localhost" if address is None else address.is_loopback
 
 
 def owner_of(session: str) -> str:
-    """Who a session is, in files and in memory: its hash, from which the session cannot be had."""
+    """The name of a session in files and in memory: its hash, from which the cookie cannot be computed."""
     return sha256(f"headwise session {session}".encode()).hexdigest()[:32]
 
 
@@ -112,51 +107,52 @@ class Guard:
     """The checks around an application.
 
     Args:
-        app: What is guarded. It finds the owner in `request.state.owner`.
-        rules: What is allowed.
-        door: The page that asks for the token.
+        app: The application, which reads the owner of a request in `request.state.owner`.
+        rules: Which requests are answered.
+        token_page: The HTML page that asks for the token.
+        uploads: Paths whose bodies may have up to `rules.upload` bytes.
     """
 
     app: ASGIApp
     rules: Rules
-    door: bytes = b""
+    token_page: bytes = b""
     uploads: frozenset[str] = field(default=frozenset({"/api/pictures"}))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let a request through, or answer it."""
+        """Pass a request on to the application, or refuse it."""
         if scope["type"] == "lifespan":
             return await self.app(scope, receive, send)
         if scope["type"] != "http":
             return await send({"type": "websocket.close", "code": 1008})
         headers = Headers(scope=scope)
-        session, made = _session(headers)
-        send = _with_headers(send, _cookie(SESSION, session) if made else None)
+        session, is_new = _session(headers)
+        send = with_headers(send, HEADERS, [("set-cookie", _cookie(SESSION, session))] if is_new else [])
         refusal = self._refusal(scope, headers)
         if refusal is None and self.rules.token is not None:
             refusal = await self._ask_for_token(scope, receive, headers, session)
         if refusal is not None:
             return await refusal(scope, receive, send)
         scope.setdefault("state", {})["owner"] = owner_of(session)
-        limit = self.rules.upload if scope["path"] in self.uploads else self.rules.body
-        return await self.app(scope, _limited(receive, limit), send)
+        return await self.app(scope, limit_body(receive, self._limit(scope)), send)
+
+    def _limit(self, scope: Scope) -> int:
+        return self.rules.upload if scope["path"] in self.uploads else self.rules.body
 
     def _refusal(self, scope: Scope, headers: Headers) -> Response | None:
         host, method = headers.get("host", ""), scope["method"]
-        if not self._is_ours(host):
-            return _said(400, "This server has another name. Ask for it by the address that it printed.")
+        if not self._has_name(host):
+            return _refuse(400, "This server has another name. Ask for it by the address that it printed.")
         if method in ("GET", "HEAD"):
             foreign = headers.get("sec-fetch-site", "none") not in ("same-origin", "none")
             if foreign and not _navigates(scope, headers):
-                return _said(403, "Another site asked for this. Open the page itself.")
-        elif not _from_here(headers, host):
-            return _said(403, "This came from another site, so nothing was done. Use the page itself.")
-        limit = self.rules.upload if scope["path"] in self.uploads else self.rules.body
-        length = headers.get("content-length", "0")
-        if not length.isdecimal() or int(length) > limit:
-            return _too_large(limit)
+                return _refuse(403, "Another site asked for this. Open the page itself.")
+        elif not _same_origin(headers, host):
+            return _refuse(403, "This came from another site, so nothing was done. Use the page itself.")
+        if is_too_large(headers, limit := self._limit(scope)):
+            return _refuse(413, too_large(limit).detail)
         return None
 
-    def _is_ours(self, host: str) -> bool:
+    def _has_name(self, host: str) -> bool:
         try:
             name = urlsplit(f"//{host}").hostname or ""
         except ValueError:
@@ -166,7 +162,7 @@ class Guard:
     async def _ask_for_token(
         self, scope: Scope, receive: Receive, headers: Headers, session: str
     ) -> Response | None:
-        """None for who has shown the token; else what to do about it."""
+        """None where the token has been shown; otherwise the answer that asks for it or sets its cookie."""
         token = str(self.rules.token)
         key = _key(token, session)
         if hmac.compare_digest(_cookies(headers).get(KEY, "").encode(), key.encode()):
@@ -174,27 +170,30 @@ class Guard:
         bearer = headers.get("authorization", "").removeprefix("Bearer ")
         if hmac.compare_digest(bearer.encode(), token.encode()):
             return None
-        shown = ""
+        typed = ""
         if scope["path"] == "/" and scope["method"] == "GET":
-            shown = parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])[0]
+            typed = parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])[0]
         elif scope["path"] == "/token" and scope["method"] == "POST":
-            body = await _body(_limited(receive, self.rules.body))
-            shown = parse_qs(body.decode("latin-1")).get("token", [""])[0].strip()
-        if hmac.compare_digest(shown.encode(), token.encode()):
+            try:
+                body = await _body(limit_body(receive, self.rules.body))
+            except HTTPException as refusal:  # outside the application, which would answer it
+                return _refuse(refusal.status_code, refusal.detail)
+            typed = parse_qs(body.decode("latin-1")).get("token", [""])[0].strip()
+        if hmac.compare_digest(typed.encode(), token.encode()):
             entered = RedirectResponse("/", 303)  # without the token, which would stay in the history
             entered.headers.append("set-cookie", _cookie(KEY, key))
             return entered
         if scope["path"] in ("/", "/token"):
-            return Response(self.door, 401, media_type="text/html")
+            return Response(self.token_page, 401, media_type="text/html")
         if scope["path"] == "/page/style.css":
-            return None  # the page that asks for the token has it, too
-        return _said(401, "This server asks for a token, which it printed when it started.")
+            return None  # the page that asks for the token needs it
+        return _refuse(401, "This server asks for a token, which it printed when it started.")
 
 
 def _session(headers: Headers) -> tuple[str, bool]:
-    """The browser's session, and whether it was made just now."""
-    found = _cookies(headers).get(SESSION, "")
-    return (found, False) if re.fullmatch(r"[\w-]{32}", found) else (token_urlsafe(24), True)
+    """The browser's session, and whether it is new."""
+    session = _cookies(headers).get(SESSION, "")
+    return (session, False) if re.fullmatch(r"[\w-]{32}", session) else (token_urlsafe(24), True)
 
 
 def _cookies(headers: Headers) -> dict[str, str]:
@@ -210,12 +209,12 @@ def _key(token: str, session: str) -> str:
 
 
 def _navigates(scope: Scope, headers: Headers) -> bool:
-    """Is a link followed to the page itself?"""
+    """Does the browser follow a link to the page itself?"""
     return scope["path"] == "/" and headers.get("sec-fetch-mode") == "navigate"
 
 
-def _from_here(headers: Headers, host: str) -> bool:
-    """Browsers say where a request comes from; who says nothing is no browser, and carries no cookie."""
+def _same_origin(headers: Headers, host: str) -> bool:
+    """Browsers say where a request comes from; a client that does not is a program, without cookies."""
     origin = headers.get("origin")
     if origin is not None:
         return urlsplit(origin).netloc == host
@@ -229,28 +228,8 @@ def _address(name: str) -> Any:
         return None
 
 
-def _said(status: int, sentence: str) -> Response:
+def _refuse(status: int, sentence: str) -> Response:
     return JSONResponse({"detail": sentence}, status, headers={"connection": "close"})
-
-
-def _too_large(limit: int) -> Response:
-    size = f"{limit // 2**20} MB" if limit >= 2**20 else f"{limit // 2**10} kB"
-    return _said(413, f"That is too much at once; expected at most {size}.")
-
-
-def _limited(receive: Receive, limit: int) -> Receive:
-    """Read up to so many bytes."""
-    read = 0
-
-    async def limited() -> Message:
-        nonlocal read
-        message = await receive()
-        read += len(message.get("body", b""))
-        if read > limit:
-            raise HTTPException(413, "That is too much at once.", {"connection": "close"})
-        return message
-
-    return limited
 
 
 async def _body(receive: Receive) -> bytes:
@@ -260,18 +239,3 @@ async def _body(receive: Receive) -> bytes:
         parts.append(message.get("body", b""))
         more = message.get("more_body", False)
     return b"".join(parts)
-
-
-def _with_headers(send: Send, cookie: str | None) -> Send:
-    """Add the security headers that an answer has not set itself, and the session's cookie if it is new."""
-
-    async def sent(message: Message) -> None:
-        if message["type"] == "http.response.start":
-            headers = MutableHeaders(scope=message)
-            for name, value in SECURITY.items():
-                headers.setdefault(name, value)
-            if cookie is not None:
-                headers.append("set-cookie", cookie)
-        await send(message)
-
-    return sent

@@ -1,14 +1,14 @@
-"""Everything that the routes work with, and what each asking comes to, without a word of HTTP.
+"""What the routes call, without HTTP: the model, the runs, and the queue between them.
 
-What is asked for becomes work for the queue. Relevance is looked up at once, so that a wrong name is refused
-at once; the model is waited for by the worker.
+A request becomes a job of the queue. The relevance, the folder and the image that it names are looked up at
+once, so that a wrong name is refused at once; the worker waits for the model.
 """
 
 import json
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from secrets import token_hex
 from typing import Any
@@ -16,230 +16,283 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from headwise.errors import HeadwiseError
+from headwise.errors import HeadwiseError, ModelNotLoaded
 from headwise.files import write_whole
 from headwise.measuring.relevance import Relevance
-from headwise.web import requests as asks
+from headwise.web import requests
 from headwise.web.jobs import Job, Jobs
-from headwise.web.run_store import Folders, Forbidden, NotFound, Run
-from headwise.web.session import Seen, Workbench
+from headwise.web.run_store import CARD, Forbidden, NotFound, Run, RunStore
+from headwise.web.session import MapCache, ModelSession
 
-__all__ = ["Desk"]
+__all__ = ["REQUESTS", "Service"]
 
-SENT = 20  # pictures of one owner that are kept
-Work = Callable[[Job], None]
+MAX_UPLOADS = 20  # images of one owner that are kept; ten times as many of all owners
+REQUESTS = {kind.__name__.lower(): kind for kind in (
+    requests.Explore, requests.Generate, requests.Strip, requests.Suggest,
+    requests.Edit, requests.Compose, requests.Measure, requests.Weaken,
+)}  # fmt: skip
 
 
 @dataclass
-class Desk:
+class Service:
     """A model, a folder of runs, and the queue between them.
 
     Args:
-        bench: The model.
-        folders: The runs.
+        session: The model with its relevance.
+        runs: The folder of runs.
         jobs: The queue.
+        maps: The attention maps of the last explored images.
+        uploads: The uploaded images with their owners, by id.
     """
 
-    bench: Workbench
-    folders: Folders
+    session: ModelSession
+    runs: RunStore
     jobs: Jobs = field(default_factory=Jobs)
-    seen: Seen = field(default_factory=Seen)
-    sent: OrderedDict[str, tuple[str, Image.Image]] = field(default_factory=OrderedDict)
-    decoding: threading.Lock = field(default_factory=threading.Lock)
-    reporting: threading.Lock = field(default_factory=threading.Lock)
+    maps: MapCache = field(default_factory=MapCache)
+    uploads: OrderedDict[str, tuple[str, Image.Image]] = field(default_factory=OrderedDict)
+    _imported: threading.Event = field(default_factory=threading.Event)
+    _importable: bool = True
+    _decoding: threading.Lock = field(default_factory=threading.Lock)
+    _reporting: threading.Lock = field(default_factory=threading.Lock)
+
+    def start(self) -> None:
+        """Begin to import what is large and to load the model, in a thread of its own."""
+        threading.Thread(target=self._load, name="headwise-load", daemon=True).start()
+
+    def _load(self) -> None:
+        # diffusers is imported in this one thread: two threads that import it find it half initialised
+        try:
+            from headwise.web import explore_jobs, picture_jobs, run_jobs  # noqa: F401
+        except Exception as error:
+            self.session.fail(error)
+            self._importable = False
+        finally:
+            self._imported.set()
+        if self._importable:
+            self.session.load()
+
+    def _wait_for_imports(self) -> None:
+        self._imported.wait()
+        if not self._importable:
+            raise ModelNotLoaded(self.session.error)
 
     def relevance(self, name: str) -> Relevance:
-        """What was measured in a run, or of the model itself if no run is named."""
-        return self.bench.relevance(self.folders.inside(name, "relevance.safetensors") if name else None)
+        """The relevance that a run measured; the model's own for the name ""."""
+        return self.session.relevance(self.runs.path(name, "relevance.safetensors") if name else None)
 
-    def maybe(self, name: str) -> Relevance | None:
-        """The same, or None where nothing has been measured yet."""
-        return None if not name and self.bench.file is None else self.relevance(name)
+    def relevance_or_none(self, name: str) -> Relevance | None:
+        """The same; None for "" where nothing has been measured yet."""
+        return None if not name and self.session.file is None else self.relevance(name)
 
-    def submit(self, ask: Any, owner: str) -> Job:
-        """Put what somebody asks for into the queue.
+    def submit(self, request: Any, owner: str) -> Job:
+        """Put a request into the queue.
 
         Raises:
-            HeadwiseError: It names what is not there, or a run that is somebody else's.
+            HeadwiseError: It names what does not exist, or a run of another session.
         """
-        kind, run = type(ask).__name__.lower(), getattr(ask, "name", "")
-        work: Work = getattr(self, f"_{kind}")(ask, owner)
-        # A newer picture takes the place of an older one that nobody waits for any more.
+        kind, run = type(request).__name__.lower(), getattr(request, "name", "")
+        work = partial(self._run, request, self._inputs(request, owner))
+        # A newer picture replaces an older one that is no longer of interest.
         slot = "" if run or kind == "suggest" else kind
-        return self.jobs.submit(Job(owner, kind, ask.model_dump(), work, slot=slot, run=run))
+        return self.jobs.submit(Job(owner, kind, request.model_dump(), work, slot=slot, run=run))
+
+    def _inputs(self, request: Any, owner: str) -> dict[str, Any]:
+        """What a request names: a relevance, an uploaded image, a folder."""
+        inputs: dict[str, Any] = {}
+        if isinstance(request, requests.Edit | requests.Compose):
+            inputs["relevance"] = self.relevance_or_none(request.relevance)
+        elif isinstance(request, requests.Generate | requests.Strip | requests.Suggest | requests.Weaken):
+            inputs["relevance"] = self.relevance(request.relevance)
+        if isinstance(request, requests.Explore):
+            inputs["maps"] = self.maps
+        if isinstance(request, requests.Edit):
+            inputs["upload"] = None if request.picture is None else self.upload(request.picture, owner)
+        if isinstance(request, requests.Measure | requests.Weaken):
+            inputs["folder"] = folder = self._claim(request, owner)
+            if isinstance(request, requests.Measure) and request.prompts:
+                lines = "".join(f"{prompt}\n" for prompt in request.prompts)
+                write_whole(folder / "prompts.txt", lines.encode())
+        return inputs
+
+    def _claim(self, request: requests.Measure | requests.Weaken, owner: str) -> Path:
+        busy = self.jobs.writing_to(request.name)
+        if busy is not None:
+            raise Forbidden(f"{request.name!r} is already {busy.state}.")
+        kind = type(request).__name__.lower()
+        return self.runs.claim(request.name, owner, kind, request.model_dump())
+
+    def _run(self, request: Any, inputs: dict[str, Any], job: Job) -> None:
+        """Do what was requested; called by the worker."""
+        self._wait_for_imports()
+        from headwise.web import explore_jobs, picture_jobs, run_jobs
+
+        work: dict[str, Any] = {
+            "explore": explore_jobs.explore,
+            "generate": picture_jobs.generate,
+            "strip": picture_jobs.strip,
+            "suggest": picture_jobs.suggest,
+            "edit": picture_jobs.edit,
+            "compose": picture_jobs.compose,
+            "measure": run_jobs.measure,
+            "weaken": run_jobs.weaken,
+        }
+        work[job.kind](self.session, request, job, **inputs)
+        if job.run:
+            self.runs.finish(job.run)
 
     def resume(self, name: str, owner: str) -> Job:
-        """Go on with a run of one's own."""
-        run = self.folders.mine(name, owner)
-        kinds: dict[str, Any] = {"measurement": asks.Measure, "weakening": asks.Weaken}
+        """Continue a run of the owner."""
+        run = self.runs.owned(name, owner)
+        kinds: dict[str, Any] = {"measurement": requests.Measure, "weakening": requests.Weaken}
         if run.kind not in kinds:
             raise HeadwiseError(f"{name!r} is not a run that can go on.")
-        return self.submit(kinds[run.kind].model_validate(run.asked), owner)
+        return self.submit(kinds[run.kind].model_validate(run.request), owner)
 
     def keep(self, job: Job, name: str) -> None:
-        """Put the pictures of a job into a folder of their own."""
+        """Write the images of a job into a folder of their own."""
         if not job.pictures:
             raise HeadwiseError("There is no picture to keep.")
-        folder = self.folders.claim(name, job.owner, job.kind, job.asked)
-        for number, found in enumerate(one for one in job.found if "picture" in one):
-            column = "".join(c if c.isalnum() or c in "-." else "-" for c in found.get("column", job.kind))
-            write_whole(folder / f"{number:03d}-{column}.png", job.pictures[found["picture"]])
-        self.folders.finish(name)
+        folder = self.runs.claim(name, job.owner, job.kind, job.request)
+        for number, result in enumerate(result for result in job.results if "picture" in result):
+            column = "".join(c if c.isalnum() or c in "-." else "-" for c in result.get("column", job.kind))
+            write_whole(folder / f"{number:03d}-{column}.png", job.pictures[result["picture"]])
+        self.runs.finish(name)
 
     def remove(self, name: str, owner: str) -> None:
-        """Remove a run of one's own that is not at work."""
-        self.folders.mine(name, owner)
-        if self.jobs.on(name) is not None:
+        """Remove a run of the owner that no job writes to."""
+        self.runs.owned(name, owner)
+        if self.jobs.writing_to(name) is not None:
             raise Forbidden(f"{name!r} is at work. Cancel it first.")
-        self.folders.remove(name, owner)
+        self.runs.remove(name, owner)
 
     def receive(self, content: bytes, owner: str) -> tuple[str, Image.Image]:
-        """Take a picture that was sent, at the model's own size.
+        """Keep an uploaded image, at the size of the model's images.
 
-        One is decoded at a time, as a picture of many pixels takes much memory.
+        One image is decoded at a time, because an image of many pixels takes much memory.
         """
         from headwise.pictures import fitted, picture_in
 
-        size = self.bench.size
-        with self.decoding:
-            picture = fitted(picture_in(content), size)
+        size = self.session.size
+        with self._decoding:
+            image = fitted(picture_in(content), size)
         id = token_hex(8)
-        self.sent[id] = (owner, picture)
-        mine = [key for key, (whose, _) in self.sent.items() if whose == owner]
-        for old in [*mine[:-SENT], *list(self.sent)[: -10 * SENT]]:
-            self.sent.pop(old, None)
-        return id, picture
+        self.uploads[id] = (owner, image)
+        of_owner = [key for key, (other, _) in self.uploads.items() if other == owner]
+        for key in [*of_owner[:-MAX_UPLOADS], *list(self.uploads)[: -10 * MAX_UPLOADS]]:
+            self.uploads.pop(key, None)
+        return id, image
 
-    def picture(self, id: str, owner: str) -> Image.Image:
-        """A picture that was sent, for whoever sent it."""
-        whose, picture = self.sent.get(id, ("", None))
-        if picture is None or whose != owner:
+    def upload(self, id: str, owner: str) -> Image.Image:
+        """An uploaded image, for its owner."""
+        image_owner, image = self.uploads.get(id, ("", None))
+        if image is None or image_owner != owner:
             raise NotFound("That picture is not here any more. Send it again.")
-        return picture
+        return image
 
-    def maps(self, job: Job) -> Any:
-        """Where heads listen in a picture that was drawn to be explored."""
-        maps = self.seen.get(job.id)
+    def maps_of(self, job: Job) -> Any:
+        """The attention maps of an explored image."""
+        maps = self.maps.get(job.id)
         if maps is None:
-            raise NotFound("The maps of this picture are not here any more. Draw it again.")
+            raise NotFound("The maps of this picture are not here any more. Generate it again.")
         return maps
 
-    def recipe(self, kind: str, asked: dict[str, Any]) -> dict[str, str]:
-        """What was asked, as Python and as a command line."""
-        tools = self.bench.tools
-        ask = getattr(asks, kind.title()).model_validate(asked)
-        name, run = getattr(ask, "relevance", ""), getattr(ask, "name", "")
-        own: Any = "emoji" if self.bench.built_in else self.bench.file
-        setting = tools.recipes.Setting(
-            self.bench.model,
-            self.folders.root / name / "relevance.safetensors" if name else own,
-            self.bench.judge_name,
-            self.folders.root / run if run else None,
-            tools.running.ks_of(self.relevance(name)) if kind == "weaken" else (),
-        )
-        recipes = tools.recipes
-        return {"python": recipes.python_of(ask, setting), "command": recipes.command_of(ask, setting)}
+    def head_map(self, job: Job, head: int | None) -> dict[str, Any]:
+        """The attention of a head, or of all heads together, to each word of an explored image."""
+        maps = self.maps_of(job)
+        from headwise.web.explore_jobs import map_of_head
 
-    def recipe_of(self, name: str) -> dict[str, str]:
-        """What made a run."""
-        folder, run = self.folders.inside(name), self.folders.run(name)
+        return map_of_head(maps, head)
+
+    def region(self, job: Job, name: str, box: tuple[float, float, float, float]) -> dict[str, Any]:
+        """The words and concepts that drive a region of an explored image."""
+        maps = self.maps_of(job)
+        from headwise.web.explore_jobs import region_of
+
+        return region_of(maps, self.relevance_or_none(name), box)
+
+    def weakening_options(self, name: str) -> dict[str, Any]:
+        """The concepts that can be weakened, and the numbers of heads."""
+        relevance = self.relevance(name)
+        self._wait_for_imports()
+        from headwise.web.run_jobs import concepts_to_weaken, ks_of
+
+        return {"concepts": concepts_to_weaken(self.session, relevance), "ks": list(ks_of(relevance))}
+
+    def weakening(self, name: str) -> dict[str, Any]:
+        """The results of a run that weakened heads."""
+        self.runs.run(name)
+        self._wait_for_imports()
+        from headwise.web.run_jobs import curves
+
+        return curves(self.runs.path(name))
+
+    def snippets(self, kind: str, request: dict[str, Any]) -> dict[str, str]:
+        """A request as Python and as a command line."""
+        self._wait_for_imports()
+        from headwise.web.run_jobs import ks_of
+        from headwise.web.snippets import Setting, command_of, python_of
+
+        checked = REQUESTS[kind].model_validate(request)
+        name, run = getattr(checked, "relevance", ""), getattr(checked, "name", "")
+        own: Any = "emoji" if self.session.built_in else self.session.file
+        setting = Setting(
+            self.session.model,
+            self.runs.root / name / "relevance.safetensors" if name else own,
+            self.session.judge,
+            self.runs.root / run if run else Path(),
+            ks_of(self.relevance(name)) if kind == "weaken" else (),
+        )
+        return {"python": python_of(checked, setting), "command": command_of(checked, setting)}
+
+    def snippets_of_run(self, name: str) -> dict[str, str]:
+        """The Python and the command line that made a run."""
+        folder, run = self.runs.path(name), self.runs.run(name)
         if run.owner:
-            return self.recipe(json.loads((folder / "web.json").read_bytes())["kind"], run.asked)
-        said = self.folders.inside(name, "command.txt")
-        if not said.is_file():
+            return self.snippets(json.loads((folder / CARD).read_bytes())["kind"], run.request)
+        command = self.runs.path(name, "command.txt")
+        if not command.is_file():
             raise HeadwiseError("This run was not started here, and does not say what made it.")
-        return {"python": "", "command": said.read_text(encoding="utf-8", errors="replace")[:4000].strip()}
+        return {"python": "", "command": command.read_text(encoding="utf-8", errors="replace")[:4000].strip()}
 
     def report(self, name: str) -> bytes:
-        """The page of a run, written anew where its results are younger."""
+        """The report of a run, written again where its results are newer."""
+        self._wait_for_imports()
         from headwise.report.measurement import report
 
-        self.bench.tools  # noqa: B018  everything is imported then
-        self.folders.run(name)
-        folder, page = self.folders.inside(name), self.folders.inside(name, "index.html")
+        self.runs.run(name)
+        folder, page = self.runs.path(name), self.runs.path(name, "index.html")
         results = [file for name in ("relevance", "scores") for file in folder.glob(f"**/{name}.safetensors")]
-        with self.reporting:
+        with self._reporting:
             if not page.is_file() or any(file.stat().st_mtime > page.stat().st_mtime for file in results):
                 report(folder)
             return page.read_bytes()
 
-    def told(self, run: Run, owner: str) -> dict[str, Any]:
-        """What somebody is told of a run."""
-        job = self.jobs.on(run.name)
+    def run_to_json(self, run: Run, owner: str) -> dict[str, Any]:
+        """A run as a session sees it."""
+        job = self.jobs.writing_to(run.name)
         return {
             "name": run.name,
             "kind": run.kind,
             "state": run.state if job is None else job.state,
             "counted": run.counted,
-            "of": run.asked.get("pictures"),
+            "of": run.request.get("pictures"),
             "changed": run.changed,
             "pictures": len(run.pictures),
             "mine": bool(run.owner) and run.owner == owner,
             "made_here": bool(run.owner),
-            "measured": self.folders.inside(run.name, "relevance.safetensors").is_file(),
+            "measured": self.runs.path(run.name, "relevance.safetensors").is_file(),
             "job": job.id if job is not None and job.owner == owner else None,
             "done": job.done if job else None,
             "total": job.total if job else None,
         }
 
-    def sure(self, run: Run) -> float | None:
+    def split_half(self, run: Run) -> float | None:
         """The median split-half correlation of what a measurement has counted so far."""
         from headwise.measuring.reliability import split_half
         from headwise.measuring.votes import Votes
 
-        votes = self.folders.inside(run.name, "votes.safetensors")
+        votes = self.runs.path(run.name, "votes.safetensors")
         if not votes.is_file():
             return None
         median = float(np.median(split_half(Votes.load(votes))))
-        return median if median == median else None
-
-    def _explore(self, ask: asks.Explore, owner: str) -> Work:
-        return lambda job: self.bench.tools.explore.explore(self.bench, self.seen, ask, job)
-
-    def _generate(self, ask: asks.Generate, owner: str) -> Work:
-        found = self.relevance(ask.relevance)
-        return lambda job: self.bench.tools.drawing.generate(self.bench, found, ask, job)
-
-    def _strip(self, ask: asks.Strip, owner: str) -> Work:
-        found = self.relevance(ask.relevance)
-        return lambda job: self.bench.tools.drawing.strip(self.bench, found, ask, job)
-
-    def _suggest(self, ask: asks.Suggest, owner: str) -> Work:
-        found = self.relevance(ask.relevance)
-        return lambda job: self.bench.tools.drawing.suggest(self.bench, found, ask, job)
-
-    def _edit(self, ask: asks.Edit, owner: str) -> Work:
-        found = self.maybe(ask.relevance)
-        sent = None if ask.picture is None else self.picture(ask.picture, owner)
-        return lambda job: self.bench.tools.drawing.edit(self.bench, found, ask, sent, job)
-
-    def _compose(self, ask: asks.Compose, owner: str) -> Work:
-        found = self.maybe(ask.relevance)
-        return lambda job: self.bench.tools.drawing.compose(self.bench, found, ask, job)
-
-    def _measure(self, ask: asks.Measure, owner: str) -> Work:
-        folder = self._claimed(ask, owner)
-        if ask.prompts:
-            write_whole(folder / "prompts.txt", "".join(f"{prompt}\n" for prompt in ask.prompts).encode())
-
-        def work(job: Job) -> None:
-            self.bench.tools.running.measure(self.bench, folder, ask, job)
-            self.folders.finish(ask.name)
-
-        return work
-
-    def _weaken(self, ask: asks.Weaken, owner: str) -> Work:
-        found = self.relevance(ask.relevance)
-        folder = self._claimed(ask, owner)
-
-        def work(job: Job) -> None:
-            self.bench.tools.running.weaken(self.bench, found, folder, ask, job)
-            self.folders.finish(ask.name)
-
-        return work
-
-    def _claimed(self, ask: asks.Measure | asks.Weaken, owner: str) -> Path:
-        busy = self.jobs.on(ask.name)
-        if busy is not None:
-            raise Forbidden(f"{ask.name!r} is already {busy.state}.")
-        return self.folders.claim(ask.name, owner, type(ask).__name__.lower(), ask.model_dump())
+        return median if np.isfinite(median) else None

@@ -1,8 +1,8 @@
-r"""What the page works with: a model, what was measured of it, and a judge.
+r"""What the page works with: a model, its measured relevance, and a CLIP model that scores its images.
 
-The page is there at once; the model is loaded behind its back, and whatever needs it waits for it. Relevance
-is numbers in a file, read without the model. Only the worker touches the pipeline; other threads count tokens
-with copies of its tokenizers, as a tokenizer is not to be used by two threads.
+The page is there at once; the model is loaded by a thread in the background, and whatever needs it waits for
+it. Relevance is numbers in a file, read without the model. Only the worker of the queue touches the pipeline;
+other threads count tokens with copies of its tokenizers, because a tokenizer is not safe for two threads.
 """
 
 import threading
@@ -10,7 +10,6 @@ from collections import OrderedDict
 from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, Literal
 
 from headwise import emoji
@@ -18,67 +17,79 @@ from headwise.errors import HeadwiseError, ModelNotLoaded, UnreadableFile
 from headwise.measuring.relevance import Relevance
 from headwise.model.tokens import TextSegment, Word, split_words
 
-__all__ = ["Seen", "Workbench"]
-
-NAME = "relevance.safetensors"
+__all__ = ["MapCache", "ModelSession"]
 
 
-class Seen:
-    """The maps of the last few pictures, by job."""
+class MapCache:
+    """The attention maps of the last few images, by the job that generated them."""
 
-    def __init__(self, kept: int = 8) -> None:
+    def __init__(self, size: int = 8) -> None:
         self._maps: OrderedDict[str, Any] = OrderedDict()
-        self._kept, self._lock = kept, threading.Lock()
+        self._size, self._lock = size, threading.Lock()
 
-    def keep(self, job: str, maps: Any) -> None:
-        """Those of one more picture; the oldest go."""
+    def put(self, job: str, maps: Any) -> None:
+        """Keep the maps of a job; the oldest ones are dropped."""
         with self._lock:
             self._maps[job] = maps
-            while len(self._maps) > self._kept:
+            while len(self._maps) > self._size:
                 self._maps.popitem(last=False)
 
     def get(self, job: str) -> Any:
-        """Those of a picture, if they are still here."""
+        """The maps of a job; None if they were dropped."""
         with self._lock:
             return self._maps.get(job)
 
 
-class Workbench:
+class ModelSession:
     """A model with its relevance.
 
     Args:
-        model: Hub name, folder or "emoji".
-        load: From nothing to the pipeline.
-        relevance: The relevance file, or None where nothing has been measured yet.
-        judge: CLIP by hub name or folder, "emoji", or None where there is none.
-        steps, guidance_scale: What the page proposes.
+        model: The model's hub name or folder, or "emoji".
+        load_pipeline: A function that loads the pipeline.
+        relevance: The relevance file; None where nothing has been measured yet.
+        judge: The CLIP model that scores images, by hub name or folder, or "emoji"; None if there is none.
+        steps: The number of inference steps that the page proposes.
+        guidance_scale: The guidance scale that the page proposes.
     """
 
     def __init__(
         self,
         model: str,
-        load: Callable[[], Any],
+        load_pipeline: Callable[[], Any],
         *,
         relevance: Path | None = None,
         judge: str | None = None,
         steps: int = 30,
         guidance_scale: float | int = 7.5,
     ) -> None:
-        self.model, self.file, self.judge_name = model, relevance, judge
+        self.model, self.file, self.judge = model, relevance, judge
         self.steps, self.guidance_scale = steps, guidance_scale
         self.state: Literal["loading", "ready", "failed"] = "loading"
         self.error = ""
-        self.drawn: OrderedDict[Any, Any] = OrderedDict()  # pictures by what made them; the worker's own
-        self._load, self._readers = load, tuple[TextSegment, ...]()
+        self.images: OrderedDict[Any, Any] = OrderedDict()  # by what made them; for the worker alone
+        self._load_pipeline, self._segments = load_pipeline, tuple[TextSegment, ...]()
         self._pipe: Any = None
-        self._imported, self._loaded, self._lock = threading.Event(), threading.Event(), threading.Lock()
-        self._tools: Any = None
-        self._judge: Any = None
+        self._scorer: Any = None
+        self._loaded, self._lock = threading.Event(), threading.Lock()
         self._measured: dict[Path, tuple[float, Relevance]] = {}
 
-    def start(self) -> None:
-        """Begin to load the model, in a thread of its own."""
-        threading.Thread(target=self._fetch, name="headwise-load", daemon=True).start()
+    def load(self) -> None:
+        """Load the model, in the calling thread; what goes wrong is kept as `error`."""
+        try:
+            from headwise.model.pipelines import text_segments
+
+            pipe = self._load_pipeline()
+            copies = [s._replace(tokenizer=deepcopy(s.tokenizer)) for s in text_segments(pipe)]
+            self._segments, self._pipe, self.state = tuple(copies), pipe, "ready"
+        except Exception as error:  # the page reports it, and stays
+            self.fail(error)
+        finally:
+            self._loaded.set()
+
+    def fail(self, error: Exception) -> None:
+        """Note that the model cannot be had."""
+        self.error, self.state = str(error) or type(error).__name__, "failed"
+        self._loaded.set()
 
     @property
     def built_in(self) -> bool:
@@ -86,21 +97,13 @@ class Workbench:
         return self.model == "emoji" and self.file == emoji.RELEVANCE
 
     @property
-    def tools(self) -> Any:
-        """The modules that draw and run, as soon as they are imported: drawing, explore, recipes, running."""
-        self._imported.wait()
-        if self._tools is None:
-            raise ModelNotLoaded(self.error)
-        return self._tools
-
-    @property
     def size(self) -> tuple[int, int]:
-        """Width and height of the model's pictures.
+        """Width and height of the model's images.
 
         Raises:
-            ModelNotLoaded: It is not there yet.
+            ModelNotLoaded: It is not loaded yet.
         """
-        self._ready()
+        self._require_ready()
         from headwise.model.generate import latent_shape
 
         height, width = (
@@ -110,7 +113,7 @@ class Workbench:
 
     @property
     def pipe(self) -> Any:
-        """The pipeline, as soon as it is there.
+        """The pipeline, as soon as it is loaded.
 
         Raises:
             ModelNotLoaded: It could not be loaded.
@@ -121,25 +124,25 @@ class Workbench:
         return self._pipe
 
     @property
-    def judge(self) -> Any:
-        """Who looks at pictures, loaded when first asked for.
+    def scorer(self) -> Any:
+        """The CLIP model that scores images, loaded when it is first needed.
 
         Raises:
             HeadwiseError: None was named.
         """
-        if self.judge_name is None:
+        if self.judge is None:
             raise HeadwiseError(
-                "Nobody is here to judge this model's pictures. Start with --judge and a CLIP model's folder "
-                "or hub name."
+                "There is no CLIP model to score this model's pictures. Start with --judge and a CLIP "
+                "model's folder or hub name."
             )
-        if self._judge is None:
+        if self._scorer is None:
             from headwise.benchmarks.clip_scorer import CLIPScorer
 
-            self._judge = CLIPScorer.load(self.judge_name)
-        return self._judge
+            self._scorer = CLIPScorer.load(self.judge)
+        return self._scorer
 
     def relevance(self, file: Path | None = None) -> Relevance:
-        """What was measured: the model's own file, or another.
+        """The relevance in the model's own file, or in another one.
 
         Raises:
             UnreadableFile: There is none.
@@ -157,12 +160,12 @@ class Workbench:
 
     def words(self, prompt: str) -> tuple[Word, ...]:
         """The words of a prompt with their tokens."""
-        self._ready()
+        self._require_ready()
         with self._lock:
-            return split_words(self._readers, prompt)
+            return split_words(self._segments, prompt)
 
-    def changes(self, source: str, target: str) -> tuple[Word, ...]:
-        """The words of a target prompt that its source has not, or has not there.
+    def changed_words(self, source: str, target: str) -> tuple[Word, ...]:
+        """The words of a target prompt that the source lacks, or has elsewhere.
 
         Raises:
             PromptsNotAlike: They have no word in common.
@@ -171,33 +174,13 @@ class Workbench:
 
         words = self.words(target)
         with self._lock:
-            found = align(self._readers[0].tokenizer, source, target)
-        changed = found.replaced | found.new
+            alignment = align(self._segments[0].tokenizer, source, target)
+        changed = alignment.replaced | alignment.new
         return tuple(w for w in words if any(p < len(changed) and changed[p] for p in w.positions))
 
-    def _ready(self) -> None:
-        """Without waiting: a request is answered at once."""
+    def _require_ready(self) -> None:
+        """Refuse at once, instead of waiting."""
         if self.state == "loading":
             raise ModelNotLoaded(f"{self.model} is still being loaded. Try again in a moment.")
         if self.state == "failed":
             raise ModelNotLoaded(self.error)
-
-    def _fetch(self) -> None:
-        try:
-            # All that is large is imported in this one thread: two that import diffusers find it half made.
-            from headwise.model.pipelines import text_segments
-            from headwise.web import explore_jobs as explore
-            from headwise.web import picture_jobs as drawing
-            from headwise.web import run_jobs as running
-            from headwise.web import snippets as recipes
-
-            self._tools = SimpleNamespace(drawing=drawing, explore=explore, recipes=recipes, running=running)
-            self._imported.set()
-            pipe = self._load()
-            self._readers = tuple(r._replace(tokenizer=deepcopy(r.tokenizer)) for r in text_segments(pipe))
-            self._pipe, self.state = pipe, "ready"
-        except Exception as error:  # the page says so, and stays
-            self.error, self.state = str(error) or type(error).__name__, "failed"
-        finally:
-            self._imported.set()
-            self._loaded.set()

@@ -5,10 +5,16 @@
 const $ = (query) => document.querySelector(query)
 const link = location.pathname.split('/')[2] ?? ''
 const kept = {
-  get token() { return location.hash.slice(1) || read(link) },
+  get token() {
+    return location.hash.slice(1) || read(link)
+  },
   set token(token) {
     history.replaceState(history.state, '', `#${token}`)
-    try { localStorage.setItem(link, token) } catch { /* the address still knows it */ }
+    try {
+      localStorage.setItem(link, token)
+    } catch {
+      /* the address still knows it */
+    }
   },
 }
 
@@ -17,7 +23,11 @@ let trial = null // the one on the page
 let since = 0 // when its pictures were there
 
 function read(key) {
-  try { return localStorage.getItem(key) ?? '' } catch { return '' }
+  try {
+    return localStorage.getItem(key) ?? ''
+  } catch {
+    return ''
+  }
 }
 
 async function ask(path, body) {
@@ -30,9 +40,9 @@ async function ask(path, body) {
   } catch {
     throw new Error('There is no connection. Nothing is lost: please try again.')
   }
-  const said = await reply.json().catch(() => ({}))
-  if (reply.ok) return said
-  const detail = typeof said.detail === 'string' ? said.detail : 'Something went wrong. Please try again.'
+  const json = await reply.json().catch(() => ({}))
+  if (reply.ok) return json
+  const detail = typeof json.detail === 'string' ? json.detail : 'Something went wrong. Please try again.'
   throw Object.assign(new Error(detail), { status: reply.status })
 }
 
@@ -66,7 +76,7 @@ function setText(place, text) {
         place.append(element('p', { textContent: line }))
         list = null
       } else {
-        if (!list) place.append(list = element('ul'))
+        if (!list) place.append((list = element('ul')))
         list.append(element('li', { textContent: line.slice(2) }))
       }
     }
@@ -117,7 +127,7 @@ async function go(number, { push = true } = {}) {
   startClock(trial)
 }
 
-// The clock of an answer runs from when its pictures are there; nobody has to wait for it.
+// The clock of an answer runs from when its pictures are there; answering does not wait for it.
 async function startClock(shown) {
   since = performance.now()
   const waiting = [...document.querySelectorAll('#trial img[src]')].filter((image) => image.offsetParent)
@@ -138,25 +148,30 @@ function draw() {
   if (!trial.chooses) picture($('#shown img'), trial.pictures[0])
   $('#options').className = trial.chooses ? 'pictures' : ''
   $('#options').style.setProperty('--columns', columns(trial.answers.length))
-  $('#options').replaceChildren(...trial.answers.map((answer, place) => {
-    const input = element('input', { type: 'radio', name: 'choice', value: place, disabled: answered })
-    input.checked = trial.given === place
-    const name = element('span', { textContent: answer })
-    const key = element('kbd', { textContent: place + 1, ariaHidden: 'true' })
-    const label = element('label', {}, input, name, key)
-    if (trial.chooses) label.prepend(picture(element('img', { alt: `Picture ${answer}` }), trial.pictures[place]))
-    return label
-  }))
+  $('#options').replaceChildren(
+    ...trial.answers.map((answer, place) => {
+      const input = element('input', { type: 'radio', name: 'choice', value: place, disabled: answered })
+      input.checked = trial.given === place
+      const name = element('span', { textContent: answer })
+      const key = element('kbd', { textContent: place + 1, ariaHidden: 'true' })
+      const label = element('label', {}, input, name, key)
+      if (trial.chooses)
+        label.prepend(picture(element('img', { alt: `Picture ${answer}` }), trial.pictures[place]))
+      return label
+    }),
+  )
   $('#note').textContent = answered ? 'You have answered this one; the first answer counts.' : ''
   $('#trial button').disabled = !answered
 }
 
 // So that no picture stands alone in the last row, if that can be.
-const columns = (count) => count <= 4 ? count : [4, 3].find((width) => count % width === 0) ?? 4
+const columns = (count) => (count <= 4 ? count : ([4, 3].find((width) => count % width === 0) ?? 4))
 
 const chosen = () => $('#options :checked')
 
-$('#options').onchange = () => { $('#trial button').disabled = !chosen() }
+$('#options').onchange = () => {
+  $('#trial button').disabled = !chosen()
+}
 
 let sending = false
 $('#trial').onsubmit = async (event) => {
@@ -167,11 +182,12 @@ $('#trial').onsubmit = async (event) => {
   try {
     if (given === null) {
       const seconds = Math.min(86400, Math.max(0, (performance.now() - since) / 1000))
-      state = { ...state, ...await ask('/api/answer', { trial: number, choice: +chosen().value, seconds }) }
+      state = { ...state, ...(await ask('/api/answer', { trial: number, choice: +chosen().value, seconds })) }
     }
     await go(number + 1)
   } catch (error) {
-    if (error.status === 409) { // answered elsewhere, in another window
+    if (error.status === 409) {
+      // answered elsewhere, in another window
       state = await ask('/api/state').catch(() => state)
       await go(state.done).catch(() => {})
     } else if (error.status === 410 || error.status === 403) say(error.message)
@@ -194,10 +210,13 @@ document.addEventListener('keydown', (event) => {
 })
 
 // Back and forth only looks: nothing is sent, and no answer changes.
-window.addEventListener('popstate', attempt(async (event) => {
-  if (!state.total) return start()
-  await go(Math.min(event.state?.number ?? state.done, state.done), { push: false })
-}))
+window.addEventListener(
+  'popstate',
+  attempt(async (event) => {
+    if (!state.total) return start()
+    await go(Math.min(event.state?.number ?? state.done, state.done), { push: false })
+  }),
+)
 
 $('#leave').onclick = () => $('dialog').showModal()
 $('dialog').onclick = attempt(async (event) => {

@@ -1,17 +1,22 @@
-// Questions to the server this page came from, and to no other.
+// Requests to the server of this page, and to no other.
 
 export class Refusal extends Error {}
 
 async function ask(method, path, body, type = "application/json") {
   let answer;
   try {
-    answer = await fetch(path, { method, body, headers: body === undefined ? {} : { "content-type": type }, credentials: "same-origin" });
+    answer = await fetch(path, {
+      method,
+      body,
+      headers: body === undefined ? {} : { "content-type": type },
+      credentials: "same-origin",
+    });
   } catch {
     throw new Error("The server does not answer. Is it still running?");
   }
-  const found = await answer.json().catch(() => ({}));
-  if (!answer.ok) throw new Refusal(found.detail ?? `The server refused (${answer.status}).`);
-  return found;
+  const reply = await answer.json().catch(() => ({}));
+  if (!answer.ok) throw new Refusal(reply.detail ?? `The server refused (${answer.status}).`);
+  return reply;
 }
 
 export const get = (path) => ask("GET", path);
@@ -23,10 +28,10 @@ export const over = (job) => ["done", "failed", "cancelled"].includes(job.state)
 
 export const pictureOf = (job, item) => `/api/jobs/${job.id}/pictures/${item.picture}`;
 
-// Tell of a job until it is over; a server that is away for a moment is asked again.
-export async function follow(job, told) {
+// Report a job until it is over; a server that does not answer for a moment is asked again.
+export async function follow(job, onNews) {
   let lost = 0;
-  told(job);
+  onNews(job);
   while (!over(job)) {
     try {
       job = await get(`/api/jobs/${job.id}?since=${job.version}`);
@@ -36,7 +41,7 @@ export async function follow(job, told) {
       await new Promise((wake) => setTimeout(wake, 1000));
       continue;
     }
-    told(job);
+    onNews(job);
   }
   return job;
 }

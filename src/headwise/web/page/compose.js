@@ -1,21 +1,33 @@
-// Compose: several subjects, each attended to, with the rivals beside it.
+// Compose: several subjects, each of which must be attended to, with the baselines beside it.
 
-import { $, el, figure, fill, held, later, options, refused } from "./dom.js";
+import { $, el, figure, fill, valuesOf, debounced, options, refused } from "./dom.js";
 import { pictureOf } from "./api.js";
 import { concepts, onRelevance, page } from "./page.js";
-import { lane, problem } from "./lane.js";
+import { jobSlot, problem } from "./jobs.js";
 import { actions } from "./recipe.js";
 import { showWords, wordsOf } from "./words.js";
 
 const form = $("compose-form");
-let words = [], subjects = null, picked = {};
+const QUALITIES = ["Color", "Size", "Counting", "Material", "Texture"];
+let words = [],
+  subjects = null,
+  conceptOf = {};
 
 onRelevance(() => show());
 
-const composing = lane("compose", "compose", (job) => {
-  $("compose-pictures").replaceChildren(...job.found.map((item) => item.error
-    ? refused(item.column, item.error)
-    : figure(pictureOf(job, item), item.column === "relevance" ? "by relevance" : item.column, `${item.column}: ${job.asked.prompt}`, item.column === "relevance")));
+const composing = jobSlot("compose", "compose", (job) => {
+  $("compose-pictures").replaceChildren(
+    ...job.found.map((item) =>
+      item.error
+        ? refused(item.column, item.error)
+        : figure(
+            pictureOf(job, item),
+            item.column === "relevance" ? "by relevance" : item.column,
+            `${item.column}: ${job.asked.prompt}`,
+            item.column === "relevance",
+          ),
+    ),
+  );
   if (job.state === "done") actions($("compose-actions"), job, "compose");
 });
 
@@ -28,35 +40,64 @@ async function read() {
     return problem("compose", error.message);
   }
   if (!words.length) return show();
-  const there = new Set(words.map(key));
-  if (subjects) subjects = new Set([...subjects].filter((one) => there.has(one)));
-  // At first, the words that some concept lists, and that no adjective's concept does.
-  if (!subjects?.size) subjects = new Set(words.filter((word) => word.concepts.some((name) => !["Color", "Size", "Counting", "Material", "Texture"].includes(name))).map(key).slice(0, 5));
+  const texts = new Set(words.map(key));
+  if (subjects) subjects = new Set([...subjects].filter((text) => texts.has(text)));
+  // At first, the words that a concept of things lists.
+  if (!subjects?.size)
+    subjects = new Set(
+      words
+        .filter((word) => word.concepts.some((name) => !QUALITIES.includes(name)))
+        .map(key)
+        .slice(0, 5),
+    );
   show();
 }
 
 function show() {
-  showWords($("compose-words"), words, { several: true, chosen: (word) => subjects?.has(key(word)) ?? false, choose: (word) => {
-    if (!subjects.delete(key(word))) subjects.add(key(word));
-    show();
-  } });
-  const mine = words.filter((word, i) => subjects?.has(key(word)) && words.findIndex((other) => key(other) === key(word)) === i);
-  $("compose-concepts").replaceChildren(...mine.map((word) => {
-    const select = el("select", { onchange: (event) => { picked[word.text] = event.target.value; } });
-    options(select, [["", "none"], ...concepts()], picked[word.text] ?? word.concepts.find((name) => concepts().includes(name)) ?? "");
-    select.dataset.word = word.text;
-    return el("label", { class: "field" }, `“${word.text}” is of`, select);
-  }));
+  showWords($("compose-words"), words, {
+    several: true,
+    isChosen: (word) => subjects?.has(key(word)) ?? false,
+    choose: (word) => {
+      if (!subjects.delete(key(word))) subjects.add(key(word));
+      show();
+    },
+  });
+  const chosen = words.filter(
+    (word, i) => subjects?.has(key(word)) && words.findIndex((other) => key(other) === key(word)) === i,
+  );
+  $("compose-concepts").replaceChildren(
+    ...chosen.map((word) => {
+      const select = el("select", {
+        onchange: (event) => {
+          conceptOf[word.text] = event.target.value;
+        },
+      });
+      options(
+        select,
+        [["", "none"], ...concepts()],
+        conceptOf[word.text] ?? word.concepts.find((name) => concepts().includes(name)) ?? "",
+      );
+      select.dataset.word = word.text;
+      return el("label", { class: "field" }, `“${word.text}” is of`, select);
+    }),
+  );
 }
 
 form.addEventListener("submit", (event) => {
   event.preventDefault();
   const selects = [...$("compose-concepts").querySelectorAll("select")];
   if (!selects.length) return problem("compose", "Choose one or more words that are subjects.");
-  const chosen = Object.fromEntries(selects.filter((select) => select.value).map((select) => [select.dataset.word, select.value]));
-  composing.ask({ ...held(form), relevance: page.name, words: selects.map((select) => select.dataset.word), concepts: chosen });
+  const conceptsOfWords = Object.fromEntries(
+    selects.filter((select) => select.value).map((select) => [select.dataset.word, select.value]),
+  );
+  composing.ask({
+    ...valuesOf(form),
+    relevance: page.name,
+    words: selects.map((select) => select.dataset.word),
+    concepts: conceptsOfWords,
+  });
 });
-form.elements.prompt.addEventListener("input", later(250, read));
+form.elements.prompt.addEventListener("input", debounced(250, read));
 
 export function ready() {
   if (!words.length) read();
@@ -67,7 +108,7 @@ export function restore(last, state) {
   if (!last.compose) return;
   fill(form, last.compose.asked);
   subjects = new Set(last.compose.asked.words.map((word) => word.toLowerCase()));
-  picked = { ...last.compose.asked.concepts };
+  conceptOf = { ...last.compose.asked.concepts };
   composing.adopt(last.compose, true);
   read();
 }

@@ -1,52 +1,84 @@
-// Edit: a drawn or a sent picture, by editing its prompt, with the rivals beside it.
+// Edit: a generated or an uploaded picture, by editing its prompt, with the baselines beside it.
 
-import { $, el, figure, fill, held, later, number, options, refused } from "./dom.js";
+import { $, el, figure, fill, valuesOf, debounced, number, options, refused } from "./dom.js";
 import { pictureOf, send } from "./api.js";
 import { concepts, onRelevance, page } from "./page.js";
-import { lane, problem } from "./lane.js";
+import { jobSlot, problem } from "./jobs.js";
 import { actions } from "./recipe.js";
 import { wordsOf } from "./words.js";
 
 const form = $("edit-form");
 const LEAVE = "";
-let words = [], picked = {}, sent = null;
+let words = [];
+let conceptOf = {};
+let upload = null;
 
-onRelevance(() => show());
+onRelevance(() => showWords());
 
-// A rival as its box has it.
-const named = (column) => form.querySelector(`[name=rivals][value="${column}"]`)?.parentElement.textContent.trim() ?? column;
+// A way to edit, as the label of its box has it.
+const labelOf = (column) =>
+  form.querySelector(`[name=baselines][value="${column}"]`)?.parentElement.textContent.trim() ?? column;
 
-const editing = lane("edit", "edit", (job) => {
-  const fit = job.found.find((one) => "psnr" in one);
-  $("edit-note").textContent = fit ? `Drawn again from its noise, your picture has ${number(fit.psnr, 1)} dB; encoded and decoded alone ${number(fit.limit, 1)} dB.${fit.psnr < 20 ? " Below 20 dB it is another picture: describe it better, or take more steps." : ""}` : "";
-  $("edit-pictures").replaceChildren(...job.found.filter((one) => one.column).map((item) => item.error
-    ? refused(named(item.column), item.error)
-    : figure(pictureOf(job, item), item.column === "relevance" ? `by relevance × ${job.asked.strength}` : named(item.column),
-      `${item.column}: ${item.column === "source" ? job.asked.prompt : job.asked.target}`, item.column === "relevance")));
+function describeFit({ psnr, limit }) {
+  const fit =
+    `Generated again from its noise, your picture has ${number(psnr, 1)} dB; ` +
+    `encoded and decoded alone ${number(limit, 1)} dB.`;
+  return psnr < 20
+    ? `${fit} Below 20 dB it is another picture: describe it better, or take more steps.`
+    : fit;
+}
+
+const editing = jobSlot("edit", "edit", (job) => {
+  const fit = job.found.find((item) => "psnr" in item);
+  $("edit-note").textContent = fit ? describeFit(fit) : "";
+  $("edit-pictures").replaceChildren(
+    ...job.found
+      .filter((item) => item.column)
+      .map((item) =>
+        item.error
+          ? refused(labelOf(item.column), item.error)
+          : figure(
+              pictureOf(job, item),
+              item.column === "relevance" ? `by relevance × ${job.asked.strength}` : labelOf(item.column),
+              `${item.column}: ${item.column === "source" ? job.asked.prompt : job.asked.target}`,
+              item.column === "relevance",
+            ),
+      ),
+  );
   if (job.state === "done") actions($("edit-actions"), job, "edit");
 });
 
-async function read() {
-  const { prompt, target } = held(form);
+async function readWords() {
+  const { prompt, target } = valuesOf(form);
   if (!prompt.trim() || !target.trim()) return;
   try {
-    const found = await wordsOf(target, prompt);
-    words = found.words.filter((word) => word.changed);
-    problem("edit", found.problem);
+    const answer = await wordsOf(target, prompt);
+    words = answer.words.filter((word) => word.changed);
+    problem("edit", answer.problem);
   } catch (error) {
     words = [];
     problem("edit", error.message);
   }
-  show();
+  showWords();
 }
 
-function show() {
-  $("edit-words").replaceChildren(...words.map((word) => {
-    const select = el("select", { onchange: (event) => { picked[word.text] = event.target.value; } });
-    options(select, [[LEAVE, "nothing: take the source's map"], ...concepts()], picked[word.text] ?? word.concepts.find((name) => concepts().includes(name)) ?? LEAVE);
-    select.dataset.word = word.text;
-    return el("label", { class: "field" }, `“${word.text}” is strengthened by`, select);
-  }));
+function showWords() {
+  $("edit-words").replaceChildren(
+    ...words.map((word) => {
+      const select = el("select", {
+        onchange: (event) => {
+          conceptOf[word.text] = event.target.value;
+        },
+      });
+      options(
+        select,
+        [[LEAVE, "nothing: take the source's attention map"], ...concepts()],
+        conceptOf[word.text] ?? word.concepts.find((name) => concepts().includes(name)) ?? LEAVE,
+      );
+      select.dataset.word = word.text;
+      return el("label", { class: "field" }, `“${word.text}” is strengthened by`, select);
+    }),
+  );
 }
 
 const fromPicture = () => form.elements.from.value === "picture";
@@ -56,19 +88,22 @@ function changeSource() {
   $("edit-source-name").textContent = fromPicture() ? "What the picture shows" : "Source prompt";
 }
 
-async function take(file) {
+async function uploadFile(file) {
   problem("edit", "");
   if (!file) return;
-  if (file.size > page.state.upload) return problem("edit", `${file.name} has ${number(file.size / 2 ** 20, 1)} MB; expected at most ${Math.floor(page.state.upload / 2 ** 20)} MB.`);
+  if (file.size > page.state.upload) {
+    const [size, limit] = [number(file.size / 2 ** 20, 1), Math.floor(page.state.upload / 2 ** 20)];
+    return problem("edit", `${file.name} has ${size} MB; expected at most ${limit} MB.`);
+  }
   $("edit-sent").textContent = "Sending …";
   try {
-    sent = await send("/api/pictures", file);
-    $("edit-preview").src = `/api/pictures/${sent.id}`;
+    upload = await send("/api/pictures", file);
+    $("edit-preview").src = `/api/pictures/${upload.id}`;
     $("edit-preview").alt = `Your picture ${file.name}, as the model's size has it`;
     $("edit-preview").hidden = false;
-    $("edit-sent").textContent = `${file.name} is here, cut to ${sent.width} × ${sent.height}.`;
+    $("edit-sent").textContent = `${file.name} is here, cut to ${upload.width} × ${upload.height}.`;
   } catch (error) {
-    sent = null;
+    upload = null;
     $("edit-preview").hidden = true;
     $("edit-sent").textContent = "";
     problem("edit", error.message);
@@ -77,45 +112,63 @@ async function take(file) {
 
 form.addEventListener("submit", (event) => {
   event.preventDefault();
-  if (fromPicture() && !sent) return problem("edit", "Choose a picture first.");
-  const { from, strength, ...asked } = held(form);
+  if (fromPicture() && !upload) return problem("edit", "Choose a picture first.");
+  const { strength, ...fields } = valuesOf(form);
   const chosen = {};
-  for (const select of $("edit-words").querySelectorAll("select")) if (select.value !== LEAVE) chosen[select.dataset.word] = select.value;
-  delete asked.skip;
-  const body = { ...asked, strength, relevance: page.name, concepts: chosen, rivals: [...form.querySelectorAll("[name=rivals]:checked")].map((box) => box.value) };
-  if (fromPicture()) Object.assign(body, { picture: sent.id, skip: Number(form.elements.skip.value) });
+  for (const select of $("edit-words").querySelectorAll("select"))
+    if (select.value !== LEAVE) chosen[select.dataset.word] = select.value;
+  delete fields.from;
+  delete fields.skip;
+  const body = {
+    ...fields,
+    strength,
+    relevance: page.name,
+    concepts: chosen,
+    baselines: [...form.querySelectorAll("[name=baselines]:checked")].map((box) => box.value),
+  };
+  if (fromPicture()) Object.assign(body, { picture: upload.id, skip: Number(form.elements.skip.value) });
   editing.ask(body);
 });
 for (const radio of form.elements.from) radio.addEventListener("change", changeSource);
-for (const name of ["prompt", "target"]) form.elements[name].addEventListener("input", later(250, read));
-form.elements.strength.addEventListener("input", (event) => { $("edit-strength").textContent = Number(event.target.value).toFixed(1); });
-$("edit-file").addEventListener("change", (event) => take(event.target.files[0]));
-$("edit-upload").addEventListener("dragover", (event) => { event.preventDefault(); $("edit-upload").classList.add("over"); });
+for (const name of ["prompt", "target"])
+  form.elements[name].addEventListener("input", debounced(250, readWords));
+form.elements.strength.addEventListener("input", (event) => {
+  $("edit-strength").textContent = Number(event.target.value).toFixed(1);
+});
+$("edit-file").addEventListener("change", (event) => uploadFile(event.target.files[0]));
+$("edit-upload").addEventListener("dragover", (event) => {
+  event.preventDefault();
+  $("edit-upload").classList.add("over");
+});
 $("edit-upload").addEventListener("dragleave", () => $("edit-upload").classList.remove("over"));
 $("edit-upload").addEventListener("drop", (event) => {
   event.preventDefault();
   $("edit-upload").classList.remove("over");
-  take(event.dataTransfer.files[0]);
+  uploadFile(event.dataTransfer.files[0]);
 });
 
 export function ready() {
-  if (!words.length) read();
+  if (!words.length) readWords();
 }
 
 export function restore(last, state) {
-  fill(form, { num_inference_steps: Math.max(10, state.num_inference_steps), guidance_scale: state.guidance_scale });
+  fill(form, {
+    num_inference_steps: Math.max(10, state.num_inference_steps),
+    guidance_scale: state.guidance_scale,
+  });
   changeSource();
   if (!last.edit) return;
   fill(form, last.edit.asked);
   form.elements.from.value = last.edit.asked.picture ? "picture" : "prompt";
-  picked = { ...last.edit.asked.concepts };
-  for (const box of form.querySelectorAll("[name=rivals]")) box.checked = last.edit.asked.rivals.includes(box.value);
+  conceptOf = { ...last.edit.asked.concepts };
+  for (const box of form.querySelectorAll("[name=baselines]"))
+    box.checked = last.edit.asked.baselines.includes(box.value);
   $("edit-strength").textContent = Number(last.edit.asked.strength).toFixed(1);
   if (last.edit.asked.picture) {
-    sent = { id: last.edit.asked.picture };
-    $("edit-sent").textContent = "The picture that you sent before.";
+    upload = { id: last.edit.asked.picture };
+    $("edit-sent").textContent = "The picture that you uploaded before.";
   }
   changeSource();
   editing.adopt(last.edit, true);
-  read();
+  readWords();
 }

@@ -1,23 +1,28 @@
 // Explore: the map, one head or concept of it, and the current picture, in both directions.
 
-import { $, bars, el, fill, held, number, options, percent } from "./dom.js";
+import { $, bars, el, fill, valuesOf, number, options, percent } from "./dom.js";
 import { get, pictureOf } from "./api.js";
 import { concepts, onRelevance, page } from "./page.js";
-import { lane, problem } from "./lane.js";
+import { jobSlot, problem } from "./jobs.js";
 import { HeadMap, drawScale } from "./headmap.js";
 import { Stage } from "./stage.js";
 import { showRecipe } from "./recipe.js";
 
-let drawn = null, head = null, word = 0, addresses = [];
-let asking = 0;
+let explored = null;
+let head = null;
+let word = 0;
+let addresses = [];
+let requests = 0;
 
-const map = new HeadMap($("map"), $("map-names"), { moved: sayCell, chosen: choose });
+const map = new HeadMap($("map"), $("map-names"), { moved: describeCell, chosen: choose });
 const stage = new Stage($("stage"), askRegion);
 drawScale($("map-scale"));
 
 onRelevance((found) => {
   problem("explore", "");
-  addresses = found.layers.flatMap((layer) => Array.from({ length: layer.heads }, (_, i) => `${layer.address}[${i}]`));
+  addresses = found.layers.flatMap((layer) =>
+    Array.from({ length: layer.heads }, (_, i) => `${layer.address}[${i}]`),
+  );
   map.show(found);
   options($("map-concept"), [["", "choose …"], ...found.concepts.map((name, row) => [String(row), name])]);
   $("map-head").max = found.values[0].length - 1;
@@ -28,12 +33,12 @@ export function nothing(sentence) {
   problem("explore", sentence);
 }
 
-function sayCell(row, head) {
+function describeCell(row, head) {
   const found = page.relevance;
   const parts = [row === null ? null : found.concepts[row], head === null ? null : `head ${head}`];
-  const said = parts.filter(Boolean).join(" × ");
+  const names = parts.filter(Boolean).join(" × ");
   const value = row !== null && head !== null ? `: ${number(found.values[row][head])}${sure(row, head)}` : "";
-  $("map-cell").textContent = said ? `${said}${value}` : "\u00a0";
+  $("map-cell").textContent = names ? `${names}${value}` : "\u00a0";
 }
 
 const sure = (row, head) => {
@@ -46,7 +51,9 @@ function choose(row, at) {
   else showConcept(row);
 }
 
-$("map-concept").addEventListener("change", (event) => { if (event.target.value) showConcept(Number(event.target.value)); });
+$("map-concept").addEventListener("change", (event) => {
+  if (event.target.value) showConcept(Number(event.target.value));
+});
 $("map-head").addEventListener("change", (event) => {
   const at = event.target.value === "" ? -1 : Number(event.target.value);
   if (Number.isInteger(at) && at >= 0 && at < addresses.length) showHead(at, null);
@@ -56,12 +63,29 @@ function showConcept(row) {
   const found = page.relevance;
   map.choose(row, null);
   $("map-concept").value = String(row);
-  const order = found.values[row].map((value, at) => [value, at]).sort((a, b) => b[0] - a[0]).slice(0, 10);
+  const order = found.values[row]
+    .map((value, at) => [value, at])
+    .sort((a, b) => b[0] - a[0])
+    .slice(0, 10);
   const words = found.words.find(([name]) => name === found.concepts[row])?.[1] ?? [];
   $("detail").replaceChildren(
     el("h3", {}, `The heads of ${found.concepts[row]}`),
-    el("p", { class: "soft" }, `Split-half rank correlation ${number(found.split_half[row])}.${words.length ? ` Its words: ${words.join(", ")}.` : ""}`),
-    bars(order.map(([value, at]) => ({ name: `head ${at}`, value, said: number(value) + sure(row, at), note: addresses[at], onclick: () => showHead(at, row) }))));
+    el(
+      "p",
+      { class: "soft" },
+      `Split-half rank correlation ${number(found.split_half[row])}.`,
+      words.length ? ` Its words: ${words.join(", ")}.` : "",
+    ),
+    bars(
+      order.map(([value, at]) => ({
+        name: `head ${at}`,
+        value,
+        label: number(value) + sure(row, at),
+        note: addresses[at],
+        onclick: () => showHead(at, row),
+      })),
+    ),
+  );
 }
 
 function showHead(at, row) {
@@ -70,82 +94,142 @@ function showHead(at, row) {
   map.choose(row, at);
   $("map-head").value = at;
   if (row !== null) $("map-concept").value = String(row);
-  const order = found.concepts.map((name, c) => [found.values[c][at], c]).sort((a, b) => b[0] - a[0]).slice(0, 8);
+  const order = found.concepts
+    .map((name, c) => [found.values[c][at], c])
+    .sort((a, b) => b[0] - a[0])
+    .slice(0, 8);
   $("detail").replaceChildren(
-    el("h3", {}, `The concepts of head ${at}`), el("p", { class: "address" }, addresses[at] ?? ""),
-    bars(order.map(([value, c]) => ({ name: found.concepts[c], value, said: number(value) + sure(c, at), onclick: () => showConcept(c) }))),
-    el("p", { class: "soft" }, drawn ? "Where it listens to each word is shown beneath the picture." : "Draw a picture to see where it listens."),
-    el("p", {}, el("button", { type: "button", onclick: () => { head = null; map.choose(row, null); showMaps(); } }, "All heads together")));
+    el("h3", {}, `The concepts of head ${at}`),
+    el("p", { class: "address" }, addresses[at] ?? ""),
+    bars(
+      order.map(([value, c]) => ({
+        name: found.concepts[c],
+        value,
+        label: number(value) + sure(c, at),
+        onclick: () => showConcept(c),
+      })),
+    ),
+    el(
+      "p",
+      { class: "soft" },
+      explored
+        ? "Its attention to each word is shown beneath the picture."
+        : "Generate a picture to see what it attends to.",
+    ),
+    el(
+      "p",
+      {},
+      el(
+        "button",
+        {
+          type: "button",
+          onclick: () => {
+            head = null;
+            map.choose(row, null);
+            showMaps();
+          },
+        },
+        "All heads together",
+      ),
+    ),
+  );
   showMaps();
 }
 
 // The picture
 
-const drawing = lane("explore", "explore", (job) => {
-  const item = job.found.find((one) => "picture" in one);
-  if (!item || drawn?.id === job.id) return;
-  drawn = job;
+const generating = jobSlot("explore", "explore", (job) => {
+  const item = job.found.find((result) => "picture" in result);
+  if (!item || explored?.id === job.id) return;
+  explored = job;
   word = 0;
-  stage.show(pictureOf(job, item), `Picture drawn from the prompt: ${job.asked.prompt}`);
+  stage.show(pictureOf(job, item), `Picture generated from the prompt: ${job.asked.prompt}`);
   $("explore-recipe").hidden = false;
   showMaps(true);
 });
 
 $("explore-form").addEventListener("submit", (event) => {
   event.preventDefault();
-  draw();
+  generate();
 });
 
-const settings = () => ({ num_inference_steps: page.state.num_inference_steps, guidance_scale: page.state.guidance_scale, relevance: page.name });
+const settings = () => ({
+  num_inference_steps: page.state.num_inference_steps,
+  guidance_scale: page.state.guidance_scale,
+  relevance: page.name,
+});
 
-const draw = () => drawing.ask({ ...held($("explore-form")), ...settings() });
+const generate = () => generating.ask({ ...valuesOf($("explore-form")), ...settings() });
 
-$("explore-recipe").addEventListener("click", () => showRecipe(`/api/jobs/${drawn.id}/recipe`, "explore"));
+$("explore-recipe").addEventListener("click", () => showRecipe(`/api/jobs/${explored.id}/recipe`, "explore"));
 
 async function showMaps(first = false) {
-  if (!drawn) return;
-  const mine = (asking += 1);
+  if (!explored) return;
+  const request = (requests += 1);
   let found;
   try {
-    found = await get(`/api/explore/${drawn.id}/head${head === null ? "" : `?index=${head}`}`);
+    found = await get(`/api/explore/${explored.id}/head${head === null ? "" : `?index=${head}`}`);
   } catch (error) {
-    if (mine === asking && !first) problem("explore", error.message);
+    if (request === requests && !first) problem("explore", error.message);
     return;
   }
-  if (mine !== asking) return;
-  // At first the word that is listened to at some places most and at others least.
-  if (first) word = found.words.reduce((best, one, i) => (one.most / one.share > found.words[best].most / found.words[best].share ? i : best), 0);
-  const shown = found.words.map((one) => contrasted(Uint8Array.from(atob(one.map), (c) => c.charCodeAt(0))));
-  $("stage-words").setAttribute("aria-label", `Where ${head === null ? "all heads together listen" : `head ${head} listens`} to each word`);
-  $("stage-words").replaceChildren(...found.words.map((one, i) => {
-    const small = el("canvas", { width: found.width, height: found.height, "aria-hidden": "true" });
-    const picture = new ImageData(found.width, found.height);
-    shown[i].forEach((value, at) => picture.data.set([255, 255, 255, value], 4 * at));
-    const context = small.getContext("2d");
-    context.fillStyle = "#00204c";
-    context.fillRect(0, 0, found.width, found.height);
-    const layer = new OffscreenCanvas(found.width, found.height);
-    layer.getContext("2d").putImageData(picture, 0, 0);
-    context.drawImage(layer, 0, 0);
-    return el("button", { type: "button", "aria-pressed": String(i === word), onclick: () => { word = word === i ? -1 : i; showMaps(); } },
-      small, el("span", {}, one.text), el("span", {}, percent(one.share)));
-  }));
-  stage.heat(word >= 0 && word < shown.length ? { values: shown[word], width: found.width, height: found.height } : null);
+  if (request !== requests) return;
+  // At first the word whose attention varies most from place to place.
+  if (first)
+    word = found.words.reduce(
+      (best, one, i) => (one.most / one.share > found.words[best].most / found.words[best].share ? i : best),
+      0,
+    );
+  const maps = found.words.map((one) => contrasted(Uint8Array.from(atob(one.map), (c) => c.charCodeAt(0))));
+  $("stage-words").setAttribute(
+    "aria-label",
+    `Attention of ${head === null ? "all heads together" : `head ${head}`} to each word`,
+  );
+  $("stage-words").replaceChildren(
+    ...found.words.map((one, i) => {
+      const small = el("canvas", { width: found.width, height: found.height, "aria-hidden": "true" });
+      const picture = new ImageData(found.width, found.height);
+      maps[i].forEach((value, at) => picture.data.set([255, 255, 255, value], 4 * at));
+      const context = small.getContext("2d");
+      context.fillStyle = "#00204c";
+      context.fillRect(0, 0, found.width, found.height);
+      const layer = new OffscreenCanvas(found.width, found.height);
+      layer.getContext("2d").putImageData(picture, 0, 0);
+      context.drawImage(layer, 0, 0);
+      return el(
+        "button",
+        {
+          type: "button",
+          "aria-pressed": String(i === word),
+          onclick: () => {
+            word = word === i ? -1 : i;
+            showMaps();
+          },
+        },
+        small,
+        el("span", {}, one.text),
+        el("span", {}, percent(one.share)),
+      );
+    }),
+  );
+  stage.heat(
+    word >= 0 && word < maps.length ? { values: maps[word], width: found.width, height: found.height } : null,
+  );
 }
 
-// Darkest where a word is listened to least; not quite, so that an even map stays even.
+// Darkest where the attention is lowest; not quite, so that an even map stays even.
 function contrasted(values) {
   const low = 0.8 * Math.min(...values);
   return values.map((value) => Math.round((255 * (value - low)) / (255 - low || 1)));
 }
 
 async function askRegion(box) {
-  if (!drawn) return;
+  if (!explored) return;
   const [left, top, right, bottom] = box.map((share) => share.toFixed(4));
   try {
     const name = encodeURIComponent(page.name);
-    const found = await get(`/api/explore/${drawn.id}/region?left=${left}&top=${top}&right=${right}&bottom=${bottom}&name=${name}`);
-    showRegion(found);
+    const region = `left=${left}&top=${top}&right=${right}&bottom=${bottom}`;
+    showRegion(await get(`/api/explore/${explored.id}/region?${region}&name=${name}`));
   } catch (error) {
     problem("explore", error.message);
   }
@@ -155,23 +239,46 @@ function showRegion(found) {
   const say = (share) => Math.round(100 * share);
   const [left, top, right, bottom] = found.box;
   const byTimes = [...found.words].sort((a, b) => b.times - a.times);
-  const heads = (one) => (one.concepts?.length ? `through heads of ${one.concepts.map((c) => `${c.concept} (${number(c.pull, 1)})`).join(", ")}` : "");
+  const heads = (one) =>
+    one.concepts?.length
+      ? `through heads of ${one.concepts.map((c) => `${c.concept} (${number(c.pull, 1)})`).join(", ")}`
+      : "";
   $("detail").replaceChildren(
     el("h3", {}, "What drives this region"),
-    el("p", { class: "soft" }, `From ${say(left)} to ${say(right)} % across, ${say(top)} to ${say(bottom)} % down.`),
+    el(
+      "p",
+      { class: "soft" },
+      `From ${say(left)} to ${say(right)} % across, ${say(top)} to ${say(bottom)} % down.`,
+    ),
     el("h4", {}, "Words, against the whole picture"),
-    bars(byTimes.map((one) => ({ name: one.text, value: one.times, said: `× ${number(one.times)}`, note: heads(one) }))),
-    found.concepts.length ? el("h4", {}, "Concepts whose heads listen here, against the average head") : null,
-    found.concepts.length ? bars(found.concepts.map((one) => ({ name: one.concept, value: one.pull, said: `× ${number(one.pull)}`,
-      onclick: () => showConcept(concepts().indexOf(one.concept)) }))) : null);
+    bars(
+      byTimes.map((one) => ({
+        name: one.text,
+        value: one.times,
+        label: `× ${number(one.times)}`,
+        note: heads(one),
+      })),
+    ),
+    found.concepts.length ? el("h4", {}, "Concepts whose heads attend here, against the average head") : null,
+    found.concepts.length
+      ? bars(
+          found.concepts.map((one) => ({
+            name: one.concept,
+            value: one.pull,
+            label: `× ${number(one.pull)}`,
+            onclick: () => showConcept(concepts().indexOf(one.concept)),
+          })),
+        )
+      : null,
+  );
 }
 
 export function restore(last) {
   if (!last.explore) return;
   fill($("explore-form"), last.explore.asked);
-  drawing.adopt(last.explore, true);
+  generating.adopt(last.explore, true);
 }
 
 export function ready() {
-  if (!drawn && !$("explore").hidden) draw();
+  if (!explored && !$("explore").hidden) generate();
 }

@@ -1,11 +1,19 @@
 // The concept × head map on a canvas: colours, a cursor for mouse and keyboard, and what is chosen.
 
-const STOPS = [[0, 32, 76], [44, 62, 108], [87, 92, 109], [124, 123, 120], [166, 157, 117], [211, 193, 100], [255, 234, 70]];
+const STOPS = [
+  [0, 32, 76],
+  [44, 62, 108],
+  [87, 92, 109],
+  [124, 123, 120],
+  [166, 157, 117],
+  [211, 193, 100],
+  [255, 234, 70],
+];
 
 export function colour(share) {
   const at = Math.max(0, Math.min(1, share)) * (STOPS.length - 1);
   const low = Math.min(STOPS.length - 2, Math.floor(at));
-  return STOPS[low].map((part, i) => Math.round(part + (at - low) * (STOPS[low + 1][i] - part)));
+  return STOPS[low].map((channel, i) => Math.round(channel + (at - low) * (STOPS[low + 1][i] - channel)));
 }
 
 export function drawScale(canvas) {
@@ -18,10 +26,19 @@ export function drawScale(canvas) {
 
 export class HeadMap {
   constructor(canvas, labels, { moved, chosen }) {
-    Object.assign(this, { canvas, labels, moved, chosen, found: null, at: [0, 0], concept: null, head: null });
-    for (const part of [canvas, labels]) {
-      part.addEventListener("pointermove", (event) => this.#hover(event));
-      part.addEventListener("click", (event) => this.#click(event));
+    Object.assign(this, {
+      canvas,
+      labels,
+      moved,
+      chosen,
+      relevance: null,
+      at: [0, 0],
+      concept: null,
+      head: null,
+    });
+    for (const surface of [canvas, labels]) {
+      surface.addEventListener("pointermove", (event) => this.#hover(event));
+      surface.addEventListener("click", (event) => this.#click(event));
     }
     canvas.addEventListener("keydown", (event) => this.#key(event));
     canvas.addEventListener("focus", () => this.draw());
@@ -30,13 +47,15 @@ export class HeadMap {
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.draw());
   }
 
-  show(found) {
-    this.found = found;
-    const heads = found.values[0].length;
-    const picture = new ImageData(heads, found.concepts.length);
-    found.values.flat().forEach((value, i) => picture.data.set([...colour(value / found.top), 255], 4 * i));
+  show(relevance) {
+    this.relevance = relevance;
+    const heads = relevance.values[0].length;
+    const picture = new ImageData(heads, relevance.concepts.length);
+    relevance.values
+      .flat()
+      .forEach((value, i) => picture.data.set([...colour(value / relevance.top), 255], 4 * i));
     this.cells = document.createElement("canvas");
-    [this.cells.width, this.cells.height] = [heads, found.concepts.length];
+    [this.cells.width, this.cells.height] = [heads, relevance.concepts.length];
     this.cells.getContext("2d").putImageData(picture, 0, 0);
     this.#size();
   }
@@ -48,16 +67,16 @@ export class HeadMap {
   }
 
   #size() {
-    if (!this.found) return;
+    if (!this.relevance) return;
     const room = this.canvas.parentElement.clientWidth;
     if (!room) return;
-    const heads = this.found.values[0].length;
+    const heads = this.relevance.values[0].length;
     this.names = room < 600 ? 118 : 170;
     this.cell = Math.max(room < 600 ? 6 : 5, Math.min(12, (room - this.names - 2) / heads));
     this.line = 16;
     this.top = 20;
     this.width = Math.floor(this.cell * heads + 2);
-    this.height = this.top + this.line * this.found.concepts.length + 2;
+    this.height = this.top + this.line * this.relevance.concepts.length + 2;
     this.#fit(this.canvas, this.width);
     this.#fit(this.labels, this.names);
     this.draw();
@@ -79,13 +98,13 @@ export class HeadMap {
   }
 
   draw() {
-    if (!this.found || !this.cell) return;
+    if (!this.relevance || !this.cell) return;
     const style = getComputedStyle(document.documentElement);
     const [ink, soft, mark] = ["--ink", "--soft", "--mark"].map((name) => style.getPropertyValue(name));
-    const { names, cell, line, top, found } = this;
-    const [wide, high] = [cell * found.values[0].length, line * found.concepts.length];
+    const { names, cell, line, top, relevance } = this;
+    const [wide, high] = [cell * relevance.values[0].length, line * relevance.concepts.length];
     const label = this.#clean(this.labels);
-    found.concepts.forEach((name, row) => {
+    relevance.concepts.forEach((name, row) => {
       label.font = `${row === this.concept ? "600 " : ""}12px system-ui, sans-serif`;
       label.fillStyle = row === this.concept ? mark : ink;
       label.fillText(this.#cut(label, name, names - 8), 0, top + line * (row + 0.5));
@@ -106,11 +125,16 @@ export class HeadMap {
   }
 
   #layers(context, soft) {
-    let start = 0, label = "", from = 0;
+    let start = 0,
+      label = "",
+      from = 0;
     context.font = "11px system-ui, sans-serif";
     context.fillStyle = context.strokeStyle = soft;
     context.lineWidth = 1;
-    const places = [...this.found.layers.map((layer) => [this.#place(layer.address), layer.heads]), ["", 0]];
+    const places = [
+      ...this.relevance.layers.map((layer) => [this.#place(layer.address), layer.heads]),
+      ["", 0],
+    ];
     for (const [place, heads] of places) {
       const x = this.cell * start;
       if (place !== label) {
@@ -129,7 +153,10 @@ export class HeadMap {
 
   #place(address) {
     const [first, second] = address.split(".");
-    return { down_blocks: `down ${second}`, mid_block: "mid", up_blocks: `up ${second}` }[first] ?? `${first.replaceAll("_", " ")} ${second ?? ""}`;
+    return (
+      { down_blocks: `down ${second}`, mid_block: "mid", up_blocks: `up ${second}` }[first] ??
+      `${first.replaceAll("_", " ")} ${second ?? ""}`
+    );
   }
 
   #cut(context, text, room) {
@@ -140,34 +167,52 @@ export class HeadMap {
 
   #under(event) {
     const box = this.canvas.getBoundingClientRect();
-    const head = event.currentTarget === this.labels ? -1 : Math.floor((event.clientX - box.left) / this.cell);
+    const head =
+      event.currentTarget === this.labels ? -1 : Math.floor((event.clientX - box.left) / this.cell);
     const row = Math.floor((event.clientY - box.top - this.top) / this.line);
-    const heads = this.found.values[0].length;
-    return [row >= 0 && row < this.found.concepts.length ? row : null, head >= 0 && head < heads ? head : null];
+    const heads = this.relevance.values[0].length;
+    return [
+      row >= 0 && row < this.relevance.concepts.length ? row : null,
+      head >= 0 && head < heads ? head : null,
+    ];
   }
 
   #hover(event) {
-    if (this.found) this.moved(...this.#under(event));
+    if (this.relevance) this.moved(...this.#under(event));
   }
 
   #click(event) {
-    if (!this.found) return;
+    if (!this.relevance) return;
     const [row, head] = this.#under(event);
     if (row !== null || head !== null) this.chosen(row, head);
   }
 
   #key(event) {
-    if (!this.found) return;
+    if (!this.relevance) return;
     const [row, head] = this.at;
-    const to = { ArrowUp: [row - 1, head], ArrowDown: [row + 1, head], ArrowLeft: [row, head - 1], ArrowRight: [row, head + 1],
-      PageUp: [row - 8, head], PageDown: [row + 8, head], Home: [row, 0], End: [row, 1e9] }[event.key];
+    const to = {
+      ArrowUp: [row - 1, head],
+      ArrowDown: [row + 1, head],
+      ArrowLeft: [row, head - 1],
+      ArrowRight: [row, head + 1],
+      PageUp: [row - 8, head],
+      PageDown: [row + 8, head],
+      Home: [row, 0],
+      End: [row, 1e9],
+    }[event.key];
     if (event.key === "Enter" || event.key === " ") this.chosen(row, head);
-    else if (to) this.at = [Math.max(0, Math.min(this.found.concepts.length - 1, to[0])), Math.max(0, Math.min(this.found.values[0].length - 1, to[1]))];
+    else if (to)
+      this.at = [
+        Math.max(0, Math.min(this.relevance.concepts.length - 1, to[0])),
+        Math.max(0, Math.min(this.relevance.values[0].length - 1, to[1])),
+      ];
     else return;
     event.preventDefault();
     if (to) {
       this.moved(...this.at);
-      const x = this.cell * this.at[1], scroll = this.canvas.parentElement, room = scroll.clientWidth - this.names;
+      const x = this.cell * this.at[1],
+        scroll = this.canvas.parentElement,
+        room = scroll.clientWidth - this.names;
       if (x < scroll.scrollLeft || x > scroll.scrollLeft + room - this.cell) scroll.scrollLeft = x - room / 2;
     }
     this.draw();

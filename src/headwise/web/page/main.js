@@ -3,7 +3,7 @@
 import { $ } from "./dom.js";
 import { get, over } from "./api.js";
 import { offerRelevance, page, setRelevance } from "./page.js";
-import { announce, watch } from "./lane.js";
+import { announce, watch } from "./jobs.js";
 import * as explore from "./explore.js";
 import * as generate from "./generate.js";
 import * as edit from "./edit.js";
@@ -14,7 +14,7 @@ import * as runs from "./runs.js";
 const panels = { explore, generate, edit, compose, weaken, runs };
 const tabs = Object.keys(panels).map((name) => $(`tab-${name}`));
 
-const asked = () => (panels[location.hash.slice(2)] ? location.hash.slice(2) : "explore");
+const requestedTab = () => (panels[location.hash.slice(2)] ? location.hash.slice(2) : "explore");
 
 function open(name, focus = false) {
   for (const tab of tabs) {
@@ -39,7 +39,7 @@ tabs.forEach((tab, place) => {
     open(tabs[(to + tabs.length) % tabs.length].getAttribute("aria-controls"), true);
   });
 });
-addEventListener("hashchange", () => open(asked()));
+addEventListener("hashchange", () => open(requestedTab()));
 
 async function choose(name) {
   try {
@@ -51,8 +51,10 @@ async function choose(name) {
 
 function say(state) {
   page.state = state;
-  const said = { loading: "is being loaded …", ready: "is ready", failed: "could not be loaded" }[state.state];
-  $("model").textContent = `${state.model} ${said}`;
+  const described = { loading: "is being loaded …", ready: "is ready", failed: "could not be loaded" }[
+    state.state
+  ];
+  $("model").textContent = `${state.model} ${described}`;
   if (state.state === "failed") explore.nothing(state.error);
 }
 
@@ -71,10 +73,10 @@ async function awaitModel() {
 $("relevance").addEventListener("change", (event) => choose(event.target.value));
 
 async function start() {
-  open(asked());
+  open(requestedTab());
   const [state] = await Promise.all([get("/api/state"), choose("")]);
   say(state);
-  // What this browser asked for before, perhaps in a tab that was closed, is still here.
+  // What this browser requested before, perhaps in a tab that was closed, is still here.
   const last = {};
   for (const job of state.jobs) last[job.kind] = job;
   for (const job of state.jobs) if (!over(job)) watch(job);

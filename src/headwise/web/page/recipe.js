@@ -1,15 +1,15 @@
-// What was asked, as Python and as a command line, to copy or to save.
+// A request as Python and as a command line, to copy or to save.
 
 import { $, el } from "./dom.js";
 import { get, post } from "./api.js";
-import { announce, problem } from "./lane.js";
+import { announce, problem } from "./jobs.js";
 
 export async function showRecipe(path, panel) {
   try {
-    const found = await get(path);
-    $("recipe-command").textContent = found.command;
-    $("recipe-python").textContent = found.python;
-    $("recipe-python").hidden = $("recipe-python-head").hidden = !found.python;
+    const answer = await get(path);
+    $("recipe-command").textContent = answer.command;
+    $("recipe-python").textContent = answer.python;
+    $("recipe-python").hidden = $("recipe-python-head").hidden = !answer.python;
     $("recipe").showModal();
   } catch (error) {
     problem(panel, error.message);
@@ -19,18 +19,36 @@ export async function showRecipe(path, panel) {
 // The buttons beneath a result.
 export function actions(place, job, panel) {
   place.hidden = false;
-  const name = el("input", { value: `${job.kind}-${job.id.slice(0, 4)}`, maxlength: "80", "aria-label": "Name of the folder to keep the pictures in" });
-  const keep = el("button", { type: "button", onclick: async () => {
-    try {
-      const found = await post(`/api/jobs/${job.id}/keep?name=${encodeURIComponent(name.value)}`);
-      announce(`Kept as ${found.run}.`);
-      keep.textContent = `Kept as ${found.run}`;
-    } catch (error) {
-      problem(panel, error.message);
-    }
-  } }, "Keep in runs");
+  const name = el("input", {
+    value: `${job.kind}-${job.id.slice(0, 4)}`,
+    maxlength: "80",
+    "aria-label": "Name of the folder to keep the pictures in",
+  });
+  const keep = el(
+    "button",
+    {
+      type: "button",
+      onclick: async () => {
+        try {
+          const answer = await post(`/api/jobs/${job.id}/keep?name=${encodeURIComponent(name.value)}`);
+          announce(`Kept as ${answer.run}.`);
+          keep.textContent = `Kept as ${answer.run}`;
+        } catch (error) {
+          problem(panel, error.message);
+        }
+      },
+    },
+    "Keep in runs",
+  );
   place.replaceChildren(
-    el("button", { type: "button", onclick: () => showRecipe(`/api/jobs/${job.id}/recipe`, panel) }, "Python and command line"), name, keep);
+    el(
+      "button",
+      { type: "button", onclick: () => showRecipe(`/api/jobs/${job.id}/recipe`, panel) },
+      "Python and command line",
+    ),
+    name,
+    keep,
+  );
 }
 
 $("recipe-close").addEventListener("click", () => $("recipe").close());
@@ -48,7 +66,9 @@ for (const button of document.querySelectorAll("[data-copy]")) {
 }
 for (const button of document.querySelectorAll("[data-save]")) {
   button.addEventListener("click", () => {
-    const address = URL.createObjectURL(new Blob([$(button.dataset.save).textContent + "\n"], { type: "text/plain" }));
+    const address = URL.createObjectURL(
+      new Blob([$(button.dataset.save).textContent + "\n"], { type: "text/plain" }),
+    );
     el("a", { href: address, download: button.dataset.name }).click();
     setTimeout(() => URL.revokeObjectURL(address), 1000);
   });

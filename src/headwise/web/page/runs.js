@@ -1,22 +1,25 @@
-// Runs: what lies in the folder, what is at work, and what can be done with it.
+// Runs: the folder of runs, the progress of those at work, and what can be done with each.
 
-import { $, el, figure, held, number } from "./dom.js";
+import { $, el, figure, valuesOf, number } from "./dom.js";
 import { get, over, post, remove } from "./api.js";
 import { offerRelevance, page } from "./page.js";
-import { announce, lane, problem } from "./lane.js";
+import { announce, jobSlot, problem } from "./jobs.js";
 import { showRecipe } from "./recipe.js";
 
 const form = $("measure-form");
-let timer = 0, shown = "", drawn = "", news = "";
+let timer = 0;
+let openRun = "";
+let openLook = "";
+let lastNews = "";
 let reading = Promise.resolve();
 
-const measuring = lane("runs", "measure", tell);
-const resuming = lane("runs", "weaken", tell);
+const measuring = jobSlot("runs", "measure", tell);
+const resuming = jobSlot("runs", "weaken", tell);
 
-// The list is read again when a run is there, begins and ends; in between it looks by itself.
+// The list is read again when a run begins and ends, and every second and a half in between.
 function tell(job) {
-  if (news === `${job.id} ${job.state}`) return;
-  news = `${job.id} ${job.state}`;
+  if (lastNews === `${job.id} ${job.state}`) return;
+  lastNews = `${job.id} ${job.state}`;
   list();
   if (over(job)) offerRelevance().catch(() => {});
 }
@@ -38,52 +41,136 @@ async function read() {
   }
   const focused = document.activeElement?.dataset?.key;
   $("runs-empty").hidden = runs.length > 0;
-  $("runs-list").replaceChildren(...runs.map(row));
-  if (focused) $("runs-list").querySelector(`[data-key="${CSS.escape(focused)}"]`)?.focus();
-  const open = runs.find((run) => run.name === shown);
-  if (open && drawn !== look(open)) await detail(open, false);
-  if (runs.some((run) => ["running", "waiting"].includes(run.state)) && !$("runs").hidden) timer = setTimeout(list, 1500);
+  $("runs-list").replaceChildren(...runs.map(rowOf));
+  if (focused)
+    $("runs-list")
+      .querySelector(`[data-key="${CSS.escape(focused)}"]`)
+      ?.focus();
+  const open = runs.find((run) => run.name === openRun);
+  if (open && openLook !== look(open)) await detail(open, false);
+  if (runs.some((run) => ["running", "waiting"].includes(run.state)) && !$("runs").hidden)
+    timer = setTimeout(list, 1500);
 }
 
-// What of a run is worth drawing it again for.
+// A run is shown again when one of these changes.
 const look = (run) => [run.name, run.state, run.counted, run.changed].join();
 
 function close() {
-  shown = drawn = "";
+  openRun = openLook = "";
   $("run-detail").hidden = true;
   $("run-detail").replaceChildren();
 }
 
-function row(run) {
+function rowOf(run) {
   const working = ["running", "waiting"].includes(run.state);
-  const act = (text, onclick) => el("button", { type: "button", class: "link", "data-key": `${run.name}/${text}`, "aria-label": `${text}: ${run.name}`, onclick }, text);
+  const act = (text, onclick) =>
+    el(
+      "button",
+      {
+        type: "button",
+        class: "link",
+        "data-key": `${run.name}/${text}`,
+        "aria-label": `${text}: ${run.name}`,
+        onclick,
+      },
+      text,
+    );
   const buttons = [act("show", () => detail(run))];
-  if (["finished", "unfinished"].includes(run.state) && run.kind !== "pictures" && (run.measured || run.kind !== "measurement")) {
-    buttons.push(el("a", { href: `${address(run)}/report`, target: "_blank", rel: "noopener", "aria-label": `report: ${run.name}` }, "report"));
+  if (
+    ["finished", "unfinished"].includes(run.state) &&
+    run.kind !== "pictures" &&
+    (run.measured || run.kind !== "measurement")
+  ) {
+    buttons.push(
+      el(
+        "a",
+        {
+          href: `${address(run)}/report`,
+          target: "_blank",
+          rel: "noopener",
+          "aria-label": `report: ${run.name}`,
+        },
+        "report",
+      ),
+    );
   }
   buttons.push(act("recipe", () => showRecipe(`${address(run)}/recipe`, "runs")));
   if (working && run.job) buttons.push(act("cancel", () => cancel(run)));
-  if (run.state === "unfinished" && run.mine && ["measurement", "weakening"].includes(run.kind)) buttons.push(act("resume", () => resume(run)));
-  if (run.mine && !working) buttons.push(act("delete", () => drop(run)));
-  const counted = run.kind === "measurement" || run.kind === "weakening" ? (working && run.total ? `${run.done} of ${run.total}` : run.counted ? `${run.counted}${run.of ? ` of ${run.of}` : ""} counted` : "") : `${run.pictures} pictures`;
-  return el("li", {}, el("div", { class: "head" }, el("b", {}, run.name), el("span", { class: "soft" }, run.kind), el("span", { class: `state ${run.state}` }, run.state),
-    el("span", { class: "soft" }, counted), el("span", { class: "soft" }, new Date(1000 * run.changed).toLocaleString())),
-  working ? el("progress", { max: Math.max(1, run.total ?? 1), value: run.done ?? 0, "aria-label": `Progress of ${run.name}` }) : null,
-  el("div", { class: "row" }, buttons));
+  if (run.state === "unfinished" && run.mine && ["measurement", "weakening"].includes(run.kind))
+    buttons.push(act("resume", () => resume(run)));
+  if (run.mine && !working) buttons.push(act("delete", () => deleteRun(run)));
+  const counted =
+    run.kind === "measurement" || run.kind === "weakening"
+      ? working && run.total
+        ? `${run.done} of ${run.total}`
+        : run.counted
+          ? `${run.counted}${run.of ? ` of ${run.of}` : ""} counted`
+          : ""
+      : `${run.pictures} pictures`;
+  return el(
+    "li",
+    {},
+    el(
+      "div",
+      { class: "head" },
+      el("b", {}, run.name),
+      el("span", { class: "soft" }, run.kind),
+      el("span", { class: `state ${run.state}` }, run.state),
+      el("span", { class: "soft" }, counted),
+      el("span", { class: "soft" }, new Date(1000 * run.changed).toLocaleString()),
+    ),
+    working
+      ? el("progress", {
+          max: Math.max(1, run.total ?? 1),
+          value: run.done ?? 0,
+          "aria-label": `Progress of ${run.name}`,
+        })
+      : null,
+    el("div", { class: "row" }, buttons),
+  );
 }
 
 async function detail({ name }, scroll = true) {
   try {
     const run = await get(`/api/runs/${encodeURIComponent(name)}`);
-    if (!scroll && shown !== name) return;
-    shown = name;
-    drawn = look(run);
+    if (!scroll && openRun !== name) return;
+    openRun = name;
+    openLook = look(run);
     const place = $("run-detail");
     place.hidden = false;
     place.replaceChildren(
-      el("div", { class: "row between" }, el("h3", { tabindex: "-1" }, run.name), el("button", { type: "button", onclick: close }, "Close")),
-      el("p", { class: "soft" }, [`${run.kind}, ${run.state}`, run.counted ? `${run.counted} counted` : "", run.sure === null ? "" : `median split-half correlation ${number(run.sure)}`, run.made_here ? (run.mine ? "started from this browser" : "started from another browser") : "made by the command line"].filter(Boolean).join("; ") + "."),
-      el("div", { class: "pictures strip" }, run.pictures.slice(0, 48).map((file) => figure(`${address(run)}/pictures/${encodeURIComponent(file)}`, file.replace(/\.png$/, "")))));
+      el(
+        "div",
+        { class: "row between" },
+        el("h3", { tabindex: "-1" }, run.name),
+        el("button", { type: "button", onclick: close }, "Close"),
+      ),
+      el(
+        "p",
+        { class: "soft" },
+        [
+          `${run.kind}, ${run.state}`,
+          run.counted ? `${run.counted} counted` : "",
+          run.sure === null ? "" : `median split-half correlation ${number(run.sure)}`,
+          run.made_here
+            ? run.mine
+              ? "started from this browser"
+              : "started from another browser"
+            : "made by the command line",
+        ]
+          .filter(Boolean)
+          .join("; ") + ".",
+      ),
+      el(
+        "div",
+        { class: "pictures strip" },
+        run.pictures
+          .slice(0, 48)
+          .map((file) =>
+            figure(`${address(run)}/pictures/${encodeURIComponent(file)}`, file.replace(/\.png$/, "")),
+          ),
+      ),
+    );
     if (!scroll) return;
     place.scrollIntoView({ block: "nearest" });
     place.querySelector("h3").focus({ preventScroll: true });
@@ -106,10 +193,10 @@ function resume(run) {
   (run.kind === "weakening" ? resuming : measuring).ask(undefined, `${address(run)}/resume`);
 }
 
-async function drop(run) {
+async function deleteRun(run) {
   if (!confirm(`Delete ${run.name} and everything in it?`)) return;
   clearTimeout(timer);
-  if (shown === run.name) close();
+  if (openRun === run.name) close();
   await reading; // or it would go on to ask for what is deleted
   try {
     await remove(address(run));
@@ -122,18 +209,27 @@ async function drop(run) {
 
 form.addEventListener("submit", (event) => {
   event.preventDefault();
-  const { prompts, ...asked } = held(form);
-  measuring.ask({ ...asked, prompts: prompts.split("\n").map((line) => line.trim()).filter(Boolean), keep_pictures: Math.min(8, asked.pictures) });
+  const { prompts, ...fields } = valuesOf(form);
+  measuring.ask({
+    ...fields,
+    prompts: prompts
+      .split("\n")
+      .map((line) => line.trim())
+      .filter(Boolean),
+    keep_pictures: Math.min(8, fields.pictures),
+  });
 });
 
 export function opened() {
   list();
 }
 
-const fresh = () => { form.elements.name.value = `measured-${Date.now().toString(36).slice(-4)}`; };
+const proposeName = () => {
+  form.elements.name.value = `measured-${Date.now().toString(36).slice(-4)}`;
+};
 
 export function restore(last, state) {
-  fresh();
+  proposeName();
   if (state.model !== "emoji") form.elements.concepts.value = "paper34";
   for (const name of ["num_inference_steps", "guidance_scale"]) form.elements[name].value = state[name];
   if (last.measure && !over(last.measure)) measuring.adopt(last.measure, true);

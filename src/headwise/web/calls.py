@@ -1,0 +1,182 @@
+"""The calls of the library that each request comes to: jobs execute them, snippets.py prints them."""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from headwise.web.expressions import Call, Name, call
+from headwise.web.requests import Compose, Edit, Explore, Generate, Measure, Steering, Strip, Suggest, Weaken
+
+__all__ = [
+    "BASELINES",
+    "compare",
+    "edit",
+    "edit_hooks",
+    "excite",
+    "explore",
+    "invert",
+    "measure",
+    "sampling",
+    "sdedit",
+    "spell",
+    "strip_columns",
+    "suggest",
+    "weaken",
+]
+
+PIPE, RELEVANCE, HOOK = Name("pipe"), Name("relevance"), Name("hook")
+BASELINES = {  # hooks for editing, in the order in which they are offered
+    "prompt-to-prompt": call("hw.PromptToPrompt"),
+    "plug-and-play": call("editing.baselines.plug_and_play.PlugAndPlay"),
+    "masactrl": call("editing.baselines.masactrl.MasaCtrl"),
+    "free-prompt": call("editing.baselines.free_prompt.FreePrompt"),
+}
+SDEDIT_STRENGTH = 0.5
+SUGGESTION_STEPS = 8
+WEAKENING = {"random_orders": 1, "batch_size": 8, "keep_prompts": 3}
+
+
+def sampling(request: Any) -> dict[str, Any]:
+    """The arguments of the pipeline."""
+    return {"num_inference_steps": request.num_inference_steps, "guidance_scale": request.guidance_scale}
+
+
+def explore(request: Explore) -> Call:
+    """The image whose attention maps are kept."""
+    options = {"output_type": "pil", **sampling(request)}
+    return call("hw.generate", PIPE, [request.prompt], request.seed, [0], **options)
+
+
+def steer(steering: Steering, times: float = 1.0) -> Call:
+    """The hook of one steering, its strength multiplied by `times`."""
+    occurrence = {} if steering.occurrence is None else {"occurrence": steering.occurrence}
+    words, strength = (steering.word, steering.concept), steering.strength * times
+    if steering.away is None:
+        return call("hw.strengthen", RELEVANCE, *words, strength, **occurrence)
+    return call("hw.adjust", RELEVANCE, *words, steering.away, strength, **occurrence)
+
+
+def spell(steering: Steering, times: float = 1.0) -> str:
+    """One steering as the command line spells it, such as "lavender:Color-Plants*1.5"."""
+    word = steering.word if steering.occurrence is None else f"{steering.word}#{steering.occurrence}"
+    concepts = steering.concept if steering.away is None else f"{steering.concept}-{steering.away}"
+    return f"{word}:{concepts}*{steering.strength * times:g}"
+
+
+def compare(request: Generate | Strip, columns: Mapping[str, float], pictures: int) -> Call:
+    """Images of the prompt from the same latents, a column for each multiple of the steering's strength."""
+    hooks = {
+        name: [steer(steering, times) for steering in request.steering] if times else []
+        for name, times in columns.items()
+    }
+    options = {"seed": request.seed, "pictures": pictures, "batch_size": 1, **sampling(request)}
+    return call("hw.compare", PIPE, request.prompt, hooks, **options)
+
+
+def strip_columns(request: Strip) -> dict[str, float]:
+    """The columns of a strip and the multiples of the steering's strength in them."""
+    return {f"× {times:g}": times for times in request.strengths}
+
+
+def suggest(request: Suggest) -> Call:
+    """The concepts whose heads a word activates."""
+    options = {"pictures": 4, "batch_size": 4, "seed": request.seed, **sampling(request)}
+    options["num_inference_steps"] = min(SUGGESTION_STEPS, request.num_inference_steps)
+    return call("hw.suggest", PIPE, RELEVANCE, request.prompt, request.word, **options)
+
+
+def edit_hooks(request: Edit, measured: bool = True) -> dict[str, Call]:
+    """The hooks of the ways to edit that a request names, by name.
+
+    Args:
+        request: The request; without concepts and baselines it is edited by prompt-to-prompt.
+        measured: Whether there is a relevance; without one, concepts have no effect.
+    """
+    hooks: dict[str, Call] = {}
+    if request.concepts and measured:
+        options = {"concepts": request.concepts, "strength": request.strength}
+        hooks["relevance"] = call("hw.PromptToPrompt", relevance=RELEVANCE, **options)
+    hooks |= {name: hook for name, hook in BASELINES.items() if name in request.baselines}
+    return hooks or {"prompt-to-prompt": BASELINES["prompt-to-prompt"]}
+
+
+def invert(request: Edit) -> Call:
+    """The inversion of the uploaded `picture`."""
+    steps = request.num_inference_steps
+    return call("hw.invert", PIPE, Name("picture"), request.prompt, num_inference_steps=steps)
+
+
+def edit(request: Edit) -> Call:
+    """An edit by `hook`: of a generated image, or of the uploaded one by its `inverted` noise."""
+    if request.picture is None:
+        options = {"seeds": [request.seed], **sampling(request)}
+        return call("hw.edit", PIPE, request.prompt, [request.target], HOOK, **options)
+    options = {"guidance_scale": request.guidance_scale, "skip": request.skip}
+    return call("hw.edit_picture", PIPE, Name("inverted"), [request.target], [HOOK], **options)
+
+
+def sdedit(request: Edit) -> Call:
+    """An edit by SDEdit, of the uploaded `picture` or of the generated `source`."""
+    start = Name("source" if request.picture is None else "picture")
+    options = {"strength": SDEDIT_STRENGTH, "seeds": [request.seed], **sampling(request)}
+    return call("editing.baselines.sdedit.sdedit", PIPE, [start], [request.target], **options)
+
+
+def excite(request: Compose, measured: bool = True) -> dict[str, Call]:
+    """The ways to compose several subjects, by name; each gives a list of one image."""
+    options = {"seeds": [request.seed], **sampling(request)}
+    exciting = {"plain": call("hw.Excite", [request.words], thresholds={0.0: 0.0})}
+    if request.concepts and measured:
+        by_relevance = {"relevance": RELEVANCE, "concepts": request.concepts}
+        exciting["relevance"] = call("hw.Excite", [request.words], **by_relevance)
+    exciting["attend-and-excite"] = call("hw.Excite", [request.words])
+    ways = {name: call("hw.excite", PIPE, [request.prompt], way, **options) for name, way in exciting.items()}
+    phrases = request.parts or phrases_of(request.prompt, request.words)
+    return ways | {"composable": call("editing.baselines.composable.compose", PIPE, phrases, **options)}
+
+
+def phrases_of(prompt: str, words: Sequence[str]) -> list[str]:
+    """The phrase of each subject: the one between commas and "and" that names it, else "a" and its word."""
+    phrases = [phrase.strip() for phrase in re.split(r",|\band\b", prompt) if phrase.strip()]
+    chosen = []
+    for word in words:
+        naming = [p for p in phrases if re.search(rf"(?<!\w){re.escape(word)}(?!\w)", p, re.I)]
+        chosen.append(naming[0] if len(naming) == 1 and len(phrases) > 1 else f"a {word}")
+    return chosen
+
+
+def weaken(request: Weaken, folder: Path, ks: Sequence[int], model: str, judge: str | None) -> Call:
+    """The weakening of a concept's heads, scored by `scorer`.
+
+    Args:
+        request: The request.
+        folder: The folder of the run.
+        ks: The numbers of heads to weaken.
+        model: The name of the model, which decides on the evaluation prompts.
+        judge: The name of the CLIP model, which decides on the score.
+    """
+    source, score = "emoji" if model == "emoji" else "paper", "choice" if judge == "emoji" else "similarity"
+    prompts = call("benchmarks.prompts.eval_prompts", source, request.concept, request.count)
+    options = {"ks": tuple(ks), "factor": request.factor, "seeds": (request.seed,), "out": folder}
+    return call(
+        "hw.measure_weakening",
+        PIPE,
+        RELEVANCE,
+        request.concept,
+        prompts,
+        call("hw.scoring", Name("scorer"), score),
+        **options,
+        **WEAKENING,
+        **sampling(request),
+    )
+
+
+def measure(request: Measure, folder: Path) -> Call:
+    """The measurement of a concept set into the folder of a run."""
+    options: dict[str, Any] = {"pictures": request.pictures, "seed": request.seed, "out": folder}
+    options |= {"prompts": request.prompts} if request.prompts else {}
+    options |= {"until": request.until} if request.until is not None else {}
+    options |= {"batch_size": request.batch_size, "keep_pictures": request.keep_pictures}
+    concepts = call("hw.ConceptSet.load", request.concepts)
+    return call("hw.measure", PIPE, concepts, **options, **sampling(request))
