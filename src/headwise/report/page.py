@@ -11,11 +11,10 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
-from matplotlib.figure import Figure
 
 from headwise.files import write_whole
 from headwise.pictures import settings_in
-from headwise.report import plots
+from headwise.report.style import Figure, as_svg
 
 __all__ = ["Drawing", "Page", "Picture", "Section", "Strip", "Table", "pictures_of", "settings_rows"]
 
@@ -53,7 +52,7 @@ class Drawing:
     @classmethod
     def of(cls, figure: Figure, alt: str, least: str) -> "Drawing":
         """A matplotlib figure."""
-        return cls(Markup(plots.as_svg(figure)), alt, least)
+        return cls(Markup(as_svg(figure)), alt, least)
 
 
 @dataclass(frozen=True)
