@@ -148,7 +148,7 @@ def test_imports_go_to_the_left_without_circles_and_each_tool_has_one_home():
 def test_packages_import_nothing_and_the_root_holds_little():
     trees = modules(ROOT)
     assert {name for name in ORDER if not ast.get_docstring(trees[name])} == set()
-    assert {name: list(imports(trees[name])) for name in ORDER if [*imports(trees[name])]} == {}
+    assert {line for name in ORDER for line in imports(trees[name])} <= {"importlib.import_module"}
     assert len(list(ROOT.glob("*.py"))) <= 8
 
 

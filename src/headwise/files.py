@@ -175,7 +175,7 @@ def _checksum(metadata: dict[str, Any], arrays: dict[str, np.ndarray]) -> int:
     """The CRC-32 of the metadata, then of the bytes of each array in the order of their names."""
     checksum = zlib.crc32(json.dumps(metadata, sort_keys=True).encode())
     for name in sorted(arrays):
-        checksum = zlib.crc32(memoryview(arrays[name].reshape(-1).view(np.uint8)), checksum)
+        checksum = zlib.crc32(arrays[name].reshape(-1).view(np.uint8).data, checksum)
     return checksum
 
 
