@@ -23,7 +23,7 @@ demo: $(VENV)/.plots
 	$(BIN)/headwise demo --out $(OUT)
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
 
 test-oldest:
 	@mkdir -p .venv-oldest

@@ -4,6 +4,8 @@ import os
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+if "PYTEST_XDIST_WORKER" in os.environ:  # as many processes as cores: threads would wait for one another
+    os.environ["OMP_NUM_THREADS"] = "1"
 
 import numpy as np
 import pytest
