@@ -7,12 +7,10 @@ python examples/compose.py --model CompVis/stable-diffusion-v1-4 --relevance run
 import argparse
 
 import headwise as hw
-from headwise import emoji
-from headwise.pictures import beside
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--model", default="emoji", help="hub name or folder in diffusers format")
-parser.add_argument("--relevance", default=emoji.RELEVANCE, help="a file measured on that model")
+parser.add_argument("--relevance", default=hw.emoji.RELEVANCE, help="a file measured on that model")
 parser.add_argument("--pictures", type=int, default=3)
 parser.add_argument("--steps", type=int, default=20)
 given = parser.parse_args()
@@ -29,5 +27,5 @@ drawn = {
     name: hw.excite(pipe, prompts, way, seeds=seeds, num_inference_steps=given.steps)
     for name, way in ways.items()
 }
-beside(list(zip(*drawn.values(), strict=True)), list(drawn)).save("composed.png")
+hw.beside(list(zip(*drawn.values(), strict=True)), list(drawn)).save("composed.png")
 print("composed.png")

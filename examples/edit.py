@@ -7,12 +7,10 @@ python examples/edit.py --model CompVis/stable-diffusion-v1-4 --relevance runs/s
 import argparse
 
 import headwise as hw
-from headwise import emoji
-from headwise.pictures import beside
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--model", default="emoji", help="hub name or folder in diffusers format")
-parser.add_argument("--relevance", default=emoji.RELEVANCE, help="a file measured on that model")
+parser.add_argument("--relevance", default=hw.emoji.RELEVANCE, help="a file measured on that model")
 parser.add_argument("--pictures", type=int, default=3)
 parser.add_argument("--steps", type=int, default=20)
 given = parser.parse_args()
@@ -30,5 +28,5 @@ for name, hook in ways.items():
         pipe, source, [target], hook, seeds=range(given.pictures), num_inference_steps=given.steps
     )
     columns[source], columns[name] = ([picture for picture, _ in drawn], [edited for _, edited in drawn])
-beside(list(zip(*columns.values(), strict=True)), list(columns)).save("edited.png")
+hw.beside(list(zip(*columns.values(), strict=True)), list(columns)).save("edited.png")
 print("edited.png")

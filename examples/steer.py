@@ -7,12 +7,10 @@ python examples/steer.py --model CompVis/stable-diffusion-v1-4 --relevance runs/
 import argparse
 
 import headwise as hw
-from headwise import emoji
-from headwise.pictures import beside
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--model", default="emoji", help="hub name or folder in diffusers format")
-parser.add_argument("--relevance", default=emoji.RELEVANCE, help="a file measured on that model")
+parser.add_argument("--relevance", default=hw.emoji.RELEVANCE, help="a file measured on that model")
 parser.add_argument("--pictures", type=int, default=4)
 parser.add_argument("--steps", type=int, default=20)
 given = parser.parse_args()
@@ -22,10 +20,10 @@ size = {"pictures": given.pictures, "num_inference_steps": given.steps}
 
 strengths = {f"strength {s:g}": [hw.strengthen(relevance, "red", "Color", s)] for s in (-1, 0, 1, 2)}
 drawn = hw.compare(pipe, "a red car", strengths, **size)
-beside(list(zip(*drawn.values(), strict=True)), list(drawn)).save("strengthened.png")
+hw.beside(list(zip(*drawn.values(), strict=True)), list(drawn)).save("strengthened.png")
 
 toward_color = hw.adjust(relevance, "orange", toward="Color", away="Fruits and Vegetables")
 senses = {"plain": [], "adjusted": [toward_color], "control": [toward_color.control("random heads")]}
 drawn = hw.compare(pipe, "an orange car", senses, **size)
-beside(list(zip(*drawn.values(), strict=True)), list(drawn)).save("adjusted.png")
+hw.beside(list(zip(*drawn.values(), strict=True)), list(drawn)).save("adjusted.png")
 print("strengthened.png and adjusted.png")

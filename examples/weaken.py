@@ -8,33 +8,27 @@ python examples/weaken.py --model CompVis/stable-diffusion-v1-4 --relevance runs
 import argparse
 
 import headwise as hw
-from headwise import emoji
-from headwise.benchmarks.clip_scorer import CLIPScorer, scoring
-from headwise.benchmarks.prompts import eval_prompts
-from headwise.benchmarks.weakening import measure_weakening
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--model", default="emoji", help="hub name or folder in diffusers format")
-parser.add_argument("--relevance", default=emoji.RELEVANCE, help="a file measured on that model")
+parser.add_argument("--relevance", default=hw.emoji.RELEVANCE, help="a file measured on that model")
 parser.add_argument("--judge", default="emoji", help="a CLIP model by hub name or folder")
 parser.add_argument("--prompts", type=int, default=8)
 parser.add_argument("--steps", type=int, default=10)
 given = parser.parse_args()
 
 pipe, relevance = hw.load_pipeline(given.model), hw.Relevance.load(given.relevance)
-cases = eval_prompts(
-    "emoji", "Color", given.prompts
-)  # "a red car" and its kin, with the other colours to choose
-look = scoring(CLIPScorer.load(given.judge), "choice")
+prompts = hw.eval_prompts("emoji", "Color", given.prompts)  # "a red car" …, with the other colours to choose
+score = hw.scoring(hw.CLIPScorer.load(given.judge), "choice")
 heads = relevance.values.shape[1]
 few = {
     "ks": (0, heads // 8, heads // 4, heads // 2, heads),
     "orders": ("most relevant", "least relevant", "random 0"),
 }
-found = measure_weakening(
-    pipe, relevance, "Color", cases, look, seeds=(10,), num_inference_steps=given.steps, **few
+weakening = hw.measure_weakening(
+    pipe, relevance, "Color", prompts, score, seeds=(10,), num_inference_steps=given.steps, **few
 )
-for order in found.orders:
-    means = ", ".join(f"{mean:.2f}" for mean in found.curve(order)[0])
+for order in weakening.orders:
+    means = ", ".join(f"{mean:.2f}" for mean in weakening.curve(order)[0])
     print(f"{order:>16} first: the colour is right in {means} of pictures at {few['ks']} heads")
-print("least minus most relevant first, as an area:", found.area())
+print("least minus most relevant first, as an area:", weakening.area())

@@ -141,7 +141,7 @@ def test_a_folder_without_a_result_is_refused(refused, tmp_path):
 
 def test_a_file_that_is_no_result_is_refused(refused, tmp_path):
     (tmp_path / "relevance.safetensors").write_bytes(b"not at all")
-    assert "no whole safetensors file" in refused("show", tmp_path)
+    assert "not a complete safetensors file" in refused("show", tmp_path)
 
 
 def test_an_unknown_device_is_refused(refused, model):

@@ -28,7 +28,7 @@ from headwise.measuring.concepts import ConceptSet
 from headwise.measuring.probe import ConceptProbe
 from headwise.model.attention import hooked
 from headwise.model.generate import generate
-from headwise.steering.doctor import switched_on
+from headwise.steering.doctor import features_of
 from headwise.steering.steer import strengthen
 from test_steer import relevance_for
 
@@ -318,10 +318,10 @@ SEEN = {
 
 
 @pytest.mark.parametrize("name", SEEN)
-def test_the_doctor_says_what_is_switched_on(name):
+def test_the_doctor_says_what_is_features_of(name):
     pipe, _ = ROWS[name][0]()
-    assert switched_on(pipe) == (SEEN[name],)
-    assert switched_on(tiny_sd()) == ()
+    assert features_of(pipe) == (SEEN[name],)
+    assert features_of(tiny_sd()) == ()
 
 
 def table():

@@ -105,7 +105,7 @@ def test_another_run_is_refused_by_name(sd, concepts, tmp_path):
 def test_damaged_folders_are_named(sd, concepts, tmp_path):
     measure(sd, concepts, pictures=2, out=tmp_path, **SHORT)
     (tmp_path / "votes.safetensors").write_bytes(votes_of(tmp_path)[:50])
-    with pytest.raises(UnreadableFile, match="is no whole safetensors file"):
+    with pytest.raises(UnreadableFile, match="is not a complete safetensors file"):
         measure(sd, concepts, pictures=2, out=tmp_path, **SHORT)
     (tmp_path / "run.json").write_text("{")
     with pytest.raises(UnreadableFile, match=r"run\.json is damaged"):

@@ -16,10 +16,10 @@ from headwise.errors import (
     UnwritableFolder,
     VotesMismatch,
 )
-from headwise.measuring import merge as merging
+from headwise.measuring import shard_files
 from headwise.measuring.concepts import ConceptSet
 from headwise.measuring.measure import measure
-from headwise.measuring.merge import merge
+from headwise.measuring.merge import _add, merge
 from headwise.measuring.relevance import Relevance
 from headwise.measuring.votes import Votes
 from headwise.model.heads import HeadMap, Layer
@@ -91,7 +91,7 @@ def test_what_the_shards_were_counted_with_is_kept(shards):
 
 def test_a_shard_that_still_counts_is_not_called_damaged(shards, monkeypatch):
     """Its file is replaced between the look at its header and the reading of its numbers."""
-    read = merging.read_header
+    read = shard_files.read_header
 
     def read_then_replaced(path):
         header = read(path)
@@ -99,7 +99,7 @@ def test_a_shard_that_still_counts_is_not_called_damaged(shards, monkeypatch):
             counted(range(9, 11)).save(path)
         return header
 
-    monkeypatch.setattr(merging, "read_header", read_then_replaced)
+    monkeypatch.setattr(shard_files, "read_header", read_then_replaced)
     with pytest.raises(RunMismatch, match=r"00002-of-00005.* changed while it was merged: its shard still"):
         merge([shards], shards / "whole")
 
@@ -169,7 +169,7 @@ def test_damaged_shards_are_named(shards):
     for broken in (b"", whole[:60], whole[:-1], whole + b"x", b"\xff" * len(whole)):
         path.write_bytes(broken)
         with pytest.raises(
-            UnreadableFile, match=r"00003-of-00005/votes\.safetensors is no whole safetensors file"
+            UnreadableFile, match=r"00003-of-00005/votes\.safetensors is not a complete safetensors file"
         ):
             merge([shards], shards)
     generator = np.random.default_rng(0)
@@ -255,6 +255,18 @@ def test_files_of_before_there_were_checksums_and_narrow_types(tmp_path):
     assert Votes.load(tmp_path / "0") == counted(range(3))
     merge([tmp_path / "0", tmp_path / "1"], tmp_path / "out")
     assert Votes.load(tmp_path / "out" / "votes.safetensors") == counted(range(6))
+
+
+@given(st.lists(st.tuples(st.sampled_from(["u1", "u2", "u4", "u8", "i4", "i8"]), st.integers(0, 4))))
+def test_sums_are_exact_for_every_type_and_length(kinds):
+    generator = np.random.default_rng(len(kinds))
+    total, expected = np.zeros((2, 3), np.int64), np.zeros((4, 3), object)
+    for kind, rows in kinds:
+        array = generator.integers(0, min(np.iinfo(kind).max, 2**40), (rows, 3), endpoint=True).astype(kind)
+        total = _add(total, array)
+        expected[:rows] += array.astype(object)
+    assert total.dtype == np.int64 and (total == expected[: len(total)]).all()
+    assert not expected[len(total) :].any()
 
 
 AXES = {"method": ("plain", "adjust"), "prompt": (0, 1, 2, 3, 4)}

@@ -51,7 +51,7 @@ def test_nothing_cannot_be_planned(wrong):
 def test_a_calibration_survives_json():
     assert Calibration.from_json(json.loads(json.dumps(KNOWN.to_json()))) == KNOWN
     for wrong in ({"model": "m"}, [], KNOWN.to_json() | {"more": 1}):
-        with pytest.raises(HeadwiseError, match="This is no calibration"):
+        with pytest.raises(HeadwiseError, match="This is not a calibration"):
             Calibration.from_json(wrong)
 
 

@@ -5,6 +5,7 @@ import sys
 import numpy as np
 import pytest
 
+from headwise.errors import MissingExtra
 from headwise.measuring.concepts import ConceptSet
 from headwise.measuring.relevance import Relevance
 from headwise.measuring.votes import BLOCKS, Votes
@@ -127,9 +128,8 @@ def test_a_relevance_without_a_head_map_is_drawn_too():
 
 
 def test_without_matplotlib_the_install_line_is_told(monkeypatch):
-    from headwise.errors import MissingExtra
-
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    monkeypatch.delitem(sys.modules, "headwise.report.plots")
+    for module in [name for name in sys.modules if name.startswith("headwise.report.")]:
+        monkeypatch.delitem(sys.modules, module)
     with pytest.raises(MissingExtra, match=r"pip install 'headwise\[plots\]'"):
         __import__("headwise.report.plots")

@@ -4,11 +4,11 @@ import re
 import subprocess
 import sys
 import tomllib
-import zipfile
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
 import pytest
+from hatchling.builders.wheel import WheelBuilder
 from packaging.requirements import Requirement
 from packaging.version import Version
 
@@ -29,7 +29,7 @@ def tree(roots):
         found.add((name, extras))
         try:
             wanted = [Requirement(line) for line in requires(name) or []]
-        except PackageNotFoundError:  # asked for by a marker of another platform
+        except PackageNotFoundError:  # required by a marker of another platform
             continue
         for requirement in wanted:
             environments = [{"extra": extra} for extra in extras or {""}]
@@ -46,13 +46,6 @@ def tracked(folder):
     return [name for name in done.stdout.split() if (ROOT / name).is_file()]
 
 
-def loaded(script):
-    """Which heavy packages a fresh Python has loaded after a script."""
-    script += f"\nimport sys; print(*(name for name in {HEAVY} if name in sys.modules))"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    return done.stdout.split()
-
-
 @pytest.mark.parametrize("extra", ["", *PROJECT["optional-dependencies"]])
 def test_torchvision_is_nowhere_in_the_requirement_tree(extra):
     """It is bound to one build of torch, so that it would replace the user's own."""
@@ -65,21 +58,24 @@ def test_the_walk_would_find_torchvision():
     assert "torchvision" in tree(["transformers[vision,torch-vision]"])  # as newer and older versions call it
 
 
-def test_importing_headwise_computes_nothing():
-    assert loaded("import headwise") == []
-    assert loaded("import headwise; headwise.HeadMap, headwise.HeadwiseError") == []
+LOADING = {
+    "import headwise": set(),
+    "headwise.HeadMap, headwise.HeadwiseError": set(),
+    "headwise.Relevance": set(),
+    "headwise.plots.heat_map": {"matplotlib"},
+    "headwise.measure, headwise.merge, headwise.RayWorkers": {"matplotlib", "torch"},
+}
 
 
-def test_measuring_loads_no_figures():
-    assert "matplotlib" not in loaded("import headwise; headwise.measure, headwise.Relevance")
-
-
-def test_sharing_loads_no_ray_until_it_is_used():
-    assert "ray" not in loaded("import headwise; headwise.Crew, headwise.merge, headwise.measure")
-
-
-def test_figures_have_no_global_state():
-    assert "False" in loaded("import sys, headwise.report.plots; print('matplotlib.pyplot' in sys.modules)")
+def test_each_name_loads_only_what_it_needs():
+    """In one process, from the lightest on: each line may load these packages more, and no other."""
+    lines = [f"{line}; print(*(name for name in {HEAVY} if name in sys.modules))" for line in LOADING]
+    lines.append("print('matplotlib.pyplot' in sys.modules)")
+    script = "import sys, headwise\n" + "\n".join(lines)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    *loaded, global_state = done.stdout.splitlines()
+    assert {line: set(names.split()) for line, names in zip(LOADING, loaded, strict=True)} == LOADING
+    assert global_state == "False"
 
 
 def test_every_public_name_is_there():
@@ -90,7 +86,7 @@ def test_every_public_name_is_there():
 
 
 def test_installing_headwise_pins_nothing():
-    """Whoever has a GPU keeps the torch that fits it."""
+    """A user with a GPU keeps the torch that fits it."""
     for line in PROJECT["dependencies"]:
         assert {specifier.operator for specifier in Requirement(line).specifier} <= {">=", "!="}, line
 
@@ -114,17 +110,17 @@ def test_the_oldest_versions_are_those_that_are_declared():
         assert least.operator == ">=" and Version(least.version) == Version(tested.version), pin.name
 
 
-def test_every_module_is_read_in_a_file_of_its_name():
-    modules = {file.stem for file in (ROOT / "src" / "headwise").glob("*.py")} - {"__init__"}
+def test_every_package_is_a_chapter_and_the_ground_is_named():
     stated = (ROOT / "CONTRIBUTING.md").read_text()
-    assert [name for name in sorted(modules) if f"{name}.py" not in stated] == []
+    root = ROOT / "src" / "headwise"
+    packages = {file.parent.name for file in root.glob("*/__init__.py")} - {"emoji"}
+    assert [name for name in sorted(packages) if f"`{name}/`**" not in stated] == []
+    assert [file.stem for file in root.glob("[!_]*.py") if f"`{file.stem}`" not in stated] == []
 
 
-def test_the_wheel_holds_all_data(tmp_path):
-    build = "from hatchling.build import build_wheel; import sys; print(build_wheel(sys.argv[1]))"
-    subprocess.run([sys.executable, "-c", build, str(tmp_path)], cwd=ROOT, check=True, capture_output=True)
-    (wheel,) = tmp_path.glob("*.whl")
-    inside = set(zipfile.ZipFile(wheel).namelist())
+def test_the_wheel_holds_all_data():
+    builder = WheelBuilder(str(ROOT))
+    inside = {file.distribution_path for file in builder.recurse_included_files()}
     wanted = {name.removeprefix("src/") for name in tracked("src")}
     assert "headwise/data/paper34.toml" in wanted and wanted - inside == set()
     weights = sum(

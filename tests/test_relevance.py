@@ -153,9 +153,9 @@ def test_a_part_of_the_calls_has_its_own_relevance():
     halved = normalise(votes.counts[:2].sum(0).T / 2 + votes.counts[2:4].sum(0).T)
     assert np.allclose(relevance.at_steps(0.05, 0.2).values, halved)
     assert relevance.at_steps(0, 0.3).settings["during"] == [0.0, 0.3]
-    with pytest.raises(BadStrength, match="expected a part of the calls"):
+    with pytest.raises(BadStrength, match="expected shares of the calls"):
         relevance.at_steps(0.4, 0.4)
-    with pytest.raises(HeadwiseError, match="does not know its votes by call"):
+    with pytest.raises(HeadwiseError, match="does not hold its votes by call"):
         relevance.at_steps(0, 0.3).at_steps(0, 0.1)
 
 

@@ -113,3 +113,11 @@ def test_a_run_of_one_picture_has_no_certainty_and_says_so(tmp_path):
 def test_a_folder_without_a_result_is_refused(tmp_path):
     with pytest.raises(UnreadableFile, match="holds no run"):
         report(tmp_path)
+
+
+def test_the_short_name_of_the_function_is_kept():
+    import headwise.report
+
+    assert headwise.report.report is report
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        headwise.report.nothing  # noqa: B018

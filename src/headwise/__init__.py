@@ -23,6 +23,8 @@ _HOME = {
     "Estimator": "measuring.estimators",
     "Votes": "measuring.votes",
     "Relevance": "measuring.relevance",
+    "agreement": "measuring.agreement",
+    "null_concepts": "measuring.demo",
     "ConceptProbe": "measuring.probe",
     "measure": "measuring.measure",
     "merge": "measuring.merge",
@@ -43,16 +45,26 @@ _HOME = {
     "edit_picture": "editing.inversion",
     "Excite": "editing.attend_and_excite",
     "excite": "editing.attend_and_excite",
+    "EvalPrompt": "benchmarks.prompts",
+    "eval_prompts": "benchmarks.prompts",
     "CLIPScorer": "benchmarks.clip_scorer",
     "scoring": "benchmarks.clip_scorer",
     "measure_weakening": "benchmarks.weakening",
+    "benchmark_weakening": "benchmarks.weakening_sweeps",
+    "benchmark_polysemy": "benchmarks.polysemy",
+    "benchmark_editing": "benchmarks.editing",
+    "benchmark_multi_concept": "benchmarks.multi_concept",
+    "beside": "pictures",
     "HeadwiseError": "errors",
 }
+_MODULES = {"emoji": "emoji", "plots": "report.plots", "report": "report"}
 
-__all__ = [*_HOME, "__version__"]
+__all__ = [*_HOME, *_MODULES, "__version__"]
 
 
 def __getattr__(name: str) -> object:
+    if name in _MODULES:
+        return import_module(f"headwise.{_MODULES[name]}")
     if name not in _HOME:
         raise AttributeError(f"module 'headwise' has no attribute {name!r}")
     return getattr(import_module(f"headwise.{_HOME[name]}"), name)

@@ -212,10 +212,10 @@ def doctor(
     print_json(_doctor_json(checkup, expected)) if as_json else _print_checkup(checkup, expected)
     if not checkup.covered:
         raise HeadwiseError(
-            checkup.complaint
+            checkup.error
             or (
                 "Halving every head's attention to the prompt changed nothing in this model."
-                if checkup.undisturbed
+                if checkup.bit_exact
                 else "A hook that does nothing changed the latents of this model."
             )
         )
@@ -308,9 +308,9 @@ def _doctor_json(checkup: "Checkup", expected: dict[str, Any]) -> dict[str, Any]
         "heads": checkup.head_map.all_heads,
         "layers": layers,
         "covered": checkup.covered,
-        "undisturbed": checkup.undisturbed,
+        "undisturbed": checkup.bit_exact,
         "steered": checkup.steered,
-        "family": list(checkup.family),
+        "family": [checkup.pipeline, *checkup.features],
         "seconds_a_call": round(checkup.seconds_a_call, 4),
         "weights_mb": round(checkup.weights_mb, 1),
         "expected": expected,
@@ -327,9 +327,9 @@ def _print_checkup(checkup: "Checkup", expected: dict[str, Any]) -> None:
     calls = f"{expected['pictures']} images of {expected['num_inference_steps']} steps"
     rows = {
         "model": checkup.model,
-        "pipeline": ", ".join(checkup.family),
+        "pipeline": ", ".join([checkup.pipeline, *checkup.features]),
         "heads": f"{checkup.head_map.all_heads} in {len(checkup.head_map.layers)} layers",
-        "with a hook that does nothing": "equal bit for bit" if checkup.undisturbed else "DIFFERENT LATENTS",
+        "with a hook that does nothing": "equal bit for bit" if checkup.bit_exact else "DIFFERENT LATENTS",
         "with every head's attention halved": "different latents" if checkup.steered else "NOTHING CHANGED",
         "one denoiser call": f"{checkup.seconds_a_call:.3f} s",
         f"measuring {calls}": f"about {duration(expected['seconds'])}, {expected['memory_mb']} MB of memory",

@@ -1,78 +1,99 @@
 """Relevance on the Hub: a repository with one safetensors file and a card that says what it is.
 
-What lies in a local folder is read there and nothing is asked of the network.
+A name that is a local folder is read from there, without any request to the network.
 """
 
+import math
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import Any, TypeVar
 
 from headwise.errors import UnreadableFile
-from headwise.measuring.relevance import Relevance
+from headwise.files import write_whole
 
-__all__ = ["card_of", "from_pretrained", "push_to_hub", "save_pretrained"]
+__all__ = ["HubFile", "card_of"]
 
 NAME = "relevance.safetensors"
 
-
-def save_pretrained(relevance: Relevance, folder: str | Path) -> Path:
-    """Write the file and its card into a folder."""
-    from headwise.files import write_whole
-
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    relevance.save(folder / NAME)
-    write_whole(folder / "README.md", card_of(relevance).encode())
-    return folder / NAME
+Saved = TypeVar("Saved", bound="HubFile")
 
 
-def from_pretrained(name: str | Path, **options: Any) -> Relevance:
-    """Read relevance from a folder, or from a repository of the Hub.
+class HubFile:
+    """What can be saved to one file gains a place in a folder, or in a repository of the Hub, with a card."""
+
+    def save(self, path: str | Path) -> None:
+        """Write one file with everything in it."""
+        raise NotImplementedError
+
+    @classmethod
+    def load(cls, path: str | Path) -> Any:
+        """Read what `save` wrote."""
+        raise NotImplementedError
+
+    @classmethod
+    def from_pretrained(cls: type[Saved], name: str | Path, **options: Any) -> Saved:
+        """Read from a folder, or from a repository of the Hub.
+
+        Args:
+            name: The path of a folder, or the name of a repository as "owner/name".
+            options: Passed on to the Hub's download: `revision`, `token`, `cache_dir`, `local_files_only`.
+
+        Raises:
+            UnreadableFile: It is in neither place.
+        """
+        folder = Path(name)
+        if folder.exists():
+            return cls.load(folder / NAME if folder.is_dir() else folder)
+        from huggingface_hub import hf_hub_download
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+        try:
+            return cls.load(hf_hub_download(str(name), NAME, **options))
+        except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+            reasons = str(error).strip().splitlines() or [type(error).__name__]
+            raise UnreadableFile(
+                f"{name} is neither a folder with {NAME} nor a repository of the Hub that can be read: "
+                f"{reasons[0]} Check the name and the network."
+            ) from error
+
+    def save_pretrained(self, folder: str | Path) -> Path:
+        """Write the file and its card into a folder; returns the path of the file."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.save(folder / NAME)
+        write_whole(folder / "README.md", card_of(self).encode())
+        return folder / NAME
+
+    def push_to_hub(self, name: str, *, private: bool = False, token: str | None = None) -> str:
+        """Upload the file and its card to a repository of the Hub; returns the address of the commit.
+
+        Args:
+            name: The repository, as "owner/name"; it is created if it does not exist.
+            private: Whether a new repository is hidden from the public.
+            token: An access token; None takes the one that this machine is logged in with.
+        """
+        from huggingface_hub import HfApi
+
+        api = HfApi(token=token)
+        api.create_repo(name, private=private, exist_ok=True)
+        with TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            message = "Add head relevance"
+            return str(api.upload_folder(repo_id=name, folder_path=folder, commit_message=message))
+
+
+def card_of(relevance: Any) -> str:
+    """The README of a repository: what was measured, how, how reliable it is, and how to use it.
 
     Args:
-        name: A folder, or "owner/name".
-        options: For the Hub: `revision`, `token`, `cache_dir`, `local_files_only`.
-
-    Raises:
-        UnreadableFile: It is in neither place.
+        relevance: A `Relevance`.
     """
-    folder = Path(name)
-    if folder.exists():
-        return Relevance.load(folder / NAME if folder.is_dir() else folder)
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        return Relevance.load(hf_hub_download(str(name), NAME, **options))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        said = str(error).strip().splitlines()
-        raise UnreadableFile(
-            f"{name} is neither a folder with {NAME} nor a repository of the Hub that can be read: "
-            f"{said[0] if said else type(error).__name__} Check the name and the network."
-        ) from error
-
-
-def push_to_hub(relevance: Relevance, name: str, *, private: bool = False, token: str | None = None) -> str:
-    """Upload file and card; returns the address of the commit."""
-    from tempfile import TemporaryDirectory
-
-    from huggingface_hub import HfApi
-
-    api = HfApi(token=token)
-    api.create_repo(name, private=private, exist_ok=True)
-    with TemporaryDirectory() as folder:
-        save_pretrained(relevance, folder)
-        return str(api.upload_folder(repo_id=name, folder_path=folder, commit_message="Add head relevance"))
-
-
-def card_of(relevance: Relevance) -> str:
-    """The README of a repository: what was measured, how, how sure, and how to use it."""
     settings = relevance.settings
     rows = []
-    for name, sure in zip(relevance.concepts, relevance.split_half, strict=True):
+    for name, split_half in zip(relevance.concepts, relevance.split_half, strict=True):
         heads = ", ".join(f"`{head.address}` {head.relevance:.1f}" for head in relevance.top(name, 2))
-        rows.append(f"| {name} | {_number(sure)} | {heads} |")
-    shown = ("model", "pictures", "num_inference_steps", "guidance_scale", "scheduler", "seed", "source")
-    made = [f"- {key}: {settings[key]}" for key in shown if key in settings]
+        rows.append(f"| {name} | {_number(split_half)} | {heads} |")
+    keys = ("model", "pictures", "num_inference_steps", "guidance_scale", "scheduler", "seed", "source")
     return "\n".join(
         [
             "---",
@@ -92,7 +113,7 @@ def card_of(relevance: Relevance) -> str:
             'relevance.top("Color", 5)' if "Color" in relevance.concepts else "print(relevance)",
             "```",
             "",
-            *made,
+            *(f"- {key}: {settings[key]}" for key in keys if key in settings),
             "",
             "| concept | split-half | most relevant heads |",
             "|---|---|---|",
@@ -103,4 +124,4 @@ def card_of(relevance: Relevance) -> str:
 
 
 def _number(value: float) -> str:
-    return f"{value:.2f}" if value == value else "unknown"
+    return "unknown" if math.isnan(value) else f"{value:.2f}"

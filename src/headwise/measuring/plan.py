@@ -5,9 +5,9 @@ A worker with pictures i = 1 … p in batches of b, at s denoiser calls each, is
     load + once + ⌈p / b⌉ · batch + p · s · call
 
 where `load` makes the pipeline, `once` embeds the concept words, `batch` is what a batch costs whatever its
-number of calls (texts, first latents), and `call` is one call for one picture, looked at by the probe. All
-four are measured; the rest is arithmetic. What the driver of many workers does, adding a part and putting the
-sum on the disk, is measured too: it says how many workers one driver can serve.
+number of calls (texts, initial latents), and `call` is one call for one picture with the probe. All
+four are measured; the rest is arithmetic. What the driver of many workers does, adding a result and writing
+the sum to the disk, is measured too: it says how many workers one driver can serve.
 """
 
 import math
@@ -36,7 +36,7 @@ from headwise.model.pipelines import model_name, quiet
 from headwise.runs.schedule import chunks_of
 from headwise.runs.shards import batches
 
-__all__ = ["Calibration", "Plan", "calibrate", "plan"]
+__all__ = ["Calibration", "Plan", "calibrate", "plan", "work_seconds"]
 
 CALLS = (2, 6)  # steps of two runs, whose difference is the price; of one step PNDM makes no call more
 TURNS = 3
@@ -45,19 +45,22 @@ CHECKPOINT = 10.0  # seconds, as in `measure`
 
 @dataclass(frozen=True)
 class Calibration:
-    """What a short run took.
+    """The times and sizes of a short run; times are in seconds, sizes in MiB.
 
     Args:
-        model, device: What was timed, and on what.
-        batch_size: Pictures at a time.
-        load_s: To make the pipeline; 0 if not known.
-        once_s: To embed the concept words.
-        batch_s: A batch, whatever its number of calls.
+        model: The name of the pipeline that was timed.
+        device: The device that it was timed on.
+        batch_size: How many pictures a pipeline call made.
+        load_s: Making the pipeline; 0 if it was not timed.
+        once_s: Embedding the concept words.
+        batch_s: One batch, whatever its number of denoiser calls.
         call_s: One denoiser call for one picture, with guidance and the probe.
-        weights_mb, peak_mb: Of a worker.
-        part_mb: What a worker sends for a piece of pictures.
-        add_s, save_s: What the driver needs to add that, and for a checkpoint.
-        driver_mb: What the driver holds of votes at most, beside Python.
+        weights_mb: The weights of one worker.
+        peak_mb: The most memory that one worker held.
+        part_mb: The votes that a worker sends for one chunk of pictures.
+        add_s: The driver's time for adding them.
+        save_s: The driver's time for one checkpoint.
+        driver_mb: The most memory that votes take up in the driver, beside Python itself.
     """
 
     model: str
@@ -75,21 +78,21 @@ class Calibration:
     driver_mb: float
 
     def to_json(self) -> dict[str, Any]:
-        """As a dictionary."""
+        """The fields as a dictionary that `from_json` reads."""
         return asdict(self)
 
     @classmethod
-    def from_json(cls, found: Any) -> "Calibration":
-        """From what `to_json` gave.
+    def from_json(cls, fields: Any) -> "Calibration":
+        """The inverse of `to_json`.
 
         Raises:
-            HeadwiseError: It is no calibration.
+            HeadwiseError: The fields are not those of a calibration.
         """
         try:
-            return cls(**found)
+            return cls(**fields)
         except TypeError as error:
             raise HeadwiseError(
-                f"This is no calibration ({error}). Give a file that `headwise plan --save` wrote."
+                f"This is not a calibration ({error}). Give a file that `headwise plan --save` wrote."
             ) from None
 
 
@@ -98,16 +101,16 @@ class Plan:
     """What a measurement is expected to take.
 
     Args:
-        workers: How many share it.
-        seconds: From start to end.
-        worker_hours: Of all workers together.
-        memory_mb: Of one worker.
-        driver_mb: Of the driver, or of `headwise merge`, for votes.
-        piece: Pictures that a worker gets at a time.
-        piece_s: What it needs for them, which is what its death costs.
-        driver_busy: The share of the time in which the driver adds and saves.
+        workers: How many workers share it.
+        seconds: The time from start to end.
+        worker_hours: The time of all workers together, in hours.
+        memory_mb: The memory of one worker, in MiB.
+        driver_mb: The memory for votes of the driver, or of `headwise merge`, in MiB.
+        piece: How many pictures a worker gets at a time.
+        piece_s: The seconds that a worker needs for them, which are lost if it dies.
+        driver_busy: The share of the time in which the driver adds and saves, 0 … 1.
         ceiling: How many such workers one driver can serve.
-        cost: Of all worker hours, if their price is known.
+        cost: The price of all worker hours; None if the price of an hour is not known.
     """
 
     workers: int
@@ -135,9 +138,13 @@ def calibrate(
     """Time a few denoiser calls and a few sums; the pipeline is left as it was.
 
     Args:
-        pipe, concepts: What will be measured.
-        batch_size, guidance_scale, height, width: As it will be.
-        load_s: What loading took, if somebody looked.
+        pipe: The pipeline that will be measured.
+        concepts: The concepts that will be measured.
+        batch_size: Pictures per pipeline call.
+        guidance_scale: The weight of classifier-free guidance, as the pipeline takes it.
+        height: The height of pictures in pixels; None takes the pipeline's default.
+        width: The width of pictures in pixels; None takes the pipeline's default.
+        load_s: The seconds that loading the pipeline took, if they are known.
     """
     probe, once = _timed(lambda: ConceptProbe(pipe, concepts, samples_per_call=LEAN.samples_per_call))
 
@@ -178,50 +185,57 @@ def plan(
     num_inference_steps: int = LEAN.num_inference_steps,
     price: float | int | None = None,
 ) -> Plan:
-    """What so many pictures will take.
+    """Forecast a measurement.
 
     Args:
-        calibration: What a few took.
-        pictures: How many.
-        workers: How many share them.
-        num_inference_steps: Denoiser calls a picture.
-        price: Of a worker for an hour, in whatever money.
+        calibration: The times of a short run on the same kind of worker.
+        pictures: How many pictures are to be measured.
+        workers: How many workers share them.
+        num_inference_steps: Denoiser calls per picture.
+        price: The price of one worker for an hour, in any currency.
+
+    Raises:
+        HeadwiseError: A number is smaller than 1.
     """
     if min(pictures, workers, num_inference_steps) < 1:
         raise HeadwiseError(
             f"pictures={pictures}, workers={workers} and num_inference_steps={num_inference_steps} were "
             "given; expected 1 or more of each."
         )
-    found = calibration
+    times = calibration
 
-    def busy(share: int) -> float:
-        return (
-            math.ceil(share / found.batch_size) * found.batch_s + share * num_inference_steps * found.call_s
-        )
+    def busy(count: int) -> float:
+        return work_seconds(count, num_inference_steps, times.call_s, times.batch_s, times.batch_size)
 
-    each = math.ceil(pictures / workers)
-    calls = batches(0, pictures, found.batch_size, ())
-    pieces = chunks_of(calls, [range(pictures)], workers, CHUNK)
-    piece = max(map(len, pieces))
-    seconds = found.load_s + found.once_s + busy(each)
-    adding = len(pieces) * found.add_s + seconds / CHECKPOINT * found.save_s
+    calls = batches(0, pictures, times.batch_size, ())
+    chunks = chunks_of(calls, [range(pictures)], workers, CHUNK)
+    chunk = max(map(len, chunks))
+    seconds = times.load_s + times.once_s + busy(math.ceil(pictures / workers))
+    adding = len(chunks) * times.add_s + seconds / CHECKPOINT * times.save_s
     hours = workers * seconds / 3600
     return Plan(
         workers=workers,
         seconds=seconds,
         worker_hours=hours,
-        memory_mb=found.peak_mb,
-        driver_mb=found.driver_mb,
-        piece=piece,
-        piece_s=busy(piece),
+        memory_mb=times.peak_mb,
+        driver_mb=times.driver_mb,
+        piece=chunk,
+        piece_s=busy(chunk),
         driver_busy=min(1.0, adding / seconds),
-        ceiling=int(busy(piece) / found.add_s * max(0.0, 1 - found.save_s / CHECKPOINT)),
+        ceiling=int(busy(chunk) / times.add_s * max(0.0, 1 - times.save_s / CHECKPOINT)),
         cost=None if price is None else hours * price,
     )
 
 
+def work_seconds(
+    pictures: int, num_inference_steps: int, call_s: float, batch_s: float = 0.0, batch_size: int = 1
+) -> float:
+    """The seconds that one worker needs for pictures, p · s · call + ⌈p / b⌉ · batch, once it is loaded."""
+    return math.ceil(pictures / batch_size) * batch_s + pictures * num_inference_steps * call_s
+
+
 def _driver(head_map: HeadMap, concepts: ConceptSet) -> dict[str, float]:
-    """What votes of this size cost the driver."""
+    """The fields of a calibration that say what votes of this size cost the driver."""
     winners = np.random.Generator(np.random.Philox(0)).integers(
         0, len(concepts), (CHUNK, 50, 1, head_map.all_heads)
     )
@@ -236,7 +250,7 @@ def _driver(head_map: HeadMap, concepts: ConceptSet) -> dict[str, float]:
         "part_mb": len(packed) / 2**20,
         "add_s": add,
         "save_s": save,
-        "driver_mb": 4 * size / 2**20,  # the sum, the part, their sum, and what is being written
+        "driver_mb": 4 * size / 2**20,  # the sum, what is added, their new sum, and what is being written
     }
 
 
@@ -250,5 +264,5 @@ def _device(device: Any) -> str:
 
 def _timed(run: Callable[[], Any]) -> tuple[Any, float]:
     started = time.perf_counter()
-    found = run()
-    return found, time.perf_counter() - started
+    result = run()
+    return result, time.perf_counter() - started

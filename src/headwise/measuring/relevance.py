@@ -1,12 +1,12 @@
 r"""Head relevance: how much each attention head cares about each concept.
 
-A head votes for the concept its picture attends to most (probe.py). With n[c, h] the votes of head h for
-concept c,
+A head votes for the concept that its image queries attend to most (probe.py). With n[c, h] the votes of head
+h for concept c,
 
     relevance[c, h] = H · n[c, h] / Σ_h' n[c, h'],
 
-so a concept's row sums to the number of heads H, and 1 is the average head. A concept nobody voted for has no
-relevance to speak of: its row is zeros. How sure the numbers are is said beside them (reliability.py).
+so a concept's row sums to the number of heads H, and 1 is the average head. The row of a concept without
+votes is zeros. How reliable the numbers are is kept beside them (reliability.py).
 
 References:
     | Cross-Attention Head Position Patterns Can Align with Human Visual Concepts (Park et al., 2024)
@@ -25,15 +25,23 @@ from jaxtyping import Float, Int
 from headwise.errors import BadStrength, HeadMapMismatch, HeadwiseError, UnreadableFile, VotesMismatch
 from headwise.files import read_arrays, write_arrays
 from headwise.measuring.concepts import unknown_concept
+from headwise.measuring.hub import HubFile
 from headwise.measuring.reliability import normalise, split_half, standard_errors
-from headwise.measuring.votes import BLOCKS, Votes
+from headwise.measuring.votes import Votes
 from headwise.model.heads import HeadMap
 
-__all__ = ["BLOCKS", "HeadRank", "Relevance", "Votes", "normalise", "split_half"]
+__all__ = ["HeadRank", "Relevance"]
 
 
 class HeadRank(NamedTuple):
-    """One head in the ranking of a concept."""
+    """One head in the ranking of a concept.
+
+    Args:
+        index: The head's position in the head map, from 0.
+        address: Its layer's path in the denoiser and its number within the layer.
+        relevance: Its relevance for the concept; 1 is the average head.
+        standard_error: Of that relevance; nan where it could not be estimated.
+    """
 
     index: int  # type: ignore[assignment]
     address: str
@@ -42,16 +50,19 @@ class HeadRank(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Relevance:
+class Relevance(HubFile):
     """Relevance of every head for every concept (the paper's HRV: one vector over heads per concept).
 
     Args:
-        values: Each row sums to the number of heads, or is zeros where the concept got no vote.
-        standard_errors: Of each value; nan where there are fewer than two blocks of pictures.
-        split_half: Rank correlation between two halves of the pictures; nan likewise.
+        values: Relevance by concept and head. Each row sums to the number of heads, or is zeros where the
+            concept got no vote.
+        standard_errors: The standard error of each value; nan where there are fewer than two blocks of
+            pictures.
+        split_half: The rank correlation between two halves of the pictures for each concept, -1 … 1; nan
+            where there are fewer than two blocks.
         concepts: The names of the rows.
-        head_map: The heads of the columns; None for arrays that came without.
-        settings: How it was made, JSON-able.
+        head_map: The heads of the columns; None for arrays that came without one.
+        settings: How the relevance was measured, as JSON-able values by name.
         votes_by_decile: The votes in each tenth of the denoiser calls, in order; None for bare arrays.
     """
 
@@ -82,7 +93,8 @@ class Relevance:
         Args:
             votes: `Votes`, or a bare array "concepts all_heads", which has no blocks and so no standard
                 errors.
-            concepts, head_map: For a bare array, the names of its axes.
+            concepts: The names of the rows of a bare array; by default "concept 0", "concept 1", …
+            head_map: The heads of the columns of a bare array.
         """
         if not isinstance(votes, Votes):
             return cls._from_array(np.asarray(votes), concepts, head_map)
@@ -97,7 +109,7 @@ class Relevance:
             votes.concepts.names,
             votes.head_map,
             settings | {"concepts": votes.concepts.to_json()},
-            _tenths(votes),
+            _by_decile(votes),
         )
 
     @classmethod
@@ -116,32 +128,50 @@ class Relevance:
         return self.values[self._row(concept)]
 
     def at_steps(self, start: float | int, stop: float | int) -> "Relevance":
-        """The relevance of a part of the denoiser calls: (0, 0.3) is the first three tenths.
+        """The relevance in a window of the denoiser calls: (0, 0.3) is the first three tenths.
 
-        What a head attends to drifts from call to call, so early and late relevance may name other heads. The
-        votes are kept by tenths of the calls; a part of a tenth counts in proportion. Nothing is known about
-        how sure it is: standard errors and split-half correlations are nan.
+        What a head attends to drifts from call to call, so early and late relevance may name different heads.
+        The votes are kept by tenths of the calls; a fraction of a tenth counts in proportion. Reliability
+        cannot be estimated for a window: standard errors and split-half correlations are nan.
 
         Args:
-            start, stop: Shares of the calls, 0 … 1.
+            start: Where the window begins, as a share of the calls, 0 … 1.
+            stop: Where it ends, above `start` and at most 1.
+
+        Raises:
+            BadStrength: The window is not within 0 … 1.
+            HeadwiseError: The votes were not kept by call.
         """
         if self.votes_by_decile is None:
             raise HeadwiseError(
-                "This relevance does not know its votes by call. Measure it with this Headwise."
+                "This relevance does not hold its votes by call. Measure it with this version of Headwise."
             )
         if not 0 <= start < stop <= 1:
-            raise BadStrength(f"({start}, {stop}) was given; expected a part of the calls, such as (0, 0.3).")
+            raise BadStrength(f"({start}, {stop}) was given; expected shares of the calls, such as (0, 0.3).")
         edges = np.arange(10) / 10
-        share = np.clip(np.minimum(edges + 0.1, stop) - np.maximum(edges, start), 0, 0.1) * 10
-        votes = np.tensordot(share, self.votes_by_decile, 1)
+        weights = np.clip(np.minimum(edges + 0.1, stop) - np.maximum(edges, start), 0, 0.1) * 10
+        votes = np.tensordot(weights, self.votes_by_decile, 1)
         unknown = np.full(self.values.shape, np.nan)
         settings = self.settings | {"during": [float(start), float(stop)]}
         return Relevance(
             normalise(votes), unknown, unknown[:, 0].copy(), self.concepts, self.head_map, settings
         )
 
+    def require(self, head_map: HeadMap, whose: str = "the pipeline") -> None:
+        """Refuse relevance that was measured on other heads; relevance without a head map fits any model.
+
+        Args:
+            head_map: The heads that the relevance is to be used on.
+            whose: What the error calls those heads' model.
+
+        Raises:
+            HeadMapMismatch: The heads differ.
+        """
+        if self.head_map is not None:
+            self.head_map.require(head_map, "The relevance", whose)
+
     def top(self, concept: str, k: int = 10) -> list[HeadRank]:
-        """The k most relevant heads of a concept; equal ones by index."""
+        """The k most relevant heads of a concept; heads of equal relevance in the order of their index."""
         row = self._row(concept)
         order = np.argsort(-self.values[row], kind="stable")[:k]
         return [
@@ -161,54 +191,36 @@ class Relevance:
         if self.votes_by_decile is not None:
             arrays["tenths"] = self.votes_by_decile
         heads = None if self.head_map is None else json.loads(self.head_map.to_json())
-        said = {"concepts": list(self.concepts), "head_map": heads, "settings": self.settings}
-        write_arrays(path, "relevance", arrays, said)
+        metadata = {"concepts": list(self.concepts), "head_map": heads, "settings": self.settings}
+        write_arrays(path, "relevance", arrays, metadata)
 
     @classmethod
     def load(cls, path: str | Path) -> "Relevance":
         """Read what `save` wrote."""
-        arrays, said = read_arrays(path, "relevance", ("values", "standard_errors", "split_half"))
+        arrays, metadata = read_arrays(path, "relevance", ("values", "standard_errors", "split_half"))
         try:
-            heads = None if said["head_map"] is None else HeadMap.from_json(json.dumps(said["head_map"]))
-            shape = (len(said["concepts"]), arrays["values"].shape[1])
+            heads = metadata["head_map"]
+            head_map = None if heads is None else HeadMap.from_json(json.dumps(heads))
+            shape = (len(metadata["concepts"]), arrays["values"].shape[1])
             if arrays["values"].shape != shape or arrays["standard_errors"].shape != shape:
-                raise ValueError(f"{arrays['values'].shape} values for {len(said['concepts'])} concepts")
+                raise ValueError(f"{arrays['values'].shape} values for {shape[0]} concepts")
             return cls(
                 arrays["values"],
                 arrays["standard_errors"],
                 arrays["split_half"],
-                tuple(said["concepts"]),
-                heads,
-                said["settings"],
+                tuple(metadata["concepts"]),
+                head_map,
+                metadata["settings"],
                 arrays.get("tenths"),
             )
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise UnreadableFile(f"{path} is a damaged relevance file ({error!r}). Measure again.") from None
 
-    @classmethod
-    def from_pretrained(cls, name: str | Path, **options: Any) -> "Relevance":
-        """Read from a folder, or a repository of the Hub: see hub.py."""
-        from headwise.measuring.hub import from_pretrained
-
-        return from_pretrained(name, **options)
-
-    def save_pretrained(self, folder: str | Path) -> Path:
-        """Write the file and a card into a folder."""
-        from headwise.measuring.hub import save_pretrained
-
-        return save_pretrained(self, folder)
-
-    def push_to_hub(self, name: str, *, private: bool = False, token: str | None = None) -> str:
-        """Upload the file and a card to a repository of the Hub; returns the commit's address."""
-        from headwise.measuring.hub import push_to_hub
-
-        return push_to_hub(self, name, private=private, token=token)
-
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Relevance):
             return NotImplemented
-        said = (self.concepts, self.head_map, self.settings)
-        if said != (other.concepts, other.head_map, other.settings):
+        metadata = (self.concepts, self.head_map, self.settings)
+        if metadata != (other.concepts, other.head_map, other.settings):
             return False
         pairs = zip(self._arrays(), other._arrays(), strict=True)
         return all(np.array_equal(a, b, equal_nan=True) for a, b in pairs)
@@ -218,14 +230,14 @@ class Relevance:
     def __str__(self) -> str:
         width = max(map(len, self.concepts))
         lines = [f"{'concept':{width}}  split-half  most relevant heads"]
-        for name, sure in zip(self.concepts, self.split_half, strict=True):
+        for name, halves in zip(self.concepts, self.split_half, strict=True):
             heads = ", ".join(f"{rank.index} ({rank.relevance:.1f})" for rank in self.top(name, 3))
-            lines.append(f"{name:{width}}  {sure:10.2f}  {heads}")
+            lines.append(f"{name:{width}}  {halves:10.2f}  {heads}")
         return "\n".join(lines)
 
     def _arrays(self) -> tuple[np.ndarray, ...]:
-        by_call = np.zeros(0) if self.votes_by_decile is None else self.votes_by_decile
-        return self.values, self.standard_errors, self.split_half, by_call
+        by_decile = np.zeros(0) if self.votes_by_decile is None else self.votes_by_decile
+        return self.values, self.standard_errors, self.split_half, by_decile
 
     def _row(self, concept: str) -> int:
         if concept not in self.concepts:
@@ -236,9 +248,9 @@ class Relevance:
         return f"head {head}" if self.head_map is None else self.head_map.address(head)
 
 
-def _tenths(votes: Votes) -> Int[np.ndarray, "10 concepts all_heads"]:
+def _by_decile(votes: Votes) -> Int[np.ndarray, "10 concepts all_heads"]:
     """The votes of each tenth of the calls; call i of n lies in tenth ⌊10 i / n⌋."""
-    tenths = np.zeros((10, *votes.totals.shape), np.int32)
+    by_decile = np.zeros((10, *votes.totals.shape), np.int32)
     calls = np.arange(len(votes.counts))
-    np.add.at(tenths, 10 * calls // max(1, len(calls)), votes.counts.transpose(0, 2, 1).astype(np.int32))
-    return tenths
+    np.add.at(by_decile, 10 * calls // max(1, len(calls)), votes.counts.transpose(0, 2, 1).astype(np.int32))
+    return by_decile

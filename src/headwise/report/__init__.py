@@ -1,9 +1,17 @@
 """Chapter 7, pages: self-contained HTML of what was measured, and the figures in it.
 
-plots         figures, from results alone
-page          one page: its parts and its template
-measurement   of a measurement
-claims        of ordered weakening and polysemy
-methods       of editing and multi-subject benchmarks
-questions     of the open questions
+plots         figures of heads; curves: figures of benchmarks; style: what all figures share
+page          one page: its sections and its template
+measurement   `report`, which writes the page of any run; the page of a measurement
+claims        pages of ordered weakening and polysemy
+methods       pages of editing and multi-subject benchmarks
+questions     pages of the open questions
 """
+
+from importlib import import_module
+
+
+def __getattr__(name: str) -> object:
+    if name != "report":
+        raise AttributeError(f"module 'headwise.report' has no attribute {name!r}")
+    return import_module("headwise.report.measurement").report

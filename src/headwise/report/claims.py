@@ -1,176 +1,160 @@
-"""The pages of trials: what weakening showed of one concept or of many, and how often words were misread.
+"""The pages of the paper's claims: what weakening removes, of one concept or of many, and misread words.
 
-A trial's folder holds scores.safetensors, and pictures/ whose names say what was done to them:
-`003 most relevant 0016.png`, `003 adjust.png`. A folder of folders is a trial of many concepts;
-one with scales.json compares scales of relevance.
+Pictures in the folder of a weakening are named by prompt, order and k: `003 most relevant 0016.png`.
 """
 
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
-from headwise.benchmarks.results import (
-    ESTIMATORS_FILE,
-    LEAST,
-    LEAST_LAYERS,
-    MOST,
-    MOST_LAYERS,
-    QUESTIONS_FILE,
-    SCALES_FILE,
-    Polysemy,
-    Weakening,
-)  # fmt: skip
-from headwise.errors import UnreadableFile
+from headwise.benchmarks.results import LEAST, LEAST_LAYERS, MOST, MOST_LAYERS, Polysemy, Weakening
 from headwise.intervals import Interval
 from headwise.report import plots
-from headwise.report.methods import comparison_page, scales_page, strips_of_methods
-from headwise.report.page import Drawing, Page, Picture, Section, Strip, Table, settings_rows
-from headwise.report.questions import estimators_page, questions_page
+from headwise.report.page import (
+    Drawing,
+    Page,
+    Picture,
+    Section,
+    Strip,
+    Table,
+    settings_rows,
+    strips_of_methods,
+)
 from headwise.runs.scores import Scores
 
-__all__ = ["trial_page"]
+__all__ = ["polysemy_page", "weakening_page", "weakenings_page"]
 
 WEAKENING = (
-    "What the first k heads of an order hear of the prompt is multiplied by a negative factor, and a judge "
-    "says what the pictures still show. If relevance means something, a concept is lost sooner when its most "
-    "relevant heads go first."
+    "The attention to the prompt of the first k heads of an order is multiplied by a negative factor, and an "
+    "image-text model scores what the pictures still show. If relevance means something, a concept is lost "
+    "sooner when its most relevant heads come first."
 )
 POLYSEMY = (
-    "Prompts use a word in the sense that it rarely has, and a judge says which sense each picture shows. "
+    "Prompts use a word in a rare sense, and an image-text model decides which sense each picture shows. "
     "The controls change as much as adjusting does, but not at the heads that relevance names."
 )
-NAME = "scores.safetensors"
 
 
-def trial_page(folder: Path) -> Page:
-    """The page of a trial's folder.
-
-    Raises:
-        UnreadableFile: There is neither a trial nor a folder of trials.
-    """
-    if (folder / NAME).is_file():
-        scores = Scores.load(folder / NAME)
-        if "measure" in scores.axes:
-            return comparison_page(folder, scores)
-        return _polysemy(folder, scores) if "method" in scores.axes else _weakening(folder, Weakening(scores))
-    if (folder / SCALES_FILE).is_file():
-        return scales_page(folder)
-    if (folder / ESTIMATORS_FILE).is_file():
-        return estimators_page(folder)
-    if (folder / QUESTIONS_FILE).is_file():
-        return questions_page(folder)
-    inner = {file.parent: Weakening(Scores.load(file)) for file in sorted(folder.glob(f"*/{NAME}"))}
-    if not inner:
-        raise UnreadableFile(
-            f"{folder} holds no run: neither relevance.safetensors nor {NAME}. Give the folder of a run."
-        )
-    return _weakenings(inner)
-
-
-def _weakening(folder: Path, found: Weakening) -> Page:
-    settings = found.scores.settings
-    area, random = found.area(), found.random()
+def weakening_page(folder: Path, weakening: Weakening) -> Page:
+    """The page of a folder in which the heads of one concept were weakened in several orders."""
+    settings = weakening.scores.settings
     return Page(
         title=f"Is {settings.get('concept')} lost where its heads are weakened?",
         lead=WEAKENING,
         numbers=[
-            ("area, least minus most relevant first", _signed(area)),
-            ("random above most relevant first", _signed(random)),
-            ("pictures scored", str(len(found.scores))),
+            ("area, least minus most relevant first", _signed(weakening.area())),
+            ("random above most relevant first", _signed(weakening.random())),
+            ("pictures scored", str(len(weakening.scores))),
         ],
-        sections=[_curves(found), *_strips_of_orders(folder, found)],
+        sections=[_curves(weakening), *_strips_of_orders(folder, weakening)],
         settings=list(settings_rows(settings)),
     )
 
 
-def _curves(found: Weakening) -> Section:
-    rows = [(order, str(found.height(order)), _k(found.half_drop(order))) for order in found.orders]
+def _curves(weakening: Weakening) -> Section:
+    heights = {order: weakening.height(order) for order in weakening.orders}
+    rows = [(order, str(height), _k(weakening.half_drop(order))) for order, height in heights.items()]
     columns = ("order", "mean score (95 %)", "half of the drop at k")
-    alt = "; ".join(f"{order}: mean score {found.height(order).value:.2f}" for order in found.orders)
+    alt = "; ".join(f"{order}: mean score {height.value:.2f}" for order, height in heights.items())
     return Section(
         "Curves",
         "The mean score of all prompts against the number of weakened heads; bands are 95 % (bootstrap).",
-        (Drawing.of(plots.weakening_curves(found), f"Curves of score over k. {alt}.", "36rem"),),
+        (Drawing.of(plots.weakening_curves(weakening), f"Curves of score over k. {alt}.", "36rem"),),
         (Table("Every order", columns, rows, columns[1:], open=True),),
     )
 
 
-def _strips_of_orders(folder: Path, found: Weakening) -> Iterator[Section]:
-    """One section for each prompt whose pictures were kept: an order a row, growing k to the right."""
-    kept: dict[str, dict[tuple[str, int], Picture]] = {}
+def _strips_of_orders(folder: Path, weakening: Weakening) -> Iterator[Section]:
+    """One section for each prompt whose pictures were kept: one row per order, k growing to the right."""
+    by_number: dict[str, dict[tuple[str, int], Picture]] = {}
     for path in sorted((folder / "pictures").glob("*.png")):
         number, _, rest = path.stem.partition(" ")
         order, _, k = rest.rpartition(" ")
-        kept.setdefault(number, {})[order, int(k)] = Picture.of(path)
-    for pictures in kept.values():
+        by_number.setdefault(number, {})[order, int(k)] = Picture.of(path)
+    orders, ks = weakening.orders, weakening.ks
+    for pictures in by_number.values():
         strips = []
-        for order in found.orders:
-            ends = {k: pictures.get((found.orders[0], k)) for k in (0, found.ks[-1])}  # shared by all orders
-            row = [(f"k = {k}", pictures.get((order, k), ends.get(k))) for k in found.ks]
+        ends = {k: pictures.get((orders[0], k)) for k in (0, ks[-1])}  # the same in all orders
+        for order in orders:
+            row = [(f"k = {k}", pictures.get((order, k), ends.get(k))) for k in ks]
             strips.append(Strip(order, [(name, picture) for name, picture in row if picture is not None]))
         prompt = next(iter(pictures.values())).prompt
         yield Section(f"“{prompt}”", "The same latents throughout.", strips=tuple(strips))
 
 
-def _weakenings(inner: dict[Path, Weakening]) -> Page:
-    named = _named(list(inner.values()))
-    areas = {name: found.area() for name, found in named.items()}
+def weakenings_page(by_folder: dict[Path, Weakening]) -> Page:
+    """The page of several weakenings, of different concepts or by different factors.
+
+    Args:
+        by_folder: Each weakening by the folder that holds it.
+    """
+    named = _named(list(by_folder.values()))
+    areas = {name: weakening.area() for name, weakening in named.items()}
     positive = sum(area.low > 0 for area in areas.values())
-    between = sum(0 < found.random().value < areas[name].value for name, found in named.items())
-    columns = ("on trial", "area (95 %)", "random above most", "by layers")
-    rows = [
-        (n, _signed(areas[n]), f"{f.random().value:+.3f}", f"{f.area(MOST_LAYERS, LEAST_LAYERS).value:+.3f}")
-        for n, f in named.items()
-    ]
-    alt = "; ".join(f"{name} {_signed(area)}" for name, area in areas.items())
-    overview = Section(
-        "All together",
-        "Area between the curves of least and most relevant first, with 95 % intervals; hollow marks are "
-        "random orders above most relevant first, squares the same area for whole layers.",
-        (Drawing.of(plots.weakening_areas(named), f"Areas by concept: {alt}.", "36rem"),),
-        (Table("The numbers", columns, rows, columns[1:], open=True),),
-    )
-    first = next(iter(named.values()))
-    strips = [_most_and_least(name, folder, inner[folder]) for name, folder in zip(named, inner, strict=True)]
-    shown = tuple(strip for of_one in strips for strip in of_one)
-    pictures = [Section("Pictures", "The first prompt of each.", strips=shown)] if shown else []
+    between = sum(0 < weakening.random().value < areas[name].value for name, weakening in named.items())
     return Page(
         title="Is a concept lost where its heads are weakened?",
         lead=WEAKENING,
         numbers=[
             ("with their interval above 0", f"{positive} of {len(named)}"),
             ("random order in between", f"{between} of {len(named)}"),
-            ("pictures scored", str(sum(len(found.scores) for found in named.values()))),
+            ("pictures scored", str(sum(len(weakening.scores) for weakening in named.values()))),
         ],
-        sections=[overview, *pictures],
-        settings=list(settings_rows(first.scores.settings)),
+        sections=[_areas(named, areas), *_first_strips(named, list(by_folder))],
+        settings=list(settings_rows(next(iter(named.values())).scores.settings)),
     )
 
 
-def _named(many: list[Weakening]) -> dict[str, Weakening]:
+def _areas(named: dict[str, Weakening], areas: dict[str, Interval]) -> Section:
+    columns = ("weakened", "area (95 %)", "random above most", "by layers")
+    layers = {name: weakening.area(MOST_LAYERS, LEAST_LAYERS).value for name, weakening in named.items()}
+    rows = [
+        (name, _signed(areas[name]), f"{weakening.random().value:+.3f}", f"{layers[name]:+.3f}")
+        for name, weakening in named.items()
+    ]
+    alt = "; ".join(f"{name} {_signed(area)}" for name, area in areas.items())
+    return Section(
+        "All together",
+        "Area between the curves of least and most relevant first, with 95 % intervals; hollow marks are "
+        "random orders above most relevant first, squares the same area for whole layers.",
+        (Drawing.of(plots.weakening_areas(named), f"Areas by concept: {alt}.", "36rem"),),
+        (Table("The numbers", columns, rows, columns[1:], open=True),),
+    )
+
+
+def _first_strips(named: dict[str, Weakening], folders: list[Path]) -> Iterator[Section]:
+    """The pictures of the first prompt of each weakening, if any were kept."""
+    strips: list[Strip] = []
+    for (name, weakening), folder in zip(named.items(), folders, strict=True):
+        for section in islice(_strips_of_orders(folder, weakening), 1):
+            rows = {strip.name: strip.pictures for strip in section.strips}
+            strips += [
+                Strip(f"{name}, {section.title}, {order} first", rows[order]) for order in (MOST, LEAST)
+            ]
+    if strips:
+        yield Section("Pictures", "The first prompt of each.", strips=tuple(strips))
+
+
+def _named(weakenings: list[Weakening]) -> dict[str, Weakening]:
     """Each by its concept, or where one concept is weakened by several factors, by its factor."""
-    concepts = [found.scores.settings["concept"] for found in many]
-    if len(set(concepts)) == len(concepts):
-        return dict(zip(concepts, many, strict=True))
-    return {f"{c} × {f.scores.settings['factor']:g}": f for c, f in zip(concepts, many, strict=True)}
+    settings = [weakening.scores.settings for weakening in weakenings]
+    names = [each["concept"] for each in settings]
+    if len(set(names)) < len(names):
+        names = [f"{each['concept']} × {each['factor']:g}" for each in settings]
+    return dict(zip(names, weakenings, strict=True))
 
 
-def _most_and_least(name: str, folder: Path, found: Weakening) -> list[Strip]:
-    sections = list(_strips_of_orders(folder, found))
-    if not sections:
-        return []
-    strips = {strip.name: strip for strip in sections[0].strips}
-    prompt = sections[0].title
-    return [Strip(f"{name}, {prompt}, {order} first", strips[order].pictures) for order in (MOST, LEAST)]
-
-
-def _polysemy(folder: Path, scores: Scores) -> Page:
-    found = Polysemy(scores, tuple(scores.settings["words"]))
-    rates = {method: found.rate(method) for method in found.methods}
-    words = list(dict.fromkeys(found.words))
-    columns = ("word", *found.methods)
-    rows = [(word, *(f"{found.rate(m, word).value:.2f}" for m in found.methods)) for word in words]
+def polysemy_page(folder: Path, scores: Scores) -> Page:
+    """The page of a folder in which words with several meanings were adjusted."""
+    polysemy = Polysemy(scores, tuple(scores.settings["words"]))
+    rates = {method: polysemy.rate(method) for method in polysemy.methods}
+    columns = ("word", *polysemy.methods)
+    rows = [
+        (word, *(f"{polysemy.rate(method, word).value:.2f}" for method in polysemy.methods))
+        for word in dict.fromkeys(polysemy.words)
+    ]
     alt = "; ".join(f"{method} {rate}" for method, rate in rates.items())
     per_method = int(np.isfinite(scores.values[0]).sum())
     overview = Section(
@@ -179,12 +163,14 @@ def _polysemy(folder: Path, scores: Scores) -> Page:
         (Drawing.of(plots.rates(rates, "share misread"), f"Misread by method: {alt}.", "34rem"),),
         (Table("By word", columns, rows, columns[1:], open=True),),
     )
-    strips = tuple(strips_of_methods(folder, found.methods))
+    strips = tuple(strips_of_methods(folder, polysemy.methods))
     return Page(
         title="Which sense does the picture show?",
         lead=POLYSEMY,
-        numbers=[(method, f"{rate.value:.0%}") for method, rate in rates.items()]
-        + [("pictures a method", str(per_method))],
+        numbers=[
+            *((method, f"{rate.value:.0%}") for method, rate in rates.items()),
+            ("pictures per method", str(per_method)),
+        ],
         sections=[overview, Section("Pictures", "The same latents in every column.", strips=strips)],
         settings=list(settings_rows({k: v for k, v in scores.settings.items() if k != "words"})),
     )

@@ -1,6 +1,6 @@
-"""The page of a run (page.py): of a measurement here, of a trial of its claims in trials.py.
+"""The page of a run: `report` recognises the run by its files; the page of a measurement is made here.
 
-Every folder may hold command.txt, the command that made it. That of a measurement may also hold
+Every folder may hold command.txt, the command that made it. The folder of a measurement may also hold
 
     relevance.safetensors   the measurement; the one file that must be there
     votes.safetensors       its votes, for the curve over pictures
@@ -8,47 +8,94 @@ Every folder may hold command.txt, the command that made it. That of a measureme
     pictures/NNN.png        samples; each PNG carries its prompt as text
 """
 
-__all__ = ["report"]
-
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
+from headwise.benchmarks.results import Weakening, kind_of
+from headwise.errors import UnreadableFile
 from headwise.measuring.relevance import HeadRank, Relevance
 from headwise.measuring.votes import Votes
-from headwise.report import plots
-from headwise.report.claims import trial_page
+from headwise.report import claims, methods, plots, questions
 from headwise.report.page import Drawing, Page, Section, Table, pictures_of, settings_rows
+from headwise.runs.scores import Scores
 
-HEADS_A_CONCEPT = 5
+__all__ = ["report"]
+
+RELEVANCE, SCORES = "relevance.safetensors", "scores.safetensors"
+HEADS_PER_CONCEPT = 5
 LEAD = (
-    "At every layer and call each head voted for the concept whose words its picture positions attended to "
+    "At every layer and call each head voted for the concept whose words its image queries attended to "
     "most. A head's relevance is its share of a concept's votes, scaled so that the average head has 1."
 )
 
 
 def report(run_folder: str | os.PathLike[str]) -> Path:
-    """Write `index.html` into the folder of a run, whatever its kind, and return its path."""
+    """Write `index.html` into the folder of a run of any kind, and return its path.
+
+    Args:
+        run_folder: The folder of a measurement or a benchmark, or a folder of such folders of weakenings.
+
+    Raises:
+        UnreadableFile: The folder holds no run, or a damaged one.
+    """
     folder = Path(run_folder)
-    measured = (folder / "relevance.safetensors").is_file()
-    page = _measurement(folder) if measured else trial_page(folder)
-    return replace(page, command=_text(folder / "command.txt")).write(folder)
+    return replace(_page_of(folder), command=_text(folder / "command.txt")).write(folder)
+
+
+def _page_of(folder: Path) -> Page:
+    if (folder / RELEVANCE).is_file():
+        return _measurement(folder)
+    kind = kind_of(folder)
+    if kind in _OF_FOLDER:
+        return _OF_FOLDER[kind](folder)
+    if kind in _OF_SCORES:
+        return _OF_SCORES[kind](folder, Scores.load(folder / SCORES))
+    raise UnreadableFile(
+        f"{folder} holds no run: neither {RELEVANCE} nor {SCORES}. Give the folder of a run."
+    )
+
+
+def _weakenings(folder: Path) -> Page:
+    files = sorted(folder.glob(f"*/{SCORES}"))
+    return claims.weakenings_page({file.parent: Weakening(Scores.load(file)) for file in files})
+
+
+_OF_FOLDER: dict[str, Callable[[Path], Page]] = {
+    "scales": questions.scales_page,
+    "estimators": questions.estimators_page,
+    "questions": questions.questions_page,
+    "weakenings": _weakenings,
+}
+_OF_SCORES: dict[str, Callable[[Path, Scores], Page]] = {
+    "weakening": lambda folder, scores: claims.weakening_page(folder, Weakening(scores)),
+    "polysemy": claims.polysemy_page,
+    "interventions": lambda folder, scores: claims.weakening_page(folder, Weakening(scores)),
+    "editing": methods.editing_page,
+    "strengthening": methods.editing_page,
+    "multi-concept": methods.multi_subject_page,
+}
 
 
 def _measurement(folder: Path) -> Page:
-    relevance = Relevance.load(folder / "relevance.safetensors")
-    control_file = folder / "control" / "relevance.safetensors"
+    relevance = Relevance.load(folder / RELEVANCE)
+    control_file, votes_file = folder / "control" / RELEVANCE, folder / "votes.safetensors"
     control = Relevance.load(control_file) if control_file.is_file() else None
-    votes_file = folder / "votes.safetensors"
     votes = Votes.load(votes_file) if votes_file.is_file() else None
     return Page(
         title=f"Which heads of {relevance.settings.get('model', 'this model')} carry which concept",
         lead=LEAD,
         numbers=_numbers(relevance, control),
-        sections=list(_sections(relevance, control, votes)),
+        sections=[
+            _map_section(relevance),
+            _heads_section(relevance),
+            _certainty_section(relevance, control, votes),
+            _layer_section(relevance),
+            _similarity_section(relevance),
+        ],
         sheet=list(pictures_of(folder / "pictures")),
         settings=list(settings_rows(relevance.settings)),
         words=relevance.settings.get("concepts", []),
@@ -67,14 +114,6 @@ def _numbers(relevance: Relevance, control: Relevance | None) -> list[tuple[str,
     return numbers
 
 
-def _sections(relevance: Relevance, control: Relevance | None, votes: Votes | None) -> Iterator[Section]:
-    yield _map_section(relevance)
-    yield _heads_section(relevance)
-    yield _certainty_section(relevance, control, votes)
-    yield _layer_section(relevance)
-    yield _similarity_section(relevance)
-
-
 def _map_section(relevance: Relevance) -> Section:
     best = {name: relevance.top(name, 1)[0] for name in relevance.concepts}
     leader = max(best, key=lambda name: best[name].relevance)
@@ -84,7 +123,7 @@ def _map_section(relevance: Relevance) -> Section:
         f"{best[leader].relevance:.1f}, {leader} at {best[leader].address}."
     )
     text = (
-        "One row is one concept, one column one head, in the order in which the picture passes them. "
+        "One row is one concept, one column one head, in the order in which the image passes them. "
         "Bright cells are heads that serve the concept far more than the average head does."
     )
     return Section("Concept × head map", text, (Drawing.of(plots.heat_map(relevance), alt, "60rem"),))
@@ -98,18 +137,18 @@ def _heads_section(relevance: Relevance) -> Section:
     leading = [(name, _interval(head), head.address, head.index) for name, head in _top_heads(relevance, 1)]
     more = [
         (name, _interval(head), head.address, head.index)
-        for name, head in _top_heads(relevance, HEADS_A_CONCEPT)
+        for name, head in _top_heads(relevance, HEADS_PER_CONCEPT)
     ]
     columns = ("concept", "relevance ± 95 %", "address", "index")
     tables = (
         Table("The most relevant head of each concept", columns, leading, columns[1::2], open=True),
-        Table(f"The {HEADS_A_CONCEPT} most relevant", columns, more, columns[1::2]),
+        Table(f"The {HEADS_PER_CONCEPT} most relevant", columns, more, columns[1::2]),
     )
     return Section("The heads of each concept", text, tables=tables)
 
 
 def _top_heads(relevance: Relevance, k: int) -> Iterator[tuple[str, HeadRank]]:
-    """The k first heads of each concept, its name beside the first of them."""
+    """The k most relevant heads of each concept, the concept's name beside the first of them."""
     for name in relevance.concepts:
         for rank, head in enumerate(relevance.top(name, k)):
             yield name if rank == 0 else "", head
@@ -123,7 +162,7 @@ def _certainty_section(relevance: Relevance, control: Relevance | None, votes: V
     )
     if control is not None:
         text += (
-            " In the control, every concept draws its words from one pot that all share, so no name means "
+            " In the control, all concepts sample the words of all concepts, so no name means "
             "anything. Beyond its own noise, relevance spreads over heads with a standard deviation of "
             f"{_spread(relevance):.2f}; in the control, with {_spread(control):.2f}."
         )
@@ -143,12 +182,12 @@ def _certainty_section(relevance: Relevance, control: Relevance | None, votes: V
 
 def _certainty_in_words(relevance: Relevance, control: Relevance | None) -> str:
     lowest = int(np.argmin(relevance.split_half))
-    said = (
+    words = (
         "Split-half rank correlation of each concept: "
         f"median {_number(np.median(relevance.split_half))}, "
         f"lowest {relevance.concepts[lowest]} with {_number(relevance.split_half[lowest])}."
     )
-    return said if control is None else f"{said} Control: median {_number(np.median(control.split_half))}."
+    return words if control is None else f"{words} Control: median {_number(np.median(control.split_half))}."
 
 
 def _layer_section(relevance: Relevance) -> Section:
@@ -176,13 +215,13 @@ def _layer_section(relevance: Relevance) -> Section:
 
 
 def _similarity_section(relevance: Relevance) -> Section:
-    alike = plots.correlation(relevance)
-    pairs = sorted(((alike[a, b], a, b) for a in range(len(alike)) for b in range(a)), reverse=True)
-    shown = pairs if len(pairs) <= 16 else pairs[:8] + pairs[-8:]
-    rows = [(relevance.concepts[a], relevance.concepts[b], f"{value:+.2f}") for value, a, b in shown]
+    similarity, names = plots.correlation(relevance), relevance.concepts
+    pairs = sorted(((similarity[a, b], a, b) for a in range(len(names)) for b in range(a)), reverse=True)
+    ends = pairs if len(pairs) <= 16 else pairs[:8] + pairs[-8:]
+    rows = [(names[a], names[b], f"{value:+.2f}") for value, a, b in ends]
     columns = ("concept", "and", "correlation")
     text = "Concepts with a high correlation have their relevance at the same heads."
-    alt = f"Matrix of correlations between {len(alike)} concepts, similar ones side by side."
+    alt = f"Matrix of correlations between {len(names)} concepts, similar ones side by side."
     drawing = Drawing.of(plots.concept_similarity(relevance), alt, "34rem")
     return Section(
         "Concepts that share heads",

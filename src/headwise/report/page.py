@@ -1,6 +1,6 @@
-"""One self-contained HTML page: figures are SVG, pictures data URIs, and nothing is asked of the network.
+"""One self-contained HTML page: figures are SVG, pictures data URIs, and nothing is loaded from the network.
 
-Whatever came from outside, prompts and model names above all, passes Jinja's autoescape.
+All text from outside, prompts and model names above all, passes Jinja's autoescape.
 """
 
 import base64
@@ -11,32 +11,51 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
-from matplotlib.figure import Figure
 
 from headwise.files import write_whole
 from headwise.pictures import settings_in
-from headwise.report import plots
+from headwise.report.style import Figure, as_svg
 
-__all__ = ["Drawing", "Page", "Picture", "Section", "Strip", "Table", "pictures_of", "settings_rows"]
+__all__ = [
+    "Drawing",
+    "Page",
+    "Picture",
+    "Section",
+    "Strip",
+    "Table",
+    "pictures_of",
+    "settings_rows",
+    "strips_of_methods",
+]
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture on the page, and the prompt beneath it."""
+    """A picture on the page.
+
+    Args:
+        source: The picture as a data URI.
+        prompt: The prompt beneath it, which is also its text alternative.
+    """
 
     source: str
     prompt: str
 
     @classmethod
     def of(cls, path: Path) -> "Picture":
-        """A PNG, which knows its prompt."""
+        """The picture of a PNG file, which holds its prompt as text."""
         source = "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
         return cls(source, settings_in(path).get("prompt", path.stem))
 
 
 @dataclass(frozen=True)
 class Strip:
-    """A row of pictures with a name before them and one beneath each."""
+    """A row of pictures.
+
+    Args:
+        name: The heading of the row.
+        pictures: Each picture, after the caption beneath it.
+    """
 
     name: str
     pictures: Sequence[tuple[str, Picture]]
@@ -44,7 +63,13 @@ class Strip:
 
 @dataclass(frozen=True)
 class Drawing:
-    """A figure on the page: its SVG, what it shows in words, and the width it is never squeezed below."""
+    """A figure on the page.
+
+    Args:
+        svg: The figure itself.
+        alt: What it shows, in words.
+        least: The width that it is never squeezed below, in CSS units.
+    """
 
     svg: Markup
     alt: str
@@ -52,13 +77,21 @@ class Drawing:
 
     @classmethod
     def of(cls, figure: Figure, alt: str, least: str) -> "Drawing":
-        """A matplotlib figure."""
-        return cls(Markup(plots.as_svg(figure)), alt, least)
+        """A matplotlib figure, with the words and the width of `Drawing`."""
+        return cls(Markup(as_svg(figure)), alt, least)
 
 
 @dataclass(frozen=True)
 class Table:
-    """The numbers behind a figure, folded away unless `open`."""
+    """The numbers behind a figure.
+
+    Args:
+        title: The heading, which unfolds the table.
+        columns: The names of the columns.
+        rows: The cells of each row, in the order of the columns.
+        numeric: The columns that are set flush right.
+        open: Whether the table is unfolded from the start.
+    """
 
     title: str
     columns: tuple[str, ...]
@@ -83,13 +116,14 @@ class Page:
     """Everything a page shows.
 
     Args:
-        title, lead: What it is about, and how to understand it in two sentences.
-        numbers: The few that matter, by name.
-        sections: The body.
+        title: The question that the page answers.
+        lead: How to understand the page, in two sentences.
+        numbers: The few numbers that matter, each after its name.
+        sections: The body of the page.
         sheet: Sample pictures.
-        command: What made it.
-        settings: Name and value.
-        words: Pairs of a concept and its words.
+        command: The command line that made the run; empty if it is not known.
+        settings: The settings of the run, each value after its name.
+        words: The concepts, each with the list of its words.
     """
 
     title: str
@@ -102,7 +136,7 @@ class Page:
     words: Sequence[Sequence[Any]] = ()
 
     def write(self, folder: Path) -> Path:
-        """As `index.html` in a folder."""
+        """Write `index.html` into a folder and return its path."""
         environment = Environment(
             loader=PackageLoader("headwise"), autoescape=True, undefined=StrictUndefined
         )
@@ -112,13 +146,30 @@ class Page:
 
 
 def pictures_of(folder: Path, pattern: str = "*.png") -> Iterator[Picture]:
-    """The pictures in a folder, by name."""
+    """The pictures in a folder, in the order of their names."""
     return (Picture.of(path) for path in sorted(folder.glob(pattern)))
 
 
 def settings_rows(settings: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """What was not left to the model, versions last."""
+    """Name and value of each setting that was not left to the model, versions last."""
     for name, value in settings.items():
         if value is not None and name not in ("concepts", "counted", "versions", "order"):
             yield name, str(value)
     yield from settings.get("versions", {}).items()
+
+
+def strips_of_methods(folder: Path, methods: Sequence[str], first: str = "plain") -> Iterator[Strip]:
+    """One strip for each prompt whose pictures were kept, with one picture per method.
+
+    Args:
+        folder: The folder of the run; its pictures are named like `003 adjust.png`.
+        methods: The methods, in the order of the columns.
+        first: The method whose picture names the strip by its prompt.
+    """
+    rows: dict[str, dict[str, Picture]] = {}
+    for path in sorted((folder / "pictures").glob("*.png")):
+        number, _, method = path.stem.partition(" ")
+        rows.setdefault(number, {})[method] = Picture.of(path)
+    for row in rows.values():
+        prompt = (row.get(first) or next(iter(row.values()))).prompt
+        yield Strip(f"“{prompt}”", [(method, row[method]) for method in methods if method in row])

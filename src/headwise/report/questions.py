@@ -1,43 +1,46 @@
-"""The pages of questions about relevance itself: how it is best measured, and what it is good for."""
+"""The pages of questions about relevance itself: how to measure it, how to scale it, what it is good for."""
 
 import json
 from pathlib import Path
 from typing import Any
 
-from headwise.benchmarks.results import ENOUGH, ESTIMATORS_FILE, QUESTIONS_FILE
+from headwise.benchmarks.results import ENOUGH, ESTIMATORS_FILE, QUESTIONS_FILE, SCALES_FILE, Editing
 from headwise.intervals import Interval
 from headwise.report import plots
 from headwise.report.page import Drawing, Page, Section, Table, settings_rows
 
-__all__ = ["estimators_page", "questions_page"]
+__all__ = ["estimators_page", "questions_page", "scales_page"]
 
-LEAD = (
+ESTIMATORS_LEAD = (
     "Ways of counting votes, at equal cost. Cost is rows that pass the denoiser; agreement is the rank "
     "correlation over heads with a long run on other pictures, the median over concepts."
 )
-ASKED = (
-    "Agreement is the rank correlation over heads, with 95 % intervals of its mean over concepts; what it is "
-    "held against was measured on other pictures unless said otherwise."
+QUESTIONS_LEAD = (
+    "Agreement is the rank correlation over heads, with 95 % intervals of its mean over concepts; it is with "
+    "a measurement on other pictures unless the text says otherwise."
+)
+SCALES_LEAD = (
+    "The same relevance on several scales. Order is the rank correlation of heads with the relevance as "
+    "measured; where it is 1 weakening is the same by construction. Damage is what strengthening one word of "
+    "a prompt does to the rest of its picture, beside the plain picture of the same prompt."
 )
 
 
 def estimators_page(folder: Path) -> Page:
     """The page of a folder in which estimators were compared."""
-    said = json.loads((folder / ESTIMATORS_FILE).read_text(encoding="utf-8"))
-    found, settings = said["estimators"], said["settings"]
-    draws = {name: one["curve"] for name, one in found.items() if name.endswith((" 1 draw", " 8 draws"))}
+    results = json.loads((folder / ESTIMATORS_FILE).read_text(encoding="utf-8"))
+    by_name, settings = results["estimators"], results["settings"]
+    curves = {name: estimator["curve"] for name, estimator in by_name.items()}
+    draws = {name: curve for name, curve in curves.items() if name.endswith((" 1 draw", " 8 draws"))}
     start = settings["lean"].split(",")[0] + ", "
-    ways = {
-        name.removeprefix(start): one["curve"]
-        for name, one in found.items()
-        if name.startswith(start) and ", " not in name.removeprefix(start)
-    }
+    ways = {name.removeprefix(start): curve for name, curve in curves.items() if name.startswith(start)}
+    ways = {name: curve for name, curve in ways.items() if ", " not in name}
     columns = ("estimator", f"rows to {ENOUGH}", "of the paper's", "best", "at rows")
-    rows = [_row(name, one) for name, one in found.items()]
-    lean = found.get(settings["lean"], {"rows": None, "share_of_paper": None})
+    rows = [_row(name, estimator) for name, estimator in by_name.items()]
+    lean = by_name.get(settings["lean"], {"rows": None, "share_of_paper": None})
     return Page(
         title="How few denoiser rows give the relevance of a long run?",
-        lead=LEAD,
+        lead=ESTIMATORS_LEAD,
         numbers=[
             ("the default", settings["lean"]),
             (f"its rows to {ENOUGH}", _or_never(lean["rows"], ".0f")),
@@ -58,17 +61,18 @@ def estimators_page(folder: Path) -> Page:
 
 
 def questions_page(folder: Path) -> Page:
-    """The page of a folder in which questions about relevance were asked."""
-    said = json.loads((folder / QUESTIONS_FILE).read_text(encoding="utf-8"))
+    """The page of a folder in which questions about relevance were answered."""
+    results = json.loads((folder / QUESTIONS_FILE).read_text(encoding="utf-8"))
+    answers, settings = results["answers"], results["settings"]
     return Page(
         title="What is open about relevance, asked of this model",
-        lead=ASKED,
+        lead=QUESTIONS_LEAD,
         numbers=[
-            ("questions", str(len(said["answers"]))),
-            ("split-half of the whole", f"{said['settings']['whole_split_half']:.3f}"),
+            ("questions", str(len(answers))),
+            ("split-half of the whole", f"{settings['whole_split_half']:.3f}"),
         ],
-        sections=[_answer(answer) for answer in said["answers"].values()],
-        settings=list(settings_rows(said["settings"])),
+        sections=[_answer(answer) for answer in answers.values()],
+        settings=list(settings_rows(settings)),
     )
 
 
@@ -103,16 +107,60 @@ def _section(title: str, curves: dict[str, Any], text: str) -> Section:
     )
 
 
-def _row(name: str, one: dict[str, Any]) -> tuple[str, ...]:
-    rows, best = one["rows"], max(one["curve"], key=lambda point: point[1])
-    return (
-        name,
-        _or_never(rows, ".0f"),
-        _or_never(one["share_of_paper"], ".2f"),
-        f"{best[1]:.3f}",
-        f"{best[0]:.0f}",
-    )
+def _row(name: str, estimator: dict[str, Any]) -> tuple[str, ...]:
+    rows, (cost, best, *_) = estimator["rows"], max(estimator["curve"], key=lambda point: point[1])
+    share = _or_never(estimator["share_of_paper"], ".2f")
+    return name, _or_never(rows, ".0f"), share, f"{best:.3f}", f"{cost:.0f}"
 
 
 def _or_never(value: float | None, form: str) -> str:
     return "never" if value is None else format(value, form)
+
+
+def scales_page(folder: Path) -> Page:
+    """The page of a folder in which scales of relevance were compared."""
+    results = json.loads((folder / SCALES_FILE).read_text(encoding="utf-8"))
+    by_scale = {name: _intervals(numbers) for name, numbers in results["scales"].items()}
+    steered = {name: numbers for name, numbers in by_scale.items() if name != "plain"}
+    return Page(
+        title="On which scale should relevance steer?",
+        lead=SCALES_LEAD,
+        numbers=[("scales", str(len(steered))), ("pairs", str(results["settings"]["pairs"]))],
+        sections=[_scales(by_scale, steered)],
+        settings=list(settings_rows(results["settings"])),
+    )
+
+
+def _scales(by_scale: dict[str, Any], steered: dict[str, Any]) -> Section:
+    points = {name: (numbers["preservation"], numbers["accuracy"]) for name, numbers in by_scale.items()}
+    rates = {name: numbers["misread"] for name, numbers in steered.items()}
+    alt = "; ".join(
+        f"{name} preservation {p.value:.2f}, accuracy {a.value:.2f}" for name, (p, a) in points.items()
+    )
+    misread = "; ".join(f"{name} {rate}" for name, rate in rates.items())
+    columns = ("scale", "order", "largest", "misread", *Editing.METRICS[1:])
+    rows = [
+        (name, f"{scale['order']:.3f}", f"{scale['largest']:.1f}", *(str(scale[key]) for key in columns[3:]))
+        for name, scale in steered.items()
+    ]
+    concepts = tuple(next(iter(steered.values()))["areas"])
+    areas = [(name, *(str(scale["areas"][c]) for c in concepts)) for name, scale in steered.items()]
+    return Section(
+        "Every scale",
+        "Means with 95 % intervals.",
+        (
+            Drawing.of(plots.tradeoff(points, "rest of the picture kept", "word seen"), f"{alt}.", "36rem"),
+            Drawing.of(plots.rates(rates, "share misread when adjusted"), f"Misread: {misread}.", "34rem"),
+        ),
+        (
+            Table("Steering", columns, rows, columns[1:], open=True),
+            Table("Weakening: area, least minus most relevant first", ("scale", *concepts), areas, concepts),
+        ),
+    )
+
+
+def _intervals(value: Any) -> Any:
+    """JSON's lists of three as intervals."""
+    if isinstance(value, dict):
+        return {key: _intervals(inner) for key, inner in value.items()}
+    return Interval(*value) if isinstance(value, list) else value

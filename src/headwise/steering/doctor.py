@@ -1,135 +1,141 @@
-"""A check-up of one pipeline: are all layers covered, is nothing disturbed, what would measuring cost?
+"""A check-up of one pipeline: is every layer covered, does hooking change nothing, what would measuring cost?
 
-The same picture's latents are computed with one step, once plainly and once with a hook that does nothing at
-every layer. They must be equal bit for bit, and the hook must have stood at every layer of the head map. Then
-every head hears the prompt less, and the latents must be others.
+The latents of one picture are computed with one step, once without hooks and once with a hook that does
+nothing at every layer. They must be equal bit for bit, and the hook must have been called at every layer of
+the head map. Then every head's attention to the prompt is halved, and the latents must differ.
 """
-
-__all__ = ["Checkup", "examine", "switched_on"]
 
 import sys
 import time
 from dataclasses import dataclass
-from importlib.metadata import version
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from headwise.errors import HeadwiseError
+from headwise.measuring.plan import work_seconds
 from headwise.model.attention import hooked
 from headwise.model.device import memory_of
 from headwise.model.generate import generate
 from headwise.model.heads import HeadMap, denoiser_of, wrapped_denoiser_of
 from headwise.model.pipelines import model_name, quiet
 from headwise.model.sites import Attend, Site
+from headwise.runs.folder import versions
 from headwise.steering.steer import weaken
+
+__all__ = ["Checkup", "examine", "features_of"]
 
 
 @dataclass(frozen=True)
 class Checkup:
-    """What `examine` found.
+    """The result of `examine`.
 
     Args:
         model: The pipeline's name.
         head_map: Its heads.
-        reached: The addresses at which the hook stood.
-        undisturbed: Were the latents equal bit for bit?
-        steered: Were they others where heads heard less?
-        complaint: What the door said if it refused.
-        seconds_a_call: One denoiser call for one picture, both guidance rows.
-        weights_mb: The size of all weights.
-        peak_mb: The most memory this process has held, weights included.
-        versions: Of the packages that decide results.
-        family: The pipeline's class, and what is switched on in it.
+        reached: The addresses of the layers at which the hook was called.
+        bit_exact: Whether a hook that does nothing left the latents equal bit for bit.
+        steered: Whether the latents differed where heads attended less to the prompt.
+        error: Why hooking was refused; empty if it was not.
+        seconds_a_call: The seconds of one denoiser call for one picture, with both rows of guidance.
+        weights_mb: The size of all weights, in MiB.
+        peak_mb: The most memory that this process has held, weights included, in MiB.
+        versions: The versions of Python and of the packages that decide results, by name.
+        pipeline: The name of the pipeline's class.
+        features: What is switched on in the pipeline: see `features_of`.
     """
 
     model: str
     head_map: HeadMap
     reached: frozenset[str]
-    undisturbed: bool
+    bit_exact: bool
     steered: bool
-    complaint: str
+    error: str
     seconds_a_call: float
     weights_mb: float
     peak_mb: float
     versions: dict[str, str]
-    family: tuple[str, ...]
+    pipeline: str
+    features: tuple[str, ...]
 
     @property
     def covered(self) -> bool:
-        """Does every layer pass the door, with nothing disturbed by looking and something by steering?"""
+        """Whether hooks reach every layer, change nothing by themselves, and can steer."""
         every = self.reached == {layer.address for layer in self.head_map}
-        return every and self.undisturbed and self.steered
+        return every and self.bit_exact and self.steered
 
     def seconds(self, pictures: int, num_inference_steps: int) -> float:
-        """Expected time of a measurement, which calls the denoiser once a step and decodes nothing."""
-        return self.seconds_a_call * pictures * num_inference_steps
+        """The expected time of a measurement, whose own cost beside the denoiser is not known here."""
+        return work_seconds(pictures, num_inference_steps, self.seconds_a_call)
 
 
 def examine(
     pipe: Any, *, guidance_scale: float = 7.5, height: int | None = None, width: int | None = None
 ) -> Checkup:
-    """Run one denoiser call plainly and one hooked, and compare; the pipeline is left as it was."""
+    """Run denoiser calls with and without hooks, and compare their latents; the pipeline is left as it was.
+
+    Args:
+        pipe: The pipeline to examine.
+        guidance_scale: The weight of classifier-free guidance, as the pipeline takes it.
+        height: The height of the picture in pixels; None takes the pipeline's default.
+        width: The width of the picture in pixels; None takes the pipeline's default.
+    """
     reached: set[str] = set()
 
     def look(attend: Attend, site: Site, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         reached.add(site.address)
         return attend(query, key, value)
 
-    def draw() -> Tensor:
-        options: dict[str, Any] = {
-            "num_inference_steps": 1,
-            "guidance_scale": guidance_scale,
-            "output_type": "latent",
-        }
-        return generate(pipe, ["a photo of a dog"], 0, [0], height=height, width=width, **options)
+    def latents() -> Tensor:
+        options: dict[str, Any] = {"num_inference_steps": 1, "guidance_scale": guidance_scale}
+        options |= {"height": height, "width": width, "output_type": "latent"}
+        return generate(pipe, ["a photo of a dog"], 0, [0], **options)
 
-    complaint, hooked_latents, steered = "", None, False
+    refused, unchanged, steered = "", None, False
     head_map = HeadMap.of(pipe)
-    less = weaken(head_map, range(head_map.all_heads), factor=0.5)
     with quiet(pipe):
-        plain = draw()  # also warms up, so that the timed call is an ordinary one
+        plain = latents()  # also warms up, so that the timed call is an ordinary one
         started = time.perf_counter()
-        draw()
+        latents()
         seconds = time.perf_counter() - started
         try:
             with hooked(pipe, look):
-                hooked_latents = draw()
-            with hooked(pipe, less):
-                steered = not torch.equal(plain, draw())
+                unchanged = latents()
+            with hooked(pipe, weaken(head_map, range(head_map.all_heads), factor=0.5)):
+                steered = not torch.equal(plain, latents())
         except HeadwiseError as error:
-            complaint = str(error)
+            refused = str(error)
     weights, peak = memory_of(pipe)
     return Checkup(
         model=model_name(pipe),
         head_map=head_map,
         reached=frozenset(reached),
-        undisturbed=hooked_latents is not None and torch.equal(plain, hooked_latents),
+        bit_exact=unchanged is not None and torch.equal(plain, unchanged),
         steered=steered,
-        complaint=complaint,
+        error=refused,
         seconds_a_call=seconds,
         weights_mb=weights,
         peak_mb=peak,
-        versions={name: version(name) for name in ("headwise", "torch", "diffusers", "transformers", "numpy")}
-        | {"python": sys.version.split()[0]},
-        family=(type(pipe).__name__, *switched_on(pipe)),
+        versions=versions() | {"python": sys.version.split()[0]},
+        pipeline=type(pipe).__name__,
+        features=features_of(pipe),
     )
 
 
-def switched_on(pipe: Any) -> tuple[str, ...]:
-    """What is not as it comes in a pipeline, in the words of docs/compatibility.md."""
+def features_of(pipe: Any) -> tuple[str, ...]:
+    """What is switched on in a pipeline beyond its defaults, in the words of docs/compatibility.md."""
     denoiser = denoiser_of(pipe)
-    parts = getattr(pipe, "components", {})
+    components = getattr(pipe, "components", {})
     projections = getattr(denoiser, "encoder_hid_proj", None)
-    looks = {
+    features = {
         str(denoiser.dtype).removeprefix("torch."): denoiser.dtype is not torch.float32,
         "offloading": hasattr(denoiser, "_hf_hook"),
         "LoRA": bool(getattr(denoiser, "peft_config", None)),
         "IP-Adapter": hasattr(projections, "image_projection_layers"),
-        "ControlNet": parts.get("controlnet") is not None,
+        "ControlNet": components.get("controlnet") is not None,
         "torch.compile": wrapped_denoiser_of(pipe) is not denoiser
         or getattr(denoiser, "_compiled_call_impl", None) is not None,
         "fused projections": any(getattr(m, "fused_projections", False) for m in denoiser.modules()),
     }
-    return tuple(name for name, on in looks.items() if on)
+    return tuple(name for name, on in features.items() if on)

@@ -57,8 +57,7 @@ def suggest(
     token_positions(pipe.tokenizer, prompt, word)  # refuses a word that is not there
     if "concepts" not in relevance.settings:
         raise HeadwiseError("This relevance does not say which words its concepts had. Measure it anew.")
-    if relevance.head_map is not None:
-        relevance.head_map.require(HeadMap.of(pipe), "The relevance", "the pipeline")
+    relevance.require(HeadMap.of(pipe))
     mine = f"the word {word}"
     measured = measure(
         pipe,
