@@ -12,7 +12,7 @@ from headwise.editing.local_blend import LocalBlend
 from headwise.editing.prompt_to_prompt import PromptToPrompt, generate_edits
 from headwise.errors import HookMisuse
 from headwise.model.attention import hooked
-from headwise.model.generate import generate_keys, generator_for, start_of
+from headwise.model.generate import generate_keys, generator_for, latents_for, start_of
 from headwise.model.hooks import Hook, as_hook
 from headwise.steering.steer import strengthen
 from test_steer import relevance_for
@@ -299,6 +299,29 @@ def test_steering_and_exciting_go_together(sd):
     with hooked(sd, Excite([["dog"]])):
         excited = call(sd)
     assert torch.equal(together, nested) and not torch.equal(together, excited)
+
+
+@pytest.mark.parametrize("name", ["sd3", "flux-dev"])
+def test_latents_move_in_transformers_too(name):
+    """FLUX packs its latents, and with a negative prompt calls its denoiser twice per step."""
+    pipe, prompts = TRANSFORMERS[name](), ["a red dog"]
+    options = {"num_inference_steps": 2, "output_type": "latent", "negative_prompt": "red"}
+    options |= {"true_cfg_scale": 2.0} if name == "flux-dev" else {}
+    latents = latents_for(pipe, 3, 0)[None]
+    seen = []
+
+    class Noting(Add):
+        def after_step(self, latents, call):
+            seen.append((call.step, call.prompted))
+            return super().after_step(latents, call)
+
+    def by_hand(pipe, step, timestep, tensors):
+        return {"latents": tensors["latents"] + 0.25}
+
+    wanted = generate_keys(pipe, prompts, [3], latents=latents + 0.5, callback_on_step_end=by_hand, **options)
+    with hooked(pipe, Noting(after=0.25, before=0.5)):
+        found = generate_keys(pipe, prompts, [3], **options)
+    assert torch.allclose(found, wanted, atol=1e-6) and seen == [(0, True), (1, True)]
 
 
 @pytest.mark.filterwarnings("ignore:.*clean_caption.*")

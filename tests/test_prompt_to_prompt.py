@@ -180,20 +180,20 @@ def test_local_blend_keeps_the_source_outside_its_mask(sd):
     assert 0 < kept.sum() < kept.numel()
 
 
-def test_every_rival_runs_on_every_pipeline(pipe):
+def test_every_baseline_runs_on_every_pipeline(pipe):
     plain = draw(pipe, GROUPS)
     block = next(
         n
         for n, m in pipe.unet.named_modules()
         if n.startswith("up_blocks") and type(m).__name__ == "ResnetBlock2D"
     )
-    for rival in (
+    for baseline in (
         FreePrompt(targets=2, layers=(0, 1)),
         MasaCtrl(targets=2),
         PlugAndPlay(targets=2, block=block),
     ):
-        found = draw(pipe, GROUPS, rival)
-        assert torch.equal(found[:, 0], plain[:, 0]) and not torch.equal(found[:, 1], plain[:, 1]), rival
+        found = draw(pipe, GROUPS, baseline)
+        assert torch.equal(found[:, 0], plain[:, 0]) and not torch.equal(found[:, 1], plain[:, 1]), baseline
         assert torch.equal(draw(pipe, GROUPS), plain)
 
 

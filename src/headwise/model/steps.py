@@ -3,7 +3,8 @@
 After a step, hooks come by the pipeline's own `callback_on_step_end`, and the user's callback after them.
 Before the first call there is nothing to come by: the pipeline's call is begun and stopped at its first
 denoiser call, and then made again from other latents. Generators are not set back in between, since the
-latents have been drawn from them and the noise of later steps has not.
+latents have been drawn from them and the noise of later steps has not. Of nested contexts the innermost
+moves the latents first.
 """
 
 import inspect
