@@ -107,8 +107,7 @@ def measure(
         cuts,
     )
     job = Job(pipe, task)
-    settings = job.nothing.settings
-    with RunFolder(out, settings, job.nothing, total=pictures, counted_with=job.versions) as folder:
+    with RunFolder(out, job.nothing.settings, job.nothing, "votes", pictures, job.versions) as folder:
         _require_among(folder, wanted)
         if not _enough(folder.so_far, len(wanted), until):
             in_order = until is not None
