@@ -41,7 +41,7 @@ def counting(loops, batch_size=2, axes=AXES, same=None, calls=None, fails_at=Non
         for number, method in zip(call.numbers, call.labels("method"), strict=True):
             yield KeptImage(ImageName(number, method), Image.new("RGB", (2, 2)), f"prompt {number}")
 
-    return Sweep(axes, {"loops": list(loops)}, loops, batch_size, generate, score, keep, same)
+    return Sweep(axes, {"loops": loops}, loops, batch_size, generate, score, keep, same)
 
 
 def run(sweep, **options):

@@ -52,7 +52,7 @@ class Weakening:
 
     @property
     def orders(self) -> tuple[str, ...]:
-        """The orders' names."""
+        """The names of the orders in which heads are weakened."""
         return self.scores.axes["order"]  # type: ignore[return-value]
 
     @property

@@ -17,9 +17,10 @@ A sweep is made by a function of the pipeline, so that workers can share one as 
 """
 
 import itertools
+import json
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypedDict
 
@@ -220,7 +221,9 @@ class _SweepTask:
     keeps: bool
 
     def __call__(self, pipe: Any) -> "_ScoreCounter":
-        return _ScoreCounter(self.make(pipe), pipe, self.keeps)
+        sweep = self.make(pipe)
+        settings = json.loads(json.dumps(sweep.settings))  # as files and other processes will have them
+        return _ScoreCounter(replace(sweep, settings=settings), pipe, self.keeps)
 
 
 class _ScoreCounter:

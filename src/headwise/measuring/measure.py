@@ -95,27 +95,15 @@ def measure(
     cuts = (keep_pictures, *(range(0, pictures, BLOCKS) if until is not None else ()))
     texts = prompts if prompts is None else read_prompts(prompts, pipe)
     task = _Measurement(
-        concepts,
-        texts,
-        latents,
-        pictures,
-        seed,
-        chosen.samples_per_call,
-        passed,
-        batch_size,
-        keep_pictures,
-        cuts,
+        concepts, texts, latents, pictures, seed, chosen, passed, batch_size, keep_pictures, cuts
     )
     job = Job(pipe, task)
-    settings = job.nothing.settings
-    with RunFolder(out, settings, job.nothing, total=pictures, counted_with=job.versions) as folder:
+    with RunFolder(out, job.nothing.settings, job.nothing, "votes", pictures, job.versions) as folder:
         _require_among(folder, wanted)
         if not _enough(folder.so_far, len(wanted), until):
-            in_order = until is not None
+            options: dict[str, Any] = {"most": CHUNK, "cuts": cuts, "in_order": until is not None}
             with (
-                closing(
-                    job.parts(folder, wanted, batch_size, most=CHUNK, cuts=cuts, in_order=in_order)
-                ) as parts,
+                closing(job.parts(folder, wanted, batch_size, **options)) as parts,
                 Progress(folder, len(wanted), checkpoint_every, progress, _reliability) as done,
             ):
                 for votes in parts:
@@ -134,7 +122,7 @@ class _Measurement:
     latents: Float[Tensor, "pictures channels height width"] | None
     pictures: int
     seed: int
-    samples_per_call: int
+    estimator: Estimator
     passed: dict[str, Any]
     batch_size: int
     keep_pictures: int
@@ -156,8 +144,10 @@ class _VoteCounter:
         self.task, self.pipe, self.texts = task, pipe, read_prompts(task.prompts, pipe)
         _check_latents(pipe, task)
         settings = settings_of(pipe, task.concepts, self.texts, task.latents, task.seed) | task.passed
-        if task.samples_per_call > 1:  # files written before there was a choice lack the key, and mean 1
-            settings |= {"draws": task.samples_per_call}
+        if (
+            task.estimator.samples_per_call > 1
+        ):  # files written before there was a choice lack the key, and mean 1
+            settings |= {"draws": task.estimator.samples_per_call}
         self.nothing = Votes.empty(HeadMap.of(pipe), task.concepts, settings)
         self.probe: ConceptProbe | None = None
 
@@ -165,7 +155,7 @@ class _VoteCounter:
         """The votes of each batch, as it is done."""
         task, settings = self.task, self.nothing.settings
         self.probe = probe = self.probe or ConceptProbe(
-            self.pipe, task.concepts, task.seed, samples_per_call=task.samples_per_call
+            self.pipe, task.concepts, task.seed, samples_per_call=task.estimator.samples_per_call
         )
         with hooked(self.pipe, probe), quiet(self.pipe):
             for numbers in task.batches(missing):

@@ -52,7 +52,7 @@ class Countable(Protocol):
 
     @classmethod
     def unpack(cls, content: bytes) -> Any:
-        """What `pack` packed."""
+        """Read what `pack` packed."""
         ...
 
     def left(self, numbers: range) -> list[range]:
