@@ -222,6 +222,7 @@ def test_every_reply_forbids_what_the_page_does_not_do(client, answers):
         policy = client.get(path).headers["content-security-policy"]
         assert "default-src 'none'" in policy and "unsafe" not in policy and "http" not in policy
         assert client.get(path).headers["referrer-policy"] == "no-referrer"
+        assert client.get(path).headers["x-frame-options"] == "DENY"
 
 
 def test_the_page_asks_no_other_host_and_has_nothing_inline(client):
@@ -237,6 +238,8 @@ def test_a_large_request_is_refused(client, answers):
     person = Person(client, answers.link())
     headers = person.headers | {"Content-Type": "application/json"}
     assert client.post("/api/answer", content=b"[" * 10**6, headers=headers).status_code == 413
+    unannounced = (b"[" * 1000 for _ in range(100))
+    assert client.post("/api/answer", content=unannounced, headers=headers).status_code == 413
 
 
 def test_hostile_text_is_only_text(tmp_path):
