@@ -2,10 +2,10 @@
 
     python benchmarks/merging.py [--json] [--write] [--shards 10000] [--pictures 10] [--folder /tmp]
 
-Each shard holds the votes of so many pictures of Stable Diffusion XL: 50 calls × 1300 heads × 34 concepts,
-and as many by 32 blocks. The numbers are drawn, the files are what `Votes.save` writes. They are merged in a
-process of its own, whose wall time, processor time and largest memory are taken; the sum is then compared
-with what it must be. 10000 shards need 36 GB of disk while it runs.
+Each shard holds the votes of --pictures pictures of Stable Diffusion XL: 50 calls × 1300 heads × 34 concepts,
+and the same votes by 32 blocks. The numbers are random, the files are what `Votes.save` writes. They are
+merged in a process of its own, whose wall time, processor time and largest memory are measured; the sum is
+then compared with what it must be. 10000 shards need 36 GB of disk while it runs.
 """
 
 import argparse
@@ -32,49 +32,49 @@ CALLS = 50
 
 
 def make(folder: Path, shards: int, pictures: int) -> Votes:
-    """Write the shards; returns the votes of one, by which the sum is known."""
+    """Write the shards; returns the votes of the first, from which the sum follows."""
     heads, concepts = head_map_of("sd_xl_base_1_0"), ConceptSet.load("paper34")
     generator = np.random.Generator(np.random.Philox(0))
     winners = generator.integers(0, len(concepts), (pictures, CALLS, 1, heads.all_heads))
-    one = Votes.of_pictures(winners, range(pictures), heads, concepts, {"model": "drawn", "seed": 0})
-    counts, by_block = one.counts.astype(np.uint8), one.blocks.astype(np.uint8)
-    said = one._metadata()
+    votes = Votes.of_pictures(winners, range(pictures), heads, concepts, {"model": "drawn", "seed": 0})
+    counts, by_block = votes.counts.astype(np.uint8), votes.blocks.astype(np.uint8)
+    metadata = votes._metadata()
     for i in range(shards):
-        said["pictures"] = [[i * pictures, (i + 1) * pictures]]
+        metadata["pictures"] = [[i * pictures, (i + 1) * pictures]]
         arrays = {"counts": counts, "blocks": np.roll(by_block, i * pictures % BLOCKS, 0)}
-        (folder / f"{i:05d}.safetensors").write_bytes(serialise("votes", arrays, said))
-    return one
+        (folder / f"{i:05d}.safetensors").write_bytes(serialise("votes", arrays, metadata))
+    return votes
 
 
 def merged(folder: Path) -> None:
-    """Merge, and say what it took: runs in a process of its own."""
+    """Merge, and write down time and memory; runs in a process of its own."""
     started = time.monotonic()
     from headwise.measuring.merge import merge
 
     merge(sorted(folder.glob("*.safetensors")), folder / "whole")
     used = resource.getrusage(resource.RUSAGE_SELF)
-    said = {
+    cost = {
         "seconds": time.monotonic() - started,
         "processor_s": used.ru_utime + used.ru_stime,
         "peak_mb": used.ru_maxrss / 1024,
     }
-    write_whole(folder / "said.json", json.dumps(said).encode())
+    write_whole(folder / "cost.json", json.dumps(cost).encode())
 
 
 def measure(shards: int, pictures: int, parent: str | None) -> dict[str, Any]:
     """Make, merge, compare, clear away."""
     folder = Path(mkdtemp(prefix="headwise-merging-", dir=parent))
     try:
-        one = make(folder, shards, pictures)
+        first = make(folder, shards, pictures)
         size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
         process = get_context("spawn").Process(target=merged, args=(folder,))
         process.start()
         process.join()
         whole = Votes.load(folder / "whole" / "votes.safetensors")
-        exact = np.array_equal(whole.counts, shards * one.counts) and len(whole) == shards * pictures
-        exact &= bool((whole.blocks.sum(0) == shards * one.blocks.sum(0)).all())
-        found = {"shards": shards, "pictures": pictures, "gigabytes": size / 1e9, "exact": exact}
-        return found | json.loads((folder / "said.json").read_text())
+        exact = np.array_equal(whole.counts, shards * first.counts) and len(whole) == shards * pictures
+        exact &= bool((whole.blocks.sum(0) == shards * first.blocks.sum(0)).all())
+        result = {"shards": shards, "pictures": pictures, "gigabytes": size / 1e9, "exact": exact}
+        return result | json.loads((folder / "cost.json").read_text())
     finally:
         shutil.rmtree(folder)
 

@@ -134,7 +134,7 @@ def test_benchmark_polysemy(run, workspace, judged):
         (("generate", "a dog", "--strengthen", "red:Color"), "'red' is not a word of"),
         (("generate", "a red dog", "--strengthen", "red:Colour"), "Did you mean 'Color'?"),
         (("generate", "a red dog", "--strengthen", "red:Color*nan"), "A strength of nan"),
-        (("generate", "a red dog", "--strengthen", "red"), "is no steering"),
+        (("generate", "a red dog", "--strengthen", "red"), "is not a steering"),
         (("generate", "a red dog", "--strengths", "0,1"), "--strengths needs something to strengthen"),
         (("generate", "a red dog", "--strengthen", "red:Color", "--strengths", "0,x"), "expected numbers"),
         (("generate", "a red dog", "--relevance", "nowhere"), "There is no nowhere"),

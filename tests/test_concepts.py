@@ -44,12 +44,12 @@ BROKEN = {
     '[concepts]\nA = ["x"': "is not valid TOML",
     "[concepts]\n\nA = []": "line 3: the concept 'A' has no words",
     '[concepts]\nA = "x"': "line 2: 'A' is 'x'; expected a list of words",
-    '[concepts]\nA = ["x", 3]': "line 2: 3 in 'A' is no text. Put it in quotes",
+    '[concepts]\nA = ["x", 3]': "line 2: 3 in 'A' is not text. Put it in quotes",
     '[concepts]\nA = [\n "x",\n "y",\n "x"\n]': "line 5: 'x' is twice in 'A'",
     '[concepts]\nA = ["x", "X"]': "line 2: 'X' is twice in 'A'",
-    '[concepts]\nA = ["x", " "]': "line 2: ' ' in 'A' is no word",
-    '[concepts]\nA = ["x\\u0000y"]': "line 2: 'x\\x00y' in 'A' is no word",
-    '[concepts]\n"" = ["x"]': "line 2: '' is no name",
+    '[concepts]\nA = ["x", " "]': "line 2: ' ' in 'A' is not a word",
+    '[concepts]\nA = ["x\\u0000y"]': "line 2: 'x\\x00y' in 'A' is not a word",
+    '[concepts]\n"" = ["x"]': "line 2: '' is not a name",
     '[concepts]\nA = ["x\0y"]': "is not valid TOML",
 }
 

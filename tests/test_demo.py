@@ -9,10 +9,10 @@ from headwise.measuring.measure import measure
 CONCEPTS = ConceptSet({"Animals": ["dog", "cat"], "Color": ["red", "Orange"], "Fruits": ["orange", "vase"]})
 
 
-def test_one_pot_gives_every_concept_all_words_once():
-    pot = null_concepts(CONCEPTS)
-    assert pot.names == CONCEPTS.names
-    assert {pot.words(name) for name in pot.names} == {("dog", "cat", "red", "orange", "vase")}
+def test_the_null_control_gives_every_concept_all_words_once():
+    control = null_concepts(CONCEPTS)
+    assert control.names == CONCEPTS.names
+    assert {control.words(name) for name in control.names} == {("dog", "cat", "red", "orange", "vase")}
 
 
 def test_the_control_finds_nothing_where_the_measurement_finds_something(sd):

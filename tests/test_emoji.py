@@ -1,13 +1,12 @@
 """The built-in model: plain diffusers objects, whole, and able to draw what it is asked for."""
 
-import json
-
 import numpy as np
 import pytest
 
 from headwise import emoji
 from headwise.benchmarks.clip_scorer import CLIPScorer
 from headwise.errors import ModelNotLoaded
+from headwise.intervals import wilson
 from headwise.measuring.concepts import ConceptSet
 from headwise.measuring.relevance import Relevance
 from headwise.model.generate import generate
@@ -87,12 +86,17 @@ def test_its_card_says_what_was_measured():
     assert {"misread_plain", "samples", "minutes", "device"} <= card.keys()
     text = (emoji.MODEL.parent / "README.md").read_text()
     assert f"{100 * card['generated']['color']['accuracy']:.0f} %" in text
-    assert json.dumps(card)
+    for shares in (card["generated"], card["real"]):
+        for group, share in shares.items():
+            expected = wilson(round(share["accuracy"] * share["n"]), share["n"])
+            assert (share["accuracy"], share["low"], share["high"]) == pytest.approx(expected, abs=1e-4), (
+                group
+            )
 
 
 def test_a_broken_installation_says_so(monkeypatch, tmp_path):
     monkeypatch.setattr(emoji, "MODEL", tmp_path)
     with pytest.raises(
-        ModelNotLoaded, match="is missing: the emoji model is not whole. Install headwise again."
+        ModelNotLoaded, match="is missing: the emoji model is incomplete. Install headwise again."
     ):
         emoji.load()

@@ -115,7 +115,7 @@ def moving(path):
         (lambda path: bomb(path / "bomb.png"), "at most 64 million"),
         (lambda path: written(path / "wide.png", Image.new("1", (100_000, 900))), "is 100000 × 900 pixels"),
         (lambda path: moving(path / "moving.gif"), "has 3 frames"),
-        (lambda path: cut_short(path / "short.png"), "no picture, or a damaged one"),
+        (lambda path: cut_short(path / "short.png"), "not a picture, or it is damaged"),
     ],
 )
 def test_what_is_no_picture_to_edit_is_refused_in_a_sentence(tmp_path, made, said):
@@ -126,7 +126,7 @@ def test_what_is_no_picture_to_edit_is_refused_in_a_sentence(tmp_path, made, sai
 @pytest.mark.parametrize("bytes_", [b"", b"hello", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"<svg></svg>"])
 def test_bytes_that_are_no_picture(tmp_path, bytes_):
     (tmp_path / "text.png").write_bytes(bytes_)
-    with pytest.raises(UnreadableFile, match="no picture"):
+    with pytest.raises(UnreadableFile, match="not a picture"):
         read_picture(tmp_path / "text.png")
 
 
@@ -137,7 +137,7 @@ def test_what_was_sent_is_read_as_a_file_is_and_only_if_browsers_send_such(tmp_p
         assert np.array_equal(picture_in(path.read_bytes()), read_picture(path))
     path = written(tmp_path / "a.tiff", Image.fromarray(grey))
     read_picture(path)
-    with pytest.raises(UnreadableFile, match=r"^The picture cannot be read: it is no picture"):
+    with pytest.raises(UnreadableFile, match=r"^The picture cannot be read: it is not a picture"):
         picture_in(path.read_bytes())
     eps = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n"
     for content in (b"", b"<svg/>", eps, path.read_bytes()[:20]):

@@ -1,16 +1,22 @@
 """Figures: of every size of model, with the axes they promise, and no state left behind."""
 
+import io
 import sys
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from headwise.benchmarks.weakening import Weakening
 from headwise.errors import MissingExtra
+from headwise.intervals import Interval
+from headwise.measuring.agreement import Agreement
 from headwise.measuring.concepts import ConceptSet
 from headwise.measuring.relevance import Relevance
 from headwise.measuring.votes import BLOCKS, Votes
 from headwise.model.heads import HeadMap, Layer
 from headwise.report import plots
+from headwise.runs.scores import Scores
 
 
 def sd_map():
@@ -95,7 +101,9 @@ def test_similar_concepts_stand_side_by_side():
 def test_a_concept_without_votes_resembles_nothing():
     relevance = Relevance.from_votes(np.array([[3, 1, 2], [0, 0, 0], [1, 2, 3]]), ["a", "silent", "b"])
     assert not plots.correlation(relevance)[1].any()
-    assert len(plots.as_png(plots.concept_similarity(relevance))) > 1000
+    axes = plots.concept_similarity(relevance).axes[0]
+    row = labels(axes.yaxis).index("silent")
+    assert not axes.get_images()[0].get_array()[row].any()
 
 
 def test_reliability_is_ordered_and_shows_the_control(votes, relevance):
@@ -118,13 +126,119 @@ def test_figures_become_files(relevance, draw):
     figure = draw(relevance)
     svg, png = plots.as_svg(figure), plots.as_png(figure)
     assert svg.startswith("<svg") and "Time &lt;of&gt; Day" in svg
-    assert png.startswith(b"\x89PNG") and len(png) > 5000
+    with Image.open(io.BytesIO(png)) as picture:
+        inches = figure.get_size_inches()
+        assert picture.format == "PNG" and np.allclose(picture.size, inches * 120, atol=1)
+        assert len(picture.convert("RGB").getcolors(1 << 24)) > 20, "it is not blank"
     assert plots.as_svg(draw(relevance)) == svg, "the same figure is the same text"
 
 
 def test_a_relevance_without_a_head_map_is_drawn_too():
     relevance = Relevance.from_votes(np.random.default_rng(0).integers(1, 9, (3, 20)), ["a", "b", "c"])
-    assert len(plots.as_png(plots.heat_map(relevance))) > 5000
+    axes = plots.heat_map(relevance).axes[0]
+    assert np.array_equal(axes.get_images()[0].get_array(), relevance.values)
+    assert labels(axes.xaxis) == ["0"], "a single unnamed layer"
+
+
+ORDERS = (
+    "most relevant",
+    "least relevant",
+    "most relevant layers",
+    "least relevant layers",
+    "random 0",
+    "random 1",
+)
+
+
+def weakened(seed=0):
+    """Scores of six orders at four k, two seeds and five prompts."""
+    values = np.random.default_rng(seed).uniform(size=(6, 4, 2, 5))
+    axes = {"order": ORDERS, "k": (0, 2, 4, 8), "seed": (0, 1), "prompt": (0, 1, 2, 3, 4)}
+    return Weakening(Scores(values, axes, {"concept": "Color"}))
+
+
+def test_weakening_curves_are_the_means_and_name_random_once():
+    weakening = weakened()
+    axes = plots.weakening_curves(weakening).axes[0]
+    for order, line in zip(ORDERS, axes.get_lines(), strict=True):
+        assert tuple(line.get_xdata()) == weakening.ks
+        assert np.allclose(line.get_ydata(), weakening.scores.values[ORDERS.index(order)].mean((1, 2)))
+    assert len(axes.collections) == 4, "bands of the four orders by relevance"
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == list(ORDERS[:5])
+
+
+def test_weakening_areas_are_ordered_and_beside_their_controls():
+    named = {name: weakened(seed) for seed, name in enumerate("abc")}
+    areas = {name: weakening.area() for name, weakening in named.items()}
+    order = sorted(areas, key=lambda name: areas[name].value)
+    axes = plots.weakening_areas(named).axes[0]
+    assert labels(axes.yaxis) == order
+    bars, marks, random, layers = axes.collections[:4]
+    assert np.allclose([s[:, 0] for s in bars.get_segments()], [areas[n][1:] for n in order])
+    assert np.allclose(marks.get_offsets()[:, 0], [areas[n].value for n in order])
+    assert np.allclose(random.get_offsets()[:, 0], [named[n].random().value for n in order])
+    of_layers = [named[n].area("most relevant layers", "least relevant layers").value for n in order]
+    assert np.allclose(layers.get_offsets()[:, 0], of_layers)
+
+
+METHODS = {
+    "relevance × 1": (Interval(0.4, 0.3, 0.5), Interval(0.2, 0.1, 0.4)),
+    "plain": (Interval(0.1, -0.3, 0.5), Interval(0.21, 0.1, 0.4)),
+}
+
+
+def test_a_tradeoff_has_both_intervals_of_each_method_and_names_that_do_not_touch():
+    axes = plots.tradeoff(METHODS, "kept", "changed").axes[0]
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("kept", "changed")
+    lines = [(tuple(line.get_xdata()), tuple(line.get_ydata())) for line in axes.get_lines()]
+    for across, up in METHODS.values():
+        assert ((across.low, across.high), (up.value, up.value)) in lines
+        assert ((across.value, across.value), (up.low, up.high)) in lines
+    names = {text.get_text(): text for text in axes.texts}
+    assert names.keys() == METHODS.keys()
+    assert names["plain"].get_color() != names["relevance × 1"].get_color()
+    heights = [axes.transData.transform(t.xy)[1] * 72 / axes.figure.dpi + t.xyann[1] for t in names.values()]
+    assert abs(heights[0] - heights[1]) >= 9 - 1e-6
+
+
+def test_intervals_stand_in_the_order_given_and_rates_go_from_0_to_1():
+    values = {name: across for name, (across, _) in METHODS.items()}
+    axes = plots.intervals(values, "share").axes[0]
+    assert labels(axes.yaxis) == list(values) and list(axes.get_yticks()) == [1, 0], "the first on top"
+    bars, marks = axes.collections
+    assert [tuple(s[:, 0]) for s in bars.get_segments()] == [(0.3, 0.5), (-0.3, 0.5)]
+    assert marks.get_offsets().tolist() == [[0.4, 1], [0.1, 0]]
+    assert len(axes.get_lines()) == 1, "a line at 0, as an interval goes below"
+    assert plots.rates(values, "share").axes[0].get_xlim() == (0, 1)
+
+
+def test_lines_have_their_points_their_band_and_the_goal():
+    curves = {"lean": [(10, 0.1, 0.05, 0.2), (100, 0.5, 0.4, 0.6)], "paper": [(10, 0.3, 0.2, 0.4)] * 2}
+    axes = plots.lines(curves, "rows", "agreement", goal=0.95).axes[0]
+    *drawn, goal = axes.get_lines()
+    assert [line.get_xydata().tolist() for line in drawn] == [
+        [list(p[:2]) for p in c] for c in curves.values()
+    ]
+    band = axes.collections[0].get_paths()[0].vertices
+    assert {(10, 0.05), (10, 0.2), (100, 0.4), (100, 0.6)} <= set(map(tuple, band.tolist()))
+    assert list(goal.get_ydata()) == [0.95, 0.95] and axes.get_xscale() == "log"
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["lean", "paper"]
+
+
+def test_agreements_are_ordered_and_show_their_ceiling():
+    by_concept = {"a": Agreement(0.9, 0.95, 8), "b": Agreement(-0.3, 0.8, 1), "c": Agreement(0.5, 1.0, 4)}
+    axes = plots.agreements(by_concept).axes[0]
+    assert labels(axes.yaxis) == ["b", "c", "a"]
+    _, reached, ceiling = axes.collections
+    assert reached.get_offsets()[:, 0].tolist() == [-0.3, 0.5, 0.9]
+    assert ceiling.get_offsets()[:, 0].tolist() == [0.8, 1.0, 0.95]
+    assert axes.get_xlim() == (-0.3, 1.02), "nothing is cut off"
+
+
+def test_every_figure_is_offered():
+    from headwise.report import curves
+
+    assert set(curves.__all__) | {"heat_map", "as_svg", "as_png"} <= set(plots.__all__)
 
 
 def test_without_matplotlib_the_install_line_is_told(monkeypatch):

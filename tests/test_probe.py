@@ -195,7 +195,7 @@ def test_an_estimator_says_how_often_and_how_long(sd, concepts, tmp_path):
 
 
 def test_no_estimator():
-    with pytest.raises(HeadwiseError, match="'papers' is no estimator"):
+    with pytest.raises(HeadwiseError, match="'papers' is not an estimator"):
         estimator_of("papers")
     with pytest.raises(HeadwiseError, match="samples_per_call=0"):
         Estimator(samples_per_call=0, num_inference_steps=1)

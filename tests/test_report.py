@@ -79,8 +79,8 @@ def test_every_picture_and_figure_says_what_it_shows(page):
     tags = Tags(page).tags
     pictures = [attributes for tag, attributes in tags if tag == "img"]
     assert [picture["alt"] for picture in pictures] == [
-        "Picture drawn from the prompt: a red vase",
-        f"Picture drawn from the prompt: {HOSTILE}",
+        "Picture generated from the prompt: a red vase",
+        f"Picture generated from the prompt: {HOSTILE}",
     ]
     figures = [attributes for _, attributes in tags if attributes.get("role") == "img"]
     assert len(figures) == 5 and all(len(figure["aria-label"]) > 20 for figure in figures)

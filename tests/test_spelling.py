@@ -47,15 +47,15 @@ def test_times_multiplies_the_strength():
 @pytest.mark.parametrize(
     ("text", "error", "said"),
     [
-        ("red", HeadwiseError, "'red' is no steering. Write WORD:CONCEPT"),
-        (":Color", HeadwiseError, "is no steering"),
+        ("red", HeadwiseError, "'red' is not a steering. Write WORD:CONCEPT"),
+        (":Color", HeadwiseError, "is not a steering"),
         (
             "red:Colour",
             UnknownConcept,
             "'Colour' in 'Colour' is not a concept that was measured. Did you mean 'Color'?",
         ),
         ("red:Color-Planets", UnknownConcept, "Did you mean 'Plants'?"),
-        ("red:Color*much", BadStrength, "'much' in 'red:Color\\*much' is no number"),
+        ("red:Color*much", BadStrength, "'much' in 'red:Color\\*much' is not a number"),
         ("red:Color*nan", BadStrength, "A strength of nan was given"),
         ("red:Color*1e9", BadStrength, "expected a number from -100 to 100"),
     ],

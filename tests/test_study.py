@@ -214,7 +214,7 @@ def test_pictures_stay_in_the_folder_and_must_be_pictures(tmp_path):
     with pytest.raises(UnreadableStudy, match="lies outside of"):
         read_study(tmp_path / "study")
     path.write_text(good.replace("pictures/000 plain.png", "study.toml"))
-    with pytest.raises(UnreadableFile, match="it is no picture"):
+    with pytest.raises(UnreadableFile, match="it is not a picture"):
         read_study(tmp_path / "study")
     with pytest.raises(UnreadableStudy, match=r"cannot be read: .* Make one with `headwise study make`"):
         read_study(tmp_path)

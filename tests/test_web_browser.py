@@ -306,7 +306,7 @@ def test_edit_a_drawn_and_a_sent_picture(page, tmp_path):
     tab.check("#edit-form [value=picture]")
     (tmp_path / "none <i>.png").write_bytes(b"no picture")
     tab.set_input_files("#edit-file", tmp_path / "none <i>.png")
-    tab.wait_for_selector("#edit .problem:has-text('it is no picture')")
+    tab.wait_for_selector("#edit .problem:has-text('it is not a picture')")
     (tmp_path / "large.png").write_bytes(b"x" * (21 * 2**20))
     tab.set_input_files("#edit-file", tmp_path / "large.png")
     tab.wait_for_selector("#edit .problem:has-text('expected at most 20 MB')")

@@ -15,6 +15,7 @@ __all__ = [
     "NotFinite",
     "PictureCountedTwice",
     "PicturesMissing",
+    "PromptsNotAlike",
     "RunMismatch",
     "UnknownConcept",
     "UnreadableConcepts",
@@ -38,15 +39,15 @@ class BadStrength(HeadwiseError):
 
 
 class HeadMapMismatch(HeadwiseError):
-    """Two results, or a result and a model, have different heads."""
+    """Two results, or a result and a model, with different heads."""
 
 
 class HookMisuse(HeadwiseError):
-    """A hook entered twice, returned the wrong thing, or met a door that somebody else had changed."""
+    """A hook entered twice or returning the wrong thing, or a layer whose forward other code has replaced."""
 
 
 class LayerNotReached(HeadwiseError):
-    """A layer of the head map never passed through the door, so its hooks never ran."""
+    """A layer of the head map whose hooks never ran."""
 
 
 class MissingExtra(HeadwiseError):
@@ -54,15 +55,15 @@ class MissingExtra(HeadwiseError):
 
 
 class ModelNotLoaded(HeadwiseError):
-    """A name or folder that gave no usable pipeline."""
+    """A name or folder that does not hold a usable pipeline."""
 
 
 class NotFinite(HeadwiseError):
-    """The denoiser's queries held NaN or infinity."""
+    """Queries of the denoiser that hold NaN or infinity."""
 
 
 class PictureCountedTwice(HeadwiseError):
-    """Two votes that both counted the same picture."""
+    """Two sets of votes that both counted the same picture."""
 
 
 class PicturesMissing(HeadwiseError):
@@ -70,7 +71,7 @@ class PicturesMissing(HeadwiseError):
 
 
 class PromptsNotAlike(HeadwiseError):
-    """A source and a target prompt share no word, or are the same."""
+    """A source and a target prompt that share no word, or are the same."""
 
 
 class RunMismatch(HeadwiseError):
@@ -82,7 +83,7 @@ class UnknownConcept(HeadwiseError):
 
 
 class UnreadableConcepts(HeadwiseError):
-    """A concept file, or concepts given in Python, that break a rule."""
+    """Concepts, from a file or from Python, that break a rule."""
 
 
 class UnreadableFile(HeadwiseError):
@@ -90,7 +91,7 @@ class UnreadableFile(HeadwiseError):
 
 
 class UnreadablePrompts(HeadwiseError):
-    """Prompts that cannot be used: none, NULs, not UTF-8."""
+    """Prompts that cannot be used: an empty list, NUL characters, text that is not UTF-8."""
 
 
 class UnreadableStudy(HeadwiseError):
@@ -102,16 +103,16 @@ class UnwritableFolder(HeadwiseError):
 
 
 class VotesMismatch(HeadwiseError):
-    """Votes that cannot be added: other concepts or other settings."""
+    """Votes that cannot be added: their concepts or settings differ."""
 
 
 class WordNotInPrompt(HeadwiseError):
-    """A word that the prompt does not hold."""
+    """A word that is not in the prompt."""
 
 
 class WordWithoutTokens(HeadwiseError):
-    """A word of which the tokenizer makes nothing."""
+    """A word that the tokenizer turns into no token."""
 
 
 class WorkersDied(HeadwiseError):
-    """Workers that died one after the other, of the same pictures or before they counted any."""
+    """Workers that died one after another, at the same pictures or before they counted any."""

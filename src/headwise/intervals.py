@@ -1,7 +1,8 @@
-r"""Intervals of 95 %: for a share, by Wilson; for other means of independent cases, by bootstrap.
+r"""95 % confidence intervals: of a share by Wilson's formula, of other means of independent cases by
+bootstrap.
 
     Wilson      (p̂ + z²/2n ± z √(p̂(1 − p̂)/n + z²/4n²)) / (1 + z²/n),     z = 1.96
-    bootstrap   the 2.5 % and 97.5 % quantiles of the statistic over cases drawn again with replacement
+    bootstrap   the 2.5 % and 97.5 % quantiles of the statistic over cases resampled with replacement
 
 References:
     | Probable inference, the law of succession, and statistical inference (Wilson, 1927)
@@ -23,7 +24,13 @@ RESAMPLES = 2000
 
 
 class Interval(NamedTuple):
-    """A value and the interval of 95 % around it."""
+    """A value and its 95 % confidence interval.
+
+    Args:
+        value: The estimate.
+        low: The lower end of the interval.
+        high: The upper end of the interval.
+    """
 
     value: float
     low: float
@@ -34,13 +41,13 @@ class Interval(NamedTuple):
 
 
 def wilson(hits: int, n: int) -> Interval:
-    """The share hits / n; nan, with the interval 0 … 1, of no case at all."""
+    """The share hits / n with its interval; without any case it is nan, with the interval 0 … 1."""
     if n == 0:
         return Interval(float("nan"), 0.0, 1.0)
     share, scale = hits / n, 1 + Z * Z / n
     centre = (share + Z * Z / (2 * n)) / scale
     half = Z * np.sqrt(share * (1 - share) / n + Z * Z / (4 * n * n)) / scale
-    # where the share is 0 or 1 it is an end of its interval, whatever rounding says
+    # a share of 0 or 1 is an end of its interval, whatever rounding makes of it
     low, high = float(centre - half) if hits else 0.0, float(centre + half) if hits < n else 1.0
     return Interval(share, low, high)
 
@@ -50,16 +57,16 @@ def bootstrap(
     statistic: Callable[[np.ndarray], np.ndarray | float],
     seed: int = 0,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """A statistic of cases, and the ends of its interval, each of the statistic's own shape.
+    """A statistic of cases and the two ends of its interval, each with the shape of the statistic.
 
     Args:
         cases: One row for each independent case.
-        statistic: From the mean over cases to a number or an array.
-        seed: Of the drawing.
+        statistic: A function from the mean over cases to a number or an array.
+        seed: The seed of the resampling.
     """
     generator = np.random.Generator(np.random.Philox(seed))
-    drawn = generator.multinomial(len(cases), np.full(len(cases), 1 / len(cases)), RESAMPLES) / len(cases)
-    means = (drawn @ cases.reshape(len(cases), -1)).reshape(RESAMPLES, *cases.shape[1:])
-    again = np.stack([statistic(mean) for mean in means])
-    low, high = np.quantile(again, [0.025, 0.975], axis=0)
+    weights = generator.multinomial(len(cases), np.full(len(cases), 1 / len(cases)), RESAMPLES) / len(cases)
+    means = (weights @ cases.reshape(len(cases), -1)).reshape(RESAMPLES, *cases.shape[1:])
+    statistics = np.stack([statistic(mean) for mean in means])
+    low, high = np.quantile(statistics, [0.025, 0.975], axis=0)
     return np.asarray(statistic(cases.mean(0))), np.asarray(low), np.asarray(high)

@@ -1,4 +1,4 @@
-"""Pictures that know how they were made, and pictures side by side."""
+"""Pictures: PNG files that hold their settings, uploads, and sheets of pictures side by side."""
 
 import io
 import json
@@ -20,85 +20,106 @@ __all__ = [
 ]  # fmt: skip
 
 LARGEST = 64_000_000  # pixels
-SENT = ("PNG", "JPEG", "WEBP")  # Pillow reads many more kinds, some with the help of other programs
-MOST = f"{LARGEST // 10**6} million pixels in all"
+UPLOADS = ("PNG", "JPEG", "WEBP")  # Pillow reads many more formats, some with the help of other programs
+LIMIT = f"{LARGEST // 10**6} million pixels in all"
 
 
-def save_picture(path: str | Path, picture: Image.Image, said: Mapping[str, Any]) -> None:
-    """Write a PNG whose own text says what made it: texts as they are, all else as JSON."""
+def save_picture(path: str | Path, picture: Image.Image, settings: Mapping[str, Any]) -> None:
+    """Write a PNG that holds its settings as text.
+
+    Args:
+        path: The file; its folder is made if it is missing.
+        picture: The picture.
+        settings: What made the picture, by name; values that are not text are written as JSON.
+
+    Raises:
+        UnwritableFolder: The file cannot be written.
+    """
     path = Path(path)
-    beside = path.with_name(f".{path.name}.tmp")
+    temporary = path.with_name(f".{path.name}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_bytes(png_of(picture, said))
-        beside.replace(path)
+        temporary.write_bytes(png_of(picture, settings))
+        temporary.replace(path)
     except OSError as error:
-        beside.unlink(missing_ok=True) if path.parent.is_dir() else None
+        temporary.unlink(missing_ok=True) if path.parent.is_dir() else None
         raise UnwritableFolder(
             f"{path} cannot take a picture: {error.strerror or error}. Make room, or give another folder."
         ) from None
 
 
-def png_of(picture: Image.Image, said: Mapping[str, Any]) -> bytes:
-    """The PNG that `save_picture` writes."""
-    info, made = PngInfo(), io.BytesIO()
-    for name, value in said.items():
+def png_of(picture: Image.Image, settings: Mapping[str, Any]) -> bytes:
+    """The content of the PNG file that `save_picture` writes."""
+    info, content = PngInfo(), io.BytesIO()
+    for name, value in settings.items():
         info.add_itxt(name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
-    picture.save(made, format="PNG", pnginfo=info)
-    return made.getvalue()
+    picture.save(content, format="PNG", pnginfo=info)
+    return content.getvalue()
 
 
 def read_picture(path: str | Path) -> Image.Image:
-    """A picture of any kind as RGB: turned as the camera held it, of 16 bits or in inks converted.
+    """Read a picture of any format as RGB: upright, with 16 bits or printing inks converted.
 
     Raises:
-        UnreadableFile: It is no picture, has several frames, or is smaller than 8 or larger than 64 million
-            pixels.
+        UnreadableFile: The file is not a picture, has several frames, is narrower or lower than 8 pixels, or
+            has more than 64 million.
     """
     return _as_rgb(_opened(path, str(path)))
 
 
 def picture_in(content: bytes, name: str = "The picture") -> Image.Image:
-    """A picture that somebody sent, of the kinds that browsers send, as `read_picture` reads one.
+    """Read an uploaded picture as `read_picture` reads a file, but only in the formats that browsers send.
 
     Args:
-        content: A PNG, JPEG or WebP file.
-        name: What an error calls it.
+        content: The content of a PNG, JPEG or WebP file.
+        name: What an error calls the picture.
 
     Raises:
-        UnreadableFile: As in `read_picture`.
+        UnreadableFile: For the reasons of `read_picture`, or because of another format.
     """
-    return _as_rgb(_opened(io.BytesIO(content), name, SENT))
+    return _as_rgb(_opened(io.BytesIO(content), name, UPLOADS))
 
 
 def fitted(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """The middle of a picture, at a width and height."""
+    """The middle of a picture, cropped and scaled to a width and height in pixels."""
     return ImageOps.fit(picture, size, Image.Resampling.LANCZOS)
 
 
 def save_columns(
-    out: Path, columns: Mapping[str, Sequence[Image.Image]], said: Mapping[str, Any]
+    out: Path, columns: Mapping[str, Sequence[Image.Image]], settings: Mapping[str, Any]
 ) -> list[Path]:
-    """Every picture of every column and last grid.png, each with what made it."""
-    files, said = [], dict(said) | {"headwise": __version__}
+    """Write every picture of every column, and last grid.png with all of them; returns the files.
+
+    Args:
+        out: The folder.
+        columns: The pictures of each column, by its name.
+        settings: What made the pictures; each file holds it, with the picture's number and column.
+    """
+    files, settings = [], dict(settings) | {"headwise": __version__}
     for name, pictures in columns.items():
         for number, picture in enumerate(pictures):
             plain = re.sub(r"[^\w.-]+", "-", name.replace("× ", "strength-"))
             files.append(out / f"{number:03d}-{plain}.png")
-            save_picture(files[-1], picture, said | {"picture": number, "column": name})
+            save_picture(files[-1], picture, settings | {"picture": number, "column": name})
     files.append(out / "grid.png")
-    save_picture(files[-1], beside(list(zip(*columns.values(), strict=True)), list(columns)), said)
+    save_picture(files[-1], beside(list(zip(*columns.values(), strict=True)), list(columns)), settings)
     return files
 
 
 def settings_in(path: str | Path) -> dict[str, str]:
-    """What a PNG says of itself."""
+    """The texts that a PNG holds, by name."""
     with Image.open(path) as picture:
         return {name: str(value) for name, value in getattr(picture, "text", {}).items()}
 
 
 def beside(rows: Sequence[Sequence[Image.Image]], columns: Sequence[str], least: int = 192) -> Image.Image:
-    """Rows of pictures under the names of their columns; small pictures are enlarged, pixel by pixel."""
+    """One sheet with rows of pictures under the names of their columns.
+
+    Args:
+        rows: The pictures of each row, all of one size.
+        columns: The names of the columns.
+        least: The least width of a picture on the sheet, in pixels; smaller ones are enlarged pixel by pixel.
+    """
     width, height = rows[0][0].size
     times = max(1, -(-least // width))
     width, height, gap, head = width * times, height * times, 8, 28
@@ -113,41 +134,41 @@ def beside(rows: Sequence[Sequence[Image.Image]], columns: Sequence[str], least:
     return sheet
 
 
-def _opened(source: Any, name: str, kinds: tuple[str, ...] | None = None) -> Image.Image:
+def _opened(source: Any, name: str, formats: tuple[str, ...] | None = None) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            opened = Image.open(source, formats=kinds)
+            opened = Image.open(source, formats=formats)
         with opened:
             _require_size(name, opened)
             return opened.copy()
     except UnreadableFile:
         raise
     except Image.DecompressionBombError:
-        raise UnreadableFile(f"{name} is too large; expected at most {MOST}. Scale it first.") from None
+        raise UnreadableFile(f"{name} is too large; expected at most {LIMIT}. Scale it first.") from None
     except (OSError, ValueError, SyntaxError) as error:
-        why = getattr(error, "strerror", None) or "it is no picture, or a damaged one"
+        why = getattr(error, "strerror", None) or "it is not a picture, or it is damaged"
         raise UnreadableFile(f"{name} cannot be read: {why}. Give a PNG, JPEG or WebP file.") from None
 
 
 def _as_rgb(picture: Image.Image) -> Image.Image:
     if picture.mode.startswith("I") or picture.mode == "F":  # 16 bits or more, which convert() would clip
         values = np.asarray(picture, np.float64)
-        top = 65535 if picture.mode.startswith("I") else max(1.0, values.max())
-        picture = Image.fromarray((values / top * 255).clip(0, 255).round().astype(np.uint8))
-    turned = ImageOps.exif_transpose(picture)
-    if turned.mode in ("RGBA", "LA", "PA") or "transparency" in turned.info:
-        turned = Image.alpha_composite(Image.new("RGBA", turned.size, "white"), turned.convert("RGBA"))
-    return turned.convert("RGB")
+        white = 65535 if picture.mode.startswith("I") else max(1.0, values.max())
+        picture = Image.fromarray((values / white * 255).clip(0, 255).round().astype(np.uint8))
+    upright = ImageOps.exif_transpose(picture)
+    if upright.mode in ("RGBA", "LA", "PA") or "transparency" in upright.info:
+        upright = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright.convert("RGBA"))
+    return upright.convert("RGB")
 
 
 def _require_size(name: str, picture: Image.Image) -> None:
     frames, (width, height) = getattr(picture, "n_frames", 1), picture.size
     if frames > 1:
-        raise UnreadableFile(f"{name} has {frames} frames. Give a picture that does not move.")
+        raise UnreadableFile(f"{name} has {frames} frames. Give a still picture.")
     if min(width, height) < 8 or width * height > LARGEST:
         raise UnreadableFile(
-            f"{name} is {width} × {height} pixels; expected at least 8 × 8 and at most {MOST}. Scale it."
+            f"{name} is {width} × {height} pixels; expected at least 8 × 8 and at most {LIMIT}. Scale it."
         )
 
 

@@ -1,7 +1,8 @@
-"""The built-in model: a small latent diffusion model of a drawn world, and the judge of its pictures.
+"""The built-in model: a small latent diffusion model of a world of emoji, and an image-text model to score
+it.
 
 Plain diffusers and transformers objects, trained by the scripts in the repository's `training/` on pictures
-drawn from emoji, so that what a picture should show is known. README.md beside this file is the model card.
+composed of emoji, so that what a picture should show is known. README.md beside this file is the model card.
 """
 
 import json
@@ -19,12 +20,15 @@ RELEVANCE = _HERE / "relevance.safetensors"
 
 
 def load(dtype: Any = None) -> Any:
-    """The pipeline: a `StableDiffusionPipeline` of 64×64 pictures, 16 cross-attention layers × 8 heads.
+    """Load the pipeline: a `StableDiffusionPipeline` of 64×64 pictures, 16 cross-attention layers × 8 heads.
 
     Args:
-        dtype: Of the weights, such as `torch.float16`; float32 if None.
+        dtype: The type of the weights, such as `torch.float16`; None takes float32.
+
+    Raises:
+        ModelNotLoaded: The files of the model are missing.
     """
-    import torch  # not before: who only wants the relevance need not wait for it
+    import torch  # only here, so that reading the relevance does not load it
     from diffusers import StableDiffusionPipeline
 
     _require(MODEL / "model_index.json")
@@ -32,10 +36,10 @@ def load(dtype: Any = None) -> Any:
 
 
 def card() -> dict[str, Any]:
-    """What was measured of this model: see README.md for the words to the numbers."""
+    """The numbers that were measured of this model; README.md explains them."""
     return json.loads((_HERE / "card.json").read_text())
 
 
 def _require(file: Path) -> None:
     if not file.is_file():
-        raise ModelNotLoaded(f"{file} is missing: the emoji model is not whole. Install headwise again.")
+        raise ModelNotLoaded(f"{file} is missing: the emoji model is incomplete. Install headwise again.")

@@ -1,11 +1,10 @@
-r"""Do two measurements name the same heads?
+r"""Agreement: do two measurements name the same heads?
 
     ρ[c] = Spearman rank correlation over heads of the relevance of concept c in both
 
-"Did my LoRA move the Color heads?", "does my measurement agree with the published one?" How far two
-measurements of the very same thing agree is their split-half correlation, raised to the full length by
-Spearman and Brown's formula, 2ρ / (1 + ρ); the ceiling of ρ[c] is the geometric mean of both measurements'
-own.
+"Did my LoRA move the Color heads?", "does my measurement agree with the published one?" Two measurements of
+the very same thing agree as far as their split-half correlation, extrapolated to all pictures by Spearman and
+Brown's formula, 2ρ / (1 + ρ); the ceiling of ρ[c] is the geometric mean of this reliability of both.
 """
 
 from typing import NamedTuple
@@ -23,9 +22,9 @@ class Agreement(NamedTuple):
     """How two measurements agree on one concept.
 
     Args:
-        correlation: −1 … 1.
-        ceiling: What two measurements of the same could reach; nan where their own reliability is unknown.
-        shared: How many of each one's ten most relevant heads are the other's, too.
+        correlation: The rank correlation over heads, −1 … 1.
+        ceiling: The correlation that two measurements of the same thing could reach, 0 … 1.
+        shared: How many heads are among the most relevant ones of both, by default of ten.
     """
 
     correlation: float
@@ -34,14 +33,15 @@ class Agreement(NamedTuple):
 
 
 def agreement(a: Relevance, b: Relevance, top: int = 10) -> dict[str, Agreement]:
-    """By concept, for those that both measured.
+    """The agreement of two measurements for each concept that both measured.
 
     Args:
-        a, b: Of models with the same heads.
-        top: How many heads are looked at for `shared`.
+        a: A relevance.
+        b: A relevance of a model with the same heads.
+        top: How many of the most relevant heads are compared for `shared`.
 
     Raises:
-        HeadMapMismatch: Their heads are not the same.
+        HeadMapMismatch: Their heads differ.
         HeadwiseError: They have no concept in common.
     """
     if a.head_map is not None and b.head_map is not None:
@@ -51,11 +51,10 @@ def agreement(a: Relevance, b: Relevance, top: int = 10) -> dict[str, Agreement]
         raise HeadwiseError(
             "The two measurements have no concept in common. Measure one with the other's words."
         )
-    mine, theirs = (np.stack([r[name] for name in names]) for r in (a, b))
-    found = rank_correlation(mine, theirs)
+    correlation = rank_correlation(*(np.stack([r[name] for name in names]) for r in (a, b)))
     return {
         name: Agreement(
-            float(found[i]),
+            float(correlation[i]),
             float(np.sqrt(max(0.0, _reliability(a, name) * _reliability(b, name)))),
             len({h.index for h in a.top(name, top)} & {h.index for h in b.top(name, top)}),
         )
@@ -64,6 +63,6 @@ def agreement(a: Relevance, b: Relevance, top: int = 10) -> dict[str, Agreement]
 
 
 def _reliability(relevance: Relevance, name: str) -> float:
-    """Of all pictures, from that of half of them; of published arrays nothing is known, and 1 assumed."""
+    """The reliability of all pictures, from that of half of them; 1 for arrays without standard errors."""
     half = float(relevance.split_half[relevance.concepts.index(name)])
     return 1.0 if np.isnan(half) else max(0.0, 2 * half / (1 + half))

@@ -1,14 +1,14 @@
 r"""Concepts: visual categories, and the words that stand for them.
 
 A concept set is an ordered mapping, `Color → red, blue, green, …`. The paper's 34 concepts of 10 words come
-with the package ("paper34"); a set of one's own is a TOML file:
+with the package ("paper34"); your own set is a TOML file:
 
     [concepts]
     Color = ["red", "blue", "green"]
     "Time of Day" = ["night", "dawn"]
 
-For the probe every word is encoded ALONE by the pipeline's own text encoders, and of its embeddings the start
-token and the word's own tokens are kept: no end token, no padding.
+For the probe every word is encoded ALONE by the pipeline's text encoders, and of its embeddings those of the
+start token and of the word's tokens are kept: no end token, no padding.
 """
 
 import re
@@ -29,11 +29,11 @@ _DATA = Path(__file__).parents[1] / "data"
 
 @dataclass(frozen=True)
 class WordEmbeddings:
-    """What the text encoders make of each word of a concept set.
+    """The text embeddings of each word of a concept set.
 
     Args:
-        start: The start token's embedding, "1 dim"; of encoders without one "0 dim".
-        words: Per concept and word, the word's tokens, "tokens dim".
+        start: The embedding of the start token, "1 dim"; "0 dim" for encoders without one.
+        words: The embeddings of the tokens of each word of each concept, "tokens dim".
     """
 
     start: Any
@@ -45,19 +45,23 @@ class ConceptSet:
     """Concept names and their words, in a fixed order.
 
     Args:
-        pairs: (name, words), one after the other; a mapping of names to words is taken too.
+        pairs: The name and words of each concept in order, as pairs or as a mapping of names to words.
     """
 
     pairs: tuple[tuple[str, tuple[str, ...]], ...]
 
     def __init__(self, pairs: Mapping[str, Sequence[str]] | Sequence[tuple[str, Sequence[str]]]) -> None:
-        given = list(pairs.items()) if isinstance(pairs, Mapping) else list(pairs)
-        _check(given, lambda _name, _word: "")
-        object.__setattr__(self, "pairs", tuple((name, tuple(words)) for name, words in given))
+        listed = list(pairs.items()) if isinstance(pairs, Mapping) else list(pairs)
+        _check(listed, lambda _name, _word: "")
+        object.__setattr__(self, "pairs", tuple((name, tuple(words)) for name, words in listed))
 
     @classmethod
     def load(cls, name_or_path: str | Path) -> "ConceptSet":
-        """A set of the package ("paper34", "emoji") or a TOML file."""
+        """A set that comes with the package ("paper34", "emoji"), or one in a TOML file.
+
+        Raises:
+            UnreadableConcepts: The file is missing, not valid TOML, or breaks a rule.
+        """
         path = _DATA / f"{name_or_path}.toml"
         if not re.fullmatch(r"\w+", str(name_or_path)) or not path.is_file():
             path = Path(name_or_path)
@@ -103,18 +107,18 @@ class ConceptSet:
         return iter(self.names)
 
     def to_json(self) -> list[list[Any]]:
-        """As JSON-able lists of [name, words], which keep the order."""
+        """The set as JSON-able lists of [name, words], which keep the order."""
         return [[name, list(words)] for name, words in self.pairs]
 
     @classmethod
     def from_json(cls, pairs: Sequence[Sequence[Any]]) -> "ConceptSet":
-        """The inverse of `to_json`, taken as it is."""
-        made = object.__new__(cls)
-        object.__setattr__(made, "pairs", tuple((name, tuple(words)) for name, words in pairs))
-        return made
+        """The inverse of `to_json`; the words are not checked again."""
+        concepts = object.__new__(cls)
+        object.__setattr__(concepts, "pairs", tuple((name, tuple(words)) for name, words in pairs))
+        return concepts
 
     def embed(self, pipe: Any) -> WordEmbeddings:
-        """Encode every word alone with the pipeline's own text encoders."""
+        """Encode every word alone with the pipeline's text encoders."""
         from headwise.model.pipelines import encode_word  # torch is needed here and not before
 
         encoded = [[encode_word(pipe, word) for word in words] for _, words in self.pairs]
@@ -125,7 +129,7 @@ class ConceptSet:
 
 def unknown_concept(name: str, names: Sequence[str]) -> UnknownConcept:
     """The error for a concept that is not among `names`, with the nearest ones."""
-    folded = {known.casefold(): known for known in names}
+    folded = {each.casefold(): each for each in names}
     near = [folded[match] for match in get_close_matches(name.casefold(), folded, n=3)]
     cure = f"Did you mean {' or '.join(map(repr, near))}?" if near else f"There are: {', '.join(names)}."
     return UnknownConcept(f"There is no concept {name!r}. {cure}")
@@ -157,7 +161,7 @@ def _check(pairs: list[tuple[Any, Any]], where: Any) -> None:
     for name, words in pairs:
         at = where(name, None)
         if not isinstance(name, str) or not name.strip() or not name.isprintable():
-            raise UnreadableConcepts(f"{at}{name!r} is no name of a concept. Use printable text.")
+            raise UnreadableConcepts(f"{at}{name!r} is not a name for a concept. Use printable text.")
         if name in seen:
             raise UnreadableConcepts(
                 f"{at}the concept {name!r} is there twice. Join its words or rename one."
@@ -176,21 +180,21 @@ def _check_words(name: str, words: Sequence[Any], where: Any) -> None:
     for i, word in enumerate(words):
         if not isinstance(word, str):
             raise UnreadableConcepts(
-                f'{where(name, None)}{word!r} in {name!r} is no text. Put it in quotes: "{word}".'
+                f'{where(name, None)}{word!r} in {name!r} is not text. Put it in quotes: "{word}".'
             )
         if not word.strip() or not word.isprintable():
             raise UnreadableConcepts(
-                f"{where(name, word)}{word!r} in {name!r} is no word. Use printable text."
+                f"{where(name, word)}{word!r} in {name!r} is not a word. Use printable text."
             )
         if word.casefold() in (other.casefold() for other in words[:i]):
             raise UnreadableConcepts(f"{where(name, word)}{word!r} is twice in {name!r}. Remove one.")
 
 
 def _repeated(text: str) -> Iterator[tuple[str, int]]:
-    """Concepts written a second time, of which tomllib knows only that they end the document."""
+    """Concepts that are written a second time, and in which line: tomllib's error names neither."""
     seen = set()
-    written = r"""^[ \t]*(?:"([^"\n]*)"|'([^'\n]*)'|([\w-]+))[ \t]*="""
-    for key in re.finditer(written, text, flags=re.MULTILINE):
+    pattern = r"""^[ \t]*(?:"([^"\n]*)"|'([^'\n]*)'|([\w-]+))[ \t]*="""
+    for key in re.finditer(pattern, text, flags=re.MULTILINE):
         name = next(group for group in key.groups() if group is not None)
         if name in seen:
             yield name, text.count("\n", 0, key.end()) + 1

@@ -1,12 +1,10 @@
-"""The whole story on the built-in model: draw, measure, measure the control.
+"""The demo: measure the built-in model, and measure the null control.
 
-The control is a measurement in which names mean nothing: every concept draws its words from one pot that
-holds the words of all. Heads still prefer words, but no concept owns any, so in truth every relevance is 1,
-and whatever structure is found is noise. (Dealing the words out once would not do: a head that likes "dog"
-would then like the concept that got it, in all pictures alike.)
+The control is a measurement in which names mean nothing: every concept samples from the words of all
+concepts. Heads still prefer words, but no concept has any of its own, so in truth every relevance is 1, and
+any structure that shows is noise. (Dealing the words out to concepts once would not do: a head that prefers
+"dog" would then prefer the concept that got it, in all pictures alike.)
 """
-
-__all__ = ["demo", "null_concepts"]
 
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,8 @@ from headwise.measuring.estimators import LEAN
 from headwise.measuring.measure import measure
 from headwise.measuring.relevance import Relevance
 from headwise.model.pipelines import load_pipeline
+
+__all__ = ["demo", "null_concepts"]
 
 
 def demo(
@@ -29,32 +29,35 @@ def demo(
     batch_size: int = 12,
     progress: bool = True,
 ) -> tuple[Relevance, Relevance]:
-    """Measure the built-in model and its control. Called again, it goes on.
+    """Measure the built-in model and its control; called again with the same folder, it goes on.
 
     Args:
-        out: The folder, made if it is not there.
-        pipe, concepts: Another pipeline and its concepts.
-        pictures: How many are measured, and as many again for the control.
-        samples: How many of the first are decoded for the page.
-        num_inference_steps, batch_size, progress: As in `measure`.
+        out: The folder of the run; it is made if it is missing.
+        pipe: Another pipeline; None loads the built-in model.
+        concepts: Another concept set; None takes the one of the built-in model.
+        pictures: How many pictures are measured, and again for the control.
+        samples: How many of the first pictures are decoded for the page.
+        num_inference_steps: Denoiser calls per picture.
+        batch_size: Pictures per pipeline call.
+        progress: Whether to show a bar on stderr.
 
     Returns:
-        The relevance and the control's.
+        The relevance, and the relevance of the control.
     """
     out = Path(out)
     pipe = load_pipeline("emoji") if pipe is None else pipe
     concepts = ConceptSet.load("emoji") if concepts is None else concepts
-    same: dict[str, Any] = {
+    options: dict[str, Any] = {
         "pictures": pictures,
         "num_inference_steps": num_inference_steps,
         "batch_size": batch_size,
     }
-    relevance = measure(pipe, concepts, out=out, keep_pictures=samples, progress=progress, **same)
-    control = measure(pipe, null_concepts(concepts), out=out / "control", progress=progress, **same)
+    relevance = measure(pipe, concepts, out=out, keep_pictures=samples, progress=progress, **options)
+    control = measure(pipe, null_concepts(concepts), out=out / "control", progress=progress, **options)
     return relevance, control
 
 
 def null_concepts(concepts: ConceptSet) -> ConceptSet:
-    """The same names, each with the words of all."""
+    """The null control of a concept set: the same names, each with the words of all concepts."""
     words = {word.casefold(): word for name in concepts.names for word in concepts.words(name)}
     return ConceptSet({name: tuple(words.values()) for name in concepts.names})

@@ -1,15 +1,15 @@
-r"""Estimators: how relevance is measured at what price.
+r"""Estimators: how many votes each picture contributes, and at what cost.
 
-The vote of a head depends on a picture, on a denoiser call, and on the one word that is drawn for each
-concept. A picture costs a pass of the denoiser for every call; another draw of words costs next to nothing,
-as only the pooled products of queries and keys are computed once more. So it pays to draw several times,
+The vote of a head depends on a picture, on a denoiser call, and on the one word that is sampled for each
+concept. A picture costs a pass of the denoiser for every call; another sample of words costs next to nothing,
+as only the pooled products of queries and keys are computed once more. So it pays to sample several times,
 
-    n[c, h] = Σ over pictures, calls and draws of [head h votes for c],
+    n[c, h] = Σ over pictures, calls and samples of [head h votes for c],
 
-and to make more pictures of fewer calls. Expectations stay what they were; only the noise of the drawing is
+and to make more pictures of fewer calls. Expectations stay the same; only the noise of the sampling is
 averaged away.
 
-`headwise benchmark estimators` compares what was tried at equal cost; docs/evidence.md says what came of it.
+`headwise benchmark estimators` compares ways at equal cost; docs/evidence.md has the results.
 """
 
 from dataclasses import dataclass
@@ -24,11 +24,12 @@ Named = Literal["lean", "paper"]
 
 @dataclass(frozen=True)
 class Estimator:
-    """How much is seen of a picture.
+    """How many votes each picture contributes.
 
     Args:
-        samples_per_call: Words sampled for each concept at each call and layer; each is a vote.
-        num_inference_steps: Of a picture, where nothing else is asked for.
+        samples_per_call: How many words are sampled for each concept at each call and layer; each gives a
+            vote.
+        num_inference_steps: The denoiser calls per picture, unless `measure` is called with another number.
     """
 
     samples_per_call: int
@@ -43,20 +44,19 @@ class Estimator:
 
 
 LEAN = Estimator(samples_per_call=8, num_inference_steps=10)
-PAPER = Estimator(
-    samples_per_call=1, num_inference_steps=50
-)  # Park et al., 2024, https://arxiv.org/abs/2412.02237
+# Park et al., 2024, https://arxiv.org/abs/2412.02237
+PAPER = Estimator(samples_per_call=1, num_inference_steps=50)
 
 
 def estimator_of(estimator: Estimator | str) -> Estimator:
-    """An estimator, or one of the two that have a name.
+    """The estimator of a name, "lean" or "paper"; an `Estimator` is returned as it is.
 
     Raises:
-        HeadwiseError: It names none.
+        HeadwiseError: No estimator has this name.
     """
     if isinstance(estimator, Estimator):
         return estimator
     named = {"lean": LEAN, "paper": PAPER}
     if estimator not in named:
-        raise HeadwiseError(f"{estimator!r} is no estimator. Give 'lean', 'paper' or an Estimator.")
+        raise HeadwiseError(f"{estimator!r} is not an estimator. Give 'lean', 'paper' or an Estimator.")
     return named[estimator]

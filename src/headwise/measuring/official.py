@@ -26,7 +26,7 @@ MODELS = {
     "sd_v1_4": "CompVis/stable-diffusion-v1-4",
     "sd_xl_base_1_0": "stabilityai/stable-diffusion-xl-base-1.0",
 }
-SHORT = {"sd14": "sd_v1_4", "sdxl": "sd_xl_base_1_0"}  # what people call them
+SHORT = {"sd14": "sd_v1_4", "sdxl": "sd_xl_base_1_0"}  # their usual short names
 
 _SDXL = {
     "sample_size": 128,
@@ -53,7 +53,11 @@ def configuration(model: str) -> dict[str, Any]:
 
 
 def head_map_of(tag: str) -> HeadMap:
-    """The head map of a published model, from its configuration; no weight is made."""
+    """The head map of a published model, from its configuration alone.
+
+    Args:
+        tag: A key of `MODELS`, as the files of the paper's repository are named.
+    """
     from diffusers import UNet2DConditionModel
 
     with torch.device("meta"):
@@ -61,22 +65,30 @@ def head_map_of(tag: str) -> HeadMap:
 
 
 def find_official(folder: str | Path) -> dict[str, Path]:
-    """The arrays in a folder or any below it, by model.
+    """The files of arrays in a folder or any folder below it, by the tag of their model.
 
     Raises:
-        UnreadableFile: There is none.
+        UnreadableFile: The folder holds none of the published arrays.
     """
-    found = dict(sorted(_arrays(Path(folder))))
-    if not found:
+    files = dict(sorted(_arrays(Path(folder))))
+    if not files:
         raise UnreadableFile(
             f"{folder} holds none of the published arrays (category_vectors_…_sd_v1_4.npy, "
             "…_sd_xl_base_1_0.npy). Give a clone of https://github.com/SNU-DRL/HRV."
         )
-    return found
+    return files
 
 
 def read_official(path: str | Path, tag: str) -> Relevance:
-    """One array as relevance of the model of this tag."""
+    """Read one published array as a `Relevance`.
+
+    Args:
+        path: The .npy file.
+        tag: The model it belongs to, a key of `MODELS`.
+
+    Raises:
+        UnreadableFile: The file is not an array of the expected shape.
+    """
     try:
         values = np.load(path, allow_pickle=False)
     except (OSError, ValueError) as error:

@@ -1,4 +1,4 @@
-r"""How sure relevance is, from the votes of B blocks of pictures.
+r"""How reliable relevance is, from the votes of B blocks of pictures.
 
 * Standard errors by the jackknife: with θ₋ᵦ the relevance without block b and θ̄ their mean,
   se² = (B − 1)/B · Σᵦ (θ₋ᵦ − θ̄)².
@@ -6,7 +6,7 @@ r"""How sure relevance is, from the votes of B blocks of pictures.
   averaged over 100 seeded random halvings; equal values share their average rank. A half without a single
   vote for a concept agrees with nothing: 0.
 
-With fewer than two blocks nothing can be said: nan.
+With fewer than two blocks both are nan.
 """
 
 import numpy as np
@@ -22,13 +22,13 @@ Counts = Float[np.ndarray, "concepts all_heads"] | Int[np.ndarray, "concepts all
 
 
 def normalise(votes: Counts) -> Float[np.ndarray, "concepts all_heads"]:
-    """H · n[c, h] / Σ_h' n[c, h'].
+    """The relevance H · n[c, h] / Σ_h' n[c, h'].
 
-    Dividing by each head's own votes first, as the paper does, cancels, because all heads have equally many.
+    Dividing by the votes of each head first, as the paper does, cancels, because all heads have equally many.
     """
-    of_concept = votes.sum(-1, keepdims=True)
-    share = np.divide(votes, of_concept, out=np.zeros(votes.shape), where=of_concept > 0)
-    return votes.shape[-1] * share
+    per_concept = votes.sum(-1, keepdims=True)
+    shares = np.divide(votes, per_concept, out=np.zeros(votes.shape), where=per_concept > 0)
+    return votes.shape[-1] * shares
 
 
 def split_half(votes: Votes, seed: int = 0) -> Float[np.ndarray, " concepts"]:
@@ -46,14 +46,13 @@ def split_half(votes: Votes, seed: int = 0) -> Float[np.ndarray, " concepts"]:
 
 
 def standard_errors(votes: Votes) -> Float[np.ndarray, "concepts all_heads"]:
-    """Of every entry of the relevance, leaving out one block at a time; nan with fewer than two blocks."""
+    """The standard error of every entry of the relevance by the jackknife; nan with fewer than two blocks."""
     blocks, total = _filled(votes.blocks.transpose(0, 2, 1)), votes.totals
     if len(blocks) < 2:
         return np.full(total.shape, np.nan)
     squares, mean = np.zeros(total.shape), np.zeros(total.shape)
-    for i, block in enumerate(
-        blocks
-    ):  # one pass after the other, for H = 1300 and 32 blocks are large together
+    # in one pass over the blocks, since all of them together are large for H = 1300
+    for i, block in enumerate(blocks):
         without = normalise(total - block)
         step = without - mean
         mean += step / (i + 1)
@@ -62,7 +61,7 @@ def standard_errors(votes: Votes) -> Float[np.ndarray, "concepts all_heads"]:
 
 
 def rank_correlation(a: Counts, b: Counts) -> Float[np.ndarray, " concepts"]:
-    """Spearman's, over heads; 0 where one side is the same for all heads."""
+    """Spearman's rank correlation over heads; 0 where one side is the same for all heads."""
     return _correlation(ranks(a), ranks(b))
 
 
@@ -73,7 +72,7 @@ def _filled(
 
 
 def ranks(values: Counts) -> Float[np.ndarray, "concepts all_heads"]:
-    """Ranks along the last axis, ties sharing their average."""
+    """Ranks over heads, from 0; equal values share their average rank."""
     order = np.argsort(values, axis=-1, kind="stable")
     ordered = np.take_along_axis(values, order, -1)
     place = np.broadcast_to(np.arange(values.shape[-1]), values.shape)

@@ -1,4 +1,4 @@
-r"""Other scales for relevance: what the average head has, and how far the strongest may go.
+r"""Other scales of relevance: what the average head has, and how far the strongest may go.
 
 With 1300 heads single elements reach 66 where the average is 1, and steering by them breaks pictures. For
 concept c, with R its relevance (a row that sums to H),
@@ -8,7 +8,7 @@ concept c, with R its relevance (a row that sums to H),
     rank        H · rank(R) / Σ ranks, from 0            only the order counts
     softmax     H · softmax(R^½ / temperature)           smooth; what the strongest head has grows with H
     maximum     R / max R                                in 0 … 1
-    shrink      1 + (R − 1) · (1 − se² / (R − 1)²)₊      what noise could have made is taken away
+    shrink      1 + (R − 1) · (1 − se² / (R − 1)²)₊      what noise could explain is taken away
 
 References:
     | Estimation with Quadratic Loss (James and Stein, 1961), for the last
@@ -24,6 +24,7 @@ from jaxtyping import Float
 
 from headwise.errors import BadStrength
 from headwise.measuring.relevance import Relevance
+from headwise.measuring.reliability import ranks
 
 __all__ = ["SCALES", "rescaled"]
 
@@ -31,15 +32,15 @@ Values = Float[np.ndarray, "concepts all_heads"]
 
 
 def rescaled(relevance: Relevance, scale: str, parameter: float | int | None = None) -> Relevance:
-    """The same relevance on another scale; standard errors and reliability are those of the measurement.
+    """The same relevance on another scale; standard errors and reliability stay those of the measurement.
 
     Args:
-        relevance: As measured.
-        scale: One of `SCALES`.
-        parameter: The limit of "clamp" (9), the temperature of "softmax" (1).
+        relevance: The relevance as it was measured.
+        scale: The name of a scale, one of `SCALES`.
+        parameter: The limit of "clamp" or the temperature of "softmax"; None takes 9 or 1.
 
     Raises:
-        BadStrength: No such scale, or a parameter that is not above 0.
+        BadStrength: There is no such scale, or the parameter is not above 0.
     """
     if scale not in SCALES or not (parameter is None or parameter > 0):
         raise BadStrength(
@@ -55,10 +56,8 @@ def _clamp(relevance: Relevance, limit: float | int | None) -> Values:
 
 
 def _rank(relevance: Relevance, parameter: float | int | None) -> Values:
-    from headwise.measuring.reliability import ranks
-
-    places = ranks(relevance.values)
-    return places.shape[-1] * places / np.maximum(places.sum(-1, keepdims=True), 1)
+    order = ranks(relevance.values)
+    return order.shape[-1] * order / np.maximum(order.sum(-1, keepdims=True), 1)
 
 
 def _softmax(relevance: Relevance, temperature: float | int | None) -> Values:
@@ -68,14 +67,14 @@ def _softmax(relevance: Relevance, temperature: float | int | None) -> Values:
 
 
 def _maximum(relevance: Relevance, parameter: float | int | None) -> Values:
-    most = relevance.values.max(-1, keepdims=True)
-    return np.divide(relevance.values, most, out=np.zeros(relevance.values.shape), where=most > 0)
+    maximum = relevance.values.max(-1, keepdims=True)
+    return np.divide(relevance.values, maximum, out=np.zeros(relevance.values.shape), where=maximum > 0)
 
 
 def _shrink(relevance: Relevance, parameter: float | int | None) -> Values:
-    away, se = relevance.values - 1, np.nan_to_num(relevance.standard_errors)
-    kept = 1 - np.divide(se**2, away**2, out=np.full(away.shape, np.inf), where=away != 0)
-    return 1 + away * np.clip(kept, 0, 1)
+    excess, se = relevance.values - 1, np.nan_to_num(relevance.standard_errors)
+    factor = 1 - np.divide(se**2, excess**2, out=np.full(excess.shape, np.inf), where=excess != 0)
+    return 1 + excess * np.clip(factor, 0, 1)
 
 
 SCALES: dict[str, Callable[[Relevance, float | int | None], Values]] = {

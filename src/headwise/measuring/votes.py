@@ -31,12 +31,12 @@ class Votes:
     """Counted votes, and which pictures they counted.
 
     Args:
-        counts: Votes per denoiser call.
-        blocks: The same votes per block of pictures, summed over calls.
+        counts: The votes at each denoiser call, over all pictures.
+        blocks: The same votes for each block of pictures, over all calls.
         pictures: The pictures counted, as (start, stop) ranges.
-        head_map: Whose heads.
-        concepts: Which concepts, with which words.
-        settings: How the pictures were made; votes with other settings are not added.
+        head_map: The heads that voted.
+        concepts: The concepts that they chose between.
+        settings: How the pictures were made, by name; votes with different settings are not added.
     """
 
     counts: Int[np.ndarray, "steps all_heads concepts"]
@@ -50,7 +50,7 @@ class Votes:
     def empty(
         cls, head_map: HeadMap, concepts: ConceptSet, settings: dict[str, Any] | None = None
     ) -> "Votes":
-        """No votes of no pictures: adding it changes nothing."""
+        """Votes that count no picture, so that adding them changes nothing."""
         each = (head_map.all_heads, len(concepts))
         counts, blocks = np.zeros((0, *each), np.int64), np.zeros((BLOCKS, *each), np.int64)
         return cls(counts, blocks, (), head_map, concepts, settings or {})
@@ -58,17 +58,26 @@ class Votes:
     @classmethod
     def of_pictures(
         cls,
-        winners: Int[np.ndarray, "pictures steps draws all_heads"],
+        winners: Int[np.ndarray, "pictures steps samples all_heads"],
         numbers: Sequence[int],
         head_map: HeadMap,
         concepts: ConceptSet,
         settings: dict[str, Any],
     ) -> "Votes":
-        """Count the concept that each head preferred at each call and draw of some pictures."""
+        """Count votes.
+
+        Args:
+            winners: The concept that each head preferred, by index, for each picture, call and sample of
+                words.
+            numbers: The numbers of the pictures.
+            head_map: The heads that voted.
+            concepts: The concepts that they chose between.
+            settings: How the pictures were made, by name.
+        """
         won = (winners[..., None] == np.arange(len(concepts))).sum(2)
         votes = cls.empty(head_map, concepts, settings)
-        for number, of_picture in zip(numbers, won.sum(1), strict=True):
-            votes.blocks[number % BLOCKS] += of_picture
+        for number, counts in zip(numbers, won.sum(1), strict=True):
+            votes.blocks[number % BLOCKS] += counts
         return cls(won.sum(0), votes.blocks, ranges_of(numbers), head_map, concepts, settings)
 
     def __len__(self) -> int:
@@ -77,21 +86,21 @@ class Votes:
 
     @property
     def totals(self) -> Int[np.ndarray, "concepts all_heads"]:
-        """The votes n[c, h]."""
+        """The votes n[c, h], over all pictures and calls."""
         return self.blocks.sum(0).T
 
     def __add__(self, other: "Votes") -> "Votes":
         if self.head_map != other.head_map:
             self.head_map.require(other.head_map, "the first votes", "the second votes")
         if self.concepts != other.concepts:
-            raise VotesMismatch(f"These votes chose between other concepts: {_difference(self, other)}.")
+            raise VotesMismatch(f"These votes chose between different concepts: {_difference(self, other)}.")
         if self.settings != other.settings:
             raise VotesMismatch(f"These votes were counted on other pictures: {_difference(self, other)}.")
         steps = max(len(self.counts), len(other.counts))
         counts = np.zeros((steps, *self.counts.shape[1:]), np.int64)
         counts[: len(self.counts)] += self.counts
         counts[: len(other.counts)] += other.counts
-        pictures = _joined(self.pictures, other.pictures)
+        pictures = _union(self.pictures, other.pictures)
         return Votes(
             counts, self.blocks + other.blocks, pictures, self.head_map, self.concepts, self.settings
         )
@@ -107,11 +116,11 @@ class Votes:
     __hash__ = None  # type: ignore[assignment]
 
     def left(self, numbers: range) -> list[range]:
-        """Those of these pictures that are not counted yet."""
+        """The ranges of these pictures that are not counted yet."""
         return subtract(numbers, self.pictures)
 
     def save(self, path: str | Path) -> None:
-        """Write a safetensors file, whole or not at all; equal votes give equal bytes."""
+        """Write a safetensors file, completely or not at all; equal votes give equal bytes."""
         write_whole(path, self.pack())
 
     @classmethod
@@ -120,20 +129,21 @@ class Votes:
         return cls.unpack(read_whole(path, "votes"), path)
 
     def pack(self) -> bytes:
-        """The content of that file: each array in the smallest type that holds it."""
+        """The content of the file that `save` writes: each array in the smallest type that holds it."""
         arrays = {"counts": _narrow(self.counts), "blocks": _narrow(self.blocks)}
         return serialise("votes", arrays, self._metadata())
 
     @classmethod
     def unpack(cls, content: bytes, path: str | Path = "What a worker sent") -> "Votes":
-        """What `pack` packed; the path is where it came from."""
-        arrays, said = deserialise(content, "votes", ("counts", "blocks"), path)
+        """The inverse of `pack`; errors name the path as the origin of the content."""
+        arrays, metadata = deserialise(content, "votes", ("counts", "blocks"), path)
         arrays = {name: array.astype(np.int64) for name, array in arrays.items()}
         try:
-            head_map = HeadMap.from_json(json.dumps(said["head_map"]))
-            concepts = ConceptSet.from_json(said["concepts"])
-            pictures = tuple((int(start), int(stop)) for start, stop in said["pictures"])
-            votes = cls(arrays["counts"], arrays["blocks"], pictures, head_map, concepts, said["settings"])
+            head_map = HeadMap.from_json(json.dumps(metadata["head_map"]))
+            concepts = ConceptSet.from_json(metadata["concepts"])
+            pictures = tuple((int(start), int(stop)) for start, stop in metadata["pictures"])
+            settings = metadata["settings"]
+            votes = cls(arrays["counts"], arrays["blocks"], pictures, head_map, concepts, settings)
         except (KeyError, TypeError, ValueError) as error:
             raise UnreadableFile(
                 f"{path} says nothing usable about its votes ({error!r}). Measure again."
@@ -159,13 +169,13 @@ def _narrow(votes: Int[np.ndarray, "..."]) -> np.ndarray:
     return votes.astype(np.min_scalar_type(int(votes.max(initial=0))))
 
 
-def _joined(ours: Ranges, theirs: Ranges) -> Ranges:
-    both = merge_ranges([*ours, *theirs])
-    if both.overlap is not None:
+def _union(ours: Ranges, theirs: Ranges) -> Ranges:
+    merged = merge_ranges([*ours, *theirs])
+    if merged.overlap is not None:
         raise PictureCountedTwice(
-            f"Both votes counted picture {both.overlap}. Add votes of other pictures: each is counted once."
+            f"Both votes counted picture {merged.overlap}. Add votes of other pictures: each is counted once."
         )
-    return both.ranges
+    return merged.ranges
 
 
 def _difference(a: Votes, b: Votes) -> str:

@@ -1,6 +1,6 @@
-"""The same picture with and without: one column for each steering, one row for each picture.
+"""The same pictures with and without steering: one column for each steering, one row for each picture.
 
-Pictures of a row start from the same latents, so whatever differs between columns is the steering's doing.
+Pictures of a row start from the same latents, so all differences between columns come from the steering.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,28 +28,28 @@ def compare(
     progress: bool = True,
     **options: Any,
 ) -> dict[str, list[Any]]:
-    """Draw a prompt under several steerings.
+    """Generate pictures of a prompt under several steerings.
 
     Args:
         pipe: The user's pipeline; it is left as it was.
-        prompt: What to draw.
-        columns: By name, the hooks of each column; none for the plain picture.
-        seed: Picture i of a seed is the same in every column, and in every call.
-        pictures: How many rows.
+        prompt: The prompt of all pictures.
+        columns: The hooks of each column, by its name; an empty list for plain pictures.
+        seed: The seed; picture i of a seed starts from the same latents in every column and every call.
+        pictures: How many pictures each column has.
         batch_size: Pictures per pipeline call.
-        progress: Show a bar on stderr.
+        progress: Whether to show a bar on stderr.
         options: Passed to the pipeline: `num_inference_steps`, `guidance_scale`, `negative_prompt` …
 
     Returns:
-        By name, the pictures of each column.
+        The pictures of each column, by its name.
     """
-    drawn: dict[str, list[Any]] = {}
+    generated: dict[str, list[Any]] = {}
     bar = tqdm(total=len(columns) * pictures, unit="picture", disable=not progress)
     with quiet(pipe), bar:
         for name, hooks in columns.items():
-            drawn[name] = []
+            generated[name] = []
             for numbers in batches(0, pictures, batch_size):
                 with hooked(pipe, *hooks):
-                    drawn[name] += generate(pipe, [prompt], seed, numbers, output_type="pil", **options)
+                    generated[name] += generate(pipe, [prompt], seed, numbers, output_type="pil", **options)
                 bar.update(len(numbers))
-    return drawn
+    return generated

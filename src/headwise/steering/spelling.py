@@ -1,12 +1,12 @@
-r"""Steering spelled in one line, for the command line and the page.
+r"""Steering written in one line, for the command line and the page.
 
     red:Color            strengthen the word "red" by the heads of Color
-    red:Color*1.5        half as much again
+    red:Color*1.5        one and a half times as strongly
     red#2:Color          only its second occurrence
     lavender:Color-Plants        adjust "lavender" toward Color, away from Plants
 
-Names of concepts may hold spaces and hyphens: they are found among those that were measured, whatever their
-case. Words may hold colons; the last one ends the word.
+Names of concepts may hold spaces and hyphens and are matched without regard to case. Words may hold colons;
+the last colon ends the word.
 """
 
 import re
@@ -21,18 +21,23 @@ __all__ = ["parse_steering"]
 
 
 def parse_steering(text: str, relevance: Relevance, times: float | int = 1.0) -> Steer:
-    """The steering that a line asks for.
+    """Make the hook that a line describes.
 
     Args:
-        text: Such as "red:Color*1.5" or "lavender:Color-Plants".
-        relevance: Whose concepts may be named.
-        times: What the strength is multiplied by, for a row of strengths.
+        text: The line, such as "red:Color*1.5" or "lavender:Color-Plants".
+        relevance: The relevance, whose concepts may be named.
+        times: A factor on the strength, for a series of strengths.
+
+    Raises:
+        HeadwiseError: The line is not of this form.
+        BadStrength: Its strength is not a number.
+        UnknownConcept: It names a concept that was not measured.
     """
     word, colon, rest = text.rpartition(":")
     if not colon or not word.strip() or not rest.strip():
         raise HeadwiseError(
-            f"{text!r} is no steering. Write WORD:CONCEPT, such as red:Color, or WORD:TOWARD-AWAY, such as "
-            "lavender:Color-Plants; *1.5 at the end is a strength."
+            f"{text!r} is not a steering. Write WORD:CONCEPT, such as red:Color, or WORD:TOWARD-AWAY, such "
+            "as lavender:Color-Plants; *1.5 at the end is a strength."
         )
     word, occurrence = _occurrence(word.strip())
     concepts, strength = _strength(rest.strip(), text)
@@ -43,8 +48,8 @@ def parse_steering(text: str, relevance: Relevance, times: float | int = 1.0) ->
 
 
 def _occurrence(word: str) -> tuple[str, int | None]:
-    found = re.fullmatch(r"(.+)#(\d+)", word)
-    return (found[1], int(found[2])) if found else (word, None)
+    match = re.fullmatch(r"(.+)#(\d+)", word)
+    return (match[1], int(match[2])) if match else (word, None)
 
 
 def _strength(rest: str, text: str) -> tuple[str, float]:
@@ -54,24 +59,25 @@ def _strength(rest: str, text: str) -> tuple[str, float]:
     try:
         return concepts.strip(), float(number)
     except ValueError:
-        raise BadStrength(f"{number!r} in {text!r} is no number. Write a strength such as *1.5.") from None
+        raise BadStrength(f"{number!r} in {text!r} is not a number. Write a strength such as *1.5.") from None
 
 
 def _concepts(spelled: str, names: Sequence[str]) -> tuple[str, str | None]:
-    """One concept, or two with a hyphen between, which may be any of the hyphens."""
-    known = {name.casefold(): name for name in names}
-    if spelled.casefold() in known:
-        return known[spelled.casefold()], None
+    """The one or two concepts that are named; any of the hyphens may separate two."""
+    by_folded = {name.casefold(): name for name in names}
+    if spelled.casefold() in by_folded:
+        return by_folded[spelled.casefold()], None
     for hyphen in re.finditer("-", spelled):
         pair = [side.strip().casefold() for side in (spelled[: hyphen.start()], spelled[hyphen.end() :])]
-        if all(side in known for side in pair):
-            return known[pair[0]], known[pair[1]]
+        if all(side in by_folded for side in pair):
+            return by_folded[pair[0]], by_folded[pair[1]]
     wrong = next(
-        (side for side in (s.strip() for s in spelled.split("-")) if side.casefold() not in known), spelled
+        (side for side in (s.strip() for s in spelled.split("-")) if side.casefold() not in by_folded),
+        spelled,
     )
-    near = get_close_matches(wrong.casefold(), list(known), n=1)
+    near = get_close_matches(wrong.casefold(), list(by_folded), n=1)
     raise UnknownConcept(
         f"{wrong!r} in {spelled!r} is not a concept that was measured. "
-        + (f"Did you mean {known[near[0]]!r}? " if near else "")
+        + (f"Did you mean {by_folded[near[0]]!r}? " if near else "")
         + f"There are: {', '.join(names)}."
     )

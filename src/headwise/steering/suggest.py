@@ -1,8 +1,8 @@
-r"""Which concept does a word mean here? The one whose heads the word's own tokens excite.
+r"""Which concept does a word mean in a prompt? The one whose heads attend to the word's tokens.
 
-The word joins the probe as a concept of its own, beside one word of every other concept, and the heads vote
-while the prompt's picture is made. (Where it is a word of a concept itself, that concept does without it: no
-word can outvote itself.) With v the relevance of the word so measured, and R[c] that of concept c,
+The word joins the probe as a concept with this one word, beside one word of every other concept, and the
+heads vote while the prompt's picture is made. (Where it is a word of a concept itself, it is left out there:
+a word cannot outvote itself.) With v the relevance of the word so measured, and R[c] that of concept c,
 
     fit[c] = Spearman rank correlation over heads of v and R[c]
 
@@ -26,7 +26,12 @@ __all__ = ["Suggestion", "suggest"]
 
 
 class Suggestion(NamedTuple):
-    """A concept, and how alike its heads and the word's are: −1 … 1."""
+    """A concept that a word may mean.
+
+    Args:
+        concept: The name of the concept.
+        fit: The rank correlation over heads between the concept and the word, −1 … 1.
+    """
 
     concept: str
     fit: float
@@ -45,23 +50,33 @@ def suggest(
     guidance_scale: float | int = 7.5,
     progress: bool = True,
 ) -> list[Suggestion]:
-    """The concepts, best first, whose heads a word of the prompt excites.
+    """The concepts whose heads attend to a word of the prompt, best first.
 
     Args:
         pipe: The user's pipeline; it is left as it was.
-        relevance: Measured on it; it knows which words its concepts had.
-        prompt, word: The word must be one of the prompt's.
-        pictures: How many are drawn to look at.
-        seed, batch_size, num_inference_steps, guidance_scale, progress: As in `measure`.
+        relevance: A relevance measured on it, whose settings hold the words of its concepts.
+        prompt: The prompt.
+        word: A word of the prompt.
+        pictures: How many pictures are generated to measure the word.
+        seed: The seed of the pictures.
+        batch_size: Pictures per pipeline call.
+        num_inference_steps: Denoiser calls per picture.
+        guidance_scale: The weight of classifier-free guidance, as the pipeline takes it.
+        progress: Whether to show a bar on stderr.
+
+    Raises:
+        WordNotInPrompt: The word is not in the prompt.
+        HeadMapMismatch: The relevance was measured on other heads.
+        HeadwiseError: The relevance does not hold the words of its concepts.
     """
     token_positions(pipe.tokenizer, prompt, word)  # refuses a word that is not there
     if "concepts" not in relevance.settings:
         raise HeadwiseError("This relevance does not say which words its concepts had. Measure it anew.")
     relevance.require(HeadMap.of(pipe))
-    mine = f"the word {word}"
+    name = f"the word {word}"
     measured = measure(
         pipe,
-        ConceptSet([*_without(relevance.settings["concepts"], word), (mine, (word,))]),
+        ConceptSet([*_without(relevance.settings["concepts"], word), (name, (word,))]),
         prompts=[prompt],
         pictures=pictures,
         seed=seed,
@@ -70,12 +85,14 @@ def suggest(
         guidance_scale=guidance_scale,
         progress=progress,
     )
-    fits = rank_correlation(np.broadcast_to(measured[mine], relevance.values.shape), relevance.values)
-    found = [Suggestion(name, float(fit)) for name, fit in zip(relevance.concepts, fits, strict=True)]
-    return sorted(found, key=lambda suggestion: -suggestion.fit)
+    fits = rank_correlation(np.broadcast_to(measured[name], relevance.values.shape), relevance.values)
+    suggestions = [
+        Suggestion(concept, float(fit)) for concept, fit in zip(relevance.concepts, fits, strict=True)
+    ]
+    return sorted(suggestions, key=lambda suggestion: -suggestion.fit)
 
 
 def _without(concepts: Sequence[Sequence[Any]], word: str) -> list[tuple[str, tuple[str, ...]]]:
-    """The concepts without this word, those that it leaves with none left out."""
-    rest = [(name, tuple(w for w in words if w.casefold() != word.casefold())) for name, words in concepts]
-    return [(name, words) for name, words in rest if words]
+    """The concepts without this word; a concept that has no other word is left out."""
+    others = [(name, tuple(w for w in words if w.casefold() != word.casefold())) for name, words in concepts]
+    return [(name, words) for name, words in others if words]

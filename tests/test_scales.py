@@ -34,7 +34,7 @@ def test_laws_of_the_scales(votes):
         assert np.allclose(sums, 12) or (scale == "rank" and (sums == 0).any())
 
 
-def test_shrinking_takes_away_what_noise_could_have_made():
+def test_shrinking_removes_what_noise_could_explain():
     measured = Relevance.from_votes(np.array([[1, 2, 3, 10]]), ("Color",))
     assert np.array_equal(rescaled(measured, "shrink").values, measured.values)  # errors unknown: nothing
     sure = replace(measured, standard_errors=np.zeros((1, 4)))
@@ -43,7 +43,7 @@ def test_shrinking_takes_away_what_noise_could_have_made():
     assert np.allclose(rescaled(unsure, "shrink").values, 1)
 
 
-def test_what_was_done_is_said_and_refusals():
+def test_the_settings_say_the_scale_and_unknown_ones_are_refused():
     measured = Relevance.from_votes(np.array([[1, 2, 3, 10]]), ("Color",))
     assert rescaled(measured, "clamp", 2).settings["scale"] == ["clamp", 2]
     for scale, parameter in (("magic", None), ("clamp", 0), ("softmax", float("nan"))):
