@@ -241,8 +241,8 @@ def _pair(
         after,
         texts,
         things,
-        box,
-        keeps,  # type: ignore[arg-type]
+        box,  # type: ignore[arg-type]
+        keeps,
     )
 
 

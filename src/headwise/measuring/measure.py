@@ -64,52 +64,57 @@ def measure(
         concepts: The concepts that heads choose between.
         pictures: How many pictures to generate at most. A finished run may be called again with more.
         numbers: Which of them to count here, such as `range(500, 1000)`, where others count the rest.
-        prompts: A list, a text file with one prompt per line, or None for the package's own. Picture i has
-            prompt i modulo their number.
+        prompts: A list, a text file with one per line, or None for the package's own; picture i has prompt i.
         latents: Unit noise of every picture; generated from the seed if None.
         seed: With a picture's number, the source of its latents and of its word samples.
         out: Folder for checkpoints and result, see runs/folder.py; None keeps nothing on disk.
         batch_size: Pictures per pipeline call. It changes the time, not the votes.
-        estimator: How many votes a picture contributes (estimators.py): "lean", or "paper" for one sample of
-            words per call.
+        estimator: How many votes a picture contributes (estimators.py), or its name: "lean" or "paper".
         num_inference_steps: Passed to the pipeline; the estimator's own if None.
         guidance_scale, negative_prompt, height, width: Passed to the pipeline.
-        until: Stop at a multiple of 32 pictures where the median split-half correlation over concepts is
-            this high.
+        until: Stop at a multiple of 32 pictures where the median split-half correlation is this high.
         checkpoint_every: Seconds between checkpoints; 0 writes one after every batch.
-        keep_pictures: How many pictures to decode and save in `out`/pictures, the first ones; the others are
-            never decoded.
+        keep_pictures: How many of the first pictures to decode and save in `out`/pictures.
         progress: Whether to show a bar on stderr; or a function that is called after each batch with how many
             pictures are counted, and of how many. What it raises ends the run; what was counted is kept.
     """
-    wanted, chosen = subrange(numbers, pictures), estimator_of(estimator)
     _check(pictures, numbers, batch_size, keep_pictures if out is None else 0, until)
-    passed: dict[str, Any] = {
-        "num_inference_steps": num_inference_steps or chosen.num_inference_steps,
-        "guidance_scale": guidance_scale,
-        "negative_prompt": negative_prompt,
-        "height": height,
-        "width": width,
-    }
-    # No batch reaches across a place where the run may stop, or where it stops decoding.
-    cuts = (keep_pictures, *(range(0, pictures, BLOCKS) if until is not None else ()))
+    passed: dict[str, Any] = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
+    passed |= {"negative_prompt": negative_prompt, "height": height, "width": width}
     texts = prompts if prompts is None else read_prompts(prompts, pipe)
     task = _Measurement(
-        concepts, texts, latents, pictures, seed, chosen, passed, batch_size, keep_pictures, cuts
+        concepts,
+        texts,
+        latents,
+        pictures,
+        seed,
+        estimator_of(estimator),
+        passed,
+        batch_size,
+        keep_pictures,
+        until,
     )
-    job = Job(pipe, task)
-    with RunFolder(out, job.nothing.settings, job.nothing, "votes", pictures, job.versions) as folder:
+    return _count(Job(pipe, task), task, subrange(numbers, pictures), out, checkpoint_every, progress)
+
+
+def _count(
+    job: Job, task: "_Measurement", wanted: range, out: str | Path | None, every: float | int,
+    progress: ProgressCallback,
+) -> Relevance:  # fmt: skip
+    """Count the votes of the pictures that are wanted, as far as the folder lacks them."""
+    options: dict[str, Any] = {"most": CHUNK, "cuts": task.cuts, "in_order": task.until is not None}
+    with RunFolder(out, job.nothing.settings, job.nothing, "votes", task.pictures, job.versions) as folder:
         _require_among(folder, wanted)
-        if not _enough(folder.so_far, len(wanted), until):
-            options: dict[str, Any] = {"most": CHUNK, "cuts": cuts, "in_order": until is not None}
-            with (
-                closing(job.parts(folder, wanted, batch_size, **options)) as parts,
-                Progress(folder, len(wanted), checkpoint_every, progress, _reliability) as done,
-            ):
-                for votes in parts:
-                    done(votes)
-                    if _enough(done.so_far, len(wanted), until):
-                        break
+        if _enough(folder.so_far, len(wanted), task.until):
+            return finished(folder)
+        with (
+            closing(job.parts(folder, wanted, task.batch_size, **options)) as parts,
+            Progress(folder, len(wanted), every, progress, _reliability) as done,
+        ):
+            for votes in parts:
+                done(votes)
+                if _enough(done.so_far, len(wanted), task.until):
+                    break
         return finished(folder)
 
 
@@ -126,10 +131,21 @@ class _Measurement:
     passed: dict[str, Any]
     batch_size: int
     keep_pictures: int
-    cuts: tuple[int, ...]
+    until: float | int | None
 
     def __call__(self, pipe: Any) -> "_VoteCounter":
         return _VoteCounter(self, pipe)
+
+    @property
+    def cuts(self) -> tuple[int, ...]:
+        """No batch reaches across a place where the run may stop, or where it stops decoding."""
+        return self.keep_pictures, *(range(0, self.pictures, BLOCKS) if self.until is not None else ())
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What is passed to the pipeline."""
+        steps = self.passed["num_inference_steps"] or self.estimator.num_inference_steps
+        return self.passed | {"num_inference_steps": steps}
 
     def batches(self, todo: Iterable[range]) -> Iterator[range]:
         """These pictures by pipeline calls."""
@@ -143,10 +159,8 @@ class _VoteCounter:
     def __init__(self, task: _Measurement, pipe: Any) -> None:
         self.task, self.pipe, self.texts = task, pipe, read_prompts(task.prompts, pipe)
         _check_latents(pipe, task)
-        settings = settings_of(pipe, task.concepts, self.texts, task.latents, task.seed) | task.passed
-        if (
-            task.estimator.samples_per_call > 1
-        ):  # files written before there was a choice lack the key, and mean 1
+        settings = settings_of(pipe, task.concepts, self.texts, task.latents, task.seed) | task.options
+        if task.estimator.samples_per_call > 1:  # files from before there was a choice lack the key
             settings |= {"draws": task.estimator.samples_per_call}
         self.nothing = Votes.empty(HeadMap.of(pipe), task.concepts, settings)
         self.probe: ConceptProbe | None = None
@@ -166,7 +180,7 @@ class _VoteCounter:
     def _generate(self, numbers: range, keep: Keep) -> None:
         task, texts = self.task, self.texts
         kept = numbers[0] < task.keep_pictures
-        options = task.passed | {"output_type": "pil" if kept else "latent"}
+        options = task.options | {"output_type": "pil" if kept else "latent"}
         images = generate(self.pipe, texts, task.seed, numbers, latents=task.latents, **options)
         for number, image in zip(numbers, images if kept else (), strict=kept):
             keep(f"{number:05d}", image, texts[number % len(texts)])
