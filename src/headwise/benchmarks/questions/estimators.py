@@ -136,11 +136,7 @@ def benchmark_estimators(
             votes = _votes(pipe, concepts, setting, seed, batch_size, progress)
             write_arrays(file, "estimators", votes, expected)
         votes, stored = read_arrays(file, "estimators", tuple(WAYS))
-        if {key: stored.get(key) for key in expected} != expected:
-            raise RunMismatch(
-                f"{file} is of another run: {stored} there, {expected} here. Give another folder, or "
-                "the same settings."
-            )
+        _require_same(file, stored, expected)
         for way in WAYS:
             cost = setting.rows(way) * setting.pictures / BLOCKS
             curves[f"{setting.name}, {way}"] = list(_curve(votes[way], truth, cost))
@@ -152,9 +148,17 @@ def benchmark_estimators(
         "lean": estimator_name(LEAN.num_inference_steps, LEAN.samples_per_call),
     }
     result = Estimators(curves, about)
-    content = {"settings": about, "estimators": result.numbers()}
-    write_whole(out / ESTIMATORS_FILE, (json.dumps(content, indent=1) + "\n").encode())
+    content = json.dumps({"settings": about, "estimators": result.numbers()}, indent=1)
+    write_whole(out / ESTIMATORS_FILE, f"{content}\n".encode())
     return result
+
+
+def _require_same(file: Path, stored: dict[str, Any], expected: dict[str, Any]) -> None:
+    if {key: stored.get(key) for key in expected} != expected:
+        raise RunMismatch(
+            f"{file} is of another run: {stored} there, {expected} here. Give another folder, or the same "
+            "settings."
+        )
 
 
 def _curve(
