@@ -472,3 +472,17 @@ def other(app):
 @pytest.fixture
 def stub_judge():
     return StubJudge()
+
+
+def brightness_score(scorer, kind):
+    def choice(pictures, cases):
+        return np.array([np.asarray(p, float).mean() > 128 for p in pictures], float)
+
+    return choice
+
+
+@pytest.fixture
+def judged(monkeypatch):
+    """The CLIP scorer says whether a picture is bright."""
+    monkeypatch.setattr("headwise.benchmarks.clip_scorer.CLIPScorer.load", lambda name: name)
+    monkeypatch.setattr("headwise.benchmarks.clip_scorer.scoring", brightness_score)

@@ -12,7 +12,7 @@ from headwise.errors import BadStrength, HeadwiseError, HookMisuse, WordNotInPro
 from headwise.model.attention import hooked
 from headwise.model.heads import HeadMap
 from headwise.model.tokens import token_positions
-from test_steer import relevance_for
+from helpers import relevance_for
 
 PROMPTS, WORDS = ["a red dog on the beach", "a cat on a vase"], [["dog", "beach"], ["cat"]]
 FAST = {"num_inference_steps": 4, "output_type": "latent", "guidance_scale": 5.0}

@@ -12,7 +12,7 @@ from headwise.model.attention import hooked
 from headwise.model.heads import HeadMap, Layer
 from headwise.model.tokens import Word
 from headwise.steering.steer import strengthen
-from test_steer import relevance_for
+from helpers import relevance_for
 
 OPTIONS = {"num_inference_steps": 2, "output_type": "latent"}
 

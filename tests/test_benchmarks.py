@@ -4,33 +4,13 @@ import numpy as np
 import pytest
 
 from headwise.benchmarks.polysemy import METHODS, Polysemy, benchmark_polysemy
-from headwise.benchmarks.prompts import EvalPrompt, PolysemyPrompt
+from headwise.benchmarks.prompts import EvalPrompt
 from headwise.benchmarks.weakening_sweeps import benchmark_weakening, eighths, sweep_factors
 from headwise.errors import HeadwiseError, UnknownConcept
 from headwise.model.heads import HeadMap
 from headwise.report.measurement import report
 from headwise.runs.scores import Scores
-from test_steer import relevance_for
-
-SENSES = [
-    PolysemyPrompt(
-        "red", "Color", "Food", EvalPrompt("a red dog", ("a dog in red color", "a red")), "a dog in red color"
-    ),
-    PolysemyPrompt(
-        "vase", "Animals", "Food", EvalPrompt("a vase dog", ("a vase dog", "a vase")), "a dog of vase"
-    ),
-]
-
-
-class Bright:
-    """A judge that sees the first text in bright pictures."""
-
-    def __init__(self):
-        self.looked = 0
-
-    def __call__(self, pictures, cases):
-        self.looked += len(pictures)
-        return np.array([np.asarray(p, float).mean() > 128 for p in pictures], float)
+from helpers import SENSES, Bright, relevance_for
 
 
 def run(sd, **options):

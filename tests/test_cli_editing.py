@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from headwise.pictures import settings_in
-from test_method_benchmarks import Stub
+from helpers import Stub
 
 FAST = ("-m", "./tiny", "--num-inference-steps", 2)
 PAIRS = """["Color"]

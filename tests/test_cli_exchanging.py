@@ -7,7 +7,7 @@ import pytest
 
 from headwise.measuring.relevance import Relevance
 from headwise.model.heads import HeadMap, Layer
-from test_official import STEM
+from helpers import STEM
 
 MAP = HeadMap((Layer("a.attn2", 16),))
 

@@ -4,10 +4,10 @@ import json
 
 import pytest
 
+from cli_helpers import CASES, FAST, SENSES
 from headwise.cli.app import _with_ray_address
 from headwise.measuring.votes import Votes
-from test_cli_steering import CASES, FAST, SENSES, judged  # noqa: F401
-from test_measure import votes_of
+from helpers import votes_of
 
 
 @pytest.fixture

@@ -6,18 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cli_helpers import CASES, FAST, SENSES
 from headwise.pictures import settings_in
-
-FAST = ("--num-inference-steps", 2)
-CASES = '[Color]\nprompts = ["a {word} dog", "a {word} cat"]\nwords = ["red", "car"]\n'
-SENSES = """[[senses]]
-word = "red"
-toward = "Color"
-away = "Animals"
-prompts = ["a red dog", "a red cat"]
-reworded = "a dog in red color"
-texts = ["a dog in red color", "a red"]
-"""
 
 
 @pytest.fixture
@@ -63,19 +53,6 @@ def test_generate_suggests(run, workspace):
     assert code == 0 and {one["concept"] for one in json.loads(out)["concepts"]} == {"Color", "Animals"}
     code, out, _ = run("generate", "a red dog", "-m", "./tiny", "--suggest", "dog", *FAST)
     assert "Animals" in out
-
-
-def judge_of_brightness(judge, kind):
-    def choice(pictures, cases):
-        return np.array([np.asarray(p, float).mean() > 128 for p in pictures], float)
-
-    return choice
-
-
-@pytest.fixture
-def judged(monkeypatch):
-    monkeypatch.setattr("headwise.benchmarks.clip_scorer.CLIPScorer.load", lambda name: name)
-    monkeypatch.setattr("headwise.benchmarks.clip_scorer.scoring", judge_of_brightness)
 
 
 def test_weaken(run, workspace, judged):

@@ -24,8 +24,7 @@ from headwise.model.heads import HeadMap, Layer
 from headwise.model.sites import DenoiserCall, Site
 from headwise.model.tokens import token_positions, word_positions
 from headwise.steering.steer import Steer, adjust, strengthen, weaken
-from test_heads import PUBLISHED, published
-from test_project import loaded
+from helpers import PUBLISHED, loaded, published
 
 HERE = Path(__file__).parents[1] / "integrations" / "comfyui"
 NAMES = ("Color", "Animals")

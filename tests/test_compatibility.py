@@ -30,7 +30,7 @@ from headwise.model.attention import hooked
 from headwise.model.generate import generate
 from headwise.steering.doctor import features_of
 from headwise.steering.steer import strengthen
-from test_steer import relevance_for
+from helpers import relevance_for
 
 PAGE = Path(__file__).parent.parent / "docs" / "compatibility.md"
 CONCEPTS = ConceptSet({"Animals": ["dog", "cat"], "Color": ["red", "orange"]})

@@ -5,7 +5,6 @@ import re
 import runpy
 import shlex
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,17 +17,12 @@ from headwise.cli.commands import app
 from headwise.measuring.concepts import ConceptSet
 from headwise.measuring.relevance import Relevance
 from headwise.model.heads import HeadMap
-from test_plots import sd_map, votes_on
+from helpers import ROOT, blocks, sd_map, votes_on
 
-ROOT = Path(__file__).parents[1]
 PAGES = sorted(
     [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md")]
 )
 EMOJI = ROOT / "src" / "headwise" / "data" / "emoji.toml"
-
-
-def blocks(page, language):
-    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.M | re.S)
 
 
 @pytest.fixture

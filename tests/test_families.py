@@ -18,7 +18,7 @@ from headwise.model.heads import HeadMap, denoiser_of, text_first
 from headwise.model.pipelines import text_segments
 from headwise.model.tokens import positions_in
 from headwise.steering.steer import Steer, adjust, weaken
-from test_steer import relevance_for
+from helpers import relevance_for
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*clean_caption.*")
 ALL = list(TRANSFORMERS)

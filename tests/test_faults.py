@@ -17,7 +17,7 @@ from headwise.measuring.votes import Votes
 from headwise.runs.folder import RunFolder
 from headwise.runs.scores import Scores
 from headwise.runs.shards import Shard
-from test_measure import SHORT, votes_of
+from helpers import SHORT, votes_of
 
 RUN = "from headwise.cli.commands import main; main()"
 

@@ -17,36 +17,10 @@ from headwise.errors import HeadMapMismatch, ModelNotLoaded
 from headwise.model.attention import hooked
 from headwise.model.generate import generate
 from headwise.model.heads import HeadMap, Layer
+from helpers import published
 
 GOLDEN = Path(__file__).parent / "golden"
 REFERENCE = Path(__file__).parents[2] / "shared/reference"
-
-SD1 = {"sample_size": 64, "cross_attention_dim": 768, "attention_head_dim": 8}
-SD2 = {
-    "sample_size": 96,
-    "cross_attention_dim": 1024,
-    "attention_head_dim": [5, 10, 20, 20],
-    "use_linear_projection": True,
-}
-SDXL = {
-    "sample_size": 128,
-    "cross_attention_dim": 2048,
-    "attention_head_dim": [5, 10, 20],
-    "use_linear_projection": True,
-    "block_out_channels": [320, 640, 1280],
-    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
-    "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
-    "transformer_layers_per_block": [1, 2, 10],
-    "addition_embed_type": "text_time",
-    "addition_time_embed_dim": 256,
-    "projection_class_embeddings_input_dim": 2816,
-}
-PUBLISHED = {"sd1": SD1, "sd2": SD2, "sdxl": SDXL}
-
-
-def published(name):
-    with torch.device("meta"):
-        return UNet2DConditionModel(**PUBLISHED[name])
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from headwise.model.attention import hooked
 from headwise.model.generate import generate_keys, generator_for, latents_for, start_of
 from headwise.model.hooks import Hook, as_hook
 from headwise.steering.steer import strengthen
-from test_steer import relevance_for
+from helpers import relevance_for
 
 FAST = {"num_inference_steps": 4, "output_type": "latent", "guidance_scale": 5.0}
 GROUP = ("a red dog", "a red cat")

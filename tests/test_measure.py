@@ -24,12 +24,7 @@ from headwise.measuring.relevance import Relevance
 from headwise.measuring.votes import Votes
 from headwise.model.generate import latents_for
 from headwise.model.pipelines import load_pipeline, watched
-
-SHORT = {"prompts": ["a dog", "a red car"], "num_inference_steps": 2, "progress": False}
-
-
-def votes_of(folder):
-    return (folder / "votes.safetensors").read_bytes()
+from helpers import SHORT, votes_of
 
 
 def test_votes_are_bit_equal_in_any_batch(exact_pipe, concepts, tmp_path):

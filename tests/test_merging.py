@@ -25,8 +25,7 @@ from headwise.measuring.votes import Votes
 from headwise.model.heads import HeadMap, Layer
 from headwise.runs.scores import Scores
 from headwise.runs.shards import Shard, ranges_of
-from test_measure import SHORT, votes_of
-from test_relevance import counted
+from helpers import SHORT, counted, votes_of
 
 
 @pytest.fixture

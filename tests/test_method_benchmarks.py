@@ -5,16 +5,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
-from headwise.benchmarks.clip_scorer import CLIPScorer
 from headwise.benchmarks.editing import EDITING, METRICS, Edits, benchmark_editing, edit_scores, together
 from headwise.benchmarks.multi_concept import COMPOSING, benchmark_multi_concept, subject_scores
 from headwise.benchmarks.prompts import (
-    EditPair,
     EvalPrompt,
-    MultiSubjectPrompt,
     PolysemyPrompt,
     edit_pairs,
     multi_subject_prompts,
@@ -25,39 +21,7 @@ from headwise.editing.prompt_to_prompt import PromptToPrompt, edit, generate_edi
 from headwise.errors import HeadwiseError, RunMismatch, UnreadablePrompts
 from headwise.report.measurement import report
 from headwise.steering.steer import strengthen
-from test_steer import relevance_for
-
-BOX = (0.25, 0.25, 0.75, 0.75)
-ORANGE = ("a orange dog", "a red dog")
-PAIRS = [
-    EditPair("Color", "a red dog", ORANGE[0], "orange", ORANGE, ("a dog", "a cat"), BOX),
-    EditPair(
-        "Animals", "a dog on a vase", "a cat on a vase", "cat", ("a cat", "a dog"), ("a vase", "a"), BOX, True
-    ),
-    EditPair("Color", "a red vase", "a lavender vase", "lavender", ("a lavender vase",), ("a vase",)),
-]
-BOTH = {"dog": "Animals", "cat": "Animals"}
-SEVERAL = [
-    MultiSubjectPrompt("type1", "a dog and a cat", ("a dog", "a cat"), ("dog", "cat"), BOTH),
-    MultiSubjectPrompt("type2", "a red dog and a cat", ("a red dog", "a cat"), ("dog", "cat"), BOTH),
-]
-
-
-class Stub(CLIPScorer):
-    """A scorer of mean colours."""
-
-    def __init__(self):
-        self.looked = 0
-
-    def embed_images(self, pictures):
-        self.looked += len(pictures)
-        means = torch.tensor(np.array([np.asarray(p.convert("RGB"), float).mean((0, 1)) for p in pictures]))
-        return torch.nn.functional.normalize(means.float() + 1, dim=-1)
-
-    def embed_texts(self, texts):
-        seeds = [sum(map(ord, text)) for text in texts]
-        made = torch.stack([torch.rand(3, generator=torch.Generator().manual_seed(s)) for s in seeds])
-        return torch.nn.functional.normalize(made, dim=-1)
+from helpers import PAIRS, SEVERAL, Stub, relevance_for, text
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -100,10 +64,6 @@ def cosine(a, b):
 
 def colour(pixels):
     return np.asarray(pixels, np.float64).reshape(-1, 3).mean(0) + 1
-
-
-def text(words):
-    return Stub().embed_texts([words])[0].double().numpy()
 
 
 def naive_edit_scores(pairs, sources, edited):

@@ -7,9 +7,9 @@ import pytest
 
 from headwise.errors import UnreadableFile
 from headwise.measuring.official import MODELS, find_official, head_map_of, read_official
+from helpers import STEM
 
 REFERENCE = Path(__file__).parents[2] / "shared/reference"
-STEM = "category_vectors_epoch_1_to_1_neg_prompt_False_merged_340_final_text_descriptions"
 
 
 def test_head_maps_of_the_published_models():

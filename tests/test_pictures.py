@@ -11,7 +11,7 @@ from headwise.errors import UnreadableFile, UnwritableFolder
 from headwise.pictures import beside, picture_in, read_picture, save_picture, settings_in
 from headwise.steering.compare import compare
 from headwise.steering.steer import strengthen
-from test_steer import relevance_for
+from helpers import relevance_for
 
 
 def plain(color, size=(8, 8)):

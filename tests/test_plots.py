@@ -11,21 +11,11 @@ from headwise.benchmarks.weakening import Weakening
 from headwise.errors import MissingExtra
 from headwise.intervals import Interval
 from headwise.measuring.agreement import Agreement
-from headwise.measuring.concepts import ConceptSet
 from headwise.measuring.relevance import Relevance
-from headwise.measuring.votes import BLOCKS, Votes
 from headwise.model.heads import HeadMap, Layer
 from headwise.report import plots
 from headwise.runs.scores import Scores
-
-
-def sd_map():
-    """SD 1.x: 16 layers of 8."""
-    down = [(b, a) for b in range(3) for a in range(2)]
-    up = [(b, a) for b in (1, 2, 3) for a in range(3)]
-    layers = [*(f"down_blocks.{b}.attentions.{a}" for b, a in down), "mid_block.attentions.0"]
-    layers += [f"up_blocks.{b}.attentions.{a}" for b, a in up]
-    return HeadMap(tuple(Layer(f"{layer}.transformer_blocks.0.attn2", 8) for layer in layers))
+from helpers import sd_map, votes_on
 
 
 def sdxl_map():
@@ -40,14 +30,6 @@ def sdxl_map():
             for b in range(blocks)
         )
     )
-
-
-def votes_on(head_map, seed=0):
-    concepts = ConceptSet({name: ["word"] for name in ("Animals", "Color", "Time <of> Day", "Material")})
-    drawn = np.random.default_rng(seed)
-    taste = drawn.gamma(0.5, size=(head_map.all_heads, len(concepts)))
-    blocks = drawn.poisson(20 * taste, size=(BLOCKS, *taste.shape)).astype(np.int64)
-    return Votes(blocks.sum(0)[None], blocks, ((0, 64),), head_map, concepts, {"model": "drawn"})
 
 
 @pytest.fixture(params=[sd_map, sdxl_map], ids=["128", "1300"], scope="module")

@@ -21,7 +21,7 @@ from headwise.model.attention import hooked
 from headwise.model.heads import HeadMap
 from headwise.model.hooks import Hook, as_hook
 from headwise.model.tokens import token_positions
-from test_steer import relevance_for
+from helpers import relevance_for
 
 STEPS = 4
 GROUPS = [

@@ -23,8 +23,7 @@ from headwise.measuring.votes import Votes
 from headwise.model.pipelines import load_pipeline
 from headwise.runs.schedule import Schedule
 from headwise.runs.scores import Scores
-from test_measure import votes_of
-from test_steer import relevance_for
+from helpers import relevance_for, votes_of
 
 ray = pytest.importorskip("ray")
 
@@ -292,7 +291,7 @@ PAGE = """
 import sys
 from pathlib import Path
 import ray
-from test_docs import ROOT, blocks
+from helpers import ROOT, blocks
 
 ray.init(address=sys.argv[1], log_to_driver=False)
 for block in blocks(ROOT / "docs" / "cluster.md", "python"):

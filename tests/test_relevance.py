@@ -25,18 +25,9 @@ from headwise.measuring.relevance import Relevance
 from headwise.measuring.reliability import normalise, ranks
 from headwise.measuring.votes import Votes
 from headwise.model.heads import HeadMap, Layer
+from helpers import CONCEPTS, HEADS, SETTINGS, counted
 
 REFERENCE = Path(__file__).parents[2] / "shared/reference"
-HEADS = HeadMap((Layer("down_blocks.0.attn2", 2), Layer("mid_block.attn2", 3)))
-CONCEPTS = ConceptSet({"Color": ["red"], "Animals": ["dog"], "Plants": ["tree"]})
-SETTINGS = {"model": "tiny", "seed": 0}
-
-
-def counted(numbers, seed=0, steps=2):
-    """Votes of these pictures, whose winners depend on the picture's number alone."""
-    winners = [np.random.default_rng([seed, i]).integers(0, 3, (steps, HEADS.all_heads)) for i in numbers]
-    stacked = np.array(winners, int).reshape(len(winners), steps, 1, HEADS.all_heads)
-    return Votes.of_pictures(stacked, list(numbers), HEADS, CONCEPTS, SETTINGS)
 
 
 @st.composite

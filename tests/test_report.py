@@ -11,7 +11,7 @@ from PIL.PngImagePlugin import PngInfo
 from headwise.errors import UnreadableFile
 from headwise.measuring.relevance import Relevance
 from headwise.report.measurement import report
-from test_plots import sd_map, votes_on
+from helpers import sd_map, votes_on
 
 HOSTILE = '"><script>alert(1)</script><img src=x onerror=alert(2)>'
 

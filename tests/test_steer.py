@@ -18,19 +18,7 @@ from headwise.model.attention import hooked
 from headwise.model.heads import HeadMap, Layer
 from headwise.model.tokens import token_positions, word_positions
 from headwise.steering.steer import Steer, adjust, strengthen, weaken
-
-NAMES = ("Color", "Animals", "Food")
-
-
-def relevance_for(pipe, seed=0):
-    head_map = HeadMap.of(pipe)
-    votes = np.random.default_rng(seed).integers(1, 50, (len(NAMES), head_map.all_heads))
-    return Relevance.from_votes(votes, NAMES, head_map)
-
-
-def call(pipe, prompt="a red dog", **options):
-    options = {"num_inference_steps": 3, "output_type": "latent"} | options
-    return pipe(prompt, generator=torch.Generator().manual_seed(1), **options).images
+from helpers import NAMES, call, relevance_for
 
 
 def explicit(factors, words):
@@ -312,7 +300,7 @@ def test_relevance_of_another_model_is_refused_and_of_nobody_too(sd):
 COMPILED = """
 import torch
 from conftest import tiny_sd
-from test_steer import call, relevance_for
+from helpers import call, relevance_for
 from headwise.model.attention import hooked
 from headwise.steering.steer import strengthen
 

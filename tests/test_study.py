@@ -12,56 +12,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from headwise.errors import HeadwiseError, UnreadableFile, UnreadableStudy
-from headwise.pictures import save_picture
 from headwise.runs.scores import Scores
 from headwise.study.making import make_study
 from headwise.study.order import trials_of
 from headwise.study.reading import parse_study, read_study
-
-HOSTILE = 'a "<script>alert(1)</script>" \\ {vase} \n'
-
-
-def draw(folder, methods, prompts, size=(16, 16)):
-    """Pictures as a benchmark keeps them, each of its own colour."""
-    for n, prompt in enumerate(prompts):
-        for m, method in enumerate(methods):
-            picture = Image.new("RGB", size, (40 * n % 256, 60 * m % 256, 128))
-            said = {"prompt": prompt[method] if isinstance(prompt, dict) else prompt}
-            save_picture(folder / "pictures" / f"{n:03d} {method}.png", picture, said)
-    return folder
-
-
-def polysemy(folder, words=("orange", "orange", "rose")):
-    """The folder of a benchmark of polysemy."""
-    methods = ("plain", "rewording", "adjust")
-    things = {"orange": "airplane", "rose": "sofa"}
-    article = {"orange": "an", "rose": "a"}
-    prompts = [f"{article[word]} {word} {things[word]}" for word in words]
-    said = [{m: p if m != "rewording" else f"{p}, reworded" for m in methods} for p in prompts]
-    axes = {"method": methods, "seed": (0,), "prompt": range(len(words))}
-    folder.mkdir(parents=True, exist_ok=True)
-    Scores.empty(axes, {"words": list(words)}).save(folder / "scores.safetensors")
-    return draw(folder, methods, said)
-
-
-def editing(folder, cases=4):
-    """The folder of a benchmark of editing, of two attributes."""
-    methods = ("prompt-to-prompt", "sdedit 0.5", "relevance")
-    attributes = ["Color" if n % 2 else "Image Style" for n in range(cases)]
-    axes = {"method": methods, "measure": ("alignment",), "seed": (0,), "pair": range(cases)}
-    folder.mkdir(parents=True, exist_ok=True)
-    Scores.empty(axes, {"attributes": attributes}).save(folder / "scores.safetensors")
-    said = {"source": "a red car", **dict.fromkeys(methods, "a blue car")}
-    return draw(folder, ("source", *methods), [said] * cases)
-
-
-def several(folder):
-    """The folder of a benchmark of several concepts."""
-    methods = ("plain", "attend-and-excite", "relevance")
-    axes = {"method": methods, "measure": ("full",), "seed": (0,), "prompt": range(2)}
-    folder.mkdir(parents=True, exist_ok=True)
-    Scores.empty(axes, {"types": ["type1", "type2"]}).save(folder / "scores.safetensors")
-    return draw(folder, methods, ["a cat and a dog", HOSTILE])
+from study_helpers import HOSTILE, draw, editing, polysemy, several
 
 
 def written(questions=1, cases=2, methods=("a", "b"), **more):

@@ -9,8 +9,7 @@ import pytest
 
 from headwise.study.answers import Answers
 from headwise.study.order import trials_of
-from test_study import editing, polysemy, several
-from test_study_server import begun, served
+from study_helpers import begun, editing, polysemy, served, several
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 if CHROMIUM is None:

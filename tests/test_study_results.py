@@ -16,8 +16,7 @@ from headwise.study.making import make_study
 from headwise.study.order import trials_of
 from headwise.study.results import as_csv, results_of
 from headwise.study.signs import sign_test
-from test_study import editing, polysemy, several
-from test_study_server import begun
+from study_helpers import begun, editing, polysemy, several
 
 
 def answer(study, answers, decide, careless=()):

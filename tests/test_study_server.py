@@ -12,7 +12,6 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
@@ -23,21 +22,12 @@ from PIL import Image
 
 from headwise.errors import HeadwiseError, MissingExtra, RunMismatch, UnreadableFile
 from headwise.study.answers import Answers
-from headwise.study.making import make_study
 from headwise.study.order import trials_of
 from headwise.study.reading import read_study
 from headwise.study.server import page_of, serve
-from test_study import HOSTILE, editing, polysemy, several
+from study_helpers import HOSTILE, begun, editing, polysemy, served, several
 
 TELLING = ["003", "relevance", "prompt-to-prompt", "sdedit", ".png", "pictures/"]
-
-
-def begun(folder):
-    """The study of a folder, made if need be, and its answers."""
-    if not (folder / "study.toml").exists():
-        make_study(folder)
-    study = read_study(folder)
-    return study, Answers.begin(folder / "answers.sqlite", study, study.fingerprint(folder))
 
 
 class Person:
@@ -310,21 +300,6 @@ def test_a_taken_port_is_said():
             HeadwiseError, match=r"Cannot serve at 127.0.0.1, port \d+: .* Give another --port"
         ):
             serve(FastAPI(), "127.0.0.1", taken.getsockname()[1], print)
-
-
-@contextmanager
-def served(folder, *options):
-    """A server of its own process: yields its address, its link, and the process."""
-    command = "from headwise.cli.commands import main; main()"
-    arguments = [sys.executable, "-c", command, "study", "serve", str(folder), "--port", "0", *options]
-    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    try:
-        address, link = re.search(r"(http://127\.0\.0\.1:\d+)/s/(\S+)", process.stdout.readline()).groups()
-        yield address, link, process
-    finally:
-        process.kill()
-        process.wait()
-        process.stdout.close()
 
 
 def post(url, body=None, token=""):

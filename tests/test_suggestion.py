@@ -10,7 +10,7 @@ from headwise.measuring.relevance import Relevance
 from headwise.measuring.reliability import rank_correlation
 from headwise.model.heads import HeadMap
 from headwise.steering.suggest import suggest
-from test_steer import relevance_for
+from helpers import relevance_for
 
 OPTIONS = {"num_inference_steps": 2, "progress": False}
 

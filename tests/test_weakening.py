@@ -17,7 +17,7 @@ from headwise.model.generate import latents_for
 from headwise.model.heads import HeadMap, Layer
 from headwise.runs.scores import Scores
 from headwise.steering.steer import weaken
-from test_steer import relevance_for
+from helpers import relevance_for
 
 CASES = [EvalPrompt("a red dog", ("red",)), EvalPrompt("a red vase", ("red",)), EvalPrompt("a cat", ("cat",))]
 

@@ -6,7 +6,6 @@ import json
 import shlex
 import sys
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -27,42 +26,13 @@ from headwise.model.pipelines import quiet
 from headwise.steering.compare import compare
 from headwise.web.app import make_app
 from headwise.web.security import SESSION, Rules
-
-HERE = "http://127.0.0.1:7860"
-FAST = {"num_inference_steps": 2, "guidance_scale": 5.0, "seed": 3}
-RED = {"word": "red", "concept": "Color", "strength": 5.0}
-
-
-def ask(client, kind, /, **asked):
-    answer = client.post(f"/api/{kind}", json=asked)
-    assert answer.status_code == 200, answer.text
-    return answer.json()
-
-
-def ended(client, job):
-    until = time.monotonic() + 120
-    while job["state"] not in ("done", "failed", "cancelled"):
-        assert time.monotonic() < until
-        job = client.get(f"/api/jobs/{job['id']}", params={"since": job["version"]}).json()
-    return job
-
-
-def done(client, kind, /, **asked):
-    job = ended(client, ask(client, kind, **asked))
-    assert job["state"] == "done", job["error"]
-    return job
+from web_helpers import FAST, HERE, MEASURED, RED, ask, done, ended, png
 
 
 def picture(client, job, item):
     content = client.get(f"/api/jobs/{job['id']}/pictures/{item['picture']}")
     assert content.headers["content-type"] == "image/png"
     return np.asarray(Image.open(io.BytesIO(content.content)), int)
-
-
-def png(size=(64, 48), color="purple"):
-    content = io.BytesIO()
-    Image.new("RGB", size, color).save(content, format="PNG")
-    return content.getvalue()
 
 
 # Images
@@ -286,9 +256,6 @@ def test_weaken_shows_curves_and_pictures_together(page, service):
     report = page.get("/api/runs/w/report")
     assert report.status_code == 200 and "Is Color lost" in report.text
     assert report.headers["content-security-policy"].startswith("sandbox; default-src 'none'")
-
-
-MEASURED = {"concepts": "paper34", "pictures": 6, "batch_size": 2, "keep_pictures": 1}
 
 
 def test_a_measurement_is_listed_shown_and_used(page, service):

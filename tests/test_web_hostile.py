@@ -16,7 +16,7 @@ from headwise.web.run_store import RunStore
 from headwise.web.security import Rules
 from headwise.web.service import Service
 from headwise.web.session import ModelSession
-from test_web import FAST, HERE, MEASURED, RED, ask, done, ended, png
+from web_helpers import FAST, HERE, MEASURED, RED, ask, done, ended, png
 
 
 def test_nobody_gets_at_the_jobs_of_another(page, other):

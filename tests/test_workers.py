@@ -28,11 +28,7 @@ from headwise.runs.schedule import Schedule, chunks_of
 from headwise.runs.scores import Scores
 from headwise.runs.shards import Shard, merge_ranges, subtract
 from headwise.runs.workers import Result, Worker, WorkerLost, dispatch
-from test_benchmarks import SENSES, Bright
-from test_measure import SHORT, votes_of
-from test_method_benchmarks import PAIRS, SEVERAL, Stub
-from test_relevance import counted
-from test_steer import relevance_for
+from helpers import PAIRS, SENSES, SEVERAL, SHORT, Bright, Stub, counted, relevance_for, votes_of
 
 
 class Here:
