@@ -73,7 +73,7 @@ def test_a_part_of_an_array_does_not_know_the_whole(task, tasks, least, most):
         f"SLURM_ARRAY_TASK_{name}": said for name, said in zip(names, (task, tasks, least, most), strict=True)
     }
     with pytest.raises(
-        HeadwiseError, match=rf"in task {task} of a job array of {tasks} .* Say it: --shard \$SLURM"
+        HeadwiseError, match=rf"in task {task} of a job array of {tasks} .* Give --shard \$SLURM"
     ):
         shard_of("auto", environment | {"SLURM_PROCID": "0", "SLURM_NTASKS": "1"})
 
