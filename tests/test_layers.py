@@ -27,7 +27,6 @@ ALONE = {
             "editing.inversion",
             "editing.baselines.sdedit",
             "measuring.official",
-            "benchmarks.questions.answers",  # asks the same of two other schedulers
         },
     ),
     "diffusers' insides": (

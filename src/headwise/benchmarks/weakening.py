@@ -152,7 +152,7 @@ class _Ordered:
 
     def __call__(self, pipe: Any) -> Sweep:
         head_map = HeadMap.of(pipe)
-        self.relevance.head_map.require(head_map, "The relevance", "the pipeline")
+        self.relevance.require(head_map)
         ks = _checked(grid(head_map.all_heads) if self.ks is None else self.ks, head_map.all_heads)
         texts = [prompt.prompt for prompt in self.prompts]
         axes: Axes = {"order": tuple(self.orders), "k": ks, "seed": self.seeds, "prompt": range(len(texts))}

@@ -177,8 +177,8 @@ class Excite(Hook):
                 "Give those of one, or of each, and call the pipeline with `prompt`."
             )
         words = self.words * (call.pictures // len(self.words))
-        if self.relevance is not None and self.relevance.head_map is not None:
-            self.relevance.head_map.require(call.head_map, "The relevance", "the pipeline")
+        if self.relevance is not None:
+            self.relevance.require(call.head_map)
         self._subjects = [
             [token_positions(call.tokenizer, prompt, word)[-1] for word in of_picture]
             for prompt, of_picture in zip(call.prompts, words, strict=True)

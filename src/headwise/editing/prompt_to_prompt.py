@@ -138,8 +138,8 @@ class PromptToPrompt(Hook):
         until, w = blank.copy(), blank + 1
         r = np.ones((call.pictures, call.head_map.all_heads, call.tokens))
         strengthened = blank > 0
-        if self.relevance is not None and self.relevance.head_map is not None:
-            self.relevance.head_map.require(call.head_map, "The relevance", "the pipeline")
+        if self.relevance is not None:
+            self.relevance.require(call.head_map)
         targets = [p for p in range(call.pictures) if sources[p] != p]
         positions = self._positions(call, targets)
         for p in targets:

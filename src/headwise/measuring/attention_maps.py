@@ -97,8 +97,7 @@ def region_relevance(
     Returns:
         The ratio for all words together, and for each word; 1 is the average head.
     """
-    if relevance.head_map is not None:
-        relevance.head_map.require(maps.head_map, "The relevance", "the picture's model")
+    relevance.require(maps.head_map, "the picture's model")
     attention = maps.within(box).astype(np.float64)  # A[h, region, w]
     of_heads, of_words = attention.sum(1), attention.sum(0)
     tiny = np.finfo(np.float64).tiny  # a word that no head attends to has ratio 0

@@ -140,16 +140,13 @@ def benchmark_questions(
 
 
 def other_schedulers(pipe: Any) -> dict[str, Any]:
-    """Some schedulers that diffusers can put in the place of the pipeline's, with its noise schedule."""
-    import diffusers
-
-    scheduler = pipe.scheduler
-    compatible = {each.__name__ for each in getattr(scheduler, "compatibles", ())} - {
-        type(scheduler).__name__
-    }
+    """Some schedulers that can take the place of the pipeline's, with its noise schedule."""
+    classes = {each.__name__: each for each in getattr(pipe.scheduler, "compatibles", ())}
     names = ("EulerDiscreteScheduler", "DPMSolverMultistepScheduler", "PNDMScheduler")
     return {
-        name: getattr(diffusers, name).from_config(scheduler.config) for name in names if name in compatible
+        name: classes[name].from_config(pipe.scheduler.config)
+        for name in names
+        if name in classes and name != type(pipe.scheduler).__name__
     }
 
 
