@@ -1,6 +1,7 @@
 """Every baseline against a naive twin of its own equations: float64, one image at a time, every map made."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from headwise.editing.baselines.free_prompt import FreePrompt
 from headwise.editing.baselines.masactrl import MasaCtrl
 from headwise.editing.baselines.plug_and_play import PlugAndPlay
 from headwise.editing.baselines.sdedit import sdedit
-from headwise.editing.baselines.table import BASELINES, COMPOSING_BASELINES, Baseline
+from headwise.editing.baselines.table import BASELINES, OFFERED
 from headwise.editing.prompt_to_prompt import generate_edits
 from headwise.model.attention import hooked
 from headwise.model.generate import generate_keys, generator_for, start_of
@@ -201,20 +202,26 @@ def test_sdedit_noises_and_denoises(strength):
 def test_the_table_makes_every_baseline(name):
     pipe, images = tiny_sd(), [Image.new("RGB", (16, 16), color) for color in ("red", "blue")]
     block = "up_blocks.1.resnets.0"  # the tiny denoiser has no second one
-    baseline = Baseline(lambda: PlugAndPlay(block=block)) if name == "plug-and-play" else BASELINES[name]
+    baseline = BASELINES[name]
+    if name == "plug-and-play":
+        baseline = replace(baseline, options={"block": block})
     sources, targets = ["a red dog", "a cat"], ["a red cat", "a vase"]
     found = baseline.edit(pipe, sources, targets, images, seeds=[1, 2], num_inference_steps=2)
     assert [image.size for image in found] == [(16, 16)] * 2
-    if baseline.make is not None:
-        groups = list(zip(sources, targets, strict=True))
-        rows = generate_edits(pipe, groups, [baseline.make()], seeds=[1, 2], num_inference_steps=2)
+    if baseline.is_hook:
+        groups, hook = list(zip(sources, targets, strict=True)), baseline.object(**baseline.options)
+        rows = generate_edits(pipe, groups, [hook], seeds=[1, 2], num_inference_steps=2)
         assert all(np.array_equal(a, row[1]) for a, row in zip(found, rows, strict=True))
 
 
-def test_the_composing_baselines_generate_an_image_per_seed():
-    for baseline in COMPOSING_BASELINES.values():
-        found = baseline(tiny_sd(), ["a red dog", "a cat"], seeds=[0, (1, 3)], num_inference_steps=2)
-        assert [image.size for image in found] == [(16, 16)] * 2
+def test_composition_generates_an_image_per_seed():
+    found = compose(tiny_sd(), ["a red dog", "a cat"], seeds=[0, (1, 3)], num_inference_steps=2)
+    assert [image.size for image in found] == [(16, 16)] * 2
+
+
+def test_each_method_is_offered_once_and_the_hooks_first():
+    assert list(OFFERED) == ["prompt-to-prompt", "plug-and-play", "masactrl", "free-prompt", "sdedit"]
+    assert OFFERED["sdedit"].options == {"strength": 0.5}
 
 
 def test_a_key_is_a_seed_and_a_picture(sd):

@@ -9,8 +9,8 @@ Every method edits the same pairs of prompts from the same latents. Of a target'
     identity       1 where the scorer picks the prompt's thing among others
 
 "Target alone" edits nothing: the target is generated from its own prompt, which shows how well it can be
-shown at all. "Random heads" has the factors of relevance at other heads. A new baseline is one more row of
-`EDITING`.
+shown at all. "Random heads" has the factors of relevance at other heads. The baselines are those of
+`editing/baselines/table.py`.
 
 References:
     | Cross-Attention Head Position Patterns Can Align with Human Visual Concepts (Park et al., 2024)
@@ -37,10 +37,7 @@ from headwise.benchmarks.sweep import (
     run_sweep,
     spread_evenly,
 )
-from headwise.editing.baselines.free_prompt import FreePrompt
-from headwise.editing.baselines.masactrl import MasaCtrl
-from headwise.editing.baselines.plug_and_play import PlugAndPlay
-from headwise.editing.baselines.sdedit import sdedit
+from headwise.editing.baselines.table import BASELINES, Baseline
 from headwise.editing.prompt_to_prompt import PromptToPrompt, generate_edits
 from headwise.errors import HeadwiseError
 from headwise.measuring.relevance import Relevance
@@ -242,12 +239,10 @@ def _apart(a: EditPair, b: EditPair) -> bool:
     return a.word not in b.target and b.word not in a.target
 
 
-def _noised(strength: float) -> Method:
+def _baseline(baseline: Baseline) -> Method:
     def edited(batch: Edits) -> Images:
-        targets = [pair.target for pair in batch.pairs]
-        return sdedit(
-            batch.pipe, batch.sources, targets, strength=strength, seeds=batch.seeds, **batch.passed
-        )
+        sources, targets = zip(*((pair.source, pair.target) for pair in batch.pairs), strict=True)
+        return baseline.edit(batch.pipe, sources, targets, batch.sources, seeds=batch.seeds, **batch.passed)
 
     return edited
 
@@ -274,12 +269,7 @@ def _random_heads(relevance: Relevance, pairs: Sequence[EditPair]) -> PromptToPr
 
 EDITING: dict[str, Method] = {
     TARGET_ONLY: _target_only,
-    "sdedit 0.5": _noised(0.5),
-    "sdedit 0.7": _noised(0.7),
-    "prompt-to-prompt": _with_hook(lambda relevance, pairs: PromptToPrompt()),
-    "plug-and-play": _with_hook(lambda relevance, pairs: PlugAndPlay()),
-    "masactrl": _with_hook(lambda relevance, pairs: MasaCtrl()),
-    "free-prompt": _with_hook(lambda relevance, pairs: FreePrompt()),
+    **{name: _baseline(baseline) for name, baseline in BASELINES.items()},
     "relevance": _with_hook(_relevant(1.0)),
     "relevance × 0": _with_hook(_relevant(0.0)),
     "relevance × 0.5": _with_hook(_relevant(0.5)),

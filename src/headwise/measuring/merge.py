@@ -217,7 +217,8 @@ def _write(out: Path, shards: list[ShardFile], summed: _Sum) -> Merged:
         else Scores.empty(total.axes, total.settings)
     )
     versions = all_versions(shard.versions for shard in shards) or None
-    with RunFolder(out, total.settings, empty, name, summed.pictures, versions) as folder:
+    kind = shards[0].run_kind or name
+    with RunFolder(out, total.settings, empty, name, summed.pictures, versions, kind) as folder:
         _require_no_more(folder.so_far, total, out)
         folder.checkpoint(total)
         for shard in shards:

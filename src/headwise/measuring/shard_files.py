@@ -73,6 +73,12 @@ class ShardFile:
         return versions if valid else {}
 
     @property
+    def run_kind(self) -> str:
+        """What kind of run its folder says it is; "" if it does not say so."""
+        kind = self._run.get("kind", "")
+        return kind if isinstance(kind, str) else ""
+
+    @property
     def _run(self) -> dict[str, Any]:
         """The folder's run.json; not kept in memory, since there may be ten thousand shards."""
         try:

@@ -22,6 +22,7 @@ from headwise.report.page import (
     settings_rows,
     strips_of_methods,
 )
+from headwise.runs.image_names import ImageName
 from headwise.runs.scores import Scores
 
 __all__ = ["polysemy_page", "weakening_page", "weakenings_page"]
@@ -68,11 +69,10 @@ def _curves(weakening: Weakening) -> Section:
 
 def _strips_of_orders(folder: Path, weakening: Weakening) -> Iterator[Section]:
     """One section for each prompt whose pictures were kept: one row per order, k growing to the right."""
-    by_number: dict[str, dict[tuple[str, int], Picture]] = {}
+    by_number: dict[int, dict[tuple[str, int | None], Picture]] = {}
     for path in sorted((folder / "pictures").glob("*.png")):
-        number, _, rest = path.stem.partition(" ")
-        order, _, k = rest.rpartition(" ")
-        by_number.setdefault(number, {})[order, int(k)] = Picture.of(path)
+        if (name := ImageName.parse(path.stem)) is not None:
+            by_number.setdefault(name.number, {})[name.method, name.k] = Picture.of(path)
     orders, ks = weakening.orders, weakening.ks
     for pictures in by_number.values():
         strips = []

@@ -15,6 +15,7 @@ from markupsafe import Markup
 from headwise.files import write_whole
 from headwise.pictures import settings_in
 from headwise.report.style import Figure, as_svg
+from headwise.runs.image_names import ImageName
 
 __all__ = [
     "Drawing",
@@ -166,10 +167,10 @@ def strips_of_methods(folder: Path, methods: Sequence[str], first: str = "plain"
         methods: The methods, in the order of the columns.
         first: The method whose picture names the strip by its prompt.
     """
-    rows: dict[str, dict[str, Picture]] = {}
+    rows: dict[int, dict[str, Picture]] = {}
     for path in sorted((folder / "pictures").glob("*.png")):
-        number, _, method = path.stem.partition(" ")
-        rows.setdefault(number, {})[method] = Picture.of(path)
+        if (name := ImageName.parse(path.stem)) is not None:
+            rows.setdefault(name.number, {})[name.method] = Picture.of(path)
     for row in rows.values():
         prompt = (row.get(first) or next(iter(row.values()))).prompt
         yield Strip(f"“{prompt}”", [(method, row[method]) for method in methods if method in row])

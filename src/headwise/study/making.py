@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from headwise.benchmarks.results import kind_of
 from headwise.errors import HeadwiseError, UnreadableStudy
 from headwise.files import write_whole
 from headwise.pictures import settings_in
@@ -135,12 +136,12 @@ def _rows(folder: Path) -> Rows:
 def _plan(folder: Path, rows: Rows, senses: str | Path | None) -> _Plan:
     if not (folder / "scores.safetensors").is_file():
         return _other_pictures(folder, rows)
-    scores = Scores.load(folder / "scores.safetensors")
-    if "pair" in scores.axes:
+    scores, kind = Scores.load(folder / "scores.safetensors"), kind_of(folder)
+    if kind in ("editing", "strengthening"):
         return _editing(folder, rows, scores)
-    if "measure" in scores.axes:
+    if kind == "multi-concept":
         return _multi_subject(folder, rows, scores)
-    if "method" in scores.axes:
+    if kind == "polysemy":
         return _polysemy(folder, rows, scores, senses)
     raise UnreadableStudy(
         f"{folder} holds a run of weakening, which asks nothing of people. Give the folder of a benchmark of "

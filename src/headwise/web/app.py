@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import numpy as np
 
 from headwise import __version__
+from headwise.editing.baselines.table import OFFERED
 from headwise.errors import HeadwiseError, MissingExtra, PromptsNotAlike
 from headwise.web.jobs import Job, TooManyJobs
 from headwise.web.run_store import Forbidden, NotFound, OutsideRuns
@@ -137,6 +138,7 @@ def _add_model(app: FastAPI) -> None:
             "num_inference_steps": session.steps,
             "guidance_scale": session.guidance_scale,
             "upload": app.state.rules.upload,
+            "baselines": {name: baseline.title for name, baseline in OFFERED.items()},
             "jobs": [job.to_json() for job in service.jobs.owned_by(owner)],
         }
 

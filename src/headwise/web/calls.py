@@ -5,20 +5,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from headwise.editing.baselines.table import OFFERED
 from headwise.web.expressions import Call, Name, call
 from headwise.web.requests import Compose, Edit, Explore, Generate, Measure, Steering, Strip, Suggest, Weaken
 
 __all__ = [
-    "BASELINES",
     "compare",
     "edit",
+    "edit_finished",
     "edit_hooks",
     "excite",
     "explore",
     "invert",
     "measure",
     "sampling",
-    "sdedit",
     "spell",
     "strip_columns",
     "suggest",
@@ -26,13 +26,6 @@ __all__ = [
 ]
 
 PIPE, RELEVANCE, HOOK = Name("pipe"), Name("relevance"), Name("hook")
-BASELINES = {  # hooks for editing, in the order in which they are offered
-    "prompt-to-prompt": call("hw.PromptToPrompt"),
-    "plug-and-play": call("editing.baselines.plug_and_play.PlugAndPlay"),
-    "masactrl": call("editing.baselines.masactrl.MasaCtrl"),
-    "free-prompt": call("editing.baselines.free_prompt.FreePrompt"),
-}
-SDEDIT_STRENGTH = 0.5
 SUGGESTION_STEPS = 8
 WEAKENING = {"random_orders": 1, "batch_size": 8, "keep_prompts": 3}
 
@@ -97,8 +90,9 @@ def edit_hooks(request: Edit, measured: bool = True) -> dict[str, Call]:
     if request.concepts and measured:
         options = {"concepts": request.concepts, "strength": request.strength}
         hooks["relevance"] = call("hw.PromptToPrompt", relevance=RELEVANCE, **options)
-    hooks |= {name: hook for name, hook in BASELINES.items() if name in request.baselines}
-    return hooks or {"prompt-to-prompt": BASELINES["prompt-to-prompt"]}
+    baselines = {name: call(b.path, **b.options) for name, b in OFFERED.items() if b.is_hook}
+    hooks |= {name: hook for name, hook in baselines.items() if name in request.baselines}
+    return hooks or {"prompt-to-prompt": baselines["prompt-to-prompt"]}
 
 
 def invert(request: Edit) -> Call:
@@ -116,11 +110,15 @@ def edit(request: Edit) -> Call:
     return call("hw.edit_picture", PIPE, Name("inverted"), [request.target], [HOOK], **options)
 
 
-def sdedit(request: Edit) -> Call:
-    """An edit by SDEdit, of the uploaded `picture` or of the generated `source`."""
+def edit_finished(request: Edit) -> dict[str, Call]:
+    """The edits of a finished image that a request names, by name: of the `picture`, or the `source`."""
     start = Name("source" if request.picture is None else "picture")
-    options = {"strength": SDEDIT_STRENGTH, "seeds": [request.seed], **sampling(request)}
-    return call("editing.baselines.sdedit.sdedit", PIPE, [start], [request.target], **options)
+    options = {"seeds": [request.seed], **sampling(request)}
+    return {
+        name: call(baseline.path, PIPE, [start], [request.target], **baseline.options, **options)
+        for name, baseline in OFFERED.items()
+        if not baseline.is_hook and name in request.baselines
+    }
 
 
 def excite(request: Compose, measured: bool = True) -> dict[str, Call]:

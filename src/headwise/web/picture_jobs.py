@@ -80,7 +80,8 @@ def edit(
     """
     check_targets(session.pipe, request.prompt, [request.target])
     hooks = calls.edit_hooks(request, measured=relevance is not None)
-    ways = len(hooks) + ("sdedit" in request.baselines) + (2 if upload is not None else 0)
+    finished = calls.edit_finished(request)
+    ways = len(hooks) + len(finished) + (2 if upload is not None else 0)
     job.set_progress(0, ways * request.num_inference_steps)
     variables = {"pipe": session.pipe, "relevance": relevance, "picture": upload}
     source: Image.Image | None = None
@@ -101,10 +102,10 @@ def edit(
                 show("source", source, request.prompt)
             if images:
                 show(name, images[1], request.target)
-        if "sdedit" in request.baselines and source is not None:
-            images = _attempt(job, "sdedit", lambda: evaluate(calls.sdedit(request), variables))
+        for name, way in finished.items() if source is not None else ():
+            images = _attempt(job, name, lambda way=way: evaluate(way, variables))  # type: ignore[misc]
             if images:
-                show("sdedit", images[0], request.target)
+                show(name, images[0], request.target)
 
 
 def compose(session: ModelSession, request: Compose, job: Job, relevance: Relevance | None) -> None:

@@ -10,6 +10,8 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field, StringConstraints
 from pydantic_core import PydanticCustomError
 
+from headwise.editing.baselines.table import OFFERED
+
 __all__ = [
     "Compose",
     "Drawing",
@@ -35,6 +37,12 @@ def _name(text: str) -> str:
     )
 
 
+def _baseline(name: str) -> str:
+    if name in OFFERED:
+        return name
+    raise PydanticCustomError("baseline", f"expected some of: {', '.join(OFFERED)}")
+
+
 Prompt = Annotated[
     str, StringConstraints(strip_whitespace=True, min_length=1, max_length=1000, pattern=r"^[^\x00-\x08]*$")
 ]
@@ -42,7 +50,7 @@ Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max
 RunName = Annotated[str, AfterValidator(_name)]
 Strength = Annotated[float, Field(ge=-10, le=10)]
 Seed = Annotated[int, Field(ge=0, lt=2**53)]  # what a browser counts to
-Baseline = Literal["prompt-to-prompt", "plug-and-play", "masactrl", "free-prompt", "sdedit"]
+Baseline = Annotated[str, AfterValidator(_baseline)]
 
 
 class _Request(BaseModel):

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from headwise.benchmarks.prompts import evaluated_concepts
-from headwise.benchmarks.weakening import LEAST, MOST, Weakening
+from headwise.benchmarks.results import LEAST, MOST, Weakening
 from headwise.errors import HeadwiseError
 from headwise.intervals import Interval
 from headwise.measuring.relevance import Relevance
 from headwise.model.pipelines import watched
+from headwise.runs.image_names import ImageName
 from headwise.runs.scores import Scores
 from headwise.web import calls
 from headwise.web.expressions import Call, evaluate
@@ -92,19 +93,18 @@ def _kept_images(folder: Path, weakening: Weakening) -> list[dict[str, Any]]:
     """For each prompt whose images were kept, the file of each order and k."""
     from headwise.pictures import settings_in
 
-    files = {file.stem: file for file in sorted((folder / "pictures").glob("*.png"))}
+    files = {ImageName.parse(file.stem): file for file in sorted((folder / "pictures").glob("*.png"))}
+    first = weakening.orders[0]  # with no heads or all heads weakened the order does not matter
+    ends = (0, weakening.ks[-1])
     kept = []
-    for number in dict.fromkeys(name.partition(" ")[0] for name in files):
-        first = weakening.orders[0]  # with no heads or all heads weakened the order does not matter
-        stems = {
-            order: [
-                f"{number} {first if k in (0, weakening.ks[-1]) else order} {k:04d}" for k in weakening.ks
-            ]
+    for number in dict.fromkeys(name.number for name in files if name is not None):
+        names = {
+            order: [ImageName(number, first if k in ends else order, k) for k in weakening.ks]
             for order in weakening.orders
         }
-        if all(stem in files for of_order in stems.values() for stem in of_order):
-            prompt = settings_in(files[stems[first][0]]).get("prompt", "")
-            named = {order: [f"{stem}.png" for stem in of_order] for order, of_order in stems.items()}
+        if all(name in files for of_order in names.values() for name in of_order):
+            prompt = settings_in(files[names[first][0]]).get("prompt", "")
+            named = {order: [f"{name}.png" for name in of_order] for order, of_order in names.items()}
             kept.append({"prompt": prompt, "files": named})
     return kept
 

@@ -15,13 +15,23 @@ from typing import Any
 
 import numpy as np
 
+from headwise.benchmarks.results import kind_of
 from headwise.errors import HeadwiseError, UnreadableFile, UnwritableFolder
 from headwise.files import write_whole
 
 __all__ = ["CARD", "Forbidden", "NotFound", "OutsideRuns", "Run", "RunStore"]
 
 CARD = "web.json"
-MEASURED = {"votes.safetensors": "measurement", "relevance.safetensors": "measurement"}
+KINDS = {  # what the page calls each kind of run that it can show
+    "votes": "measurement",
+    "weakening": "weakening",
+    "interventions": "weakening",
+    "polysemy": "polysemy",
+    "editing": "editing",
+    "strengthening": "editing",
+    "multi-concept": "multi-concept",
+    "weakenings": "trials",
+}
 
 
 class OutsideRuns(HeadwiseError):
@@ -196,17 +206,13 @@ def _changed(folder: Path) -> float:
 
 def _kind(folder: Path) -> str:
     """The kind of run in a folder; "" if there is none."""
-    for name, kind in MEASURED.items():
-        if (folder / name).is_file():
-            return kind
-    if (folder / "scores.safetensors").is_file():
-        axes = _scores(folder).axes
-        if "measure" in axes:
-            return "editing" if "pair" in axes else "multi-concept"
-        return "polysemy" if "method" in axes else "weakening"
-    if next(folder.glob("*/scores.safetensors"), None):
-        return "trials"
-    return "pictures" if next(folder.glob("*.png"), None) else ""
+    if (folder / "relevance.safetensors").is_file():
+        return "measurement"
+    try:
+        kind = kind_of(folder)
+    except UnreadableFile:
+        kind = "weakening"  # whatever it was: it is listed, and its page says what is wrong with it
+    return KINDS.get(kind) or ("pictures" if next(folder.glob("*.png"), None) else "")
 
 
 def _finished(folder: Path, kind: str, card: dict[str, Any]) -> bool:

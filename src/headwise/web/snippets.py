@@ -118,8 +118,8 @@ def _edit(program: _Program, request: Edit, setting: Setting) -> None:
     program.write("for name, hook in ways.items():")
     program.write("    source, edited = ", calls.edit(request), "" if request.picture else "[0]")
     program.write('    edited.save(f"{name}.png")')
-    if "sdedit" in request.baselines:
-        program.write("", calls.sdedit(request), '[0].save("sdedit.png")')
+    for name, way in calls.edit_finished(request).items():
+        program.write("", way, f'[0].save("{name}.png")')
 
 
 def _compose(program: _Program, request: Any, setting: Setting) -> None:

@@ -1,48 +1,48 @@
 """The baselines by name. A new one is a file of its own and a line here.
 
 Most are hooks, which generate source and target side by side in one batch; SDEdit edits finished images.
-`BASELINES[name].edit(pipe, sources, targets, pictures, seeds=…)` is the same call for all of them.
+`BASELINES[name].edit(pipe, sources, targets, pictures, seeds=…)` is the same call for all of them. The table
+itself loads none of them, so that a page can offer their names before torch is there.
 """
 
-import functools
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
 from typing import Any
 
-from PIL import Image
-
-from headwise.editing.baselines.composable import compose
-from headwise.editing.baselines.free_prompt import FreePrompt
-from headwise.editing.baselines.masactrl import MasaCtrl
-from headwise.editing.baselines.plug_and_play import PlugAndPlay
-from headwise.editing.baselines.sdedit import sdedit
-from headwise.editing.prompt_to_prompt import PromptToPrompt, generate_edits
-from headwise.model.generate import Key
-from headwise.model.hooks import Hook
-
-__all__ = ["BASELINES", "COMPOSING_BASELINES", "Baseline"]
+__all__ = ["BASELINES", "OFFERED", "Baseline"]
 
 
 @dataclass(frozen=True)
 class Baseline:
-    """A method that edits images by prompts: a hook, or a function of finished images.
+    """A method that edits images by prompts.
 
     Args:
-        make: Makes the hook, for one target per source; None if the method is a function.
-        edit_pictures: The function of pipeline, images and targets; None if the method is a hook.
+        title: Its name as its authors write it.
+        path: The module below `headwise`, and the hook or the function in it.
+        options: What it is called with.
+        is_hook: Whether it is a hook; if not, it is a function of pipeline, finished images and prompts.
     """
 
-    make: Callable[[], Hook] | None = None
-    edit_pictures: Callable[..., Any] | None = None
+    title: str
+    path: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    is_hook: bool = True
+
+    @property
+    def object(self) -> Any:
+        """The class of the hook, or the function."""
+        module, _, name = self.path.rpartition(".")
+        return getattr(import_module(f"headwise.{module}"), name)
 
     def edit(
         self,
         pipe: Any,
         sources: Sequence[str],
         targets: Sequence[str],
-        pictures: Sequence[Image.Image],
+        pictures: Sequence[Any],
         *,
-        seeds: Sequence[Key],
+        seeds: Sequence[Any],
         **options: Any,
     ) -> list[Any]:
         """Edit images.
@@ -55,19 +55,24 @@ class Baseline:
             seeds: The key of each image: (seed, picture), or a seed s for (s, 0).
             options: Passed to the pipeline: `num_inference_steps`, `guidance_scale` …
         """
-        if self.edit_pictures is not None:
-            return list(self.edit_pictures(pipe, pictures, targets, seeds=seeds, **options))
-        assert self.make is not None
-        groups = list(zip(sources, targets, strict=True))
-        return [target for _, target in generate_edits(pipe, groups, [self.make()], seeds=seeds, **options)]
+        if not self.is_hook:
+            return list(self.object(pipe, pictures, targets, seeds=seeds, **self.options, **options))
+        from headwise.editing.prompt_to_prompt import generate_edits
+
+        groups, hook = list(zip(sources, targets, strict=True)), self.object(**self.options)
+        return [target for _, target in generate_edits(pipe, groups, [hook], seeds=seeds, **options)]
 
 
+_SDEDIT = "editing.baselines.sdedit.sdedit"
 BASELINES: Mapping[str, Baseline] = {
-    "sdedit 0.5": Baseline(edit_pictures=functools.partial(sdedit, strength=0.5)),
-    "sdedit 0.7": Baseline(edit_pictures=functools.partial(sdedit, strength=0.7)),
-    "prompt-to-prompt": Baseline(make=PromptToPrompt),
-    "plug-and-play": Baseline(make=PlugAndPlay),
-    "masactrl": Baseline(make=MasaCtrl),
-    "free-prompt": Baseline(make=FreePrompt),
+    "sdedit 0.5": Baseline("SDEdit", _SDEDIT, {"strength": 0.5}, is_hook=False),
+    "sdedit 0.7": Baseline("SDEdit", _SDEDIT, {"strength": 0.7}, is_hook=False),
+    "prompt-to-prompt": Baseline("prompt-to-prompt", "editing.prompt_to_prompt.PromptToPrompt"),
+    "plug-and-play": Baseline("plug-and-play", "editing.baselines.plug_and_play.PlugAndPlay"),
+    "masactrl": Baseline("MasaCtrl", "editing.baselines.masactrl.MasaCtrl"),
+    "free-prompt": Baseline("free-prompt", "editing.baselines.free_prompt.FreePrompt"),
 }
-COMPOSING_BASELINES: Mapping[str, Callable[..., list[Any]]] = {"composable": compose}
+# Each method once, hooks first, by its name without the options: what people choose among.
+OFFERED: dict[str, Baseline] = {}
+for _name, _baseline in sorted(BASELINES.items(), key=lambda item: not item[1].is_hook):
+    OFFERED.setdefault(_name.split()[0], _baseline)

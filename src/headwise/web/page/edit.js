@@ -151,7 +151,17 @@ export function ready() {
   if (!words.length) readWords();
 }
 
+function offer(baselines) {
+  $("edit-baselines").replaceChildren(
+    ...Object.entries(baselines).map(([value, title]) => {
+      const box = el("input", { type: "checkbox", name: "baselines", value, checked: true });
+      return el("label", { class: "choice" }, box, ` ${title}`);
+    }),
+  );
+}
+
 export function restore(last, state) {
+  offer(state.baselines);
   fill(form, {
     num_inference_steps: Math.max(10, state.num_inference_steps),
     guidance_scale: state.guidance_scale,
