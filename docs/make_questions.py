@@ -67,7 +67,7 @@ SAID = {
     "steps": (
         "Not quite, and noise alone does not explain it. The first three tenths of the calls agree with "
         "the same of other pictures at 0.90, with all calls at 0.78, and with the last three at 0.59: "
-        "heads change what they listen for, though the paper calls it stable."
+        "heads change what they attend to, though the paper calls it stable."
     ),
     "aware": (
         "**No**, though relevance drifts (above): the moment's own order loses the word no sooner than "
