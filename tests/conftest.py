@@ -29,6 +29,7 @@ from diffusers import (
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
+from hypothesis import settings
 from tokenizers.pre_tokenizers import ByteLevel
 from tokenizers.processors import TemplateProcessing
 from transformers import (
@@ -49,6 +50,9 @@ from headwise.cli import commands as cli
 from headwise.measuring.concepts import ConceptSet
 from headwise.measuring.relevance import Relevance
 from headwise.model.heads import HeadMap, denoiser_of
+
+settings.register_profile("busy machine", deadline=None)  # how long an example takes is no law
+settings.load_profile("busy machine")
 
 WHOLE_WORDS = ("dog", "cat", "red", "a", "of", "photo", "vase", "in", "color", "car")  # one token each
 LENGTH = 24
