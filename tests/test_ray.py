@@ -31,7 +31,6 @@ from headwise.runs.ray import RayWorkers  # noqa: E402
 
 pytestmark = [
     pytest.mark.ray,
-    pytest.mark.timeout(900),  # workers that start and die are slow beside other work
     pytest.mark.timeout(900),
     pytest.mark.filterwarnings(
         "ignore::DeprecationWarning", "ignore::FutureWarning:ray.*", "ignore:No worker"
