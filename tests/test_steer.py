@@ -258,8 +258,10 @@ def test_half_precision_keeps_its_type():
 def test_refusals(sd):
     relevance = relevance_for(sd)
     for strength in (math.nan, math.inf, 1e9, -101):
-        with pytest.raises(BadStrength, match="expected a number from -100 to 100"):
+        with pytest.raises(BadStrength, match="A strength of .* from -100 to 100. 0 changes nothing"):
             strengthen(relevance, "red", "Color", strength)
+        with pytest.raises(BadStrength, match=r"A factor of .* from -100 to 100\.$"):
+            weaken(relevance.head_map, [0], "red", strength)
     with pytest.raises(BadStrength, match="clamp=-1"):
         strengthen(relevance, "red", "Color", clamp=-1)
     with pytest.raises(BadStrength, match="expected a share of the steps"):

@@ -73,10 +73,8 @@ def strengthen(
         WordNotInPrompt, HeadMapMismatch: When the pipeline runs, if the word is not in the prompt, or the
             relevance was measured on different heads.
     """
-    factors = 1 + _checked(strength) * (clamped(relevance, concept, clamp) - 1)
-    return Steer(
-        _only_top(factors, top), word, occurrence=occurrence, steps=steps, head_map=relevance.head_map
-    )
+    factors = 1 + _strength(strength) * (clamped(relevance, concept, clamp) - 1)
+    return _steer_top(relevance, factors, top, word, occurrence, steps)
 
 
 def adjust(
@@ -86,10 +84,10 @@ def adjust(
     away: str,
     strength: float | int = 1.0,
     *,
-    steps: tuple[float | int, float | int] = (0.0, 1.0),
-    top: int | None = None,
     occurrence: int | None = None,
     clamp: float | int | None = None,
+    steps: tuple[float | int, float | int] = (0.0, 1.0),
+    top: int | None = None,
 ) -> "Steer":
     """Turn a misread word from one concept toward another: r = 1 + s (2 R[toward] − R[away] − 1).
 
@@ -97,13 +95,11 @@ def adjust(
         relevance: The relevance measured on a model with the same heads.
         word: The misread word, as in `strengthen`.
         toward, away: The concept that is meant, and the one that is generated instead.
-        strength, steps, top, occurrence, clamp: As in `strengthen`, as are the errors raised.
+        strength, occurrence, clamp, steps, top: As in `strengthen`, as are the errors raised.
     """
     between = 2 * clamped(relevance, toward, clamp) - clamped(relevance, away, clamp)
-    factors = 1 + _checked(strength) * (between - 1)
-    return Steer(
-        _only_top(factors, top), word, occurrence=occurrence, steps=steps, head_map=relevance.head_map
-    )
+    factors = 1 + _strength(strength) * (between - 1)
+    return _steer_top(relevance, factors, top, word, occurrence, steps)
 
 
 def weaken(
@@ -133,7 +129,7 @@ def weaken(
                 f"{int(mask.min())} to {int(mask.max())} were to be weakened."
             )
         mask = np.isin(np.arange(head_map.all_heads), mask)[None]
-    factors = np.where(mask, _checked(factor), 1.0)
+    factors = np.where(mask, _number("factor", factor), 1.0)
     return Steer(factors, word, every=word is None, steps=steps, head_map=head_map)
 
 
@@ -278,13 +274,30 @@ def clamped(
     return np.minimum(values, limit)
 
 
-def _checked(strength: float | int) -> float:
-    if not abs(strength) <= LARGEST:  # NaN is not either
+def _strength(strength: float | int) -> float:
+    return _number("strength", strength, " 0 changes nothing, 1 is usual.")
+
+
+def _number(name: str, value: float | int, advice: str = "") -> float:
+    if not abs(value) <= LARGEST:  # NaN is not either
         raise BadStrength(
-            f"A strength of {strength} was given; expected a number from {-LARGEST:.0f} to {LARGEST:.0f}. "
-            "0 changes nothing, 1 is usual."
+            f"A {name} of {value} was given; expected a number from {-LARGEST:.0f} to {LARGEST:.0f}.{advice}"
         )
-    return float(strength)
+    return float(value)
+
+
+def _steer_top(
+    relevance: Relevance,
+    factors: Float[np.ndarray, " all_heads"],
+    top: int | None,
+    word: WordSpec | Sequence[WordSpec],
+    occurrence: int | None,
+    steps: tuple[float | int, float | int],
+) -> "Steer":
+    """Steering by one factor per head, at the `top` heads alone."""
+    return Steer(
+        _only_top(factors, top), word, occurrence=occurrence, steps=steps, head_map=relevance.head_map
+    )
 
 
 def _only_top(factors: Float[np.ndarray, " all_heads"], top: int | None) -> Float[np.ndarray, "1 all_heads"]:
