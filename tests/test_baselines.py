@@ -15,7 +15,7 @@ from headwise.editing.baselines.masactrl import MasaCtrl
 from headwise.editing.baselines.plug_and_play import PlugAndPlay
 from headwise.editing.baselines.sdedit import sdedit
 from headwise.editing.baselines.table import BASELINES, OFFERED
-from headwise.editing.prompt_to_prompt import generate_edits
+from headwise.editing.groups import generate_edits
 from headwise.model.attention import hooked
 from headwise.model.generate import generate_keys, generator_for, start_of
 from headwise.model.heads import HeadMap

@@ -8,8 +8,9 @@ from diffusers.callbacks import SDCFGCutoffCallback
 import headwise as hw
 from conftest import TRANSFORMERS, ddim, pndm, tiny_sd, tiny_sdxl
 from headwise.editing.attend_and_excite import Excite, excite
+from headwise.editing.groups import generate_edits
 from headwise.editing.local_blend import LocalBlend
-from headwise.editing.prompt_to_prompt import PromptToPrompt, generate_edits
+from headwise.editing.prompt_to_prompt import PromptToPrompt
 from headwise.errors import HookMisuse
 from headwise.model.attention import hooked
 from headwise.model.generate import generate_keys, generator_for, latents_for, start_of

@@ -17,7 +17,8 @@ from headwise.benchmarks.prompts import (
 )
 from headwise.benchmarks.questions.scales import benchmark_scales
 from headwise.benchmarks.results import MultiConcept, kind_of
-from headwise.editing.prompt_to_prompt import PromptToPrompt, edit, generate_edits
+from headwise.editing.groups import generate_edits
+from headwise.editing.prompt_to_prompt import PromptToPrompt, edit
 from headwise.errors import HeadwiseError, RunMismatch, UnreadablePrompts
 from headwise.report.measurement import report
 from headwise.steering.steer import strengthen

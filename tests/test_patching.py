@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from headwise.editing.groups import generate_edits
 from headwise.editing.patch import Patch
-from headwise.editing.prompt_to_prompt import generate_edits
 from headwise.errors import HeadMapMismatch
 from headwise.model.heads import HeadMap
 

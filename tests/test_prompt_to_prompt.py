@@ -14,8 +14,9 @@ from headwise.editing.baselines.free_prompt import FreePrompt
 from headwise.editing.baselines.masactrl import MasaCtrl
 from headwise.editing.baselines.plug_and_play import PlugAndPlay
 from headwise.editing.baselines.sdedit import sdedit
+from headwise.editing.groups import generate_edits
 from headwise.editing.local_blend import LocalBlend
-from headwise.editing.prompt_to_prompt import PromptToPrompt, edit, generate_edits
+from headwise.editing.prompt_to_prompt import PromptToPrompt, edit
 from headwise.errors import BadStrength, HeadwiseError, HookMisuse, PromptsNotAlike, WordNotInPrompt
 from headwise.model.attention import hooked
 from headwise.model.heads import HeadMap

@@ -38,7 +38,8 @@ from headwise.benchmarks.sweep import (
     spread_evenly,
 )
 from headwise.editing.baselines.table import BASELINES, Baseline
-from headwise.editing.prompt_to_prompt import PromptToPrompt, generate_edits
+from headwise.editing.groups import generate_edits
+from headwise.editing.prompt_to_prompt import PromptToPrompt
 from headwise.errors import HeadwiseError
 from headwise.measuring.relevance import Relevance
 from headwise.model.pipelines import settings_of_pictures

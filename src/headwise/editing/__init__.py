@@ -1,6 +1,7 @@
 """Chapter 5, pictures from pictures: edit a prompt and keep the rest, compose several subjects.
 
 alignment           two prompts, token by token
+groups              a source and its targets in one batch
 local_blend         keep the source outside the edited region
 prompt_to_prompt    prompt-to-prompt, plain and by relevance
 inversion           real pictures: the noise they can be generated from again

@@ -31,7 +31,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from headwise.editing.local_blend import coarse_side
+from headwise.editing.groups import coarse_side
 from headwise.errors import BadStrength, HeadwiseError, HookMisuse
 from headwise.measuring.relevance import Relevance
 from headwise.model.attention import hooked

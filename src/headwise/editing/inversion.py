@@ -32,7 +32,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from headwise.editing.prompt_to_prompt import generate_edits
+from headwise.editing.groups import generate_edits
 from headwise.errors import HeadwiseError
 from headwise.model.generate import Key, generators_of
 from headwise.model.pipelines import quiet

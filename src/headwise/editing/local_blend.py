@@ -17,36 +17,16 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from headwise.editing.alignment import align
+from headwise.editing.groups import coarse_side, source_rows
 from headwise.errors import BadStrength, HookMisuse
 from headwise.model.hooks import Hook
 from headwise.model.sites import Attend, DenoiserCall, Site
 
-__all__ = ["LocalBlend", "coarse_side", "source_rows"]
-
-
-def source_rows(call: DenoiserCall, targets: int, both: bool = False) -> Int[Tensor, " rows"]:
-    """For each row of the batch, the row of its source; a source has its own row.
-
-    Args:
-        call: The denoiser call under way.
-        targets: The number of targets that follow each source in the batch.
-        both: Whether rows of the negative prompt have their source's row too; otherwise they have their own.
-    """
-    group = targets + 1
-    if not call.prompts or call.pictures % group:
-        raise HookMisuse(
-            f"{call.pictures} pictures with {len(call.prompts)} prompts cannot be groups of a source and "
-            f"{targets} targets. Use `headwise.edit`, and say `targets` as many as there are."
-        )
-    rows = torch.arange(call.rows)
-    halves = range(0, call.rows, call.pictures) if both else [call.conditional.start]
-    for start in halves:
-        rows[start : start + call.pictures] = start + torch.arange(call.pictures) // group * group
-    return rows
+__all__ = ["LocalBlend"]
 
 
 class LocalBlend(Hook):
@@ -121,11 +101,3 @@ class LocalBlend(Hook):
             words[p] += torch.from_numpy(forward.replaced | forward.new)
             words[s] += torch.from_numpy(backward.replaced | backward.new)
         return words.clamp(max=1)
-
-
-def coarse_side(side: int) -> int:
-    """The height of the layers whose maps are read: a quarter of the latents', though not under 8."""
-    goal = max(8, side / 4)
-    while side > goal:
-        side = -(-side // 2)
-    return side

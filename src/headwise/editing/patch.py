@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from headwise.editing.local_blend import source_rows
+from headwise.editing.groups import source_rows
 from headwise.errors import HeadMapMismatch
 from headwise.model.hooks import Hook
 from headwise.model.sites import Attend, DenoiserCall, Site

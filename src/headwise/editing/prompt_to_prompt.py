@@ -28,23 +28,21 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from headwise.editing.alignment import Alignment, align
-from headwise.editing.local_blend import source_rows
+from headwise.editing.groups import generate_edits, source_rows
 from headwise.errors import BadStrength, HeadwiseError, HookMisuse, PromptsNotAlike, WordNotInPrompt
 from headwise.measuring.relevance import Relevance
-from headwise.model.attention import hooked
-from headwise.model.generate import Key, generate_keys
+from headwise.model.generate import Key
 from headwise.model.hooks import Hook
 from headwise.model.pipelines import quiet
 from headwise.model.sites import Attend, AttentionHook, DenoiserCall, Site
 from headwise.model.tokens import token_positions
 from headwise.steering.steer import strengthen
 
-__all__ = ["PromptToPrompt", "check_targets", "generate_edits", "edit"]
+__all__ = ["PromptToPrompt", "check_targets", "edit"]
 
 Share = float | int
 
@@ -180,34 +178,6 @@ class PromptToPrompt(Hook):
         ma = torch.zeros(call.rows, call.tokens, call.tokens, dtype=b.dtype)
         ma[call.conditional] = self._m * a[:, None]
         self._ma = ma.to(call.device) if a.any() else None
-
-
-def generate_edits(
-    pipe: Any,
-    groups: Sequence[Sequence[str]],
-    hooks: Sequence[AttentionHook],
-    *,
-    seeds: Sequence[Key],
-    latents: Float[Tensor, "groups channels height width"] | None = None,
-    **options: Any,
-) -> list[list[Any]]:
-    """The images of several sources and their targets, in one batch.
-
-    Args:
-        pipe: The user's pipeline; it is left as it was.
-        groups: Source and targets, as many targets in each; images of a group share latents and noise.
-        hooks: The hooks that make targets resemble their sources.
-        seeds: The key of each group: (seed, picture), or a seed s for (s, 0).
-        latents: Unit noise of each group; drawn from its key if None.
-        options: Passed to the pipeline: `height`, `width`, `negative_prompt` …
-    """
-    prompts = [prompt for group in groups for prompt in group]
-    keys = [key for key, group in zip(seeds, groups, strict=True) for _ in group]
-    if latents is not None:
-        latents = torch.stack([noise for noise, group in zip(latents, groups, strict=True) for _ in group])
-    with hooked(pipe, *hooks):
-        images = iter(generate_keys(pipe, prompts, keys, latents=latents, **options))
-    return [[next(images) for _ in group] for group in groups]
 
 
 def edit(

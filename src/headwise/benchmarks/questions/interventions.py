@@ -27,8 +27,8 @@ from headwise.benchmarks.prompts import EditPair
 from headwise.benchmarks.results import LEAST, LEAST_LAYERS, MOST, MOST_LAYERS, Answer, mean
 from headwise.benchmarks.sweep import Call, Sweep, run_sweep
 from headwise.benchmarks.weakening import orders_of
+from headwise.editing.groups import generate_edits
 from headwise.editing.patch import Patch
-from headwise.editing.prompt_to_prompt import generate_edits
 from headwise.intervals import Interval
 from headwise.measuring.estimators import LEAN
 from headwise.measuring.relevance import Relevance

@@ -11,14 +11,13 @@ References:
 
 from torch import Tensor
 
-from headwise.editing.local_blend import source_rows
-from headwise.model.hooks import Hook
-from headwise.model.sites import Attend, DenoiserCall, Site
+from headwise.editing.groups import FromSource
+from headwise.model.sites import Attend, Site
 
 __all__ = ["FreePrompt"]
 
 
-class FreePrompt(Hook):
+class FreePrompt(FromSource):
     """A hook that gives targets their source's self-attention maps.
 
     Args:
@@ -27,8 +26,6 @@ class FreePrompt(Hook):
         layers: The first and the last layer, as shares of their number: the paper's are 4 to 14 of 16.
     """
 
-    kinds = ("self",)
-
     def __init__(
         self,
         *,
@@ -36,12 +33,8 @@ class FreePrompt(Hook):
         targets: int = 1,
         layers: tuple[float | int, float | int] = (0.25, 0.875),
     ) -> None:
-        self.targets, self.until, self.layers = targets, until, layers
-
-    def prepare(self, call: DenoiserCall) -> None:
-        """Find each row's source, and whether maps are still exchanged."""
-        self._rows = source_rows(call, self.targets, both=True)
-        self._active = call.step < self.until * call.steps
+        super().__init__(targets, until=until)
+        self.layers = layers
 
     def __call__(self, attend: Attend, site: Site, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Attend with the source's map in the middle layers."""

@@ -12,14 +12,13 @@ References:
 
 from torch import Tensor
 
-from headwise.editing.local_blend import source_rows
-from headwise.model.hooks import Hook
-from headwise.model.sites import Attend, DenoiserCall, Site
+from headwise.editing.groups import FromSource
+from headwise.model.sites import Attend, Site
 
 __all__ = ["MasaCtrl"]
 
 
-class MasaCtrl(Hook):
+class MasaCtrl(FromSource):
     """A hook that gives targets their source's keys and values.
 
     Args:
@@ -29,17 +28,11 @@ class MasaCtrl(Hook):
         first_layer: The share of the layers before the first with them: the paper's is 10 of 16.
     """
 
-    kinds = ("self",)
-
     def __init__(
         self, *, targets: int = 1, start: float | int = 0.08, first_layer: float | int = 0.625
     ) -> None:
-        self.targets, self.start, self.first_layer = targets, start, first_layer
-
-    def prepare(self, call: DenoiserCall) -> None:
-        """Find each row's source, and whether the exchange has begun."""
-        self._rows = source_rows(call, self.targets, both=True)
-        self._active = call.step >= self.start * call.steps
+        super().__init__(targets, start=start)
+        self.first_layer = first_layer
 
     def __call__(self, attend: Attend, site: Site, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Attend to the source's pixels."""

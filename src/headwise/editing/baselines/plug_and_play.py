@@ -10,14 +10,13 @@ References:
 
 from torch import Tensor
 
-from headwise.editing.local_blend import source_rows
-from headwise.model.hooks import Hook
+from headwise.editing.groups import FromSource
 from headwise.model.sites import Attend, DenoiserCall, Site
 
 __all__ = ["PlugAndPlay"]
 
 
-class PlugAndPlay(Hook):
+class PlugAndPlay(FromSource):
     """A hook that gives targets their source's features and self-attention maps.
 
     Args:
@@ -27,8 +26,6 @@ class PlugAndPlay(Hook):
         block: The module path of the residual block whose output is the source's.
     """
 
-    kinds = ("self",)
-
     def __init__(
         self,
         *,
@@ -37,13 +34,12 @@ class PlugAndPlay(Hook):
         attention_until: float | int = 0.5,
         block: str = "up_blocks.1.resnets.1",
     ) -> None:
-        self.targets, self.features = targets, (block,)
-        self.features_until, self.attention_until = features_until, attention_until
+        super().__init__(targets, until=attention_until)
+        self.features, self.features_until = (block,), features_until
 
     def prepare(self, call: DenoiserCall) -> None:
-        """Find each row's source, and what is still exchanged."""
-        self._rows = source_rows(call, self.targets, both=True)
-        self._exchanges_maps = call.step < self.attention_until * call.steps
+        """Find each row's source, and whether maps and features are still exchanged."""
+        super().prepare(call)
         self._exchanges_features = call.step < self.features_until * call.steps
 
     def feature(self, output: Tensor) -> Tensor:
@@ -52,6 +48,6 @@ class PlugAndPlay(Hook):
 
     def __call__(self, attend: Attend, site: Site, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Attend with the source's map in the upward path."""
-        if not self._exchanges_maps or not site.address.startswith("up_blocks"):
+        if not self._active or not site.address.startswith("up_blocks"):
             return attend(query, key, value)
         return attend(query[self._rows], key[self._rows], value)

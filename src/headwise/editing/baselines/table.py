@@ -57,7 +57,7 @@ class Baseline:
         """
         if not self.is_hook:
             return list(self.object(pipe, pictures, targets, seeds=seeds, **self.options, **options))
-        from headwise.editing.prompt_to_prompt import generate_edits
+        from headwise.editing.groups import generate_edits
 
         groups, hook = list(zip(sources, targets, strict=True)), self.object(**self.options)
         return [target for _, target in generate_edits(pipe, groups, [hook], seeds=seeds, **options)]

@@ -1,0 +1,98 @@
+"""Groups: a source and its targets stand side by side in one batch, from the same latents.
+
+`source_rows` says which row is whose source, `FromSource` is what hooks have in common that exchange
+self-attention between these rows, and `generate_edits` generates several groups at once.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from headwise.errors import HookMisuse
+from headwise.model.attention import hooked
+from headwise.model.generate import Key, generate_keys
+from headwise.model.hooks import Hook
+from headwise.model.sites import AttentionHook, DenoiserCall
+
+__all__ = ["FromSource", "coarse_side", "generate_edits", "source_rows"]
+
+
+def source_rows(call: DenoiserCall, targets: int, both: bool = False) -> Int[Tensor, " rows"]:
+    """For each row of the batch, the row of its source; a source has its own row.
+
+    Args:
+        call: The denoiser call under way.
+        targets: The number of targets that follow each source in the batch.
+        both: Whether rows of the negative prompt have their source's row too; otherwise they have their own.
+    """
+    group = targets + 1
+    if not call.prompts or call.pictures % group:
+        raise HookMisuse(
+            f"{call.pictures} pictures with {len(call.prompts)} prompts cannot be groups of a source and "
+            f"{targets} targets. Use `headwise.edit`, and say `targets` as many as there are."
+        )
+    rows = torch.arange(call.rows)
+    halves = range(0, call.rows, call.pictures) if both else [call.conditional.start]
+    for start in halves:
+        rows[start : start + call.pictures] = start + torch.arange(call.pictures) // group * group
+    return rows
+
+
+class FromSource(Hook):
+    """A hook at self-attention that gives targets something of their source, in a share of the calls.
+
+    Args:
+        targets: The number of targets that follow each source in the batch.
+        start: The share of the denoiser calls before the first in which it is active.
+        until: The share of the denoiser calls after which it is not active any more; None for all calls.
+    """
+
+    kinds = ("self",)
+
+    def __init__(self, targets: int, *, start: float | int = 0.0, until: float | int | None = None) -> None:
+        self.targets, self.start, self.until = targets, start, until
+
+    def prepare(self, call: DenoiserCall) -> None:
+        """Find each row's source, and whether this call is one of the share."""
+        self._rows = source_rows(call, self.targets, both=True)
+        ended = self.until is not None and call.step >= self.until * call.steps
+        self._active = call.step >= self.start * call.steps and not ended
+
+
+def generate_edits(
+    pipe: Any,
+    groups: Sequence[Sequence[str]],
+    hooks: Sequence[AttentionHook],
+    *,
+    seeds: Sequence[Key],
+    latents: Float[Tensor, "groups channels height width"] | None = None,
+    **options: Any,
+) -> list[list[Any]]:
+    """The images of several sources and their targets, in one batch.
+
+    Args:
+        pipe: The user's pipeline; it is left as it was.
+        groups: Source and targets, as many targets in each; images of a group share latents and noise.
+        hooks: The hooks that make targets resemble their sources.
+        seeds: The key of each group: (seed, picture), or a seed s for (s, 0).
+        latents: Unit noise of each group; drawn from its key if None.
+        options: Passed to the pipeline: `height`, `width`, `negative_prompt` …
+    """
+    prompts = [prompt for group in groups for prompt in group]
+    keys = [key for key, group in zip(seeds, groups, strict=True) for _ in group]
+    if latents is not None:
+        latents = torch.stack([noise for noise, group in zip(latents, groups, strict=True) for _ in group])
+    with hooked(pipe, *hooks):
+        images = iter(generate_keys(pipe, prompts, keys, latents=latents, **options))
+    return [[next(images) for _ in group] for group in groups]
+
+
+def coarse_side(side: int) -> int:
+    """The height of the layers whose maps are read: a quarter of the latents', though not under 8."""
+    goal = max(8, side / 4)
+    while side > goal:
+        side = -(-side // 2)
+    return side
