@@ -46,6 +46,14 @@ def test_edit_draws_a_source_and_its_edits(run, workspace):
     said = settings_in(workspace / "runs/edit/001-a-red-cat.png")
     assert said["source"] == "a red dog" and json.loads(said["strengthen"]) == {"color": "Color"}
     assert json.loads(said["seeds"]) == [3, 4] and said["picture"] == "1"
+    made = {key: json.loads(said[key]) for key in ("weight", "cross", "self_attention", "blend", "strengths")}
+    assert made == {
+        "weight": {"cat": 2.0},
+        "cross": 0.8,
+        "self_attention": 0.9,
+        "blend": True,
+        "strengths": {"color": 1.0},
+    }
 
 
 def test_edit_of_a_photo_says_what_the_inversion_lost(run, workspace):
@@ -55,6 +63,7 @@ def test_edit_of_a_photo_says_what_the_inversion_lost(run, workspace):
     assert json.loads(out)["files"] == ["e/000-source.png", "e/000-a-red-cat.png"]
     code, _, err = run(*line, "--inversion", "ddim", "--skip", 0)
     assert code == 0 and "dB" in err
+    assert settings_in(workspace / "e/000-a-red-cat.png")["skip"] == "0.0"
 
 
 def test_edit_strengthens_by_its_strength(run, workspace):
@@ -64,6 +73,8 @@ def test_edit_strengthens_by_its_strength(run, workspace):
         run(*line, "--seeds", 3, "--strength", strength, "--out", f"s{len(drawn)}")
         drawn.append(pixels(workspace / f"s{len(drawn)}" / "000-a-color-dog.png"))
     assert np.array_equal(drawn[0], drawn[1]) and not np.array_equal(drawn[0], drawn[2])
+    run(*line[:6], "color:color*5", *FAST, "--seeds", 3, "--out", "star")
+    assert np.array_equal(drawn[2], pixels(workspace / "star/000-a-color-dog.png"))
 
 
 def test_excite_draws_plain_and_excited(run, workspace):
@@ -106,7 +117,9 @@ def test_benchmark_multi_concept(run, workspace):
         (("edit", "-s", "a red dog", "-t", "a red dog"), "nothing to edit"),
         (("edit", "-s", "a dog", "-t", "blue cars"), "no word"),
         (("edit", "-s", "a dog", "-t", "a cat", "--strengthen", "red:Color"), "'red' is not a word of"),
-        (("edit", "-s", "a dog", "-t", "a cat", "--strengthen", "cat"), "expected WORD:CONCEPT"),
+        (("edit", "-s", "a dog", "-t", "a cat", "--strengthen", "cat"), "Write WORD:CONCEPT"),
+        (("edit", "-s", "a dog", "-t", "a cat", "--strengthen", "cat:Color-Animals"), "names two concepts"),
+        (("excite", "a dog", "-w", "dog", "--concept", "dog:Animals*2"), "expected WORD:CONCEPT alone"),
         (("edit", "-s", "a dog", "-t", "a cat", "--weight", "cat*much"), "expected numbers"),
         (("edit", "-s", "a dog", "-t", "a cat", "--image", "pairs.toml"), "is not a picture"),
         (("edit", "-s", "a dog", "-t", "a cat", "--image", "none.png"), "No such file"),

@@ -8,9 +8,12 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from headwise.benchmarks.results import Editing
 from headwise.errors import UnreadableFile
 from headwise.measuring.relevance import Relevance
 from headwise.report.measurement import report
+from headwise.runs.scores import Scores
+from headwise.web.run_store import RunStore
 from helpers import sd_map, votes_on
 
 HOSTILE = '"><script>alert(1)</script><img src=x onerror=alert(2)>'
@@ -113,6 +116,32 @@ def test_a_run_of_one_picture_has_no_certainty_and_says_so(tmp_path):
 def test_a_folder_without_a_result_is_refused(tmp_path):
     with pytest.raises(UnreadableFile, match="holds no run"):
         report(tmp_path)
+
+
+def sweep_of(folder, axes, settings):
+    scores = Scores.empty(axes, settings)
+    scores.values[...] = 1
+    scores.save(folder / "scores.safetensors")
+    return folder
+
+
+def test_a_sweep_of_interventions_is_refused_and_not_listed_as_a_weakening(tmp_path):
+    (tmp_path / "patched").mkdir()
+    axes = {"order": ("most relevant", "random 0"), "k": (0, 8), "seed": (1,), "prompt": (0,)}
+    folder = sweep_of(tmp_path / "patched", axes, {"sweep": "patched"})
+    with pytest.raises(UnreadableFile, match='the kind "interventions".*headwise benchmark questions'):
+        report(folder)
+    assert RunStore(tmp_path).all() == []
+
+
+def test_the_page_of_strengthening_is_not_that_of_editing(tmp_path):
+    (tmp_path / "strengthen").mkdir()
+    axes = {"method": ("plain", "sum"), "measure": Editing.METRICS, "seed": (1,), "pair": (0, 1)}
+    settings = {"attributes": ["Color", "Color"], "relevance": {"sum": None}}
+    page = report(sweep_of(tmp_path / "strengthen", axes, settings)).read_text()
+    assert "What does strengthening a word change" in page and "Which way of editing" not in page
+    (run,) = RunStore(tmp_path).all()
+    assert (run.kind, run.state) == ("strengthening", "finished")
 
 
 def test_the_short_name_of_the_function_is_kept():

@@ -19,7 +19,8 @@ Source = Annotated[
 ]
 Targets = Annotated[list[str], typer.Option("--target", "-t", help="The edited prompt. May be repeated.")]
 Strengthen = Annotated[
-    list[str] | None, typer.Option(help="WORD:CONCEPT of a target, such as blue:Color. May be repeated.")
+    list[str] | None,
+    typer.Option(help="WORD:CONCEPT of a target, such as blue:Color or blue:Color*2. May be repeated."),
 ]
 Weight = Annotated[list[str] | None, typer.Option(help="WORD*FACTOR, such as snowy*2. May be repeated.")]
 Photo = Annotated[Path | None, typer.Option(help="An image to edit, instead of generating the source.")]
@@ -82,24 +83,27 @@ def edit(
 
     pipe = model.load()
     check_targets(pipe, source, targets)
-    concepts = _concepts(strengthen)
+    relevance = model.relevance() if strengthen else None
+    concepts, factors = _strengthened(strengthen or (), relevance)
+    strengths = {word: strength * factor for word, factor in factors.items()}
     p2p = PromptToPrompt(
         targets=len(targets),
         cross=cross,
         self_attention=self_attention,
         weights=_weights(weight or ()),
-        relevance=model.relevance() if concepts else None,
+        relevance=relevance,
         concepts=concepts,
-        strength=strength,
+        strength=strengths,
     )
     hooks = (p2p, LocalBlend(targets=len(targets))) if blend else (p2p,)
     settings: dict[str, Any] = {"model": model.name, "source": source, "targets": targets}
-    settings |= {"strengthen": concepts, "strength": strength, **vars(sampling)}
+    settings |= {"strengthen": concepts, "strength": strength, "strengths": strengths, "weight": p2p.weights}
+    settings |= {"cross": cross, "self_attention": p2p.self_attention, "blend": blend, **vars(sampling)}
     if image is None:
         settings["seeds"] = numbers_in(seeds, int)
         rows = run(pipe, source, targets, *hooks, seeds=settings["seeds"], **vars(sampling))
     else:
-        settings |= {"image": str(image), "inversion": inversion}
+        settings |= {"image": str(image), "inversion": inversion, "skip": skip}
         inverted = _inverted(pipe, image, source, inversion, sampling.num_inference_steps)
         rows = [_edited(pipe, inverted, targets, hooks, sampling.guidance_scale, skip)]
     columns = dict(zip(("source", *targets), map(list, zip(*rows, strict=True)), strict=True))
@@ -128,11 +132,16 @@ def excite(
     from headwise.editing.attend_and_excite import excite as run
     from headwise.pictures import save_columns
 
-    pipe, concepts = model.load(), _concepts(concept)
+    pipe, relevance = model.load(), model.relevance() if concept else None
+    concepts, factors = _strengthened(concept or (), relevance)
+    if any(factor != 1 for factor in factors.values()):
+        raise HeadwiseError(
+            f"--concept {' '.join(concept or ())} has a strength; expected WORD:CONCEPT alone."
+        )
     options: dict[str, Any] = {"seeds": numbers_in(seeds, int), **vars(sampling)}
     methods = {"plain": Excite([words], thresholds={0.0: 0.0}), "attend-and-excite": Excite([words])}
     if concepts:
-        methods["relevance"] = Excite([words], relevance=model.relevance(), concepts=concepts)
+        methods["relevance"] = Excite([words], relevance=relevance, concepts=concepts)
     prompts = [prompt] * len(options["seeds"])
     columns = {name: run(pipe, prompts, method, **options) for name, method in methods.items()}
     settings = {"model": model.name, "prompt": prompt, "words": words, "concepts": concepts, **options}
@@ -171,19 +180,25 @@ def _edited(
     return row
 
 
-def _concepts(texts: Sequence[str] | None) -> dict[str, str]:
-    """["blue:Color"] as {"blue": "Color"}."""
-    return dict(_split(text, ":", "WORD:CONCEPT") for text in texts or ())
+def _strengthened(texts: Sequence[str], relevance: Any) -> tuple[dict[str, str], dict[str, float]]:
+    """["blue:color*2"] as {"blue": "Color"} and {"blue": 2.0}: the concept and the strength of each word."""
+    from headwise.steering.spelling import concepts_named, split_steering
+
+    concepts, factors = {}, {}
+    for text in texts:
+        word, spelled, factors[word] = split_steering(text)
+        concepts[word], away = concepts_named(spelled, relevance.concepts)
+        if away is not None:
+            raise HeadwiseError(f"{text!r} names two concepts; expected WORD:CONCEPT with one of them.")
+    return concepts, factors
 
 
 def _weights(texts: Sequence[str]) -> dict[str, float]:
     """["snowy*2"] as {"snowy": 2.0}."""
-    pairs = [_split(text, "*", "WORD*FACTOR") for text in texts]
-    return {word: numbers_in(factor, float)[0] for word, factor in pairs}
-
-
-def _split(text: str, mark: str, form: str) -> tuple[str, str]:
-    word, separator, rest = text.rpartition(mark)
-    if not separator or not word.strip() or not rest.strip():
-        raise HeadwiseError(f"{text!r} was given; expected {form}.")
-    return word.strip(), rest.strip()
+    weights = {}
+    for text in texts:
+        word, star, factor = text.rpartition("*")
+        if not star or not word.strip() or not factor.strip():
+            raise HeadwiseError(f"{text!r} was given; expected WORD*FACTOR.")
+        weights[word.strip()] = numbers_in(factor.strip(), float)[0]
+    return weights

@@ -64,7 +64,7 @@ class PromptToPrompt(Hook):
         weights: The weight w of words of the targets, at all calls.
         relevance, concepts: Words of the targets, and the concept by whose heads each is strengthened instead
             of taking the source's map.
-        strength: The strength s in R = 1 + s (relevance − 1).
+        strength: The strength s in R = 1 + s (relevance − 1); by words of the concepts, if a mapping.
     """
 
     kinds = ("cross", "self")
@@ -79,7 +79,7 @@ class PromptToPrompt(Hook):
         weights: Mapping[str, float | int] | None = None,
         relevance: Relevance | None = None,
         concepts: Mapping[str, str] | None = None,
-        strength: float | int = 1.0,
+        strength: float | int | Mapping[str, float | int] = 1.0,
     ) -> None:
         if concepts and relevance is None:
             raise HookMisuse("Concepts were given to strengthen words by, but no relevance. Give both.")
@@ -88,7 +88,9 @@ class PromptToPrompt(Hook):
         self.self_attention = (0.9 if concepts else 0.4) if self_attention is None else self_attention
         self.coarse, self.weights, self.relevance = coarse, dict(weights or {}), relevance
         self.factors = {
-            word: strengthen(relevance, word, concept, strength).factors[0]
+            word: strengthen(
+                relevance, word, concept, strength[word] if isinstance(strength, Mapping) else strength
+            ).factors[0]
             for word, concept in (concepts or {}).items()
             if relevance is not None
         }

@@ -40,7 +40,7 @@ def report(run_folder: str | os.PathLike[str]) -> Path:
         run_folder: The folder of a measurement or a benchmark, or a folder of such folders of weakenings.
 
     Raises:
-        UnreadableFile: The folder holds no run, or a damaged one.
+        UnreadableFile: The folder holds no run, a damaged one, or a sweep of interventions.
     """
     folder = Path(run_folder)
     return replace(_page_of(folder), command=_text(folder / "command.txt")).write(folder)
@@ -54,6 +54,11 @@ def _page_of(folder: Path) -> Page:
         return _OF_FOLDER[kind](folder)
     if kind in _OF_SCORES:
         return _OF_SCORES[kind](folder, Scores.load(folder / SCORES))
+    if kind == "interventions":
+        raise UnreadableFile(
+            f'{folder} holds a sweep of the kind "interventions", which answers questions about relevance. '
+            "Give the folder of `headwise benchmark questions` that it lies in, whose page shows the answers."
+        )
     raise UnreadableFile(
         f"{folder} holds no run: neither {RELEVANCE} nor {SCORES}. Give the folder of a run."
     )
@@ -73,9 +78,8 @@ _OF_FOLDER: dict[str, Callable[[Path], Page]] = {
 _OF_SCORES: dict[str, Callable[[Path, Scores], Page]] = {
     "weakening": lambda folder, scores: claims.weakening_page(folder, Weakening(scores)),
     "polysemy": claims.polysemy_page,
-    "interventions": lambda folder, scores: claims.weakening_page(folder, Weakening(scores)),
     "editing": methods.editing_page,
-    "strengthening": methods.editing_page,
+    "strengthening": methods.strengthening_page,
     "multi-concept": methods.multi_subject_page,
 }
 

@@ -5,6 +5,7 @@ Pictures in the folder of a comparison are named by the method that made them: `
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +15,18 @@ from headwise.report import plots
 from headwise.report.page import Drawing, Page, Section, Table, settings_rows, strips_of_methods
 from headwise.runs.scores import Scores
 
-__all__ = ["editing_page", "multi_subject_page"]
+__all__ = ["editing_page", "multi_subject_page", "strengthening_page"]
 
 EDITING = (
     "Every method edits the same pictures, from the same latents. An image-text model scores how well the "
     "target prompt fits (alignment), whether the target's word (accuracy) and the same object (identity) are "
     "recognised, and how similar source and edit are where nothing was to change (preservation)."
+)
+STRENGTHENING = (
+    "One word of each prompt is strengthened by relevance on several scales; every image is compared with "
+    "the plain image of the same prompt and latents. An image-text model scores how well the prompt fits "
+    "(alignment), whether the word (accuracy) and the same object (identity) are recognised, and how similar "
+    "the two images are where nothing was to change (preservation)."
 )
 MULTI_SUBJECT = (
     "Every method generates pictures of the same prompts from the same latents. An image-text model scores "
@@ -54,6 +61,12 @@ def editing_page(folder: Path, scores: Scores) -> Page:
         sections=[overview, Section("Pictures", SAME, strips=strips)],
         settings=_settings(scores),
     )
+
+
+def strengthening_page(folder: Path, scores: Scores) -> Page:
+    """The page of a folder in which a word was strengthened by relevance on several scales."""
+    page = editing_page(folder, scores)
+    return replace(page, title="What does strengthening a word change, on which scale?", lead=STRENGTHENING)
 
 
 def _strengths(editing: Editing) -> Iterator[Drawing]:

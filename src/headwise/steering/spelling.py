@@ -17,7 +17,7 @@ from headwise.errors import BadStrength, HeadwiseError, UnknownConcept
 from headwise.measuring.relevance import Relevance
 from headwise.steering.steer import Steer, adjust, strengthen
 
-__all__ = ["parse_steering"]
+__all__ = ["concepts_named", "parse_steering", "split_steering"]
 
 
 def parse_steering(text: str, relevance: Relevance, times: float | int = 1.0) -> Steer:
@@ -33,18 +33,28 @@ def parse_steering(text: str, relevance: Relevance, times: float | int = 1.0) ->
         BadStrength: Its strength is not a number.
         UnknownConcept: It names a concept that was not measured.
     """
+    word, concepts, strength = split_steering(text)
+    word, occurrence = _occurrence(word)
+    toward, away = concepts_named(concepts, relevance.concepts)
+    if away is None:
+        return strengthen(relevance, word, toward, strength * times, occurrence=occurrence)
+    return adjust(relevance, word, toward, away, strength * times, occurrence=occurrence)
+
+
+def split_steering(text: str) -> tuple[str, str, float]:
+    """The word, the concepts as they are written, and the strength, 1 where none is written.
+
+    Raises:
+        HeadwiseError: The line is not of this form.
+        BadStrength: Its strength is not a number.
+    """
     word, colon, rest = text.rpartition(":")
     if not colon or not word.strip() or not rest.strip():
         raise HeadwiseError(
             f"{text!r} is not a steering. Write WORD:CONCEPT, such as red:Color, or WORD:TOWARD-AWAY, such "
             "as lavender:Color-Plants; *1.5 at the end is a strength."
         )
-    word, occurrence = _occurrence(word.strip())
-    concepts, strength = _strength(rest.strip(), text)
-    toward, away = _concepts(concepts, relevance.concepts)
-    if away is None:
-        return strengthen(relevance, word, toward, strength * times, occurrence=occurrence)
-    return adjust(relevance, word, toward, away, strength * times, occurrence=occurrence)
+    return word.strip(), *_strength(rest.strip(), text)
 
 
 def _occurrence(word: str) -> tuple[str, int | None]:
@@ -62,7 +72,7 @@ def _strength(rest: str, text: str) -> tuple[str, float]:
         raise BadStrength(f"{number!r} in {text!r} is not a number. Write a strength such as *1.5.") from None
 
 
-def _concepts(spelled: str, names: Sequence[str]) -> tuple[str, str | None]:
+def concepts_named(spelled: str, names: Sequence[str]) -> tuple[str, str | None]:
     """The one or two concepts that are named; any of the hyphens may separate two."""
     by_folded = {name.casefold(): name for name in names}
     if spelled.casefold() in by_folded:

@@ -144,7 +144,7 @@ def _plan(folder: Path, rows: Rows, senses: str | Path | None) -> _Plan:
     if kind == "polysemy":
         return _polysemy(folder, rows, scores, senses)
     raise UnreadableStudy(
-        f"{folder} holds a run of weakening, which asks nothing of people. Give the folder of a benchmark of "
+        f"{folder} holds a run that asks nothing of people. Give the folder of a benchmark of "
         "polysemy, editing or multi-concept."
     )
 

@@ -25,10 +25,9 @@ CARD = "web.json"
 KINDS = {  # what the page calls each kind of run that it can show
     "votes": "measurement",
     "weakening": "weakening",
-    "interventions": "weakening",
     "polysemy": "polysemy",
     "editing": "editing",
-    "strengthening": "editing",
+    "strengthening": "strengthening",
     "multi-concept": "multi-concept",
     "weakenings": "trials",
 }
@@ -52,7 +51,8 @@ class Run:
 
     Args:
         name: The name of its folder.
-        kind: "measurement", "weakening", "polysemy", "editing", "multi-concept", "trials" or "pictures".
+        kind: "measurement", "weakening", "polysemy", "editing", "strengthening", "multi-concept", "trials"
+            or "pictures".
         state: "finished" or "unfinished".
         counted: How many pictures are counted.
         request: The fields of the request that started it; empty for runs of the command line.
@@ -220,7 +220,7 @@ def _finished(folder: Path, kind: str, card: dict[str, Any]) -> bool:
         return bool(card.get("finished"))
     if kind == "measurement":
         return (folder / "relevance.safetensors").is_file()
-    if kind in ("weakening", "polysemy", "editing", "multi-concept"):
+    if kind in ("weakening", "polysemy", "editing", "strengthening", "multi-concept"):
         return bool(np.isfinite(_scores(folder).values).all())
     return True
 
