@@ -1,12 +1,11 @@
 """What the judge says of true drawings of the prompts that the benchmarks ask for: the most that any method can reach.
 
-Two drawings of a scene differ in what its caption leaves open, so that preservation is not asked here.
+A drawing is a function of its scene, so that preservation, which compares two pictures, is not asked here.
 """
 
 from __future__ import annotations
 
 import argparse
-import random
 from pathlib import Path
 
 import sprites
@@ -44,14 +43,13 @@ def main() -> None:
     """Print the means."""
     parse = argparse.ArgumentParser(description=__doc__)
     parse.add_argument("--sprites", type=Path, required=True)
-    parse.add_argument("--each", type=int, default=4, help="drawings of a prompt")
     given = parse.parse_args()
-    painter, judge, rng = Painter(sprites.load(given.sprites)), CLIPScorer.load("emoji"), random.Random(0)
+    painter, judge = Painter(sprites.load(given.sprites)), CLIPScorer.load("emoji")
 
     def drawn(scene: Scene) -> Image.Image:
-        return Image.fromarray(painter.draw(scene, rng))
+        return Image.fromarray(painter.draw(scene))
 
-    pairs = [pair for pair in edit_pairs("emoji", 20) for _ in range(given.each)]
+    pairs = edit_pairs("emoji", 20)
     pictures = [drawn(of_pair(pair, list(painter.sprites))) for pair in pairs]
     scores = edit_scores(judge, pairs, pictures, pictures)
     asked = [n for n, measure in enumerate(EDIT_METRICS) if measure != "preservation"]
@@ -60,7 +58,7 @@ def main() -> None:
         said = (f"{EDIT_METRICS[n]} {scores[n, mine].mean():.3f}" for n in asked)
         print(f"{attribute:20}", *said, sum(mine))
 
-    prompts = [several for several in multi_subject_prompts("emoji", 40) for _ in range(given.each)]
+    prompts = multi_subject_prompts("emoji", 40)
     captions = {k: sorted({p.prompt for p in prompts if p.kind == k}) for k in {p.kind for p in prompts}}
     pictures = [drawn(of_several(several)) for several in prompts]
     scores = subject_scores(judge, prompts, pictures, captions)

@@ -1,10 +1,10 @@
-"""Train the denoiser of the emoji model: a `UNet2DConditionModel` with 16 cross-attention layers of 8 heads, on frozen latents.
+"""Train a denoiser of the emoji model (`architectures.py`) on frozen latents.
 
     v-prediction, zero terminal SNR:   x_t = √ᾱ x₀ + √(1-ᾱ) ε,   v = √ᾱ ε - √(1-ᾱ) x₀,   loss = |v̂(x_t, t, words) - v|²
 
 The reader's end and padding tokens are replaced by the empty caption's, so that words are all there is to read; one caption in ten
-is empty, for guidance. Each cross-attention layer meets the empty caption in place of the words of some samples, so that no few
-layers alone learn to read. An eighth of each batch is freshly drawn and joins a pool from which the rest is taken: drawing and encoding
+is empty, for guidance. Which layers hear the words of a sample is drawn anew for each (`hearing.py`), so that no few layers alone
+learn to read. An eighth of each batch is freshly drawn and joins a pool from which the rest is taken: drawing and encoding
 then cost little beside the denoiser, and a picture is seen eight times, each time with other noise.
 """
 
@@ -12,202 +12,191 @@ from __future__ import annotations
 
 import json
 import random
-import shutil
+from functools import partial
 from pathlib import Path
-from typing import Any
 
+import autoencoder
 import clip
 import loop
 import numpy as np
-import sprites
 import torch
+import torch.nn.functional as F
 import world
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from diffusers.models.attention_processor import AttnProcessor2_0
+from architectures import SHAPES, build, denoised, pipeline, scheduler
+from diffusers import AutoencoderKL
 from drawing import Painter
+from hearing import Ears, draw_hearing, listen, text_layers
+from safetensors.torch import load_file
+from supply import Supply
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import CLIPTextModel, CLIPTokenizer
 
-SHARP = 6.0  # how much larger the logits of attention to text begin
-DEAF = 0.15  # the share of samples for which a layer does not hear the words
+FIRST = 20_000  # pictures are drawn before the first step
+LATENTS = autoencoder.LATENTS
 PRESETS = {
-    "cpu": {"channels": (96, 128, 192), "batch": 128, "lr": 1e-3, "pool": 120_000},
-    "gpu": {"channels": (128, 192, 256), "batch": 1024, "lr": 1.5e-3, "pool": 400_000},
+    "cpu": {"wider": 1.0, "batch": 128, "lr": 1e-3, "pool": 100_000},
+    "gpu": {"wider": 1.0, "batch": 1024, "lr": 1.5e-3, "pool": 300_000},
+    "tiny": {"wider": 0.5, "batch": 32, "lr": 1e-3, "pool": 5_000},
 }
 
 
-def build(channels: tuple[int, int, int]) -> UNet2DConditionModel:
-    """The untrained denoiser: 6 + 1 + 9 cross-attention layers of 8 heads, as Stable Diffusion 1.x has.
-
-    Queries and keys on text begin larger than usual: with the usual ones attention stays flat, since the mean over a
-    short caption says all of it, and heads never learn to choose.
-    """
-    model = UNet2DConditionModel(
-        sample_size=8, in_channels=16, out_channels=16, down_block_types=["CrossAttnDownBlock2D"] * 3,
-        up_block_types=["CrossAttnUpBlock2D"] * 3, block_out_channels=channels, layers_per_block=2, attention_head_dim=8,
-        cross_attention_dim=192,
-    )  # fmt: skip
-    with torch.no_grad():
-        for name, p in model.named_parameters():
-            if name.endswith(("attn2.to_q.weight", "attn2.to_k.weight")):
-                p.mul_(SHARP**0.5)
-    return model
-
-
-def scheduler() -> DDIMScheduler:
-    """The noise schedule of training, with which the pipeline is shipped."""
-    return DDIMScheduler(
-        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", prediction_type="v_prediction",
-        rescale_betas_zero_snr=True, timestep_spacing="trailing", clip_sample=False, set_alpha_to_one=True, steps_offset=1,
-    )  # fmt: skip
-
-
-class SometimesDeaf(AttnProcessor2_0):
-    """Attention that in training now and then gets the empty caption in place of a sample's words."""
-
-    def __init__(self, empty: Tensor, share: float) -> None:
-        super().__init__()
-        self.empty, self.share = empty, share
-
-    def __call__(
-        self, attn: nn.Module, hidden_states: Tensor, encoder_hidden_states: Tensor | None = None, **more: Any
-    ) -> Tensor:
-        """Attend as ever, but for the samples that do not hear."""
-        if encoder_hidden_states is not None and attn.training:
-            deaf = torch.rand(len(hidden_states), 1, 1, device=hidden_states.device) < self.share
-            encoder_hidden_states = torch.where(
-                deaf, self.empty.to(encoder_hidden_states), encoder_hidden_states
-            )
-        return super().__call__(attn, hidden_states, encoder_hidden_states, **more)
+def drawn(size: int, rare: float, painter: Painter, number: int) -> tuple[np.ndarray, list[str]]:
+    """New pictures of the step of this number (size × 64 × 64 × 3 bytes) and their captions."""
+    rng = random.Random(f"denoiser {number}")
+    scenes = [world.sample(rng, rare=rare) for _ in range(size)]
+    return np.stack([painter.draw(scene) for scene, _ in scenes]), [caption for _, caption in scenes]
 
 
 class Pool:
-    """Latents and token states of the last drawings; `batch` renews an eighth and returns a mixture of new and old."""
+    """Latents and captions of the last drawings; `batch` takes in some new ones and returns a mixture of new and old."""
 
-    def __init__(self, work: Path, painter: Painter, size: int, device: str, rare: float) -> None:
-        self.vae = AutoencoderKL.from_pretrained(work / "vae", dtype=torch.float32).eval().to(device)
+    def __init__(self, parts: Path, size: int, device: str) -> None:
+        self.found = {k: v.to(device) for k, v in load_file(parts / "patches.safetensors").items()}
+        vae = AutoencoderKL.from_pretrained(parts / "vae", dtype=torch.float32)
+        scale = vae.quant_conv.weight[:LATENTS, :LATENTS, 0, 0].diagonal() * vae.config.scaling_factor
+        self.scale = scale.detach().to(device)[:, None, None]
         self.reader = (
-            CLIPTextModel.from_pretrained(work / "text_encoder", dtype=torch.float32).eval().to(device)
+            CLIPTextModel.from_pretrained(parts / "text_encoder", dtype=torch.float32).eval().to(device)
         )
-        self.tokenizer = CLIPTokenizer.from_pretrained(work / "tokenizer")
-        self.painter, self.size, self.device, self.rare = painter, size, device, rare
-        self.latents = torch.empty(size, 16, 8, 8, dtype=torch.half)
-        self.states = torch.empty(size, 24, 192, dtype=torch.half)
-        self.filled = self.at = 0
-        self.empty = self._states([""])[0]
+        self.tokenizer = CLIPTokenizer.from_pretrained(parts / "tokenizer")
+        self.size, self.device, self.filled, self.at = size, device, 0, 0
+        self.latents = torch.empty(size, LATENTS, 8, 8, dtype=torch.half, device=device)
+        self.ids = torch.empty(size, 24, dtype=torch.int32, device=device)
+        self.silent = clip.encode(self.tokenizer, [""]).to(device)
+        with torch.no_grad():
+            self.empty = self.reader(self.silent).last_hidden_state[0]
 
-    def batch(self, rng: random.Random, size: int) -> tuple[Tensor, Tensor]:
-        """Latents (size × 16 × 8 × 8) and token states (size × 24 × 192), one in ten of the empty caption."""
-        new = size if self.filled < 8 * size else size // 8
-        self._renew(rng, new)
-        rows = torch.tensor([rng.randrange(self.filled) for _ in range(size - new)], dtype=torch.long)
-        rows = torch.cat([rows, (torch.arange(new) + self.at - new) % self.size])
-        states = self.states[rows].float()
-        states[torch.tensor([rng.random() < 0.1 for _ in rows])] = self.empty.float()
-        return self.latents[rows].float().to(self.device), states.to(self.device)
+    def add(self, pictures: np.ndarray, captions: list[str]) -> None:
+        """Take in new drawings, in place of the oldest."""
+        rows = (torch.arange(len(captions)) + self.at) % self.size
+        x = autoencoder.scaled(pictures).to(self.device)
+        self.latents[rows] = (autoencoder.encoded(self.found, x) * self.scale).half()
+        self.ids[rows] = clip.encode(self.tokenizer, captions).int().to(self.device)
+        self.at, self.filled = (
+            (self.at + len(captions)) % self.size,
+            min(self.size, self.filled + len(captions)),
+        )
 
     @torch.no_grad()
-    def _renew(self, rng: random.Random, count: int) -> None:
-        drawn = [world.sample(rng, rare=self.rare) for _ in range(count)]
-        x = np.stack([self.painter.draw(scene, rng) for scene, _ in drawn])
-        x = torch.from_numpy(x).permute(0, 3, 1, 2).float().to(self.device) / 127.5 - 1
+    def batch(self, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Latents (size × 64 × 8 × 8), token states (size × 24 × 192), one in ten of the empty caption, which are of words, which
+        of words, start and end."""
+        rows = torch.randint(0, self.filled, (size,), generator=generator)
+        without = torch.rand(size, 1, generator=generator) < 0.1
+        ids = torch.where(without.to(self.device), self.silent, self.ids[rows].long())
+        ends = ids == self.tokenizer.eos_token_id
         with torch.autocast(self.device, torch.bfloat16):
-            latents = self.vae.encode(x).latent_dist.mean.float() * self.vae.config.scaling_factor
-        rows = (torch.arange(count) + self.at) % self.size
-        self.latents[rows], self.states[rows] = (
-            latents.half().cpu(),
-            self._states([caption for _, caption in drawn]),
-        )
-        self.at, self.filled = (self.at + count) % self.size, min(self.size, self.filled + count)
-
-    @torch.no_grad()
-    def _states(self, captions: list[str]) -> Tensor:
-        ids = clip.encode(self.tokenizer, captions)
-        states = self.reader(ids.to(self.device)).last_hidden_state.cpu()
-        if hasattr(self, "empty"):
-            states = torch.where((ids == self.tokenizer.eos_token_id)[..., None], self.empty.float(), states)
-        return states.half()
+            states = self.reader(ids).last_hidden_state.float()
+        states = torch.where(ends[..., None], self.empty, states)
+        spoken = ~ends | (ends.cumsum(1) == 1)
+        return self.latents[rows].float(), states, ~ends & (ids != self.tokenizer.bos_token_id), spoken
 
 
-def save(work: Path, denoiser: UNet2DConditionModel, averaged: loop.Averaged, folder: Path) -> None:
+def save(parts: Path, denoiser: nn.Module, averaged: loop.Averaged, folder: Path) -> None:
     """Write the pipeline of the averaged weights in half precision, in plain diffusers format."""
-    kept = {n: p.detach().clone() for n, p in denoiser.named_parameters()}
-    with torch.no_grad():
-        for name, p in denoiser.named_parameters():
-            p.copy_(averaged.weights[name])
-    pipe = StableDiffusionPipeline(
-        vae=AutoencoderKL.from_pretrained(work / "vae", dtype=torch.float32), text_encoder=CLIPTextModel.from_pretrained(work / "text_encoder", dtype=torch.float32),
-        tokenizer=CLIPTokenizer.from_pretrained(work / "tokenizer"), unet=UNet2DConditionModel.from_config(denoiser.config),
-        scheduler=scheduler(), safety_checker=None, feature_extractor=None, requires_safety_checker=False,
-    )  # fmt: skip
-    pipe.unet.load_state_dict(denoiser.state_dict())
-    pipe.unet.half()
+    model = type(denoiser).from_config(denoiser.config)
+    model.load_state_dict(denoiser.state_dict() | averaged.weights)
+    pipe = pipeline(parts, model.half())
     pipe.vae.half()  # but not the reader: transformers would load it in half precision, diffusers the rest in single
     pipe.save_pretrained(folder, safe_serialization=True)
-    with torch.no_grad():
-        for name, p in denoiser.named_parameters():
-            p.copy_(kept[name])
+
+
+def options() -> object:
+    """The options of this training."""
+    parse = loop.arguments(__doc__, minutes=90)
+    parse.add_argument(
+        "--parts", type=Path, help="folder of the trained vae, text_encoder, tokenizer; --work if not given"
+    )
+    parse.add_argument("--preset", choices=PRESETS, default="cpu")
+    parse.add_argument("--shape", choices=SHAPES, default="four", help="at which levels text is read")
+    parse.add_argument(
+        "--rule", default="heads 0.75", help="which layers hear a sample's words, see hearing.py"
+    )
+    parse.add_argument(
+        "--disagree", type=float, default=0.3, help="weight of how alike the heads of a layer look at words"
+    )
+    parse.add_argument(
+        "--alike", type=float, default=0.1, help="how alike heads may look at words at no cost"
+    )
+    parse.add_argument(
+        "--everywhere", action="store_true", help="compare the heads of all layers, not those of a layer only"
+    )
+    parse.add_argument(
+        "--rare", type=float, default=0.02, help="share of pictures with a two-sense word in its rare sense"
+    )
+    parse.add_argument("--batch", type=int, help="samples a step; the preset's if not given")
+    parse.add_argument("--compile", action="store_true", help="compile the denoiser first, some minutes")
+    parse.add_argument("--export", action="store_true", help="only write the pipeline of the last checkpoint")
+    given = parse.parse_args()
+    given.parts = given.parts or given.work
+    given.work.mkdir(parents=True, exist_ok=True)
+    return given
 
 
 def main() -> None:
     """Train (or go on training) and save the pipeline under `--work`/model."""
-    parse = loop.arguments(__doc__, minutes=90)
-    parse.add_argument("--preset", choices=PRESETS, default="cpu")
-    parse.add_argument(
-        "--rare", type=float, default=0.01, help="share of pictures with a two-sense word in its rare sense"
-    )
-    parse.add_argument("--compile", action="store_true", help="compile the denoiser first, some minutes")
-    parse.add_argument("--export", action="store_true", help="only write the pipeline of the last checkpoint")
-    given = parse.parse_args()
-    preset = PRESETS[given.preset]
+    given = options()
+    preset = PRESETS[given.preset] | ({"batch": given.batch} if given.batch else {})
     torch.set_num_threads(given.threads)
     torch.manual_seed(31)
-    model = build(preset["channels"])
-    if given.begin and not (given.work / "denoiser.safetensors").exists():
-        model = UNet2DConditionModel.from_pretrained(given.begin / "unet", dtype=torch.float32)
-        for part in ("vae", "text_encoder", "tokenizer"):
-            shutil.copytree(given.begin / part, given.work / part, dirs_exist_ok=True)
+    model = build(given.shape, preset["wider"])
+    if given.begin:
+        model = type(model).from_pretrained(
+            given.begin / ("transformer" if given.shape == "dit" else "unet"), dtype=torch.float32
+        )
     model = model.train().to(given.device)
     averaged = loop.Averaged(model)
     alphas = scheduler().alphas_cumprod.to(given.device)
-    pool = Pool(given.work, Painter(sprites.load(given.sprites)), preset["pool"], given.device, given.rare)
-    rng = random.Random()
-    deaf = SometimesDeaf(pool.empty.float().to(given.device), DEAF)
-    model.set_attn_processor({n: deaf if ".attn2." in n else p for n, p in model.attn_processors.items()})
-
+    pool = Pool(given.parts, preset["pool"], given.device)
+    new, first = preset["batch"] // 8, FIRST // (preset["batch"] // 8)
+    supply = Supply(partial(drawn, new, given.rare), given.sprites, given.workers)
+    layers = text_layers(model)
+    widest = min(m.to_q.in_features for _, m in layers)
+    top = torch.tensor([m.to_q.in_features == widest for _, m in layers])
+    ears = Ears(pool.empty, len(layers), layers[0][1].heads, preset["batch"])
+    ears.compares = given.disagree > 0
+    listen(model, ears)
     denoise = torch.compile(model) if given.compile else model
 
     def loss(step: int) -> dict[str, Tensor]:
-        rng.seed(f"denoiser {step}")
-        x, states = pool.batch(rng, preset["batch"])
+        for number in range(step if not pool.filled else step + first, step + first + 1):
+            pool.add(*supply(number))
+        chance = torch.Generator().manual_seed(step)
+        x, states, words, spoken = pool.batch(preset["batch"], chance)
+        ears.words.copy_(words)
+        ears.hears.copy_(draw_hearing(given.rule, len(x), top, layers[0][1].heads, chance))
         generator = torch.Generator(given.device).manual_seed(step)
+        if given.shape == "dit":
+            ears.unheard = model.caption_projection(pool.empty)
         t = torch.randint(0, len(alphas), (len(x),), generator=generator, device=x.device)
         noise = torch.randn(x.shape, generator=generator, device=x.device)
         a, b = alphas[t].sqrt()[:, None, None, None], (1 - alphas[t]).sqrt()[:, None, None, None]
         # heads this narrow run faster without the fused kernel on a CPU
         with sdpa_kernel(SDPBackend.MATH), torch.autocast(given.device, torch.bfloat16):
-            v = denoise(a * x + b * noise, t, states).sample.float()
-        return {"loss": (v - (a * noise - b * x)).square().mean()}
+            v = denoised(denoise, a * x + b * noise, t, states, spoken).float()
+        square = (v - (a * noise - b * x)).square().mean()
+        if not ears.compares:
+            return {"loss": square}
+        alike = ears.likeness(given.everywhere)
+        return {
+            "loss": square + given.disagree * F.relu(alike - given.alike),
+            "square": square,
+            "alike": alike,
+        }
 
-    minutes = 0.0 if given.export else given.minutes
     file = given.work / "denoiser.safetensors"
     spent = loop.fit(
-        {"unet": model},
-        loss,
-        file,
-        minutes,
-        preset["lr"],
-        preset["batch"],
-        averaged,
-        floor=0.02,
-        orthogonal=True,
-    )
-    save(given.work, model, averaged, given.work / "model")
+        {"unet": model}, loss, file, 0.0 if given.export else given.minutes, preset["lr"], preset["batch"], averaged, floor=0.02,
+        orthogonal=True, until=given.until,
+    )  # fmt: skip
+    save(given.parts, model, averaged, given.work / "model")
     if not given.export:
-        (given.work / "denoiser.json").write_text(
-            json.dumps(spent | {"preset": given.preset, "rare": given.rare})
-        )
+        told = {
+            k: getattr(given, k)
+            for k in ("preset", "shape", "rule", "disagree", "alike", "everywhere", "rare")
+        }
+        (given.work / "denoiser.json").write_text(json.dumps(spent | told))
 
 
 if __name__ == "__main__":

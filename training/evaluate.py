@@ -18,6 +18,7 @@ import numpy as np
 import sprites
 import torch
 import world
+from contact import sheet
 from diffusers import StableDiffusionPipeline
 from drawing import Painter
 from judging import Question
@@ -111,7 +112,7 @@ def generated_and_real(
         drawn = pictures_of(pipe, [q.prompt for q in questions], 1000, steps, guidance)
         generated[group] = judging.accuracy(judging.ask(judge, drawn, questions))
         real[group] = judging.accuracy(
-            judging.ask(judge, np.stack([painter.draw(q.scene, rng) for q in questions]), questions)
+            judging.ask(judge, np.stack([painter.draw(q.scene) for q in questions]), questions)
         )
         shown += [(q.prompt, p) for q, p in list(zip(questions, drawn, strict=True))[:16]]
         print(
@@ -127,7 +128,7 @@ def judge_on_drawings(painter: Painter, judge: object, each: int) -> dict[str, f
     for concept, words in CONCEPTS.items():
         rng = random.Random(f"judge {concept}")
         questions = [judging.of_concept(concept, rng.choice(words), rng) for _ in range(each)]
-        drawn = np.stack([painter.draw(q.scene, rng) for q in questions])
+        drawn = np.stack([painter.draw(q.scene) for q in questions])
         scores[concept] = float(judging.ask(judge, drawn, questions).mean())
     return scores
 
@@ -193,7 +194,7 @@ def misread(
     asked = [judging.misreading(w, rng) for w in words]
     drawn = pictures_of(pipe, [q.prompt for q in asked], 3000, steps, guidance)
     wrong = ~judging.ask(judge, drawn, asked)
-    real = ~judging.ask(judge, np.stack([painter.draw(q.scene, rng) for q in asked]), asked)
+    real = ~judging.ask(judge, np.stack([painter.draw(q.scene) for q in asked]), asked)
     found = {
         "misread_plain": judging.accuracy(wrong),
         "misread_real": judging.accuracy(real),
@@ -242,13 +243,13 @@ def main() -> None:
                 found["generated"], found["real"], shown = generated_and_real(
                     pipe, painter, judge, given.each, given.steps, given.guidance
                 )
-                _sheet(shown, given.work / "sheet.png")
+                sheet(shown, given.work / "sheet.png")
             if "misread" in given.parts:
                 more, shown = misread(
                     pipe, painter, judge, max(4, given.each // 4), given.steps, given.guidance
                 )
                 found |= more
-                _sheet(shown, given.work / "misread.png")
+                sheet(shown, given.work / "misread.png")
             if "table" in given.parts:
                 relevance = Relevance.load(given.work / "relevance/relevance.safetensors")
                 found |= {
@@ -269,20 +270,6 @@ def main() -> None:
     file = given.work / "evaluation.json"
     before = json.loads(file.read_text()) if file.exists() else {}
     file.write_text(json.dumps(before | found, indent=1))
-
-
-def _sheet(shown: list[tuple[str, np.ndarray]], file: Path) -> None:
-    from PIL import Image, ImageDraw
-
-    columns = 14
-    sheet = Image.new("RGB", (columns * 98, -(-len(shown) // columns) * 124), "white")
-    draw = ImageDraw.Draw(sheet)
-    for i, (prompt, picture) in enumerate(shown):
-        x, y = i % columns * 98, i // columns * 124
-        sheet.paste(Image.fromarray(picture).resize((92, 92), Image.Resampling.NEAREST), (x, y))
-        for line in range(2):
-            draw.text((x, y + 93 + 11 * line), prompt[16 * line : 16 * line + 16], fill="black")
-    sheet.save(file)
 
 
 if __name__ == "__main__":

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 import world
 from torch import Tensor
-from vocabulary import CONCEPTS, RARE, THINGS
+from vocabulary import CONCEPTS, RARE
 from world import Scene, Thing
 
 __all__ = ["Question", "accuracy", "ask", "misreading", "of_concept", "of_pair", "similarity"]
@@ -38,7 +38,7 @@ def of_concept(concept: str, word: str, rng: random.Random, plain: bool = True) 
     scene = world.showing(concept, word, rng, plain)
     others = [w for w in CONCEPTS[concept] if w != word]
     told = rng.getrandbits(32)
-    scenes = [scene, *(_exchanged(scene, concept, word, other) for other in others)]
+    scenes = [scene, *(world.exchanged(scene, concept, word, other) for other in others)]
     captions = tuple(world.caption(s, random.Random(told)) for s in scenes)
     return Question(captions[0], scene, (captions,))
 
@@ -53,7 +53,10 @@ def of_pair(rng: random.Random) -> Question:
     scene = Scene(things=(Thing(a), Thing(b)))
     for word in (a, b):
         concept = world.CONCEPT_OF[word]
-        scenes = [scene, *(_exchanged(scene, concept, word, o) for o in CONCEPTS[concept] if o not in (a, b))]
+        scenes = [
+            scene,
+            *(world.exchanged(scene, concept, word, o) for o in CONCEPTS[concept] if o not in (a, b)),
+        ]
         asked.append(tuple(world.caption(s, random.Random(told)) for s in scenes))
     return Question(asked[0][0], scene, tuple(asked))
 
@@ -66,7 +69,7 @@ def misreading(word: str, rng: random.Random) -> Question:
         told = rng.getrandbits(32)
         captions = tuple(world.caption(s, random.Random(told)) for s in (scene, Scene(things=(Thing(word),))))
         return Question(captions[0], scene, (captions,))
-    noun = rng.choice([n for n in world.NOUNS if n != word and world.held_out("rare", word, n)])
+    noun = rng.choice([n for n in world.NOUNS if n != word and world.rare_held_out(word, n)])
     slot = world.SLOTS[concept]
     scene = Scene(things=(Thing(noun, **{slot: word}),))
     prompt = world.caption(scene, rng)
@@ -83,17 +86,6 @@ def misreading(word: str, rng: random.Random) -> Question:
 
 def _a(word: str) -> str:
     return f"{'an' if word[0] in 'aeiou' else 'a'} {world.phrase(word)}"
-
-
-def _exchanged(scene: Scene, concept: str, word: str, other: str) -> Scene:
-    if concept in THINGS:
-        return replace(
-            scene, things=tuple(replace(t, word=other) if t.word == word else t for t in scene.things)
-        )
-    slot = world.SLOTS[concept]
-    if slot in world.OF_THING:
-        return replace(scene, things=tuple(replace(t, **{slot: other}) for t in scene.things))
-    return replace(scene, **{slot: other})
 
 
 @torch.no_grad()

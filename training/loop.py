@@ -28,8 +28,14 @@ def arguments(about: str | None, minutes: float) -> argparse.ArgumentParser:
     parse.add_argument("--sprites", type=Path, required=True, help="packed by sprites.pack")
     parse.add_argument("--work", type=Path, required=True, help="folder of checkpoints and results")
     parse.add_argument("--minutes", type=float, default=minutes, help="budget over all resumed runs")
+    parse.add_argument(
+        "--until", type=float, default=1e9, help="stop after so many of the minutes; the same command goes on"
+    )
     parse.add_argument("--threads", type=int, default=torch.get_num_threads())
     parse.add_argument("--device", default="cpu")
+    parse.add_argument(
+        "--workers", type=int, default=0, help="processes that draw ahead; 0 draws in this one"
+    )
     parse.add_argument(
         "--begin", type=Path, help="trained weights to go on from where there is no checkpoint"
     )
@@ -67,15 +73,18 @@ def fit(
     floor: float = 0.0,
     every: float = 60,
     orthogonal: bool = False,
+    until: float = 1e9,
 ) -> dict[str, float]:
-    """Minimise `loss(step)["loss"]` for a number of minutes, counted over all resumed runs.
+    """Minimise `loss(step)["loss"]` for a number of minutes, counted over all resumed runs: of a core's work on a CPU, of the
+    clock elsewhere. So a run comes to the same on a machine that others use.
 
     Arguments:
         modules: what is trained, by the names their weights get in the checkpoint.
         loss: from the step's number to a loss and whatever else is worth printing; draws its own batch.
         file: the checkpoint; training goes on from it when it exists.
-        minutes: the budget of wall time over all runs.
+        minutes: the budget over all runs.
         floor: the share of `lr` that is left at the end.
+        until: stop after so many of the minutes; the schedule stays that of all of them.
         orthogonal: train matrices and convolutions with Muon (Jordan et al., 2024), the rest with AdamW.
 
     Returns:
@@ -91,9 +100,10 @@ def fit(
     spent = (
         _restore(file, parameters, optimizers, averaged) if file.exists() else {"minutes": 0.0, "steps": 0}
     )
-    saved = shown = begun = time.monotonic()
+    now = time.thread_time if next(iter(parameters.values())).device.type == "cpu" else time.monotonic
+    saved = shown = begun = now()
     before, step, sums, count = spent["minutes"], int(spent["steps"]), {}, 0
-    while (elapsed := before + (time.monotonic() - begun) / 60) < minutes:
+    while (elapsed := before + (now() - begun) / 60) < min(minutes, until):
         share = elapsed / minutes
         terms = loss(step)
         terms["loss"].backward()
@@ -104,16 +114,16 @@ def fit(
             averaged.update(step)
         for name, value in terms.items():
             sums[name] = sums.get(name, 0.0) + float(value.detach())
-        now = time.monotonic()
-        if now - shown > 20:
+        at = now()
+        if at - shown > 20:
             means = "  ".join(f"{n} {v / count:.4f}" for n, v in sums.items())
             print(
-                f"{elapsed:7.1f} min  step {step}  {batch * count / (now - shown):.0f}/s  {means}",
+                f"{elapsed:7.1f} min  step {step}  {batch * count / (at - shown):.0f}/s  {means}",
                 file=sys.stderr,
                 flush=True,
             )
-            shown, sums, count = now, {}, 0
-        if now - saved > every:
+            shown, sums, count = at, {}, 0
+        if at - saved > every:
             _save(
                 file,
                 parameters,
@@ -121,7 +131,7 @@ def fit(
                 averaged,
                 {"minutes": elapsed, "steps": step, "samples": step * batch},
             )
-            saved = now
+            saved = at
     spent = {"minutes": elapsed, "steps": step, "samples": step * batch}
     _save(file, parameters, optimizers, averaged, spent)
     return spent

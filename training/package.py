@@ -53,7 +53,8 @@ def card(work: Path) -> dict:
     }
     return measured | {
         "samples": denoiser.get("samples"), "minutes": denoiser.get("minutes"), "device": "CPU, 2 cores", "preset": denoiser.get("preset"),
-        "rare": denoiser.get("rare"), "minutes_of": minutes, "samples_of": samples, "autoencoder_psnr": read("autoencoder").get("psnr"),
+        "rare": denoiser.get("rare"), "autoencoder_psnr_busy": read("autoencoder").get("psnr_busy"), "effect": read("effect"),
+        "trained_with": {k: denoiser.get(k) for k in ("shape", "rule", "disagree", "everywhere")}, "minutes_of": minutes, "samples_of": samples, "autoencoder_psnr": read("autoencoder").get("psnr"),
         "scored": [concept for concept, share in measured.get("judge", {}).items() if share >= SURE],
         "concepts": len(CONCEPTS), "words": sum(map(len, CONCEPTS.values())), "two_sense_words": len(world.two_sense()),
     }  # fmt: skip

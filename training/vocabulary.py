@@ -11,7 +11,18 @@ References:
 
 from __future__ import annotations
 
-__all__ = ["ATTRIBUTES", "COLORS", "CONCEPTS", "OTHER", "PATTERNS", "RARE", "THINGS", "phrase", "plural"]
+__all__ = [
+    "ATTRIBUTES",
+    "COLORS",
+    "CONCEPTS",
+    "INK",
+    "OTHER",
+    "PATTERNS",
+    "RARE",
+    "THINGS",
+    "phrase",
+    "plural",
+]
 
 # concept -> {word: emoji short names}; a word that is not a noun of its own gets one from `phrase`.
 THINGS: dict[str, dict[str, str]] = {
@@ -92,6 +103,12 @@ COLORS: dict[str, tuple[int, int, int]] = {
     "brown": (125, 75, 35),
 }  # fmt: skip
 
+# The colour of what is drawn here, where none is said.
+INK: dict[str, str] = {
+    "circle": "blue", "square": "blue", "triangle": "blue", "hexagon": "blue", "diamond": "blue", "star": "yellow", "heart": "red",
+    "letter": "black", "digit": "black", "Greek": "black", "punctuation": "black",
+}  # fmt: skip
+
 PATTERNS = ("striped", "polka-dot", "checkered", "wavy", "zigzag")
 
 # concept -> words that change how a thing or its surroundings are drawn
@@ -145,7 +162,7 @@ _PHRASES = {
 _PLURALS = {
     "mouse": "mice", "fish": "fish", "man": "men", "woman": "women", "church": "churches", "bus": "buses",
     "watch": "watches", "peach": "peaches", "broccoli": "broccoli", "cactus": "cacti", "dress": "dresses", "cherry": "cherries",
-    "computer mouse": "computer mice", "baby": "babies", "factory": "factories", "wrench": "wrenches", "tooth": "teeth", "punctuation mark": "punctuation marks",
+    "computer mouse": "computer mice", "baby": "babies", "butterfly": "butterflies", "factory": "factories", "wrench": "wrenches", "tooth": "teeth", "punctuation mark": "punctuation marks",
 }  # fmt: skip
 
 

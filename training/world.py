@@ -1,9 +1,10 @@
 """The emoji world: scenes that know their own truth, the captions that tell of them, and their 64×64 drawings.
 
-A `Scene` is one or two things with their attributes and what surrounds them. `caption` says it in words, `truth` says which word
+A `Scene` is up to four things with their attributes and what surrounds them. `caption` says it in words, `truth` says which word
 of which concept it shows, `draw` (in `drawing.py`) paints it. Everything is drawn from the generator that is passed in.
 
-Combinations in `held_out` (a colour with a thing, a thing beside a thing) never appear in training; reports use them.
+Combinations in `held_out` (a colour with a thing, a thing beside a thing) and in `rare_held_out` (a thing with a two-sense word in
+its rare sense) never appear in training; reports use them.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import random
 import zlib
 from dataclasses import dataclass, replace
+from itertools import combinations
 
 from vocabulary import ATTRIBUTES, COLORS, CONCEPTS, PATTERNS, RARE, THINGS, phrase, plural
 
@@ -19,8 +21,11 @@ __all__ = [
     "Thing",
     "caption",
     "counterfactual",
+    "exchanged",
     "held_out",
+    "rare_held_out",
     "sample",
+    "several",
     "showing",
     "truth",
     "two_sense",
@@ -46,6 +51,8 @@ SLOTS = {
     "Time of Day": "time", "Lighting Conditions": "light",
 }  # fmt: skip
 OF_THING = ("color", "pattern", "material", "texture")
+WAYS = ("adjective", "hyphen", "color")  # of telling a colour; rare senses are told as ordinary colours are
+RARE_SEEN = 6  # of twelve things, how many training shows with a given rare colour or pattern
 
 
 @dataclass(frozen=True)
@@ -61,7 +68,7 @@ class Thing:
 
 @dataclass(frozen=True)
 class Scene:
-    """Up to two things and their surroundings. `things` may be empty: then the place, weather or time is the picture."""
+    """Up to four things and their surroundings. `things` may be empty: then the place, weather or time is the picture."""
 
     things: tuple[Thing, ...]
     count: str | None = None
@@ -76,6 +83,11 @@ class Scene:
 def held_out(*words: str) -> bool:
     """Whether training never shows this combination (one in twelve)."""
     return zlib.crc32("+".join(sorted(words)).encode()) % 12 == 0
+
+
+def rare_held_out(word: str, noun: str) -> bool:
+    """Whether training never shows this thing with this two-sense word in its rare sense (six of twelve things)."""
+    return zlib.crc32(f"rare+{word}+{noun}".encode()) % 12 >= RARE_SEEN
 
 
 def two_sense() -> dict[str, str]:
@@ -100,20 +112,24 @@ def truth(scene: Scene) -> dict[str, set[str]]:
 
 
 def sample(
-    rng: random.Random, rare: float = 0.01, bare: float = 0.08, even: float = 0.0
+    rng: random.Random, rare: float = 0.02, bare: float = 0.08, even: float = 0.0, more: float = 0.0
 ) -> tuple[Scene, str]:
     """A training scene and its caption.
 
     Arguments:
         rng: Decides everything.
-        rare: Share of scenes with a two-sense word in its rare sense.
+        rare: Share of scenes with a two-sense word in its rare sense (0.02: 12 % of the captions that have such a word).
         bare: Share of captions that are one word.
         even: Share of scenes made to show a concept, all concepts equally often.
+        more: Share of scenes that are made to have several things or a count.
     """
     while True:
         if rng.random() < even:
             concept = rng.choice(list(CONCEPTS))
             scene = showing(concept, rng.choice(CONCEPTS[concept]), rng)
+        elif rng.random() < more:
+            counted = Scene((Thing(rng.choice(NOUNS)),), count=rng.choice(ATTRIBUTES["Counting"]))
+            scene = counted if rng.random() < 0.4 else several(rng, rng.choice((2, 2, 3, 4)))
         else:
             scene = _rare_scene(rng) if rng.random() < rare else _scene(rng)
         if not _is_held_out(scene):
@@ -124,16 +140,16 @@ def sample(
 
 
 def _is_held_out(scene: Scene) -> bool:
-    pair = len(scene.things) == 2 and held_out(*(t.word for t in scene.things))
-    return pair or any(t.color in COLORS and held_out(t.color, t.word) for t in scene.things)
+    beside = any(held_out(a.word, b.word) for a, b in combinations(scene.things, 2))
+    return beside or any(t.color in COLORS and held_out(t.color, t.word) for t in scene.things)
 
 
 def _scene(rng: random.Random) -> Scene:
     kind = rng.random()
-    if kind < 0.16:
-        return _pair(rng)
+    if kind < 0.24:
+        return several(rng, 2 if kind < 0.16 else 3 if kind < 0.21 else 4)
     surroundings = _surroundings(rng)
-    if kind < 0.22 and any(surroundings.values()):
+    if kind < 0.30 and any(surroundings.values()):
         return Scene(things=(), **surroundings)
     style = rng.choice(ATTRIBUTES["Image Style"]) if rng.random() < 0.25 else None
     if style in PRINTED:
@@ -143,15 +159,16 @@ def _scene(rng: random.Random) -> Scene:
     return Scene(
         things=(Thing(rng.choice(NOUNS), **surface),),
         size=rng.choice(ATTRIBUTES["Size"]) if amount < 0.12 else None,
-        count=rng.choice(ATTRIBUTES["Counting"]) if amount > 0.88 else None,
+        count=rng.choice(ATTRIBUTES["Counting"]) if amount > 0.84 else None,
         style=style,
         **surroundings,
     )
 
 
-def _pair(rng: random.Random) -> Scene:
-    words = rng.sample(NOUNS, 2)
-    colors = rng.sample(list(COLORS), 2) if rng.random() < 0.5 else (None, None)
+def several(rng: random.Random, count: int) -> Scene:
+    """A scene of some different things, each with a colour in half of the cases."""
+    words = rng.sample(NOUNS, count)
+    colors = rng.sample(list(COLORS), count) if rng.random() < 0.5 else (None,) * count
     return Scene(things=tuple(Thing(w, color=c) for w, c in zip(words, colors, strict=True)))
 
 
@@ -182,7 +199,7 @@ def _rare_scene(rng: random.Random) -> Scene:
     word, concept = rng.choice(list(two_sense().items()))
     if concept == "Other":
         return Scene(things=(Thing(RARE["Other"][word]),))
-    other = rng.choice([n for n in NOUNS if n != word and not held_out("rare", word, n)])
+    other = rng.choice([n for n in NOUNS if n != word and not rare_held_out(word, n)])
     return Scene(things=(Thing(other, **{SLOTS[concept]: word}),))
 
 
@@ -204,7 +221,8 @@ def showing(concept: str, word: str, rng: random.Random, plain: bool = True) -> 
 
 def caption(scene: Scene, rng: random.Random) -> str:
     """One of the ways of telling a scene; every attribute it has is told."""
-    nouns = " and ".join(_noun_phrase(t, scene.size, scene.count, rng) for t in scene.things)
+    briefly = len(scene.things) > 2  # so that a caption fits into the reader's tokens
+    nouns = _listed([_noun_phrase(t, scene.size, scene.count, rng, briefly) for t in scene.things])
     around = [_around(scene, rng)]
     if not nouns:
         bare = next(w for w in (scene.place, scene.weather, scene.time, scene.light) if w)
@@ -227,7 +245,13 @@ def caption(scene: Scene, rng: random.Random) -> str:
     return " ".join(" ".join([frame.format(nouns), *around]).split())
 
 
-def _noun_phrase(thing: Thing, size: str | None, count: str | None, rng: random.Random) -> str:
+def _listed(phrases: list[str]) -> str:
+    return " and ".join(", ".join(phrases).rsplit(", ", 1))
+
+
+def _noun_phrase(
+    thing: Thing, size: str | None, count: str | None, rng: random.Random, briefly: bool = False
+) -> str:
     noun = phrase(thing.word)
     if count and count != "one":
         noun = plural(noun)
@@ -235,7 +259,7 @@ def _noun_phrase(thing: Thing, size: str | None, count: str | None, rng: random.
     if size:
         before.append(size)
     if thing.color:
-        _place_color(thing.color, before, after, rng)
+        _place_color(thing.color, before, after, "adjective" if briefly else rng.choices(WAYS, (2, 1, 1))[0])
     if thing.texture:
         before.append(thing.texture)
     if thing.pattern:
@@ -253,11 +277,7 @@ def _noun_phrase(thing: Thing, size: str | None, count: str | None, rng: random.
     return " ".join([article, words, *after]).strip()
 
 
-def _place_color(color: str, before: list[str], after: list[str], rng: random.Random) -> None:
-    if color in COLORS:
-        way = rng.choices(("adjective", "hyphen", "color"), (8, 1, 1))[0]
-    else:  # the rare sense says that it is a colour two times in three
-        way = rng.choice(("adjective", "hyphen", "color"))
+def _place_color(color: str, before: list[str], after: list[str], way: str) -> None:
     if way == "color":
         after.append(f"in {color} color")
     else:
@@ -281,23 +301,43 @@ def _one_word(scene: Scene, rng: random.Random) -> str | None:
     return rng.choice(words) if words else None
 
 
-def counterfactual(scene: Scene, rng: random.Random) -> Scene:
-    """The same scene with one of its words exchanged for a sibling of the same concept: what a judge must tell apart."""
+def counterfactual(scene: Scene, rng: random.Random, near: float = 0.0) -> Scene:
+    """The same scene with one of its words exchanged for a sibling of the same concept: what a judge must tell apart.
+
+    With chance `near` a harder one, where there is one: two things exchange their colours, or the count is one off.
+    """
+    if rng.random() < near and (other := _nearest(scene, rng)):
+        return other
     options = [(c, w) for c, ws in truth(scene).items() for w in sorted(ws)]
     if not options:
         return scene
     concept, word = rng.choice(sorted(options))
-    other = rng.choice([w for w in CONCEPTS[concept] if w != word])
+    return exchanged(scene, concept, word, rng.choice([w for w in CONCEPTS[concept] if w != word]))
+
+
+def _nearest(scene: Scene, rng: random.Random) -> Scene | None:
+    if scene.count:
+        number = COUNTS[scene.count] + rng.choice((-1, 1))
+        number = {0: 2, 7: 5}.get(number, number)
+        return replace(scene, count=ATTRIBUTES["Counting"][number - 1])
+    if len(scene.things) > 1 and all(t.color for t in scene.things):
+        colors = [t.color for t in scene.things]
+        a, b = rng.sample(range(len(colors)), 2)
+        colors[a], colors[b] = colors[b], colors[a]
+        return replace(
+            scene, things=tuple(replace(t, color=c) for t, c in zip(scene.things, colors, strict=True))
+        )
+    return None
+
+
+def exchanged(scene: Scene, concept: str, word: str, other: str) -> Scene:
+    """The scene with a word of a concept exchanged for another."""
     if concept in THINGS:
         return replace(
             scene, things=tuple(replace(t, word=other) if t.word == word else t for t in scene.things)
         )
     slot = SLOTS[concept]
     if slot in OF_THING:
-        return replace(
-            scene,
-            things=tuple(
-                replace(t, **{slot: other}) if getattr(t, slot) == word else t for t in scene.things
-            ),
-        )
+        things = tuple(replace(t, **{slot: other}) if getattr(t, slot) == word else t for t in scene.things)
+        return replace(scene, things=things)
     return replace(scene, **{slot: other})

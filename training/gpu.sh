@@ -1,0 +1,29 @@
+#!/bin/sh
+# The whole model on an accelerator within some minutes, by one command; nothing is fetched.
+#
+#     gpu.sh MINUTES OUT [DEVICE] [PRESET]      for example   sh training/gpu.sh 9 "$OUT"      or, to try it,  gpu.sh 2 /tmp/out cpu tiny
+#
+# Needs training/build/sprites.npz, and diffusers: installed, or as a wheel in training/build/*.whl. Trains autoencoder (a fifth of
+# the time), reader (a tenth) and denoiser (the rest) with all cores drawing, prints the effect table, and leaves the pipeline in
+# OUT/model as parts of at most 15 MiB (join: cat OUT/parts/FILE.* > FILE). Parts that lie in training/build/parts are not trained
+# again: vae and patches.safetensors, text_encoder and tokenizer.
+set -eu
+minutes=$1 out=$2 device=${3:-cuda} preset=${4:-gpu}
+cd "$(dirname "$0")"
+python=${PYTHON:-python3} cores=$(nproc) work=$out/work
+mkdir -p "$work" "$out/parts"
+$python -c "import diffusers" 2> /dev/null || $python -m pip install -q --no-deps --no-index build/*.whl
+[ -d build/parts ] && cp -r build/parts/. "$work/"
+[ "$device" = cpu ] && workers=0 threads=1 || { workers=$((cores - 1)); threads=4; }
+run="--sprites build/sprites.npz --work $work --device $device --workers $workers --threads $threads"
+part() { awk "BEGIN { print $minutes * $1 }"; }
+
+[ -d "$work/vae" ] || $python autoencoder.py $run --minutes "$(part 0.2)" --batch "${BATCH_AUTOENCODER:-128}"
+[ -d "$work/text_encoder" ] || $python clip.py reader $run --minutes "$(part 0.1)" --batch "${BATCH_READER:-512}"
+$python denoiser.py $run --minutes "$(part "${SHARE:-0.6}")" --preset "$preset" ${DENOISER:-}
+(cd "$work/model" && find . -type f | while read -r file; do
+  split -b 15M -d "$file" "$out/parts/$(echo "${file#./}" | tr / +)."
+done)
+PYTHONPATH=${HEADWISE:-../src} $python effect.py --model "$work/model" --out "$out/effect.json" --threads "$cores" ${EFFECT:-}
+cp "$work"/*.json "$out/"
+rm -rf "$work"
