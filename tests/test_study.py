@@ -101,7 +101,7 @@ def test_what_cannot_be_made_is_refused(tmp_path):
     weakening = tmp_path / "weakening"
     draw(weakening, ("most relevant 0016",), ["a red car"])
     Scores.empty({"order": ("most",), "k": (0,)}, {}).save(weakening / "scores.safetensors")
-    with pytest.raises(UnreadableStudy, match="a run of weakening"):
+    with pytest.raises(UnreadableStudy, match="a run that asks nothing of people"):
         make_study(weakening)
     unknown = draw(tmp_path / "unknown", ("plain", "adjust"), ["a word nobody knows"])
     Scores.empty({"method": ("plain", "adjust"), "seed": (0,), "prompt": (0,)}, {}).save(
