@@ -10,6 +10,7 @@ then cost little beside the denoiser, and a picture is seen eight times, each ti
 
 from __future__ import annotations
 
+import argparse
 import json
 import random
 from functools import partial
@@ -102,7 +103,7 @@ def save(parts: Path, denoiser: nn.Module, averaged: loop.Averaged, folder: Path
     pipe.save_pretrained(folder, safe_serialization=True)
 
 
-def options() -> object:
+def options() -> argparse.Namespace:
     """The options of this training."""
     parse = loop.arguments(__doc__, minutes=90)
     parse.add_argument(
@@ -134,18 +135,22 @@ def options() -> object:
     return given
 
 
+def begun(given: argparse.Namespace, wider: float) -> nn.Module:
+    """The denoiser to train: a new one, or that of the pipeline at `--begin`."""
+    model = build(given.shape, wider)
+    if not given.begin:
+        return model
+    folder = given.begin / ("transformer" if given.shape == "dit" else "unet")
+    return type(model).from_pretrained(folder, dtype=torch.float32)
+
+
 def main() -> None:
     """Train (or go on training) and save the pipeline under `--work`/model."""
     given = options()
     preset = PRESETS[given.preset] | ({"batch": given.batch} if given.batch else {})
     torch.set_num_threads(given.threads)
     torch.manual_seed(31)
-    model = build(given.shape, preset["wider"])
-    if given.begin:
-        model = type(model).from_pretrained(
-            given.begin / ("transformer" if given.shape == "dit" else "unet"), dtype=torch.float32
-        )
-    model = model.train().to(given.device)
+    model = begun(given, preset["wider"]).train().to(given.device)
     averaged = loop.Averaged(model)
     alphas = scheduler().alphas_cumprod.to(given.device)
     pool = Pool(given.parts, preset["pool"], given.device)

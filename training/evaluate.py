@@ -204,8 +204,8 @@ def misread(
     return found, [(q.prompt, p) for q, p in zip(asked, drawn, strict=True)]
 
 
-def main() -> None:
-    """Print what was asked for, and write it as JSON beside the checkpoint."""
+def options() -> argparse.Namespace:
+    """The options of the command."""
     parse = argparse.ArgumentParser(description=__doc__)
     parse.add_argument("--sprites", type=Path, required=True)
     parse.add_argument("--work", type=Path, required=True)
@@ -222,7 +222,12 @@ def main() -> None:
     parse.add_argument("--guidance", type=float, default=5.0)
     parse.add_argument("--threads", type=int, default=2)
     parse.add_argument("--dtype", default="float32", help="bfloat16 draws nearly twice as fast on some CPUs")
-    given = parse.parse_args()
+    return parse.parse_args()
+
+
+def main() -> None:
+    """Print what was asked for, and write it as JSON beside the checkpoint."""
+    given = options()
     torch.set_num_threads(given.threads)
     painter = Painter(sprites.load(given.sprites))
     judge = judging.similarity(

@@ -90,12 +90,8 @@ def fit(
     Returns:
         minutes, steps and samples spent so far.
     """
-    parameters = {
-        f"{m}.{n}": p
-        for m, module in modules.items()
-        for n, p in module.named_parameters()
-        if p.requires_grad
-    }
+    named = {f"{m}.{n}": p for m, module in modules.items() for n, p in module.named_parameters()}
+    parameters = {name: p for name, p in named.items() if p.requires_grad}
     optimizers = Optimizers(parameters, lr, weight_decay, orthogonal)
     spent = (
         _restore(file, parameters, optimizers, averaged) if file.exists() else {"minutes": 0.0, "steps": 0}
@@ -115,22 +111,14 @@ def fit(
         for name, value in terms.items():
             sums[name] = sums.get(name, 0.0) + float(value.detach())
         at = now()
+        spent = {"minutes": elapsed, "steps": step, "samples": step * batch}
         if at - shown > 20:
             means = "  ".join(f"{n} {v / count:.4f}" for n, v in sums.items())
-            print(
-                f"{elapsed:7.1f} min  step {step}  {batch * count / (at - shown):.0f}/s  {means}",
-                file=sys.stderr,
-                flush=True,
-            )
+            speed = batch * count / (at - shown)
+            print(f"{elapsed:7.1f} min  step {step}  {speed:.0f}/s  {means}", file=sys.stderr, flush=True)
             shown, sums, count = at, {}, 0
         if at - saved > every:
-            _save(
-                file,
-                parameters,
-                optimizers,
-                averaged,
-                {"minutes": elapsed, "steps": step, "samples": step * batch},
-            )
+            _save(file, parameters, optimizers, averaged, spent)
             saved = at
     spent = {"minutes": elapsed, "steps": step, "samples": step * batch}
     _save(file, parameters, optimizers, averaged, spent)

@@ -30,7 +30,7 @@ from headwise.runs.folder import Progress, ProgressCallback, RunFolder
 from headwise.runs.shards import batches, format_ranges, subrange
 from headwise.runs.workers import Job, Keep
 
-__all__ = ["finished", "measure", "settings_of"]
+__all__ = ["measure", "save_relevance", "settings_of"]
 
 CHUNK = 32  # pictures that a worker counts at a time, where several share a run
 
@@ -62,7 +62,7 @@ def measure(
     Args:
         pipe: The user's pipeline, which is left as it was; or workers, which share the work (runs/ray.py).
         concepts: The concepts that heads choose between.
-        pictures: How many pictures to generate at most. A finished run may be called again with more.
+        pictures: How many pictures to generate at most. A save_relevance run may be called again with more.
         numbers: Which of them to count here, such as `range(500, 1000)`, where others count the rest.
         prompts: A list, a text file with one per line, or None for the package's own; picture i has prompt i.
         latents: Unit noise of every picture; generated from the seed if None.
@@ -106,21 +106,21 @@ def _count(
     with RunFolder(out, job.nothing.settings, job.nothing, "votes", task.pictures, job.versions) as folder:
         _require_among(folder, wanted)
         if _enough(folder.so_far, len(wanted), task.until):
-            return finished(folder)
+            return save_relevance(folder)
         with (
             closing(job.parts(folder, wanted, task.batch_size, **options)) as parts,
-            Progress(folder, len(wanted), every, progress, _reliability) as done,
+            Progress(folder, len(wanted), every, progress, _reliability) as counting,
         ):
             for votes in parts:
-                done(votes)
-                if _enough(done.so_far, len(wanted), task.until):
+                counting(votes)
+                if _enough(counting.so_far, len(wanted), task.until):
                     break
-        return finished(folder)
+        return save_relevance(folder)
 
 
 @dataclass(frozen=True)
 class _Measurement:
-    """What every pipeline that takes part in a measurement is to do, here or at a worker's place."""
+    """What every pipeline that takes part in a measurement is to do, here or in a worker."""
 
     concepts: ConceptSet
     prompts: tuple[str, ...] | None
@@ -186,7 +186,7 @@ class _VoteCounter:
             keep(f"{number:05d}", image, texts[number % len(texts)])
 
 
-def finished(folder: RunFolder[Votes]) -> Relevance:
+def save_relevance(folder: RunFolder[Votes]) -> Relevance:
     """The relevance of all votes so far, which is saved beside them."""
     relevance = Relevance.from_votes(folder.so_far)
     relevance = replace(

@@ -225,9 +225,9 @@ def _write(out: Path, shards: list[ShardFile], summed: _Sum) -> Merged:
             for picture in sorted((shard.path.parent / "pictures").glob("*.png")):
                 folder.keep_file(picture.name, picture.read_bytes())
         if isinstance(total, Votes):
-            from headwise.measuring.measure import finished  # which loads diffusers
+            from headwise.measuring.measure import save_relevance  # which loads diffusers
 
-            finished(folder)
+            save_relevance(folder)
     return Merged(out / folder.name, len(shards), len(total), tuple(summed.missing))
 
 

@@ -29,9 +29,9 @@ from headwise.measuring.measure import CHUNK
 from headwise.measuring.probe import ConceptProbe
 from headwise.measuring.votes import Votes
 from headwise.model.attention import hooked
-from headwise.model.device import memory_of
 from headwise.model.generate import generate
 from headwise.model.heads import HeadMap, denoiser_of
+from headwise.model.memory import memory_of
 from headwise.model.pipelines import model_name, quiet
 from headwise.runs.schedule import chunks_of
 from headwise.runs.shards import batches

@@ -198,6 +198,10 @@ class ConceptProbe(Hook):
             )
         call.encode_text(reading, self.tokens.embeddings, rows)
 
+    def attention(self, query: Tensor, key: Tensor, words: PackedWords) -> Tensor:
+        """The attention of each head to each concept's word, pooled by the mean over tokens."""
+        return attention_to(query, key, words)
+
     def _vote(self, site: Site, query: Tensor, keys: Float[Tensor, "pictures heads all_tokens dim"]) -> None:
         """The concept that each head prefers, of each sample of words at this layer."""
         votes = []
@@ -205,7 +209,7 @@ class ConceptProbe(Hook):
             key = torch.stack(
                 [of_picture[:, tokens] for of_picture, tokens in zip(keys, words.tokens, strict=True)]
             )
-            votes.append(preferred(attention_to(query, key, words)))
+            votes.append(preferred(self.attention(query, key, words)))
         self.votes[site.layer] = torch.stack(votes, 1)
 
     def _samples(self, call: DenoiserCall) -> Int[np.ndarray, "pictures samples layers concepts"]:

@@ -5,12 +5,14 @@
     pipelines   loading a pipeline, and what only its insides can answer
     generate    image i of seed s, the same in any batch
     sites       what a hook receives: the layer, the denoiser call, the rows of the batch
+    inputs      what the arguments of a denoiser call hold
     hooks       `Hook`, the whole protocol on one screen
     attention   `hooked`, the one way into a pipeline
     intercept   one layer's attention, computed by the hooks
     steps       latents between denoiser calls, changed by the hooks
     replacing   what is replaced in a pipeline meanwhile, and put back
-    device      how much memory a pipeline holds
+    memory      how much memory a pipeline holds
 
-Nothing outside this package knows how diffusers works inside.
+Other packages reach into a pipeline through these modules; the few that need more are listed in
+tests/test_layers.py.
 """

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from headwise.errors import HookMisuse, LayerNotReached
 from headwise.model.heads import HeadMap, denoiser_of, wrapped_denoiser_of
 from headwise.model.hooks import as_hook, overrides
+from headwise.model.inputs import crop_latents, grid_of, latents_in, least_side, rows_of
 from headwise.model.intercept import Intercept
 from headwise.model.pipelines import text_segments
 from headwise.model.replacing import (
@@ -32,18 +33,7 @@ from headwise.model.replacing import (
     replace_call,
     replace_forward,
 )
-from headwise.model.sites import (
-    AttentionHook,
-    DenoiserCall,
-    PipelineCall,
-    Site,
-    crop_latents,
-    grid_of,
-    latents_in,
-    layer_grid,
-    least_side,
-    rows_of,
-)
+from headwise.model.sites import AttentionHook, DenoiserCall, PipelineCall, Site, layer_grid
 from headwise.model.steps import FirstCall, add_after_step, moved_start, require_steps
 
 __all__ = ["hooked"]
@@ -105,9 +95,11 @@ class _Hooked:
         self.denoiser = denoiser_of(pipe)
         self.head_map = HeadMap.of(self.denoiser)
         self.shared = _shared.setdefault(self.denoiser, _Shared())
-        self.call: PipelineCall | None = None
-        self.direct = PipelineCall((), 0, text_segments(pipe))  # denoiser calls outside any pipeline call
-        self.now = self.now_prompted = DenoiserCall()
+        self.pipeline_call: PipelineCall | None = None
+        self.outside_pipeline = PipelineCall(
+            (), 0, text_segments(pipe)
+        )  # denoiser calls outside any pipeline call
+        self.denoiser_call = self.prompted_call = DenoiserCall()
         self.prompted = True  # until a pipeline says that a call is the unconditional one
         self.completed, self.reached = 0, [False] * len(self.head_map)
         self.undo: list[Undo] = []
@@ -174,7 +166,7 @@ class _Hooked:
         """One call of the pipeline, whose latents hooks may change."""
         named = inspect.BoundArguments(arguments.signature, arguments.arguments.copy())  # type: ignore[arg-type]
         named.apply_defaults()
-        outer, self.call = self.call, PipelineCall.of(self.pipe, named.arguments)
+        outer, self.pipeline_call = self.pipeline_call, PipelineCall.of(self.pipe, named.arguments)
         try:
             if any(overrides(hook, "before_first_step") for hook in self.hooks) and not self.shared.beginning:
                 self.shared.beginning = self
@@ -185,10 +177,10 @@ class _Hooked:
                 if latents is not None:
                     arguments.arguments["latents"] = latents
             if any(overrides(hook, "after_step") for hook in self.hooks):
-                add_after_step(self.hooks, lambda: self.now_prompted, arguments)
+                add_after_step(self.hooks, lambda: self.prompted_call, arguments)
             return run(*arguments.args, **arguments.kwargs)
         finally:
-            self.call = outer
+            self.pipeline_call = outer
 
     def _begin(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
         """Note what a denoiser call holds, before it is made."""
@@ -196,17 +188,17 @@ class _Hooked:
             return  # a call that another context will stop
         inputs = inspect.signature(self.denoiser.forward).bind_partial(*args, **kwargs).arguments
         inputs |= inputs.pop("kwargs", {})
-        call = self.call or self.direct
-        self.now = self._denoiser_call(inputs, call)
+        call = self.pipeline_call or self.outside_pipeline
+        self.denoiser_call = self._describe(inputs, call)
         if self.shared.beginning is self:
-            raise FirstCall(self.now)
+            raise FirstCall(self.denoiser_call)
         if self.prompted:
-            self.now_prompted = self.now
+            self.prompted_call = self.denoiser_call
         call.steps += self.prompted
         for hook in self.hooks:
-            hook.prepare(self.now)
+            hook.prepare(self.denoiser_call)
 
-    def _denoiser_call(self, inputs: dict[str, Any], call: PipelineCall) -> DenoiserCall:
+    def _describe(self, inputs: dict[str, Any], call: PipelineCall) -> DenoiserCall:
         latents = inputs[latents_in(inputs)]
         rows = latents.shape[0]
         pictures = rows // 2 if self._guided() else rows
@@ -217,7 +209,7 @@ class _Hooked:
             )
         names = ("encoder_hidden_states", "encoder_hidden_states_t5")
         texts = [inputs[name] for name in names if isinstance(inputs.get(name), Tensor)]
-        now = DenoiserCall(
+        described = DenoiserCall(
             step=call.steps if self.prompted else max(0, call.steps - 1),
             steps=self._steps(),
             rows=rows,
@@ -232,9 +224,9 @@ class _Hooked:
             prompted=self.prompted,
             scheduler=getattr(self.pipe, "scheduler", None),
         )
-        now.rerun = functools.partial(self._rerun, now, inputs)
-        now.encode_text = functools.partial(self._encode_text, now, inputs)
-        return now
+        described.rerun = functools.partial(self._rerun, described, inputs)
+        described.encode_text = functools.partial(self._encode_text, described, inputs)
+        return described
 
     def _rerun(
         self,
@@ -269,16 +261,16 @@ class _Hooked:
     @contextmanager
     def _side_pass(self, hook: AttentionHook, call: DenoiserCall) -> Iterator[None]:
         """The denoiser run beside its calls, with one hook; its own forward, which counts no step."""
-        before, outer = (self.now, self.hooks), self.shared.in_side_pass
-        self.now, self.hooks, self.shared.in_side_pass = call, (as_hook(hook),), self
+        before, outer = (self.denoiser_call, self.hooks), self.shared.in_side_pass
+        self.denoiser_call, self.hooks, self.shared.in_side_pass = call, (as_hook(hook),), self
         try:
             yield
         finally:
-            (self.now, self.hooks), self.shared.in_side_pass = before, outer
+            (self.denoiser_call, self.hooks), self.shared.in_side_pass = before, outer
 
     def _steps(self) -> int:
         """How many denoiser calls this pipeline call will make, as far as the pipeline says."""
-        if self.call is None:
+        if self.pipeline_call is None:
             return 0
         timesteps = getattr(getattr(self.pipe, "scheduler", None), "timesteps", ())
         return getattr(self.pipe, "num_timesteps", None) or len(timesteps)
@@ -286,7 +278,7 @@ class _Hooked:
     def _finish(self, module: nn.Module, args: tuple, output: Any) -> None:
         self.completed += 1
         for hook in self.hooks:
-            hook.finish(self.now)
+            hook.finish(self.denoiser_call)
 
     def _wrapped(self, index: int, kind: str, module: nn.Module, forward: Callable) -> Callable:
         """The forward of layer `index`, or of the self-attention beside it, with hooks at its attention."""
@@ -296,7 +288,7 @@ class _Hooked:
             if self.shared.in_side_pass is not None and self.shared.in_side_pass is not self:
                 return forward(*args, **kwargs)
             site_of = functools.partial(self._site, index, module)
-            intercept = Intercept(self.hooks, self.now, module, kind, site_of)
+            intercept = Intercept(self.hooks, self.denoiser_call, module, kind, site_of)
             with intercept:
                 output = forward(*args, **kwargs)
             if not intercept.met:
@@ -313,30 +305,30 @@ class _Hooked:
 
     def _site(self, index: int, module: nn.Module, kind: str, pixels: int, text: slice) -> Site:
         """Where layer `index` stands in the denoiser call under way."""
-        layer, now = self.head_map.layers[index], self.now
+        layer, call = self.head_map.layers[index], self.denoiser_call
         patch = getattr(self.denoiser.config, "patch_size", None) or 1
-        height, width = layer_grid(layer.address, (now.grid[0] // patch, now.grid[1] // patch), pixels)
+        height, width = layer_grid(layer.address, (call.grid[0] // patch, call.grid[1] // patch), pixels)
         return Site(
             layer=index,
             address=layer.address,
             heads=layer.heads,
             kind=kind,
             text=text,
-            conditional=now.conditional,
-            picture=tuple(row % now.pictures for row in range(now.rows)),
+            conditional=call.conditional,
+            picture=tuple(row % call.pictures for row in range(call.rows)),
             height=height,
             width=width,
             module=module,
-            call=now,
+            call=call,
         )
 
     def _guided(self) -> bool:
         """Is the first half of the batch unconditional? Read anew at each call, as callbacks may end it."""
-        if self.call is None or not self.prompted:
+        if self.pipeline_call is None or not self.prompted:
             return False
         guided = getattr(self.pipe, "do_classifier_free_guidance", None)
         if guided is None:  # FLUX gets its guidance as a number
-            guided = self.call.guidance_scale > 1 and "guidance_embeds" not in self.denoiser.config
+            guided = self.pipeline_call.guidance_scale > 1 and "guidance_embeds" not in self.denoiser.config
         return bool(guided)
 
 

@@ -144,7 +144,7 @@ def text_first(module: Any) -> bool:
 
 
 def _kind_of(module: Any) -> Literal["cross", "joint"] | None:
-    """How an attention module reads text; None if it does not, or is no attention module."""
+    """How an attention module reads text; None if it does not, or if it is something else."""
     if not (hasattr(module, "heads") and hasattr(module, "processor")):
         return None
     processor = type(module.processor).__name__

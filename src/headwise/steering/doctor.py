@@ -16,9 +16,9 @@ from torch import Tensor
 from headwise.errors import HeadwiseError
 from headwise.measuring.plan import work_seconds
 from headwise.model.attention import hooked
-from headwise.model.device import memory_of
 from headwise.model.generate import generate
 from headwise.model.heads import HeadMap, denoiser_of, wrapped_denoiser_of
+from headwise.model.memory import memory_of
 from headwise.model.pipelines import model_name, quiet
 from headwise.model.sites import Attend, Site
 from headwise.runs.folder import versions

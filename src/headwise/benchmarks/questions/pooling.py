@@ -11,9 +11,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from headwise.measuring.concepts import ConceptSet
-from headwise.measuring.probe import ConceptProbe, preferred, token_attention
+from headwise.measuring.probe import ConceptProbe, token_attention
 from headwise.measuring.word_samples import PackedWords
-from headwise.model.sites import Site
 
 __all__ = ["POOLS", "Pool", "PooledProbe", "pooled"]
 
@@ -35,26 +34,22 @@ class PooledProbe(ConceptProbe):
         super().__init__(pipe, concepts, seed, samples_per_call=samples_per_call)
         self.pool = pool
 
-    def _vote(self, site: Site, query: Tensor, keys: Float[Tensor, "pictures heads all_tokens dim"]) -> None:
-        votes = []
-        for shown in self.packed[site.layer]:
-            chosen = zip(keys, shown.tokens, strict=True)
-            key = torch.stack([of_picture[:, tokens] for of_picture, tokens in chosen])
-            votes.append(preferred(pooled(token_attention(query, key, shown), shown, self.pool)))
-        self.votes[site.layer] = torch.stack(votes, 1)
+    def attention(self, query: Tensor, key: Tensor, words: PackedWords) -> Tensor:
+        """The attention to each concept's word, pooled as asked."""
+        return pooled(token_attention(query, key, words), words, self.pool)
 
 
 def pooled(
-    attention: Float[Tensor, "pictures heads concepts word_tokens"], shown: PackedWords, pool: Pool
+    attention: Float[Tensor, "pictures heads concepts word_tokens"], words: PackedWords, pool: Pool
 ) -> Float[Tensor, "pictures heads concepts"]:
     """Attention to each word.
 
     Args:
         attention: To each token of each concept's word.
-        shown: Which tokens belong to the word, and their weight in the mean.
+        words: Which tokens belong to the word, and their weight in the mean.
         pool: How they are pooled.
     """
-    share = shown.token_weight[:, None]
+    share = words.token_weight[:, None]
     there = share > 0
     if pool == "mean":
         return (attention * share).sum(-1)
