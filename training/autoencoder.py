@@ -189,7 +189,7 @@ def main() -> None:
     def loss(step: int) -> dict[str, Tensor]:
         x = scaled(supply(step)).to(given.device)
         z = encoded(found, x)
-        with torch.autocast(x.device.type, torch.bfloat16):
+        with loop.half(x.device.type):
             y = model.decoder(z + 0.03 * torch.randn_like(z)).float()
         dx, dy = (x - y).diff(dim=-1).abs().mean(), (x - y).diff(dim=-2).abs().mean()
         error, square = (x - y).abs().mean(), (x - y).square().mean()

@@ -170,7 +170,7 @@ def main() -> None:
     def loss(step: int) -> dict[str, Tensor]:
         x, captions, twins, shown = supply(step)
         x = scaled(x) if reads else _disturbed(scaled(x), step)
-        with torch.autocast(given.device, torch.bfloat16):
+        with loop.half(given.device):
             looked = model.vision_model(pixel_values=x.to(given.device)).pooler_output
             seen, read = model.visual_projection(looked), heads(looked)
             ids = encode(tokenizer, captions + twins).to(given.device)

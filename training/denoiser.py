@@ -87,7 +87,7 @@ class Pool:
         without = torch.rand(size, 1, generator=generator) < 0.1
         ids = torch.where(without.to(self.device), self.silent, self.ids[rows].long())
         ends = ids == self.tokenizer.eos_token_id
-        with torch.autocast(self.device, torch.bfloat16):
+        with loop.half(self.device):
             states = self.reader(ids).last_hidden_state.float()
         states = torch.where(ends[..., None], self.empty, states)
         spoken = ~ends | (ends.cumsum(1) == 1)
@@ -178,7 +178,7 @@ def main() -> None:
         noise = torch.randn(x.shape, generator=generator, device=x.device)
         a, b = alphas[t].sqrt()[:, None, None, None], (1 - alphas[t]).sqrt()[:, None, None, None]
         # heads this narrow run faster without the fused kernel on a CPU
-        with sdpa_kernel(SDPBackend.MATH), torch.autocast(given.device, torch.bfloat16):
+        with sdpa_kernel(SDPBackend.MATH), loop.half(given.device):
             v = denoised(denoise, a * x + b * noise, t, states, spoken).float()
         square = (v - (a * noise - b * x)).square().mean()
         if not ears.compares:
