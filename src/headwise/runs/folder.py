@@ -23,7 +23,7 @@ from headwise.files import write_whole
 from headwise.pictures import save_picture
 from headwise.runs.locks import hold
 
-__all__ = ["Countable", "Progress", "ProgressCallback", "RunFolder", "all_versions", "versions"]  # fmt: skip
+__all__ = ["Countable", "Progress", "ProgressCallback", "RunFolder", "all_versions", "versions"]
 
 ProgressCallback = bool | Callable[[int, int], None]
 """A bar on stderr or none; or a function that is called with how many are done and how many there will be."""

@@ -16,17 +16,9 @@ from typing import NamedTuple
 from headwise.errors import HeadwiseError
 
 __all__ = [
-    "MergedRanges",
-    "Ranges",
-    "Shard",
-    "subrange",
-    "batches",
-    "merge_ranges",
-    "subtract",
-    "ranges_of",
-    "format_ranges",
-    "shard_of",
-]
+    "MergedRanges", "Ranges", "Shard", "subrange", "batches", "merge_ranges", "subtract", "ranges_of",
+    "format_ranges", "shard_of",
+]  # fmt: skip
 
 Ranges = tuple[tuple[int, int], ...]  # half-open, in order, none touching the next
 
