@@ -43,8 +43,7 @@ Concepts = Annotated[
     typer.Option("--concepts", "-c", help="'paper34', 'emoji', or a TOML file; by default the model's own."),
 ]
 Cases = Annotated[
-    str | None,
-    typer.Option(help="'emoji', 'paper' or a TOML file of prompts; by default the model's own."),
+    str | None, typer.Option(help="'emoji', 'paper' or a TOML file of prompts; by default the model's own.")
 ]
 Senses = Annotated[
     str | None,

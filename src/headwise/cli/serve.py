@@ -19,8 +19,7 @@ def serve(
         "runs"
     ),
     host: Annotated[
-        str,
-        typer.Option(help="Address to listen at; a token is required for any but this machine's own."),
+        str, typer.Option(help="Address to listen at; a token is required for any but this machine's own.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 is any free port.")] = 7860,
     token: Annotated[

@@ -87,10 +87,7 @@ def _launched(environment: Mapping[str, str]) -> Shard:
                 "for 64 shards, counted from 0."
             )
         return Shard((task - first) // step, tasks)
-    launchers = (
-        (number("RANK"), number("WORLD_SIZE")),
-        (number("SLURM_PROCID"), number("SLURM_NTASKS")),
-    )
+    launchers = ((number("RANK"), number("WORLD_SIZE")), (number("SLURM_PROCID"), number("SLURM_NTASKS")))
     for i, n in launchers:
         if i is not None and n is not None and 0 <= i < n:
             return Shard(i, n)
