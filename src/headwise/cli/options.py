@@ -101,14 +101,19 @@ class Measured(Model):
 
     relevance_file: RelevanceFile = None
 
-    def relevance(self) -> "Relevance":
-        """Of the file or folder given, else the built-in model's own, else of runs/<model>."""
+    def measured_file(self, runs: Path = Path("runs")) -> Path:
+        """The file or folder given, else the built-in model's own file, else that of runs/<model>."""
         from headwise import emoji
-        from headwise.measuring.relevance import Relevance
 
         if self.relevance_file is None and self.defaults.built_in:
-            return Relevance.load(emoji.RELEVANCE)
-        return Relevance.load(file_of(self.relevance_file or Path("runs") / Path(self.name).name))
+            return emoji.RELEVANCE
+        return file_of(self.relevance_file or runs / Path(self.name).name)
+
+    def relevance(self) -> "Relevance":
+        """What the file holds."""
+        from headwise.measuring.relevance import Relevance
+
+        return Relevance.load(self.measured_file())
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from headwise.cli.options import Judge, Measured, file_of
-from headwise.errors import HeadwiseError
+from headwise.cli.options import Judge, Measured
+from headwise.errors import UnreadableFile
 
 __all__ = ["serve"]
 
@@ -50,10 +50,16 @@ def serve(
 
     rules = rules_for(host, token, allow_host or ())
     defaults = model.defaults
+    try:
+        relevance = model.measured_file(runs)
+    except UnreadableFile:
+        if model.relevance_file is not None:
+            raise
+        relevance = None  # it can be measured on the page
     session = ModelSession(
         model.name,
         model.load,
-        relevance=_relevance_file(model, runs),
+        relevance=relevance,
         judge=judge or (defaults.judge if defaults.built_in else None),
         steps=defaults.steps,
         guidance_scale=defaults.guidance_scale,
@@ -64,20 +70,6 @@ def serve(
     if rules.token and not token:
         print("The token is new at every start; give one with --token to keep it.", file=sys.stderr)
     http.serve(make_app(Service(session, RunStore(runs)), rules), listening)
-
-
-def _relevance_file(model: Measured, runs: Path) -> Path | None:
-    """The file given, the built-in model's own, or that of runs/<model>; None if there is none."""
-    from headwise import emoji
-
-    if model.relevance_file is not None:
-        return file_of(model.relevance_file)
-    if model.defaults.built_in:
-        return emoji.RELEVANCE
-    try:
-        return file_of(runs / Path(model.name).name)
-    except HeadwiseError:
-        return None  # it can be measured on the page
 
 
 def _address(host: Any, port: Any) -> str:
