@@ -111,9 +111,9 @@ def _suggest(program: _Program, request: Suggest, setting: Setting) -> None:
 def _edit(program: _Program, request: Edit, setting: Setting) -> None:
     program.write("ways = ", calls.edit_hooks(request, measured=setting.relevance is not None))
     if request.picture is not None:
-        side = "(pipe.vae_scale_factor * pipe.unet.config.sample_size,) * 2"
         uploaded = call("pictures.read_picture", "picture.png")
-        program.write("picture = ", call("pictures.fitted", uploaded, Name(side)))
+        size = call("model.generate.image_size", Name("pipe"))
+        program.write("picture = ", call("pictures.fitted", uploaded, size))
         program.write("inverted = ", calls.invert(request))
     program.write("for name, hook in ways.items():")
     program.write("    source, edited = ", calls.edit(request), "" if request.picture else "[0]")
