@@ -41,7 +41,7 @@ def serve(
       headwise serve --model ./my-model --relevance runs/my-model --port 8000
       headwise serve --host 0.0.0.0
     """
-    from headwise import http
+    from headwise import serving
     from headwise.web.app import make_app
     from headwise.web.run_store import RunStore
     from headwise.web.security import rules_for
@@ -64,12 +64,12 @@ def serve(
         steps=defaults.steps,
         guidance_scale=defaults.guidance_scale,
     )
-    listening = http.listen(host, port)
+    listening = serving.listen(host, port)
     address = _address(*listening.getsockname()[:2])
     print(f"Open {address}/" + (f"?token={rules.token}" if rules.token else ""), flush=True)
     if rules.token and not token:
         print("The token is new at every start; give one with --token to keep it.", file=sys.stderr)
-    http.serve(make_app(Service(session, RunStore(runs)), rules), listening)
+    serving.serve(make_app(Service(session, RunStore(runs)), rules), listening)
 
 
 def _address(host: Any, port: Any) -> str:
