@@ -232,10 +232,10 @@ class Progress(Generic[Counted]):
     def __enter__(self) -> "Progress[Counted]":
         return self
 
-    def __call__(self, part: Counted) -> None:
+    def __call__(self, batch: Counted) -> None:
         """Add one more batch."""
         before = len(self.so_far)
-        self.so_far = self.so_far + part
+        self.so_far = self.so_far + batch
         self.bar.update(len(self.so_far) - before)
         if time.monotonic() - self.saved >= self.every:
             self.folder.checkpoint(self.so_far)

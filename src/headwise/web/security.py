@@ -233,9 +233,9 @@ def _refuse(status: int, sentence: str) -> Response:
 
 
 async def _body(receive: Receive) -> bytes:
-    parts, more = [], True
+    chunks, more = [], True
     while more:
         message = await receive()
-        parts.append(message.get("body", b""))
+        chunks.append(message.get("body", b""))
         more = message.get("more_body", False)
-    return b"".join(parts)
+    return b"".join(chunks)

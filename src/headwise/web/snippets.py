@@ -181,8 +181,8 @@ def _command(request: Any, setting: Setting) -> tuple[str, list[str], dict[str, 
                 {"--pictures": 1, "--seed": request.seed, **_sampling(request)},
             )
         case Generate():
-            made = calls.compare(request, {}, request.pictures)
-            return "generate", [request.prompt], options | _options(made.kwargs)
+            compared = calls.compare(request, {}, request.pictures)
+            return "generate", [request.prompt], options | _options(compared.kwargs)
         case Strip():
             options["--strengths"] = ",".join(f"{strength:g}" for strength in request.strengths)
             return "generate", [request.prompt], options | _options(calls.compare(request, {}, 1).kwargs)
