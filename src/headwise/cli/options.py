@@ -1,6 +1,6 @@
 """The options that commands share: each is declared once, in a group that commands take as one parameter.
 
-    def weaken(concept: Concept, model: Measured = Measured(), sampling: Sampling = Sampling(20)) -> None: ...
+    def weaken(model: Measured = Measured(), sampling: Sampling = Sampling(20)) -> None: ...
 
     app.command()(grouped(weaken))
 
