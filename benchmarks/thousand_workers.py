@@ -37,7 +37,7 @@ from headwise.measuring.official import head_map_of
 from headwise.measuring.votes import Votes
 from headwise.runs.folder import Progress, RunFolder
 from headwise.runs.schedule import chunks_of
-from headwise.runs.workers import Result, WorkerLost, parts
+from headwise.runs.workers import Result, WorkerLost, collect
 
 CALLS = 50
 SETTINGS = {"model": "played", "seed": 0}
@@ -194,7 +194,10 @@ def simulate(count: int, pictures: int, seconds: float, hours: float, starting: 
     started = time.perf_counter()
     memory: list[float] = []
     with TemporaryDirectory() as out, RunFolder(out, SETTINGS, nothing, total=pictures) as folder:
-        with closing(parts(workers, chunks, folder)) as coming, Progress(folder, pictures, 10, False) as done:
+        with (
+            closing(collect(workers, chunks, folder)) as coming,
+            Progress(folder, pictures, 10, False) as done,
+        ):
             for number, part in enumerate(coming):
                 done(part)
                 if number % 100 == 0:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conftest import BUILD
-from headwise.model.generate import generate, generator_for, latents_for
+from headwise.model.generate import generate, generator_for, image_size, latents_for
 from headwise.runs.shards import batches
 
 GOLDEN = [-0.0416, -1.3566, 0.7037, -0.4608]
@@ -27,6 +27,13 @@ def test_latents_have_the_models_size_or_the_pictures(sd):
     assert latents_for(sd, 0, 0).shape == (4, 8, 8)
     assert latents_for(sd, 0, 0, height=16, width=24).shape == (4, 8, 12)
     assert torch.equal(latents_for(sd, 3, 4), torch.randn(4, 8, 8, generator=generator_for(3, 4)))
+
+
+def test_the_size_of_the_models_images(pipe, sd):
+    (image,) = generate(pipe, ["a red dog"], 0, [0], output_type="pil", num_inference_steps=1)
+    assert image_size(pipe) == image.size
+    sd.unet.register_to_config(sample_size=(8, 12))  # height, width
+    assert image_size(sd) == (12 * sd.vae_scale_factor, 8 * sd.vae_scale_factor)
 
 
 @given(st.integers(0, 50), st.integers(0, 50), st.integers(1, 9), st.lists(st.integers(0, 50), max_size=4))

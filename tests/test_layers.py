@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1] / "src" / "headwise"
-GROUND = ("errors", "files", "intervals", "pictures", "http", "emoji")
+GROUND = ("errors", "files", "intervals", "pictures", "serving", "emoji")
 ORDER = (
     "model", "runs", "measuring", "steering", "editing", "editing.baselines", "benchmarks",
     "benchmarks.questions", "report", "study", "web", "cli",
@@ -38,7 +38,7 @@ ALONE = {
     "Ray": ({"ray"}, {"runs.ray"}),
     "HTTP servers": (
         {"fastapi", "starlette", "uvicorn", "http.server"},
-        {"web", "study.server", "http"},
+        {"web", "study.server", "serving"},
     ),
     "the terminal": ({"typer", "rich", "print()"}, {"cli"}),
     "tensors": ({"torch"}, {*ORDER, "emoji"} - {"runs", "report", "study"}),

@@ -85,6 +85,24 @@ def test_without_fastapi_the_install_line_is_told(run, monkeypatch):
     assert code == 2 and "pip install 'headwise[web]'" in " ".join(err.split())
 
 
+def test_serve_begins_without_a_measurement_but_not_without_the_file_it_was_given(run, tmp_path, monkeypatch):
+    def file_at_start(*options):
+        apps = []
+        monkeypatch.setattr("headwise.serving.serve", lambda app, listening: apps.append((app, listening)))
+        code, _, err = run("serve", "--model", "./mine", "--port", "0", *options)
+        assert code == 0, err
+        apps[0][1].close()
+        return apps[0][0].state.service.session.file
+
+    monkeypatch.chdir(tmp_path)
+    assert file_at_start() is None
+    code, _, err = run("serve", "--model", "./mine", "--port", "0", "--relevance", "none.safetensors")
+    assert code == 2 and "There is no none.safetensors" in err
+    (tmp_path / "other" / "mine").mkdir(parents=True)
+    (tmp_path / "other" / "mine" / "relevance.safetensors").touch()
+    assert file_at_start("--runs", "other").as_posix() == "other/mine/relevance.safetensors"
+
+
 def test_words_with_their_tokens_and_what_an_edit_changes(page):
     found = page.post("/api/words", json={"prompt": "a red frog"}).json()["words"]
     assert [(word["text"], word["concepts"]) for word in found] == [

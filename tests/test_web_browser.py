@@ -21,7 +21,7 @@ pytest.importorskip("fastapi", reason="the page is an extra: pip install 'headwi
 
 import uvicorn
 
-from headwise.http import listen
+from headwise.serving import listen
 from headwise.web.app import make_app
 from headwise.web.security import Rules
 

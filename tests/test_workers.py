@@ -89,7 +89,7 @@ class Counting:
     def __init__(self, pipe):
         pass
 
-    def parts(self, missing, so_far, keep):
+    def counts(self, missing, so_far, keep):
         for numbers in missing:
             yield counted(numbers)
 

@@ -5,29 +5,11 @@ line prints the sentence and leaves with exit code 2.
 """
 
 __all__ = [
-    "BadStrength",
-    "HeadMapMismatch",
-    "HeadwiseError",
-    "HookMisuse",
-    "LayerNotReached",
-    "MissingExtra",
-    "ModelNotLoaded",
-    "NotFinite",
-    "PictureCountedTwice",
-    "PicturesMissing",
-    "PromptsNotAlike",
-    "RunMismatch",
-    "UnknownConcept",
-    "UnreadableConcepts",
-    "UnreadableFile",
-    "UnreadablePrompts",
-    "UnreadableStudy",
-    "UnwritableFolder",
-    "VotesMismatch",
-    "WordNotInPrompt",
-    "WordWithoutTokens",
-    "WorkersDied",
-]
+    "BadStrength", "HeadMapMismatch", "HeadwiseError", "HookMisuse", "LayerNotReached", "MissingExtra",
+    "ModelNotLoaded", "NotFinite", "PictureCountedTwice", "PicturesMissing", "PromptsNotAlike", "RunMismatch",
+    "UnknownConcept", "UnreadableConcepts", "UnreadableFile", "UnreadablePrompts", "UnreadableStudy",
+    "UnwritableFolder", "VotesMismatch", "WordNotInPrompt", "WordWithoutTokens", "WorkersDied",
+]  # fmt: skip
 
 
 class HeadwiseError(Exception):

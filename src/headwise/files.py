@@ -20,15 +20,9 @@ from safetensors.numpy import load, save
 from headwise.errors import UnreadableFile, UnwritableFolder
 
 __all__ = [
-    "Header",
-    "deserialise",
-    "read_arrays",
-    "read_header",
-    "read_whole",
-    "serialise",
-    "write_arrays",
+    "Header", "deserialise", "read_arrays", "read_header", "read_whole", "serialise", "write_arrays",
     "write_whole",
-]
+]  # fmt: skip
 
 FORMAT = 1
 

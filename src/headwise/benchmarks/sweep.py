@@ -205,10 +205,10 @@ def run_sweep(
     share = max(1, min(together, -(-len(wanted) // job.size)))  # of one worker, where that is less
     with RunFolder(out, nothing.settings, nothing, "scores", None, job.versions, kind) as folder:
         with (
-            closing(job.parts(folder, wanted, share)) as parts,
+            closing(job.count_missing(folder, wanted, share)) as counts,
             Progress(folder, nothing.values[..., wanted].size, checkpoint_every, progress) as done,
         ):
-            for scores in parts:
+            for scores in counts:
                 done(scores)
         return folder.so_far
 
@@ -233,7 +233,7 @@ class _ScoreCounter:
         self.sweep, self.pipe, self.keeps = sweep, pipe, keeps
         self.nothing = Scores.empty(sweep.axes, sweep.settings)
 
-    def parts(self, missing: Sequence[range], so_far: Scores, keep: Keep) -> Generator[Scores, None, None]:
+    def counts(self, missing: Sequence[range], so_far: Scores, keep: Keep) -> Generator[Scores, None, None]:
         """The scores of each call, as it is done."""
         sweep, kept = self.sweep, set[ImageName]()
         numbers = [number for numbers in missing for number in numbers]

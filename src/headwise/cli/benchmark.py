@@ -28,6 +28,7 @@ from headwise.cli.options import (
 from headwise.cli.output import print_report, table
 from headwise.cli.running import resumable, running
 from headwise.cli.steer import weakening_json
+from headwise.editing.baselines.table import OFFERED
 from headwise.errors import HeadwiseError
 
 __all__ = ["editing", "estimators", "multi_concept", "polysemy", "questions", "scales", "weakening"]
@@ -141,8 +142,7 @@ def editing(
 ) -> None:
     """Which way of editing shows the target best, and keeps the source best?
 
-    Prompt-to-prompt, plain and by relevance, beside SDEdit, Plug-and-Play, MasaCtrl and free-prompt editing.
-    If run again, it goes on where it stopped.
+    Compares prompt-to-prompt by relevance with {}. If run again, it goes on where it stopped.
 
     \b
     Examples:
@@ -167,6 +167,9 @@ def editing(
             intervals["n"] = n
     means_table = _means_table("attribute", numbers, metrics)
     print_report(sweep.out, {"attributes": numbers}, sweep.as_json, means_table)
+
+
+editing.__doc__ = (editing.__doc__ or "").format(", ".join(method.title for method in OFFERED.values()))
 
 
 def multi_concept(
@@ -229,8 +232,7 @@ def scales(
     edits = edit_pairs(pairs or defaults.pairs, count)
     prompts = {edit.attribute: eval_prompts(cases or defaults.cases, edit.attribute, count) for edit in edits}
     sources = (prompts, polysemy_prompts(senses or defaults.cases), edits)
-    options = sweep.settings | {"scales": scale or SCALES}
-    pipe = model.load()
+    pipe, options = model.load(), sweep.settings | {"scales": scale or SCALES}
     with resumable(sweep.out):
         scorer = scorer_of(judge, model)
         result = benchmark_scales(pipe, relevance, *sources, scorer, sweep.out, **options)

@@ -45,7 +45,8 @@ def compare(
     """Report how far two measurements agree on the heads of each concept.
 
     Rank correlation over heads, for each concept, beside the highest that the two could reach, and how many
-    of the ten most relevant heads they share.
+    of the ten most relevant heads they share. In Python, this is `hw.agreement`; `hw.compare` generates
+    images under several steerings, as `headwise generate` does.
 
     \b
     Examples:

@@ -151,11 +151,10 @@ def excite(
 def _inverted(pipe: Any, image: Path, source: str, inversion: str, num_inference_steps: int) -> Any:
     """The noise that generates an image; how much of the image was lost goes to stderr."""
     from headwise.editing.inversion import invert
-    from headwise.model.generate import latent_shape
+    from headwise.model.generate import image_size
     from headwise.pictures import fitted, read_picture
 
-    height, width = (side * pipe.vae_scale_factor for side in latent_shape(pipe, None, None)[1:])
-    pixels = fitted(read_picture(image), (width, height))
+    pixels = fitted(read_picture(image), image_size(pipe))
     method: Any = inversion.replace("-", " ")
     inverted = invert(pipe, pixels, source, method=method, num_inference_steps=num_inference_steps)
     print(

@@ -325,6 +325,7 @@ def _print_checkup(checkup: "Checkup", expected: dict[str, Any]) -> None:
     ]
     console().print(table("layer", "heads>", "kind", "covered", rows=layers))
     calls = f"{expected['pictures']} images of {expected['num_inference_steps']} steps"
+    cost = f"about {duration(expected['seconds'])}, {expected['memory_mb']} MB on the model's device"
     rows = {
         "model": checkup.model,
         "pipeline": ", ".join([checkup.pipeline, *checkup.features]),
@@ -332,7 +333,7 @@ def _print_checkup(checkup: "Checkup", expected: dict[str, Any]) -> None:
         "with a hook that does nothing": "equal bit for bit" if checkup.bit_exact else "DIFFERENT LATENTS",
         "with every head's attention halved": "different latents" if checkup.steered else "NOTHING CHANGED",
         "one denoiser call": f"{checkup.seconds_a_call:.3f} s",
-        f"measuring {calls}": f"about {duration(expected['seconds'])}, {expected['memory_mb']} MB of memory",
+        f"measuring {calls}": cost,
         "weights": f"{checkup.weights_mb:.0f} MB",
         "versions": ", ".join(f"{name} {number}" for name, number in checkup.versions.items()),
     }

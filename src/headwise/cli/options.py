@@ -1,6 +1,6 @@
 """The options that commands share: each is declared once, in a group that commands take as one parameter.
 
-    def weaken(concept: Concept, model: Measured = Measured(), sampling: Sampling = Sampling(20)) -> None: ...
+    def weaken(model: Measured = Measured(), sampling: Sampling = Sampling(20)) -> None: ...
 
     app.command()(grouped(weaken))
 
@@ -43,8 +43,7 @@ Concepts = Annotated[
     typer.Option("--concepts", "-c", help="'paper34', 'emoji', or a TOML file; by default the model's own."),
 ]
 Cases = Annotated[
-    str | None,
-    typer.Option(help="'emoji', 'paper' or a TOML file of prompts; by default the model's own."),
+    str | None, typer.Option(help="'emoji', 'paper' or a TOML file of prompts; by default the model's own.")
 ]
 Senses = Annotated[
     str | None,
@@ -102,14 +101,19 @@ class Measured(Model):
 
     relevance_file: RelevanceFile = None
 
-    def relevance(self) -> "Relevance":
-        """Of the file or folder given, else the built-in model's own, else of runs/<model>."""
+    def measured_file(self, runs: Path = Path("runs")) -> Path:
+        """The file or folder given, else the built-in model's own file, else that of runs/<model>."""
         from headwise import emoji
-        from headwise.measuring.relevance import Relevance
 
         if self.relevance_file is None and self.defaults.built_in:
-            return Relevance.load(emoji.RELEVANCE)
-        return Relevance.load(file_of(self.relevance_file or Path("runs") / Path(self.name).name))
+            return emoji.RELEVANCE
+        return file_of(self.relevance_file or runs / Path(self.name).name)
+
+    def relevance(self) -> "Relevance":
+        """What the file holds."""
+        from headwise.measuring.relevance import Relevance
+
+        return Relevance.load(self.measured_file())
 
 
 @dataclass(frozen=True)

@@ -42,22 +42,22 @@ def console() -> Console:
 
 def table(*columns: str, rows: Iterable[Sequence[str]] = ()) -> Table:
     """A table; a column whose name ends in > is aligned to the right."""
-    made = Table(box=None, pad_edge=False, header_style="bold")
+    grid = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
-        made.add_column(
+        grid.add_column(
             column.rstrip(">"), justify="right" if column.endswith(">") else "left", overflow="fold"
         )
     for row in rows:
-        made.add_row(*row)
-    return made
+        grid.add_row(*row)
+    return grid
 
 
 def print_rows(rows: Iterable[tuple[object, object]]) -> None:
     """Print pairs of name and value, one per line."""
-    made = Table(box=None, pad_edge=False, show_header=False)
+    grid = Table(box=None, pad_edge=False, show_header=False)
     for name, value in rows:
-        made.add_row(f"{name}", f"{value}")
-    console().print(made)
+        grid.add_row(f"{name}", f"{value}")
+    console().print(grid)
 
 
 def print_files(files: Sequence[Path], as_json: bool) -> None:

@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from headwise.cli.options import Judge, Measured, file_of
-from headwise.errors import HeadwiseError
+from headwise.cli.options import Judge, Measured
+from headwise.errors import UnreadableFile
 
 __all__ = ["serve"]
 
@@ -19,8 +19,7 @@ def serve(
         "runs"
     ),
     host: Annotated[
-        str,
-        typer.Option(help="Address to listen at; a token is required for any but this machine's own."),
+        str, typer.Option(help="Address to listen at; a token is required for any but this machine's own.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 is any free port.")] = 7860,
     token: Annotated[
@@ -42,7 +41,7 @@ def serve(
       headwise serve --model ./my-model --relevance runs/my-model --port 8000
       headwise serve --host 0.0.0.0
     """
-    from headwise import http
+    from headwise import serving
     from headwise.web.app import make_app
     from headwise.web.run_store import RunStore
     from headwise.web.security import rules_for
@@ -51,34 +50,26 @@ def serve(
 
     rules = rules_for(host, token, allow_host or ())
     defaults = model.defaults
+    try:
+        relevance = model.measured_file(runs)
+    except UnreadableFile:
+        if model.relevance_file is not None:
+            raise
+        relevance = None  # it can be measured on the page
     session = ModelSession(
         model.name,
         model.load,
-        relevance=_relevance_file(model, runs),
+        relevance=relevance,
         judge=judge or (defaults.judge if defaults.built_in else None),
         steps=defaults.steps,
         guidance_scale=defaults.guidance_scale,
     )
-    listening = http.listen(host, port)
+    listening = serving.listen(host, port)
     address = _address(*listening.getsockname()[:2])
     print(f"Open {address}/" + (f"?token={rules.token}" if rules.token else ""), flush=True)
     if rules.token and not token:
         print("The token is new at every start; give one with --token to keep it.", file=sys.stderr)
-    http.serve(make_app(Service(session, RunStore(runs)), rules), listening)
-
-
-def _relevance_file(model: Measured, runs: Path) -> Path | None:
-    """The file given, the built-in model's own, or that of runs/<model>; None if there is none."""
-    from headwise import emoji
-
-    if model.relevance_file is not None:
-        return file_of(model.relevance_file)
-    if model.defaults.built_in:
-        return emoji.RELEVANCE
-    try:
-        return file_of(runs / Path(model.name).name)
-    except HeadwiseError:
-        return None  # it can be measured on the page
+    serving.serve(make_app(Service(session, RunStore(runs)), rules), listening)
 
 
 def _address(host: Any, port: Any) -> str:

@@ -202,12 +202,12 @@ def _print_tables(results: Any, groups: bool) -> None:
     ]
     share, kappa = ("answer", "share (95 %)>", "of>", "over cases (95 %)>"), "Fleiss' kappa (95 %)>"
     counts = ("wins>", "losses>", "ties>", "p>", "Holm>")
-    for made in (
+    for results_table in (
         table("question", "group", "shown", *share, rows=rates),
         table("question", "group", "first : second", "unit", *counts, rows=tests),
         table("question", "shown", "items>", "ratings>", kappa, rows=agreement),
     ):
-        console().print("\n", made, sep="")
+        console().print("\n", results_table, sep="")
 
 
 def _versus(shown: tuple[str, ...]) -> str:

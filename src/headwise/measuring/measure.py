@@ -108,10 +108,10 @@ def _count(
         if _enough(folder.so_far, len(wanted), task.until):
             return save_relevance(folder)
         with (
-            closing(job.parts(folder, wanted, task.batch_size, **options)) as parts,
+            closing(job.count_missing(folder, wanted, task.batch_size, **options)) as counts,
             Progress(folder, len(wanted), every, progress, _reliability) as counting,
         ):
-            for votes in parts:
+            for votes in counts:
                 counting(votes)
                 if _enough(counting.so_far, len(wanted), task.until):
                     break
@@ -165,7 +165,7 @@ class _VoteCounter:
         self.nothing = Votes.empty(HeadMap.of(pipe), task.concepts, settings)
         self.probe: ConceptProbe | None = None
 
-    def parts(self, missing: Sequence[range], so_far: Votes, keep: Keep) -> Generator[Votes, None, None]:
+    def counts(self, missing: Sequence[range], so_far: Votes, keep: Keep) -> Generator[Votes, None, None]:
         """The votes of each batch, as it is done."""
         task, settings = self.task, self.nothing.settings
         self.probe = probe = self.probe or ConceptProbe(

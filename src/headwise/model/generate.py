@@ -17,8 +17,8 @@ from torch import Tensor
 from headwise.model.heads import denoiser_of
 
 __all__ = [
-    "Key", "generate", "generate_keys", "generator_for", "generators_of",
-    "latent_shape", "latents_for", "start_of",
+    "Key", "generate", "generate_keys", "generator_for", "generators_of", "image_size", "latent_shape",
+    "latents_for", "start_of",
 ]  # fmt: skip
 
 Key = int | tuple[int, int]  # (seed, picture); a seed s alone means (s, 0)
@@ -138,6 +138,12 @@ def latent_shape(pipe: Any, height: int | None, width: int | None) -> tuple[int,
         height // factor if height else size[0],
         width // factor if width else size[1],
     )
+
+
+def image_size(pipe: Any) -> tuple[int, int]:
+    """Width and height, in pixels, of the images that a model generates where no size is asked for."""
+    _, height, width = latent_shape(pipe, None, None)
+    return width * pipe.vae_scale_factor, height * pipe.vae_scale_factor
 
 
 def _packs(pipe: Any) -> bool:

@@ -16,13 +16,8 @@ from headwise.errors import HookMisuse
 from headwise.model.hooks import Hook
 
 __all__ = [
-    "Undo",
-    "prepared_by",
-    "register_feature",
-    "replace_cache_context",
-    "replace_call",
-    "replace_forward",
-]
+    "Undo", "prepared_by", "register_feature", "replace_cache_context", "replace_call", "replace_forward",
+]  # fmt: skip
 
 Undo = Callable[[], str | None]  # returns the address where something else had been put meanwhile
 

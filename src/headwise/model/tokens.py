@@ -15,14 +15,8 @@ from typing import Any, NamedTuple
 from headwise.errors import WordNotInPrompt
 
 __all__ = [
-    "TextSegment",
-    "Word",
-    "positions_in",
-    "split_words",
-    "token_positions",
-    "word_positions",
-    "words_of",
-]
+    "TextSegment", "Word", "positions_in", "split_words", "token_positions", "word_positions", "words_of",
+]  # fmt: skip
 
 
 class TextSegment(NamedTuple):

@@ -13,15 +13,7 @@ from headwise.intervals import Interval
 from headwise.measuring.agreement import Agreement
 from headwise.report.style import ACCENT, GREY, INK, SEQUENTIAL, Figure, canvas, matplotlib, name_concepts
 
-__all__ = [
-    "agreements",
-    "intervals",
-    "lines",
-    "rates",
-    "tradeoff",
-    "weakening_areas",
-    "weakening_curves",
-]
+__all__ = ["agreements", "intervals", "lines", "rates", "tradeoff", "weakening_areas", "weakening_curves"]
 
 _ORDER_STYLE = {
     "most relevant": (ACCENT, "-", 2.2),

@@ -18,16 +18,9 @@ from headwise.report.style import Figure, as_svg
 from headwise.runs.image_names import ImageName
 
 __all__ = [
-    "Drawing",
-    "Page",
-    "Picture",
-    "Section",
-    "Strip",
-    "Table",
-    "pictures_of",
-    "settings_rows",
+    "Drawing", "Page", "Picture", "Section", "Strip", "Table", "pictures_of", "settings_rows",
     "strips_of_methods",
-]
+]  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -42,23 +42,10 @@ from headwise.report.style import (
 )
 
 __all__ = [
-    "agreements",
-    "as_png",
-    "as_svg",
-    "concept_similarity",
-    "convergence",
-    "correlation",
-    "heat_map",
-    "intervals",
-    "layer_means",
-    "layer_summary",
-    "lines",
-    "rates",
-    "reliability",
-    "tradeoff",
-    "weakening_areas",
-    "weakening_curves",
-]
+    "agreements", "as_png", "as_svg", "concept_similarity", "convergence", "correlation", "heat_map",
+    "intervals", "layer_means", "layer_summary", "lines", "rates", "reliability", "tradeoff",
+    "weakening_areas", "weakening_curves",
+]  # fmt: skip
 
 
 def heat_map(relevance: Relevance) -> Figure:

@@ -17,18 +17,9 @@ except ModuleNotFoundError as missing:
     ) from missing
 
 __all__ = [
-    "ACCENT",
-    "DIVERGING",
-    "GREY",
-    "INK",
-    "SEQUENTIAL",
-    "Axes",
-    "Figure",
-    "as_png",
-    "as_svg",
-    "canvas",
+    "ACCENT", "DIVERGING", "GREY", "INK", "SEQUENTIAL", "Axes", "Figure", "as_png", "as_svg", "canvas",
     "name_concepts",
-]
+]  # fmt: skip
 
 STYLE: Any = {
     "font.size": 9,

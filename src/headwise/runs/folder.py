@@ -23,7 +23,7 @@ from headwise.files import write_whole
 from headwise.pictures import save_picture
 from headwise.runs.locks import hold
 
-__all__ = ["Countable", "Progress", "ProgressCallback", "RunFolder", "all_versions", "versions"]  # fmt: skip
+__all__ = ["Countable", "Progress", "ProgressCallback", "RunFolder", "all_versions", "versions"]
 
 ProgressCallback = bool | Callable[[int, int], None]
 """A bar on stderr or none; or a function that is called with how many are done and how many there will be."""
@@ -232,10 +232,10 @@ class Progress(Generic[Counted]):
     def __enter__(self) -> "Progress[Counted]":
         return self
 
-    def __call__(self, part: Counted) -> None:
+    def __call__(self, batch: Counted) -> None:
         """Add one more batch."""
         before = len(self.so_far)
-        self.so_far = self.so_far + part
+        self.so_far = self.so_far + batch
         self.bar.update(len(self.so_far) - before)
         if time.monotonic() - self.saved >= self.every:
             self.folder.checkpoint(self.so_far)

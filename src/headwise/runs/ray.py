@@ -38,7 +38,7 @@ class RayWorkers:
     """Workers on a Ray cluster, each with a pipeline of its own; use it as a context.
 
     Args:
-        load: Makes the pipeline, at the worker's place: `partial(load_pipeline, "emoji")`.
+        load: Makes the pipeline, in the worker's process: `partial(load_pipeline, "emoji")`.
         address: Of a Ray cluster, "10.0.0.5:6379" or "ray://…:10001"; "auto" is the one that this machine
             belongs to, "local" a new one of this machine alone.
         workers: How many workers there should be. By default one for each GPU of the cluster, or for each CPU

@@ -16,17 +16,9 @@ from typing import NamedTuple
 from headwise.errors import HeadwiseError
 
 __all__ = [
-    "MergedRanges",
-    "Ranges",
-    "Shard",
-    "subrange",
-    "batches",
-    "merge_ranges",
-    "subtract",
-    "ranges_of",
-    "format_ranges",
-    "shard_of",
-]
+    "MergedRanges", "Ranges", "Shard", "subrange", "batches", "merge_ranges", "subtract", "ranges_of",
+    "format_ranges", "shard_of",
+]  # fmt: skip
 
 Ranges = tuple[tuple[int, int], ...]  # half-open, in order, none touching the next
 
@@ -95,10 +87,7 @@ def _launched(environment: Mapping[str, str]) -> Shard:
                 "for 64 shards, counted from 0."
             )
         return Shard((task - first) // step, tasks)
-    launchers = (
-        (number("RANK"), number("WORLD_SIZE")),
-        (number("SLURM_PROCID"), number("SLURM_NTASKS")),
-    )
+    launchers = ((number("RANK"), number("WORLD_SIZE")), (number("SLURM_PROCID"), number("SLURM_NTASKS")))
     for i, n in launchers:
         if i is not None and n is not None and 0 <= i < n:
             return Shard(i, n)

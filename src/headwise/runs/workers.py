@@ -6,7 +6,7 @@ r"""Tasks that one pipeline carries out, or many workers share: chunks go out, c
 
 A `Job` is a task on a pipeline or on workers; `measure` and every sweep are tasks (measuring/measure.py,
 benchmarks/sweep.py). Each chunk is counted exactly once, whichever workers die (schedule.py). The driver
-holds one count, and the parts that have just come, however many pictures there are.
+holds one count, and the results that have just come, however many pictures there are.
 
 No cluster is known here: whatever has the methods of `Workers` will do (ray.py has Ray's).
 """
@@ -23,8 +23,8 @@ from headwise.runs.schedule import ATTEMPTS, Schedule, chunks_of
 from headwise.runs.shards import batches
 
 __all__ = [
-    "Counter", "Job", "Keep", "Result", "Task", "Worker", "WorkerLost", "Workers", "are_workers", "dispatch",
-    "parts",
+    "Counter", "Job", "Keep", "Result", "Task", "Worker", "WorkerLost", "Workers", "are_workers", "collect",
+    "dispatch",
 ]  # fmt: skip
 
 Keep = Callable[[str, Any, str], None]
@@ -40,7 +40,7 @@ class Counter(Protocol):
 
     nothing: Any
 
-    def parts(self, missing: Sequence[range], so_far: Any, keep: Keep) -> Generator[Any, None, None]:
+    def counts(self, missing: Sequence[range], so_far: Any, keep: Keep) -> Generator[Any, None, None]:
         """The count of each batch, as it is done.
 
         Args:
@@ -111,7 +111,7 @@ def are_workers(pipe: Any) -> TypeGuard[Workers]:
 
 
 class Worker:
-    """What runs at a worker's place."""
+    """What each worker process runs."""
 
     def __init__(self) -> None:
         self.pipe: Any = None
@@ -141,7 +141,7 @@ class Worker:
             def keep(name: str, picture: Any, prompt: str) -> None:
                 save_picture(pictures / f"{name}.png", picture, {"prompt": prompt})
 
-            total = sum(self.counter.parts([chunk], nothing, keep), start=nothing)
+            total = sum(self.counter.counts([chunk], nothing, keep), start=nothing)
             return total.pack(), {file.name: file.read_bytes() for file in pictures.glob("*.png")}
 
 
@@ -165,7 +165,7 @@ class Job:
         self.versions = None if self.workers is None else self.workers.versions
         self.size = 1 if self.workers is None else len(self.workers)
 
-    def parts(
+    def count_missing(
         self,
         folder: RunFolder[Any],
         numbers: range,
@@ -180,7 +180,7 @@ class Job:
         Args:
             folder: What is counted already, and where kept pictures go.
             numbers: Which pictures to count.
-            together: How many of them, side by side, go into one batch at a worker's place.
+            together: How many of them, side by side, a worker generates in one batch.
             most: How many one worker gets at a time; `together` if None.
             cuts: Numbers that no batch reaches across.
             in_order: Keep back the counts of workers until those of all numbers before them have come.
@@ -188,10 +188,10 @@ class Job:
         missing = folder.so_far.left(numbers)
         if self.workers is None:
             assert self.counter is not None
-            return self.counter.parts(missing, folder.so_far, folder.keep)
+            return self.counter.counts(missing, folder.so_far, folder.keep)
         todo = batches(numbers.start, numbers.stop, together, cuts)
         chunks = chunks_of(todo, missing, len(self.workers), most or together, cuts)
-        return parts(self.workers, chunks, folder, in_order=in_order)
+        return collect(self.workers, chunks, folder, in_order=in_order)
 
 
 def dispatch(
@@ -234,7 +234,7 @@ def dispatch(
             yield early.pop(i)
 
 
-def parts(
+def collect(
     workers: Workers, chunks: Sequence[range], folder: RunFolder[Any], *, in_order: bool = False
 ) -> Generator[Any, None, None]:
     """The counts of all chunks, as `dispatch` brings them; pictures that were kept go into the folder."""

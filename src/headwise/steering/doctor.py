@@ -40,7 +40,8 @@ class Checkup:
         error: Why hooking was refused; empty if it was not.
         seconds_a_call: The seconds of one denoiser call for one picture, with both rows of guidance.
         weights_mb: The size of all weights, in MiB.
-        peak_mb: The most memory that this process has held, weights included, in MiB.
+        peak_mb: The most memory held so far, weights included, in MiB: of the denoiser's GPU, or of this
+            process where it is on none.
         versions: The versions of Python and of the packages that decide results, by name.
         pipeline: The name of the pipeline's class.
         features: What is switched on in the pipeline: see `features_of`.

@@ -168,6 +168,6 @@ def fill_in(template: str, fields: Mapping[str, str]) -> str:
     return re.sub(r"\{(\w+)\}", lambda match: fields[match[1]], template)
 
 
-def _by_toml_name(part: Question | Case) -> dict[str, Any]:
+def _by_toml_name(described: Question | Case) -> dict[str, Any]:
     """The fields of a question or case by their names in study.toml, which fingerprints are made of."""
-    return {TOML_NAMES.get(name, name): value for name, value in vars(part).items()}
+    return {TOML_NAMES.get(name, name): value for name, value in vars(described).items()}

@@ -239,7 +239,7 @@ def _compare(
 
 
 def _toml(plan: _Plan, methods: tuple[str, ...], compare: tuple[tuple[str, ...], ...], trials: int) -> str:
-    parts = [
+    lines = [
         "# The questions and pictures of a study. docs/study.md says what can stand here.",
         "",
         f"title = {_quoted(plan.title)}",
@@ -251,11 +251,11 @@ def _toml(plan: _Plan, methods: tuple[str, ...], compare: tuple[tuple[str, ...],
     for question in plan.questions:
         if any(len(group) > 2 for group in compare):
             question = replace(question, text=question.text.replace(" better?", " best?"))
-        parts += ["", "[[questions]]", *_question_lines(question, compare)]
+        lines += ["", "[[questions]]", *_question_lines(question, compare)]
     for case in plan.cases:
         pictures = {method: path for method, path in case.pictures.items() if method in methods}
-        parts += ["", "[[cases]]", *_case_lines(case, pictures)] if pictures else []
-    return "\n".join(parts) + "\n"
+        lines += ["", "[[cases]]", *_case_lines(case, pictures)] if pictures else []
+    return "\n".join(lines) + "\n"
 
 
 def _question_lines(question: Question, compare: tuple[tuple[str, ...], ...]) -> list[str]:

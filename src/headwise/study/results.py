@@ -178,9 +178,9 @@ def _missed(answer: Answer) -> bool:
     return answer.check is not None and answer.answer != answer.check
 
 
-def _participants(study: Study, answers: Answers, given: list[Answer], excluded: set[int]) -> dict[str, int]:
-    everyone, total = answers.participants(), len(trials_of(study, 0))
-    finished = [a.participant for a in given if a.trial == total - 1]
+def _participants(study: Study, store: Answers, answers: list[Answer], excluded: set[int]) -> dict[str, int]:
+    everyone, total = store.participants(), len(trials_of(study, 0))
+    finished = [a.participant for a in answers if a.trial == total - 1]
     return {
         "agreed": len(everyone),
         "finished": len(finished),

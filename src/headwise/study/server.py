@@ -28,7 +28,7 @@ try:
     from starlette.datastructures import Headers
     from starlette.types import ASGIApp, Receive, Scope, Send
 
-    from headwise import http
+    from headwise import serving
 except ModuleNotFoundError as missing:
     raise MissingExtra(
         "The rating page needs FastAPI and uvicorn, which are not installed: pip install 'headwise[web]'"
@@ -42,7 +42,7 @@ FILES = {
     "study.js": "text/javascript; charset=utf-8",
     "icon.svg": "image/svg+xml",
 }
-HEADERS = http.SECURITY_HEADERS | {
+HEADERS = serving.SECURITY_HEADERS | {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "referrer-policy": "no-referrer",  # the link is a token
@@ -147,13 +147,13 @@ def serve(app: FastAPI, host: str, port: int, ready: Callable[[str], None]) -> N
     Raises:
         HeadwiseError: The address is taken or not allowed.
     """
-    listening = http.listen(host, port)
+    listening = serving.listen(host, port)
     everywhere = host in ("0.0.0.0", "::")
     is_v6 = listening.family == socket.AF_INET6
     name = socket.gethostname() if everywhere else f"[{host}]" if is_v6 else host
     ready(f"http://{name}:{listening.getsockname()[1]}")
     with contextlib.suppress(KeyboardInterrupt):
-        http.serve(app, listening)
+        serving.serve(app, listening)
 
 
 class Guard:
@@ -166,11 +166,13 @@ class Guard:
         """Pass a request on, or refuse one that announces too large a body."""
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        send = http.with_headers(send, HEADERS)
-        if http.is_too_large(Headers(scope=scope), MAX_BODY):
-            refusal = JSONResponse({"detail": http.too_large(MAX_BODY).detail}, 413, {"connection": "close"})
+        send = serving.with_headers(send, HEADERS)
+        if serving.is_too_large(Headers(scope=scope), MAX_BODY):
+            refusal = JSONResponse(
+                {"detail": serving.too_large(MAX_BODY).detail}, 413, {"connection": "close"}
+            )
             return await refusal(scope, receive, send)
-        return await self.app(scope, http.limit_body(receive, MAX_BODY), send)
+        return await self.app(scope, serving.limit_body(receive, MAX_BODY), send)
 
 
 @files.get("/")

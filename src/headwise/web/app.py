@@ -1,7 +1,7 @@
 """The routes of the page: each parses a request, calls the service, and answers.
 
 Everything slow is a job of the service's queue. Errors of Headwise are answered with their own sentence.
-`make_app` is all that a test needs; `http.listen` and `http.serve` add the socket.
+`make_app` is all that a test needs; `serving.listen` and `serving.serve` add the socket.
 """
 
 import asyncio

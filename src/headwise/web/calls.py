@@ -10,20 +10,9 @@ from headwise.web.expressions import Call, Name, call
 from headwise.web.requests import Compose, Edit, Explore, Generate, Measure, Steering, Strip, Suggest, Weaken
 
 __all__ = [
-    "compare",
-    "edit",
-    "edit_finished",
-    "edit_hooks",
-    "excite",
-    "explore",
-    "invert",
-    "measure",
-    "sampling",
-    "spell",
-    "strip_columns",
-    "suggest",
-    "weaken",
-]
+    "compare", "edit", "edit_finished", "edit_hooks", "excite", "explore", "invert", "measure", "sampling",
+    "spell", "strip_columns", "suggest", "weaken",
+]  # fmt: skip
 
 PIPE, RELEVANCE, HOOK = Name("pipe"), Name("relevance"), Name("hook")
 SUGGESTION_STEPS = 8

@@ -85,14 +85,14 @@ def to_python(expression: Any, indent: int = 0, taken: int = 0) -> str:
 
 def imports_of(expression: Any) -> set[str]:
     """The import statements that the source needs besides `import headwise as hw`."""
-    paths = [part.function for part in _walk(expression) if isinstance(part, Call)]
+    paths = [node.function for node in _walk(expression) if isinstance(node, Call)]
     modules = [_module(path) for path in paths if not path.startswith("hw.")]
     return {f"from {module} import {name.split('.')[0]}" for module, name in modules}
 
 
 def names_in(expression: Any) -> set[str]:
     """The variables that the source needs."""
-    return {part.name for part in _walk(expression) if isinstance(part, Name)}
+    return {node.name for node in _walk(expression) if isinstance(node, Name)}
 
 
 def _items(expression: Any) -> tuple[str, list[tuple[str, Any]], str]:

@@ -13,20 +13,9 @@ from pydantic_core import PydanticCustomError
 from headwise.editing.baselines.table import OFFERED
 
 __all__ = [
-    "Compose",
-    "Drawing",
-    "Edit",
-    "Explore",
-    "Generate",
-    "Measure",
-    "Prompt",
-    "Prompts",
-    "RunName",
-    "Steering",
-    "Strip",
-    "Suggest",
-    "Weaken",
-]
+    "Compose", "Drawing", "Edit", "Explore", "Generate", "Measure", "Prompt", "Prompts", "RunName",
+    "Steering", "Strip", "Suggest", "Weaken",
+]  # fmt: skip
 
 
 def _name(text: str) -> str:

@@ -8,7 +8,7 @@ r"""Who is answered: checked before any route is reached.
 - **Session.** Every browser has one, a random cookie that scripts cannot read. Its hash is the *owner* of
   what it starts.
 
-Security headers and the limit on request bodies are those of http.py.
+Security headers and the limit on request bodies are those of serving.py.
 """
 
 import hmac
@@ -29,7 +29,7 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from headwise.errors import HeadwiseError
-from headwise.http import SECURITY_HEADERS, is_too_large, limit_body, too_large, with_headers
+from headwise.serving import SECURITY_HEADERS, is_too_large, limit_body, too_large, with_headers
 
 __all__ = ["HEADERS", "KEY", "SESSION", "Guard", "Rules", "owner_of", "rules_for"]
 
@@ -233,9 +233,9 @@ def _refuse(status: int, sentence: str) -> Response:
 
 
 async def _body(receive: Receive) -> bytes:
-    parts, more = [], True
+    chunks, more = [], True
     while more:
         message = await receive()
-        parts.append(message.get("body", b""))
+        chunks.append(message.get("body", b""))
         more = message.get("more_body", False)
-    return b"".join(parts)
+    return b"".join(chunks)

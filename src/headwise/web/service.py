@@ -234,10 +234,10 @@ class Service:
 
         checked = REQUESTS[kind].model_validate(request)
         name, run = getattr(checked, "relevance", ""), getattr(checked, "name", "")
-        own: Any = "emoji" if self.session.built_in else self.session.file
+        of_model: Any = "emoji" if self.session.built_in else self.session.file
         setting = Setting(
             self.session.model,
-            self.runs.root / name / "relevance.safetensors" if name else own,
+            self.runs.root / name / "relevance.safetensors" if name else of_model,
             self.session.judge,
             self.runs.root / run if run else Path(),
             ks_of(self.relevance(name)) if kind == "weaken" else (),

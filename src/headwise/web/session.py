@@ -104,12 +104,9 @@ class ModelSession:
             ModelNotLoaded: It is not loaded yet.
         """
         self._require_ready()
-        from headwise.model.generate import latent_shape
+        from headwise.model.generate import image_size
 
-        height, width = (
-            side * self._pipe.vae_scale_factor for side in latent_shape(self._pipe, None, None)[1:]
-        )
-        return width, height
+        return image_size(self._pipe)
 
     @property
     def pipe(self) -> Any:

@@ -111,9 +111,9 @@ def _suggest(program: _Program, request: Suggest, setting: Setting) -> None:
 def _edit(program: _Program, request: Edit, setting: Setting) -> None:
     program.write("ways = ", calls.edit_hooks(request, measured=setting.relevance is not None))
     if request.picture is not None:
-        side = "(pipe.vae_scale_factor * pipe.unet.config.sample_size,) * 2"
         uploaded = call("pictures.read_picture", "picture.png")
-        program.write("picture = ", call("pictures.fitted", uploaded, Name(side)))
+        size = call("model.generate.image_size", Name("pipe"))
+        program.write("picture = ", call("pictures.fitted", uploaded, size))
         program.write("inverted = ", calls.invert(request))
     program.write("for name, hook in ways.items():")
     program.write("    source, edited = ", calls.edit(request), "" if request.picture else "[0]")
@@ -181,8 +181,8 @@ def _command(request: Any, setting: Setting) -> tuple[str, list[str], dict[str, 
                 {"--pictures": 1, "--seed": request.seed, **_sampling(request)},
             )
         case Generate():
-            made = calls.compare(request, {}, request.pictures)
-            return "generate", [request.prompt], options | _options(made.kwargs)
+            compared = calls.compare(request, {}, request.pictures)
+            return "generate", [request.prompt], options | _options(compared.kwargs)
         case Strip():
             options["--strengths"] = ",".join(f"{strength:g}" for strength in request.strengths)
             return "generate", [request.prompt], options | _options(calls.compare(request, {}, 1).kwargs)

@@ -63,6 +63,7 @@ def with_headers(send: Send, defaults: Mapping[str, str], added: Iterable[tuple[
     """A `send` that sets the headers in `defaults` where an answer has not, and adds those in `added`."""
 
     async def send_with_headers(message: Message) -> None:
+        """Send a message, after setting the headers in the one that starts the answer."""
         if message["type"] == "http.response.start":
             headers = MutableHeaders(scope=message)
             for name, value in defaults.items():
