@@ -180,6 +180,7 @@ def _with_hook(make: MakeHook) -> Method:
     """A method that is a hook on source and target side by side."""
 
     def edited(batch: Edits) -> Images:
+        """The target's picture of each pair, generated in groups that one hook can serve."""
         images: dict[int, Any] = {}
         for group in together(batch.pairs):
             pairs, seeds = [batch.pairs[n] for n in group], [batch.seeds[n] for n in group]
@@ -209,6 +210,8 @@ def _apart(a: EditPair, b: EditPair) -> bool:
 
 
 def _baseline(baseline: Baseline) -> Method:
+    """A method that is one of the baselines."""
+
     def edited(batch: Edits) -> Images:
         sources, targets = zip(*((pair.source, pair.target) for pair in batch.pairs), strict=True)
         return baseline.edit(batch.pipe, sources, targets, batch.sources, seeds=batch.seeds, **batch.passed)
@@ -223,6 +226,8 @@ def _target_only(batch: Edits) -> Images:
 
 
 def _relevant(strength: float) -> MakeHook:
+    """Prompt-to-prompt that strengthens each target's word by the relevance of its attribute."""
+
     def make(relevance: Relevance, pairs: Sequence[EditPair]) -> PromptToPrompt:
         concepts = {pair.word: pair.attribute for pair in pairs}
         return PromptToPrompt(relevance=relevance, concepts=concepts, strength=strength)

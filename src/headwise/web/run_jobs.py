@@ -7,6 +7,7 @@ restart with the same votes or scores as an undisturbed run.
 from pathlib import Path
 from typing import Any
 
+from headwise.benchmarks.defaults import defaults_of
 from headwise.benchmarks.prompts import evaluated_concepts
 from headwise.benchmarks.results import LEAST, MOST, Weakening
 from headwise.errors import HeadwiseError
@@ -56,8 +57,8 @@ def concepts_to_weaken(session: ModelSession, relevance: Relevance) -> list[str]
     """The measured concepts that have evaluation prompts; none where no CLIP model scores the images."""
     if session.judge is None:
         return []
-    source = "emoji" if session.model == "emoji" else "paper"
-    return [name for name in evaluated_concepts(source) if name in relevance.concepts]
+    cases = defaults_of(session.model).cases
+    return [name for name in evaluated_concepts(cases) if name in relevance.concepts]
 
 
 def curves(folder: Path) -> dict[str, Any]:
