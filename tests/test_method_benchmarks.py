@@ -253,9 +253,9 @@ def test_pairs_of_a_csv(tmp_path):
 
 
 def test_refusals(sd):
-    with pytest.raises(HeadwiseError, match="expected a pair or more"):
+    with pytest.raises(HeadwiseError, match="No pair of prompts was given"):
         benchmark_editing(sd, relevance_for(sd), [], Stub())
-    with pytest.raises(HeadwiseError, match="some of: plain"):
+    with pytest.raises(HeadwiseError, match="'magic' is not a method. The methods are: plain"):
         benchmark_multi_concept(sd, relevance_for(sd), SEVERAL, Stub(), methods=["magic"])
 
 

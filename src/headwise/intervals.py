@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-__all__ = ["Interval", "bootstrap", "wilson"]
+__all__ = ["Interval", "bootstrap", "bootstrap_interval", "wilson"]
 
 Z = 1.959963984540054
 RESAMPLES = 2000
@@ -70,3 +70,12 @@ def bootstrap(
     statistics = np.stack([statistic(mean) for mean in means])
     low, high = np.quantile(statistics, [0.025, 0.975], axis=0)
     return np.asarray(statistic(cases.mean(0))), np.asarray(low), np.asarray(high)
+
+
+def bootstrap_interval(
+    cases: Float[np.ndarray, "cases *rest"],
+    statistic: Callable[[np.ndarray], np.ndarray | float],
+    seed: int = 0,
+) -> Interval:
+    """A statistic that is one number, with its interval; arguments as in `bootstrap`."""
+    return Interval(*(float(end) for end in bootstrap(cases, statistic, seed)))

@@ -14,6 +14,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from headwise import __version__
 from headwise.errors import UnreadableFile, UnwritableFolder
+from headwise.files import write_whole
 
 __all__ = [
     "beside", "fitted", "picture_in", "png_of", "read_picture", "save_columns", "save_picture", "settings_in",
@@ -36,16 +37,13 @@ def save_picture(path: str | Path, picture: Image.Image, settings: Mapping[str, 
         UnwritableFolder: The file cannot be written.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(png_of(picture, settings))
-        temporary.replace(path)
     except OSError as error:
-        temporary.unlink(missing_ok=True) if path.parent.is_dir() else None
         raise UnwritableFolder(
-            f"{path} cannot take a picture: {error.strerror or error}. Make room, or give another folder."
+            f"{path} cannot take a picture: {error.strerror}. Make room, or give another folder."
         ) from None
+    write_whole(path, png_of(picture, settings))
 
 
 def png_of(picture: Image.Image, settings: Mapping[str, Any]) -> bytes:

@@ -1,25 +1,21 @@
-r"""What a picture shows, scored: CLIP similarity, zero-shot choice, similarity of pictures, background kept.
+r"""What a picture shows, scored by a CLIP model: similarity, zero-shot choice, similarity of pictures.
 
-With f(picture) and g(text) the unit vectors of a CLIP model's two towers,
+With f(picture) and g(text) the unit vectors of the model's two towers,
 
     similarity   f(picture) · g(text)                         image–text; the score of the paper's tables
     choice       argmax over texts of f(picture) · g(text)    zero-shot
-    image        f(a) · f(b)                                  image–image; DINOv2 if one is loaded, else CLIP
+    image        f(a) · f(b)                                  image–image
 
-and the background of an edit is compared with the object's mask laid over both images: by similarity, and in
-decibels over the pixels outside the mask, PSNR = 10 log₁₀ (1 / mean (a − b)²) for pixels from 0 to 1.
-
-Any CLIP or DINOv2 by hub name or folder; "emoji" is the CLIP model that comes with the built-in model.
+The backgrounds of an edit are compared by the similarity of the images with the object covered in both. Any
+CLIP by hub name or folder; "emoji" is the one that comes with the built-in model.
 
 References:
     | Learning Transferable Visual Models From Natural Language Supervision (Radford et al., 2021)
     | https://arxiv.org/abs/2103.00020
-    | DINOv2: Learning Robust Visual Features without Supervision (Oquab et al., 2023)
-    | https://arxiv.org/abs/2304.07193
 """
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,58 +26,17 @@ from jaxtyping import Bool, Float, Int
 from PIL import Image
 from torch import Tensor
 
+from headwise import emoji
 from headwise.benchmarks.prompts import EvalPrompt
 from headwise.errors import HeadwiseError, ModelNotLoaded
 
-__all__ = ["ImageEncoder", "CLIPScorer", "background_psnr", "scoring", "without_object"]
+__all__ = ["CLIPScorer", "scoring", "without_object"]
 
 Pictures = Sequence[Image.Image]
 AT_ONCE = 64
 
 
-class ImageEncoder:
-    """Unit vectors of pictures by a vision model: the similarity of two pictures is their product.
-
-    Args:
-        model: A transformers model with an image tower: CLIPModel, or one such as Dinov2Model.
-        processor: Its image processor.
-    """
-
-    def __init__(self, model: Any, processor: Any) -> None:
-        self.model, self.processor = model.eval(), processor
-
-    @classmethod
-    def load(cls, name: str | Path = "emoji", device: str | torch.device = "cpu") -> "ImageEncoder":
-        """By hub name or folder, such as facebook/dinov2-base; "emoji" is the built-in CLIP model."""
-        from transformers import AutoModel
-
-        folder = _folder(name)
-        return cls(_loaded(AutoModel, folder).to(device), _processor(folder))
-
-    @torch.no_grad()
-    def embed_images(self, pictures: Pictures) -> Float[Tensor, "pictures dim"]:
-        """Unit vectors of pictures."""
-        vectors = [self._tower(pixels.to(self.model.device)) for pixels in self._pixels(pictures)]
-        return F.normalize(torch.cat(vectors).float(), dim=-1)
-
-    def image_similarity(self, a: Pictures, b: Pictures) -> Float[np.ndarray, " pairs"]:
-        """How similar the pictures of each pair are: cosine, −1 … 1."""
-        return (self.embed_images(a) * self.embed_images(b)).sum(-1).cpu().numpy()
-
-    def _tower(self, pixels: Tensor) -> Tensor:
-        if hasattr(self.model, "visual_projection"):
-            return self.model.visual_projection(self.model.vision_model(pixel_values=pixels).pooler_output)
-        return self.model(pixel_values=pixels).pooler_output
-
-    def _pixels(self, pictures: Pictures) -> Iterator[Tensor]:
-        if not len(pictures):
-            raise HeadwiseError("No picture was given to score. Give one or more.")
-        for start in range(0, len(pictures), AT_ONCE):
-            some = [picture.convert("RGB") for picture in pictures[start : start + AT_ONCE]]
-            yield self.processor(images=some, return_tensors="pt")["pixel_values"].to(self.model.dtype)
-
-
-class CLIPScorer(ImageEncoder):
+class CLIPScorer:
     """A CLIP model that scores how well pictures and texts fit.
 
         scorer = CLIPScorer.load("openai/clip-vit-large-patch14")
@@ -96,18 +51,18 @@ class CLIPScorer(ImageEncoder):
     name: str | Path | None = None
 
     def __init__(self, model: Any, processor: Any, tokenizer: Any) -> None:
-        super().__init__(model, processor)
-        self.tokenizer = tokenizer
+        self.model, self.processor, self.tokenizer = model.eval(), processor, tokenizer
         self._text_cache: dict[str, Tensor] = {}  # the same few texts are compared with again and again
 
     @classmethod
     def load(cls, name: str | Path = "emoji", device: str | torch.device = "cpu") -> "CLIPScorer":
         """By hub name or folder; "emoji" is the built-in CLIP model."""
-        from transformers import AutoTokenizer, CLIPModel
+        from transformers import AutoImageProcessor, AutoTokenizer
 
-        folder = _folder(name)
-        model = _loaded(CLIPModel, folder).to(device)
-        scorer = cls(model, _processor(folder), AutoTokenizer.from_pretrained(folder))
+        folder = str(emoji.JUDGE if str(name) == "emoji" else name)
+        model = _loaded(folder).to(device)
+        processor = AutoImageProcessor.from_pretrained(folder, use_fast=False)
+        scorer = cls(model, processor, AutoTokenizer.from_pretrained(folder))
         scorer.name = name
         return scorer
 
@@ -116,6 +71,24 @@ class CLIPScorer(ImageEncoder):
         if self.name is None:
             return super().__reduce_ex__(protocol)
         return type(self).load, (self.name, str(self.model.device))
+
+    @torch.no_grad()
+    def embed_images(self, pictures: Pictures) -> Float[Tensor, "pictures dim"]:
+        """Unit vectors of pictures."""
+        if not len(pictures):
+            raise HeadwiseError("No picture was given to score. Give one or more.")
+        vectors = []
+        for start in range(0, len(pictures), AT_ONCE):
+            some = [picture.convert("RGB") for picture in pictures[start : start + AT_ONCE]]
+            pixels = self.processor(images=some, return_tensors="pt")["pixel_values"]
+            pixels = pixels.to(self.model.device, self.model.dtype)
+            pooled = self.model.vision_model(pixel_values=pixels).pooler_output
+            vectors.append(self.model.visual_projection(pooled))
+        return F.normalize(torch.cat(vectors).float(), dim=-1)
+
+    def image_similarity(self, a: Pictures, b: Pictures) -> Float[np.ndarray, " pairs"]:
+        """How similar the pictures of each pair are: cosine, −1 … 1."""
+        return (self.embed_images(a) * self.embed_images(b)).sum(-1).cpu().numpy()
 
     @torch.no_grad()
     def embed_texts(self, texts: Sequence[str]) -> Float[Tensor, "texts dim"]:
@@ -187,52 +160,23 @@ def scoring(
 def without_object(picture: Image.Image, mask: Bool[np.ndarray, "height width"]) -> Image.Image:
     """The picture with the mean colour of its background laid over the object (mask true)."""
     pixels = np.asarray(picture.convert("RGB")).copy()
-    _require_mask(pixels, mask)
-    pixels[mask] = pixels[~mask].mean(0).round() if (~mask).any() else 0
-    return Image.fromarray(pixels)
-
-
-def background_psnr(before: Image.Image, after: Image.Image, mask: Bool[np.ndarray, "height width"]) -> float:
-    """How well the background was kept, in decibels: inf where no pixel outside the mask has changed."""
-    a, b = (np.asarray(picture.convert("RGB"), np.float64) / 255 for picture in (before, after))
-    if a.shape != b.shape:
-        raise HeadwiseError(f"The pictures are {before.size} and {after.size} large; expected the same size.")
-    _require_mask(a, mask)
-    if mask.all():
-        raise HeadwiseError("The mask covers the whole picture, so there is no background to compare.")
-    error = ((a - b)[~mask] ** 2).mean()
-    return float("inf") if error == 0 else float(-10 * np.log10(error))
-
-
-def _require_mask(pixels: np.ndarray, mask: np.ndarray) -> None:
     if mask.shape != pixels.shape[:2]:
         raise HeadwiseError(
             f"The mask is {mask.shape}, the picture {pixels.shape[:2]} (height, width); expected the same."
         )
+    pixels[mask] = pixels[~mask].mean(0).round() if (~mask).any() else 0
+    return Image.fromarray(pixels)
 
 
-def _folder(name: str | Path) -> str:
-    if str(name) == "emoji":
-        from headwise import emoji
+def _loaded(folder: str) -> Any:
+    from transformers import CLIPModel
 
-        return str(emoji.JUDGE)
-    return str(name)
-
-
-def _loaded(kind: Any, folder: str) -> Any:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it would advise to install torchvision
     try:
-        return kind.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
+        return CLIPModel.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
     except (OSError, ValueError) as error:
         lines = str(error).strip().splitlines()
         raise ModelNotLoaded(
-            f"{folder} could not be loaded as a {kind.__name__}: "
-            f"{lines[0] if lines else type(error).__name__} Check the name "
-            "and the network, or give a folder with safetensors weights."
+            f"{folder} could not be loaded as a CLIPModel: {lines[0] if lines else type(error).__name__} "
+            "Check the name and the network, or give a folder with safetensors weights."
         ) from error
-
-
-def _processor(folder: str) -> Any:
-    from transformers import AutoImageProcessor
-
-    return AutoImageProcessor.from_pretrained(folder, use_fast=False)

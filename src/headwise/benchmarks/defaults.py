@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-__all__ = ["Defaults", "defaults_of"]
+__all__ = ["Defaults", "defaults_of", "score_by"]
 
 READ_RIGHTLY = 0.95  # the share of real drawings of a concept that a judge must read rightly to score it
 
@@ -70,3 +70,8 @@ def defaults_of(model: str) -> Defaults:
         model: Hub name, folder, or "emoji" for the built-in model.
     """
     return _BUILT_IN if model == "emoji" else _OTHER
+
+
+def score_by(judge: str | None) -> Literal["choice", "similarity"]:
+    """How a judge scores weakening: the built-in one by the word that it chooses, others by similarity."""
+    return (_BUILT_IN if judge == _BUILT_IN.judge else _OTHER).score

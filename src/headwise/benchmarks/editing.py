@@ -19,7 +19,7 @@ References:
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, Unpack
 
 import numpy as np
@@ -30,17 +30,18 @@ from headwise.benchmarks.prompts import EditPair
 from headwise.benchmarks.results import TARGET_ONLY, Editing
 from headwise.benchmarks.sweep import (
     Call,
+    Comparison,
     KeptImage,
     RunOptions,
     Sweep,
     keep_methods,
+    known_methods,
     run_sweep,
     spread_evenly,
 )
 from headwise.editing.baselines.table import BASELINES, Baseline
 from headwise.editing.groups import generate_edits
 from headwise.editing.prompt_to_prompt import PromptToPrompt
-from headwise.errors import HeadwiseError
 from headwise.measuring.relevance import Relevance
 from headwise.model.pipelines import settings_of_pictures
 from headwise.runs.image_names import ImageName
@@ -79,85 +80,52 @@ def benchmark_editing(
         num_inference_steps, guidance_scale: Passed to the pipeline.
         run: `out`, `numbers`, `checkpoint_every` and `progress`, as in `run_sweep`.
     """
-    methods = tuple(EDITING) if methods is None else tuple(methods)
-    unknown = [method for method in methods if method not in EDITING]
-    if unknown or not pairs:
-        raise HeadwiseError(
-            f"methods={list(methods)} and {len(pairs)} pairs were given; expected a pair or more, and some "
-            f"of: {', '.join(EDITING)}."
-        )
-    edited = _Edited(
-        relevance, tuple(pairs), scorer, methods, tuple(seeds), max(1, batch_size // 2), keep_pairs,
+    comparison = Comparison(
+        relevance, tuple(pairs), known_methods(methods, EDITING, pairs, "pair of prompts"), tuple(seeds),
+        max(1, batch_size // 2), keep_pairs,
         {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale},
     )  # fmt: skip
-    scores = run_sweep(pipe, edited, kind="editing", together=batch_size, **run)
+    scores = run_sweep(pipe, partial(_sweep, comparison, scorer), kind="editing", together=batch_size, **run)
     return Editing(scores, tuple(pair.attribute for pair in pairs))
 
 
-@dataclass(frozen=True)
-class _Edited:
-    """From a pipeline to the sweep over methods, seeds and pairs."""
+def _sweep(comparison: Comparison, scorer: CLIPScorer, pipe: Any) -> Sweep:
+    """The sweep over methods, seeds and pairs."""
+    relevance, pairs, passed = comparison.relevance, comparison.prompts, comparison.passed
+    methods, seeds = comparison.methods, comparison.seeds
+    settings = settings_of_pictures(pipe, [text for pair in pairs for text in (pair.source, pair.target)])
+    settings |= passed | {"noise": "seed", "relevance": relevance.settings.get("weights")}
+    settings |= {"attributes": [pair.attribute for pair in pairs]}
+    kept = spread_evenly(comparison.keep_prompts, len(pairs))
+    keep_edits = keep_methods([pair.target for pair in pairs], kept)
 
-    relevance: Relevance
-    pairs: tuple[EditPair, ...]
-    scorer: CLIPScorer
-    methods: tuple[str, ...]
-    seeds: tuple[int, ...]
-    pairs_per_call: int
-    keep_pairs: int
-    passed: dict[str, Any]
+    @lru_cache(1)  # the sources of one call's pairs are generated once for all methods
+    def generate_sources(seed: int, numbers: tuple[int, ...]) -> Images:
+        texts, keys = [[pairs[n].source] for n in numbers], [seed] * len(numbers)
+        return [group[0] for group in generate_edits(pipe, texts, [], seeds=keys, **passed)]
 
-    def __call__(self, pipe: Any) -> Sweep:
-        texts = [text for pair in self.pairs for text in (pair.source, pair.target)]
-        settings = settings_of_pictures(pipe, texts) | self.passed | {"noise": "seed"}
-        settings |= {"relevance": self.relevance.settings.get("weights")}
-        settings |= {"attributes": [pair.attribute for pair in self.pairs]}
-        sources = _Sources(pipe, self.pairs, self.passed)
-        return Sweep(
-            {"method": self.methods, "measure": METRICS, "seed": self.seeds, "pair": range(len(self.pairs))},
-            settings,
-            loops=("seed", "pair", "method"),
-            batch_size=self.pairs_per_call,
-            generate=partial(self._generate, pipe, sources),
-            score=lambda call, images: edit_scores(self.scorer, self._of(call), sources(call), images),
-            keep=partial(self._keep, sources),
-        )
+    def sources(call: Call) -> Images:
+        return generate_sources(call.label("seed"), tuple(call.numbers))
 
-    def _of(self, call: Call) -> list[EditPair]:
-        return [self.pairs[n] for n in call.numbers]
-
-    def _generate(self, pipe: Any, sources: "_Sources", call: Call) -> Images:
-        batch = Edits(pipe, self.relevance, self._of(call), call.labels("seed"), sources(call), self.passed)
+    def generate(call: Call) -> Images:
+        batch = Edits(pipe, relevance, comparison.of(call), call.labels("seed"), sources(call), passed)
         return EDITING[call.label("method")](batch)
 
-    def _keep(self, sources: "_Sources", call: Call, images: Images) -> Iterator[KeptImage]:
-        kept = spread_evenly(self.keep_pairs, len(self.pairs))
+    def keep(call: Call, images: Images) -> Iterator[KeptImage]:
         for number, seed, source in zip(call.numbers, call.index("seed"), sources(call), strict=True):
             if seed == 0 and number in kept:
-                yield KeptImage(ImageName(number, "source"), source, self.pairs[number].source)
-        yield from keep_methods([pair.target for pair in self.pairs], kept)(call, images)
+                yield KeptImage(ImageName(number, "source"), source, pairs[number].source)
+        yield from keep_edits(call, images)
 
-
-class _Sources:
-    """The sources of a call's pairs, which are generated once for all methods.
-
-    Args:
-        pipe: The pipeline.
-        pairs: All pairs of the sweep.
-        passed: Options of the pipeline call.
-    """
-
-    def __init__(self, pipe: Any, pairs: Sequence[EditPair], passed: Mapping[str, Any]) -> None:
-        self.pipe, self.pairs, self.passed = pipe, pairs, passed
-        self.last: tuple[Any, Images] = (None, ())
-
-    def __call__(self, call: Call) -> Images:
-        key = (call.label("seed"), tuple(call.numbers))
-        if key != self.last[0]:
-            texts = [[self.pairs[n].source] for n in call.numbers]
-            groups = generate_edits(self.pipe, texts, [], seeds=call.labels("seed"), **self.passed)
-            self.last = (key, [group[0] for group in groups])
-        return self.last[1]
+    return Sweep(
+        {"method": methods, "measure": METRICS, "seed": seeds, "pair": range(len(pairs))},
+        settings,
+        loops=("seed", "pair", "method"),
+        batch_size=comparison.batch_size,
+        generate=generate,
+        score=lambda call, images: edit_scores(scorer, comparison.of(call), sources(call), images),
+        keep=keep,
+    )
 
 
 def edit_scores(
@@ -212,6 +180,7 @@ def _with_hook(make: MakeHook) -> Method:
     """A method that is a hook on source and target side by side."""
 
     def edited(batch: Edits) -> Images:
+        """The target's picture of each pair, generated in groups that one hook can serve."""
         images: dict[int, Any] = {}
         for group in together(batch.pairs):
             pairs, seeds = [batch.pairs[n] for n in group], [batch.seeds[n] for n in group]
@@ -241,6 +210,8 @@ def _apart(a: EditPair, b: EditPair) -> bool:
 
 
 def _baseline(baseline: Baseline) -> Method:
+    """A method that is one of the baselines."""
+
     def edited(batch: Edits) -> Images:
         sources, targets = zip(*((pair.source, pair.target) for pair in batch.pairs), strict=True)
         return baseline.edit(batch.pipe, sources, targets, batch.sources, seeds=batch.seeds, **batch.passed)
@@ -255,6 +226,8 @@ def _target_only(batch: Edits) -> Images:
 
 
 def _relevant(strength: float) -> MakeHook:
+    """Prompt-to-prompt that strengthens each target's word by the relevance of its attribute."""
+
     def make(relevance: Relevance, pairs: Sequence[EditPair]) -> PromptToPrompt:
         concepts = {pair.word: pair.attribute for pair in pairs}
         return PromptToPrompt(relevance=relevance, concepts=concepts, strength=strength)

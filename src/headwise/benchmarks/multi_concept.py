@@ -22,10 +22,18 @@ from jaxtyping import Float
 from headwise.benchmarks.clip_scorer import CLIPScorer
 from headwise.benchmarks.prompts import MultiSubjectPrompt
 from headwise.benchmarks.results import MultiConcept
-from headwise.benchmarks.sweep import Call, RunOptions, Sweep, keep_methods, run_sweep, spread_evenly
+from headwise.benchmarks.sweep import (
+    Call,
+    Comparison,
+    RunOptions,
+    Sweep,
+    keep_methods,
+    known_methods,
+    run_sweep,
+    spread_evenly,
+)
 from headwise.editing.attend_and_excite import Excite, excite
 from headwise.editing.baselines.composable import compose
-from headwise.errors import HeadwiseError
 from headwise.measuring.relevance import Relevance
 from headwise.model.pipelines import settings_of_pictures
 
@@ -62,56 +70,38 @@ def benchmark_multi_concept(
         num_inference_steps, guidance_scale: Passed to the pipeline.
         run: `out`, `numbers`, `checkpoint_every` and `progress`, as in `run_sweep`.
     """
-    methods = tuple(COMPOSING) if methods is None else tuple(methods)
-    unknown = [method for method in methods if method not in COMPOSING]
-    if unknown or not prompts:
-        raise HeadwiseError(
-            f"methods={list(methods)} and {len(prompts)} prompts were given; expected a prompt or more, and "
-            f"some of: {', '.join(COMPOSING)}."
-        )
-    composed = _Composed(
-        relevance, tuple(prompts), scorer, methods, tuple(seeds), batch_size, keep_prompts,
+    comparison = Comparison(
+        relevance, tuple(prompts), known_methods(methods, COMPOSING, prompts, "prompt with its subjects"),
+        tuple(seeds), batch_size, keep_prompts,
         {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale},
     )  # fmt: skip
-    scores = run_sweep(pipe, composed, kind="multi-concept", together=batch_size, **run)
+    sweep = partial(_sweep, comparison, scorer)
+    scores = run_sweep(pipe, sweep, kind="multi-concept", together=batch_size, **run)
     return MultiConcept(scores, tuple(prompt.kind for prompt in prompts))
 
 
-@dataclass(frozen=True)
-class _Composed:
-    """From a pipeline to the sweep over methods, seeds and prompts."""
+def _sweep(comparison: Comparison, scorer: CLIPScorer, pipe: Any) -> Sweep:
+    """The sweep over methods, seeds and prompts."""
+    relevance, prompts, passed = comparison.relevance, comparison.prompts, comparison.passed
+    methods, seeds = comparison.methods, comparison.seeds
+    texts, types = [prompt.prompt for prompt in prompts], [prompt.kind for prompt in prompts]
+    settings = settings_of_pictures(pipe, texts) | passed | {"noise": "seed"}
+    settings |= {"relevance": relevance.settings.get("weights"), "types": types}
+    captions = {kind: sorted({p.prompt for p in prompts if p.kind == kind}) for kind in types}
 
-    relevance: Relevance
-    prompts: tuple[MultiSubjectPrompt, ...]
-    scorer: CLIPScorer
-    methods: tuple[str, ...]
-    seeds: tuple[int, ...]
-    batch_size: int
-    keep_prompts: int
-    passed: dict[str, Any]
-
-    def __call__(self, pipe: Any) -> Sweep:
-        texts, types = [prompt.prompt for prompt in self.prompts], [prompt.kind for prompt in self.prompts]
-        settings = settings_of_pictures(pipe, texts) | self.passed | {"noise": "seed"}
-        settings |= {"relevance": self.relevance.settings.get("weights"), "types": types}
-        captions = {kind: sorted({p.prompt for p in self.prompts if p.kind == kind}) for kind in types}
-        return Sweep(
-            {"method": self.methods, "measure": METRICS, "seed": self.seeds, "prompt": range(len(texts))},
-            settings,
-            loops=("method", "seed"),
-            batch_size=self.batch_size,
-            generate=partial(self._generate, pipe),
-            score=partial(self._score, captions),
-            keep=keep_methods(texts, spread_evenly(self.keep_prompts, len(texts))),
-        )
-
-    def _generate(self, pipe: Any, call: Call) -> Sequence[Any]:
-        prompts = [self.prompts[n] for n in call.numbers]
-        batch = Composition(pipe, self.relevance, prompts, call.labels("seed"), self.passed)
+    def generate(call: Call) -> Sequence[Any]:
+        batch = Composition(pipe, relevance, comparison.of(call), call.labels("seed"), passed)
         return COMPOSING[call.label("method")](batch)
 
-    def _score(self, captions: dict[str, list[str]], call: Call, images: Sequence[Any]) -> np.ndarray:
-        return subject_scores(self.scorer, [self.prompts[n] for n in call.numbers], images, captions).T
+    return Sweep(
+        {"method": methods, "measure": METRICS, "seed": seeds, "prompt": range(len(texts))},
+        settings,
+        loops=("method", "seed"),
+        batch_size=comparison.batch_size,
+        generate=generate,
+        score=lambda call, images: subject_scores(scorer, comparison.of(call), images, captions).T,
+        keep=keep_methods(texts, spread_evenly(comparison.keep_prompts, len(texts))),
+    )
 
 
 def subject_scores(

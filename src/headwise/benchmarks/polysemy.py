@@ -9,7 +9,6 @@ References:
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, Unpack
 
@@ -17,9 +16,17 @@ import numpy as np
 
 from headwise.benchmarks.prompts import PolysemyPrompt
 from headwise.benchmarks.results import Polysemy
-from headwise.benchmarks.sweep import Call, RunOptions, Sweep, keep_methods, run_sweep, spread_evenly
+from headwise.benchmarks.sweep import (
+    Call,
+    Comparison,
+    RunOptions,
+    Sweep,
+    keep_methods,
+    known_methods,
+    run_sweep,
+    spread_evenly,
+)
 from headwise.benchmarks.weakening import Score
-from headwise.errors import HeadwiseError
 from headwise.measuring.relevance import Relevance
 from headwise.model.attention import hooked
 from headwise.model.generate import generate
@@ -64,76 +71,50 @@ def benchmark_polysemy(
         num_inference_steps, guidance_scale: Passed to the pipeline.
         run: `out`, `numbers`, `checkpoint_every` and `progress`, as in `run_sweep`.
     """
-    _check(methods, prompts)
-    adjusted = _Adjusted(
-        relevance, tuple(prompts), score, tuple(methods), strength, clamp, tuple(seeds), batch_size,
-        keep_prompts, {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale},
+    comparison = Comparison(
+        relevance, tuple(prompts), known_methods(methods, METHODS, prompts, "prompt with a two-sense word"),
+        tuple(seeds), batch_size, keep_prompts,
+        {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale},
     )  # fmt: skip
-    scores = run_sweep(pipe, adjusted, kind="polysemy", together=batch_size, **run)
+    sweep = partial(_sweep, comparison, score, strength, clamp)
+    scores = run_sweep(pipe, sweep, kind="polysemy", together=batch_size, **run)
     return Polysemy(scores, tuple(prompt.word for prompt in prompts))
 
 
-@dataclass(frozen=True)
-class _Adjusted:
-    """From a pipeline to the sweep over methods, seeds and prompts."""
+def _sweep(
+    comparison: Comparison, score: Score, strength: float | int, clamp: float | int | None, pipe: Any
+) -> Sweep:
+    """The sweep over methods, seeds and prompts."""
+    relevance, prompts = comparison.relevance, comparison.prompts
+    plain, reworded = [prompt.case.prompt for prompt in prompts], [prompt.reworded for prompt in prompts]
+    texts = {method: reworded if method == "rewording" else plain for method in comparison.methods}
+    settings = settings_of_pictures(pipe, plain + reworded) | comparison.passed
+    settings |= {"strength": float(strength), "clamp": clamp, "relevance": relevance.settings.get("weights")}
+    settings |= {"words": [prompt.word for prompt in prompts]}
+    kept = spread_evenly(comparison.keep_prompts, len(prompts))
 
-    relevance: Relevance
-    prompts: tuple[PolysemyPrompt, ...]
-    score: Score
-    methods: tuple[str, ...]
-    strength: float | int
-    clamp: float | int | None
-    seeds: tuple[int, ...]
-    batch_size: int
-    keep_prompts: int
-    passed: dict[str, Any]
-
-    def __call__(self, pipe: Any) -> Sweep:
-        plain = [prompt.case.prompt for prompt in self.prompts]
-        reworded = [prompt.reworded for prompt in self.prompts]
-        settings = settings_of_pictures(pipe, plain + reworded) | self.passed
-        settings |= {"strength": float(self.strength), "clamp": self.clamp}
-        settings |= {"relevance": self.relevance.settings.get("weights")}
-        settings |= {"words": [prompt.word for prompt in self.prompts]}
-        keep = {
-            method: keep_methods(
-                reworded if method == "rewording" else plain, spread_evenly(self.keep_prompts, len(plain))
-            )
-            for method in self.methods
-        }
-        return Sweep(
-            {"method": self.methods, "seed": self.seeds, "prompt": range(len(plain))},
-            settings,
-            loops=("method", "seed"),
-            batch_size=self.batch_size,
-            generate=partial(self._generate, pipe, plain, reworded),
-            score=lambda call, images: 1 - self.score(images, [self.prompts[n].case for n in call.numbers]),
-            keep=lambda call, images: keep[call.label("method")](call, images),
-        )
-
-    def _generate(self, pipe: Any, plain: list[str], reworded: list[str], call: Call) -> Sequence[Any]:
-        method, texts = call.label("method"), plain
-        if method == "rewording":
-            texts = reworded
-        with hooked(pipe, *self._hooks(method, [self.prompts[n] for n in call.numbers])):
-            return generate(pipe, texts, call.label("seed"), call.numbers, output_type="pil", **self.passed)
-
-    def _hooks(self, method: str, prompts: list[PolysemyPrompt]) -> list[Steer]:
+    def hooks(method: str, prompts: list[PolysemyPrompt]) -> list[Steer]:
         """What a method puts into the pipeline for one batch: each row its own word and factors."""
         if method in ("plain", "rewording"):
             return []
         factors = [
-            adjust(self.relevance, p.word, p.toward, p.away, self.strength, clamp=self.clamp).factors
-            for p in prompts
+            adjust(relevance, p.word, p.toward, p.away, strength, clamp=clamp).factors for p in prompts
         ]
         words = [prompt.word for prompt in prompts]
-        steer = Steer(np.concatenate(factors), words, head_map=self.relevance.head_map)
+        steer = Steer(np.concatenate(factors), words, head_map=relevance.head_map)
         return [steer if method == "adjust" else steer.control(method)]  # type: ignore[arg-type]
 
+    def generated(call: Call) -> Sequence[Any]:
+        method, options = call.label("method"), comparison.passed | {"output_type": "pil"}
+        with hooked(pipe, *hooks(method, comparison.of(call))):
+            return generate(pipe, texts[method], call.label("seed"), call.numbers, **options)
 
-def _check(methods: Sequence[str], prompts: Sequence[PolysemyPrompt]) -> None:
-    unknown = [method for method in methods if method not in METHODS]
-    if unknown:
-        raise HeadwiseError(f"{unknown[0]!r} is not a method. The methods are: {', '.join(METHODS)}.")
-    if not prompts:
-        raise HeadwiseError("No prompt with a two-sense word was given. Give one or more.")
+    return Sweep(
+        {"method": comparison.methods, "seed": comparison.seeds, "prompt": range(len(prompts))},
+        settings,
+        loops=("method", "seed"),
+        batch_size=comparison.batch_size,
+        generate=generated,
+        score=lambda call, images: 1 - score(images, [prompt.case for prompt in comparison.of(call)]),
+        keep=lambda call, images: keep_methods(texts[call.label("method")], kept)(call, images),
+    )

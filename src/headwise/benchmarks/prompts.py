@@ -137,13 +137,13 @@ def eval_prompts(source: str | Path, concept: str, count: int | None = None) -> 
         concept: One of the file's concepts.
         count: The largest number of prompts, sampled over words, things and templates; all if None.
     """
-    table = _read(source, "weakening")
-    if concept not in table:
-        raise unknown_concept(concept, tuple(table))
-    given = table[concept]
+    tables = _read(source, "weakening")
+    if concept not in tables:
+        raise unknown_concept(concept, tuple(tables))
+    table = tables[concept]
     try:
-        words, things, prompts = given["words"], given.get("things", [""]), given["prompts"]
-        text = given.get("text")
+        words, things, prompts = table["words"], table.get("things", [""]), table["prompts"]
+        text = table.get("text")
         cases = [
             _eval_prompt(prompt, text or prompt, word, words, thing)
             for prompt in prompts
@@ -163,17 +163,17 @@ def polysemy_prompts(source: str | Path, count: int | None = None) -> list[Polys
         count: The largest number of prompts, sampled over words; all if None.
     """
     senses = []
-    for number, given in enumerate(_read(source, "polysemy").get("senses", [])):
+    for number, table in enumerate(_read(source, "polysemy").get("senses", [])):
         try:
-            for prompt in given["prompts"]:
-                for thing in given.get("things", [""]):
-                    fill = {"word": given["word"], "thing": thing}
+            for prompt in table["prompts"]:
+                for thing in table.get("things", [""]):
+                    fill = {"word": table["word"], "thing": thing}
                     case = EvalPrompt(
-                        _filled(prompt, fill), tuple(_filled(text, fill) for text in given["texts"])
+                        _filled(prompt, fill), tuple(_filled(text, fill) for text in table["texts"])
                     )
-                    reworded = _filled(given["reworded"], fill)
+                    reworded = _filled(table["reworded"], fill)
                     senses.append(
-                        PolysemyPrompt(given["word"], given["toward"], given["away"], case, reworded)
+                        PolysemyPrompt(table["word"], table["toward"], table["away"], case, reworded)
                     )
         except (KeyError, TypeError, IndexError) as error:
             raise _bad(source, f"number {number} of [[senses]] lacks or misspells {error}") from None
@@ -193,14 +193,14 @@ def edit_pairs(source: str | Path, count: int = 20) -> list[EditPair]:
     if str(source).endswith(".csv"):
         return _pairs_in_csv(Path(source), count)
     pairs: list[EditPair] = []
-    for attribute, given in _read(source, "editing").items():
+    for attribute, table in _read(source, "editing").items():
         try:
             each = [
-                _pair(attribute, given, prompt, thing, before, after)
-                for prompt in given["prompts"]
-                for thing in given["things"]
-                for before in given["words"]
-                for after in given["words"]
+                _pair(attribute, table, prompt, thing, before, after)
+                for prompt in table["prompts"]
+                for thing in table["things"]
+                for before in table["words"]
+                for after in table["words"]
                 if before != after
             ]
         except (KeyError, TypeError, ValueError) as error:
@@ -217,23 +217,23 @@ def multi_subject_prompts(source: str | Path, count: int = 40) -> list[MultiSubj
         count: The largest number of prompts of each type.
     """
     prompts: list[MultiSubjectPrompt] = []
-    for kind, given in _read(source, "several").items():
+    for kind, table in _read(source, "several").items():
         try:
-            prompts += _sample(list(_multi_subject(kind, given)), count)
+            prompts += _sample(list(_multi_subject(kind, table)), count)
         except (KeyError, TypeError) as error:
             raise _bad(source, f"[{kind}] lacks or misspells {error}") from None
     return prompts
 
 
 def _pair(
-    attribute: str, given: dict[str, Any], prompt: str, thing: str, before: str, after: str
+    attribute: str, table: dict[str, Any], prompt: str, thing: str, before: str, after: str
 ) -> EditPair:
-    prompts = {word: _filled(prompt, {"word": word, "thing": thing}) for word in given["words"]}
+    prompts = {word: _filled(prompt, {"word": word, "thing": thing}) for word in table["words"]}
     texts = (prompts[after], *(text for word, text in prompts.items() if word != after))
-    others = (other for other in given["things"] if other != thing)
+    others = (other for other in table["things"] if other != thing)
     things = tuple(_filled(prompt, {"word": after, "thing": name}) for name in (thing, *others))
-    box = tuple(float(edge) for edge in given["box"]) if "box" in given else None
-    keeps = given.get("edits", "object") == "surroundings"
+    box = tuple(float(edge) for edge in table["box"]) if "box" in table else None
+    keeps = table.get("edits", "object") == "surroundings"
     return EditPair(
         attribute,
         prompts[before],
@@ -265,9 +265,9 @@ def _pairs_in_csv(path: Path, count: int) -> list[EditPair]:
     return [pair for of_attribute in pairs.values() for pair in _sample(of_attribute, count)]
 
 
-def _multi_subject(kind: str, given: dict[str, Any]) -> Iterator[MultiSubjectPrompt]:
-    colors = given.get("colors", [""])
-    for a, b in itertools.combinations(given["things"], 2):
+def _multi_subject(kind: str, table: dict[str, Any]) -> Iterator[MultiSubjectPrompt]:
+    colors = table.get("colors", [""])
+    for a, b in itertools.combinations(table["things"], 2):
         for color_a, color_b in itertools.product(colors, colors):
             if color_a and color_a == color_b:
                 continue
@@ -276,8 +276,8 @@ def _multi_subject(kind: str, given: dict[str, Any]) -> Iterator[MultiSubjectPro
                 _filled("a {word}", {"word": f"{color} {thing}".strip()})
                 for color, thing in ((color_a, a), (color_b, b))
             )
-            concepts = {a: given["concept"], b: given["concept"]}
-            yield MultiSubjectPrompt(kind, _filled(given["prompt"], fill), subjects, (a, b), concepts)
+            concepts = {a: table["concept"], b: table["concept"]}
+            yield MultiSubjectPrompt(kind, _filled(table["prompt"], fill), subjects, (a, b), concepts)
 
 
 def _eval_prompt(prompt: str, text: str, word: str, words: Sequence[str], thing: str) -> EvalPrompt:

@@ -7,7 +7,6 @@ With m_o(k) the mean score over pictures when the first k of H heads of the orde
 """
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -16,7 +15,7 @@ import numpy as np
 from jaxtyping import Float
 
 from headwise.errors import HeadwiseError
-from headwise.intervals import Interval, bootstrap, wilson
+from headwise.intervals import Interval, bootstrap, bootstrap_interval, wilson
 from headwise.measuring.estimators import PAPER
 from headwise.runs.scores import Scores
 
@@ -37,7 +36,7 @@ Curve = list[tuple[float, float, float, float]]
 
 def mean(values: Float[np.ndarray, " cases"]) -> Interval:
     """The mean, with its interval by bootstrap over cases."""
-    return Interval(*(float(end) for end in bootstrap(np.asarray(values, float), lambda mean: mean)))
+    return bootstrap_interval(np.asarray(values, float), lambda mean: mean)
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,12 +65,12 @@ class Weakening:
 
     def height(self, order: str) -> Interval:
         """The mean of the curve over k from 0 to all heads."""
-        return _interval(self._curves(order), self._height)
+        return bootstrap_interval(self._curves(order), self._height)
 
     def area(self, lower: str = MOST, upper: str = LEAST) -> Interval:
         """Height of the upper order less that of the lower."""
         both = np.stack([self._curves(upper), self._curves(lower)], 1)
-        return _interval(both, lambda mean: self._height(mean[0]) - self._height(mean[1]))
+        return bootstrap_interval(both, lambda mean: self._height(mean[0]) - self._height(mean[1]))
 
     def random(self) -> Interval:
         """Height of the mean of the random orders less that of the most relevant first."""
@@ -80,7 +79,7 @@ class Weakening:
             return Interval(np.nan, np.nan, np.nan)
         between = np.mean(randoms, axis=0)
         both = np.stack([between, self._curves(MOST)], 1)
-        return _interval(both, lambda mean: self._height(mean[0]) - self._height(mean[1]))
+        return bootstrap_interval(both, lambda mean: self._height(mean[0]) - self._height(mean[1]))
 
     def half_drop(self, order: str) -> float:
         """The k at which half of the drop is first reached; nan where the score does not drop."""
@@ -101,10 +100,6 @@ class Weakening:
         return float(np.trapezoid(mean, self.ks) / self.ks[-1])
 
 
-def _interval(cases: np.ndarray, statistic: Callable[[np.ndarray], float]) -> Interval:
-    return Interval(*(float(end) for end in bootstrap(cases, statistic)))
-
-
 class _ByMethod:
     """Scores with an axis of methods."""
 
@@ -118,8 +113,7 @@ class _ByMethod:
     def _mean(self, method: str, metric: int, chosen: list[bool]) -> Interval:
         """The mean over the chosen prompts and all seeds, with its bootstrap interval over prompts."""
         values = self.scores.values[self.methods.index(method), metric][:, chosen].T
-        value, low, high = bootstrap(values.mean(1, keepdims=True), lambda mean: mean[0])
-        return Interval(float(value), float(low), float(high))
+        return bootstrap_interval(values.mean(1, keepdims=True), lambda mean: mean[0])
 
 
 @dataclass(frozen=True)

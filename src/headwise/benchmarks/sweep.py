@@ -27,6 +27,8 @@ from typing import Any, NamedTuple, TypedDict
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from headwise.errors import HeadwiseError
+from headwise.measuring.relevance import Relevance
 from headwise.model.pipelines import quiet
 from headwise.runs.folder import Progress, ProgressCallback, RunFolder
 from headwise.runs.image_names import ImageName
@@ -34,7 +36,10 @@ from headwise.runs.scores import Axes, Label, Scores
 from headwise.runs.shards import subrange
 from headwise.runs.workers import Job, Keep
 
-__all__ = ["Call", "KeptImage", "RunOptions", "Sweep", "keep_methods", "run_sweep", "spread_evenly"]
+__all__ = [
+    "Call", "Comparison", "KeptImage", "RunOptions", "Sweep", "keep_methods", "known_methods", "run_sweep",
+    "spread_evenly",
+]  # fmt: skip
 
 METRICS_AXIS = "measure"  # as files call it
 
@@ -161,6 +166,56 @@ class Sweep:
                 flat = np.ravel_multi_index(tuple(row), by_metric.shape[1:])
                 by_metric[:, self.same == flat] = of_image[:, None]
         return part
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What is compared, on which prompts; a benchmark makes a sweep of it and a pipeline.
+
+    Args:
+        relevance: As measured, with its head map.
+        prompts: The prompts, or pairs of prompts, with what their images are scored by.
+        methods: The names of what is compared.
+        seeds: Each prompt is generated once from each seed.
+        batch_size: The batch size of the sweep.
+        keep_prompts: How many prompts' images are saved.
+        passed: Options of the pipeline call.
+    """
+
+    relevance: Relevance
+    prompts: tuple[Any, ...]
+    methods: tuple[str, ...]
+    seeds: tuple[int, ...]
+    batch_size: int
+    keep_prompts: int
+    passed: dict[str, Any]
+
+    def of(self, call: Call) -> list[Any]:
+        """The prompt of each image of a call."""
+        return [self.prompts[n] for n in call.numbers]
+
+
+def known_methods(
+    methods: Sequence[str] | None, known: Iterable[str], prompts: Sequence[Any], prompt: str
+) -> tuple[str, ...]:
+    """The methods to compare; all that are known if None.
+
+    Args:
+        methods: Their names.
+        known: The names of those that there are.
+        prompts: What they are compared on.
+        prompt: What the error calls one of these.
+
+    Raises:
+        HeadwiseError: One of the methods is not known, or there is no prompt.
+    """
+    known = tuple(known)
+    unknown = [method for method in methods or () if method not in known]
+    if unknown:
+        raise HeadwiseError(f"{unknown[0]!r} is not a method. The methods are: {', '.join(known)}.")
+    if not prompts:
+        raise HeadwiseError(f"No {prompt} was given. Give one or more.")
+    return known if methods is None else tuple(methods)
 
 
 class RunOptions(TypedDict, total=False):

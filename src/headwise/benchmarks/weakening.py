@@ -16,17 +16,16 @@ References:
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 
 from headwise.benchmarks.prompts import EvalPrompt
 from headwise.benchmarks.results import LEAST, LEAST_LAYERS, MOST, MOST_LAYERS, Weakening
-from headwise.benchmarks.sweep import Call, KeptImage, Sweep, run_sweep
+from headwise.benchmarks.sweep import Call, Comparison, KeptImage, Sweep, run_sweep
 from headwise.errors import HeadwiseError
 from headwise.measuring.relevance import Relevance
 from headwise.model.attention import hooked
@@ -123,79 +122,67 @@ def measure_weakening(
         raise HeadwiseError("No prompt was given to weaken. Give one or more.")
     by_name = _chosen(orders_of(relevance, concept, random_orders), orders)
     passed = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
-    ordered = _Ordered(
-        relevance, concept, tuple(prompts), score, by_name, None if ks is None else tuple(ks), float(factor),
-        tuple(seeds), batch_size, keep_prompts, passed,
-    )  # fmt: skip
+    comparison = Comparison(
+        relevance, tuple(prompts), tuple(by_name), tuple(seeds), batch_size, keep_prompts, passed
+    )
+    sweep = partial(
+        _sweep, comparison, concept, by_name, None if ks is None else tuple(ks), float(factor), score
+    )
     scores = run_sweep(
-        pipe, ordered, kind="weakening", numbers=numbers, out=out, checkpoint_every=checkpoint_every,
+        pipe, sweep, kind="weakening", numbers=numbers, out=out, checkpoint_every=checkpoint_every,
         progress=progress,
     )  # fmt: skip
     return Weakening(scores)
 
 
-@dataclass(frozen=True)
-class _Ordered:
-    """From a pipeline to the sweep over orders, numbers of heads, seeds and prompts."""
+def _sweep(
+    comparison: Comparison,
+    concept: str,
+    orders: Mapping[str, Int[np.ndarray, " all_heads"]],
+    ks: tuple[int, ...] | None,
+    factor: float,
+    score: Score,
+    pipe: Any,
+) -> Sweep:
+    """The sweep over orders, numbers of heads, seeds and prompts."""
+    relevance, passed, head_map = comparison.relevance, comparison.passed, HeadMap.of(pipe)
+    relevance.require(head_map)
+    ks = _checked(grid(head_map.all_heads) if ks is None else ks, head_map.all_heads)
+    texts = [prompt.prompt for prompt in comparison.prompts]
+    axes: Axes = {"order": tuple(orders), "k": ks, "seed": comparison.seeds, "prompt": range(len(texts))}
+    first = np.stack(
+        [[np.isin(np.arange(head_map.all_heads), order[:k]) for k in ks] for order in orders.values()]
+    )
+    settings = settings_of_pictures(pipe, texts) | passed | {
+        "concept": concept,
+        "factor": factor,
+        "seeds": list(comparison.seeds),
+        "score": getattr(score, "__name__", type(score).__name__),
+        "relevance": relevance.settings.get("weights"),
+        "order": np.argsort(-relevance[concept], kind="stable").tolist(),
+    }  # fmt: skip
 
-    relevance: Relevance
-    concept: str
-    prompts: tuple[EvalPrompt, ...]
-    score: Score
-    orders: Mapping[str, Int[np.ndarray, " all_heads"]]
-    ks: tuple[int, ...] | None
-    factor: float
-    seeds: tuple[int, ...]
-    batch_size: int
-    keep_prompts: int
-    passed: dict[str, Any]
-
-    def __call__(self, pipe: Any) -> Sweep:
-        head_map = HeadMap.of(pipe)
-        self.relevance.require(head_map)
-        ks = _checked(grid(head_map.all_heads) if self.ks is None else self.ks, head_map.all_heads)
-        texts = [prompt.prompt for prompt in self.prompts]
-        axes: Axes = {"order": tuple(self.orders), "k": ks, "seed": self.seeds, "prompt": range(len(texts))}
-        first = [
-            [np.isin(np.arange(head_map.all_heads), order[:k]) for k in ks] for order in self.orders.values()
-        ]
-        return Sweep(
-            axes,
-            self._settings(pipe, texts),
-            loops=("seed",),
-            batch_size=self.batch_size,
-            generate=partial(self._generate, pipe, head_map, texts, np.stack(first)),
-            score=lambda call, images: self.score(images, [self.prompts[n] for n in call.numbers]),
-            keep=self._keep,
-            same=_shared_ends([len(labels) for labels in axes.values()]),
-        )
-
-    def _settings(self, pipe: Any, texts: list[str]) -> dict[str, Any]:
-        most_relevant = np.argsort(-self.relevance[self.concept], kind="stable")
-        return settings_of_pictures(pipe, texts) | self.passed | {
-            "concept": self.concept,
-            "factor": self.factor,
-            "seeds": list(self.seeds),
-            "score": getattr(self.score, "__name__", type(self.score).__name__),
-            "relevance": self.relevance.settings.get("weights"),
-            "order": most_relevant.tolist(),
-        }  # fmt: skip
-
-    def _generate(
-        self, pipe: Any, head_map: HeadMap, texts: list[str], first: Bool[np.ndarray, "orders ks all_heads"],
-        call: Call,
-    ) -> Sequence[Any]:  # fmt: skip
-        steer = weaken(head_map, first[call.index("order"), call.index("k")], factor=self.factor)
+    def generated(call: Call) -> Sequence[Any]:
+        steer = weaken(head_map, first[call.index("order"), call.index("k")], factor=factor)
         with hooked(pipe, steer):
-            return generate(pipe, texts, call.label("seed"), call.numbers, output_type="pil", **self.passed)
+            return generate(pipe, texts, call.label("seed"), call.numbers, output_type="pil", **passed)
 
-    def _keep(self, call: Call, images: Sequence[Any]) -> Iterator[KeptImage]:
-        rows = zip(
-            call.numbers, call.labels("order"), call.labels("k"), call.index("seed"), images, strict=True
-        )
-        for number, order, k, seed, image in rows:
-            if seed == 0 and number < self.keep_prompts:
-                yield KeptImage(ImageName(number, order, k), image, self.prompts[number].prompt)
+    def keep(call: Call, images: Sequence[Any]) -> Iterator[KeptImage]:
+        labels = (call.labels("order"), call.labels("k"), call.index("seed"))
+        for number, order, k, seed, image in zip(call.numbers, *labels, images, strict=True):
+            if seed == 0 and number < comparison.keep_prompts:
+                yield KeptImage(ImageName(number, order, k), image, texts[number])
+
+    return Sweep(
+        axes,
+        settings,
+        loops=("seed",),
+        batch_size=comparison.batch_size,
+        generate=generated,
+        score=lambda call, images: score(images, comparison.of(call)),
+        keep=keep,
+        same=_shared_ends([len(labels) for labels in axes.values()]),
+    )
 
 
 def _shared_ends(shape: Sequence[int]) -> Int[np.ndarray, "orders ks seeds prompts"]:

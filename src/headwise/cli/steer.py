@@ -167,8 +167,9 @@ def weaken(
 
 def weakening_json(result: "Weakening") -> dict[str, Any]:
     """The areas and half drops of one weakening, for programs."""
-    area, random = result.area(), result.random()
-    by_layer = result.area("most relevant layers", "least relevant layers")
+    from headwise.benchmarks.results import LEAST_LAYERS, MOST_LAYERS
+
+    area, random, by_layer = result.area(), result.random(), result.area(MOST_LAYERS, LEAST_LAYERS)
     return {
         "area": area.value,
         "low": area.low,

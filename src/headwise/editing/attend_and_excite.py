@@ -237,12 +237,7 @@ def excitement_loss(
 
 
 def excite(
-    pipe: Any,
-    prompts: Sequence[str],
-    exciting: Excite,
-    *,
-    seeds: Sequence[Key],
-    **options: Any,
+    pipe: Any, prompts: Sequence[str], exciting: Excite, *, seeds: Sequence[Key], **options: Any
 ) -> Any:
     """Generate an image of each prompt, in which every subject is attended to.
 

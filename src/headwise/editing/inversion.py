@@ -181,6 +181,7 @@ class _Recording(_Ddim):
     seed: Key
 
     def set_timesteps(self, *args: Any, **kwargs: Any) -> None:
+        """Set the timesteps, and fix the path: the clean latents with noise of its own at each."""
         super().set_timesteps(*args, **kwargs)
         [generator] = generators_of([self.seed])
         self.noisy = []
@@ -196,6 +197,7 @@ class _Recording(_Ddim):
         return noisy.expand_as(sample)
 
     def step(self, model_output: Tensor, timestep: Any, sample: Tensor, return_dict: bool = True) -> Any:
+        """Go to the next latents of the path, and record how far the step's mean is from them."""
         at = len(self.residuals)
         mean = _mean(super().step, model_output, timestep, self.noisy[at].to(sample))
         self.residuals.append(self.noisy[at + 1].to(mean) - mean)
@@ -212,12 +214,14 @@ class _FixedPoint(_Ddim):
     timesteps: Tensor
 
     def set_timesteps(self, *args: Any, **kwargs: Any) -> None:
+        """Set the timesteps in reverse, each once for every iteration."""
         super().set_timesteps(*args, **kwargs)
         self.timesteps = self.timesteps.flip(0).repeat_interleave(self.iterations)
         self.calls = 0
         self.walked: list[Tensor] = []
 
     def step(self, model_output: Tensor, timestep: Any, sample: Tensor, return_dict: bool = True) -> Any:
+        """Solve for the latents before the step, with the denoiser's output at the last solution."""
         if self.calls % self.iterations == 0:
             self.walked.append(sample)
         self.calls += 1
@@ -241,10 +245,12 @@ class _Replaying(_Ddim):
     timesteps: Tensor
 
     def set_timesteps(self, *args: Any, **kwargs: Any) -> None:
+        """Set the timesteps without those that are skipped."""
         super().set_timesteps(*args, **kwargs)
         self.timesteps, self.at = self.timesteps[self.skipped :], self.skipped
 
     def step(self, model_output: Tensor, timestep: Any, sample: Tensor, return_dict: bool = True) -> Any:
+        """Take a step with the residual added, and put the source of each group back on its path."""
         residuals = self.inverted.residuals
         if residuals is not None:
             stepped = _mean(super().step, model_output, timestep, sample) + residuals[self.at].to(sample)

@@ -100,7 +100,7 @@ class PromptToPrompt(Hook):
         self._prepared: Any = None
 
     def prepare(self, call: DenoiserCall) -> None:
-        """Lay out M, a and b for this call: what prompts say once, what windows say where one ends."""
+        """Lay out M, a and b for this call, anew only where the batch or the exchanged words change."""
         batch = (call.prompts, call.tokens, call.rows, call.device)
         if batch != self._prepared:
             self._read(call)
@@ -130,7 +130,7 @@ class PromptToPrompt(Hook):
         return output + attend(query[rows], key[rows], mav)  # A M diag(a) V*
 
     def _read(self, call: DenoiserCall) -> None:
-        """What the prompts say: M, windows, w and R; one entry for each image."""
+        """Read from the prompts, for each image: M, the share of calls of each token, w and R."""
         self._rows = source_rows(call, self.targets)
         sources = self._rows[call.conditional] - call.conditional.start
         blank = np.zeros((call.pictures, call.tokens))

@@ -22,7 +22,7 @@ from headwise.report.page import (
     settings_rows,
     strips_of_methods,
 )
-from headwise.runs.image_names import ImageName
+from headwise.runs.image_names import kept_images
 from headwise.runs.scores import Scores
 
 __all__ = ["polysemy_page", "weakening_page", "weakenings_page"]
@@ -70,9 +70,8 @@ def _curves(weakening: Weakening) -> Section:
 def _strips_of_orders(folder: Path, weakening: Weakening) -> Iterator[Section]:
     """One section for each prompt whose pictures were kept: one row per order, k growing to the right."""
     by_number: dict[int, dict[tuple[str, int | None], Picture]] = {}
-    for path in sorted((folder / "pictures").glob("*.png")):
-        if (name := ImageName.parse(path.stem)) is not None:
-            by_number.setdefault(name.number, {})[name.method, name.k] = Picture.of(path)
+    for name, path in kept_images(folder).items():
+        by_number.setdefault(name.number, {})[name.method, name.k] = Picture.of(path)
     orders, ks = weakening.orders, weakening.ks
     for pictures in by_number.values():
         strips = []

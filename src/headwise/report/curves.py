@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from headwise.benchmarks.results import Weakening
+from headwise.benchmarks.results import LEAST, LEAST_LAYERS, MOST, MOST_LAYERS, Weakening
 from headwise.intervals import Interval
 from headwise.measuring.agreement import Agreement
 from headwise.report.style import ACCENT, GREY, INK, SEQUENTIAL, Figure, canvas, matplotlib, name_concepts
@@ -16,10 +16,10 @@ from headwise.report.style import ACCENT, GREY, INK, SEQUENTIAL, Figure, canvas,
 __all__ = ["agreements", "intervals", "lines", "rates", "tradeoff", "weakening_areas", "weakening_curves"]
 
 _ORDER_STYLE = {
-    "most relevant": (ACCENT, "-", 2.2),
-    "least relevant": (INK, "-", 2.2),
-    "most relevant layers": (ACCENT, ":", 1.4),
-    "least relevant layers": (INK, ":", 1.4),
+    MOST: (ACCENT, "-", 2.2),
+    LEAST: (INK, "-", 2.2),
+    MOST_LAYERS: (ACCENT, ":", 1.4),
+    LEAST_LAYERS: (INK, ":", 1.4),
 }
 
 
@@ -48,7 +48,7 @@ def weakening_areas(weakenings: Mapping[str, Weakening]) -> Figure:
     rows = np.arange(len(names))
     low, value, high = ([getattr(areas[n], end) for n in names] for end in ("low", "value", "high"))
     random = [weakenings[name].random().value for name in names]
-    layers = [weakenings[n].area("most relevant layers", "least relevant layers").value for n in names]
+    layers = [weakenings[name].area(MOST_LAYERS, LEAST_LAYERS).value for name in names]
     with canvas(8, 1.5 + 0.24 * len(names)) as (figure, axes):
         axes.hlines(rows, low, high, color=INK, linewidth=2)
         axes.scatter(value, rows, color=INK, zorder=3, label="least − most relevant first")

@@ -15,7 +15,7 @@ from markupsafe import Markup
 from headwise.files import write_whole
 from headwise.pictures import settings_in
 from headwise.report.style import Figure, as_svg
-from headwise.runs.image_names import ImageName
+from headwise.runs.image_names import kept_images
 
 __all__ = [
     "Drawing", "Page", "Picture", "Section", "Strip", "Table", "pictures_of", "settings_rows",
@@ -161,9 +161,8 @@ def strips_of_methods(folder: Path, methods: Sequence[str], first: str = "plain"
         first: The method whose picture names the strip by its prompt.
     """
     rows: dict[int, dict[str, Picture]] = {}
-    for path in sorted((folder / "pictures").glob("*.png")):
-        if (name := ImageName.parse(path.stem)) is not None:
-            rows.setdefault(name.number, {})[name.method] = Picture.of(path)
+    for name, path in kept_images(folder).items():
+        rows.setdefault(name.number, {})[name.method] = Picture.of(path)
     for row in rows.values():
         prompt = (row.get(first) or next(iter(row.values()))).prompt
         yield Strip(f"“{prompt}”", [(method, row[method]) for method in methods if method in row])

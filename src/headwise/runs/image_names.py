@@ -4,9 +4,10 @@
 """
 
 import re
+from pathlib import Path
 from typing import NamedTuple
 
-__all__ = ["ImageName"]
+__all__ = ["ImageName", "kept_images"]
 
 _FORMAT = re.compile(r"(\d{3,}) (.+?)(?: (\d{4,}))?")
 
@@ -35,3 +36,9 @@ class ImageName(NamedTuple):
             return None
         number, method, k = match.groups()
         return cls(int(number), method, None if k is None else int(k))
+
+
+def kept_images(folder: Path) -> dict[ImageName, Path]:
+    """The files of the images that a sweep kept in its folder, by what their names say, in that order."""
+    files = sorted((folder / "pictures").glob("*.png"))
+    return {name: file for file in files if (name := ImageName.parse(file.stem)) is not None}

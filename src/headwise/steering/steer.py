@@ -39,20 +39,15 @@ from headwise.model.sites import Attend, DenoiserCall, Site
 __all__ = ["Steer", "adjust", "clamped", "strengthen", "weaken"]
 
 WordSpec = str | tuple[int, ...] | None  # a word, token positions, or none
+Steps = tuple[float | int, float | int]  # the first and the last share of the denoiser calls
 LARGEST = 100.0  # a factor beyond this drowns every other token of any prompt
 
 
 def strengthen(
-    relevance: Relevance,
-    word: WordSpec | Sequence[WordSpec],
-    concept: str,
-    strength: float | int = 1.0,
-    *,
-    occurrence: int | None = None,
-    clamp: float | int | None = None,
-    steps: tuple[float | int, float | int] = (0.0, 1.0),
+    relevance: Relevance, word: WordSpec | Sequence[WordSpec], concept: str, strength: float | int = 1.0, *,
+    occurrence: int | None = None, clamp: float | int | None = None, steps: Steps = (0.0, 1.0),
     top: int | None = None,
-) -> "Steer":
+) -> "Steer":  # fmt: skip
     """Raise the attention of a concept's heads to a word: r = 1 + s (R − 1).
 
     Args:
@@ -78,17 +73,10 @@ def strengthen(
 
 
 def adjust(
-    relevance: Relevance,
-    word: WordSpec | Sequence[WordSpec],
-    toward: str,
-    away: str,
-    strength: float | int = 1.0,
-    *,
-    occurrence: int | None = None,
-    clamp: float | int | None = None,
-    steps: tuple[float | int, float | int] = (0.0, 1.0),
-    top: int | None = None,
-) -> "Steer":
+    relevance: Relevance, word: WordSpec | Sequence[WordSpec], toward: str, away: str,
+    strength: float | int = 1.0, *, occurrence: int | None = None, clamp: float | int | None = None,
+    steps: Steps = (0.0, 1.0), top: int | None = None,
+) -> "Steer":  # fmt: skip
     """Turn a misread word from one concept toward another: r = 1 + s (2 R[toward] − R[away] − 1).
 
     Args:
@@ -108,7 +96,7 @@ def weaken(
     word: WordSpec | Sequence[WordSpec] = None,
     factor: float | int = -2.0,
     *,
-    steps: tuple[float | int, float | int] = (0.0, 1.0),
+    steps: Steps = (0.0, 1.0),
 ) -> "Steer":
     """Multiply the attention of some heads by a factor.
 
@@ -150,7 +138,7 @@ class Steer(Hook):
     word: WordSpec | Sequence[WordSpec] = None
     every: bool = False
     occurrence: int | None = None
-    steps: tuple[float | int, float | int] = (0.0, 1.0)
+    steps: Steps = (0.0, 1.0)
     head_map: HeadMap | None = None
 
     def __post_init__(self) -> None:
@@ -292,7 +280,7 @@ def _steer_top(
     top: int | None,
     word: WordSpec | Sequence[WordSpec],
     occurrence: int | None,
-    steps: tuple[float | int, float | int],
+    steps: Steps,
 ) -> "Steer":
     """Steering by one factor per head, at the `top` heads alone."""
     return Steer(

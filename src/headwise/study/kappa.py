@@ -22,7 +22,7 @@ References:
 import numpy as np
 from jaxtyping import Float, Int
 
-from headwise.intervals import Interval, bootstrap
+from headwise.intervals import Interval, bootstrap_interval
 
 __all__ = ["fleiss_kappa"]
 
@@ -43,8 +43,7 @@ def fleiss_kappa(counts: Int[np.ndarray, "items answers"], seed: int = 0) -> Int
         return Interval(*[float("nan")] * 3)
     raters = rated.sum(1, keepdims=True)
     agreeing = (rated * (rated - 1)).sum(1, keepdims=True) / (raters * (raters - 1))
-    value, low, high = bootstrap(np.hstack([agreeing, rated / raters]), _kappa, seed)
-    return Interval(float(value), float(low), float(high))
+    return bootstrap_interval(np.hstack([agreeing, rated / raters]), _kappa, seed)
 
 
 def _kappa(means: Float[np.ndarray, " agreeing_and_shares"]) -> float:

@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from headwise.intervals import Interval, bootstrap, wilson
+from headwise.intervals import Interval, bootstrap_interval, wilson
 from headwise.study.answers import Answer, Answers
 from headwise.study.description import Question, Study
 from headwise.study.kappa import fleiss_kappa
@@ -222,7 +222,7 @@ def _rate(question: str, group: str, shown: tuple[str, ...], code: str, answers:
     hits, n = (int(total) for total in table.sum(0))
     by_case = Interval(hits / n, float("nan"), float("nan"))
     if len(table) > 1:
-        by_case = Interval(*(float(x) for x in bootstrap(table, lambda mean: mean[0] / mean[1])))
+        by_case = bootstrap_interval(table, lambda mean: mean[0] / mean[1])
     return Rate(question, group, shown, code, hits, n, wilson(hits, n), by_case)
 
 

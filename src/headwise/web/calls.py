@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from headwise.benchmarks.defaults import defaults_of, score_by
 from headwise.editing.baselines.table import OFFERED
 from headwise.web.expressions import Call, Name, call
 from headwise.web.requests import Compose, Edit, Explore, Generate, Measure, Steering, Strip, Suggest, Weaken
@@ -143,8 +144,8 @@ def weaken(request: Weaken, folder: Path, ks: Sequence[int], model: str, judge: 
         model: The name of the model, which decides on the evaluation prompts.
         judge: The name of the CLIP model, which decides on the score.
     """
-    source, score = "emoji" if model == "emoji" else "paper", "choice" if judge == "emoji" else "similarity"
-    prompts = call("benchmarks.prompts.eval_prompts", source, request.concept, request.count)
+    cases = defaults_of(model).cases
+    prompts = call("benchmarks.prompts.eval_prompts", cases, request.concept, request.count)
     options = {"ks": tuple(ks), "factor": request.factor, "seeds": (request.seed,), "out": folder}
     return call(
         "hw.measure_weakening",
@@ -152,7 +153,7 @@ def weaken(request: Weaken, folder: Path, ks: Sequence[int], model: str, judge: 
         RELEVANCE,
         request.concept,
         prompts,
-        call("hw.scoring", Name("scorer"), score),
+        call("hw.scoring", Name("scorer"), score_by(judge)),
         **options,
         **WEAKENING,
         **sampling(request),

@@ -7,13 +7,14 @@ restart with the same votes or scores as an undisturbed run.
 from pathlib import Path
 from typing import Any
 
+from headwise.benchmarks.defaults import defaults_of
 from headwise.benchmarks.prompts import evaluated_concepts
 from headwise.benchmarks.results import LEAST, MOST, Weakening
 from headwise.errors import HeadwiseError
 from headwise.intervals import Interval
 from headwise.measuring.relevance import Relevance
 from headwise.model.pipelines import watched
-from headwise.runs.image_names import ImageName
+from headwise.runs.image_names import ImageName, kept_images
 from headwise.runs.scores import Scores
 from headwise.web import calls
 from headwise.web.expressions import Call, evaluate
@@ -56,8 +57,8 @@ def concepts_to_weaken(session: ModelSession, relevance: Relevance) -> list[str]
     """The measured concepts that have evaluation prompts; none where no CLIP model scores the images."""
     if session.judge is None:
         return []
-    source = "emoji" if session.model == "emoji" else "paper"
-    return [name for name in evaluated_concepts(source) if name in relevance.concepts]
+    cases = defaults_of(session.model).cases
+    return [name for name in evaluated_concepts(cases) if name in relevance.concepts]
 
 
 def curves(folder: Path) -> dict[str, Any]:
@@ -93,11 +94,11 @@ def _kept_images(folder: Path, weakening: Weakening) -> list[dict[str, Any]]:
     """For each prompt whose images were kept, the file of each order and k."""
     from headwise.pictures import settings_in
 
-    files = {ImageName.parse(file.stem): file for file in sorted((folder / "pictures").glob("*.png"))}
+    files = kept_images(folder)
     first = weakening.orders[0]  # with no heads or all heads weakened the order does not matter
     ends = (0, weakening.ks[-1])
     kept = []
-    for number in dict.fromkeys(name.number for name in files if name is not None):
+    for number in dict.fromkeys(name.number for name in files):
         names = {
             order: [ImageName(number, first if k in ends else order, k) for k in weakening.ks]
             for order in weakening.orders

@@ -126,7 +126,7 @@ def benchmark_questions(
         "words": _words(model, relevance),
         "choice": _choice(model, relevance),
         "pictures": _pictures(votes),
-        "tokens": _tokens(model, relevance),
+        "tokens": _tokens(model),
         "novel": _novel(model, relevance),
         "transfer": _transfer(model, relevance, others or {}, schedulers or {}),
         "steps": _steps(model, relevance),
@@ -167,17 +167,17 @@ def _shuffled(model: "_Model", *stream: int) -> dict[str, np.ndarray]:
     return {name: generator.permutation(len(model.concepts.words(name))) for name in model.concepts.names}
 
 
-def _words(model: _Model, whole: Relevance) -> Answer:
+def _words(model: _Model, reference: Relevance) -> Answer:
     values, lengths = {}, np.array([len(model.concepts.words(name)) for name in model.concepts.names])
     for count in (1, 2, 4):
         agree, enough = [], lengths >= 2 * count
         for sample in range(SUBSETS):
             subset = {name: order[:count] for name, order in _shuffled(model, count, sample).items()}
             few = model.measure(f"{count} words, drawing {sample}", _chosen(model.concepts, subset))
-            agree.append(_agreement(few, whole)[enough])
+            agree.append(_agreement(few, reference)[enough])
         if enough.any():
             values[f"{count} of the words of {enough.sum()} concepts"] = mean(np.mean(agree, 0))
-    values["all words"] = mean(_agreement(model.measure("all words"), whole))
+    values["all words"] = mean(_agreement(model.measure("all words"), reference))
     return Answer(
         "How many words does a concept need?",
         "Relevance measured with a few of each concept's words, three samples of words, compared with that "
@@ -187,7 +187,7 @@ def _words(model: _Model, whole: Relevance) -> Answer:
     )
 
 
-def _choice(model: _Model, whole: Relevance) -> Answer:
+def _choice(model: _Model, reference: Relevance) -> Answer:
     between, with_all = [], []
     for sample in range(SUBSETS):
         orders = _shuffled(model, 0, sample)
@@ -199,7 +199,7 @@ def _choice(model: _Model, whole: Relevance) -> Answer:
             for half in (0, 1)
         ]
         between.append(_agreement(*halves))
-        with_all += [_agreement(half, whole) for half in halves]
+        with_all += [_agreement(half, reference) for half in halves]
     return Answer(
         "Does it matter which words stand for a concept?",
         "Two halves of each concept's words on the same pictures, three samples; then each half, and all "
@@ -208,7 +208,7 @@ def _choice(model: _Model, whole: Relevance) -> Answer:
         {
             "one half of the words, the other": mean(np.mean(between, 0)),
             "a half, all (other pictures)": mean(np.mean(with_all, 0)),
-            "all, all (other pictures)": mean(_agreement(model.measure("all words"), whole)),
+            "all, all (other pictures)": mean(_agreement(model.measure("all words"), reference)),
         },
     )
 
@@ -228,7 +228,7 @@ def _pictures(votes: Votes) -> Answer:
     )
 
 
-def _tokens(model: _Model, whole: Relevance) -> Answer:
+def _tokens(model: _Model) -> Answer:
     """Whether words of several tokens give the relevance of words of one token, of concepts with both."""
     embeddings = model.concepts.embed(model.pipe)
     lengths = {
@@ -282,38 +282,38 @@ def _counted(model: _Model, concepts: ConceptSet, pool: Pool) -> Int[np.ndarray,
     return folder.so_far.totals
 
 
-def _novel(model: _Model, whole: Relevance) -> Answer:
+def _novel(model: _Model, reference: Relevance) -> Answer:
     """Leave one concept out: kernel ridge regression from the mean embedding of its words."""
-    kernel = similarity(model.concepts.embed(model.pipe))
+    measured, kernel = reference.values, similarity(model.concepts.embed(model.pipe))
     order = np.random.Generator(np.random.Philox(model.seed)).permutation(len(kernel))
     predicted = {
-        "from the words (ridge)": predict_relevance(kernel, whole.values),
-        "from the words of other concepts": predict_relevance(kernel[np.ix_(order, order)], whole.values),
-        "the most similar concept": np.stack([whole.values[nearest(kernel, c)] for c in range(len(kernel))]),
-        "the mean of the others": (whole.values.sum(0) - whole.values) / (len(kernel) - 1),
+        "from the words (ridge)": predict_relevance(kernel, measured),
+        "from the words of other concepts": predict_relevance(kernel[np.ix_(order, order)], measured),
+        "the most similar concept": np.stack([measured[nearest(kernel, c)] for c in range(len(kernel))]),
+        "the mean of the others": (measured.sum(0) - measured) / (len(kernel) - 1),
     }
     return Answer(
         "Can a concept's relevance be predicted from its words, without measuring?",
         "Each concept in turn is left out and predicted from the embeddings of its words and the relevance "
         "of all others. The mean of the others does not depend on the concept.",
         AGREEMENT,
-        {name: mean(rank_correlation(values, whole.values)) for name, values in predicted.items()},
+        {name: mean(rank_correlation(values, measured)) for name, values in predicted.items()},
     )
 
 
 def _transfer(
-    model: _Model, whole: Relevance, others: Mapping[str, Any], schedulers: Mapping[str, Any]
+    model: _Model, reference: Relevance, others: Mapping[str, Any], schedulers: Mapping[str, Any]
 ) -> Answer:
     original, values = model.pipe.scheduler, {}
-    values[f"{type(original).__name__}, its own"] = mean(_agreement(model.measure("all words"), whole))
+    values[f"{type(original).__name__}, its own"] = mean(_agreement(model.measure("all words"), reference))
     try:
         for name, scheduler in schedulers.items():
             model.pipe.scheduler = scheduler
-            values[name] = mean(_agreement(model.measure(f"scheduler {name}"), whole))
+            values[name] = mean(_agreement(model.measure(f"scheduler {name}"), reference))
     finally:
         model.pipe.scheduler = original
     for name, other in others.items():
-        values[name] = mean(_agreement(model.measure(f"checkpoint {name}", pipe=other), whole))
+        values[name] = mean(_agreement(model.measure(f"checkpoint {name}", pipe=other), reference))
     return Answer(
         "Does relevance hold for another scheduler, or another checkpoint?",
         "Measured with each, on the same latents and prompts, compared with relevance on other pictures.",
@@ -322,15 +322,15 @@ def _transfer(
     )
 
 
-def _steps(model: _Model, whole: Relevance) -> Answer:
+def _steps(model: _Model, reference: Relevance) -> Answer:
     few = model.measure("all words")
     parts = {
-        name: (few.at_steps(*part), whole.at_steps(*part))
+        name: (few.at_steps(*part), reference.at_steps(*part))
         for name, part in zip(("first three tenths", "middle four", "last three"), PARTS, strict=True)
     }
-    values = {"all calls, all calls": mean(_agreement(few, whole))}
+    values = {"all calls, all calls": mean(_agreement(few, reference))}
     for name, (ours, theirs) in parts.items():
-        values[f"{name}, all calls"] = mean(_agreement(ours, whole))
+        values[f"{name}, all calls"] = mean(_agreement(ours, reference))
         values[f"{name}, the same"] = mean(_agreement(ours, theirs))
     early, late = parts["first three tenths"][0], parts["last three"][1]
     values["first three tenths, last three"] = mean(_agreement(early, late))

@@ -27,6 +27,7 @@ from headwise.benchmarks.prompts import EditPair
 from headwise.benchmarks.results import LEAST, LEAST_LAYERS, MOST, MOST_LAYERS, Answer, mean
 from headwise.benchmarks.sweep import Call, Sweep, run_sweep
 from headwise.benchmarks.weakening import orders_of
+from headwise.benchmarks.weakening_sweeps import eighths
 from headwise.editing.groups import generate_edits
 from headwise.editing.patch import Patch
 from headwise.intervals import Interval
@@ -45,7 +46,6 @@ SAMPLING: dict[str, Any] = {"num_inference_steps": LEAN.num_inference_steps, "gu
 PARTS = ((0.0, 0.3), (0.3, 0.7), (0.7, 1.0))  # of the denoiser calls
 FACTORS = (0.5, 0.0, -1.0, -2.0, -4.0)
 RANDOM = ("random 0", "random 1", "random 2")
-EIGHTHS = (0, 1, 2, 4, 6, 8)
 STEP_AWARE, SHIFTED_STEP = "moment", "another moment"  # as files call these orders
 Word = Literal["target", "source"]
 Row = tuple[Int[np.ndarray, "parts all_heads"], float]  # an order for each part of the calls, and a factor
@@ -98,8 +98,7 @@ class Interventions:
     @property
     def ks(self) -> tuple[int, ...]:
         """How many heads are intervened on."""
-        heads = self.relevance.values.shape[1]
-        return tuple(heads * eighth // 8 for eighth in EIGHTHS)
+        return eighths(self.relevance.values.shape[1])
 
     def answers(self) -> dict[str, Answer]:
         """The questions that interventions answer."""

@@ -13,7 +13,7 @@ Three questions to every scale, the same latents in each:
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from headwise.benchmarks.editing import METRICS, edit_scores
 from headwise.benchmarks.polysemy import benchmark_polysemy
 from headwise.benchmarks.prompts import EditPair, EvalPrompt, PolysemyPrompt
 from headwise.benchmarks.results import SCALES_FILE, Editing, Scales
-from headwise.benchmarks.sweep import Call, Sweep, run_sweep
+from headwise.benchmarks.sweep import Call, Comparison, Sweep, run_sweep
 from headwise.benchmarks.weakening_sweeps import benchmark_weakening
 from headwise.files import write_whole
 from headwise.measuring.relevance import Relevance
@@ -93,8 +93,9 @@ def benchmark_scales(
         )
         for name in scales
     }  # fmt: skip
-    strengthening = _Strengthened(on, tuple(pairs), scorer, tuple(seeds), batch_size, passed)
-    scores = run_sweep(pipe, strengthening, kind="strengthening", out=out / "strengthen", progress=progress)
+    comparison = Comparison(relevance, tuple(pairs), ("plain", *on), tuple(seeds), batch_size, 0, passed)
+    sweep = partial(_sweep, comparison, on, scorer)
+    scores = run_sweep(pipe, sweep, kind="strengthening", out=out / "strengthen", progress=progress)
     strengthened = Editing(scores, tuple(pair.attribute for pair in pairs))
     largest = {name: float(r.values.max()) for name, r in on.items()}
     result = Scales(weakened, adjusted, strengthened, orders, largest)
@@ -103,53 +104,38 @@ def benchmark_scales(
     return result
 
 
-@dataclass(frozen=True)
-class _Strengthened:
-    """From a pipeline to the sweep over the target prompts, plain and strengthened on every scale."""
+def _sweep(comparison: Comparison, on: Mapping[str, Relevance], scorer: CLIPScorer, pipe: Any) -> Sweep:
+    """The sweep over the target prompts, plain and strengthened by the relevance on every scale."""
+    pairs, passed = comparison.prompts, comparison.passed
+    methods, seeds = comparison.methods, comparison.seeds
+    prompts = [pair.target for pair in pairs]
+    settings = settings_of_pictures(pipe, prompts) | passed
+    settings |= {"attributes": [pair.attribute for pair in pairs]}
+    settings |= {"relevance": {name: r.settings.get("weights") for name, r in on.items()}}
 
-    on: Mapping[str, Relevance]
-    pairs: tuple[EditPair, ...]
-    scorer: CLIPScorer
-    seeds: tuple[int, ...]
-    batch_size: int
-    passed: dict[str, Any]
+    def images(seed: int, numbers: Sequence[int], *hooks: Steer) -> Sequence[Any]:
+        with hooked(pipe, *hooks):
+            return generate(pipe, prompts, seed, numbers, output_type="pil", **passed)
 
-    def __call__(self, pipe: Any) -> Sweep:
-        prompts = [pair.target for pair in self.pairs]
-        settings = settings_of_pictures(pipe, prompts) | self.passed
-        settings |= {"attributes": [pair.attribute for pair in self.pairs]}
-        settings |= {"relevance": {name: r.settings.get("weights") for name, r in self.on.items()}}
-        methods, last = ("plain", *self.on), dict[tuple[int, ...], Sequence[Any]]()
+    plain_images = lru_cache(1)(images)  # of one call's prompts, generated once for all scales
 
-        def images(call: Call, *hooks: Steer) -> Sequence[Any]:
-            with hooked(pipe, *hooks):
-                return generate(
-                    pipe, prompts, call.label("seed"), call.numbers, output_type="pil", **self.passed
-                )
+    def plain(call: Call) -> Sequence[Any]:
+        return plain_images(call.label("seed"), tuple(call.numbers))
 
-        def plain(call: Call) -> Sequence[Any]:
-            """The plain pictures of a call's prompts, which are generated once for all scales."""
-            key = (call.label("seed"), *call.numbers)
-            if key not in last:
-                last.clear()
-                last[key] = images(call)
-            return last[key]
+    def generated(call: Call) -> Sequence[Any]:
+        method = call.label("method")
+        if method == "plain":
+            return plain(call)
+        return images(call.label("seed"), call.numbers, _steer(on[method], comparison.of(call)))
 
-        def generated(call: Call) -> Sequence[Any]:
-            method = call.label("method")
-            return plain(call) if method == "plain" else images(call, _steer(self.on[method], self._of(call)))
-
-        return Sweep(
-            {"method": methods, "measure": METRICS, "seed": self.seeds, "pair": range(len(prompts))},
-            settings,
-            loops=("seed", "pair", "method"),
-            batch_size=self.batch_size,
-            generate=generated,
-            score=lambda call, made: edit_scores(self.scorer, self._of(call), plain(call), made),
-        )
-
-    def _of(self, call: Call) -> list[EditPair]:
-        return [self.pairs[n] for n in call.numbers]
+    return Sweep(
+        {"method": methods, "measure": METRICS, "seed": seeds, "pair": range(len(pairs))},
+        settings,
+        loops=("seed", "pair", "method"),
+        batch_size=comparison.batch_size,
+        generate=generated,
+        score=lambda call, images: edit_scores(scorer, comparison.of(call), plain(call), images),
+    )
 
 
 def _steer(relevance: Relevance, pairs: Sequence[EditPair]) -> Steer:
