@@ -1,0 +1,45 @@
+"""What the arguments of a denoiser call hold: the latents, their grid, the rows of the batch."""
+
+from typing import Any
+
+from torch import Tensor
+
+__all__ = ["crop_latents", "grid_of", "latents_in", "least_side", "rows_of"]
+
+
+def latents_in(inputs: dict[str, Any]) -> str:
+    """The name of the latents among the inputs: "sample" in UNets, "hidden_states" in transformers."""
+    return "sample" if "sample" in inputs else "hidden_states"
+
+
+def grid_of(latents: Tensor, inputs: dict[str, Any]) -> tuple[int, int]:
+    """Height and width of the latents; where they come as a row of patches, the patches' ids tell."""
+    if latents.ndim == 3:
+        last = inputs["img_ids"].reshape(-1, 3)[-1]
+        return int(last[-2]) + 1, int(last[-1]) + 1
+    return latents.shape[-2], latents.shape[-1]
+
+
+def least_side(denoiser: Any) -> int:
+    """The side of the smallest latents that a denoiser takes."""
+    halvings = len(getattr(denoiser.config, "block_out_channels", (0,))) - 1
+    return (getattr(denoiser.config, "patch_size", None) or 1) * 2**halvings
+
+
+def crop_latents(inputs: dict[str, Any], side: int) -> dict[str, Any]:
+    """The inputs that change where a corner of the latents is computed, and a text without mask is read."""
+    name = latents_in(inputs)
+    changed = {key: None for key in inputs if "controlnet" in key or "residual" in key or "text" in key}
+    changed |= {key: None for key in inputs if key == "encoder_attention_mask"}
+    if inputs[name].ndim == 3:
+        return changed | {name: inputs[name][:, :1], "img_ids": inputs["img_ids"][..., :1, :]}
+    return changed | {name: inputs[name][..., :side, :side]}
+
+
+def rows_of(value: Any, rows: int, chosen: slice) -> Any:
+    """Those rows of whatever denoiser input has a row for each of the batch; other values as they are."""
+    if isinstance(value, dict):
+        return {name: rows_of(item, rows, chosen) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(rows_of(item, rows, chosen) for item in value)
+    return value[chosen] if isinstance(value, Tensor) and value.ndim and len(value) == rows else value
