@@ -176,9 +176,7 @@ def _call(unet: Any, head_map: HeadMap, text: Tensor, side: int) -> DenoiserCall
     def rerun(hook: Any, latents: Tensor, timestep: Tensor) -> Any:
         return unet(latents, timestep, encoder_hidden_states=text)
 
-    return DenoiserCall(
-        rows=1, pictures=1, grid=(side, side), tokens=PROMPT_TOKENS, head_map=head_map, rerun=rerun
-    )
+    return DenoiserCall(grid=(side, side), tokens=PROMPT_TOKENS, head_map=head_map, rerun=rerun).of_rows(1)
 
 
 def _coarsened(maps: Tensor) -> Tensor:

@@ -213,7 +213,14 @@ def test_every_layer_hears_what_steer_makes_it_hear(nodes, name, dtype):
         patches = theirs.model_options["transformer_options"]["patches_replace"]["attn2"]
         assert len(patches) == len(head_map)
         ours = steer(positions)
-        call = DenoiserCall(rows=4, pictures=2, tokens=tokens, head_map=head_map)
+        call = DenoiserCall(
+            rows=4,
+            pictures=2,
+            picture=(0, 1, 0, 1),
+            conditional=slice(2, 4),
+            tokens=tokens,
+            head_map=head_map,
+        )
         ours.prepare(call)
         for index, layer in enumerate(head_map):
             q, k, v = (

@@ -67,6 +67,8 @@ class Excite(Hook):
         refinements: The largest number of moves to reach a threshold.
     """
 
+    once_per_step = True
+
     def __init__(
         self,
         words: Sequence[Sequence[str]],

@@ -51,6 +51,7 @@ class FromSource(Hook):
     """
 
     kinds = ("self",)
+    once_per_step = True
 
     def __init__(self, targets: int, *, start: float | int = 0.0, until: float | int | None = None) -> None:
         self.targets, self.start, self.until = targets, start, until

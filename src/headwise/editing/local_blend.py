@@ -41,6 +41,8 @@ class LocalBlend(Hook):
         start: The share of the denoiser calls after which blending begins, 0 … 1.
     """
 
+    once_per_step = True
+
     def __init__(self, *, targets: int = 1, threshold: float | int = 0.3, start: float | int = 0.2) -> None:
         if not 0 <= threshold <= 1 or not 0 <= start <= 1:
             raise BadStrength(f"threshold={threshold} and start={start} were given; expected 0 to 1.")

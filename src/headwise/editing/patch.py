@@ -34,6 +34,7 @@ class Patch(Hook):
     """
 
     kinds = ("cross",)
+    once_per_step = True
 
     def __init__(self, chosen: Bool[np.ndarray, "targets all_heads"]) -> None:
         self.chosen = torch.from_numpy(np.array(chosen))

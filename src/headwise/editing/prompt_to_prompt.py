@@ -68,6 +68,7 @@ class PromptToPrompt(Hook):
     """
 
     kinds = ("cross", "self")
+    once_per_step = True
 
     def __init__(
         self,

@@ -117,6 +117,8 @@ class AttentionMaps(Hook):
         picture: The index of the image in the batch.
     """
 
+    once_per_step = True
+
     def __init__(self, picture: int = 0) -> None:
         self.picture = picture
         self._forget()

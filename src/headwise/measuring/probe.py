@@ -94,6 +94,7 @@ class ConceptProbe(Hook):
     """
 
     kinds = ("cross", "joint")
+    once_per_step = True
 
     def __init__(
         self,

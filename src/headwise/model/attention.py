@@ -11,9 +11,10 @@ change latents before the first step and after each one (steps.py).
 
 import functools
 import inspect
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -21,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from headwise.errors import HookMisuse, LayerNotReached
+from headwise.model.calls import PipelineCall, require_hooked_pipeline, watch_call
 from headwise.model.heads import HeadMap, denoiser_of, wrapped_denoiser_of
 from headwise.model.hooks import as_hook, overrides
 from headwise.model.inputs import crop_latents, grid_of, latents_in, least_side, rows_of
@@ -33,7 +35,7 @@ from headwise.model.replacing import (
     replace_call,
     replace_forward,
 )
-from headwise.model.sites import AttentionHook, DenoiserCall, PipelineCall, Site, layer_grid
+from headwise.model.sites import AttentionHook, DenoiserCall, Site, layer_grid
 from headwise.model.steps import FirstCall, add_after_step, moved_start, require_steps
 
 __all__ = ["hooked"]
@@ -47,9 +49,13 @@ def hooked(pipe: Any, *hooks: AttentionHook) -> Iterator[Any]:
         pipe: The user's pipeline (or a bare denoiser: then every row is conditional).
         hooks: Hooks and plain callables, outermost first.
 
+    Contexts of one pipeline may be left in any order. While one is open, every call of the pipeline is
+    hooked, from whichever thread, so another thread cannot open a second one.
+
     Raises:
         HookMisuse: The same hook is entered twice, returns another shape than attend's, changes latents in a
-            pipeline that cannot be called with them, or something else replaced a layer's forward meanwhile.
+            pipeline that cannot be called with them; another thread has hooked the pipeline; the rows of a
+            call cannot be told apart; or something else replaced a layer's forward meanwhile.
         LayerNotReached: On a clean exit, if the denoiser was called and a layer was not.
     """
     context = _Hooked(pipe, hooks)
@@ -77,14 +83,18 @@ class _Shared:
         hooks: The hooks in use, as the user passed them.
         in_side_pass: The context whose hook has the denoiser run beside its calls; others stand aside.
         beginning: The context that only begins a pipeline call, to learn the first denoiser call.
+        contexts: The contexts that are in place, the last on top; those below others stay in place when they
+            are left, and do nothing.
     """
 
     hooks: list[AttentionHook] = field(default_factory=list)
     in_side_pass: "_Hooked | None" = None
     beginning: "_Hooked | None" = None
+    contexts: "list[_Hooked]" = field(default_factory=list)
 
 
 _shared: "WeakKeyDictionary[nn.Module, _Shared]" = WeakKeyDictionary()
+_opening = threading.RLock()  # contexts are put in place and taken out one at a time
 
 
 class _Hooked:
@@ -96,17 +106,20 @@ class _Hooked:
         self.head_map = HeadMap.of(self.denoiser)
         self.shared = _shared.setdefault(self.denoiser, _Shared())
         self.pipeline_call: PipelineCall | None = None
-        self.outside_pipeline = PipelineCall(
-            (), 0, text_segments(pipe)
-        )  # denoiser calls outside any pipeline call
+        self.calls_outside = 0  # denoiser calls outside any pipeline call
         self.denoiser_call = self.prompted_call = DenoiserCall()
-        self.prompted = True  # until a pipeline says that a call is the unconditional one
+        self.unconditional = False  # whether the pipeline says that a call is the unconditional one
         self.completed, self.reached = 0, [False] * len(self.head_map)
+        self.thread, self.left = threading.get_ident(), False
         self.undo: list[Undo] = []
 
     def open(self) -> None:
         """Put the hooks at every layer; HookMisuse if one is in use already."""
-        self._enlist()
+        with _opening:
+            self._enlist()
+            self._install()
+
+    def _install(self) -> None:
         # On the torch.compile wrapping where there is one: counting then happens outside the compiled graph.
         outer = wrapped_denoiser_of(self.pipe)
         before = outer.register_forward_pre_hook(self._begin, with_kwargs=True)
@@ -121,17 +134,28 @@ class _Hooked:
                 wrap = functools.partial(self._wrapped, index, "self")
                 self.undo.append(replace_forward(beside, modules[beside], wrap))
         for hook in self.hooks:
-            self.undo += [register_feature(modules, address, hook) for address in hook.features]
+            for address in hook.features:
+                self.undo.append(register_feature(modules, address, hook, lambda: self.left))
         if hasattr(self.denoiser, "cache_context"):
-            self.undo.append(replace_cache_context(self.denoiser, self._note_prompted))
+            self.undo.append(replace_cache_context(self.denoiser, self._note_unconditional))
         if callable(self.pipe) and not isinstance(self.pipe, nn.Module):
             require_steps(self.pipe, self.hooks)
             self.undo.append(replace_call(self.pipe, self._call_pipeline))
 
     def close(self) -> list[str]:
-        """Undo everything, last first; the addresses whose forward something else had replaced meanwhile."""
-        overwritten = [undo() for undo in reversed(self.undo)]
-        return [address for address in overwritten if address is not None]
+        """Undo everything, as soon as no later context is in place above this one.
+
+        Returns:
+            The addresses whose forward something else had replaced meanwhile.
+        """
+        with _opening:
+            self.left, contexts = True, self.shared.contexts
+            in_use = self.shared.hooks
+            in_use[:] = [hook for hook in in_use if all(hook is not ours for ours in self.passed)]
+            overwritten: list[str | None] = []
+            while contexts and contexts[-1].left:
+                overwritten += [undo() for undo in reversed(contexts.pop().undo)]
+            return [address for address in overwritten if address is not None]
 
     def require_reached(self) -> None:
         """LayerNotReached, naming the first, if a completed call of the denoiser passed a layer by."""
@@ -148,25 +172,30 @@ class _Hooked:
         in_use = self.shared.hooks
         for i, hook in enumerate(self.passed):
             if any(hook is other for other in (*in_use, *self.passed[:i])):
+                self.passed = ()
                 raise HookMisuse(
                     f"{hook!r} is already hooked into this pipeline. Leave the first context before entering "
                     "again, or make a second hook."
                 )
+        if any(other.thread != self.thread for other in self.shared.contexts if not other.left):
+            raise HookMisuse(
+                "Another thread has hooked this pipeline. Enter `hooked` and call it under one lock, "
+                "or give each thread a pipeline with a denoiser of its own."
+            )
         in_use.extend(self.passed)
+        self.shared.contexts.append(self)
 
-        def dismiss() -> None:
-            in_use[:] = [other for other in in_use if all(other is not hook for hook in self.passed)]
-
-        self.undo.append(dismiss)
-
-    def _note_prompted(self, prompted: bool) -> None:
-        self.prompted = prompted
+    def _note_unconditional(self, unconditional: bool) -> None:
+        self.unconditional = unconditional
 
     def _call_pipeline(self, run: Callable[..., Any], arguments: inspect.BoundArguments) -> Any:
         """One call of the pipeline, whose latents hooks may change."""
+        if self.left:
+            return run(*arguments.args, **arguments.kwargs)
         named = inspect.BoundArguments(arguments.signature, arguments.arguments.copy())  # type: ignore[arg-type]
         named.apply_defaults()
         outer, self.pipeline_call = self.pipeline_call, PipelineCall.of(self.pipe, named.arguments)
+        end = watch_call(self.pipe, self.pipeline_call)
         try:
             if any(overrides(hook, "before_first_step") for hook in self.hooks) and not self.shared.beginning:
                 self.shared.beginning = self
@@ -174,54 +203,73 @@ class _Hooked:
                     latents = moved_start(self.pipe, self.hooks, run, arguments)
                 finally:
                     self.shared.beginning = None
+                self.pipeline_call.restart()
                 if latents is not None:
                     arguments.arguments["latents"] = latents
             if any(overrides(hook, "after_step") for hook in self.hooks):
                 add_after_step(self.hooks, lambda: self.prompted_call, arguments)
             return run(*arguments.args, **arguments.kwargs)
         finally:
+            end()
             self.pipeline_call = outer
 
     def _begin(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
         """Note what a denoiser call holds, before it is made."""
-        if self.shared.beginning not in (None, self):
-            return  # a call that another context will stop
+        if self.left or self.shared.beginning not in (None, self):
+            return  # or a call that another context will stop
         inputs = inspect.signature(self.denoiser.forward).bind_partial(*args, **kwargs).arguments
         inputs |= inputs.pop("kwargs", {})
-        call = self.pipeline_call or self.outside_pipeline
-        self.denoiser_call = self._describe(inputs, call)
+        self.denoiser_call = self._describe(inputs)
         if self.shared.beginning is self:
             raise FirstCall(self.denoiser_call)
-        if self.prompted:
+        if self.denoiser_call.prompted:
+            self._require_once_per_step(self.denoiser_call)
             self.prompted_call = self.denoiser_call
-        call.steps += self.prompted
         for hook in self.hooks:
             hook.prepare(self.denoiser_call)
 
-    def _describe(self, inputs: dict[str, Any], call: PipelineCall) -> DenoiserCall:
-        latents = inputs[latents_in(inputs)]
-        rows = latents.shape[0]
-        pictures = rows // 2 if self._guided() else rows
-        if rows != pictures * (1 + self._guided()):
-            raise HookMisuse(
-                f"The batch has {rows} rows, which are not one with the prompt and one without for each "
-                "picture. Switch off perturbed-attention guidance and its kin."
-            )
+    def _require_once_per_step(self, call: DenoiserCall) -> None:
+        rows, again = call.conditional.stop - call.conditional.start, False
+        if self.pipeline_call is not None:
+            again, self.pipeline_call.prompted = self.pipeline_call.prompted, True
+        for hook in self.hooks:
+            if hook.once_per_step and (again or rows != call.pictures):
+                seen = "a second call in one step" if again else f"{rows} rows for {call.pictures} images"
+                raise HookMisuse(
+                    f"{hook!r} needs one row with the prompt for each image, once a step; the denoiser "
+                    f"got {seen}. Switch off perturbed-attention guidance, skip-layer guidance and their kin."
+                )
+
+    def _describe(self, inputs: dict[str, Any]) -> DenoiserCall:
+        latents, pipeline_call = inputs[latents_in(inputs)], self.pipeline_call
+        grid, rows = grid_of(latents, inputs), latents.shape[0]
         names = ("encoder_hidden_states", "encoder_hidden_states_t5")
         texts = [inputs[name] for name in names if isinstance(inputs.get(name), Tensor)]
+        text = texts[0] if texts else None
+        if pipeline_call is None:
+            if not isinstance(self.pipe, nn.Module):
+                require_hooked_pipeline(self.pipe)
+            call = PipelineCall((), 0, text_segments(self.pipe))
+            call.step, self.calls_outside = self.calls_outside, self.calls_outside + 1
+            held = call.rows(None, rows, False, self.unconditional)
+        else:
+            call = pipeline_call
+            call.begin_denoiser_call(inputs.get("timestep"))
+            held = call.rows(text, rows, self._guided(), self.unconditional)
         described = DenoiserCall(
-            step=call.steps if self.prompted else max(0, call.steps - 1),
+            step=call.step,
             steps=self._steps(),
             rows=rows,
-            pictures=pictures,
-            grid=grid_of(latents, inputs),
-            prompts=call.prompts if len(call.prompts) == pictures else call.prompts * pictures,
+            pictures=held.images,
+            picture=held.image,
+            conditional=held.conditional,
+            grid=grid,
+            prompts=call.prompts_of(held.images),
             tokens=sum(text.shape[1] for text in texts),
             width=texts[0].shape[-1] if texts else 0,
             device=latents.device,
             segments=call.segments,
             head_map=self.head_map,
-            prompted=self.prompted,
             scheduler=getattr(self.pipe, "scheduler", None),
         )
         described.rerun = functools.partial(self._rerun, described, inputs)
@@ -239,7 +287,7 @@ class _Hooked:
         """The denoiser's output on other latents, as `DenoiserCall.rerun` says."""
         inputs = rows_of(inputs, call.rows, call.conditional)
         inputs |= {latents_in(inputs): latents, "timestep": timestep}
-        with self._side_pass(hook, replace(call, rows=call.pictures)):
+        with self._side_pass(hook, call.of_rows(call.pictures)):
             return self.denoiser.forward(**inputs)
 
     def _encode_text(
@@ -254,7 +302,7 @@ class _Hooked:
         if "txt_ids" in inputs:
             inputs["txt_ids"] = inputs["txt_ids"][..., :1, :].expand(*text.shape[:1], -1)
         grid = grid_of(inputs[latents_in(inputs)], inputs)
-        beside = replace(call, rows=rows, pictures=rows, grid=grid, tokens=len(text))
+        beside = call.of_rows(rows, grid=grid, tokens=len(text))
         with self._side_pass(hook, beside), torch.no_grad():
             self.denoiser.forward(**inputs)
 
@@ -276,6 +324,8 @@ class _Hooked:
         return getattr(self.pipe, "num_timesteps", None) or len(timesteps)
 
     def _finish(self, module: nn.Module, args: tuple, output: Any) -> None:
+        if self.left:
+            return
         self.completed += 1
         for hook in self.hooks:
             hook.finish(self.denoiser_call)
@@ -285,7 +335,7 @@ class _Hooked:
 
         @functools.wraps(forward)
         def wrapped(*args: Any, **kwargs: Any) -> Any:
-            if self.shared.in_side_pass is not None and self.shared.in_side_pass is not self:
+            if self.left or self.shared.in_side_pass not in (None, self):
                 return forward(*args, **kwargs)
             site_of = functools.partial(self._site, index, module)
             intercept = Intercept(self.hooks, self.denoiser_call, module, kind, site_of)
@@ -315,7 +365,7 @@ class _Hooked:
             kind=kind,
             text=text,
             conditional=call.conditional,
-            picture=tuple(row % call.pictures for row in range(call.rows)),
+            picture=call.picture,
             height=height,
             width=width,
             module=module,
@@ -324,7 +374,7 @@ class _Hooked:
 
     def _guided(self) -> bool:
         """Is the first half of the batch unconditional? Read anew at each call, as callbacks may end it."""
-        if self.pipeline_call is None or not self.prompted:
+        if self.pipeline_call is None:
             return False
         guided = getattr(self.pipe, "do_classifier_free_guidance", None)
         if guided is None:  # FLUX gets its guidance as a number

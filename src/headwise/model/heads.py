@@ -49,7 +49,7 @@ class HeadMap:
         layers = [
             Layer(name, module.heads, kind)
             for name, module in denoiser.named_modules()
-            if (kind := _kind_of(module)) is not None
+            if (kind := _kind_of(module, denoiser)) is not None
         ]
         if not layers:
             raise ModelNotLoaded(
@@ -143,13 +143,18 @@ def text_first(module: Any) -> bool:
     return "Flux" in type(module.processor).__name__
 
 
-def _kind_of(module: Any) -> Literal["cross", "joint"] | None:
+def _kind_of(module: Any, denoiser: Any) -> Literal["cross", "joint"] | None:
     """How an attention module reads text; None if it does not, or if it is something else."""
     if not (hasattr(module, "heads") and hasattr(module, "processor")):
         return None
     processor = type(module.processor).__name__
-    if "Flux" in processor or ("Joint" in processor and getattr(module, "add_k_proj", None) is not None):
-        return "joint"
+    # By the class, not by the processor's name, which others borrow for a text that stands elsewhere.
+    if not {"FluxTransformer2DModel", "SD3Transformer2DModel"}.isdisjoint(
+        c.__name__ for c in type(denoiser).__mro__
+    ):
+        return "joint" if "Flux" in processor or getattr(module, "add_k_proj", None) is not None else None
+    if getattr(module, "add_k_proj", None) is not None:
+        return None  # its keys are pixels and text together
     return "cross" if getattr(module, "is_cross_attention", False) else None
 
 

@@ -40,10 +40,13 @@ class Hook:
             "self" at the self-attention beside each of these layers, where keys are pixels too, and "text"
             for the queries of the text in joint attention.
         features: Module paths of residual blocks whose output is passed through `feature`.
+        once_per_step: Whether the hook needs one row with the prompt for each image, once a step. Guidance
+            that computes more, such as perturbed-attention guidance, is then refused.
     """
 
     kinds: tuple[str, ...] = ("cross", "joint")
     features: tuple[str, ...] = ()
+    once_per_step: bool = False
 
     def before_first_step(self, latents: Tensor, call: DenoiserCall) -> Tensor:
         """Change the latents that the first denoiser call starts from.

@@ -4,6 +4,8 @@ from typing import Any
 
 from torch import Tensor
 
+from headwise.errors import HookMisuse
+
 __all__ = ["crop_latents", "grid_of", "latents_in", "least_side", "rows_of"]
 
 
@@ -13,17 +15,36 @@ def latents_in(inputs: dict[str, Any]) -> str:
 
 
 def grid_of(latents: Tensor, inputs: dict[str, Any]) -> tuple[int, int]:
-    """Height and width of the latents; where they come as a row of patches, the patches' ids tell."""
+    """Height and width of the latents; where they come as a row of patches, the patches' ids tell.
+
+    Raises:
+        HookMisuse: The latents are not those of still images.
+    """
     if latents.ndim == 3:
-        last = inputs["img_ids"].reshape(-1, 3)[-1]
-        return int(last[-2]) + 1, int(last[-1]) + 1
+        if not isinstance(inputs.get("img_ids"), Tensor):
+            raise HookMisuse(
+                "The denoiser got its latents as a row of patches without img_ids, so their grid is unknown. "
+                "Use a pipeline of a supported family, see docs/compatibility.md."
+            )
+        height, width = (int(index) + 1 for index in inputs["img_ids"].reshape(-1, 3)[-1][-2:])
+        if latents.shape[1] != height * width:
+            raise HookMisuse(
+                f"The denoiser got {latents.shape[1]} patches for a grid of {height} × {width}; other images "
+                "stand beside the one that is generated. Use a text-to-image pipeline."
+            )
+        return height, width
+    if latents.ndim != 4:
+        raise HookMisuse(
+            f"The denoiser's latents have shape {tuple(latents.shape)}; expected rows, channels, height "
+            "and width of still images. Use a pipeline that generates images, not video."
+        )
     return latents.shape[-2], latents.shape[-1]
 
 
 def least_side(denoiser: Any) -> int:
-    """The side of the smallest latents that a denoiser takes."""
+    """The side of the smallest latents that a denoiser takes; norms need two values in a group."""
     halvings = len(getattr(denoiser.config, "block_out_channels", (0,))) - 1
-    return (getattr(denoiser.config, "patch_size", None) or 1) * 2**halvings
+    return 2 * (getattr(denoiser.config, "patch_size", None) or 1) * 2**halvings
 
 
 def crop_latents(inputs: dict[str, Any], side: int) -> dict[str, Any]:

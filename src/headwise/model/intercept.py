@@ -74,10 +74,21 @@ class Intercept(TorchFunctionMode):
         def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             return kernel(q, k, v, *args, **options)
 
+        self.require_rows(len(query), key.shape[-2])
         if self.kind == "joint":
             return self.intercept_joint(attend, query, key, value)
         text = slice(0, 0 if self.kind == "self" else key.shape[-2])
         return self.call_hooks(attend, self.site_of(self.kind, query.shape[-2], text), query, key, value)
+
+    def require_rows(self, rows: int, keys: int) -> None:
+        """HookMisuse unless the layer computes the call's rows, and in cross-attention all its tokens."""
+        cross = self.kind == "cross" and self.call.tokens
+        if rows != self.call.rows or (cross and keys != self.call.tokens):
+            raise HookMisuse(
+                f"{type(self.module).__name__} attends in {rows} rows to {keys} keys, but the denoiser was "
+                f"called with {self.call.rows} rows of {self.call.tokens} text tokens, so its rows or words "
+                "are others. Use a pipeline of still images whose layers read the text as it is."
+            )
 
     def intercept_joint(self, kernel: Attend, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Joint attention: the pixels' queries and the text's go to hooks apart, with all keys."""

@@ -39,34 +39,43 @@ def replace_forward(address: str, module: nn.Module, wrap: Callable[[nn.Module, 
     return undo
 
 
-def register_feature(modules: dict[str, nn.Module], address: str, hook: Hook) -> Undo:
-    """Pass the output of a residual block through the hook's `feature`."""
+def register_feature(
+    modules: dict[str, nn.Module], address: str, hook: Hook, left: Callable[[], bool]
+) -> Undo:
+    """Pass the output of a residual block through the hook's `feature`, until its context is left."""
     if address not in modules:
         raise HookMisuse(
             f"{hook!r} names {address} as a feature, which this denoiser does not have. "
             "Name one of its own blocks."
         )
-    return modules[address].register_forward_hook(lambda module, args, output: hook.feature(output)).remove
+    feature = lambda module, args, output: None if left() else hook.feature(output)  # noqa: E731
+    return modules[address].register_forward_hook(feature).remove
 
 
-def replace_cache_context(denoiser: Any, on_prompted: Callable[[bool], None]) -> Undo:
+def replace_cache_context(denoiser: Any, on_unconditional: Callable[[bool], None]) -> Undo:
     """Tell when a denoiser call is the unconditional one.
 
     Pipelines that call the denoiser twice per step name the unconditional call by a cache context.
     """
-    original = denoiser.cache_context
+    original, before = denoiser.cache_context, denoiser.__dict__.get("cache_context")
 
     @contextmanager
-    def noted(name: str) -> Iterator[None]:
-        on_prompted(name != "uncond")
+    def noted(name: str, *args: Any, **options: Any) -> Iterator[None]:
+        on_unconditional(name == "uncond")
         try:
-            with original(name):
+            with original(name, *args, **options):
                 yield
         finally:
-            on_prompted(True)
+            on_unconditional(False)
 
     denoiser.__dict__["cache_context"] = noted
-    return lambda: denoiser.__dict__.pop("cache_context", None) and None
+
+    def undo() -> None:
+        denoiser.__dict__.pop("cache_context", None)
+        if before is not None:
+            denoiser.__dict__["cache_context"] = before
+
+    return undo
 
 
 def replace_call(pipe: Any, around: Callable[[Callable, inspect.BoundArguments], Any]) -> Undo:

@@ -1,10 +1,7 @@
-"""What was called with what: one call of the pipeline, one of its denoiser, one layer in it.
-
-Hooks receive the last two (hooks.py); the first is what `hooked` keeps between them.
-"""
+"""What hooks receive (hooks.py): one call of the denoiser, and one layer in it."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -12,10 +9,9 @@ from torch import Tensor, nn
 
 from headwise.errors import HookMisuse, WordNotInPrompt
 from headwise.model.heads import HeadMap
-from headwise.model.pipelines import text_segments
 from headwise.model.tokens import TextSegment, positions_in
 
-__all__ = ["Attend", "AttentionHook", "DenoiserCall", "PipelineCall", "Site", "layer_grid"]
+__all__ = ["Attend", "AttentionHook", "DenoiserCall", "Site", "layer_grid"]
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 AttentionHook = Callable[[Attend, "Site", Tensor, Tensor, Tensor], Tensor]
@@ -72,7 +68,11 @@ class DenoiserCall:
         step: The index of this call within the pipeline call.
         steps: The number of denoiser calls that the pipeline call will make; 0 where it is unknown.
         rows: The number of rows of the batch.
-        pictures: The number of images of the batch, which has twice as many rows under guidance.
+        pictures: The number of images of the pipeline call; guidance makes more rows than images.
+        picture: For each row of the batch, the index of the image that it belongs to.
+        conditional: The rows of the batch that carry the prompt; the others carry the negative prompt or
+            whatever else guidance compares with. Empty where guidance makes several calls per step and this
+            is another.
         grid: Height and width of the latents.
         prompts: The prompt of each image; empty where the pipeline was called without text.
         tokens: The number of text tokens of each row; 0 where the denoiser was called without text.
@@ -80,7 +80,6 @@ class DenoiserCall:
         device: The device of the latents.
         segments: The tokenizers of the text, and where the tokens of each begin; none for a bare denoiser.
         head_map: The denoiser's head map.
-        prompted: False where all rows carry the negative prompt, as where guidance makes two calls per step.
         scheduler: The pipeline's scheduler; None for a bare denoiser.
         rerun: `rerun(hook, latents, timestep)` is the denoiser's output on other latents, for the rows with
             the prompt only, with this call's text. Only `hook` is called, without `prepare` and `finish`, and
@@ -94,6 +93,8 @@ class DenoiserCall:
     steps: int = 0
     rows: int = 0
     pictures: int = 0
+    picture: tuple[int, ...] = ()
+    conditional: slice = field(default_factory=lambda: slice(0, 0))
     grid: tuple[int, int] = (0, 0)
     prompts: tuple[str, ...] = ()
     tokens: int = 0
@@ -101,15 +102,19 @@ class DenoiserCall:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     segments: tuple[TextSegment, ...] = ()
     head_map: HeadMap = field(default_factory=lambda: HeadMap(()))
-    prompted: bool = True
     scheduler: Any = None
     rerun: Callable[[AttentionHook, Tensor, Tensor], Any] | None = None
     encode_text: Callable[[AttentionHook, Tensor, int], None] | None = None
 
     @property
-    def conditional(self) -> slice:
-        """The rows of the batch that carry the prompt; those before them carry the negative prompt."""
-        return slice(self.rows - self.pictures if self.prompted else self.rows, self.rows)
+    def prompted(self) -> bool:
+        """Does any row carry the prompt?"""
+        return self.conditional.start < self.conditional.stop
+
+    def of_rows(self, rows: int, **changes: Any) -> "DenoiserCall":
+        """A call of the first `rows` images alone, all of whose rows carry the prompt."""
+        kept = {"rows": rows, "pictures": rows, "picture": tuple(range(rows)), "conditional": slice(0, rows)}
+        return replace(self, **kept | changes)
 
     @property
     def tokenizer(self) -> Any:
@@ -127,24 +132,6 @@ class DenoiserCall:
                 "Move it forward or shorten the prompt."
             )
         return positions
-
-
-class PipelineCall:
-    """One call of the pipeline: what hooks need of its arguments, and how many denoiser calls it has made."""
-
-    def __init__(
-        self, prompts: tuple[str, ...], guidance_scale: float | int, segments: tuple[TextSegment, ...]
-    ) -> None:
-        self.prompts, self.guidance_scale, self.segments, self.steps = prompts, guidance_scale, segments, 0
-
-    @classmethod
-    def of(cls, pipe: Any, arguments: dict[str, Any]) -> "PipelineCall":
-        """From the arguments of the pipeline's `__call__`."""
-        prompt = arguments.get("prompt") or ()
-        prompts = (prompt,) if isinstance(prompt, str) else tuple(prompt)
-        copies = arguments.get("num_images_per_prompt") or 1
-        each = tuple(p for p in prompts for _ in range(copies))
-        return cls(each, arguments.get("guidance_scale") or 0, text_segments(pipe, arguments))
 
 
 def layer_grid(address: str, grid: tuple[int, int], pixels: int) -> tuple[int, int]:

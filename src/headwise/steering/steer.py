@@ -171,7 +171,7 @@ class Steer(Hook):
         self._require_heads(call)
         scale = torch.ones(call.rows, call.head_map.all_heads, call.tokens, dtype=torch.float64)
         if active and call.prompted:
-            scale[call.conditional] = self.scale(call)
+            scale[call.conditional] = self.scale(call)[list(call.picture[call.conditional])]
         scale = scale.to(torch.float32 if call.device.type == "mps" else torch.float64)
         scale = scale.to(call.device)[..., None]
         self._scales = [scale[:, start:stop] for start, stop in call.head_map.slices]

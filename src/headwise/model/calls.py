@@ -1,0 +1,255 @@
+r"""One call of the pipeline: its prompts, which rows of a denoiser call carry them, and its step.
+
+A row of the batch is known by its text. `encode_prompt` returns the embedding of each image's prompt, and the
+rows whose text equals it bit for bit carry that prompt, whatever guidance puts beside them. Where a pipeline
+encodes in another way, only the two batches that can be told apart are taken: one row for each image, or two,
+of which the second half carries the prompt.
+
+A step is one iteration over the scheduler's timesteps. Guidance may call the denoiser several times within
+it, so a step begins where the timestep changes, or where the scheduler has stepped and its list has the same
+timestep once more, as PNDM's and Heun's have.
+"""
+
+import sys
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from headwise.errors import HookMisuse
+from headwise.model.pipelines import text_segments
+from headwise.model.tokens import TextSegment
+
+__all__ = ["PipelineCall", "Rows", "images_of_rows", "require_hooked_pipeline", "watch_call"]
+
+
+class Rows(NamedTuple):
+    """What the rows of a denoiser call are.
+
+    Args:
+        images: The number of images of the pipeline call.
+        image: For each row, the index of the image that it belongs to.
+        conditional: The rows that carry the prompt, which stand together; empty where none does.
+    """
+
+    images: int
+    image: tuple[int, ...]
+    conditional: slice
+
+
+class PipelineCall:
+    """One call of the pipeline, followed from its arguments to its last step.
+
+    Args:
+        prompts: The prompt of each image; empty where the pipeline was called without text.
+        guidance_scale: The weight of guidance, where the call was given one.
+        segments: The tokenizers of the text that the denoiser reads.
+
+    Attributes:
+        embedding: The embedding of each image's prompt, "images tokens dim"; None until it is known.
+        step: The index of the step under way; −1 before the first.
+        prompted: Whether a denoiser call of this step has carried the prompt.
+    """
+
+    def __init__(
+        self, prompts: tuple[str, ...], guidance_scale: float | int, segments: tuple[TextSegment, ...]
+    ) -> None:
+        self.prompts, self.guidance_scale, self.segments = prompts, guidance_scale, segments
+        self.embedding: Tensor | None = None
+        self._compared: tuple[Tensor, int, list[int | None]] | None = None
+        self.restart()
+
+    @classmethod
+    def of(cls, pipe: Any, arguments: dict[str, Any]) -> "PipelineCall":
+        """From the arguments of the pipeline's `__call__`."""
+        prompt = arguments.get("prompt") or ()
+        prompts = (prompt,) if isinstance(prompt, str) else tuple(prompt)
+        copies = arguments.get("num_images_per_prompt") or 1
+        each = tuple(p for p in prompts for _ in range(copies))
+        call = cls(each, arguments.get("guidance_scale") or 0, text_segments(pipe, arguments))
+        embedded = arguments.get("prompt_embeds")
+        if isinstance(embedded, Tensor) and embedded.ndim == 3:
+            call.embedding = embedded.repeat_interleave(copies, 0)
+        return call
+
+    def restart(self) -> None:
+        """Count the steps from the beginning."""
+        self.step, self.prompted, self._stepped, self._used, self._repeats = -1, False, False, 0, 0
+        self._timestep: Tensor | None = None
+
+    def encoded(self, embeddings: Any) -> None:
+        """Note what `encode_prompt` returned; the first time it is the prompt that is encoded."""
+        first = embeddings[0] if isinstance(embeddings, list | tuple) else embeddings
+        if self.embedding is None and isinstance(first, Tensor) and first.ndim == 3:
+            self.embedding = first
+
+    def stepped(self, scheduler: Any, timestep: Any) -> None:
+        """Note a step of the scheduler.
+
+        Raises:
+            HookMisuse: No denoiser call since the step before has carried the prompt, though its embedding is
+                known: something else is read in its place, and hooks would act on nothing.
+        """
+        if self.step >= 0 and self.embedding is not None and not self.prompted:
+            raise HookMisuse(
+                f"At step {self.step} no row of the denoiser's text is the prompt's embedding as the "
+                "pipeline encoded it, so hooks would act on nothing. Did a callback change prompt_embeds? "
+                "Pass them to the call instead."
+            )
+        self._stepped = True
+        timesteps = torch.as_tensor(getattr(scheduler, "timesteps", ()))
+        self._repeats = int((timesteps == torch.as_tensor(timestep).to(timesteps)).sum()) - 1
+
+    def begin_denoiser_call(self, timestep: Any) -> None:
+        """Note a denoiser call, which begins a new step or belongs to the one under way."""
+        now = torch.as_tensor(timestep if timestep is not None else self.step).detach().flatten()[:1].clone()
+        same = self._timestep is not None and bool((now.to(self._timestep.device) == self._timestep).all())
+        if same and self._stepped and self._used < 1 + self._repeats:
+            self._used, same = self._used + 1, False
+        elif not same:
+            self._used = 1
+        if not same:
+            self.step, self.prompted = self.step + 1, False
+        self._timestep, self._stepped = now, False
+
+    def rows(self, text: Tensor | None, rows: int, guided: bool, unconditional: bool) -> Rows:
+        """What the rows of a denoiser call are.
+
+        Args:
+            text: The text of each row, "rows tokens dim"; None where the denoiser reads none.
+            rows: The number of rows of the latents.
+            guided: Whether the pipeline says that the first half of the batch is unconditional.
+            unconditional: Whether the pipeline says that no row carries the prompt.
+
+        Raises:
+            HookMisuse: The rows cannot be told apart.
+        """
+        carried = None if text is None else self._by_embedding(text, rows)
+        images = len(self.prompts) or (rows // 2 if guided else rows)
+        if carried is not None and self.embedding is not None:
+            images = len(self.embedding)
+            if guided and rows > images and None not in carried:  # the negative prompt is the prompt itself
+                carried[:images] = [None] * images
+        elif rows in (images, 2 * images):
+            carried = [*[None] * (rows - images), *range(images)]
+        else:
+            raise HookMisuse(
+                f"The denoiser was called with {rows} rows for {images} image{'s' * (images != 1)}; expected "
+                f"{images}, or {2 * images} under guidance. Switch off perturbed-attention guidance and its "
+                "kin, or pass the prompt as text."
+            )
+        prompted = [] if unconditional else [row for row, image in enumerate(carried) if image is not None]
+        conditional = slice(prompted[0], prompted[-1] + 1) if prompted else slice(rows, rows)
+        if len(prompted) != conditional.stop - conditional.start:
+            raise HookMisuse(
+                f"The prompt's embedding stands in the rows {prompted} of {rows}; expected rows that follow "
+                "one another. Switch off what orders the batch in another way."
+            )
+        image = tuple(row % images if i is None else i for row, i in enumerate(carried))
+        return Rows(images, image, conditional)
+
+    def prompts_of(self, images: int) -> tuple[str, ...]:
+        """The prompt of each image."""
+        if not self.prompts or len(self.prompts) == images:
+            return self.prompts
+        copies = images // len(self.prompts)
+        if copies * len(self.prompts) != images:
+            raise HookMisuse(
+                f"The pipeline was called with {len(self.prompts)} prompts for {images} images; expected as "
+                "many images for each prompt. Pass one prompt for each image."
+            )
+        return tuple(prompt for prompt in self.prompts for _ in range(copies))
+
+    def _by_embedding(self, text: Tensor, rows: int) -> list[int | None] | None:
+        """The image of each row that carries a prompt; None where the embedding cannot be compared."""
+        embedding = self.embedding
+        if embedding is None or text.ndim != 3 or text.shape[1:] != embedding.shape[1:]:
+            return None
+        if len(text) != rows:
+            raise HookMisuse(
+                f"The denoiser was called with {rows} rows of latents and {len(text)} of text; expected one "
+                "text for each row, as for still images."
+            )
+        version = -1 if text.is_inference() else text._version
+        if (
+            self._compared is None
+            or self._compared[0] is not text
+            or self._compared[1] != version
+            or version < 0
+        ):
+            self._compared = (text, version, images_of_rows(text, embedding))
+        return list(self._compared[2])
+
+
+def images_of_rows(text: Tensor, embedding: Tensor) -> list[int | None]:
+    """For each row of the text, the image whose prompt it carries, told by equality; None if none.
+
+    Args:
+        text: The text of each row, "rows tokens dim".
+        embedding: The embedding of each image's prompt, "images tokens dim". Images of the same prompt
+            share an embedding; the rows that carry it are theirs in turn.
+    """
+    embedding = embedding.to(text)
+    same = torch.stack([(text == of_image).flatten(1).all(1) for of_image in embedding], 1).tolist()
+    taken: Counter[int] = Counter()
+    images: list[int | None] = []
+    for row in same:
+        alike = [image for image, equal in enumerate(row) if equal]
+        images.append(alike[taken[alike[0]] % len(alike)] if alike else None)
+        taken.update(alike[:1])
+    return images
+
+
+def watch_call(pipe: Any, call: PipelineCall) -> Callable[[], None]:
+    """Have a pipeline tell `call` what it encodes and when it steps; returns how to end that."""
+    watched: list[tuple[Any, str, Any]] = []
+
+    def watch(owner: Any, name: str, tell: Callable[[Any, tuple, dict], None]) -> None:
+        original = getattr(owner, name, None)
+        if original is None:
+            return
+
+        def telling(*args: Any, **kwargs: Any) -> Any:
+            result = original(*args, **kwargs)
+            tell(result, args, kwargs)
+            return result
+
+        telling.__wrapped__ = original  # type: ignore[attr-defined]  # pipelines look at the signature of step
+        watched.append((owner, name, owner.__dict__.get(name)))
+        # Straight into __dict__: diffusers' __setattr__ writes what it does not know into the configuration.
+        owner.__dict__[name] = telling
+
+    def step(result: Any, args: tuple, kwargs: dict) -> None:
+        call.stepped(scheduler, kwargs["timestep"] if "timestep" in kwargs else args[1])
+
+    scheduler = getattr(pipe, "scheduler", None)
+    watch(pipe, "encode_prompt", lambda result, args, kwargs: call.encoded(result))
+    if scheduler is not None:
+        watch(scheduler, "step", step)
+
+    def end() -> None:
+        for owner, name, before in reversed(watched):
+            owner.__dict__.pop(name, None)
+            if before is not None:
+                owner.__dict__[name] = before
+
+    return end
+
+
+def require_hooked_pipeline(pipe: Any) -> None:
+    """HookMisuse if the denoiser is being called by another pipeline than the one that is hooked."""
+    from diffusers import DiffusionPipeline
+
+    frame = sys._getframe()
+    while frame is not None:
+        other = frame.f_locals.get("self") if frame.f_code.co_name == "__call__" else None
+        if isinstance(other, DiffusionPipeline):
+            if other is pipe:
+                return
+            raise HookMisuse(
+                f"A {type(other).__name__} calls the denoiser, but the {type(pipe).__name__} that shares it "
+                "is hooked. Hook the pipeline that you call."
+            )
+        frame = frame.f_back  # type: ignore[assignment]
