@@ -129,6 +129,11 @@ def denoiser_of(model: Any) -> Any:
 
 def wrapped_denoiser_of(model: Any) -> Any:
     """The denoiser as the pipeline calls it."""
+    if any(cls.__name__ == "ModularPipeline" for cls in type(model).__mro__):
+        raise ModelNotLoaded(
+            f"{type(model).__name__} is a modular pipeline, whose steps are not known in advance. "
+            "Load the model as a pipeline of its family, such as StableDiffusionXLPipeline."
+        )
     for denoiser in (getattr(model, "unet", None), getattr(model, "transformer", None), model):
         if hasattr(denoiser, "named_modules"):
             return denoiser
