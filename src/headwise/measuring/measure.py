@@ -158,11 +158,12 @@ class _VoteCounter:
 
     def __init__(self, task: _Measurement, pipe: Any) -> None:
         self.task, self.pipe, self.texts = task, pipe, read_prompts(task.prompts, pipe)
+        head_map = HeadMap.of(pipe)
         _check_latents(pipe, task)
         settings = settings_of(pipe, task.concepts, self.texts, task.latents, task.seed) | task.options
         if task.estimator.samples_per_call > 1:  # files from before there was a choice lack the key
             settings |= {"draws": task.estimator.samples_per_call}
-        self.nothing = Votes.empty(HeadMap.of(pipe), task.concepts, settings)
+        self.nothing = Votes.empty(head_map, task.concepts, settings)
         self.probe: ConceptProbe | None = None
 
     def counts(self, missing: Sequence[range], so_far: Votes, keep: Keep) -> Generator[Votes, None, None]:

@@ -6,8 +6,10 @@
     generate    image i of seed s, the same in any batch
     sites       what a hook receives: the layer, the denoiser call, the rows of the batch
     inputs      what the arguments of a denoiser call hold
+    calls       one call of the pipeline: which rows of a denoiser call carry the prompt, and its step
     hooks       `Hook`, the whole protocol on one screen
     attention   `hooked`, the one way into a pipeline
+    contexts    those that are open on one denoiser, left in any order
     intercept   one layer's attention, computed by the hooks
     steps       latents between denoiser calls, changed by the hooks
     replacing   what is replaced in a pipeline meanwhile, and put back

@@ -11,18 +11,16 @@ change latents before the first step and after each one (steps.py).
 
 import functools
 import inspect
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
 from headwise.errors import HookMisuse, LayerNotReached
 from headwise.model.calls import PipelineCall, require_hooked_pipeline, watch_call
+from headwise.model.contexts import Contexts
 from headwise.model.heads import HeadMap, denoiser_of, wrapped_denoiser_of
 from headwise.model.hooks import as_hook, overrides
 from headwise.model.inputs import crop_latents, grid_of, latents_in, least_side, rows_of
@@ -75,28 +73,6 @@ def hooked(pipe: Any, *hooks: AttentionHook) -> Iterator[Any]:
     context.require_reached()
 
 
-@dataclass(eq=False)
-class _Shared:
-    """What all contexts that are open on one denoiser have in common.
-
-    Args:
-        hooks: The hooks in use, as the user passed them.
-        in_side_pass: The context whose hook has the denoiser run beside its calls; others stand aside.
-        beginning: The context that only begins a pipeline call, to learn the first denoiser call.
-        contexts: The contexts that are in place, the last on top; those below others stay in place when they
-            are left, and do nothing.
-    """
-
-    hooks: list[AttentionHook] = field(default_factory=list)
-    in_side_pass: "_Hooked | None" = None
-    beginning: "_Hooked | None" = None
-    contexts: "list[_Hooked]" = field(default_factory=list)
-
-
-_shared: "WeakKeyDictionary[nn.Module, _Shared]" = WeakKeyDictionary()
-_opening = threading.RLock()  # contexts are put in place and taken out one at a time
-
-
 class _Hooked:
     """What one `hooked` put into a pipeline, and how to take it out again."""
 
@@ -104,22 +80,18 @@ class _Hooked:
         self.pipe, self.passed, self.hooks = pipe, hooks, tuple(map(as_hook, hooks))
         self.denoiser = denoiser_of(pipe)
         self.head_map = HeadMap.of(self.denoiser)
-        self.shared = _shared.setdefault(self.denoiser, _Shared())
+        self.shared = Contexts.of(self.denoiser)
         self.pipeline_call: PipelineCall | None = None
         self.calls_outside = 0  # denoiser calls outside any pipeline call
         self.denoiser_call = self.prompted_call = DenoiserCall()
         self.unconditional = False  # whether the pipeline says that a call is the unconditional one
         self.completed, self.reached = 0, [False] * len(self.head_map)
-        self.thread, self.left = threading.get_ident(), False
+        self.left = False
         self.undo: list[Undo] = []
 
     def open(self) -> None:
         """Put the hooks at every layer; HookMisuse if one is in use already."""
-        with _opening:
-            self._enlist()
-            self._install()
-
-    def _install(self) -> None:
+        self.shared.enter(self)
         # On the torch.compile wrapping where there is one: counting then happens outside the compiled graph.
         outer = wrapped_denoiser_of(self.pipe)
         before = outer.register_forward_pre_hook(self._begin, with_kwargs=True)
@@ -148,14 +120,7 @@ class _Hooked:
         Returns:
             The addresses whose forward something else had replaced meanwhile.
         """
-        with _opening:
-            self.left, contexts = True, self.shared.contexts
-            in_use = self.shared.hooks
-            in_use[:] = [hook for hook in in_use if all(hook is not ours for ours in self.passed)]
-            overwritten: list[str | None] = []
-            while contexts and contexts[-1].left:
-                overwritten += [undo() for undo in reversed(contexts.pop().undo)]
-            return [address for address in overwritten if address is not None]
+        return self.shared.leave(self)
 
     def require_reached(self) -> None:
         """LayerNotReached, naming the first, if a completed call of the denoiser passed a layer by."""
@@ -167,23 +132,6 @@ class _Hooked:
                 + (f" (and {len(missing) - 1} more layers). " if len(missing) > 1 else ". ")
                 + "The denoiser must run all its layers; switch off caching and layer skipping."
             )
-
-    def _enlist(self) -> None:
-        in_use = self.shared.hooks
-        for i, hook in enumerate(self.passed):
-            if any(hook is other for other in (*in_use, *self.passed[:i])):
-                self.passed = ()
-                raise HookMisuse(
-                    f"{hook!r} is already hooked into this pipeline. Leave the first context before entering "
-                    "again, or make a second hook."
-                )
-        if any(other.thread != self.thread for other in self.shared.contexts if not other.left):
-            raise HookMisuse(
-                "Another thread has hooked this pipeline. Enter `hooked` and call it under one lock, "
-                "or give each thread a pipeline with a denoiser of its own."
-            )
-        in_use.extend(self.passed)
-        self.shared.contexts.append(self)
 
     def _note_unconditional(self, unconditional: bool) -> None:
         self.unconditional = unconditional

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from headwise.errors import ModelNotLoaded
 from headwise.model.heads import denoiser_of
 
 __all__ = [
@@ -130,7 +131,12 @@ def generate(
 
 def latent_shape(pipe: Any, height: int | None, width: int | None) -> tuple[int, int, int]:
     """Channels, height and width of the latents of an image of this size, the model's own size if None."""
-    config, factor = denoiser_of(pipe).config, pipe.vae_scale_factor
+    config, factor = denoiser_of(pipe).config, getattr(pipe, "vae_scale_factor", None)
+    if factor is None:
+        raise ModelNotLoaded(
+            f"{type(pipe).__name__} has no vae_scale_factor, so its latents have no known size; expected a "
+            "pipeline that generates still images in the latents of an autoencoder."
+        )
     sample_size = getattr(config, "sample_size", None) or pipe.default_sample_size
     size = sample_size if isinstance(sample_size, list | tuple) else (sample_size,) * 2
     return (

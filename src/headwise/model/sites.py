@@ -113,7 +113,12 @@ class DenoiserCall:
 
     def of_rows(self, rows: int, **changes: Any) -> "DenoiserCall":
         """A call of the first `rows` images alone, all of whose rows carry the prompt."""
-        kept = {"rows": rows, "pictures": rows, "picture": tuple(range(rows)), "conditional": slice(0, rows)}
+        kept: dict[str, Any] = {
+            "rows": rows,
+            "pictures": rows,
+            "picture": tuple(range(rows)),
+            "conditional": slice(0, rows),
+        }
         return replace(self, **kept | changes)
 
     @property
