@@ -5,7 +5,7 @@ that is left while a later one is in place stays where it is, passes everything 
 """
 
 import threading
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 from weakref import WeakKeyDictionary
 
 from torch import nn
@@ -17,6 +17,7 @@ from headwise.model.sites import AttentionHook
 __all__ = ["Context", "Contexts"]
 
 
+@runtime_checkable
 class Context(Protocol):
     """What contexts know of each other.
 
