@@ -24,6 +24,7 @@ import uvicorn
 from headwise.http import listen
 from headwise.web.app import make_app
 from headwise.web.security import Rules
+from helpers import PATIENCE, wait
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -41,7 +42,6 @@ QUIET = [
     "--no-first-run",
 ]
 SERVE = "from headwise.cli.commands import main; main()"
-PATIENCE = float(os.environ.get("HEADWISE_TEST_PATIENCE", "120"))  # seconds; more on a busy machine
 SERIOUS = ("serious", "critical")
 TOKEN = "correct-horse-battery"
 TABS = ("explore", "generate", "edit", "compose", "weaken", "runs")
@@ -67,7 +67,7 @@ class Server:
 
     def stop(self, how=signal.SIGINT):
         self.process.send_signal(how)
-        self.process.wait(30)
+        self.process.wait(PATIENCE)
         self.process.stdout.close()
         self.log.close()
 
@@ -451,7 +451,7 @@ def guarded(service):
     thread.start()
     yield f"http://127.0.0.1:{listening.getsockname()[1]}/"
     running.should_exit = True
-    thread.join(30)
+    thread.join(PATIENCE)
     listening.close()
 
 
@@ -487,9 +487,7 @@ def test_a_server_that_is_killed_loses_nothing(browser, server):
     page = Page(context, server.address)
     page.says("#model", "is ready")
     measure(page, "killed")
-    end = time.monotonic() + PATIENCE
-    while not votes["killed"].is_file() and time.monotonic() < end:
-        time.sleep(0.02)
+    wait(votes["killed"].is_file)
     server.stop(signal.SIGKILL)
     page.tab.close()
     server.start()
