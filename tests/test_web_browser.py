@@ -41,7 +41,12 @@ QUIET = [
     "--disable-sync",
     "--no-first-run",
 ]
-SERVE = "from headwise.cli.commands import main; main()"
+SERVE = """
+from headwise.cli.commands import main
+from headwise.web import run_jobs
+run_jobs.CHECKPOINT_SECONDS = 0  # after every batch, so that a run that is killed has counted something
+main()
+"""
 SERIOUS = ("serious", "critical")
 TOKEN = "correct-horse-battery"
 TABS = ("explore", "generate", "edit", "compose", "weaken", "runs")
@@ -479,7 +484,7 @@ def test_a_server_that_is_killed_loses_nothing(browser, server):
         page.open("runs")
         if page.tab.locator("#measure-card[open]").count() == 0:
             page.tab.click("#measure-card summary")
-        for field, value in {"name": name, "pictures": 32, "num_inference_steps": 3, "batch_size": 1}.items():
+        for field, value in {"name": name, "pictures": 12, "num_inference_steps": 2, "batch_size": 1}.items():
             page.tab.fill(f"#measure-form [name={field}]", str(value))
         page.tab.click("#measure-form button.main")
 
@@ -494,7 +499,7 @@ def test_a_server_that_is_killed_loses_nothing(browser, server):
     page = Page(context, f"{server.address}#/runs")
     row = "#runs-list li:has-text('killed')"
     page.tab.wait_for_selector(row)
-    assert 0 < len(Votes.load(votes["killed"])) < 32
+    assert 0 < len(Votes.load(votes["killed"])) < 12
     page.tab.click(f"{row} button:has-text('resume')")
     page.tab.wait_for_selector(f"{row} .state.finished")
     measure(page, "whole")
