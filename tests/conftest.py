@@ -45,6 +45,7 @@ from transformers import (
     T5Tokenizer,
 )
 
+from headwise import intervals
 from headwise.benchmarks.clip_scorer import CLIPScorer
 from headwise.cli import commands as cli
 from headwise.measuring.concepts import ConceptSet
@@ -53,6 +54,21 @@ from headwise.model.heads import HeadMap, denoiser_of
 
 settings.register_profile("busy machine", deadline=None)  # how long an example takes is no law
 settings.load_profile("busy machine")
+
+RESAMPLES, intervals.RESAMPLES = intervals.RESAMPLES, 200  # a tenth of the time, and the same arithmetic
+
+# The longest first, so that no process is left alone with one of them (xdist would take large ones first).
+LONGEST = ("test_web_browser", "test_ray", "test_workers", "test_attend_and_excite", "test_compatibility")
+
+
+def pytest_configure(config):
+    config.option.loadscopereorder = False
+
+
+def pytest_collection_modifyitems(items):
+    rank = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
+
 
 WHOLE_WORDS = ("dog", "cat", "red", "a", "of", "photo", "vase", "in", "color", "car")  # one token each
 LENGTH = 24
@@ -366,6 +382,12 @@ def exact_pipe(request):
 def sd():
     """The SD 1.x-shaped one, float32."""
     return tiny_sd()
+
+
+@pytest.fixture
+def all_resamples(monkeypatch):
+    """As many resamples as users have, where the width of intervals is tested."""
+    monkeypatch.setattr(intervals, "RESAMPLES", RESAMPLES)
 
 
 @pytest.fixture

@@ -1,8 +1,10 @@
 """Helpers that several test files share."""
 
+import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,15 @@ from headwise.model.heads import HeadMap, Layer
 
 HEAVY = ("matplotlib", "gradio", "ray", "diffusers", "transformers", "torch", "jinja2", "typer", "fastapi")
 NAMES = ("Color", "Animals", "Food")
+PATIENCE = float(os.environ.get("HEADWISE_TEST_PATIENCE", "120"))  # seconds; more on a busy machine
+
+
+def wait(condition):
+    """Wait until something is true."""
+    until = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < until, "it never came"
+        time.sleep(0.005)
 
 
 def relevance_for(pipe, seed=0):

@@ -23,6 +23,7 @@ def test_wilson_known_values():
     assert wilson(0, 0).low == 0 and wilson(0, 0).high == 1
 
 
+@pytest.mark.usefixtures("all_resamples")
 def test_bootstrap_covers_the_mean_about_as_often_as_it_says():
     rng = np.random.default_rng(0)
     inside = 0
@@ -32,6 +33,7 @@ def test_bootstrap_covers_the_mean_about_as_often_as_it_says():
     assert 0.88 <= inside / 200 <= 0.98
 
 
+@pytest.mark.usefixtures("all_resamples")
 def test_bootstrap_is_seeded_and_takes_any_statistic_of_the_mean():
     cases = np.random.default_rng(1).normal(size=(30, 4, 5))
     value, low, high = bootstrap(cases, lambda mean: mean[0].sum() - mean[1].sum(), seed=3)

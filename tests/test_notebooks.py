@@ -36,13 +36,16 @@ def test_notebooks_are_valid_and_hold_no_outputs(name):
     assert cells(name, "markdown")[0].startswith("# ")
 
 
-@pytest.mark.timeout(600)  # half a minute of work each, on a machine that may have much else to do
 @pytest.mark.parametrize("name", MADE)
 def test_notebooks_run_on_the_built_in_model(name, tmp_path, monkeypatch):
-    """As Jupyter runs them, one cell after the other, but for the lines that are IPython's own."""
+    """As Jupyter runs them, one cell after the other, without IPython's own lines and with less to draw."""
     monkeypatch.chdir(tmp_path)
-    names = {"__name__": "__main__"}
+    names, lowered = {"__name__": "__main__"}, 0
     for number, code in enumerate(cells(name, "code")):
         code = re.sub(r"^%.*$", "", code, flags=re.M)
+        code, steps = re.subn(r"(num_inference_steps\"?[=:] ?)\d+", r"\g<1>2", code)
+        code, pictures = re.subn(r"(pictures\"?[=:] ?)\d\d", r"\g<1>8", code)
+        lowered += bool(steps) + bool(pictures)
         exec(compile(code, f"{name}.ipynb, code cell {number}", "exec"), names)
+    assert lowered > 1
     assert MADE[name] is None or Path(MADE[name]).is_file()

@@ -9,6 +9,7 @@ import pytest
 
 from headwise.study.answers import Answers
 from headwise.study.order import trials_of
+from helpers import PATIENCE
 from study_helpers import begun, editing, polysemy, served, several
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -34,7 +35,7 @@ def visiting(browser, folder, viewport=DESKTOP):
     with served(folder) as (address, link, _):
         context = browser.new_context(viewport=viewport, has_touch=viewport is PHONE)
         page = context.new_page()
-        page.set_default_timeout(60_000)  # a busy machine is no fault of the page
+        page.set_default_timeout(1000 * PATIENCE)
         faults, hosts = [], set()
         page.on("console", lambda message: faults.append(message.text) if message.type == "error" else None)
         page.on("pageerror", lambda error: faults.append(str(error)))

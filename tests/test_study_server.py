@@ -10,7 +10,6 @@ import socket
 import sqlite3
 import subprocess
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
@@ -25,6 +24,7 @@ from headwise.study.answers import Answers
 from headwise.study.order import trials_of
 from headwise.study.reading import read_study
 from headwise.study.server import page_of, serve
+from helpers import PATIENCE, wait
 from study_helpers import HOSTILE, begun, editing, polysemy, served, several
 
 TELLING = ["003", "relevance", "prompt-to-prompt", "sdedit", ".png", "pictures/"]
@@ -304,7 +304,7 @@ def test_a_taken_port_is_said():
 
 def post(url, body=None, token=""):
     headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
-    with urlopen(Request(url, json.dumps(body or {}).encode(), headers), timeout=60) as reply:
+    with urlopen(Request(url, json.dumps(body or {}).encode(), headers), timeout=PATIENCE) as reply:
         return json.load(reply)
 
 
@@ -352,8 +352,7 @@ def test_killed_at_any_moment_it_has_every_answer_that_it_acknowledged(folder):
         with served(folder) as (address, link, process), ThreadPoolExecutor(20) as people:
             for _ in range(20):
                 people.submit(rate, address, link, acknowledged)
-            while len(acknowledged) < killed_after:
-                time.sleep(0.005)
+            wait(lambda enough=killed_after: len(acknowledged) >= enough)
             os.kill(process.pid, signal.SIGKILL)
         assert len(acknowledged) >= killed_after
         assert set(acknowledged) <= saved_in(folder / "answers.sqlite")
@@ -374,7 +373,7 @@ def test_ctrl_c_ends_it_and_leaves_one_whole_file(folder):
     with served(folder) as (address, link, process):
         rate(address, link, acknowledged, stop=3)
         process.send_signal(signal.SIGINT)
-        assert process.wait(30) == 0
+        assert process.wait(PATIENCE) == 0
     assert [file.name for file in folder.glob("answers*")] == ["answers.sqlite"]
     assert saved_in(folder / "answers.sqlite") == set(acknowledged) != set()
 

@@ -86,6 +86,7 @@ def test_kappa_of_coins_is_about_nought():
     assert found.low < 0 < found.high and abs(found.value) < 0.02
 
 
+@pytest.mark.usefixtures("all_resamples")
 def test_the_interval_of_kappa_is_as_wide_as_the_jackknife_says():
     found = fleiss_kappa(DIAGNOSES)
     n = len(DIAGNOSES)
@@ -94,6 +95,7 @@ def test_the_interval_of_kappa_is_as_wide_as_the_jackknife_says():
     assert (found.high - found.low) / 2 == pytest.approx(1.96 * error, rel=0.1)
 
 
+@pytest.mark.usefixtures("all_resamples")
 def test_the_interval_of_kappa_covers_about_as_often_as_it_says():
     """Items that 9 of 10 call A, and as many that 9 of 10 call B: κ = (0.82 − 0.5) / (1 − 0.5) = 0.64."""
     rng = np.random.default_rng(1)

@@ -26,6 +26,7 @@ from headwise.model.pipelines import quiet
 from headwise.steering.compare import compare
 from headwise.web.app import make_app
 from headwise.web.security import SESSION, Rules
+from helpers import PATIENCE
 from web_helpers import FAST, HERE, MEASURED, RED, ask, done, ended, png
 
 
@@ -64,7 +65,7 @@ def test_the_map_is_there_before_the_model(service):
     """What is first painted waits for nothing that is slow."""
     gate = threading.Event()
     load = service.session._load_pipeline
-    service.session._load_pipeline = lambda: gate.wait(60) and load()
+    service.session._load_pipeline = lambda: gate.wait(PATIENCE) and load()
     try:
         with TestClient(make_app(service, Rules()), base_url=HERE) as page:
             assert page.get("/api/state").json()["state"] == "loading"
@@ -409,12 +410,24 @@ def test_a_measurement_is_cancelled_and_goes_on_as_if_nothing_had_been(page, ser
 
 
 def test_a_picture_does_not_wait_for_a_measurement(page, service):
-    long = ask(page, "measure", name="m", **MEASURED | {"pictures": 60, "batch_size": 1}, **FAST)
-    short = done(page, "generate", prompt="a red dog", steering=[RED], **FAST)
+    asked, shown, calls = threading.Event(), threading.Event(), []
+
+    def paced(*given):
+        if service.jobs.writing_to("m").state == "running":
+            calls.append(1)  # three a picture: the first is made when another waits, the rest after that one
+            assert (asked if len(calls) <= 3 else shown).wait(PATIENCE)
+
+    handle = service.session.pipe.unet.register_forward_pre_hook(paced)
+    long = ask(page, "measure", name="m", **MEASURED | {"batch_size": 1}, **FAST)
+    short = ask(page, "generate", prompt="a red dog", steering=[RED], **FAST)
+    asked.set()
+    assert ended(page, short)["state"] == "done"
     still = page.get(f"/api/jobs/{long['id']}").json()
-    assert short["state"] == "done" and still["state"] in ("running", "waiting")
+    assert still["state"] in ("running", "waiting") and still["done"] == 1
+    shown.set()
     assert ended(page, still)["state"] == "done"
-    assert len(Votes.load(service.runs.root / "m" / "votes.safetensors")) == 60
+    handle.remove()
+    assert len(Votes.load(service.runs.root / "m" / "votes.safetensors")) == 6
 
 
 def test_ten_at_once_get_their_own(app, page, service, sd):

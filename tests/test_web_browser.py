@@ -24,6 +24,7 @@ import uvicorn
 from headwise.serving import listen
 from headwise.web.app import make_app
 from headwise.web.security import Rules
+from helpers import PATIENCE, wait
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -40,8 +41,12 @@ QUIET = [
     "--disable-sync",
     "--no-first-run",
 ]
-SERVE = "from headwise.cli.commands import main; main()"
-PATIENCE = float(os.environ.get("HEADWISE_TEST_PATIENCE", "120"))  # seconds; more on a busy machine
+SERVE = """
+from headwise.cli.commands import main
+from headwise.web import run_jobs
+run_jobs.CHECKPOINT_SECONDS = 0  # after every batch, so that a run that is killed has counted something
+main()
+"""
 SERIOUS = ("serious", "critical")
 TOKEN = "correct-horse-battery"
 TABS = ("explore", "generate", "edit", "compose", "weaken", "runs")
@@ -67,7 +72,7 @@ class Server:
 
     def stop(self, how=signal.SIGINT):
         self.process.send_signal(how)
-        self.process.wait(30)
+        self.process.wait(PATIENCE)
         self.process.stdout.close()
         self.log.close()
 
@@ -451,7 +456,7 @@ def guarded(service):
     thread.start()
     yield f"http://127.0.0.1:{listening.getsockname()[1]}/"
     running.should_exit = True
-    thread.join(30)
+    thread.join(PATIENCE)
     listening.close()
 
 
@@ -479,7 +484,7 @@ def test_a_server_that_is_killed_loses_nothing(browser, server):
         page.open("runs")
         if page.tab.locator("#measure-card[open]").count() == 0:
             page.tab.click("#measure-card summary")
-        for field, value in {"name": name, "pictures": 32, "num_inference_steps": 3, "batch_size": 1}.items():
+        for field, value in {"name": name, "pictures": 12, "num_inference_steps": 2, "batch_size": 1}.items():
             page.tab.fill(f"#measure-form [name={field}]", str(value))
         page.tab.click("#measure-form button.main")
 
@@ -487,16 +492,14 @@ def test_a_server_that_is_killed_loses_nothing(browser, server):
     page = Page(context, server.address)
     page.says("#model", "is ready")
     measure(page, "killed")
-    end = time.monotonic() + PATIENCE
-    while not votes["killed"].is_file() and time.monotonic() < end:
-        time.sleep(0.02)
+    wait(votes["killed"].is_file)
     server.stop(signal.SIGKILL)
     page.tab.close()
     server.start()
     page = Page(context, f"{server.address}#/runs")
     row = "#runs-list li:has-text('killed')"
     page.tab.wait_for_selector(row)
-    assert 0 < len(Votes.load(votes["killed"])) < 32
+    assert 0 < len(Votes.load(votes["killed"])) < 12
     page.tab.click(f"{row} button:has-text('resume')")
     page.tab.wait_for_selector(f"{row} .state.finished")
     measure(page, "whole")

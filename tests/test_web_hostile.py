@@ -16,6 +16,7 @@ from headwise.web.run_store import RunStore
 from headwise.web.security import Rules
 from headwise.web.service import Service
 from headwise.web.session import ModelSession
+from helpers import PATIENCE
 from web_helpers import FAST, HERE, MEASURED, RED, ask, done, ended, png
 
 
@@ -67,7 +68,7 @@ def test_runs_of_the_command_line_are_shown_and_nobody_deletes_them(page, servic
 
 def test_a_run_at_work_is_not_deleted(page, service):
     gate = threading.Event()
-    handle = service.session.pipe.unet.register_forward_pre_hook(lambda *given: gate.wait(30) and None)
+    handle = service.session.pipe.unet.register_forward_pre_hook(lambda *given: gate.wait(PATIENCE) and None)
     try:
         job = ask(page, "measure", name="busy", **MEASURED, **FAST)
         refused = page.delete("/api/runs/busy")

@@ -5,6 +5,8 @@ import time
 
 from PIL import Image
 
+from helpers import PATIENCE
+
 HERE = "http://127.0.0.1:7860"
 
 
@@ -21,7 +23,7 @@ def ask(client, kind, /, **asked):
 
 
 def ended(client, job):
-    until = time.monotonic() + 120
+    until = time.monotonic() + PATIENCE
     while job["state"] not in ("done", "failed", "cancelled"):
         assert time.monotonic() < until
         job = client.get(f"/api/jobs/{job['id']}", params={"since": job["version"]}).json()
