@@ -1,21 +1,31 @@
 """The hook protocol: what is called when, what a plain callable is, and that latents move under `hooked`."""
 
+import numpy as np
 import pytest
 import torch
 from diffusers import EulerAncestralDiscreteScheduler, EulerDiscreteScheduler
 from diffusers.callbacks import SDCFGCutoffCallback
+from transformers import CLIPTokenizer
 
 import headwise as hw
-from conftest import TRANSFORMERS, ddim, pndm, tiny_sd, tiny_sdxl
+from conftest import SD1, SD2, TRANSFORMERS, ddim, pndm, tiny_sd, tiny_sdxl
 from headwise.editing.attend_and_excite import Excite, excite
+from headwise.editing.baselines.free_prompt import FreePrompt
+from headwise.editing.baselines.masactrl import MasaCtrl
+from headwise.editing.baselines.plug_and_play import PlugAndPlay
 from headwise.editing.groups import generate_edits
 from headwise.editing.local_blend import LocalBlend
+from headwise.editing.patch import Patch
 from headwise.editing.prompt_to_prompt import PromptToPrompt
-from headwise.errors import HookMisuse
+from headwise.errors import HeadMapMismatch, HookMisuse
+from headwise.measuring.attention_maps import AttentionMaps
+from headwise.measuring.concepts import ConceptSet
+from headwise.measuring.probe import ConceptProbe
 from headwise.model.attention import hooked
 from headwise.model.generate import generate_keys, generator_for, latents_for, start_of
+from headwise.model.heads import HeadMap
 from headwise.model.hooks import Hook, as_hook
-from headwise.steering.steer import strengthen
+from headwise.steering.steer import strengthen, weaken
 from helpers import relevance_for
 
 FAST = {"num_inference_steps": 4, "output_type": "latent", "guidance_scale": 5.0}
@@ -351,3 +361,101 @@ def test_a_pipeline_that_takes_no_latents_is_refused(sd):
 def test_hook_is_public():
     assert hw.Hook is Hook and issubclass(hw.LocalBlend, hw.Hook) and issubclass(hw.ConceptProbe, hw.Hook)
     assert issubclass(hw.Steer, hw.Hook) and issubclass(hw.AttentionMaps, hw.Hook)
+
+
+# As many heads as SD1 has, in layers of other names.
+OTHER_LAYERS = SD1 | {
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+}
+WORDS = {"lavender": "Color"}
+PAIR = ["a red dog", "a lavender dog"]
+
+
+def generated(pipe, hook, size=16):
+    options = FAST | {"num_inference_steps": 2, "height": size, "width": size}
+    with hooked(pipe, hook):
+        return generate_keys(pipe, PAIR, [0, 1], **options)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_sd(SD1)
+
+
+@pytest.fixture(scope="module", params=["other heads", "other layers"])
+def other(request):
+    return tiny_sd(SD2 if request.param == "other heads" else OTHER_LAYERS)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda p: strengthen(relevance_for(p), "a", "Color"),
+        lambda p: weaken(HeadMap.of(p), [0]),
+        lambda p: PromptToPrompt(relevance=relevance_for(p), concepts=WORDS),
+        lambda p: Excite([["dog"]], relevance=relevance_for(p), concepts="Animals", refinements=0),
+        lambda p: Patch(np.ones((1, HeadMap.of(p).all_heads), bool)),
+        lambda p: AttentionMaps(),
+        lambda p: ConceptProbe(p, ConceptSet({"Color": ["red"], "Animals": ["dog"]})),
+    ],
+    ids=["strengthen", "weaken", "edit", "excite", "patch", "maps", "probe"],
+)
+def test_a_hook_that_has_run_refuses_a_model_with_other_heads(make, model, other):
+    hook = make(model)
+    generated(model, hook)
+    if isinstance(hook, ConceptProbe):
+        hook.take()
+    with pytest.raises(HeadMapMismatch, match="not the same heads|The selection is among"):
+        generated(other, hook)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        PromptToPrompt,
+        lambda: PromptToPrompt(as_published=True),
+        LocalBlend,
+        lambda: Excite([["dog"]], refinements=0),
+        MasaCtrl,
+        FreePrompt,
+        PlugAndPlay,
+    ],
+    ids=["edit", "edit as published", "blend", "excite", "masactrl", "free-prompt", "plug-and-play"],
+)
+def test_a_hook_that_is_for_any_heads_is_as_good_as_new_on_another_model(make, model, other):
+    used = make()
+    generated(model, used)
+    assert torch.equal(generated(other, used, 32), generated(other, make(), 32))
+
+
+def test_a_hook_that_has_run_reads_the_words_of_another_tokenizer(model):
+    other, used = tiny_sd(SD1), strengthen(relevance_for(model), "red", "Color", 3.0)
+    other.tokenizer = CLIPTokenizer(
+        vocab={piece: n for n, piece in enumerate(sorted(other.tokenizer.get_vocab()))},
+        merges=[],
+        model_max_length=24,
+    )
+    used.word = [None, "dog"]
+    generated(model, used)
+    new = strengthen(relevance_for(model), [None, "dog"], "Color", 3.0)
+    assert torch.equal(generated(other, used), generated(other, new))
+
+
+def test_exciting_looks_at_the_layers_of_each_size(model):
+    used, new = (Excite([["dog"]], refinements=0) for _ in range(2))
+    generated(model, used, size=24)
+    assert torch.equal(generated(model, used), generated(model, new))
+
+
+def test_maps_of_two_images_are_not_added_up(model):
+    seen = AttentionMaps()
+    with hooked(model, seen):
+        for _ in range(2):
+            model("a red dog", **FAST)  # the same image twice is its mean
+        with pytest.raises(HookMisuse, match='maps of "a red dog" were not taken.*Call `take` after each'):
+            model("a dog", **FAST)
+        with pytest.raises(HookMisuse, match='a red dog" at 8 × 12 latents'):
+            model("a red dog", height=16, width=24, **FAST)
+        seen.take()
+        model("a dog", **FAST)

@@ -12,6 +12,12 @@ threshold. The map is the mean over the heads of coarse layers or, in the form o
 Maps are made at the layers that the loss reads and nowhere else, and made again for the gradient instead of
 being kept; what the denoiser computes after the last of them is not computed at all.
 
+`as_published` brings back what the published code does otherwise: its softmax is over all tokens but the
+first and the last, padding too; its Gaussian has σ = √½ and reflects maps at their edges; it moves once more
+after a threshold is reached; thresholds are due at calls 0, 10 and 20 and moves end before call 25, however
+many calls there are; a threshold that is due after the last move is pursued as well; and the loss is that of
+latents which the scheduler has not scaled.
+
 References:
     | Attend-and-Excite: Attention-Based Semantic Guidance for Text-to-Image Diffusion Models
     | (Chefer et al., 2023) https://arxiv.org/abs/2301.13826
@@ -47,6 +53,7 @@ __all__ = ["Excite", "excite"]
 
 GRID = 8  # the maps of relevance meet at this height
 THRESHOLDS = {0.0: 0.05, 0.2: 0.5, 0.4: 0.8}
+PUBLISHED_CALLS = 50  # shares are of these in the published code, however many calls are made
 
 
 class Excite(Hook):
@@ -65,6 +72,8 @@ class Excite(Hook):
         until: The share of the denoiser calls in which latents are moved, 0 … 1.
         step_size: α of the first call; it falls to its √½ by the last.
         refinements: The largest number of moves to reach a threshold.
+        as_published: Whether the loss and the moves are those of the published code. The shares in
+            `thresholds` and `until` are then of 50 calls, however many are made.
     """
 
     once_per_step = True
@@ -79,6 +88,7 @@ class Excite(Hook):
         until: float | int = 0.5,
         step_size: float | int = 20.0,
         refinements: int = 20,
+        as_published: bool = False,
     ) -> None:
         if (relevance is None) != (concepts is None):
             raise HookMisuse("Relevance and the subjects' concepts go together. Give both, or neither.")
@@ -89,20 +99,23 @@ class Excite(Hook):
             raise BadStrength(f"thresholds={dict(thresholds)}, until={until} were given; expected 0 to 1.")
         self.words, self.relevance, self.concepts = [tuple(w) for w in words], relevance, concepts
         self.thresholds, self.until = dict(thresholds), until
-        self.step_size, self.refinements = step_size, refinements
+        self.step_size, self.refinements, self.as_published = step_size, refinements, as_published
         self.call: DenoiserCall | None = None
+        self._state: Any = None
         self._maps: dict[int, Tensor] | None = None  # while they are being made
 
     def before_first_step(self, latents: Tensor, call: DenoiserCall) -> Tensor:
         """Move the latents that the first denoiser call starts from."""
+        self._state = None
         self.prepare(call)
         return self._moved(latents, 0, call)
 
     def prepare(self, call: DenoiserCall) -> None:
-        """Find the subjects' tokens, and the layers to read."""
-        if self.call is None or (call.prompts, call.tokens) != (self.call.prompts, self.call.tokens):
+        """Find the subjects' tokens, and the layers to read, unless they are those of the call before."""
+        state = (call.prompts, call.tokens, call.grid, call.head_map, call.segments)
+        if state != self._state:
             self._read(call)
-        self.call = call
+        self.call, self._state = call, state
 
     def __call__(self, attend: Attend, site: Site, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Make the map while `loss` asks for it, and attend unchanged."""
@@ -147,28 +160,34 @@ class Excite(Hook):
         total = torch.stack(list(maps.values())).sum(0)
         if self.relevance is None:  # the mean over heads and layers
             total = total / sum(call.head_map.layers[i].heads for i in maps)
-        return excitement_loss(total, self._subjects, self._ends)
+        return excitement_loss(total, self._subjects, self._ends, self.as_published)
 
     def _moved(self, latents: Tensor, step: int, call: DenoiserCall) -> Tensor:
         """The latents from which denoiser call `step` of the pipeline call is to be made."""
-        if not any(self.thresholds.values()) or step >= self.until * call.steps:
+        calls = PUBLISHED_CALLS if self.as_published else call.steps
+        due = [v for share, v in self.thresholds.items() if step / calls <= share < (step + 1) / calls]
+        moves = step / calls < self.until
+        if not any(self.thresholds.values()) or not (moves or (due and self.as_published)):
             return latents
         timestep = call.scheduler.timesteps[step - call.steps]  # those left out come first
         alpha = self.step_size * math.sqrt(1 - 0.5 * step / max(1, call.steps - 1))
-        due = [v for share, v in self.thresholds.items() if step == math.floor(share * call.steps)]
-        for _ in range(self.refinements if due else 0):
-            loss, gradient = self._gradient(call.scheduler, latents, timestep)
-            late = loss > 1 - due[0]
+        goal = 1 - due[0] if due else math.inf
+        loss, gradient = self._gradient(call.scheduler, latents, timestep)
+        late = loss > goal
+        for _ in range(self.refinements):
             if not late.any():
                 break
             latents = latents - alpha * gradient * late[:, None, None, None]
-        _, gradient = self._gradient(call.scheduler, latents, timestep)
-        return latents - alpha * gradient
+            late_before = late & (loss > goal)
+            loss, gradient = self._gradient(call.scheduler, latents, timestep)
+            late = late_before if self.as_published else loss > goal
+        return latents - alpha * gradient if moves else latents
 
     def _gradient(self, scheduler: Any, latents: Tensor, timestep: Tensor) -> tuple[Tensor, Tensor]:
         with torch.enable_grad():
             moving = latents.detach().clone().requires_grad_(True)
-            loss = self.loss(scheduler.scale_model_input(moving, timestep), timestep)
+            scaled = moving if self.as_published else scheduler.scale_model_input(moving, timestep)
+            loss = self.loss(scaled, timestep)
             (gradient,) = torch.autograd.grad(loss.sum(), moving)
         return loss.detach(), gradient
 
@@ -186,6 +205,8 @@ class Excite(Hook):
             for prompt, of_picture in zip(call.prompts, words, strict=True)
         ]
         self._ends = [len(call.tokenizer(prompt, truncation=True).input_ids) - 1 for prompt in call.prompts]
+        if self.as_published:
+            self._ends = [call.tokens - 1] * call.pictures
         self._weights = torch.zeros(call.pictures, max(map(len, words)), call.head_map.all_heads).double()
         for p, of_picture in enumerate(words):
             for k, word in enumerate(of_picture):
@@ -221,6 +242,7 @@ def excitement_loss(
     maps: Float[Tensor, "pictures subjects tokens height width"],
     subjects: Sequence[Sequence[int]],
     ends: Sequence[int],
+    as_published: bool = False,
 ) -> Float[Tensor, " pictures"]:
     """max_k max(0, 1 − max over pixels of the smoothed map of subject k).
 
@@ -228,12 +250,15 @@ def excitement_loss(
         maps: For each subject, the maps of all tokens.
         subjects: The position of the token of each image's subjects.
         ends: The position of each image's end token; the softmax is over the words before it.
+        as_published: Whether maps are smoothed as in the published code, whose Gaussian of "sigma 0.5" is
+            exp(−x²), and which reflects maps at their edges.
     """
+    sigma, edges = (math.sqrt(0.5), "reflect") if as_published else (0.5, "replicate")
     losses = []
     for of_picture, tokens, end in zip(maps, subjects, ends, strict=True):
         words = torch.softmax(100 * of_picture[:, 1:end], 1)
         attended = torch.stack([words[k, token - 1] for k, token in enumerate(tokens)])
-        strongest = _smooth(attended, 0.5, 1).flatten(1).amax(1)
+        strongest = _smooth(attended, sigma, edges).flatten(1).amax(1)
         losses.append((1 - strongest).clamp(min=0).amax())
     return torch.stack(losses)
 
@@ -288,10 +313,10 @@ def _along(size: int, goal: int, spread: float) -> Float[Tensor, "goal size"]:
     return F.interpolate(each, size=goal, mode="linear", align_corners=False)[:, 0].T
 
 
-def _smooth(maps: Float[Tensor, "some height width"], sigma: float, reach: int) -> Tensor:
-    """Convolved with a Gaussian of 2·reach + 1 positions, the edges continued."""
-    kernel = _gaussian(sigma, reach).to(maps)
-    padded = F.pad(maps[:, None], (reach,) * 4, mode="replicate")
+def _smooth(maps: Float[Tensor, "some height width"], sigma: float, edges: str) -> Tensor:
+    """Convolved with a Gaussian of 3 × 3 positions, the edges continued or reflected."""
+    kernel = _gaussian(sigma, 1).to(maps)
+    padded = F.pad(maps[:, None], (1,) * 4, mode=edges)
     return F.conv2d(F.conv2d(padded, kernel[None, None, :, None]), kernel[None, None, None])[:, 0]
 
 

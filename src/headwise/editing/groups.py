@@ -59,8 +59,8 @@ class FromSource(Hook):
     def prepare(self, call: DenoiserCall) -> None:
         """Find each row's source, and whether this call is one of the share."""
         self._rows = source_rows(call, self.targets, both=True)
-        ended = self.until is not None and call.step >= self.until * call.steps
-        self._active = call.step >= self.start * call.steps and not ended
+        done = call.step / max(1, call.steps)
+        self._active = self.start <= done and (self.until is None or done < self.until)
 
 
 def generate_edits(

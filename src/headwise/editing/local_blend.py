@@ -77,7 +77,7 @@ class LocalBlend(Hook):
             raise HookMisuse(
                 "No layer is coarse enough to say where the changed words are. Leave LocalBlend out."
             )
-        if call.step + 1 < self.start * max(1, call.steps):
+        if (call.step + 1) / max(1, call.steps) < self.start:
             return latents
         mask = self.mask((latents.shape[-2], latents.shape[-1]))
         sources = (self._rows[call.conditional] - call.conditional.start).to(latents.device)

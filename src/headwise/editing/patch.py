@@ -20,6 +20,7 @@ from torch import Tensor
 
 from headwise.editing.groups import source_rows
 from headwise.errors import HeadMapMismatch
+from headwise.model.heads import HeadMap
 from headwise.model.hooks import Hook
 from headwise.model.sites import Attend, DenoiserCall, Site
 
@@ -38,6 +39,7 @@ class Patch(Hook):
 
     def __init__(self, chosen: Bool[np.ndarray, "targets all_heads"]) -> None:
         self.chosen = torch.from_numpy(np.array(chosen))
+        self.head_map: HeadMap | None = None  # of the first model, for whose heads they were selected
 
     def prepare(self, call: DenoiserCall) -> None:
         """Lay out from which row each row takes the outputs of which heads."""
@@ -47,6 +49,8 @@ class Patch(Hook):
                 f"The selection is among {heads} heads, the model has {call.head_map.all_heads}. "
                 "Select heads by the model's own head map."
             )
+        self.head_map = self.head_map or call.head_map
+        self.head_map.require(call.head_map, "The model that was patched before", "the pipeline")
         self._from = source_rows(call, targets).to(call.device)
         takes = torch.zeros(call.rows, heads, dtype=torch.bool)
         group = torch.cat([torch.zeros(1, heads, dtype=torch.bool), self.chosen])

@@ -16,6 +16,10 @@ and afterwards its own again. No map is made: with a and b the factors of the tw
 is the same sum. In the first calls, too, self-attention at coarse layers is the source's, so that the layout
 stays: attend(q, k, V*).
 
+`as_published` brings back what the published code does otherwise: it aligns prompts in its own way
+(alignment_published.py), counts its windows in steps and rounds them down, and weights words in the first
+calls only.
+
 References:
     | Prompt-to-Prompt Image Editing with Cross Attention Control (Hertz et al., 2022)
     | https://arxiv.org/abs/2208.01626
@@ -32,6 +36,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from headwise.editing.alignment import Alignment, align
+from headwise.editing.alignment_published import align_as_published
 from headwise.editing.groups import generate_edits, source_rows
 from headwise.errors import BadStrength, HeadwiseError, HookMisuse, PromptsNotAlike, WordNotInPrompt
 from headwise.measuring.relevance import Relevance
@@ -65,6 +70,9 @@ class PromptToPrompt(Hook):
         relevance, concepts: Words of the targets, and the concept by whose heads each is strengthened instead
             of taking the source's map.
         strength: The strength s in R = 1 + s (relevance − 1); by words of the concepts, if a mapping.
+        as_published: Whether prompts are aligned, and calls counted, as in the published code: of n inference
+            steps, `cross` is the first ⌊share · (n + 1)⌋ calls and `self_attention` the first ⌊share · n⌋,
+            words are weighted while `cross` lasts, and in a mapping without "" other words have the share 1.
     """
 
     kinds = ("cross", "self")
@@ -81,10 +89,11 @@ class PromptToPrompt(Hook):
         relevance: Relevance | None = None,
         concepts: Mapping[str, str] | None = None,
         strength: float | int | Mapping[str, float | int] = 1.0,
+        as_published: bool = False,
     ) -> None:
         if concepts and relevance is None:
             raise HookMisuse("Concepts were given to strengthen words by, but no relevance. Give both.")
-        self.targets = targets
+        self.targets, self.as_published = targets, as_published
         self.cross: Mapping[str, Share] = cross if isinstance(cross, Mapping) else {"": cross}
         self.self_attention = (0.9 if concepts else 0.4) if self_attention is None else self_attention
         self.coarse, self.weights, self.relevance = coarse, dict(weights or {}), relevance
@@ -102,18 +111,18 @@ class PromptToPrompt(Hook):
 
     def prepare(self, call: DenoiserCall) -> None:
         """Lay out M, a and b for this call, anew only where the batch or the exchanged words change."""
-        batch = (call.prompts, call.tokens, call.rows, call.device)
-        if batch != self._prepared:
+        batch = (call.prompts, call.tokens, call.rows, call.conditional, call.device)
+        batch += (call.head_map, call.segments)
+        if not call.step or batch != self._prepared:
             self._read(call)
             self._prepared, self._inside = batch, None
         if not call.steps:
             raise HookMisuse("The number of denoiser calls to come is unknown. Call the pipeline.")
-        done = call.step / call.steps
-        inside = done < self._until
+        inside = self._within(call, self._until, more=1)
         if self._inside is None or not torch.equal(inside, self._inside):
             self._inside = inside
             self._lay_out(call, inside)
-        self._same_layout = done < self.self_attention
+        self._same_layout = bool(self._within(call, torch.tensor(self.self_attention, dtype=torch.float64)))
 
     def __call__(self, attend: Attend, site: Site, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Attend with columns of two maps; at coarse self-attention with the source's map."""
@@ -130,6 +139,13 @@ class PromptToPrompt(Hook):
         mav = torch.einsum("rst,rhtd->rhsd", self._ma.to(value.dtype), value)
         return output + attend(query[rows], key[rows], mav)  # A M diag(a) V*
 
+    def _within(self, call: DenoiserCall, until: Tensor, more: int = 0) -> Tensor:
+        """Whether a call is among the first; published windows are shares of the steps and `more`."""
+        if not self.as_published:
+            return call.step / call.steps < until
+        steps = min(call.steps, getattr(call.scheduler, "num_inference_steps", None) or call.steps)
+        return call.step < (until * (steps + more)).floor()
+
     def _read(self, call: DenoiserCall) -> None:
         """Read from the prompts, for each image: M, the share of calls of each token, w and R."""
         self._rows = source_rows(call, self.targets)
@@ -138,21 +154,27 @@ class PromptToPrompt(Hook):
         self._m = torch.zeros(call.pictures, call.tokens, call.tokens, dtype=torch.float64)
         until, w = blank.copy(), blank + 1
         r = np.ones((call.pictures, call.head_map.all_heads, call.tokens))
-        strengthened = blank > 0
+        strengthened, taken = blank > 0, blank > 0
         if self.relevance is not None:
             self.relevance.require(call.head_map)
         targets = [p for p in range(call.pictures) if sources[p] != p]
         positions = self._positions(call, targets)
         for p in targets:
-            self._m[p] = torch.from_numpy(_alignment(call, int(sources[p]), p).matrix)
-            until[p] = self.cross.get("", 0.8)
+            alignment = self._alignment(call, int(sources[p]), p)
+            self._m[p] = torch.from_numpy(alignment.matrix)
+            taken[p] = ~alignment.new if self.as_published else alignment.matrix.any(0)
+            until[p] = self.cross.get("", 1.0 if self.as_published else 0.8)
             for word, tokens in positions[p].items():
                 until[p, tokens] = self.cross.get(word, until[p, tokens])
                 w[p, tokens] *= self.weights.get(word, 1.0)
                 if word in self.factors:
                     r[p][:, tokens], strengthened[p, tokens] = self.factors[word][:, None], True
         self._until, self._w, self._r = torch.from_numpy(until), torch.from_numpy(w), torch.from_numpy(r)
-        self._from_source = (self._m.sum(1) > 0) & ~torch.from_numpy(strengthened)
+        self._from_source = torch.from_numpy(taken & ~strengthened)
+
+    def _alignment(self, call: DenoiserCall, source: int, target: int) -> Alignment:
+        how = align_as_published if self.as_published else align
+        return how(call.tokenizer, call.prompts[source], call.prompts[target], call.tokens)
 
     def _positions(self, call: DenoiserCall, targets: list[int]) -> dict[int, dict[str, list[int]]]:
         """Where each named word stands in each target that has it; it must stand in one of them."""
@@ -171,8 +193,9 @@ class PromptToPrompt(Hook):
     def _lay_out(self, call: DenoiserCall, inside: Tensor) -> None:
         """M diag(a) and b of this call, in rows of the batch; rows without the prompt keep their own maps."""
         from_source = self._from_source & inside
-        a = from_source * self._w
-        b = torch.where(inside[:, None], self._r, 1.0) * self._w[:, None]
+        w = torch.where(inside, self._w, 1.0) if self.as_published else self._w
+        a = from_source * w
+        b = torch.where(inside[:, None], self._r, 1.0) * w[:, None]
         b = torch.where(from_source[:, None], 0.0, b)
         b_of_rows = torch.ones(call.rows, *b.shape[1:], dtype=b.dtype)
         b_of_rows[call.conditional] = b
@@ -236,7 +259,3 @@ def check_targets(pipe: Any, source: str, targets: Sequence[str]) -> None:
         align(pipe.tokenizer, source, target)
     if not targets:
         raise HeadwiseError("No target was given. Give one or more prompts to edit the source into.")
-
-
-def _alignment(call: DenoiserCall, source: int, target: int) -> Alignment:
-    return align(call.tokenizer, call.prompts[source], call.prompts[target], call.tokens)

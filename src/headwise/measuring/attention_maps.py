@@ -124,8 +124,7 @@ class AttentionMaps(Hook):
         self._forget()
 
     def prepare(self, call: DenoiserCall) -> None:
-        """Find the words at the first call."""
-        self.head_map = call.head_map
+        """Find the words at the first call; all calls until `take` are to be of one image and one model."""
         if not call.prompted:
             return
         if not self.calls:
@@ -134,7 +133,14 @@ class AttentionMaps(Hook):
                     f"Image {self.picture} was to be recorded; the batch has {len(call.prompts)} prompts. "
                     "Call the pipeline with `prompt`, and count images from 0."
                 )
+            self.head_map, self.image = call.head_map, self._image(call)
             self._read(call)
+        self.head_map.require(call.head_map, "The model that was recorded", "the pipeline")
+        if self._image(call) != self.image:
+            raise HookMisuse(
+                f'The maps of "{self.image[0]}" were not taken, and those of "{self._image(call)[0]}" at '
+                f"{call.grid[0]} × {call.grid[1]} latents cannot be added. Call `take` after each image."
+            )
         self.calls += 1
 
     def __call__(self, attend: Attend, site: Site, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -157,6 +163,9 @@ class AttentionMaps(Hook):
         self.calls, self.head_map, self.words = 0, HeadMap(()), tuple[Word, ...]()
         self.sums: dict[int, Tensor] = {}
         self.counts: dict[int, int] = {}
+
+    def _image(self, call: DenoiserCall) -> tuple[str, int, tuple[int, int]]:
+        return "".join(call.prompts[self.picture :][:1]), call.tokens, call.grid
 
     def _read(self, call: DenoiserCall) -> None:
         self.words = split_words(call.segments, call.prompts[self.picture])

@@ -121,6 +121,7 @@ class ConceptProbe(Hook):
 
     def prepare(self, call: DenoiserCall) -> None:
         """Sample the words of this call, and have their keys for cross-attention read."""
+        self.head_map.require(call.head_map, "The probe", "the pipeline")
         if not self.keys and any(layer.kind == "cross" for layer in self.head_map):
             reading = _ReadKeys(self.tokens.word_id)
             self._read_words(call, reading, 1)

@@ -164,9 +164,9 @@ class Steer(Hook):
     def prepare(self, call: DenoiserCall) -> None:
         """Find the words and lay out the factors of one call, unless they are those of the call before."""
         active = self._active(call)
-        batch = (call.rows, call.pictures, call.prompted, call.tokens, call.device)
-        state = (active, id(self.factors), call.prompts, batch)
-        if state == self._prepared:
+        batch = (call.rows, call.pictures, call.prompted, call.conditional, call.tokens, call.device)
+        state = (active, id(self.factors), call.prompts, batch, call.head_map, call.segments)
+        if call.step and state == self._prepared:
             return
         self._require_heads(call)
         scale = torch.ones(call.rows, call.head_map.all_heads, call.tokens, dtype=torch.float64)

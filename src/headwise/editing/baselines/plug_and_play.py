@@ -40,7 +40,7 @@ class PlugAndPlay(FromSource):
     def prepare(self, call: DenoiserCall) -> None:
         """Find each row's source, and whether maps and features are still exchanged."""
         super().prepare(call)
-        self._exchanges_features = call.step < self.features_until * call.steps
+        self._exchanges_features = call.step / max(1, call.steps) < self.features_until
 
     def feature(self, output: Tensor) -> Tensor:
         """Return the residual block's output, that of the source in each row."""
