@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 from conftest import tiny_tokenizer
 from headwise.editing.alignment import align
 from headwise.errors import PromptsNotAlike
-from headwise.model.tokens import token_positions
+from headwise.model.tokens import TextSegment, token_positions
 
 TOKENIZER = tiny_tokenizer()
+SEGMENTS = (TextSegment(TOKENIZER),)
 WORDS = st.sampled_from(
     ["a", "red", "dog", "cat", "vase", "lavender", "on", "the", "beach", "polka-dot", "zebra"]
 )
@@ -20,7 +21,7 @@ PROMPTS = st.lists(WORDS, min_size=1, max_size=4).map(" ".join)
 @settings(deadline=None)
 @given(PROMPTS)
 def test_a_prompt_aligns_with_itself_token_by_token(prompt):
-    found = align(TOKENIZER, prompt, prompt)
+    found = align(SEGMENTS, prompt, prompt)
     assert np.array_equal(found.matrix, np.eye(len(found.matrix)))
     assert not found.replaced.any() and not found.new.any()
 
@@ -30,7 +31,7 @@ def test_a_prompt_aligns_with_itself_token_by_token(prompt):
 def test_no_attention_is_made_or_handed_on_twice(source, target):
     """Rows of M sum to 1, or to 0 where a word was dropped; words of a target come from it or are new."""
     source, target = f"a {source}", f"a {target}"
-    found = align(TOKENIZER, source, target)
+    found = align(SEGMENTS, source, target)
     rows = found.matrix.sum(1)
     assert np.all(np.isclose(rows, 1) | (rows == 0))
     end = len(TOKENIZER(target)["input_ids"])
@@ -44,15 +45,15 @@ def test_alignment_inverts(words, data):
     """One word exchanged or added: who stands for whom is the same on the way back."""
     place = data.draw(st.integers(0, len(words) - 1))
     source = [*words[:place], *["penguin"] * data.draw(st.booleans()), *words[place + 1 :]]
-    there = align(TOKENIZER, " ".join(source), " ".join(words)) if set(source) & set(words) else None
+    there = align(SEGMENTS, " ".join(source), " ".join(words)) if set(source) & set(words) else None
     if there is not None:
-        back = align(TOKENIZER, " ".join(words), " ".join(source))
+        back = align(SEGMENTS, " ".join(words), " ".join(source))
         assert np.array_equal(there.matrix.T > 0, back.matrix > 0)
 
 
 def test_words_of_unequal_token_counts_share_attention():
     source, target = "a red dog", "a lavender dog"
-    found = align(TOKENIZER, source, target)
+    found = align(SEGMENTS, source, target)
     red = token_positions(TOKENIZER, source, "red")
     lavender = token_positions(TOKENIZER, target, "lavender")
     assert len(lavender) != len(red)
@@ -64,7 +65,7 @@ def test_words_of_unequal_token_counts_share_attention():
 
 def test_added_words_are_new_and_the_rest_moves_along():
     source, target = "a dog on the beach", "a red dog on the beach"
-    found = align(TOKENIZER, source, target)
+    found = align(SEGMENTS, source, target)
     assert found.new.nonzero()[0].tolist() == list(token_positions(TOKENIZER, target, "red"))
     for word in ("dog", "beach"):
         s, t = (token_positions(TOKENIZER, p, word) for p in (source, target))
@@ -74,7 +75,7 @@ def test_added_words_are_new_and_the_rest_moves_along():
 
 
 def test_punctuation_stands_for_itself():
-    found = align(TOKENIZER, "a red dog", "a red dog, a cat")
+    found = align(SEGMENTS, "a red dog", "a red dog, a cat")
     assert not found.replaced.any()
     dogs = token_positions(TOKENIZER, "a red dog", "dog")
     assert np.array_equal(found.matrix[np.ix_(dogs, dogs)], np.eye(len(dogs)))
@@ -82,4 +83,4 @@ def test_punctuation_stands_for_itself():
 
 def test_prompts_without_a_common_word_are_refused():
     with pytest.raises(PromptsNotAlike, match="have no word in common.*changing or adding words"):
-        align(TOKENIZER, "red dog", "blue vase")
+        align(SEGMENTS, "red dog", "blue vase")

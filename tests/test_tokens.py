@@ -60,9 +60,10 @@ def test_a_missing_word_is_answered_with_the_words_and_the_nearest():
         positions("a vase in lavender color", "lavendar")
     assert str(caught.value) == (
         "'lavendar' is not a word of \"a vase in lavender color\".\n"
-        "Its words are: a, vase, in, lavender, color. Did you mean 'lavender'?"
+        "Its words are: a, vase, in, lavender, color. Did you mean 'lavender'? "
+        "Token positions, such as (4, 5), do in place of a word."
     )
-    with pytest.raises(WordNotInPrompt, match=r"Its words are: a, dog\.$"):
+    with pytest.raises(WordNotInPrompt, match=r"Its words are: a, dog\. Token"):
         positions("a dog", "zebra")
     with pytest.raises(WordNotInPrompt):
         positions("a dog", " ")

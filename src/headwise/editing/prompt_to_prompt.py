@@ -31,15 +31,14 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from headwise.editing.alignment import Alignment, align
+from headwise.editing.alignment import align, align_images
 from headwise.editing.groups import generate_edits, source_rows
 from headwise.errors import BadStrength, HeadwiseError, HookMisuse, PromptsNotAlike, WordNotInPrompt
 from headwise.measuring.relevance import Relevance
 from headwise.model.generate import Key
 from headwise.model.hooks import Hook
-from headwise.model.pipelines import quiet
+from headwise.model.pipelines import quiet, text_segments
 from headwise.model.sites import Attend, AttentionHook, DenoiserCall, Site
-from headwise.model.tokens import token_positions
 from headwise.steering.steer import strengthen
 
 __all__ = ["PromptToPrompt", "check_targets", "edit"]
@@ -143,7 +142,7 @@ class PromptToPrompt(Hook):
         targets = [p for p in range(call.pictures) if sources[p] != p]
         positions = self._positions(call, targets)
         for p in targets:
-            self._m[p] = torch.from_numpy(_alignment(call, int(sources[p]), p).matrix)
+            self._m[p] = torch.from_numpy(align_images(call, int(sources[p]), p).matrix)
             until[p] = self.cross.get("", 0.8)
             for word, tokens in positions[p].items():
                 until[p, tokens] = self.cross.get(word, until[p, tokens])
@@ -160,7 +159,7 @@ class PromptToPrompt(Hook):
             refused = None
             for p in targets:
                 try:
-                    positions[p][word] = list(token_positions(call.tokenizer, call.prompts[p], word))
+                    positions[p][word] = list(call.positions(p, word))
                 except WordNotInPrompt as error:
                     refused = error
             if refused and not any(word in of_target for of_target in positions.values()):
@@ -226,16 +225,13 @@ def edit(
 
 def check_targets(pipe: Any, source: str, targets: Sequence[str]) -> None:
     """PromptsNotAlike, or HeadwiseError if there is none, before anything is generated."""
+    segments = text_segments(pipe)
     for target in targets:
         if target.split() == source.split():
             raise PromptsNotAlike(
                 f'Source and target are both "{source}", so there is nothing to edit. '
                 "Change a word of the target."
             )
-        align(pipe.tokenizer, source, target)
+        align(segments, source, target)
     if not targets:
         raise HeadwiseError("No target was given. Give one or more prompts to edit the source into.")
-
-
-def _alignment(call: DenoiserCall, source: int, target: int) -> Alignment:
-    return align(call.tokenizer, call.prompts[source], call.prompts[target], call.tokens)
