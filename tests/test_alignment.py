@@ -2,13 +2,16 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conftest import tiny_tokenizer
+from conftest import TRANSFORMERS, tiny_sd, tiny_sdxl, tiny_tokenizer
 from headwise.editing.alignment import align
+from headwise.editing.prompt_to_prompt import check_targets
 from headwise.errors import PromptsNotAlike
-from headwise.model.tokens import TextSegment, token_positions
+from headwise.model.pipelines import text_segments
+from headwise.model.tokens import TextSegment, positions_in, token_positions
 
 TOKENIZER = tiny_tokenizer()
 SEGMENTS = (TextSegment(TOKENIZER),)
@@ -79,6 +82,47 @@ def test_punctuation_stands_for_itself():
     assert not found.replaced.any()
     dogs = token_positions(TOKENIZER, "a red dog", "dog")
     assert np.array_equal(found.matrix[np.ix_(dogs, dogs)], np.eye(len(dogs)))
+
+
+def test_writing_without_spaces_is_aligned_character_by_character():
+    source, target = "一只红的狗", "一只蓝的狗"
+    found = align(SEGMENTS, source, target)
+    own = token_positions(TOKENIZER, target, "蓝")
+    assert found.replaced.nonzero()[0].tolist() == list(own) and not found.new.any()
+    dogs = token_positions(TOKENIZER, target, "狗")
+    assert np.array_equal(found.matrix[np.ix_(dogs, dogs)], np.eye(len(dogs)))
+
+
+def test_learned_words_move_what_follows():
+    pipe = tiny_sd()
+    pipe.load_textual_inversion(torch.randn(3, 32), token="<toy>")
+    found = align(text_segments(pipe), "a <toy> dog and a cat", "a <toy> dog and a red cat")
+    assert found.new.nonzero()[0].tolist() == [10]
+    assert found.matrix[10, 11] == 1 and found.matrix[5, 5] == 1  # cat, dog
+    check_targets(pipe, "a <toy> dog", ["a <toy> cat"])
+
+
+@pytest.mark.parametrize("name", ["sd3", "flux-dev", "sana", "pixart"])
+def test_each_encoder_is_aligned_where_its_tokens_stand(name):
+    pipe = TRANSFORMERS[name]()
+    segments, source, target = text_segments(pipe), "a red dog", "a red cat"
+    found = align(segments, source, target, max(segment.stop for segment in segments))
+    assert found.replaced.nonzero()[0].tolist() == list(positions_in(segments, target, "cat"))
+    reds = list(positions_in(segments, source, "red"))
+    assert np.array_equal(found.matrix[np.ix_(reds, reds)], np.eye(len(reds)))
+    assert np.array_equal(
+        align(segments, source, source).matrix.sum(0) > 1,
+        np.zeros(1, bool).repeat(len(align(segments, source, source).matrix)),
+    )
+    check_targets(pipe, source, [target])
+
+
+def test_texts_side_by_side_must_change_together():
+    segments = text_segments(
+        tiny_sdxl(), {"prompt": ["a red dog", "a red cat"], "prompt_2": ["a big red dog", "a red dog"]}
+    )
+    with pytest.raises(PromptsNotAlike, match="Change the same words in both"):
+        align(segments, "a red dog", "a red cat", 24, (0, 1))
 
 
 def test_prompts_without_a_common_word_are_refused():
