@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from conftest import BUILD
-from headwise.errors import UnknownConcept, UnreadableConcepts, WordWithoutTokens
+from headwise.errors import ModelNotLoaded, UnknownConcept, UnreadableConcepts, WordWithoutTokens
 from headwise.measuring.concepts import ConceptSet
 
 OFFICIAL = Path(__file__).parents[2] / "shared/reference/concept_words_official.csv"
@@ -108,6 +108,12 @@ def test_words_are_embedded_alone_start_token_and_own_tokens_only(concepts):
 def test_both_encoders_of_sdxl_are_used():
     pipe = BUILD["sdxl"]()
     assert ConceptSet({"A": ["dog"]}).embed(pipe).words[0][0].shape == (1, 32 + 16)
+
+
+def test_pipelines_without_tokenizer_are_refused(sd):
+    sd.tokenizer = None
+    with pytest.raises(ModelNotLoaded, match="has no text encoder of its own to encode 'dog' with"):
+        ConceptSet({"A": ["dog"]}).embed(sd)
 
 
 def test_a_word_without_tokens_is_named(sd):

@@ -1,6 +1,7 @@
 """Denoisers other than UNets: the same hooks, words and votes in PixArt, Sana, SD 3 and FLUX."""
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -8,15 +9,16 @@ import torch
 import torch.nn.functional as F
 from diffusers import QwenImageTransformer2DModel
 
-from conftest import TRANSFORMERS
-from headwise.errors import LayerNotReached, ModelNotLoaded, WordNotInPrompt
+from conftest import BUILD, TRANSFORMERS
+from headwise.errors import HookMisuse, LayerNotReached, ModelNotLoaded, WordNotInPrompt
+from headwise.measuring.concepts import ConceptSet
 from headwise.measuring.probe import ConceptProbe
 from headwise.measuring.word_samples import sample_words
 from headwise.model.attention import hooked
 from headwise.model.generate import generate
 from headwise.model.heads import HeadMap, denoiser_of, text_first
 from headwise.model.pipelines import text_segments
-from headwise.model.tokens import positions_in
+from headwise.model.tokens import positions_in, split_words
 from headwise.steering.steer import Steer, adjust, weaken
 from helpers import relevance_for
 
@@ -217,8 +219,8 @@ def test_words_travel_as_if_in_the_prompt_unseen(name, concepts, monkeypatch):
     assert ours.isfinite().all()
 
 
-def ids_read(pipe, prompt):
-    """The token ids that the encoders were given."""
+def ids_read(pipe, prompts, **options):
+    """The token ids that the encoders were given, for each prompt."""
     seen, handles = [], []
     for name in ("text_encoder", "text_encoder_2", "text_encoder_3"):
         module = getattr(pipe, name, None)
@@ -229,10 +231,10 @@ def ids_read(pipe, prompt):
                     with_kwargs=True,
                 )
             )
-    draw(pipe, [prompt], steps=1, guidance_scale=1.0)
+    draw(pipe, prompts, steps=1, guidance_scale=1.0, **options)
     for handle in handles:
         handle.remove()
-    return [ids[0].tolist() for ids in seen]
+    return [ids.tolist() for ids in seen]
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -248,14 +250,14 @@ def test_words_are_found_in_every_encoder(name):
 
     with hooked(pipe, look):
         draw(pipe, [prompt], steps=1, guidance_scale=1.0)
-    ids = ids_read(pipe, prompt)
+    ids = [of_encoder[0] for of_encoder in ids_read(pipe, [prompt])]
     if name == "sana":
         text = [ids[0][0], *ids[0][-299:]]
     elif name.startswith("sd3"):
         text = [*ids[0], *ids[-1]]
     else:
         text = ids[-1]
-    said = {reader.tokenizer: None for reader in text_segments(pipe)}
+    said = list({reader.start: reader.tokenizer for reader in text_segments(pipe)}.values())
     for tokenizer in said:
         decoded = [tokenizer.decode([i]).strip() for i in text]
         both = [decoded[p] for p in found["all"]]
@@ -274,6 +276,111 @@ def test_words_are_found_in_every_encoder(name):
         of_t5 = [t5.decode([text[p]]) for p in found["all"] if p >= length]
         assert [w.strip().lower() for w in of_clip] == ["red", "red"]
         assert "".join(w.strip() for w in of_t5).lower() == "redred"
+
+
+LONG = "a photo of a car in color of " * 4 + "a red vase"
+OWN = ["a photo of a dog in red", "a cat, not red"]
+
+
+@pytest.mark.parametrize(
+    ("name", "prompts", "options", "word"),
+    [
+        ("flux-dev", PROMPTS, {"prompt_2": OWN}, "red"),
+        ("flux-dev", PROMPTS, {"prompt_2": OWN, "max_sequence_length": 16}, "a"),
+        ("flux-schnell", [LONG], {"max_sequence_length": 64}, "vase"),
+        ("sd3", PROMPTS, {"prompt_3": OWN}, "a"),
+        ("sd3", ["a dog", "a cat"], {"prompt_3": OWN, "max_sequence_length": 40}, "red"),
+        ("pixart", [LONG], {"max_sequence_length": 60}, "vase"),
+        ("sana", ["a red dog", "red"], {"max_sequence_length": 20}, "red"),
+        ("sana", ["a red dog", "red"], {"complex_human_instruction": None}, "red"),
+    ],
+)
+def test_words_stand_where_the_encoders_read_them(name, prompts, options, word):
+    """Held against the numbers that the encoders were given, for every image of the batch."""
+    pipe, found = TRANSFORMERS[name](), {}
+
+    def look(attend, site, query, key, value):
+        for picture in range(len(prompts)):
+            found[picture] = site.call.positions(picture, word)
+        return attend(query, key, value)
+
+    with hooked(pipe, look):
+        draw(pipe, prompts, steps=1, guidance_scale=1.0, **options)
+    ids = ids_read(pipe, prompts, **options)
+    for picture, positions in found.items():
+        text = [(pipe.tokenizer_2 if name.startswith("flux") else pipe.tokenizer, ids[-1][picture])]
+        if name == "sana":
+            length = options.get("max_sequence_length", 300)
+            text = [(pipe.tokenizer, [ids[0][picture][0], *ids[0][picture][1 - length :]])]
+        elif name == "sd3":
+            text = [(pipe.tokenizer, ids[0][picture]), (pipe.tokenizer_3, ids[-1][picture])]
+        each = [(tokenizer, number) for tokenizer, numbers in text for number in numbers]
+        spelled = "".join(each[p][0].decode([each[p][1]]) for p in positions)
+        spelled = spelled.replace("▁", "").replace(" ", "")
+        assert spelled and spelled == word * (len(spelled) // len(word))
+        everything = "".join(tokenizer.decode(numbers) for tokenizer, numbers in text)
+        if name != "sana":
+            assert spelled.count(word) == len(re.findall(rf"\b{word}\b", everything.replace("▁", " ")))
+
+
+def test_texts_of_their_own_for_each_image_go_with_it():
+    pipe = TRANSFORMERS["flux-schnell"]()
+    arguments = {
+        "prompt": ["a dog", "a cat"],
+        "prompt_2": ["in red", "a red vase"],
+        "num_images_per_prompt": 2,
+    }
+    segments = text_segments(pipe, arguments)
+    found = [positions_in(segments, "a dog", "red", picture=picture) for picture in range(4)]
+    assert found == [(1,), (1,), (1,), (1,)]
+    assert [positions_in(segments, "a cat", "vase", picture=picture) for picture in (2, 3)] == [(2,), (2,)]
+    with pytest.raises(WordNotInPrompt, match="'cat' is not a word of \"a red vase\""):
+        positions_in(segments, "a cat", "cat", picture=2)
+    with pytest.raises(HookMisuse, match="prompt_2 holds 1 texts, prompt 2"):
+        text_segments(pipe, arguments | {"prompt_2": "red"})
+
+
+def test_a_word_of_two_encoders_side_by_side_stands_at_one_place():
+    pipe = BUILD["sdxl"]()
+    segments = text_segments(pipe, {"prompt": "a red dog", "prompt_2": "a blue dog of red"})
+    assert positions_in(text_segments(pipe), "a red dog", "dog") == (3,)
+    assert positions_in(segments, "a red dog", "a") == (1,)
+    with pytest.raises(
+        WordNotInPrompt, match=r"'red' has the token positions \(2,\) in \"a red dog\", \(8,\) in"
+    ):
+        positions_in(segments, "a red dog", "red")
+    with pytest.raises(WordNotInPrompt, match=r"nowhere in \"a red dog\".*Token positions, such as \(4, 5\)"):
+        positions_in(segments, "a red dog", "of")
+    words = {word.text: word.positions for word in split_words(segments, "a red dog")}
+    assert words["red"] == (2, 8) and words["of"] == (7,)
+    assert positions_in(segments, "a red dog", None) == tuple(range(1, 9))
+
+
+def test_the_refiner_reads_with_its_second_encoder():
+    pipe = BUILD["sdxl"]()
+    pipe.register_modules(tokenizer=None, text_encoder=None)
+    assert positions_in(text_segments(pipe), "a red dog", "red") == (2,)
+
+
+@pytest.mark.parametrize("name", ["sd1", "sdxl"])
+@pytest.mark.parametrize("token", ["mytoy", "red-toy", "<toy>"])
+def test_a_learned_word_has_all_its_vectors(name, token):
+    pipe = BUILD[name]()
+    for encoder in ("", "_2") if name == "sdxl" else ("",):
+        model, tokenizer = getattr(pipe, f"text_encoder{encoder}"), getattr(pipe, f"tokenizer{encoder}")
+        vectors = torch.randn(3, model.config.hidden_size)
+        pipe.load_textual_inversion(vectors, token=token, text_encoder=model, tokenizer=tokenizer)
+    segments, prompt = text_segments(pipe), f"a {token} dog, 1 {token} of {token.upper()}"
+    both = positions_in(segments, prompt, token, 1), positions_in(segments, prompt, token, 2)
+    assert both == ((2, 3, 4), (8, 9, 10))
+    numbers = pipe.tokenizer(pipe.maybe_convert_prompt(prompt, pipe.tokenizer)).input_ids
+    for positions in both:
+        read = pipe.tokenizer.convert_ids_to_tokens([numbers[p] for p in positions])
+        assert read == [token, f"{token}_1", f"{token}_2"]
+    assert positions_in(segments, prompt, "dog") == (5,)
+    assert positions_in(segments, prompt, "1") == (7,)  # and not in mytoy_1
+    embedded = ConceptSet({"Toys": [token]}).embed(pipe)
+    assert embedded.words[0][0].shape[0] == 3
 
 
 def test_guidance_in_calls_of_its_own_is_no_step():
@@ -307,7 +414,6 @@ def test_votes_of_guidance_in_calls_of_its_own(concepts):
 
 def test_a_word_that_one_encoder_cuts_off_is_found_by_the_other():
     pipe = TRANSFORMERS["sd3"]()
-    pipe.tokenizer_3.model_max_length = 256
     prompt = "red " * 30 + "dog"
     found = positions_in(text_segments(pipe), prompt, "dog")
     assert found and min(found) >= pipe.tokenizer.model_max_length

@@ -21,7 +21,7 @@ from headwise.errors import BadStrength, HeadwiseError, HookMisuse, PromptsNotAl
 from headwise.model.attention import hooked
 from headwise.model.heads import HeadMap
 from headwise.model.hooks import Hook, as_hook
-from headwise.model.tokens import token_positions
+from headwise.model.tokens import TextSegment, token_positions
 from helpers import relevance_for
 
 STEPS = 4
@@ -71,7 +71,7 @@ class Explicit(Hook):
         return new @ v
 
     def columns(self, site, source, own, source_prompt, target_prompt, done):
-        found = align(self.tokenizer, source_prompt, target_prompt, own.shape[-1])
+        found = align((TextSegment(self.tokenizer),), source_prompt, target_prompt, own.shape[-1])
         named = {
             w: self.positions(target_prompt, w) for w in {*self.cross, *self.weights, *self.factors} - {""}
         }

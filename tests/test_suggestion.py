@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from conftest import TRANSFORMERS
 from headwise.errors import HeadwiseError, WordNotInPrompt
 from headwise.measuring.concepts import ConceptSet
 from headwise.measuring.measure import measure
@@ -40,6 +41,16 @@ def test_rank_correlation_is_of_ranks():
     a = np.array([[1.0, 2.0, 3.0, 10.0], [1.0, 1.0, 1.0, 1.0]])
     assert rank_correlation(a, a**3).tolist() == pytest.approx([1.0, 0.0])
     assert rank_correlation(a, -a)[0] == pytest.approx(-1.0)
+
+
+def test_a_word_is_looked_for_where_the_denoiser_reads():
+    """Beyond what FLUX's CLIP reads, of which no token goes to the denoiser."""
+    pipe = TRANSFORMERS["flux-schnell"]()
+    found = ConceptSet({"Animals": ["dog"], "Color": ["red"]})
+    relevance = measure(pipe, found, pictures=1, num_inference_steps=1, progress=False)
+    prompt = "a photo of a car in color of " * 4 + "a vase"
+    options = OPTIONS | {"pictures": 1, "num_inference_steps": 1}
+    assert {s.concept for s in suggest(pipe, relevance, prompt, "vase", **options)} == {"Animals", "Color"}
 
 
 def test_refusals(sd):

@@ -15,20 +15,19 @@ References:
     | https://arxiv.org/abs/2208.01626
 """
 
-import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
-from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
 
 from headwise.errors import PromptsNotAlike
+from headwise.model.sites import DenoiserCall
+from headwise.model.tokens import Reading, TextSegment, readings
+from headwise.model.words import Span, characters, folded, pieces
 
-__all__ = ["Alignment", "align"]
-
-Span = tuple[int, int]
+__all__ = ["Alignment", "align", "align_images"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,21 +45,57 @@ class Alignment:
     new: Bool[np.ndarray, " tokens"]
 
 
-def align(tokenizer: Any, source: str, target: str, tokens: int | None = None) -> Alignment:
-    """Align two prompts.
+def align(
+    segments: Sequence[TextSegment],
+    source: str,
+    target: str,
+    tokens: int | None = None,
+    pictures: tuple[int, int] = (0, 0),
+) -> Alignment:
+    """Align two prompts, in each text encoder that reads them.
 
     Args:
-        tokenizer: A tokenizer that knows its character offsets, as CLIP's does.
+        segments: The encoders' tokens.
         source, target: The prompts.
-        tokens: The number of tokens of the text with padding; the tokenizer's own length if None.
+        tokens: The number of tokens of the text with padding; as many as the longer prompt has if None.
+        pictures: The numbers of the prompts' images, for encoders that read an argument of their own.
 
     Raises:
-        PromptsNotAlike: They have no word in common.
+        PromptsNotAlike: They have no word in common, or encoders whose tokens stand side by side read texts
+            that align in different ways.
     """
-    tokens = tokens or tokenizer.model_max_length
-    of_source, of_target = _Words(tokenizer, source, tokens), _Words(tokenizer, target, tokens)
-    matrix = np.zeros((tokens, tokens))
-    replaced, new = np.zeros(tokens, bool), np.zeros(tokens, bool)
+    of_both = [
+        [reading for group in readings(segments, prompt, picture, tokens) for reading in group]
+        for prompt, picture in zip((source, target), pictures, strict=True)
+    ]
+    size = tokens or max(reading.bounds[1] for side in of_both for reading in side) + 1
+    matrix = np.zeros((size, size))
+    replaced, new = np.zeros(size, bool), np.zeros(size, bool)
+    done: dict[int, Alignment] = {}
+    for of_source, of_target in zip(*of_both, strict=True):
+        found = _align(of_source, of_target, size)
+        beside = done.setdefault(of_source.start, found)
+        if not np.array_equal(beside.matrix, found.matrix):
+            raise PromptsNotAlike(
+                f'The texts beside "{source}" and "{target}" change at other tokens than these, and the '
+                "denoiser reads both side by side. Change the same words in both."
+            )
+        matrix += found.matrix if beside is found else 0
+        replaced, new = replaced | found.replaced, new | found.new
+    return Alignment(matrix, replaced, new & ~replaced)
+
+
+def align_images(call: DenoiserCall, source: int, target: int) -> Alignment:
+    """Align the prompts of two images of a batch."""
+    prompts = call.prompts[source], call.prompts[target]
+    return align(call.segments, *prompts, call.tokens, (source, target))
+
+
+def _align(source: Reading, target: Reading, size: int) -> Alignment:
+    """Align what one encoder reads of two prompts; elsewhere nothing stands for anything."""
+    of_source, of_target = _Words(source), _Words(target)
+    matrix = np.zeros((size, size))
+    replaced, new = np.zeros(size, bool), np.zeros(size, bool)
     common = False
     for kind, source_range, target_range in _matched(of_source.words, of_target.words):
         spans = [of_target.spans[j] for j in target_range]
@@ -75,37 +110,30 @@ def align(tokenizer: Any, source: str, target: str, tokens: int | None = None) -
             replaced[c:d] |= kind == "replaced"
     if not common and of_source.words and of_target.words:
         raise PromptsNotAlike(
-            f'"{source}" and "{target}" have no word in common, so nothing of the source would be kept. '
-            "Write the target by changing or adding words of the source."
+            f'"{source.written}" and "{target.written}" have no word in common, so nothing of the source '
+            "would be kept. Write the target by changing or adding words of the source."
         )
-    _copy_outside(matrix, of_source.end, of_target.end)
+    _copy_outside(matrix, source, target)
     return Alignment(matrix, replaced, new)
 
 
 class _Words:
-    """The words of a prompt with the spans of their tokens, and where the end token stands."""
+    """The words of a prompt, as far as they are read, with the spans of their tokens."""
 
-    def __init__(self, tokenizer: Any, prompt: str, tokens: int) -> None:
-        encoding = tokenizer(prompt, truncation=True, max_length=tokens, return_offsets_mapping=True)
-        offsets = encoding["offset_mapping"]
-        self.end = len(offsets) - 1
+    def __init__(self, reading: Reading) -> None:
         self.words: list[str] = []
         self.spans: list[Span] = []
-        for start, stop in _pieces(prompt):
-            positions = [i for i, (a, b) in enumerate(offsets) if a < stop and b > start]
-            if positions:
-                self.words.append(prompt[start:stop].casefold())
-                self.spans.append((positions[0], positions[-1] + 1))
-
-
-def _pieces(prompt: str) -> Iterator[Span]:
-    """Where words stand, and the punctuation around them: "red, polka-dot" has three pieces."""
-    for run in re.finditer(r"\S+", prompt):
-        core = re.search(r"\w(.*\w)?", run[0])
-        edges = (0, *(core.span() if core else ()), len(run[0]))
-        yield from (
-            (run.start() + a, run.start() + b) for a, b in zip(edges, edges[1:], strict=False) if a < b
-        )
+        prompt = reading.text[reading.skipped :]
+        for start, stop in (part for piece in pieces(prompt) for part in characters(prompt, piece)):
+            within = reading.within((start + reading.skipped, stop + reading.skipped))
+            positions = [position for position in within if position is not None]
+            if not positions:
+                continue
+            word, span = folded(prompt[start:stop]).casefold(), (positions[0], positions[-1] + 1)
+            if self.spans and span[0] < self.spans[-1][1]:  # a token of both this piece and the one before
+                word, span = self.words.pop() + word, (self.spans.pop()[0], span[1])
+            self.words.append(word)
+            self.spans.append(span)
 
 
 def _matched(source: list[str], target: list[str]) -> Iterator[tuple[str, range, range]]:
@@ -119,8 +147,11 @@ def _matched(source: list[str], target: list[str]) -> Iterator[tuple[str, range,
             yield "new", range(a, b), range(c, d)
 
 
-def _copy_outside(matrix: np.ndarray, source_end: int, target_end: int) -> None:
+def _copy_outside(matrix: np.ndarray, source: Reading, target: Reading) -> None:
     """Start to start; end to end, and padding to padding as far as it goes."""
-    matrix[0, 0] = 1
-    both = min(len(matrix) - source_end, len(matrix) - target_end)
-    matrix[source_end : source_end + both, target_end : target_end + both] = np.eye(both)
+    (source_first, source_end), (target_first, target_end) = source.bounds, target.bounds
+    first, stop = max(0, source.start), min(source.stop, len(matrix))
+    before = max(0, min(source_first, target_first) - first)
+    matrix[first : first + before, first : first + before] = np.eye(before)
+    behind = max(0, min(stop - source_end, stop - target_end))
+    matrix[source_end : source_end + behind, target_end : target_end + behind] = np.eye(behind)

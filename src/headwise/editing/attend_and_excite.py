@@ -46,7 +46,6 @@ from headwise.model.heads import HeadMap
 from headwise.model.hooks import Hook
 from headwise.model.pipelines import quiet
 from headwise.model.sites import Attend, DenoiserCall, Site
-from headwise.model.tokens import token_positions
 from headwise.steering.steer import clamped
 
 __all__ = ["Excite", "excite"]
@@ -201,10 +200,9 @@ class Excite(Hook):
         if self.relevance is not None:
             self.relevance.require(call.head_map)
         self._subjects = [
-            [token_positions(call.tokenizer, prompt, word)[-1] for word in of_picture]
-            for prompt, of_picture in zip(call.prompts, words, strict=True)
+            [call.positions(p, word)[-1] for word in of_picture] for p, of_picture in enumerate(words)
         ]
-        self._ends = [len(call.tokenizer(prompt, truncation=True).input_ids) - 1 for prompt in call.prompts]
+        self._ends = [max(call.positions(p, None)) + 1 for p in range(call.pictures)]
         if self.as_published:
             self._ends = [call.tokens - 1] * call.pictures
         self._weights = torch.zeros(call.pictures, max(map(len, words)), call.head_map.all_heads).double()

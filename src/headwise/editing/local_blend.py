@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from headwise.editing.alignment import align
+from headwise.editing.alignment import align_images
 from headwise.editing.groups import coarse_side, source_rows
 from headwise.errors import BadStrength, HookMisuse
 from headwise.model.hooks import Hook
@@ -98,8 +98,8 @@ class LocalBlend(Hook):
         for p, s in enumerate(sources):
             if p == s:
                 continue
-            forward = align(call.tokenizer, call.prompts[s], call.prompts[p], call.tokens)
-            backward = align(call.tokenizer, call.prompts[p], call.prompts[s], call.tokens)
+            forward = align_images(call, s, p)
+            backward = align_images(call, p, s)
             words[p] += torch.from_numpy(forward.replaced | forward.new)
             words[s] += torch.from_numpy(backward.replaced | backward.new)
         return words.clamp(max=1)

@@ -35,16 +35,15 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from headwise.editing.alignment import Alignment, align
+from headwise.editing.alignment import Alignment, align, align_images
 from headwise.editing.alignment_published import align_as_published
 from headwise.editing.groups import generate_edits, source_rows
 from headwise.errors import BadStrength, HeadwiseError, HookMisuse, PromptsNotAlike, WordNotInPrompt
 from headwise.measuring.relevance import Relevance
 from headwise.model.generate import Key
 from headwise.model.hooks import Hook
-from headwise.model.pipelines import quiet
+from headwise.model.pipelines import quiet, text_segments
 from headwise.model.sites import Attend, AttentionHook, DenoiserCall, Site
-from headwise.model.tokens import token_positions
 from headwise.steering.steer import strengthen
 
 __all__ = ["PromptToPrompt", "check_targets", "edit"]
@@ -173,8 +172,10 @@ class PromptToPrompt(Hook):
         self._from_source = torch.from_numpy(taken & ~strengthened)
 
     def _alignment(self, call: DenoiserCall, source: int, target: int) -> Alignment:
-        how = align_as_published if self.as_published else align
-        return how(call.tokenizer, call.prompts[source], call.prompts[target], call.tokens)
+        if not self.as_published:
+            return align_images(call, source, target)
+        prompts = (call.segments[0].clean(call.prompts[p]) for p in (source, target))
+        return align_as_published(call.tokenizer, *prompts, call.tokens)
 
     def _positions(self, call: DenoiserCall, targets: list[int]) -> dict[int, dict[str, list[int]]]:
         """Where each named word stands in each target that has it; it must stand in one of them."""
@@ -183,7 +184,7 @@ class PromptToPrompt(Hook):
             refused = None
             for p in targets:
                 try:
-                    positions[p][word] = list(token_positions(call.tokenizer, call.prompts[p], word))
+                    positions[p][word] = list(call.positions(p, word))
                 except WordNotInPrompt as error:
                     refused = error
             if refused and not any(word in of_target for of_target in positions.values()):
@@ -250,12 +251,13 @@ def edit(
 
 def check_targets(pipe: Any, source: str, targets: Sequence[str]) -> None:
     """PromptsNotAlike, or HeadwiseError if there is none, before anything is generated."""
+    segments = text_segments(pipe)
     for target in targets:
         if target.split() == source.split():
             raise PromptsNotAlike(
                 f'Source and target are both "{source}", so there is nothing to edit. '
                 "Change a word of the target."
             )
-        align(pipe.tokenizer, source, target)
+        align(segments, source, target)
     if not targets:
         raise HeadwiseError("No target was given. Give one or more prompts to edit the source into.")

@@ -168,10 +168,10 @@ class AttentionMaps(Hook):
         return "".join(call.prompts[self.picture :][:1]), call.tokens, call.grid
 
     def _read(self, call: DenoiserCall) -> None:
-        self.words = split_words(call.segments, call.prompts[self.picture])
+        self.words = split_words(call.segments, call.prompts[self.picture], self.picture, call.tokens)
         self.is_of_word = torch.zeros(call.tokens, len(self.words))
         for w, word in enumerate(self.words):
-            self.is_of_word[[p for p in word.positions if p < call.tokens], w] = 1
+            self.is_of_word[list(word.positions), w] = 1
 
     def _record(self, attend: Attend, site: Site, query: Tensor, key: Tensor, value: Tensor) -> None:
         is_of_word = value.new_zeros(key.shape[-2], len(self.words))

@@ -15,9 +15,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from headwise.errors import ModelNotLoaded, WordWithoutTokens
+from headwise.errors import HookMisuse, ModelNotLoaded, WordWithoutTokens
 from headwise.model.heads import HeadMap, denoiser_of, wrapped_denoiser_of
-from headwise.model.tokens import TextSegment, positions_in, word_positions
+from headwise.model.tokens import TextSegment, positions_in, read
 
 __all__ = [
     "digest_of", "encode_word", "fingerprint", "is_emoji", "load_pipeline", "model_name", "quiet",
@@ -68,43 +68,62 @@ def fingerprint(pipe: Any) -> str:
 
 
 def text_segments(pipe: Any, arguments: Mapping[str, Any] | None = None) -> tuple[TextSegment, ...]:
-    """The tokenizers of the text that the denoiser reads, in the order in which their tokens stand.
+    """The tokens of the text encoders that the denoiser reads, in the order in which they stand.
 
     Args:
         pipe: A pipeline, or a bare denoiser, which has none.
-        arguments: The arguments of the pipeline's call, of which some change what is tokenized.
+        arguments: The arguments of the pipeline's call, of which some change what is tokenized; those that
+            are missing are its defaults.
     """
-    arguments = arguments or {}
     first, second, third = (getattr(pipe, name, None) for name in ("tokenizer", "tokenizer_2", "tokenizer_3"))
-    if first is None:
-        return ()
-    of_first, of_second = TextSegment(first, 0, _cleaning(pipe, first, arguments)), TextSegment(second)
-    if hasattr(pipe, "tokenizer_3"):  # Stable Diffusion 3: CLIP's tokens, then T5's unless it was left out
-        has_third = third is not None and pipe.text_encoder_3 is not None
-        return (of_first, TextSegment(third, first.model_max_length)) if has_third else (of_first,)
+    arguments = {**(_defaults(pipe.__call__) if callable(pipe) else {}), **(arguments or {})}
+
+    def segment(tokenizer: Any, start: int = 0, own: str = "") -> TextSegment:
+        is_clip = type(tokenizer).__name__.startswith("CLIP")  # which has a length that no call changes
+        length = None if is_clip else arguments.get("max_sequence_length")
+        padding_first = getattr(tokenizer, "padding_side", "") == "left"
+        padding_first &= (
+            "complex_human_instruction" not in arguments
+        )  # Sana, which turns its tokenizer's side
+        clean, texts = _cleaning(pipe, tokenizer, arguments), _own_texts(arguments, own)
+        return TextSegment(tokenizer, start, clean, "", length, texts, padding_first)
+
+    if first is None:  # as in the refiner of SDXL, whose second encoder reads the prompt
+        return () if second is None else (segment(second),)
+    if hasattr(pipe, "tokenizer_3"):  # Stable Diffusion 3: CLIP's tokens, then T5's, or zeros in their place
+        left_out = third is None or pipe.text_encoder_3 is None
+        of_clip = (segment(first), segment(second, own="prompt_2"))
+        of_third = segment(None if left_out else third, of_clip[0].stop, "prompt_3")
+        return (*of_clip, of_third)
     if type(first).__name__.startswith("CLIP") and type(second).__name__.startswith("T5"):
-        return (of_second,)  # FLUX, whose CLIP gives no tokens
-    if type(second).__name__.startswith("T5"):
-        return (of_first, of_second._replace(start=first.model_max_length))  # Hunyuan-DiT
+        return (segment(second, own="prompt_2"),)  # FLUX, whose CLIP gives no tokens
+    if type(second).__name__.startswith("T5"):  # Hunyuan-DiT
+        return (segment(first), segment(second, segment(first).stop))
+    if second is not None:  # SDXL, each of whose tokens is one of both
+        return (segment(first), segment(second, own="prompt_2"))
+    of_first = segment(first)
     before = "\n".join(arguments.get("complex_human_instruction") or ())
-    if before:  # Sana keeps the first token, and the last ones of what is padded to the length of both
-        of_first = of_first._replace(start=2 - len(first.encode(before)), before=before)
+    if before and of_first.length:  # Sana keeps the first token, and the last of what it pads to both lengths
+        skipped = len(first.encode(before)) - 2
+        of_first = of_first._replace(start=-skipped, before=before, length=of_first.length + skipped)
     return (of_first,)
 
 
 def encode_word(pipe: Any, word: str) -> tuple[Float[Tensor, "starts dim"], Float[Tensor, "tokens dim"]]:
     """A word encoded alone: the start token, unless the encoder has none, and the word's own tokens."""
-    segments = text_segments(pipe)
-    counts = [len(word_positions(segment.tokenizer, segment.clean(word))) for segment in segments]
-    twin = getattr(pipe, "tokenizer_2", None)
-    if type(twin) is type(pipe.tokenizer):  # as SDXL's two, whose tokens are one wide token
-        counts.append(len(word_positions(twin, word)))
-        if counts[-1] != counts[0]:
-            raise ModelNotLoaded(
-                f"The tokenizers of {type(pipe).__name__} make {sorted(counts)} tokens of {word!r}; "
-                "expected tokenizers that agree, as SDXL's do."
-            )
-    if 0 in counts:
+    segments = text_segments(pipe, _defaults(pipe.encode_prompt)) if hasattr(pipe, "encode_prompt") else ()
+    if not segments:
+        raise ModelNotLoaded(
+            f"{type(pipe).__name__} has no text encoder of its own to encode {word!r} with. "
+            "Expected a text-to-image pipeline with tokenizer and text encoder."
+        )
+    counts = [(s.start, len(read(s, word).words)) for s in segments if s.tokenizer is not None]
+    if len(set(counts)) > len({start for start, _ in counts}):
+        raise ModelNotLoaded(
+            f"The tokenizers of {type(pipe).__name__} make {sorted(n for _, n in counts)} tokens of "
+            f"{word!r}; expected tokenizers that agree, as SDXL's do."
+        )
+    if any(tokens == 0 for _, tokens in counts):
         raise WordWithoutTokens(
             f"{word!r} has no token: the tokenizer makes nothing of it, so nothing can attend to it. "
             "Use another word."
@@ -118,8 +137,27 @@ def encode_word(pipe: Any, word: str) -> tuple[Float[Tensor, "starts dim"], Floa
             device=pipe._execution_device,
             **{name: value for name, value in options.items() if name in accepted},
         )
-    starts = segments[0].start + min(word_positions(segments[0].tokenizer, segments[0].clean(word)))
+    starts = min(read(segments[0], word).words)
     return encoded[0][0, :starts], encoded[0][0, list(positions_in(segments, word, None))]
+
+
+def _defaults(function: Any) -> dict[str, Any]:
+    """The parameters of a function that have defaults."""
+    parameters = inspect.signature(function).parameters.values()
+    return {p.name: p.default for p in parameters if p.default is not p.empty}
+
+
+def _own_texts(arguments: Mapping[str, Any], name: str) -> tuple[str, ...]:
+    """What an encoder with an argument of its own reads for each image; nothing where it reads the prompt."""
+    prompts, own = (
+        [text] if isinstance(text, str) else list(text)
+        for text in (arguments.get("prompt") or (), arguments.get(name) or ())
+    )
+    if prompts and own and len(own) != len(prompts):
+        raise HookMisuse(
+            f"{name} holds {len(own)} texts, prompt {len(prompts)}. Give one of each for every image."
+        )
+    return tuple(text for text in own for _ in range(arguments.get("num_images_per_prompt") or 1))
 
 
 def _cleaning(pipe: Any, tokenizer: Any, arguments: Mapping[str, Any]) -> Callable[[str], str]:

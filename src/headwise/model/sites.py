@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from headwise.errors import HookMisuse, WordNotInPrompt
+from headwise.errors import HookMisuse
 from headwise.model.heads import HeadMap
 from headwise.model.tokens import TextSegment, positions_in
 
@@ -121,22 +121,10 @@ class DenoiserCall:
         }
         return replace(self, **kept | changes)
 
-    @property
-    def tokenizer(self) -> Any:
-        """The tokenizer of the text's first segment; None for a bare denoiser."""
-        return self.segments[0].tokenizer if self.segments else None
-
     def positions(self, picture: int, word: str | None, occurrence: int | None = None) -> tuple[int, ...]:
         """Where the tokens of a word, or of all words if None, stand in the text of an image."""
-        prompt = self.prompts[picture]
-        positions = positions_in(self.segments, prompt, word, occurrence)
-        positions = tuple(position for position in positions if position < self.tokens)
-        if not positions and word is not None:
-            raise WordNotInPrompt(
-                f'{word!r} stands beyond the {self.tokens} tokens that the denoiser reads of "{prompt}". '
-                "Move it forward or shorten the prompt."
-            )
-        return positions
+        segments, prompt = self.segments, self.prompts[picture]
+        return positions_in(segments, prompt, word, occurrence, picture=picture, tokens=self.tokens)
 
 
 def layer_grid(address: str, grid: tuple[int, int], pixels: int) -> tuple[int, int]:

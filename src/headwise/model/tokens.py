@@ -1,21 +1,24 @@
 r"""Words of a prompt and the tokens that stand for them.
 
 A prompt has words, a word has tokens: "a vase in lavender color" is `[start] a vase in la vender color
-[end]`, so 'lavender' sits at positions (4, 5). Words are found as text, at word boundaries, whatever their
-case, and carried over to tokens by the tokenizer's own character offsets; a phrase such as "coffee table" is
-found in the same way. Where several encoders read a prompt and their tokens stand one after the other, as
-CLIP's and T5's in Stable Diffusion 3, a word is found in each.
+[end]`, so 'lavender' sits at positions (4, 5). Words are found as text (words.py) in what an encoder reads,
+which the pipeline may have cleaned, or taken from an argument of its own (`prompt_2`), and carried over to
+tokens by the tokenizer's own character offsets; a phrase such as "coffee table" is found in the same way.
+Where several encoders read a prompt and their tokens stand one after the other, as CLIP's and T5's in Stable
+Diffusion 3, a word is found in each. Where they stand side by side, as those of the two CLIPs of SDXL, each
+position holds a token of both, so a word must stand at the same positions in both.
 """
 
-import re
 from collections.abc import Callable, Sequence
-from difflib import get_close_matches
+from itertools import groupby
 from typing import Any, NamedTuple
 
-from headwise.errors import WordNotInPrompt
+from headwise.errors import HookMisuse, WordNotInPrompt
+from headwise.model.words import INSTEAD, Span, find, folded, unknown_word, word_spans, words_of
 
 __all__ = [
-    "TextSegment", "Word", "positions_in", "split_words", "token_positions", "word_positions", "words_of",
+    "Reading", "TextSegment", "Word", "positions_in", "read", "readings", "split_words", "token_positions",
+    "word_positions", "words_of",
 ]  # fmt: skip
 
 
@@ -23,16 +26,27 @@ class TextSegment(NamedTuple):
     """The tokens of one text encoder in the text that a denoiser reads.
 
     Args:
-        tokenizer: The encoder's tokenizer.
+        tokenizer: The encoder's tokenizer; None where zeros stand in place of an encoder that was left out.
         start: The position of the encoder's first token in the text of all encoders.
         clean: What the pipeline does to a prompt before it is tokenized.
         before: The text that the pipeline then writes before the prompt.
+        length: The number of tokens to which the pipeline cuts the text; the tokenizer's own if None.
+        texts: What the encoder reads in place of the prompt of each image; empty where it reads the prompt.
+        padding_first: Whether the text is padded to its length in front.
     """
 
     tokenizer: Any
     start: int = 0
     clean: Callable[[str], str] = str
     before: str = ""
+    length: int | None = None
+    texts: tuple[str, ...] = ()
+    padding_first: bool = False
+
+    @property
+    def stop(self) -> int:
+        """The position behind the encoder's last token, padding included."""
+        return self.start + (self.length or self.tokenizer.model_max_length)
 
 
 class Word(NamedTuple):
@@ -41,7 +55,7 @@ class Word(NamedTuple):
     Args:
         text: The word as it stands in the prompt, without the punctuation around it.
         occurrence: The number of this occurrence among those of the same text in the prompt, from 1.
-        pieces: The text of each of the word's tokens, by the first encoder.
+        pieces: The text of each of the word's tokens, by the first encoder that reads it.
         positions: Where the word's tokens stand in the text of all encoders; none beyond what they read.
     """
 
@@ -51,107 +65,250 @@ class Word(NamedTuple):
     positions: tuple[int, ...]
 
 
-def split_words(segments: Sequence[TextSegment], prompt: str) -> tuple[Word, ...]:
-    """Every word of a prompt, in order, with its tokens."""
-    words = []
-    for run in re.finditer(r"\S+", prompt):
-        core = re.search(r"\w(.*\w)?", run[0])
-        if core is None:
-            continue
-        start, text = run.start() + core.start(), core[0]
-        occurrence = 1 + [a for a, _ in _spans(prompt, text)].index(start)
-        try:
-            positions = positions_in(segments, prompt, text, occurrence)
-        except WordNotInPrompt:
-            positions = ()
-        pieces = _pieces(segments[0].tokenizer, prompt, (start, start + len(text))) if segments else ()
-        words.append(Word(text, occurrence, pieces, positions))
-    return tuple(words)
+class Reading(NamedTuple):
+    """What one encoder reads of a prompt, token by token.
+
+    Args:
+        written: The prompt, or the text that was given to this encoder in its place.
+        text: What is tokenized: `written`, cleaned, behind what the pipeline writes before it.
+        skipped: The number of characters of `text` before the prompt.
+        spans: The characters of `text` that each token stands for; none for start, end and padding.
+        positions: Where each token stands in the text of all encoders; None for those that are cut off.
+        start, stop: The positions between which this encoder's tokens stand, padding included.
+        units: The characters of `written` that would be tokens, where it is not what is tokenized.
+        clean: What the pipeline does to a prompt before it is tokenized.
+    """
+
+    written: str
+    text: str
+    skipped: int
+    spans: tuple[Span, ...]
+    positions: tuple[int | None, ...]
+    start: int
+    stop: int
+    units: tuple[Span, ...]
+    clean: Callable[[str], str]
+
+    @property
+    def words(self) -> tuple[int, ...]:
+        """Where the tokens of all words stand, punctuation with them: not start, end or padding."""
+        each = zip(self.spans, self.positions, strict=True)
+        return tuple(p for (a, b), p in each if p is not None and max(a, self.skipped) < b)
+
+    @property
+    def bounds(self) -> Span:
+        """Where the words begin and where they end; where they would, if there are none."""
+        if self.words:
+            return min(self.words), max(self.words) + 1
+        end = max((p for p in self.positions if p is not None), default=self.start)
+        return end, end
+
+    def within(self, span: Span) -> tuple[int | None, ...]:
+        """Where the tokens of a stretch of `text` stand."""
+        each = zip(self.spans, self.positions, strict=True)
+        return tuple(p for (a, b), p in each if a < span[1] and b > span[0])
+
+    def find(self, word: str) -> list[Span]:
+        """Where a word of the prompt stands in `text`."""
+        spans, cleaned = find(self.written, word), self.text[self.skipped :]
+        if cleaned != self.written:
+            carried = [self._carried(span) for span in spans]
+            known = [span for span in carried if span is not None]
+            spans = known if len(known) == len(spans) else find(cleaned, word, self.clean(word))
+        return [(a + self.skipped, b + self.skipped) for a, b in spans]
+
+    def _carried(self, span: Span) -> Span | None:
+        """A stretch of the prompt in the cleaned one; None where cleaning mends more than single words.
+
+        A learned word of several vectors is written out as one word for each, all of which belong to it.
+        """
+        tokens = [unit for unit in self.units if unit[0] < span[1] and unit[1] > span[0]]
+        start = min([span[0], *(a for a, _ in tokens)])
+        stop = max([span[1], *(b for _, b in tokens)])
+        before, through = self.clean(self.written[:start]), self.clean(self.written[:stop])
+        own = through[len(before) :]
+        if (
+            not own.strip()
+            or not through.startswith(before)
+            or not self.text[self.skipped :].startswith(through)
+        ):
+            return None
+        return len(through) - len(own.lstrip()), len(through)
+
+    def position_of(self, word: str, occurrence: int | None = None) -> tuple[int, ...]:
+        """Where the tokens of one occurrence of a word stand, or those of all that are not cut off."""
+        spans = self.find(word)
+        if not spans:
+            cleaned_away = find(self.written, word)
+            raise unknown_word(self.text[self.skipped :] if cleaned_away else self.written, word)
+        if occurrence is not None:
+            if not 1 <= occurrence <= len(spans):
+                times = "once" if len(spans) == 1 else f"{len(spans)} times"
+                raise WordNotInPrompt(
+                    f'{word!r} occurs {times} in "{self.written}"; occurrence {occurrence} was asked for. '
+                    f"Ask for 1 to {len(spans)}."
+                )
+            spans = spans[occurrence - 1 : occurrence]
+        found = [self.within(span) for span in spans]
+        if not any(found):
+            raise WordNotInPrompt(f'The tokenizer makes no token of {word!r} in "{self.written}". {INSTEAD}')
+        whole = {p for of_span in found if None not in of_span for p in of_span if p is not None}
+        if not whole:
+            raise WordNotInPrompt(
+                f"{word!r} stands beyond the {self.stop - self.start} tokens that the text encoder reads of "
+                f'"{self.written}". Move it forward or shorten the prompt.'
+            )
+        return tuple(sorted(whole))
+
+
+def read(segment: TextSegment, prompt: str, picture: int = 0, tokens: int | None = None) -> Reading:
+    """Tokenize a prompt as an encoder reads it.
+
+    Args:
+        segment: The encoder's tokens.
+        prompt: The prompt.
+        picture: The image's number in the batch, for encoders that read an argument of their own.
+        tokens: The number of tokens that the denoiser reads; None for all.
+    """
+    tokenizer, length = segment.tokenizer, segment.stop - segment.start
+    written = segment.texts[picture] if segment.texts else prompt
+    cleaned = segment.clean(written)
+    text = segment.before + cleaned
+    spans = kept = _offsets(tokenizer, text)
+    if len(spans) > length:
+        kept = _offsets(tokenizer, text, truncation=True, max_length=length)
+    shift = segment.start + (length - len(kept) if segment.padding_first else 0)
+    first = 1 if segment.before else 0  # what comes before the prompt is cut off but for the start token
+    last = segment.stop if tokens is None else min(tokens, segment.stop)
+    positions = tuple(
+        i + shift if i < len(kept) and kept[i] == span and first <= i + shift < last else None
+        for i, span in enumerate(spans)
+    )
+    units = () if cleaned == written else _offsets(tokenizer, written)
+    start = max(0, segment.start)
+    return Reading(written, text, len(segment.before), spans, positions, start, last, units, segment.clean)
 
 
 def positions_in(
-    segments: Sequence[TextSegment], prompt: str, word: str | None, occurrence: int | None = None
+    segments: Sequence[TextSegment],
+    prompt: str,
+    word: str | None,
+    occurrence: int | None = None,
+    *,
+    picture: int = 0,
+    tokens: int | None = None,
 ) -> tuple[int, ...]:
-    """Where a word's tokens, or those of all words if None, stand in the text of all segments."""
-    positions: list[int] = []
+    """Where a word's tokens, or those of all words if None, stand in the text of all segments.
+
+    Args:
+        segments: The encoders' tokens.
+        prompt: The prompt.
+        word: A word or a phrase of the prompt.
+        occurrence: The number of the occurrence to find, from 1; None for all that are not cut off.
+        picture, tokens: As in `read`.
+
+    Raises:
+        WordNotInPrompt: The word is not there, or was cut off.
+        HookMisuse: The encoders' tokens are not known one by one.
+    """
+    groups = readings(segments, prompt, picture, tokens)
+    if word is None:
+        return tuple(sorted({p for group in groups for reading in group for p in reading.words}))
     refused: WordNotInPrompt | None = None
-    for tokenizer, start, clean, before in segments:
-        text, skipped = before + clean(prompt), len(before)
-        try:
-            of_segment = (
-                word_positions(tokenizer, text, skipped)
-                if word is None
-                else token_positions(tokenizer, text, word, occurrence, skipped)
-            )
-        except WordNotInPrompt as error:  # one encoder may read further than another
-            refused = refused or error
-        else:
-            positions += [start + position for position in of_segment]
+    positions: list[int] = []
+    for side_by_side in groups:
+        found = []
+        for reading in side_by_side:
+            try:
+                found.append(reading.position_of(word, occurrence))
+            except WordNotInPrompt as error:  # one encoder may read further than another
+                refused = refused or error
+                found.append(())
+        if len(set(found)) > 1:
+            raise _disagreeing(word, side_by_side, found)
+        positions += found[0]
     if refused and not positions:
         raise refused
     return tuple(positions)
 
 
-def words_of(prompt: str) -> tuple[str, ...]:
-    """The words of a prompt, without the punctuation around them."""
-    stripped = (re.sub(r"^\W+|\W+$", "", word) for word in prompt.split())
-    return tuple(word for word in stripped if word)
+def split_words(
+    segments: Sequence[TextSegment], prompt: str, picture: int = 0, tokens: int | None = None
+) -> tuple[Word, ...]:
+    """Every word of a prompt, or of what encoders read in its place, in order, with its tokens."""
+    every = [reading for group in readings(segments, prompt, picture, tokens) for reading in group]
+    words: dict[tuple[str, int], Word] = {}
+    for written in dict.fromkeys(reading.written for reading in every):
+        for start, stop in word_spans(written):
+            text = written[start:stop]
+            occurrence = sum(a <= start for a, _ in find(written, text))
+            key = (folded(text).casefold(), occurrence)
+            words.setdefault(key, _word(every, text, occurrence))
+    return tuple(words.values())
 
 
-def token_positions(
-    tokenizer: Any, prompt: str, word: str, occurrence: int | None = None, skipped: int = 0
-) -> tuple[int, ...]:
-    """Where the tokens of a word stand in the tokenized prompt; the start token is position 0.
-
-    Args:
-        tokenizer: A tokenizer that knows its character offsets, as CLIP's does.
-        prompt: The prompt.
-        word: A word or a phrase of the prompt.
-        occurrence: The number of the occurrence to find, from 1; None for all of them.
-        skipped: The number of characters at the start of the prompt that are not searched.
-    """
-    spans = [(a + skipped, b + skipped) for a, b in _spans(prompt[skipped:], word)]
-    if occurrence is not None:
-        if not 1 <= occurrence <= len(spans):
-            times = "once" if len(spans) == 1 else f"{len(spans)} times"
-            raise WordNotInPrompt(
-                f'{word!r} occurs {times} in "{prompt}"; occurrence {occurrence} was asked for. '
-                f"Ask for 1 to {len(spans)}."
-            )
-        spans = spans[occurrence - 1 : occurrence]
-    offsets = tokenizer(prompt, truncation=True, return_offsets_mapping=True)["offset_mapping"]
-    tokens = [[i for i, (a, b) in enumerate(offsets) if a < stop and b > start] for start, stop in spans]
-    if not all(tokens):
-        raise WordNotInPrompt(
-            f'{word!r} stands beyond the {len(offsets)} tokens that the text encoder reads of "{prompt}". '
-            "Move it forward or shorten the prompt."
-        )
-    return tuple(sorted({token for of_span in tokens for token in of_span}))
+def token_positions(tokenizer: Any, prompt: str, word: str, occurrence: int | None = None) -> tuple[int, ...]:
+    """Where the tokens of a word stand in the tokenized prompt; the start token is position 0."""
+    return positions_in((TextSegment(tokenizer),), prompt, word, occurrence)
 
 
-def word_positions(tokenizer: Any, prompt: str, skipped: int = 0) -> tuple[int, ...]:
+def word_positions(tokenizer: Any, prompt: str) -> tuple[int, ...]:
     """Where the tokens of all words stand, punctuation with them: not start, end or padding."""
-    offsets = tokenizer(prompt, truncation=True, return_offsets_mapping=True)["offset_mapping"]
-    return tuple(i for i, (start, stop) in enumerate(offsets) if max(start, skipped) < stop)
+    return positions_in((TextSegment(tokenizer),), prompt, None)
 
 
-def _pieces(tokenizer: Any, prompt: str, span: tuple[int, int]) -> tuple[str, ...]:
-    offsets = tokenizer(prompt, truncation=True, return_offsets_mapping=True)["offset_mapping"]
-    return tuple(prompt[max(a, span[0]) : b] for a, b in offsets if a < span[1] and b > span[0])
+def readings(
+    segments: Sequence[TextSegment], prompt: str, picture: int, tokens: int | None
+) -> list[list[Reading]]:
+    """What encoders read of a prompt, those together whose tokens stand side by side."""
+    if not segments:
+        raise HookMisuse(f"The pipeline has no tokenizer, so no word can be found in its text. {INSTEAD}")
+    total = max(segment.stop for segment in segments)
+    several = len({segment.start for segment in segments}) > 1
+    if tokens is not None and (tokens > total or (several and tokens < total)):
+        raise HookMisuse(
+            f"The denoiser reads {tokens} tokens, of which the pipeline's tokenizers account for {total}, so "
+            f"no word can be found among them. {INSTEAD}"
+        )
+    known = [segment for segment in segments if segment.tokenizer is not None]
+    return [
+        [read(segment, prompt, picture, tokens) for segment in group]
+        for _, group in groupby(known, key=lambda segment: segment.start)
+    ]
 
 
-def _spans(prompt: str, word: str) -> list[tuple[int, int]]:
-    pattern = r"\s+".join(map(re.escape, word.split()))
-    if pattern:
-        # A boundary is asked for only where the word itself ends in a letter: "C++" ends where it ends.
-        left = r"(?<!\w)" if re.match(r"\w", word.strip()) else ""
-        right = r"(?!\w)" if re.search(r"\w$", word.strip()) else ""
-        spans = [m.span() for m in re.finditer(left + pattern + right, prompt, flags=re.IGNORECASE)]
-        if spans:
-            return spans
-    words = words_of(prompt)
-    near = get_close_matches(word.casefold(), [w.casefold() for w in words], n=1)
-    raise WordNotInPrompt(
-        f'{word!r} is not a word of "{prompt}".\n'
-        f"Its words are: {', '.join(words)}." + (f" Did you mean {near[0]!r}?" if near else "")
+def _offsets(tokenizer: Any, text: str, **options: Any) -> tuple[Span, ...]:
+    if not getattr(tokenizer, "is_fast", True):
+        raise HookMisuse(
+            f"{type(tokenizer).__name__} does not tell which characters its tokens stand for, so no word can "
+            f"be found among them. Use a fast tokenizer. {INSTEAD}"
+        )
+    return tuple(tokenizer(text, return_offsets_mapping=True, verbose=False, **options)["offset_mapping"])
+
+
+def _word(readings: Sequence[Reading], text: str, occurrence: int) -> Word:
+    """A word in all encoders that read it; where they stand side by side it may be at other positions."""
+    positions: dict[int, None] = {}
+    pieces: tuple[str, ...] = ()
+    for reading in readings:
+        spans = reading.find(text)[occurrence - 1 : occurrence]
+        found = [reading.within(span) for span in spans]
+        if not found or None in found[0]:
+            continue
+        positions |= dict.fromkeys(p for p in found[0] if p is not None)
+        (start, stop) = spans[0]
+        pieces = pieces or tuple(
+            reading.text[max(a, start) : b] for a, b in reading.spans if a < stop and b > start
+        )
+    return Word(text, occurrence, pieces, tuple(sorted(positions)))
+
+
+def _disagreeing(word: str, readings: Sequence[Reading], found: Sequence[tuple[int, ...]]) -> WordNotInPrompt:
+    places = ", ".join(
+        f'{positions or "nowhere"} in "{reading.written}"'
+        for reading, positions in zip(readings, found, strict=True)
+    )
+    return WordNotInPrompt(
+        f"{word!r} has the token positions {places}, whose tokens the denoiser reads side by side. Write it "
+        f"at the same place in both. {INSTEAD}"
     )

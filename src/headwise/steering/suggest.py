@@ -20,7 +20,8 @@ from headwise.measuring.measure import measure
 from headwise.measuring.relevance import Relevance
 from headwise.measuring.reliability import rank_correlation
 from headwise.model.heads import HeadMap
-from headwise.model.tokens import token_positions
+from headwise.model.pipelines import text_segments
+from headwise.model.tokens import positions_in
 
 __all__ = ["Suggestion", "suggest"]
 
@@ -69,7 +70,7 @@ def suggest(
         HeadMapMismatch: The relevance was measured on other heads.
         HeadwiseError: The relevance does not hold the words of its concepts.
     """
-    token_positions(pipe.tokenizer, prompt, word)  # refuses a word that is not there
+    positions_in(text_segments(pipe), prompt, word)  # refuses a word that is not there
     if "concepts" not in relevance.settings:
         raise HeadwiseError("This relevance does not say which words its concepts had. Measure it anew.")
     relevance.require(HeadMap.of(pipe))

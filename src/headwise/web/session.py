@@ -171,7 +171,7 @@ class ModelSession:
 
         words = self.words(target)
         with self._lock:
-            alignment = align(self._segments[0].tokenizer, source, target)
+            alignment = align(self._segments, source, target)
         changed = alignment.replaced | alignment.new
         return tuple(w for w in words if any(p < len(changed) and changed[p] for p in w.positions))
 
