@@ -99,9 +99,10 @@ class PromptToPrompt(Hook):
                 raise BadStrength(f"{share} was given as a share of the denoiser calls; expected 0 to 1.")
         self._prepared: Any = None
 
+    @torch.inference_mode(False)  # kept for later calls, in whatever mode the first is made
     def prepare(self, call: DenoiserCall) -> None:
         """Lay out M, a and b for this call, anew only where the batch or the exchanged words change."""
-        batch = (call.prompts, call.tokens, call.rows, call.device)
+        batch = (call.prompts, call.tokens, call.rows, call.device, call.dtype)
         if batch != self._prepared:
             self._read(call)
             self._prepared, self._inside = batch, None
@@ -175,11 +176,12 @@ class PromptToPrompt(Hook):
         b = torch.where(from_source[:, None], 0.0, b)
         b_of_rows = torch.ones(call.rows, *b.shape[1:], dtype=b.dtype)
         b_of_rows[call.conditional] = b
-        b_of_rows = b_of_rows.to(call.device)[..., None]
+        # rounded before it is moved, as Apple's GPUs hold no float64
+        b_of_rows = b_of_rows.to(call.dtype).to(call.device)[..., None]
         self._b = [b_of_rows[:, start:stop] for start, stop in call.head_map.slices]
         ma = torch.zeros(call.rows, call.tokens, call.tokens, dtype=b.dtype)
         ma[call.conditional] = self._m * a[:, None]
-        self._ma = ma.to(call.device) if a.any() else None
+        self._ma = ma.to(call.dtype).to(call.device) if a.any() else None
 
 
 def edit(
