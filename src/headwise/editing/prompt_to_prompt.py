@@ -23,6 +23,7 @@ References:
     | https://arxiv.org/abs/2412.02237
 """
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -210,7 +211,7 @@ def edit(
         For each seed the image of the source, then those of the targets.
 
     Raises:
-        PromptsNotAlike: A target is the source, or has no word of it.
+        PromptsNotAlike: A target is the source, is read as the source is, or has no word of it.
     """
     check_targets(pipe, source, targets)
     hooks = hooks or (PromptToPrompt(targets=len(targets)),)
@@ -228,15 +229,39 @@ def edit(
 
 def check_targets(pipe: Any, source: str, targets: Sequence[str]) -> None:
     """PromptsNotAlike, or HeadwiseError if there is none, before anything is generated."""
+    read = {_as_read(pipe, source): source}
     for target in targets:
         if target.split() == source.split():
             raise PromptsNotAlike(
                 f'Source and target are both "{source}", so there is nothing to edit. '
                 "Change a word of the target."
             )
+        alike = read.setdefault(_as_read(pipe, target), target)
+        if alike == source:
+            raise PromptsNotAlike(
+                f'The text encoder reads "{target}" as it reads the source, so there is nothing to edit. '
+                "Change a word that it reads: letter case and words beyond its length are not."
+            )
+        if alike != target:
+            warnings.warn(
+                f'The text encoder reads "{alike}" and "{target}" alike, so their images will be the same. '
+                "Change a word that it reads: letter case and words beyond its length are not.",
+                stacklevel=3,
+            )
         align(pipe.tokenizer, source, target)
     if not targets:
         raise HeadwiseError("No target was given. Give one or more prompts to edit the source into.")
+
+
+def _as_read(pipe: Any, prompt: str) -> tuple[tuple[int, ...], ...]:
+    """The tokens of a prompt as far as each text encoder reads it, without the end token."""
+    tokenizers = [getattr(pipe, name, None) for name in ("tokenizer", "tokenizer_2", "tokenizer_3")]
+    convert = getattr(pipe, "maybe_convert_prompt", lambda prompt, tokenizer: prompt)
+    return tuple(
+        tuple(tokenizer(convert(prompt, tokenizer)).input_ids[:-1][: tokenizer.model_max_length - 1])
+        for tokenizer in tokenizers
+        if tokenizer is not None
+    )
 
 
 def _alignment(call: DenoiserCall, source: int, target: int) -> Alignment:

@@ -7,7 +7,7 @@ gradient needs.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ __all__ = [
 ]  # fmt: skip
 
 _TEXT_PARTS = ("encoder_hid_proj", "caption_projection", "caption_norm", "context_embedder")
+_OF_ADAPTERS = ("scaling", "active_adapters", "disable_adapters", "merged_adapters")
 _MARK = "_of_headwise"
 
 
@@ -37,10 +38,11 @@ def require_no_cache(denoiser: nn.Module) -> None:
     """HookMisuse if a cache is at work: it would take a pass beside the denoiser's calls for one of them."""
     caches = caches_of(denoiser)
     if caches:
+        own = getattr(denoiser, "_cache_config", None) is not None
+        cure = "pipe.transformer.disable_cache()" if own else "load the pipeline anew"
         raise HookMisuse(
             f"{type(denoiser).__name__} has a cache ({', '.join(caches)}), which skips layers, and which a "
-            "pass over other words or latents would disturb. Switch off caching: "
-            "pipe.transformer.disable_cache()."
+            f"pass over other words or latents would disturb. Switch off caching: {cure}."
         )
 
 
@@ -76,9 +78,9 @@ def text_weights(denoiser: nn.Module, head_map: HeadMap) -> tuple[Any, ...]:
     modules = [module for part in parts if isinstance(part, nn.Module) for module in part.modules()]
     weights = [(p.data_ptr(), _version(p)) for module in modules for p in module.parameters(recurse=False)]
     adapters = [
-        (tuple(module.scaling.items()), tuple(module.active_adapters), module.disable_adapters, module.merged)
+        tuple(repr(getattr(module, name)) for name in _OF_ADAPTERS)
         for module in modules
-        if hasattr(module, "scaling") and hasattr(module, "active_adapters")
+        if all(hasattr(module, name) for name in _OF_ADAPTERS)
     ]
     return (*weights, *adapters)
 
@@ -120,11 +122,10 @@ def register_calls(
     """Call `before` and `after` around each call of a module, outside what was compiled; returns the undo."""
     compiled = module._compiled_call_impl
     if compiled is None:
-        handles = (
-            module.register_forward_pre_hook(before, with_kwargs=True),
-            module.register_forward_hook(after),
-        )
-        return lambda: [handle.remove() for handle in handles] and None
+        handles = ExitStack()
+        handles.callback(module.register_forward_pre_hook(before, with_kwargs=True).remove)
+        handles.callback(module.register_forward_hook(after).remove)
+        return handles.close
 
     def call(*args: Any, **kwargs: Any) -> Any:  # for hooks of the module would be compiled with it
         before(module, args, kwargs)
