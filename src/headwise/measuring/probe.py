@@ -126,11 +126,11 @@ class ConceptProbe(Hook):
     def prepare(self, call: DenoiserCall) -> None:
         """Sample the words of this call, and have their keys for cross-attention read."""
         require_no_cache(self.denoiser)
-        if any(layer.kind == "cross" for layer in self.head_map):
-            self._read_keys(call)
         self.votes = [None] * len(self.head_map)
         if not call.prompted:
             return
+        if any(layer.kind == "cross" for layer in self.head_map):
+            self._read_keys(call)
         if (call.step, 0) in self.winners:
             raise HookMisuse(
                 "The probe saw a second pipeline call. Take the votes of each call and begin anew."
