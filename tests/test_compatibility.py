@@ -19,6 +19,7 @@ from diffusers import (
     StableDiffusionPAGPipeline,
     StableDiffusionXLImg2ImgPipeline,
 )
+from diffusers.hooks import FirstBlockCacheConfig
 from diffusers.models.attention_dispatch import attention_backend
 from diffusers.models.attention_processor import AttnProcessor
 from PIL import Image
@@ -166,6 +167,62 @@ def _():
     return pipe, call
 
 
+@row("compiled in place (`unet.compile()`), `fullgraph=True` too")
+def _():
+    pipe = tiny_sd()
+    pipe.unet.compile(backend="eager", fullgraph=True)
+    return pipe, call
+
+
+@row("blocks compiled one by one (`compile_repeated_blocks`), which run uncompiled inside `hooked`")
+def _():
+    pipe = tiny_sd()
+    pipe.unet.compile_repeated_blocks(backend="eager")
+    return pipe, call
+
+
+@row("`torch.inference_mode`")
+def _():
+    return tiny_sd(), torch.inference_mode()(call)
+
+
+@row("gradient checkpointing, which is put aside where `Excite` needs gradients")
+def _():
+    pipe = tiny_sd()
+    pipe.unet.enable_gradient_checkpointing()
+    return pipe, call
+
+
+@row("weights stored in float8 (`enable_layerwise_casting`), though not `Excite`")
+def _():
+    pipe = tiny_sd()
+    pipe.unet.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=torch.float32)
+    return pipe, call
+
+
+@row("a forward of the denoiser or of a block that was replaced")
+def _():
+    pipe = tiny_sd()
+    for module in (pipe.unet, pipe.unet.mid_block):
+        module.forward = lambda *args, original=module.forward, **kwargs: original(*args, **kwargs)
+    return pipe, call
+
+
+@row("an attention mask in joint attention (FLUX)")
+def _():
+    mask = torch.ones(1, 1, 32, 32, dtype=torch.bool)
+    mask[..., 16:, 5] = False
+    options = {"max_sequence_length": 16, "joint_attention_kwargs": {"attention_mask": mask}}
+    return TRANSFORMERS["flux-dev"](), lambda p: call(p, **options)
+
+
+@row("a cache of diffusers (`enable_cache`), though hooks that only steer work", "Switch off caching")
+def _():
+    pipe = TRANSFORMERS["flux-dev"]()
+    pipe.transformer.enable_cache(FirstBlockCacheConfig(threshold=0.5))
+    return pipe, call
+
+
 @row("callbacks at the end of a step")
 def _():
     seen = []
@@ -264,7 +321,7 @@ def _():
 @pytest.mark.parametrize("name", ROWS)
 @pytest.mark.filterwarnings("ignore")
 def test_every_row(name):
-    if "torch.compile" in name:  # which cannot read the shape checks of this test run
+    if "compile" in name:  # which cannot read the shape checks of this test run
         subprocess.run([sys.executable, __file__, name], check=True, capture_output=True)
         return
     with attention_backend("native"):  # diffusers keeps the last one chosen for every model made later

@@ -8,10 +8,11 @@ import torch
 from diffusers import DDIMScheduler
 from PIL import Image
 
-from conftest import BUILD, ddim, pndm, tiny_sd
+from conftest import BUILD, ddim, pndm, tiny_sd, tiny_sdxl
 from headwise.editing.inversion import _mean, edit_picture, invert, psnr
 from headwise.editing.prompt_to_prompt import PromptToPrompt
 from headwise.errors import HeadwiseError
+from headwise.model.autoencoder import decoded, encoded
 
 
 def picture(size=(16, 16)):
@@ -104,3 +105,33 @@ def test_a_schedule_that_starts_from_noise_alone_is_inverted_in_any_number_of_st
     for steps in range(5, 60):
         scheduler.set_timesteps(steps)
         assert _mean(scheduler.step, sample, scheduler.timesteps[0], sample).isfinite().all(), steps
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_an_autoencoder_that_overflows_in_half_precision_is_widened(broken):
+    pipe = tiny_sdxl()
+    with torch.no_grad():  # activations beyond 65504, which the norms bring back
+        for part in (pipe.vae.encoder, pipe.vae.decoder):
+            part.conv_in.weight *= 3e5
+            part.conv_in.bias *= 3e5
+    pipe.to(torch.float16)
+    pipe.vae.register_to_config(force_upcast=not broken)
+    before = [parameter.clone() for parameter in pipe.vae.parameters()]
+    found = invert(pipe, picture(), "a red dog", num_inference_steps=4)
+    assert np.isfinite(found.error) != broken
+    if not broken:  # residuals are exact in half precision too
+        assert found.error == 0 and found.psnr == found.limit and found.path.dtype == torch.float16
+    assert pipe.vae.dtype == torch.float16
+    assert all(torch.equal(a, b) for a, b in zip(before, pipe.vae.parameters(), strict=True))
+
+
+def test_latents_are_normalised_as_the_autoencoder_says(sd):
+    plain = encoded(sd, picture())
+    factor = sd.vae.config.scaling_factor
+    sd.vae.register_to_config(latents_mean=[0.5, 0, 0, 0], latents_std=[1, 2, 1, 1])
+    scaled = encoded(sd, picture())
+    assert torch.allclose(scaled[:, 0], plain[:, 0] - 0.5 * factor, atol=1e-6)
+    assert torch.allclose(scaled[:, 1], plain[:, 1] / 2, atol=1e-6)
+    image = decoded(sd, scaled, "pt")
+    sd.vae.register_to_config(latents_mean=None, latents_std=None)
+    assert torch.allclose(image, decoded(sd, plain, "pt"), atol=1e-5)

@@ -242,7 +242,7 @@ def test_the_probe_only_looks(pipe, concepts):
     )
 
 
-def test_keys_are_projected_once_per_layer(sd, concepts):
+def test_keys_are_projected_once_in_each_pipeline_call(sd, concepts):
     calls = []
     module = sd.unet.mid_block.attentions[0].transformer_blocks[0].attn2
     probe = ConceptProbe(sd, concepts)
@@ -253,8 +253,8 @@ def test_keys_are_projected_once_per_layer(sd, concepts):
             sd("a dog", num_inference_steps=2, output_type="latent")
             probe.take()
     handle.remove()
-    assert sum(shape[1] == len(probe.tokens.embeddings) for shape in calls) == 1
-    assert len(calls) == 9 + 1
+    assert sum(shape[1] == len(probe.tokens.embeddings) for shape in calls) == 3
+    assert len(calls) == 9 + 3
 
 
 def test_half_precision_votes_nearly_as_single(concepts):

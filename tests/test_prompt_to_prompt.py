@@ -16,7 +16,7 @@ from headwise.editing.baselines.plug_and_play import PlugAndPlay
 from headwise.editing.baselines.sdedit import sdedit
 from headwise.editing.groups import generate_edits
 from headwise.editing.local_blend import LocalBlend
-from headwise.editing.prompt_to_prompt import PromptToPrompt, edit
+from headwise.editing.prompt_to_prompt import PromptToPrompt, check_targets, edit
 from headwise.errors import BadStrength, HeadwiseError, HookMisuse, PromptsNotAlike, WordNotInPrompt
 from headwise.model.attention import hooked
 from headwise.model.heads import HeadMap
@@ -262,3 +262,19 @@ def test_self_attention_hooks_meet_every_block_once(pipe):
 def test_refusals(sd, call, error, said):
     with pytest.raises(error, match=said):
         call(sd)
+
+
+LONG = "a photo of a red car in a vase " * 3  # longer than the tokenizer's 24
+
+
+def test_targets_that_are_read_as_the_source_are_refused(sd):
+    with pytest.raises(PromptsNotAlike, match="nothing to edit.*words beyond its length are not"):
+        edit(sd, LONG + "dog", [LONG + "cat"], progress=False)
+    with pytest.raises(PromptsNotAlike, match='reads "A red DOG" as it reads the source'):
+        edit(sd, "a red dog", ["A red DOG"], progress=False)
+
+
+def test_targets_that_are_read_alike_are_warned_of(sd):
+    with pytest.warns(UserWarning, match="alike, so their images will be the same"):
+        check_targets(sd, "a photo of a dog", [LONG + "dog", LONG + "cat"])
+    check_targets(sd, "a red dog", ["a red cat", "a red cat", "a red vase"])

@@ -152,7 +152,7 @@ def scoring(
 
     def similarity(pictures: Pictures, prompts: Sequence[EvalPrompt]) -> np.ndarray:
         vectors = scorer.embed_texts([prompt.texts[0] for prompt in prompts])
-        return (scorer.embed_images(pictures) * vectors).sum(-1).double().cpu().numpy()
+        return (scorer.embed_images(pictures) * vectors).sum(-1).cpu().double().numpy()
 
     return {"choice": choice, "certainty": certainty, "similarity": similarity}[kind]
 

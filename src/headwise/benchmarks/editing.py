@@ -140,7 +140,7 @@ def edit_scores(
         edited: The picture of each target prompt.
     """
     targets = scorer.embed_texts([pair.target for pair in pairs])
-    alignment = (scorer.embed_images(edited) * targets).sum(-1).double().cpu().numpy()
+    alignment = (scorer.embed_images(edited) * targets).sum(-1).cpu().double().numpy()
     accuracy = scorer.choose(edited, [pair.texts for pair in pairs]) == 0
     identity = scorer.choose(edited, [pair.things for pair in pairs]) == 0
     covered = [

@@ -183,13 +183,14 @@ class Excite(Hook):
         return latents - alpha * gradient if moves else latents
 
     def _gradient(self, scheduler: Any, latents: Tensor, timestep: Tensor) -> tuple[Tensor, Tensor]:
-        with torch.enable_grad():
+        with torch.inference_mode(False), torch.enable_grad():
             moving = latents.detach().clone().requires_grad_(True)
             scaled = moving if self.as_published else scheduler.scale_model_input(moving, timestep)
             loss = self.loss(scaled, timestep)
             (gradient,) = torch.autograd.grad(loss.sum(), moving)
         return loss.detach(), gradient
 
+    @torch.inference_mode(False)  # kept for gradients, in whatever mode the first call is made
     def _read(self, call: DenoiserCall) -> None:
         if len(self.words) not in (1, call.pictures) or not call.prompts:
             raise HookMisuse(

@@ -34,6 +34,7 @@ from torch import Tensor
 
 from headwise.editing.groups import generate_edits
 from headwise.errors import HeadwiseError
+from headwise.model.autoencoder import decoded, encoded
 from headwise.model.generate import Key, generators_of
 from headwise.model.pipelines import quiet
 from headwise.model.sites import AttentionHook
@@ -98,7 +99,7 @@ def invert(
     Raises:
         HeadwiseError: The pipeline's schedule has no noise levels ᾱ, as that of flow matching.
     """
-    start = _encoded(pipe, picture)
+    start = encoded(pipe, picture)
     common: dict[str, Any] = {"num_inference_steps": num_inference_steps, "output_type": "latent"}
     size = {"height": picture.height, "width": picture.width}
     scale = guidance_scale if method == "edit friendly" else 1.0
@@ -118,8 +119,8 @@ def invert(
     return replace(
         inverted,
         error=float((regenerated - start).norm() / start.norm()),
-        psnr=psnr(picture, _decoded(pipe, regenerated)),
-        limit=psnr(picture, _decoded(pipe, start)),
+        psnr=psnr(picture, decoded(pipe, regenerated)[0]),
+        limit=psnr(picture, decoded(pipe, start)[0]),
     )
 
 
@@ -131,6 +132,7 @@ def edit_picture(
     *,
     guidance_scale: float | int = 7.5,
     skip: float | int = 0.0,
+    **options: Any,
 ) -> list[Image.Image]:
     """Generate the image again, and its edits.
 
@@ -141,6 +143,7 @@ def edit_picture(
         hooks: The hooks that make targets resemble the source, as in `edit`.
         guidance_scale: The guidance of the edit.
         skip: The share of the first steps that are left out, so that more of the image stays, 0 … 1.
+        options: Passed to the pipeline: `negative_prompt`, `callback_on_step_end` …
     """
     if inverted.psnr < POOR:
         warnings.warn(
@@ -163,6 +166,7 @@ def edit_picture(
             width=inverted.picture.width,
             num_inference_steps=inverted.num_inference_steps,
             guidance_scale=guidance_scale,
+            **options,
         )
     return images[0]
 
@@ -200,7 +204,9 @@ class _Recording(_Ddim):
         """Go to the next latents of the path, and record how far the step's mean is from them."""
         at = len(self.residuals)
         mean = _mean(super().step, model_output, timestep, self.noisy[at].to(sample))
-        self.residuals.append(self.noisy[at + 1].to(mean) - mean)
+        # in float32, so that in half precision too a step with its residual is the next latents exactly
+        wide = torch.promote_types(mean.dtype, torch.float32)
+        self.residuals.append(self.noisy[at + 1].to(mean.device, wide) - mean.to(wide))
         return _stepped(self.noisy[at + 1].to(sample), return_dict)
 
     def path(self) -> Tensor:
@@ -253,7 +259,8 @@ class _Replaying(_Ddim):
         """Take a step with the residual added, and put the source of each group back on its path."""
         residuals = self.inverted.residuals
         if residuals is not None:
-            stepped = _mean(super().step, model_output, timestep, sample) + residuals[self.at].to(sample)
+            mean = _mean(super().step, model_output, timestep, sample)
+            stepped = (mean + residuals[self.at].to(mean.device)).to(sample.dtype)
         else:
             stepped = super().step(model_output, timestep, sample).prev_sample
         self.at += 1
@@ -306,15 +313,3 @@ def _regenerated(pipe: Any, inverted: Inversion, size: dict[str, int]) -> Tensor
             output_type="latent",
             **size,
         ).images
-
-
-@torch.no_grad()
-def _encoded(pipe: Any, picture: Image.Image) -> Float[Tensor, "1 channels height width"]:
-    pixels = pipe.image_processor.preprocess(picture).to(pipe._execution_device, pipe.vae.dtype)
-    return pipe.vae.encode(pixels).latent_dist.mode() * pipe.vae.config.scaling_factor
-
-
-@torch.no_grad()
-def _decoded(pipe: Any, latents: Tensor) -> Image.Image:
-    pixels = pipe.vae.decode(latents / pipe.vae.config.scaling_factor).sample
-    return pipe.image_processor.postprocess(pixels, output_type="pil")[0]

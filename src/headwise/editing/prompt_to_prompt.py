@@ -27,6 +27,7 @@ References:
     | https://arxiv.org/abs/2412.02237
 """
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -108,10 +109,11 @@ class PromptToPrompt(Hook):
                 raise BadStrength(f"{share} was given as a share of the denoiser calls; expected 0 to 1.")
         self._prepared: Any = None
 
+    @torch.inference_mode(False)  # kept for later calls, in whatever mode the first is made
     def prepare(self, call: DenoiserCall) -> None:
         """Lay out M, a and b for this call, anew only where the batch or the exchanged words change."""
-        batch = (call.prompts, call.tokens, call.rows, call.conditional, call.device)
-        batch += (call.head_map, call.segments)
+        text = (call.prompts, call.tokens, call.segments)
+        batch = (text, call.rows, call.conditional, call.device, call.dtype, call.head_map)
         if not call.step or batch != self._prepared:
             self._read(call)
             self._prepared, self._inside = batch, None
@@ -174,8 +176,9 @@ class PromptToPrompt(Hook):
     def _alignment(self, call: DenoiserCall, source: int, target: int) -> Alignment:
         if not self.as_published:
             return align_images(call, source, target)
-        prompts = (call.segments[0].clean(call.prompts[p]) for p in (source, target))
-        return align_as_published(call.tokenizer, *prompts, call.tokens)
+        first, prompts = call.segments[0], call.prompts
+        of_source, of_target = first.clean(prompts[source]), first.clean(prompts[target])
+        return align_as_published(first.tokenizer, of_source, of_target, call.tokens)
 
     def _positions(self, call: DenoiserCall, targets: list[int]) -> dict[int, dict[str, list[int]]]:
         """Where each named word stands in each target that has it; it must stand in one of them."""
@@ -200,11 +203,12 @@ class PromptToPrompt(Hook):
         b = torch.where(from_source[:, None], 0.0, b)
         b_of_rows = torch.ones(call.rows, *b.shape[1:], dtype=b.dtype)
         b_of_rows[call.conditional] = b
-        b_of_rows = b_of_rows.to(call.device)[..., None]
+        # rounded before it is moved, as Apple's GPUs hold no float64
+        b_of_rows = b_of_rows.to(call.dtype).to(call.device)[..., None]
         self._b = [b_of_rows[:, start:stop] for start, stop in call.head_map.slices]
         ma = torch.zeros(call.rows, call.tokens, call.tokens, dtype=b.dtype)
         ma[call.conditional] = self._m * a[:, None]
-        self._ma = ma.to(call.device) if a.any() else None
+        self._ma = ma.to(call.dtype).to(call.device) if a.any() else None
 
 
 def edit(
@@ -233,7 +237,7 @@ def edit(
         For each seed the image of the source, then those of the targets.
 
     Raises:
-        PromptsNotAlike: A target is the source, or has no word of it.
+        PromptsNotAlike: A target is the source, is read as the source is, or has no word of it.
     """
     check_targets(pipe, source, targets)
     hooks = hooks or (PromptToPrompt(targets=len(targets)),)
@@ -252,12 +256,36 @@ def edit(
 def check_targets(pipe: Any, source: str, targets: Sequence[str]) -> None:
     """PromptsNotAlike, or HeadwiseError if there is none, before anything is generated."""
     segments = text_segments(pipe)
+    read = {_as_read(pipe, source): source}
     for target in targets:
         if target.split() == source.split():
             raise PromptsNotAlike(
                 f'Source and target are both "{source}", so there is nothing to edit. '
                 "Change a word of the target."
             )
+        alike = read.setdefault(_as_read(pipe, target), target)
+        if alike == source:
+            raise PromptsNotAlike(
+                f'The text encoder reads "{target}" as it reads the source, so there is nothing to edit. '
+                "Change a word that it reads: letter case and words beyond its length are not."
+            )
+        if alike != target:
+            warnings.warn(
+                f'The text encoder reads "{alike}" and "{target}" alike, so their images will be the same. '
+                "Change a word that it reads: letter case and words beyond its length are not.",
+                stacklevel=3,
+            )
         align(segments, source, target)
     if not targets:
         raise HeadwiseError("No target was given. Give one or more prompts to edit the source into.")
+
+
+def _as_read(pipe: Any, prompt: str) -> tuple[tuple[int, ...], ...]:
+    """The tokens of a prompt as far as each text encoder reads it, without the end token."""
+    tokenizers = [getattr(pipe, name, None) for name in ("tokenizer", "tokenizer_2", "tokenizer_3")]
+    convert = getattr(pipe, "maybe_convert_prompt", lambda prompt, tokenizer: prompt)
+    return tuple(
+        tuple(tokenizer(convert(prompt, tokenizer)).input_ids[:-1][: tokenizer.model_max_length - 1])
+        for tokenizer in tokenizers
+        if tokenizer is not None
+    )

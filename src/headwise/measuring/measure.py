@@ -262,6 +262,6 @@ def settings_of(
     words = sum(len(concepts.words(name)) for name in concepts)
     return settings_of_pictures(pipe, prompts) | {
         "concept_set": f"{len(concepts)} concepts, {words} words, {digest_of(repr(concepts))}",
-        "latents": None if latents is None else digest_of(latents.double().cpu().numpy().tobytes()),
+        "latents": None if latents is None else digest_of(latents.cpu().double().numpy().tobytes()),
         "seed": seed,
     }

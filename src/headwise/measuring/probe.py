@@ -11,10 +11,12 @@ layer's own queries Q, for one image, one head and one sample,
 The image is not changed: the hook reads Q and passes everything on. Only conditional rows vote.
 
 The keys of all concept words are the denoiser's own: it reads them once more in place of the prompt, beside
-the image and without effect on it (`DenoiserCall.encode_text`). In cross-attention they depend on nothing
-else, so that happens once. In joint attention the text passes through the layers together with the pixels, so
-that it happens after every call: with the pixels' keys K₀ and values V₀ of that call's own layer, a word's
-tokens with queries q, keys k and values v go on with
+the image, without effect on it and without the prompt's attention mask (`DenoiserCall.encode_text`). In
+cross-attention they depend on nothing but its weights, so that happens at the first call of each image, and
+again where weights or LoRA scales are seen to change (`modes.text_weights`). The words' embeddings are those
+of when the probe was made, whatever becomes of the text encoder. In joint attention the text passes through
+the layers together with the pixels, so that it happens after every call: with the pixels' keys K₀ and values
+V₀ of that call's own layer, a word's tokens with queries q, keys k and values v go on with
 
     softmax(q [K₀ ; k]ᵀ/√d) [V₀ ; v]
 
@@ -35,8 +37,9 @@ from torch import Tensor
 from headwise.errors import HookMisuse, LayerNotReached, ModelNotLoaded, NotFinite
 from headwise.measuring.concepts import ConceptSet, WordEmbeddings
 from headwise.measuring.word_samples import PackedWords, WordTokens, sample_words
-from headwise.model.heads import HeadMap
+from headwise.model.heads import HeadMap, denoiser_of
 from headwise.model.hooks import Hook
+from headwise.model.modes import require_no_cache, text_weights
 from headwise.model.sites import Attend, DenoiserCall, Site
 
 __all__ = ["ConceptProbe", "attention_to", "preferred", "token_attention"]
@@ -106,8 +109,10 @@ class ConceptProbe(Hook):
     ) -> None:
         self.samples_per_call = samples_per_call
         self.concepts, self.seed, self.head_map = concepts, seed, HeadMap.of(pipe)
+        self.denoiser = denoiser_of(pipe)
         self.tokens = WordTokens(embeddings or concepts.embed(pipe))
         self.keys: dict[int, Tensor] = {}  # of all words at each cross-attention layer
+        self._keys_of: Any = None  # the weights that made them
         self.pixels: dict[int, _Pixels] = {}  # of the call under way at each joint attention layer
         self.begin(None)
 
@@ -122,13 +127,12 @@ class ConceptProbe(Hook):
     def prepare(self, call: DenoiserCall) -> None:
         """Sample the words of this call, and have their keys for cross-attention read."""
         self.head_map.require(call.head_map, "The probe", "the pipeline")
-        if not self.keys and any(layer.kind == "cross" for layer in self.head_map):
-            reading = _ReadKeys(self.tokens.word_id)
-            self._read_words(call, reading, 1)
-            self.keys = reading.keys
+        require_no_cache(self.denoiser)
         self.votes = [None] * len(self.head_map)
         if not call.prompted:
             return
+        if any(layer.kind == "cross" for layer in self.head_map):
+            self._read_keys(call)
         if (call.step, 0) in self.winners:
             raise HookMisuse(
                 "The probe saw a second pipeline call. Take the votes of each call and begin anew."
@@ -187,6 +191,15 @@ class ConceptProbe(Hook):
                 "or run the model in a wider type (bfloat16 or float32)."
             )
         return winners
+
+    def _read_keys(self, call: DenoiserCall) -> None:
+        """Have the words' keys for cross-attention read, unless the weights are those that made the last."""
+        weights = text_weights(self.denoiser, self.head_map)
+        if call.step and weights == self._keys_of:
+            return
+        reading = _ReadKeys(self.tokens.word_id)
+        self._read_words(call, reading, 1)
+        self.keys, self._keys_of = reading.keys, weights
 
     def _read_words(self, call: DenoiserCall, reading: "_ReadKeys", rows: int) -> None:
         """Let the denoiser read all concept words, side by side, in place of the prompt."""

@@ -59,9 +59,10 @@ class PackedWords(NamedTuple):
     token_weight: Float[Tensor, "pictures concepts word_tokens"]
 
     def to(self, device: torch.device, dtype: torch.dtype) -> "PackedWords":
-        """Move all to a device, and the weights to a type."""
-        tokens, padding, token_index, token_weight = (tensor.to(device) for tensor in self)
-        return PackedWords(tokens, padding, token_index, token_weight.to(dtype))
+        """Move all to a device, the weights in a type that it can hold."""
+        return PackedWords(
+            *(tensor.to(device) for tensor in self._replace(token_weight=self.token_weight.to(dtype)))
+        )
 
 
 class WordTokens:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from headwise.errors import HookMisuse, LayerNotReached
+from headwise.model import modes
 from headwise.model.calls import PipelineCall, require_hooked_pipeline, watch_call
 from headwise.model.contexts import Contexts
 from headwise.model.heads import HeadMap, denoiser_of, wrapped_denoiser_of
@@ -94,9 +95,8 @@ class _Hooked:
         self.shared.enter(self)
         # On the torch.compile wrapping where there is one: counting then happens outside the compiled graph.
         outer = wrapped_denoiser_of(self.pipe)
-        before = outer.register_forward_pre_hook(self._begin, with_kwargs=True)
-        after = outer.register_forward_hook(self._finish)
-        self.undo += [before.remove, after.remove]
+        self.undo.append(modes.register_calls(outer, self._begin, self._finish))
+        self.undo.append(modes.run_blocks_uncompiled(self.denoiser))
         modules = dict(self.denoiser.named_modules())
         for index, layer in enumerate(self.head_map):
             wrap = functools.partial(self._wrapped, index, layer.kind)
@@ -165,7 +165,9 @@ class _Hooked:
         """Note what a denoiser call holds, before it is made."""
         if self.left or self.shared.beginning not in (None, self):
             return  # or a call that another context will stop
-        inputs = inspect.signature(self.denoiser.forward).bind_partial(*args, **kwargs).arguments
+        signature = inspect.signature(type(self.denoiser).forward)
+        inputs = signature.bind_partial(self.denoiser, *args, **kwargs).arguments
+        inputs = {name: inputs[name] for name in list(inputs)[1:]}
         inputs |= inputs.pop("kwargs", {})
         self.denoiser_call = self._describe(inputs)
         if self.shared.beginning is self:
@@ -216,6 +218,7 @@ class _Hooked:
             tokens=sum(text.shape[1] for text in texts),
             width=texts[0].shape[-1] if texts else 0,
             device=latents.device,
+            dtype=latents.dtype,
             segments=call.segments,
             head_map=self.head_map,
             scheduler=getattr(self.pipe, "scheduler", None),
@@ -233,8 +236,9 @@ class _Hooked:
         timestep: Tensor,
     ) -> Any:
         """The denoiser's output on other latents, as `DenoiserCall.rerun` says."""
-        inputs = rows_of(inputs, call.rows, call.conditional)
-        inputs |= {latents_in(inputs): latents, "timestep": timestep}
+        modes.require_gradients(self.denoiser)
+        inputs = modes.tracked(rows_of(inputs, call.rows, call.conditional))
+        inputs |= {latents_in(inputs): latents, "timestep": modes.tracked(timestep)}
         with self._side_pass(hook, call.of_rows(call.pictures)):
             return self.denoiser.forward(**inputs)
 
@@ -245,6 +249,7 @@ class _Hooked:
         first = call.conditional.start
         inputs, states = rows_of(inputs, call.rows, slice(first, first + rows)), "encoder_hidden_states"
         inputs |= crop_latents(inputs, least_side(self.denoiser))
+        inputs |= modes.without_masks(inputs)
         text = text.to(inputs[states])
         inputs[states] = text.expand(rows, -1, -1)
         if "txt_ids" in inputs:
@@ -260,7 +265,8 @@ class _Hooked:
         before, outer = (self.denoiser_call, self.hooks), self.shared.in_side_pass
         self.denoiser_call, self.hooks, self.shared.in_side_pass = call, (as_hook(hook),), self
         try:
-            yield
+            with modes.side_pass(self.denoiser):
+                yield
         finally:
             (self.denoiser_call, self.hooks), self.shared.in_side_pass = before, outer
 
@@ -290,6 +296,8 @@ class _Hooked:
             with intercept:
                 output = forward(*args, **kwargs)
             if not intercept.met:
+                if modes.caches_of(module):  # which gave the output of a call before
+                    return output
                 raise LayerNotReached(
                     f"{self.head_map.layers[index].address} is run by "
                     f"{type(getattr(module, 'processor', module)).__name__}, which does not call "
@@ -299,7 +307,7 @@ class _Hooked:
             self.reached[index] |= kind != "self"
             return output
 
-        return wrapped
+        return modes.mark(wrapped)
 
     def _site(self, index: int, module: nn.Module, kind: str, pixels: int, text: slice) -> Site:
         """Where layer `index` stands in the denoiser call under way."""

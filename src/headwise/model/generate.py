@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from headwise.errors import ModelNotLoaded
+from headwise.errors import HeadwiseError, ModelNotLoaded
 from headwise.model.heads import denoiser_of
 
 __all__ = [
@@ -22,6 +22,11 @@ __all__ = [
     "latents_for", "start_of",
 ]  # fmt: skip
 
+_INSTEAD = {
+    "generator": "all chance of an image comes from its key. Give another seed in its place.",
+    "num_images_per_prompt": "each image has a key of its own. Repeat the prompt, with a key for each image.",
+    "return_dict": "the images are returned as they are. Leave it out.",
+}
 Key = int | tuple[int, int]  # (seed, picture); a seed s alone means (s, 0)
 
 
@@ -88,6 +93,7 @@ def generate_keys(
         latents: Unit noise of each image; drawn from its key if None.
         height, width, negative_prompt, options: Passed to the pipeline as they are.
     """
+    _refuse(options)
     start, generators = start_of(pipe, keys, latents=latents, height=height, width=width)
     negative = None if negative_prompt is None else [negative_prompt] * len(keys)
     optional = {"negative_prompt": negative, "height": height, "width": width}
@@ -150,6 +156,19 @@ def image_size(pipe: Any) -> tuple[int, int]:
     """Width and height, in pixels, of the images that a model generates where no size is asked for."""
     _, height, width = latent_shape(pipe, None, None)
     return width * pipe.vae_scale_factor, height * pipe.vae_scale_factor
+
+
+def _refuse(options: dict[str, Any]) -> None:
+    """HeadwiseError at options of the pipeline's call that keys stand in place of."""
+    refused = {
+        "generator": options.get("generator") is not None,
+        "num_images_per_prompt": options.get("num_images_per_prompt", 1) not in (1, None),
+        "return_dict": not options.get("return_dict", True),
+    }
+    for name, given in refused.items():
+        if given:
+            raise HeadwiseError(f"{name} was given, but {_INSTEAD[name]}")
+        options.pop(name, None)
 
 
 def _packs(pipe: Any) -> bool:

@@ -66,13 +66,14 @@ class Intercept(TorchFunctionMode):
         query: Float[Tensor, "batch heads pixels dim"],
         key: Float[Tensor, "batch heads tokens dim"],
         value: Float[Tensor, "batch heads tokens dim"],
+        attn_mask: Tensor | None = None,
         *args: Any,
         **options: Any,
     ) -> Float[Tensor, "batch heads pixels dim"]:
         """The attention as the hooks compute it; the kernel keeps its own mask, dropout and scale."""
 
-        def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            return kernel(q, k, v, *args, **options)
+        def attend(q: Tensor, k: Tensor, v: Tensor, rows: slice = slice(None)) -> Tensor:
+            return kernel(q, k, v, _mask_of(attn_mask, rows), *args, **options)
 
         self.require_rows(len(query), key.shape[-2])
         if self.kind == "joint":
@@ -90,7 +91,9 @@ class Intercept(TorchFunctionMode):
                 "are others. Use a pipeline of still images whose layers read the text as it is."
             )
 
-    def intercept_joint(self, kernel: Attend, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    def intercept_joint(
+        self, kernel: Callable[..., Tensor], query: Tensor, key: Tensor, value: Tensor
+    ) -> Tensor:
         """Joint attention: the pixels' queries and the text's go to hooks apart, with all keys."""
         length, tokens = query.shape[-2], self.call.tokens
         text, pixels = slice(length - tokens, length), slice(0, length - tokens)
@@ -100,7 +103,7 @@ class Intercept(TorchFunctionMode):
 
         def attend_from(rows: slice, original: Tensor, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             if q is not original or k is not key or v is not value:
-                return kernel(q, k, v)
+                return kernel(q, k, v, rows)
             if not unchanged:  # the layer's own attention in one piece, so that its bits are the layer's own
                 unchanged.append(kernel(query, key, value))
             return unchanged[0][..., rows, :]
@@ -119,6 +122,11 @@ class Intercept(TorchFunctionMode):
             if site.kind in hook.kinds:
                 attend = functools.partial(_checked, hook, attend, site)
         return attend(query, key, value)
+
+
+def _mask_of(mask: Tensor | None, queries: slice) -> Tensor | None:
+    """The rows of an attention mask, "… queries keys", for some of the queries."""
+    return mask if mask is None or mask.shape[-2] == 1 else mask[..., queries, :]
 
 
 def _checked(hook: Hook, attend: Attend, site: Site, query: Tensor, key: Tensor, value: Tensor) -> Tensor:

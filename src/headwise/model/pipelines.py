@@ -63,7 +63,7 @@ def fingerprint(pipe: Any) -> str:
             digest.update(f"{name} {tuple(parameter.shape)}".encode())
             if parameter.device.type != "meta":  # as under offloading, where only names and shapes are known
                 sample = parameter.detach().flatten()[:: max(1, parameter.numel() // 32)]
-                digest.update(sample.double().cpu().numpy().tobytes())
+                digest.update(sample.cpu().double().numpy().tobytes())
     return digest.hexdigest()[:16]
 
 

@@ -77,7 +77,7 @@ class DenoiserCall:
         prompts: The prompt of each image; empty where the pipeline was called without text.
         tokens: The number of text tokens of each row; 0 where the denoiser was called without text.
         width: The size of one text token's embedding.
-        device: The device of the latents.
+        device, dtype: The device and the type of the latents.
         segments: The tokenizers of the text, and where the tokens of each begin; none for a bare denoiser.
         head_map: The denoiser's head map.
         scheduler: The pipeline's scheduler; None for a bare denoiser.
@@ -100,6 +100,7 @@ class DenoiserCall:
     tokens: int = 0
     width: int = 0
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    dtype: torch.dtype = torch.float32
     segments: tuple[TextSegment, ...] = ()
     head_map: HeadMap = field(default_factory=lambda: HeadMap(()))
     scheduler: Any = None

@@ -19,6 +19,7 @@ from headwise.model.attention import hooked
 from headwise.model.generate import generate
 from headwise.model.heads import HeadMap, denoiser_of, wrapped_denoiser_of
 from headwise.model.memory import memory_of
+from headwise.model.modes import caches_of, require_no_cache
 from headwise.model.pipelines import model_name, quiet
 from headwise.model.sites import Attend, Site
 from headwise.runs.folder import versions
@@ -37,7 +38,7 @@ class Checkup:
         reached: The addresses of the layers at which the hook was called.
         bit_exact: Whether a hook that does nothing left the latents equal bit for bit.
         steered: Whether the latents differed where heads attended less to the prompt.
-        error: Why hooking was refused; empty if it was not.
+        error: Why hooking was refused, or would be to the probe; empty if it was not.
         seconds_a_call: The seconds of one denoiser call for one picture, with both rows of guidance.
         weights_mb: The size of all weights, in MiB.
         peak_mb: The most memory held so far, weights included, in MiB: of the denoiser's GPU, or of this
@@ -62,9 +63,9 @@ class Checkup:
 
     @property
     def covered(self) -> bool:
-        """Whether hooks reach every layer, change nothing by themselves, and can steer."""
+        """Whether hooks reach every layer, change nothing by themselves, and can steer and measure."""
         every = self.reached == {layer.address for layer in self.head_map}
-        return every and self.bit_exact and self.steered
+        return every and self.bit_exact and self.steered and not self.error
 
     def seconds(self, pictures: int, num_inference_steps: int) -> float:
         """The expected time of a measurement, whose own cost beside the denoiser is not known here."""
@@ -105,6 +106,7 @@ def examine(
                 unchanged = latents()
             with hooked(pipe, weaken(head_map, range(head_map.all_heads), factor=0.5)):
                 steered = not torch.equal(plain, latents())
+            require_no_cache(denoiser_of(pipe))
         except HeadwiseError as error:
             refused = str(error)
     weights, peak = memory_of(pipe)
@@ -137,6 +139,7 @@ def features_of(pipe: Any) -> tuple[str, ...]:
         "ControlNet": components.get("controlnet") is not None,
         "torch.compile": wrapped_denoiser_of(pipe) is not denoiser
         or getattr(denoiser, "_compiled_call_impl", None) is not None,
+        "caching": bool(caches_of(denoiser)),
         "fused projections": any(getattr(m, "fused_projections", False) for m in denoiser.modules()),
     }
     return tuple(name for name, on in features.items() if on)

@@ -161,10 +161,11 @@ class Steer(Hook):
         """
         return replace(self, factors=_CONTROLS[kind](self.factors, self.head_map, seed))
 
+    @torch.inference_mode(False)  # kept for later calls, in whatever mode the first is made
     def prepare(self, call: DenoiserCall) -> None:
         """Find the words and lay out the factors of one call, unless they are those of the call before."""
         active = self._active(call)
-        batch = (call.rows, call.pictures, call.prompted, call.conditional, call.tokens, call.device)
+        batch = (call.rows, call.pictures, call.conditional, call.tokens, call.device, call.dtype)
         state = (active, id(self.factors), call.prompts, batch, call.head_map, call.segments)
         if call.step and state == self._prepared:
             return
@@ -172,8 +173,8 @@ class Steer(Hook):
         scale = torch.ones(call.rows, call.head_map.all_heads, call.tokens, dtype=torch.float64)
         if active and call.prompted:
             scale[call.conditional] = self.scale(call)[list(call.picture[call.conditional])]
-        scale = scale.to(torch.float32 if call.device.type == "mps" else torch.float64)
-        scale = scale.to(call.device)[..., None]
+        # rounded before it is moved, as Apple's GPUs hold no float64
+        scale = scale.to(_exact(call.dtype)).to(call.device)[..., None]
         self._scales = [scale[:, start:stop] for start, stop in call.head_map.slices]
         self._prepared = state
 

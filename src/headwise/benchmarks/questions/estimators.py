@@ -251,13 +251,13 @@ class _EveryWay(ConceptProbe):
 
     def _of_all_words(self, query: Tensor, keys: Tensor) -> Tensor:
         tokens = torch.softmax(query @ keys.transpose(-1, -2), -1).mean(-2)
-        words = torch.from_numpy(self.tokens.words)
+        words = torch.from_numpy(self.tokens.words).to(tokens.device)
         there = words >= 0
         each = (tokens[..., words.clamp(min=0)] * there).sum(-1) / there.sum(-1)
         return torch.stack([of_concept.mean(-1) for of_concept in each.split(self.tokens.counts, -1)], -1)
 
     def _hot(self, values: Float[Tensor, "pictures heads concepts"]) -> Tensor:
-        return torch.nn.functional.one_hot(values.argmax(-1), len(self.concepts)).double()
+        return torch.nn.functional.one_hot(values.argmax(-1), len(self.concepts)).cpu().double()
 
 
 def _shares(
@@ -267,7 +267,7 @@ def _shares(
 ) -> Float[Tensor, "pictures heads concepts"]:
     """Each concept's share of a head's attention to the sampled words: a[c] / Σ a."""
     attention = attention_to(query, keys[:, shown.tokens].transpose(0, 1), shown)
-    return (attention / attention.sum(-1, keepdim=True)).double()
+    return (attention / attention.sum(-1, keepdim=True)).cpu().double()
 
 
 def _add(sums: dict[int, Tensor], layer: int, more: Tensor) -> None:

@@ -22,7 +22,7 @@ RIDGES = (0.01, 0.1, 1.0, 10.0, 100.0)
 def similarity(embeddings: WordEmbeddings) -> Float[np.ndarray, "concepts concepts"]:
     """The kernel K: how similar concepts are by the mean embedding of their words."""
     texts = np.stack(
-        [np.mean([word.double().mean(0).cpu().numpy() for word in words], 0) for words in embeddings.words]
+        [np.mean([word.cpu().double().mean(0).numpy() for word in words], 0) for words in embeddings.words]
     )
     texts = (texts - texts.mean(0)) / (texts.std(0) + 1e-12)
     return texts @ texts.T / texts.shape[1]

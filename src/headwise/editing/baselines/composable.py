@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from headwise.model.autoencoder import decoded
 from headwise.model.generate import Key, start_of
 from headwise.model.pipelines import quiet
 
@@ -55,5 +56,4 @@ def compose(
             latents = pipe.scheduler.step(composed, t, latents).prev_sample
         if output_type == "latent":
             return list(latents)
-        decoded = pipe.vae.decode(latents / pipe.vae.config.scaling_factor).sample
-    return pipe.image_processor.postprocess(decoded, output_type=output_type)
+    return decoded(pipe, latents, output_type)

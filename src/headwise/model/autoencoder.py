@@ -1,0 +1,57 @@
+"""The autoencoder between images and latents of mean 0 and variance 1, as a pipeline itself would use it."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from headwise.model.heads import denoiser_of
+
+__all__ = ["decoded", "encoded"]
+
+
+@torch.no_grad()
+def encoded(pipe: Any, picture: Image.Image) -> Float[Tensor, "1 channels height width"]:
+    """The latents of an image, the mode of what the encoder says, in the denoiser's type."""
+    with _wide_autoencoder(pipe) as vae:
+        pixels = pipe.image_processor.preprocess(picture).to(pipe._execution_device, vae.dtype)
+        mean, scale = _normalisation(vae)
+        latents = (vae.encode(pixels).latent_dist.mode() - mean) * scale
+    # laid out as a pipeline's own latents, so that the denoiser's kernels round alike
+    return latents.to(denoiser_of(pipe).dtype).contiguous()
+
+
+@torch.no_grad()
+def decoded(pipe: Any, latents: Float[Tensor, "n channels height width"], output_type: str = "pil") -> Any:
+    """The images of latents, in the form that a pipeline's `output_type` names."""
+    with _wide_autoencoder(pipe) as vae:
+        mean, scale = _normalisation(vae)
+        pixels = vae.decode(latents.to(vae.dtype) / scale + mean).sample
+    return pipe.image_processor.postprocess(pixels, output_type=output_type)
+
+
+@contextmanager
+def _wide_autoencoder(pipe: Any) -> Iterator[Any]:
+    """The autoencoder, in float32 if it overflows in float16, which its `force_upcast` says."""
+    vae, dtype = pipe.vae, pipe.vae.dtype
+    if not (dtype is torch.float16 and getattr(vae.config, "force_upcast", False)):
+        yield vae
+        return
+    vae.to(torch.float32)
+    try:
+        yield vae
+    finally:
+        vae.to(dtype)
+
+
+def _normalisation(vae: Any) -> tuple[Tensor | float, Tensor | float]:
+    """The mean that is taken from an encoder's output, and the factor that it is then multiplied by."""
+    mean, std = getattr(vae.config, "latents_mean", None), getattr(vae.config, "latents_std", None)
+    if mean is None or std is None:
+        return 0.0, vae.config.scaling_factor
+    mean, std = (torch.tensor(each).view(1, -1, 1, 1).to(vae.device, vae.dtype) for each in (mean, std))
+    return mean, vae.config.scaling_factor / std

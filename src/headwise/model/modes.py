@@ -1,0 +1,188 @@
+"""Modes that others switch on in a denoiser, and what they ask of whoever stands in it.
+
+A *cache* skips layers by what it has seen at calls before, so that a pass beside these calls would change the
+image. A module that was *compiled in place* has its hooks compiled too. A *forward put in place of* that of a
+module may count calls or keep outputs. *Gradient checkpointing* and storage in *float8* remake what a
+gradient needs.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+
+from headwise.errors import HookMisuse
+from headwise.model.heads import HeadMap
+
+__all__ = [
+    "caches_of", "mark", "register_calls", "require_gradients", "require_no_cache", "run_blocks_uncompiled",
+    "side_pass", "text_weights", "tracked", "without_masks",
+]  # fmt: skip
+
+_TEXT_PARTS = ("encoder_hid_proj", "caption_projection", "caption_norm", "context_embedder")
+_OF_ADAPTERS = ("scaling", "active_adapters", "disable_adapters", "merged_adapters")
+_MARK = "_of_headwise"
+
+
+def caches_of(denoiser: nn.Module) -> tuple[str, ...]:
+    """The caches at work in a denoiser: hooks of diffusers that keep something from call to call."""
+    config = getattr(denoiser, "_cache_config", None)
+    if config is not None:
+        return (type(config).__name__.removesuffix("Config"),)
+    hooks = {name: hook for module in denoiser.modules() for name, hook in _hooks_of(module).items()}
+    return tuple(sorted(name for name, hook in hooks.items() if hook._is_stateful))
+
+
+def require_no_cache(denoiser: nn.Module) -> None:
+    """HookMisuse if a cache is at work: it would take a pass beside the denoiser's calls for one of them."""
+    caches = caches_of(denoiser)
+    if caches:
+        own = getattr(denoiser, "_cache_config", None) is not None
+        cure = "pipe.transformer.disable_cache()" if own else "load the pipeline anew"
+        raise HookMisuse(
+            f"{type(denoiser).__name__} has a cache ({', '.join(caches)}), which skips layers, and which a "
+            f"pass over other words or latents would disturb. Switch off caching: {cure}."
+        )
+
+
+def require_gradients(denoiser: nn.Module) -> None:
+    """HookMisuse if no gradient can be computed through this denoiser."""
+    if any("layerwise_casting" in _hooks_of(module) for module in denoiser.modules()):
+        raise HookMisuse(
+            "The denoiser stores its weights in another type than it computes in (enable_layerwise_casting), "
+            "through which no gradient passes. Load the pipeline without it to move latents by gradients."
+        )
+    if any(parameter.is_inference() for parameter in denoiser.parameters()):
+        raise HookMisuse(
+            "The denoiser was loaded inside torch.inference_mode(), so no gradient passes through its "
+            "weights. Load the pipeline outside it."
+        )
+
+
+def text_weights(denoiser: nn.Module, head_map: HeadMap) -> tuple[Any, ...]:
+    """A value that differs once the weights differ that make keys of text in cross-attention.
+
+    Seen are weights that were loaded, moved or changed by operations that torch counts (`load_state_dict`,
+    `copy_`, an optimiser's step), and LoRA's adapters, scales and merging. Not seen are changes through
+    `.data` or a view in NumPy.
+
+    Args:
+        denoiser: The denoiser.
+        head_map: Its head map.
+    """
+    parts = [getattr(denoiser, name, None) for name in _TEXT_PARTS]
+    for layer in head_map:
+        attention = denoiser.get_submodule(layer.address)
+        parts += [getattr(attention, name, None) for name in ("norm_cross", "to_k", "norm_k")]
+    modules = [module for part in parts if isinstance(part, nn.Module) for module in part.modules()]
+    weights = [(p.data_ptr(), _version(p)) for module in modules for p in module.parameters(recurse=False)]
+    adapters = [
+        tuple(repr(getattr(module, name)) for name in _OF_ADAPTERS)
+        for module in modules
+        if all(hasattr(module, name) for name in _OF_ADAPTERS)
+    ]
+    return (*weights, *adapters)
+
+
+@contextmanager
+def side_pass(denoiser: nn.Module) -> Iterator[None]:
+    """Run the denoiser beside its calls, as its class is written.
+
+    No forward of others is around it, and gradient checkpointing is off; what accelerate and diffusers put
+    around a forward to move or cast weights stays.
+
+    Raises:
+        HookMisuse: A cache is at work.
+    """
+    require_no_cache(denoiser)
+    modules = list(denoiser.modules())
+    foreign = [(module, vars(module).pop("forward")) for module in modules if _is_foreign(module)]
+    checkpointing = [module for module in modules if getattr(module, "gradient_checkpointing", False) is True]
+    for module in checkpointing:
+        module.gradient_checkpointing = False  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        for module in checkpointing:
+            module.gradient_checkpointing = True  # type: ignore[assignment]
+        for module, forward in foreign:
+            vars(module)["forward"] = forward
+
+
+def mark(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """The forward that `hooked` gives a layer, marked so that `side_pass` leaves it where it is."""
+    setattr(forward, _MARK, True)
+    return forward
+
+
+def register_calls(
+    module: nn.Module, before: Callable[[nn.Module, tuple, dict], None], after: Callable[..., None]
+) -> Callable[[], None]:
+    """Call `before` and `after` around each call of a module, outside what was compiled; returns the undo."""
+    compiled = module._compiled_call_impl
+    if compiled is None:
+        handles = ExitStack()
+        handles.callback(module.register_forward_pre_hook(before, with_kwargs=True).remove)
+        handles.callback(module.register_forward_hook(after).remove)
+        return handles.close
+
+    def call(*args: Any, **kwargs: Any) -> Any:  # for hooks of the module would be compiled with it
+        before(module, args, kwargs)
+        output = compiled(*args, **kwargs)
+        after(module, args, output)
+        return output
+
+    module._compiled_call_impl = call
+    return lambda: setattr(module, "_compiled_call_impl", compiled)
+
+
+def run_blocks_uncompiled(denoiser: nn.Module) -> Callable[[], None]:
+    """Run blocks that were compiled one by one as they are written; returns the undo.
+
+    Such blocks share one compiled graph, which no hook could tell apart.
+    """
+    blocks = [module for module in denoiser.modules() if module is not denoiser]
+    compiled = [(block, block._compiled_call_impl) for block in blocks if block._compiled_call_impl]
+    for block, _ in compiled:
+        block._compiled_call_impl = None
+
+    def undo() -> None:
+        for block, call in compiled:
+            block._compiled_call_impl = call
+
+    return undo
+
+
+def without_masks(inputs: dict[str, Any]) -> dict[str, Any]:
+    """Those denoiser inputs that hold an attention mask of the prompt's tokens, without it."""
+    return {
+        name: value | {"attention_mask": None}
+        for name, value in inputs.items()
+        if isinstance(value, dict) and "attention_mask" in value
+    }
+
+
+def tracked(value: Any) -> Any:
+    """A denoiser input, with tensors made in inference mode copied so that autograd takes them."""
+    if isinstance(value, dict):
+        return {name: tracked(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(tracked(item) for item in value)
+    return value.clone() if isinstance(value, Tensor) and value.is_inference() else value
+
+
+def _hooks_of(module: nn.Module) -> dict[str, Any]:
+    return getattr(getattr(module, "_diffusers_hook", None), "hooks", {})
+
+
+def _is_foreign(module: nn.Module) -> bool:
+    """Was the forward of the module's class replaced by others than torch, diffusers, accelerate and us?"""
+    forward = vars(module).get("forward")
+    known = hasattr(module, "_hf_hook") or hasattr(module, "_orig_mod") or _hooks_of(module)
+    replaced = forward is not None and type(module).forward is not nn.Module.forward
+    return replaced and not known and not getattr(forward, _MARK, False)
+
+
+def _version(parameter: Tensor) -> int:
+    return 0 if parameter.is_inference() else parameter._version
