@@ -83,9 +83,9 @@ def test_another_run_is_refused_by_name(sd, concepts, tmp_path):
     with pytest.raises(RunMismatch, match="prompts is '2 prompts, .*' there and '1 prompts, "):
         measure(sd, concepts, pictures=2, out=tmp_path, **SHORT | {"prompts": ["a cat"]})
     with pytest.raises(
-        RunMismatch, match="concept_set is '3 concepts, 9 words, .*' there and '1 concepts, 1 words"
+        RunMismatch, match="concept_set is '3 concepts, 9 words, .*' there and '2 concepts, 2 words"
     ):
-        measure(sd, ConceptSet({"A": ["dog"]}), pictures=2, out=tmp_path, **SHORT)
+        measure(sd, ConceptSet({"A": ["dog"], "B": ["cat"]}), pictures=2, out=tmp_path, **SHORT)
     with pytest.raises(
         RunMismatch, match="model is 'StableDiffusionPipeline' there and 'StableDiffusionXLPip"
     ):
@@ -153,7 +153,7 @@ def test_until_stops_at_the_same_picture_in_any_batch(concepts, tmp_path):
         assert np.median(runs[size].split_half) >= 0.3
     assert votes_of(tmp_path / "7") == votes_of(tmp_path / "32")
     assert measure(pipe, concepts, pictures=100, until=0.3, out=tmp_path / "7", **short) == runs[7]
-    more = measure(pipe, concepts, pictures=40, until=1.1, batch_size=16, **short)
+    more = measure(pipe, concepts, pictures=40, until=1, batch_size=16, **short)
     assert more.settings["pictures"] == 40
 
 

@@ -104,6 +104,7 @@ class ConceptProbe(Hook):
         samples_per_call: int = 1,
     ) -> None:
         self.samples_per_call = samples_per_call
+        concepts.require_choice()
         self.concepts, self.seed, self.head_map = concepts, seed, HeadMap.of(pipe)
         self.tokens = WordTokens(embeddings or concepts.embed(pipe))
         self.keys: dict[int, Tensor] = {}  # of all words at each cross-attention layer
