@@ -27,8 +27,8 @@ if TYPE_CHECKING:  # torch takes seconds to import, which --help need not pay
 
 __all__ = [
     "BatchSize", "Beside", "Cases", "Concepts", "Counting", "EditSweep", "Guidance", "Json", "Judge", "Ks",
-    "Measured", "Methods", "Model", "NegativePrompt", "Output", "Pairs", "Sampling", "Seed", "Seeds", "Senses",
-    "Sharing", "Size", "Steps", "Sweep", "file_of", "grouped", "load", "numbers_in", "scorer_of",
+    "Measured", "Methods", "Model", "NegativePrompt", "Output", "Pairs", "Sampling", "Seed", "Seeds",
+    "Senses", "Sharing", "Size", "Steps", "Sweep", "file_of", "grouped", "load", "numbers_in", "scorer_of",
 ]  # fmt: skip
 
 LAST = ("shard", "ray", "workers", "dtype", "device", "as_json")  # what --help shows after all others
@@ -46,7 +46,7 @@ Beside = Annotated[
     str,
     typer.Option(
         help="Concepts that stand beside yours to be chosen: 'auto' takes the model's own set for fewer than "
-        "16, 'none' takes none; or 'paper34', 'emoji', or a TOML file."
+        "24, 'none' takes none; or 'paper34', 'emoji', or a TOML file."
     ),
 ]
 Cases = Annotated[

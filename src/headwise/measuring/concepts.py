@@ -28,7 +28,7 @@ from headwise.errors import UnknownConcept, UnreadableConcepts
 
 __all__ = ["FEW", "PACKAGED", "ConceptSet", "WordEmbeddings", "choice", "unknown_concept"]
 
-FEW = 16  # concepts; a smaller set gives other heads than a large one (docs/evidence.md)
+FEW = 24  # concepts; a smaller set gives other heads than a large one (docs/evidence.md)
 PACKAGED = ("emoji", "paper34")
 _DATA = Path(__file__).parents[1] / "data"
 
@@ -68,7 +68,7 @@ class ConceptSet:
         object.__setattr__(self, "pairs", tuple((name, tuple(words)) for name, words in listed))
 
     @classmethod
-    def of(cls, concepts: "ConceptSet | Mapping[str, Sequence[str]] | str | Path") -> "ConceptSet":
+    def of(cls, concepts: Any) -> "ConceptSet":
         """A set as it is, of a mapping of names to words, or as `load` reads it.
 
         Raises:
@@ -209,11 +209,7 @@ class ConceptSet:
         )
 
 
-def choice(
-    concepts: "ConceptSet | Mapping[str, Sequence[str]] | str | Path",
-    beside: "ConceptSet | Mapping[str, Sequence[str]] | str | Path | None",
-    pipe: Any,
-) -> ConceptSet:
+def choice(concepts: Any, beside: Any, pipe: Any) -> ConceptSet:
     """The concepts that heads are to choose between.
 
     Args:

@@ -68,7 +68,7 @@ def measure(
         concepts: The concepts that heads choose between, or a mapping of names to words, or the name or path
             of a set.
         beside: A background set that stands beside these concepts to be chosen, see `ConceptSet.beside`; None
-            for none. "auto" takes the packaged set of the model for fewer than 16 concepts, because heads
+            for none. "auto" takes the packaged set of the model for fewer than 24 concepts, because heads
             that have little to choose from are not those that matter for what they choose.
         pictures: How many pictures to generate at most. A finished run may be called again with more.
         numbers: Which of them to count here, such as `range(500, 1000)`, where others count the rest.

@@ -139,7 +139,7 @@ def calibrate(
 
     Args:
         pipe: The pipeline that will be measured.
-        concepts: The concepts that will be measured; fewer than 16 are timed beside a background.
+        concepts: The concepts that will be measured; fewer than 24 are timed beside a background.
         batch_size: Pictures per pipeline call.
         guidance_scale: The weight of classifier-free guidance, as the pipeline takes it.
         height: The height of pictures in pixels; None takes the pipeline's default.

@@ -95,7 +95,7 @@ def adjust(
 
 def weaken(
     head_map: HeadMap,
-    heads: Sequence[int | HeadRank] | Bool[np.ndarray, "pictures all_heads"] | Int[np.ndarray, " some"],
+    heads: Sequence[Any] | Bool[np.ndarray, "pictures all_heads"] | Int[np.ndarray, " some"],
     word: WordSpec | Sequence[WordSpec] = None,
     factor: float | int = -2.0,
     *,
