@@ -38,7 +38,7 @@ def sets(whole: ConceptSet) -> dict[str, tuple[ConceptSet, ConceptSet | None]]:
         named[f"{n} words and Animals"] = (ConceptSet(dict(color.concepts) | animals), None)
         named[f"{n} words beside all"] = (color, whole)
     others = [name for name in whole if name != COLOR]
-    for size in (4, 8, 16, 24):
+    for size in (8, 16, 24):
         for seed in range(2):
             generator = np.random.Generator(np.random.Philox(np.random.SeedSequence([size, seed])))
             some = {COLOR, *generator.permutation(others)[: size - 1]}
@@ -75,7 +75,7 @@ def compare(pictures: int, prompts: int, out: Path) -> dict[str, Any]:
                 COLOR,
                 cases,
                 score,
-                ks=(0, 8, 16, 32, 64, 96, 128),
+                ks=(0, 16, 32, 64, 128),
                 out=folder / "weaken",
                 **options,
             )
