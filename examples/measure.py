@@ -10,19 +10,18 @@ import headwise as hw
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--model", default="emoji", help="hub name or folder in diffusers format")
-parser.add_argument("--pictures", type=int, default=40)
+parser.add_argument("--pictures", type=int, default=64)
 parser.add_argument("--steps", type=int, default=10)
 parser.add_argument("--out", help="folder in which an interrupted measurement goes on")
 given = parser.parse_args()
 
-concepts = hw.ConceptSet(
+concepts = hw.ConceptSet(  # ten words each; heads choose between these and the packaged concepts of the model
     {
-        "Color": ["red", "blue", "green", "yellow", "purple"],
-        "Animals": ["dog", "cat", "rabbit", "frog", "horse"],
-        "Weather": ["rain", "snow", "fog", "storm", "sun"],
+        "Color": ["red", "blue", "green", "yellow", "black", "white", "purple", "gray", "pink", "brown"],
+        "Animals": ["dog", "cat", "elephant", "bird", "fish", "butterfly", "frog", "horse", "bat", "mouse"],
     }
 )
-prompts = [f"a {color} {animal}" for color in concepts.words("Color") for animal in concepts.words("Animals")]
+prompts = [f"a {color} {animal}" for animal in concepts.words("Animals") for color in concepts.words("Color")]
 
 pipe = hw.load_pipeline(given.model)  # or any diffusers pipeline that you have made yourself
 size = {"pictures": given.pictures, "num_inference_steps": given.steps, "batch_size": 10}

@@ -58,7 +58,7 @@ def counted(numbers, seed=0, steps=2):
     return Votes.of_pictures(stacked, list(numbers), HEADS, CONCEPTS, SETTINGS)
 
 
-SHORT = {"prompts": ["a dog", "a red car"], "num_inference_steps": 2, "progress": False}
+SHORT = {"prompts": ["a dog", "a red car"], "num_inference_steps": 2, "beside": None, "progress": False}
 
 
 def votes_of(folder):

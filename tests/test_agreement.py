@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from headwise.errors import HeadMapMismatch, HeadwiseError
-from headwise.measuring.agreement import agreement
+from headwise.measuring.agreement import agreement, differences
 from headwise.measuring.relevance import Relevance
 from headwise.model.heads import HeadMap, Layer
 
@@ -34,9 +34,31 @@ def test_the_ceiling_is_what_both_allow():
     assert found["Color"].ceiling == pytest.approx(2 / 3) and found["Animals"].ceiling == 1
 
 
+def test_it_says_in_what_the_concepts_differ(tmp_path):
+    one, other = measured(votes(0)), measured(votes(1), ("Color", "Food"))
+    words = (
+        [["Color", ["red", "blue"]], ["Animals", ["dog"]]],
+        [["Color", ["Blue", "green"]], ["Food", ["pie"]]],
+    )
+    one = replace(one, settings={"concepts": words[0], "own": ["Color"], "beside": "1 concept of emoji"})
+    other = replace(other, settings={"concepts": words[1]})
+    assert differences(one, other) == [
+        "Only in the first could heads choose Animals.",
+        "Only in the second could heads choose Food.",
+        "Color has 2 words in the first and 2 in the second, 1 of them the same.",
+        "The first was measured beside 1 concept of emoji, the second beside nothing.",
+    ]
+    assert differences(one, one) == [] and differences(one, replace(one, settings={})) == [
+        "The first was measured beside 1 concept of emoji, the second beside nothing."
+    ]
+    one.save(tmp_path / "relevance.safetensors")
+    assert agreement(tmp_path, one)["Color"].correlation == pytest.approx(1)
+
+
 def test_only_common_concepts_of_common_heads():
-    one = measured(votes(0))
-    assert list(agreement(one, measured(votes(1), ("Color", "Food")))) == ["Color"]
+    one, other = measured(votes(0)), measured(votes(1), ("Color", "Food"))
+    with pytest.warns(UserWarning, match=r"^Only in the (first|second) could heads choose (Animals|Food)\.$"):
+        assert list(agreement(one, other)) == ["Color"]
     with pytest.raises(HeadwiseError, match="no concept in common"):
         agreement(one, measured(votes(1), ("A", "B")))
     with pytest.raises(HeadMapMismatch, match="The first has 128 heads"):

@@ -64,10 +64,12 @@ def test_measure_show_doctor_and_report_say_what_design_promises(run, measured, 
 
     code, out, _ = run(*measured, "-n", 8, "--json")
     assert (json.loads(out)["pictures"], json.loads(out)["resumed_from"]) == (8, 6)
+    out_of_measure = out
 
     code, out, _ = run("show", found["file"], "--json", "--top", 2)
     shown = json.loads(out)
     assert (shown["model"], shown["pictures"]) == (str(model), 8)
+    assert shown["beside"] == json.loads(out_of_measure)["beside"] == "32 concepts of paper34"
     assert list(shown["concepts"]) == ["Animals", "Color"]
     color = shown["concepts"]["Color"]
     assert color.keys() >= {"split_half", "top"} and len(color["top"]) == 2
@@ -76,9 +78,20 @@ def test_measure_show_doctor_and_report_say_what_design_promises(run, measured, 
 
     code, out, _ = run("show", tmp_path / "run", "--concept", "Color", "--top", 1)
     assert color["top"][0]["address"] in out and "Animals" not in out and "±" in out
+    assert "beside 32 concepts of paper34." in out and "fewer than 64 images are rough (here 8)" in out
 
     code, out, _ = run("report", tmp_path / "run")
     assert code == 0 and out.strip() == str(tmp_path / "run" / "index.html")
+
+
+def test_a_background_is_chosen_or_none(run, measured, refused, concept_file, tmp_path):
+    code, out, _ = run(*measured, "-n", 2, "--beside", "none")
+    assert code == 0 and "beside" not in out and "fewer than 64 images" in out
+    concept_file.write_text('[concepts]\nColor = ["red"]\n')
+    elsewhere = (*measured[:-1], tmp_path / "one", "-n", 1, "--beside")
+    assert "'Color' is the only concept" in refused(*elsewhere, "none")
+    assert "There is no concept file nope" in refused(*elsewhere, "nope")
+    assert "31 concepts of emoji" in run(*elsewhere, "emoji")[1]
 
 
 def test_doctor_covers_every_layer_and_foresees_the_cost(run, model):

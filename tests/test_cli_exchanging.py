@@ -26,6 +26,17 @@ def test_import(run, tmp_path, monkeypatch):  # noqa: F811
     assert Relevance.load(tmp_path / files["CompVis/stable-diffusion-v1-4"]).values.shape == (34, 128)
 
 
+def test_compare_says_where_heads_chose_between_other_concepts(run, tmp_path):  # noqa: F811
+    one, other = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
+    for file, names in ((one, ("Color", "Food")), (other, ("Color", "Animals"))):
+        Relevance.from_votes(np.ones((2, 16)), names, MAP).save(file)
+    said = ["Only in the first could heads choose Food.", "Only in the second could heads choose Animals."]
+    code, out, _ = run("compare", one, other)
+    assert code == 0 and out.splitlines()[-2:] == said
+    assert json.loads(run("compare", one, other, "--json")[1])["differences"] == said
+    assert json.loads(run("compare", one, one, "--json")[1])["differences"] == []
+
+
 def test_compare(run, tmp_path):  # noqa: F811
     one, other = tmp_path / "a/relevance.safetensors", tmp_path / "b/relevance.safetensors"
     saved(one, 0), saved(other, 1)

@@ -7,7 +7,8 @@ import torch
 
 from conftest import BUILD
 from headwise.errors import ModelNotLoaded, UnknownConcept, UnreadableConcepts, WordWithoutTokens
-from headwise.measuring.concepts import ConceptSet
+from headwise.measuring.concepts import FEW, ConceptSet, choice
+from headwise.measuring.probe import ConceptProbe
 
 OFFICIAL = Path(__file__).parents[2] / "shared/reference/concept_words_official.csv"
 
@@ -88,6 +89,64 @@ def test_unknown_concepts_are_answered_with_the_nearest(concepts):
         concepts.words("colour")
     with pytest.raises(UnknownConcept, match="There are: Animals, Color, Food"):
         concepts.words("xyz")
+
+
+BACKGROUND = ConceptSet(
+    {
+        "Animals": ["dog", "cat", "bat"],
+        "Color": ["red", "blue", "green", "pink", "gray"],
+        "Food": ["pie", "egg"],
+    }
+).marked("emoji")
+
+
+def test_a_set_stands_beside_a_background_in_the_places_of_what_it_replaces():
+    beside = ConceptSet({"Tools": ["axe"], "color": ["red"]}).beside(BACKGROUND)
+    assert beside.names == ("Animals", "color", "Food", "Tools") and beside.words("color") == ("red",)
+    assert beside.own == ("Tools", "color")
+    assert beside.settings == {"own": ["Tools", "color"], "beside": "2 concepts of emoji"}
+    assert ConceptSet({"Color": BACKGROUND.words("Color")}).beside(BACKGROUND) == BACKGROUND
+
+
+@pytest.mark.parametrize(
+    ("words", "stays"),
+    [
+        (["red", "Blue", "green", "gold"], False),  # more than half of its own words, and of Color's
+        (["red", "blue", "gold"], False),  # two words, more than half of its own
+        (["red", "blue", "gold", "rust"], True),
+        (["red"], True),  # a word is not yet the concept
+    ],
+)
+def test_a_concept_under_another_name_is_not_split(words, stays):
+    beside = ConceptSet({"Hue": words, "Tools": ["axe"]}).beside(BACKGROUND)
+    assert ("Color" in beside.names) is stays and {"Animals", "Food", "Hue", "Tools"} <= set(beside)
+
+
+def test_two_concepts_may_replace_one():
+    beside = ConceptSet({"Warm": ["red", "pink"], "Cold": ["blue", "green"]}).beside(BACKGROUND)
+    assert beside.names == ("Animals", "Warm", "Food", "Cold")
+    everything = ConceptSet({name: ["x"] for name in BACKGROUND.names}).beside(BACKGROUND)
+    assert everything.settings == {} and everything.names == BACKGROUND.names
+
+
+def test_what_heads_choose_between():
+    few, many = ConceptSet({"Color": ["red"]}), ConceptSet({f"{n}": [f"{n}"] for n in range(FEW)})
+    assert choice({"Color": ["red"]}, "auto", None).settings["beside"] == "33 concepts of paper34"
+    assert choice(few, BACKGROUND, None).names == BACKGROUND.names
+    assert choice(many, "auto", None) is many and choice("paper34", "auto", None).own == ()
+    beside = few.beside(BACKGROUND)
+    assert choice(beside, "auto", None) is beside
+    with pytest.raises(UnreadableConcepts, match="'Color' is the only concept, and heads choose between"):
+        choice(few, None, None)
+    with pytest.raises(
+        UnreadableConcepts, match=r"\['Color'\] is no concept set. Give a ConceptSet, the name"
+    ):
+        choice(["Color"], None, None)
+
+
+def test_a_probe_refuses_one_concept(sd):
+    with pytest.raises(UnreadableConcepts, match="heads choose between concepts"):
+        ConceptProbe(sd, ConceptSet({"Color": ["red"]}))
 
 
 def test_json_round_trip_keeps_the_order(concepts):

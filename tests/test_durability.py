@@ -46,6 +46,7 @@ def run(folder):
     return measure(
         tiny_sd(),
         concepts,
+        beside=None,
         pictures=7,
         prompts=["a dog", "a red car"],
         num_inference_steps=2,

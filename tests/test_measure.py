@@ -13,6 +13,7 @@ from headwise.errors import (
     ModelNotLoaded,
     NotFinite,
     RunMismatch,
+    UnreadableConcepts,
     UnreadableFile,
     UnreadablePrompts,
     UnwritableFolder,
@@ -25,6 +26,59 @@ from headwise.measuring.votes import Votes
 from headwise.model.generate import latents_for
 from headwise.model.pipelines import load_pipeline, watched
 from helpers import SHORT, votes_of
+
+
+def test_a_concept_alone_has_the_votes_that_it_has_among_all(exact_pipe, concepts, tmp_path):
+    """Beside the others, with its own words: every vote is that of the whole set."""
+    options = SHORT | {"pictures": 4}
+    whole = measure(exact_pipe, concepts, out=tmp_path / "whole", **options)
+    options["beside"] = concepts
+    alone = measure(exact_pipe, {"Food": concepts.words("Food")}, out=tmp_path / "alone", **options)
+    votes = [Votes.load(tmp_path / name / "votes.safetensors") for name in ("whole", "alone")]
+    assert np.array_equal(votes[0].counts, votes[1].counts) and np.array_equal(
+        votes[0].blocks, votes[1].blocks
+    )
+    assert alone.concepts == ("Food", "Animals", "Color") and alone.own == ("Food",)
+    assert np.array_equal(alone["Food"], whole["Food"]) and np.array_equal(alone["Color"], whole["Color"])
+    assert alone.settings["beside"] == "2 concepts of another set" and "beside" not in whole.settings
+    assert Relevance.load(tmp_path / "alone" / "relevance.safetensors") == alone
+    lonely = measure(exact_pipe, {"Food": ["pie"], "Color": ["red"]}, **SHORT | {"pictures": 4})
+    assert not np.array_equal(lonely["Color"], whole["Color"])
+
+
+def test_few_concepts_are_measured_beside_the_packaged_set(sd, tmp_path):
+    options = SHORT | {"beside": "auto", "pictures": 2}
+    color = measure(sd, {"Color": ["red", "blue"]}, out=tmp_path / "run", **options)
+    assert color.own == ("Color",) and len(color) == 34 and color.values[0].any()
+    run = json.loads((tmp_path / "run" / "run.json").read_text())["settings"]
+    assert (run["own"], run["beside"]) == (["Color"], "33 concepts of paper34")
+    assert "beside 33 concepts of paper34" in str(color) and "Animals" not in str(color)
+    more = measure(sd, {"Color": ["red", "blue"]}, out=tmp_path / "run", **options | {"pictures": 3})
+    assert more.settings["pictures"] == 3
+    with pytest.raises(UnreadableConcepts, match="'Color' is the only concept, and heads choose between"):
+        measure(sd, {"Color": ["red", "blue"]}, pictures=2, **SHORT)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"until": 2}, "until=2 was given; expected a correlation above 0 and up to 1"),
+        ({"until": 0}, "until=0 was given"),
+        ({"until": float("nan")}, "until=nan was given"),
+        ({"num_inference_steps": 0}, "num_inference_steps=0 was given; expected 1 or more"),
+    ],
+)
+def test_numbers_out_of_range_are_refused(sd, concepts, options, said):
+    with pytest.raises(HeadwiseError, match=said):
+        measure(sd, concepts, pictures=1, **SHORT | options)
+
+
+def test_the_home_folder_is_found(sd, concepts, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    relevance = measure(sd, concepts, pictures=1, out="~/x", **SHORT)
+    assert [path.name for path in tmp_path.iterdir()] == ["home"]
+    assert Relevance.of("~/x") == relevance
 
 
 def test_votes_are_bit_equal_in_any_batch(exact_pipe, concepts, tmp_path):
@@ -83,9 +137,9 @@ def test_another_run_is_refused_by_name(sd, concepts, tmp_path):
     with pytest.raises(RunMismatch, match="prompts is '2 prompts, .*' there and '1 prompts, "):
         measure(sd, concepts, pictures=2, out=tmp_path, **SHORT | {"prompts": ["a cat"]})
     with pytest.raises(
-        RunMismatch, match="concept_set is '3 concepts, 9 words, .*' there and '1 concepts, 1 words"
+        RunMismatch, match="concept_set is '3 concepts, 9 words, .*' there and '2 concepts, 2 words"
     ):
-        measure(sd, ConceptSet({"A": ["dog"]}), pictures=2, out=tmp_path, **SHORT)
+        measure(sd, ConceptSet({"A": ["dog"], "B": ["cat"]}), pictures=2, out=tmp_path, **SHORT)
     with pytest.raises(
         RunMismatch, match="model is 'StableDiffusionPipeline' there and 'StableDiffusionXLPip"
     ):
@@ -153,7 +207,7 @@ def test_until_stops_at_the_same_picture_in_any_batch(concepts, tmp_path):
         assert np.median(runs[size].split_half) >= 0.3
     assert votes_of(tmp_path / "7") == votes_of(tmp_path / "32")
     assert measure(pipe, concepts, pictures=100, until=0.3, out=tmp_path / "7", **short) == runs[7]
-    more = measure(pipe, concepts, pictures=40, until=1.1, batch_size=16, **short)
+    more = measure(pipe, concepts, pictures=40, until=1, batch_size=16, **short)
     assert more.settings["pictures"] == 40
 
 

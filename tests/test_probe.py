@@ -122,6 +122,7 @@ def our_votes(pipe, concepts, pictures, prompts, seed, tmp_path, samples_per_cal
     measure(
         pipe,
         concepts,
+        beside=None,
         pictures=pictures,
         prompts=prompts,
         seed=seed,
@@ -183,14 +184,14 @@ def test_draws_of_fewer_calls_begin_those_of_more():
 
 
 def test_an_estimator_says_how_often_and_how_long(sd, concepts, tmp_path):
-    kept = {"pictures": 1, "out": tmp_path / "run", "progress": False}
+    kept = {"pictures": 1, "out": tmp_path / "run", "beside": None, "progress": False}
     lean = measure(sd, concepts, **kept)
     assert (lean.settings["draws"], lean.settings["num_inference_steps"]) == (8, 10)
     votes = Votes.load(tmp_path / "run" / "votes.safetensors")
     assert votes.counts.sum() == 8 * len(votes.counts) * votes.head_map.all_heads and len(votes.counts) >= 10
     with pytest.raises(RunMismatch, match="draws"):
         measure(sd, concepts, estimator="paper", num_inference_steps=10, **kept)
-    paper = measure(sd, concepts, pictures=1, estimator="paper", num_inference_steps=2, progress=False)
+    paper = measure(sd, concepts, estimator="paper", num_inference_steps=2, **kept | {"out": None})
     assert "draws" not in paper.settings  # as in files from before there were estimators
 
 

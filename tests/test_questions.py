@@ -36,7 +36,7 @@ def test_eight_draws_are_counted_as_measured(sd, tmp_path):
     settings = (setting, Setting(5, 7.5, 32))
     options = {"long": 32, "settings": settings, "batch_size": 5, "progress": False}
     found = benchmark_estimators(sd, concepts, tmp_path, **options)
-    kept = {"pictures": 32, "batch_size": 4, "progress": False, "out": tmp_path / "measured"}
+    kept = {"beside": None, "pictures": 32, "batch_size": 4, "progress": False, "out": tmp_path / "measured"}
     measure(sd, concepts, estimator=Estimator(8, 3), guidance_scale=1.0, **kept)
     votes = Votes.load(tmp_path / "measured" / "votes.safetensors")
     ways, _ = read_arrays(tmp_path / f"{setting.name}.safetensors", "estimators", WAYS)

@@ -39,6 +39,7 @@ pytestmark = [
 ]
 CONCEPTS = ConceptSet({"Animals": ["dog", "cat", "frog"], "Color": ["red", "orange"]})
 SAME = {
+    "beside": None,
     "pictures": 60,
     "prompts": ["a dog", "a red car"],
     "num_inference_steps": 2,

@@ -134,6 +134,57 @@ def test_relevance_answers_for_its_concepts():
     assert relevance.settings["pictures"] == 64
 
 
+def test_relevance_is_a_table_with_named_rows():
+    relevance = Relevance.from_votes(counted(range(64)))
+    assert list(relevance) == ["Color", "Animals", "Plants"] and len(relevance) == 3
+    assert "Color" in relevance and "Colour" not in relevance and 0 not in relevance
+    assert np.array_equal(relevance[0], relevance["Color"]) and np.array_equal(relevance[-1], relevance[2])
+    for row in (3, -4):
+        with pytest.raises(
+            UnknownConcept, match="is not a concept. Give the name of one, or a row from 0 to 2"
+        ):
+            relevance[row]
+    for k in (0, -1):
+        with pytest.raises(HeadwiseError, match=f"k={k} was given; expected 1 or more heads"):
+            relevance.top("Color", k)
+
+
+def test_the_users_concepts_come_before_their_background():
+    votes = counted(range(64))
+    beside = {"own": ["Plants", "Color"], "beside": "1 concept of emoji"}
+    plain, relevance = (
+        Relevance.from_votes(replace(votes, settings=settings)) for settings in (SETTINGS, SETTINGS | beside)
+    )
+    assert relevance.concepts == ("Plants", "Color", "Animals") and relevance.own == ("Plants", "Color")
+    assert [name for name, _ in relevance.settings["concepts"]] == list(relevance)
+    for name in plain:
+        assert np.array_equal(relevance[name], plain[name]) and relevance.top(name) == plain.top(name)
+    assert np.array_equal(relevance.at_steps(0, 0.5)["Color"], plain.at_steps(0, 0.5)["Color"])
+    assert relevance.split_half_median == np.median(plain.split_half[[0, 2]])
+    assert "Animals" not in str(relevance) and str(relevance).endswith("beside 1 concept of emoji.")
+    assert "beside" not in str(plain) and plain.own == plain.concepts
+
+
+def test_few_pictures_are_said_to_be_few():
+    few, enough = (Relevance.from_votes(counted(range(n))) for n in (63, 64))
+    assert "fewer than 64 images are rough (here 63)" in str(few) and "not whether these heads matter" in str(
+        few
+    )
+    assert enough.remarks == ()
+
+
+def test_a_path_stands_for_its_relevance(tmp_path, monkeypatch):
+    relevance = Relevance.from_votes(counted(range(4)))
+    relevance.save(tmp_path / "relevance.safetensors")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for one in (relevance, tmp_path, str(tmp_path / "relevance.safetensors"), "~"):
+        assert Relevance.of(one) == relevance
+    with pytest.raises(UnreadableFile, match="There is no runs/first. Give a relevance file or the folder"):
+        Relevance.of("runs/first")
+    with pytest.raises(HeadwiseError, match="ndarray was given as relevance. Give a Relevance"):
+        Relevance.of(relevance.values)
+
+
 def test_a_part_of_the_calls_has_its_own_relevance():
     votes = counted(range(40), steps=20)
     relevance = Relevance.from_votes(votes)
@@ -154,6 +205,12 @@ def test_equal_heads_rank_by_index():
     relevance = Relevance.from_votes(np.array([[2, 5, 2, 5]]))
     assert [rank.index for rank in relevance.top("concept 0", 4)] == [1, 3, 0, 2]
     assert relevance.top("concept 0", 1)[0].address == "head 1"
+
+
+@pytest.mark.parametrize("votes", [[[1.0, np.nan]], [[1, -1]], [[1.0, np.inf]], [["a", "b"]]])
+def test_votes_that_are_no_counts_are_refused(votes):
+    with pytest.raises(VotesMismatch, match="something else than finite numbers from 0 on"):
+        Relevance.from_votes(np.array(votes))
 
 
 def test_bare_arrays_are_checked():

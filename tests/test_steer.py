@@ -12,7 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conftest import tiny_sd
-from headwise.errors import BadStrength, HeadMapMismatch, HookMisuse, UnknownConcept, WordNotInPrompt
+from headwise.errors import (
+    BadStrength,
+    HeadMapMismatch,
+    HookMisuse,
+    UnknownConcept,
+    UnreadableFile,
+    WordNotInPrompt,
+)
 from headwise.measuring.relevance import Relevance
 from headwise.model.attention import hooked
 from headwise.model.heads import HeadMap, Layer
@@ -282,6 +289,25 @@ def test_refusals(sd):
         hooked(sd, strengthen(relevance, ["red", "dog"], "Color")),
     ):
         call(sd)
+
+
+def test_first_tries_work_or_are_refused_in_a_sentence(sd, tmp_path):
+    relevance = relevance_for(sd)
+    relevance.save(tmp_path / "relevance.safetensors")
+    for steering in (strengthen(tmp_path, "red", "Color"), strengthen(str(tmp_path), "red", "Color")):
+        assert np.array_equal(steering.factors, strengthen(relevance, "red", "Color").factors)
+    assert adjust(tmp_path, "red", "Food", "Color").head_map == relevance.head_map
+    with pytest.raises(UnreadableFile, match="There is no runs/nowhere"):
+        strengthen("runs/nowhere", "red", "Color")
+    head_map, top = relevance.head_map, relevance.top("Color", 3)
+    by_rank, by_index = weaken(head_map, top), weaken(head_map, [head.index for head in top])
+    assert np.array_equal(by_rank.factors, by_index.factors) and (by_rank.factors == -2).sum() == 3
+    assert (weaken(head_map, []).factors == 1).all()
+    for wrong in (["mid_block.attn2[0]"], [0.5], top[0]):
+        with pytest.raises(HeadMapMismatch, match="expected numbers of heads, what `Relevance.top` returns"):
+            weaken(head_map, wrong)
+    with pytest.raises(HeadMapMismatch, match="A mask of 3 heads was given; there are 8"):
+        weaken(head_map, np.ones((1, 3), bool))
 
 
 def test_relevance_of_another_model_is_refused_and_of_nobody_too(sd):

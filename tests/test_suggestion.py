@@ -21,6 +21,7 @@ def test_the_concept_with_the_words_own_heads_comes_first(exact_pipe):
     words = {"Animals": ("dog", "cat"), "Color": ("red", "vase"), "Things": ("car",)}
     rest = words | {"Color": ("red",)}  # the word itself stands back from its concept
     options = OPTIONS | {"prompts": ["a red vase"], "pictures": 8}
+    options["beside"] = None
     own = measure(exact_pipe, ConceptSet([*rest.items(), ("the word vase", ("vase",))]), **options)
     mine = own["the word vase"]
     assert mine.any() and len(set(mine)) > 2

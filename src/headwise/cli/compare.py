@@ -1,6 +1,7 @@
 """Commands that take in and compare what others measured: import, compare."""
 
 import statistics
+import warnings
 from pathlib import Path
 from typing import Annotated
 
@@ -45,18 +46,21 @@ def compare(
     """Report how far two measurements agree on the heads of each concept.
 
     Rank correlation over heads, for each concept, beside the highest that the two could reach, and how many
-    of the ten most relevant heads they share. In Python, this is `hw.agreement`; `hw.compare` generates
-    images under several steerings, as `headwise generate` does.
+    of the ten most relevant heads they share; then in what their concepts and words differ. In Python, this
+    is `hw.agreement`; `hw.compare` generates images under several steerings, as `headwise generate` does.
 
     \b
     Examples:
       headwise compare runs/sd14 runs/stable-diffusion-v1-4
       headwise compare runs/before runs/with-lora --figure moved.svg
     """
-    from headwise.measuring.agreement import agreement
+    from headwise.measuring.agreement import agreement, differences
     from headwise.measuring.relevance import Relevance
 
-    agreements = agreement(Relevance.load(file_of(first)), Relevance.load(file_of(second)))
+    both = Relevance.load(file_of(first)), Relevance.load(file_of(second))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # the differences, which are printed below
+        agreements = agreement(*both)
     if figure is not None:
         from headwise.report import plots
 
@@ -67,10 +71,12 @@ def compare(
             for name, a in agreements.items()
         }
         median = statistics.median(a.correlation for a in agreements.values())
-        print_json({"concepts": concepts, "median": median})
+        print_json({"concepts": concepts, "median": median, "differences": differences(*both)})
         return
     rows = [
         (name, f"{a.correlation:.2f}", f"{a.ceiling:.2f}", str(a.shared))
         for name, a in sorted(agreements.items(), key=lambda item: -item[1].correlation)
     ]
     console().print(table("concept", "rank correlation>", "of at most>", "of 10 heads shared>", rows=rows))
+    for difference in differences(*both):
+        print(difference)

@@ -1,6 +1,5 @@
 """Commands that measure and look at what was measured: demo, measure, show, doctor, report."""
 
-import statistics
 import sys
 import time
 from pathlib import Path
@@ -10,6 +9,7 @@ import typer
 
 from headwise.cli.options import (
     BatchSize,
+    Beside,
     Concepts,
     Guidance,
     Json,
@@ -87,8 +87,8 @@ def demo(
                 "file": str(out / "relevance.safetensors"),
                 "seconds": round(seconds, 2),
                 "pictures": relevance.settings["pictures"],
-                "split_half_median": _median(relevance),
-                "control_split_half_median": _median(control),
+                "split_half_median": relevance.split_half_median,
+                "control_split_half_median": control.split_half_median,
             }
         )
         return
@@ -99,6 +99,7 @@ def demo(
 def measure(
     model: Model = Model(),
     concepts: Concepts = None,
+    beside: Beside = "auto",
     prompts: Prompts = None,
     pictures: Pictures = 1000,
     out: RunFolder = None,
@@ -118,6 +119,9 @@ def measure(
 
     Generates images and observes the heads. If run again, it goes on where it stopped.
 
+    Heads choose between concepts, so a few concepts of your own are measured beside those of the model's
+    set. 64 images give a first order of heads; take hundreds before you build on it.
+
     \b
     Examples:
       headwise measure --model emoji --pictures 300
@@ -131,6 +135,7 @@ def measure(
     started = time.monotonic()
     concept_set = model.concepts(concepts)
     options: dict[str, Any] = {
+        "beside": None if beside == "none" else beside,
         "prompts": _lines(sys.stdin.read()) if prompts == "-" else prompts,
         "pictures": pictures,
         "until": until,
@@ -151,10 +156,16 @@ def measure(
         "pictures": relevance.settings["pictures"],
         "seconds": round(time.monotonic() - started, 2),
         "resumed_from": resumed_from,
-        "split_half_median": finite(_median(relevance)),
+        "split_half_median": finite(relevance.split_half_median),
     }
     results |= {} if run.shard is None else {"shard": str(run.shard)}
-    print_json(results) if as_json else print_rows(results.items())
+    results |= {"beside": relevance.settings["beside"]} if "beside" in relevance.settings else {}
+    if as_json:
+        print_json(results)
+        return
+    print_rows(results.items())
+    for remark in relevance.remarks:
+        print(remark)
 
 
 def show(
@@ -165,7 +176,8 @@ def show(
 ) -> None:
     """Show the most relevant heads of each concept.
 
-    With 95 % intervals, and the split-half rank correlation that says how reliable they are.
+    With 95 % intervals, and the split-half rank correlation, which says how well other images would repeat
+    the order of heads. Concepts that only stood beside yours are shown by name.
 
     \b
     Examples:
@@ -176,7 +188,7 @@ def show(
     from headwise.measuring.relevance import Relevance
 
     relevance = Relevance.load(file_of(file))
-    names = relevance.concepts if concept is None else (concept,)
+    names = relevance.own if concept is None else (concept,)
     ranks = {name: relevance.top(name, top) for name in names}
     print_json(_show_json(relevance, ranks)) if as_json else _print_ranks(relevance, ranks)
 
@@ -239,11 +251,6 @@ def _lines(text: str) -> list[str]:
     return [line for line in text.splitlines() if line.strip()]
 
 
-def _median(relevance: "Relevance") -> float:
-    """The median split-half correlation over concepts."""
-    return statistics.median(relevance.split_half.tolist())
-
-
 def _images_in(folder: Path) -> int:
     """How many images the votes of a folder already count."""
     from headwise.measuring.votes import Votes
@@ -257,8 +264,8 @@ def _print_demo(relevance: "Relevance", control: "Relevance", seconds: float) ->
     head, concept = max(firsts, key=lambda pair: pair[0].relevance)
     pictures, highest = relevance.settings["pictures"], interval(head.relevance, head.standard_error)
     print(f"{pictures} images, and again for the control, in {duration(seconds)}; {relevance.head_map}.")
-    print(f"Split-half rank correlation, median over concepts: {_median(relevance):z.2f}")
-    print(f"The same in the control, where names mean nothing: {_median(control):z.2f}")
+    print(f"Split-half rank correlation, median over concepts: {relevance.split_half_median:z.2f}")
+    print(f"The same in the control, where names mean nothing: {control.split_half_median:z.2f}")
     print(f"The highest relevance, {concept}, {highest}: {head.address}")
 
 
@@ -267,6 +274,7 @@ def _show_json(relevance: "Relevance", ranks: "dict[str, list[HeadRank]]") -> di
     return {
         "model": relevance.settings.get("model"),
         "pictures": relevance.settings.get("pictures"),
+        "beside": relevance.settings.get("beside"),
         "concepts": {
             name: {
                 "split_half": finite(split_half[name]),
@@ -297,6 +305,8 @@ def _print_ranks(relevance: "Relevance", ranks: "dict[str, list[HeadRank]]") -> 
             relevance_of_head = interval(rank.relevance, rank.standard_error)
             rows.append((*first, relevance_of_head, str(rank.index), rank.address))
     console().print(table("concept", "split-half>", "relevance ± 95 %>", "head>", "address", rows=rows))
+    for remark in relevance.remarks:
+        print(remark)
 
 
 def _doctor_json(checkup: "Checkup", expected: dict[str, Any]) -> dict[str, Any]:

@@ -4,9 +4,13 @@ r"""Agreement: do two measurements name the same heads?
 
 "Did my LoRA move the Color heads?", "does my measurement agree with the published one?" Two measurements of
 the very same thing agree as far as their split-half correlation, extrapolated to all pictures by Spearman and
-Brown's formula, 2ρ / (1 + ρ); the ceiling of ρ[c] is the geometric mean of this reliability of both.
+Brown's formula, 2ρ / (1 + ρ); the ceiling of ρ[c] is the geometric mean of this reliability of both. The
+very same thing has the same words, and the same other concepts to choose from; `differences` says where not.
 """
 
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +19,7 @@ from headwise.errors import HeadwiseError
 from headwise.measuring.relevance import Relevance
 from headwise.measuring.reliability import rank_correlation
 
-__all__ = ["Agreement", "agreement"]
+__all__ = ["Agreement", "agreement", "differences"]
 
 
 class Agreement(NamedTuple):
@@ -32,18 +36,21 @@ class Agreement(NamedTuple):
     shared: int
 
 
-def agreement(a: Relevance, b: Relevance, top: int = 10) -> dict[str, Agreement]:
+def agreement(a: Relevance | str | Path, b: Relevance | str | Path, top: int = 10) -> dict[str, Agreement]:
     """The agreement of two measurements for each concept that both measured.
 
+    Warns where heads chose between other concepts or words in one than in the other.
+
     Args:
-        a: A relevance.
-        b: A relevance of a model with the same heads.
+        a: A relevance, or the path of its file or run.
+        b: Another, of a model with the same heads.
         top: How many of the most relevant heads are compared for `shared`.
 
     Raises:
         HeadMapMismatch: Their heads differ.
         HeadwiseError: They have no concept in common.
     """
+    a, b = Relevance.of(a), Relevance.of(b)
     if a.head_map is not None and b.head_map is not None:
         a.head_map.require(b.head_map, "The first", "the second")
     names = [name for name in a.concepts if name in b.concepts]
@@ -51,6 +58,8 @@ def agreement(a: Relevance, b: Relevance, top: int = 10) -> dict[str, Agreement]
         raise HeadwiseError(
             "The two measurements have no concept in common. Measure one with the other's words."
         )
+    for difference in differences(a, b):
+        warnings.warn(difference, stacklevel=2)
     correlation = rank_correlation(*(np.stack([r[name] for name in names]) for r in (a, b)))
     return {
         name: Agreement(
@@ -60,6 +69,37 @@ def agreement(a: Relevance, b: Relevance, top: int = 10) -> dict[str, Agreement]
         )
         for i, name in enumerate(names)
     }
+
+
+def differences(a: Relevance, b: Relevance) -> list[str]:
+    """In what the concepts differ that heads chose between, a sentence each; empty where they are the same.
+
+    Args:
+        a: A relevance.
+        b: A relevance of a model with the same heads.
+    """
+    said = []
+    for whose, here, there in (("first", a, b), ("second", b, a)):
+        only = [name for name in here.concepts if name not in there.concepts]
+        if only:
+            said.append(f"Only in the {whose} could heads choose {_listed(only)}.")
+    ours, theirs = (dict(relevance.settings.get("concepts", ())) for relevance in (a, b))
+    for name in (name for name in a.concepts if name in ours and name in theirs):
+        first, second = ({word.casefold() for word in words[name]} for words in (ours, theirs))
+        if first != second:
+            said.append(
+                f"{name} has {len(first)} words in the first and {len(second)} in the second, "
+                f"{len(first & second)} of them the same."
+            )
+    grounds = [relevance.settings.get("beside", "nothing") for relevance in (a, b)]
+    if grounds[0] != grounds[1]:
+        said.append(f"The first was measured beside {grounds[0]}, the second beside {grounds[1]}.")
+    return said
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 4} more" if len(names) > 4 else ""
+    return ", ".join(names[:4]) + more
 
 
 def _reliability(relevance: Relevance, name: str) -> float:

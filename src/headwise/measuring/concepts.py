@@ -9,12 +9,16 @@ with the package ("paper34"); your own set is a TOML file:
 
 For the probe every word is encoded ALONE by the pipeline's text encoders, and of its embeddings those of the
 start token and of the word's tokens are kept: no end token, no padding.
+
+Heads choose between concepts, so what they choose depends on all of them: where red has only dog beside it,
+every head that looks for a surface votes for it. A set of few concepts is therefore measured beside a
+background set, whose other concepts are there to be chosen.
 """
 
 import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
 from types import MappingProxyType
@@ -22,8 +26,10 @@ from typing import Any
 
 from headwise.errors import UnknownConcept, UnreadableConcepts
 
-__all__ = ["ConceptSet", "WordEmbeddings", "unknown_concept"]
+__all__ = ["FEW", "PACKAGED", "ConceptSet", "WordEmbeddings", "choice", "unknown_concept"]
 
+FEW = 24  # concepts; a smaller set gives other heads than a large one (docs/evidence.md)
+PACKAGED = ("emoji", "paper34")
 _DATA = Path(__file__).parents[1] / "data"
 
 
@@ -46,14 +52,38 @@ class ConceptSet:
 
     Args:
         pairs: The name and words of each concept in order, as pairs or as a mapping of names to words.
+
+    Attributes:
+        name: What the set is called: "emoji", or the name of its file; "" for a set made in Python.
+        own: The names of the user's concepts, where the others are their background; else empty.
     """
 
     pairs: tuple[tuple[str, tuple[str, ...]], ...]
+    name: str = field(default="", init=False, repr=False, compare=False)
+    own: tuple[str, ...] = field(default=(), init=False, repr=False, compare=False)
 
     def __init__(self, pairs: Mapping[str, Sequence[str]] | Sequence[tuple[str, Sequence[str]]]) -> None:
         listed = list(pairs.items()) if isinstance(pairs, Mapping) else list(pairs)
         _check(listed, lambda _name, _word: "")
         object.__setattr__(self, "pairs", tuple((name, tuple(words)) for name, words in listed))
+
+    @classmethod
+    def of(cls, concepts: Any) -> "ConceptSet":
+        """A set as it is, of a mapping of names to words, or as `load` reads it.
+
+        Raises:
+            UnreadableConcepts: It is none of these, or breaks a rule.
+        """
+        if isinstance(concepts, cls):
+            return concepts
+        if isinstance(concepts, Mapping):
+            return cls(concepts)
+        if isinstance(concepts, str | Path):
+            return cls.load(concepts)
+        raise UnreadableConcepts(
+            f"{concepts!r:.80} is no concept set. Give a ConceptSet, the name or path of one, or a mapping "
+            'such as {"Color": ["red", "blue"], "Animals": ["dog", "cat"]}.'
+        )
 
     @classmethod
     def load(cls, name_or_path: str | Path) -> "ConceptSet":
@@ -64,7 +94,7 @@ class ConceptSet:
         """
         path = _DATA / f"{name_or_path}.toml"
         if not re.fullmatch(r"\w+", str(name_or_path)) or not path.is_file():
-            path = Path(name_or_path)
+            path = Path(name_or_path).expanduser()
         text = _read(path)
         try:
             table = tomllib.loads(text)
@@ -82,7 +112,7 @@ class ConceptSet:
                 f'{path}: no [concepts] table. Begin with a line [concepts], then Color = ["red"].'
             )
         _check(list(concepts.items()), lambda name, word: f"{path}, line {_line(text, name, word)}: ")
-        return cls(concepts)
+        return cls(concepts).marked(path.stem)
 
     @property
     def concepts(self) -> Mapping[str, tuple[str, ...]]:
@@ -99,6 +129,58 @@ class ConceptSet:
         if name not in self.names:
             raise unknown_concept(name, self.names)
         return self.concepts[name]
+
+    def beside(self, background: "ConceptSet") -> "ConceptSet":
+        """These concepts among those of a background set, so that heads have enough to choose from.
+
+        A concept of the background makes room for one of these that has its name, more than half of its
+        words, or two words and more of which it has more than half: Color is not to stand there twice. Each
+        stands in the place of the first that it replaces, so that nothing changes where it has its words.
+
+        Args:
+            background: The set whose other concepts are the background.
+        """
+        replaced = {theirs: _replacing(theirs, words, self) for theirs, words in background.pairs}
+        placed = {ours: theirs for theirs, ours in reversed(replaced.items()) if ours is not None}
+        pairs = []
+        for theirs, words in background.pairs:
+            ours = replaced[theirs]
+            if ours is None:
+                pairs.append((theirs, words))
+            elif placed[ours] == theirs:
+                pairs.append((ours, self.words(ours)))
+        beside = ConceptSet([*pairs, *(pair for pair in self.pairs if pair[0] not in placed)])
+        return beside.marked(background.name, self.own or self.names)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What a file says of a set with a background: "own", and "beside", as "31 concepts of emoji"."""
+        others = len(self) - len(self.own)
+        if not self.own or not others:
+            return {}
+        return {
+            "own": list(self.own),
+            "beside": f"{others} concept{'s' * (others > 1)} of {self.name or 'another set'}",
+        }
+
+    def require_choice(self) -> None:
+        """Refuse a set of one concept, which every head would vote for.
+
+        Raises:
+            UnreadableConcepts: There is one concept.
+        """
+        if len(self) == 1:
+            raise UnreadableConcepts(
+                f"{self.names[0]!r} is the only concept, and heads choose between concepts. Add others, or "
+                "measure it beside a background set."
+            )
+
+    def marked(self, name: str, own: tuple[str, ...] = ()) -> "ConceptSet":
+        """The same set under a name; where `own` is given, its other concepts are the background."""
+        marked = self.from_json(self.pairs)
+        object.__setattr__(marked, "name", name)
+        object.__setattr__(marked, "own", own)
+        return marked
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -127,6 +209,39 @@ class ConceptSet:
         )
 
 
+def choice(concepts: Any, beside: Any, pipe: Any) -> ConceptSet:
+    """The concepts that heads are to choose between.
+
+    Args:
+        concepts: The user's concepts, as `ConceptSet.of` takes them.
+        beside: Their background, likewise; None for none. "auto" sets fewer than `FEW` concepts beside the
+            packaged set that goes with the model, unless they have a background.
+        pipe: The pipeline.
+
+    Raises:
+        UnreadableConcepts: There is one concept only, without background.
+    """
+    given = ConceptSet.of(concepts)
+    if beside == "auto" and len(given) < FEW and not given.own:
+        from headwise.model.pipelines import is_emoji  # torch is needed here and not before
+
+        beside = "emoji" if is_emoji(pipe) else "paper34"
+    chosen = given if beside is None or beside == "auto" else given.beside(ConceptSet.of(beside))
+    chosen.require_choice()
+    return chosen
+
+
+def _replacing(name: str, words: Sequence[str], concepts: ConceptSet) -> str | None:
+    """The first of the concepts that this one of the background would split."""
+    theirs = {word.casefold() for word in words}
+    for other, others in concepts.pairs:
+        shared = len(theirs & {word.casefold() for word in others})
+        most = 2 * shared > len(theirs) or (shared > 1 and 2 * shared > len(others))
+        if most or other.casefold() == name.casefold():
+            return other
+    return None
+
+
 def unknown_concept(name: str, names: Sequence[str]) -> UnknownConcept:
     """The error for a concept that is not among `names`, with the nearest ones."""
     folded = {each.casefold(): each for each in names}
@@ -139,9 +254,9 @@ def _read(path: Path) -> str:
     try:
         return path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
-        sets = ", ".join(sorted(file.stem for file in _DATA.glob("*.toml")))
         raise UnreadableConcepts(
-            f"There is no concept file {path}. Give the path of a TOML file, or one of: {sets}."
+            f"There is no concept file {path}. Give the path of a TOML file, or one of: "
+            f"{', '.join(PACKAGED)}."
         ) from None
     except UnicodeDecodeError as error:
         line = path.read_bytes()[: error.start].count(b"\n") + 1

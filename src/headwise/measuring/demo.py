@@ -9,7 +9,7 @@ any structure that shows is noise. (Dealing the words out to concepts once would
 from pathlib import Path
 from typing import Any
 
-from headwise.measuring.concepts import ConceptSet
+from headwise.measuring.concepts import ConceptSet, choice
 from headwise.measuring.estimators import LEAN
 from headwise.measuring.measure import measure
 from headwise.measuring.relevance import Relevance
@@ -46,7 +46,7 @@ def demo(
     """
     out = Path(out)
     pipe = load_pipeline("emoji") if pipe is None else pipe
-    concepts = ConceptSet.load("emoji") if concepts is None else concepts
+    concepts = choice(concepts or "emoji", "auto", pipe)
     options: dict[str, Any] = {
         "pictures": pictures,
         "num_inference_steps": num_inference_steps,
@@ -58,6 +58,10 @@ def demo(
 
 
 def null_concepts(concepts: ConceptSet) -> ConceptSet:
-    """The null control of a concept set: the same names, each with the words of all concepts."""
+    """The null control of a concept set: the same names, each with the words of all concepts.
+
+    The control of concepts beside a background is `null_concepts(concepts.beside(background))`.
+    """
     words = {word.casefold(): word for name in concepts.names for word in concepts.words(name)}
-    return ConceptSet({name: tuple(words.values()) for name in concepts.names})
+    null = ConceptSet({name: tuple(words.values()) for name in concepts.names})
+    return null.marked(concepts.name, concepts.own or concepts.names)

@@ -93,7 +93,16 @@ def card_of(relevance: Any) -> str:
     for name, split_half in zip(relevance.concepts, relevance.split_half, strict=True):
         heads = ", ".join(f"`{head.address}` {head.relevance:.1f}" for head in relevance.top(name, 2))
         rows.append(f"| {name} | {_number(split_half)} | {heads} |")
-    keys = ("model", "pictures", "num_inference_steps", "guidance_scale", "scheduler", "seed", "source")
+    keys = (
+        "model",
+        "pictures",
+        "beside",
+        "num_inference_steps",
+        "guidance_scale",
+        "scheduler",
+        "seed",
+        "source",
+    )
     return "\n".join(
         [
             "---",

@@ -4,23 +4,22 @@ With the same folder a measurement continues where it ended. It is a task for `r
 in the place of a pipeline share it, and count the same votes.
 """
 
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
 from headwise.errors import HeadwiseError, RunMismatch
-from headwise.measuring.concepts import ConceptSet
+from headwise.measuring.concepts import ConceptSet, choice
 from headwise.measuring.estimators import Estimator, Named, estimator_of
 from headwise.measuring.probe import ConceptProbe
 from headwise.measuring.prompts import read_prompts
 from headwise.measuring.relevance import Relevance
-from headwise.measuring.reliability import split_half
+from headwise.measuring.reliability import median_split_half
 from headwise.measuring.votes import BLOCKS, Votes
 from headwise.model.attention import hooked
 from headwise.model.generate import generate, latent_shape
@@ -34,11 +33,14 @@ __all__ = ["measure", "save_relevance", "settings_of"]
 
 CHUNK = 32  # pictures that a worker counts at a time, where several share a run
 
+Concepts = ConceptSet | Mapping[str, Sequence[str]] | str | Path
+
 
 def measure(
     pipe: Any,
-    concepts: ConceptSet,
+    concepts: Concepts,
     *,
+    beside: Concepts | None = "auto",
     pictures: int = 1000,
     numbers: range | None = None,
     prompts: Sequence[str] | str | Path | None = None,
@@ -59,10 +61,16 @@ def measure(
 ) -> Relevance:
     """Generate pictures, count votes, return relevance; with the same `out` it goes on where it ended.
 
+    The rows of the result are the user's concepts, then their background.
+
     Args:
         pipe: The user's pipeline, which is left as it was; or workers, which share the work (runs/ray.py).
-        concepts: The concepts that heads choose between.
-        pictures: How many pictures to generate at most. A save_relevance run may be called again with more.
+        concepts: The concepts that heads choose between, or a mapping of names to words, or the name or path
+            of a set.
+        beside: A background set that stands beside these concepts to be chosen, see `ConceptSet.beside`; None
+            for none. "auto" takes the packaged set of the model for fewer than 24 concepts, because heads
+            that have little to choose from are not those that matter for what they choose.
+        pictures: How many pictures to generate at most. A finished run may be called again with more.
         numbers: Which of them to count here, such as `range(500, 1000)`, where others count the rest.
         prompts: A list, a text file with one per line, or None for the package's own; picture i has prompt i.
         latents: Unit noise of every picture; generated from the seed if None.
@@ -79,11 +87,14 @@ def measure(
             pictures are counted, and of how many. What it raises ends the run; what was counted is kept.
     """
     _check(pictures, numbers, batch_size, keep_pictures if out is None else 0, until)
+    if num_inference_steps is not None and num_inference_steps < 1:
+        raise HeadwiseError(f"num_inference_steps={num_inference_steps} was given; expected 1 or more.")
     passed: dict[str, Any] = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
     passed |= {"negative_prompt": negative_prompt, "height": height, "width": width}
     texts = prompts if prompts is None else read_prompts(prompts, pipe)
     task = _Measurement(
-        concepts,
+        ConceptSet.of(concepts),
+        beside if beside is None or beside == "auto" else ConceptSet.of(beside),
         texts,
         latents,
         pictures,
@@ -123,6 +134,7 @@ class _Measurement:
     """What every pipeline that takes part in a measurement is to do, here or in a worker."""
 
     concepts: ConceptSet
+    beside: ConceptSet | str | None
     prompts: tuple[str, ...] | None
     latents: Float[Tensor, "pictures channels height width"] | None
     pictures: int
@@ -159,24 +171,25 @@ class _VoteCounter:
     def __init__(self, task: _Measurement, pipe: Any) -> None:
         self.task, self.pipe, self.texts = task, pipe, read_prompts(task.prompts, pipe)
         head_map = HeadMap.of(pipe)
+        self.concepts = choice(task.concepts, task.beside, pipe)
         _check_latents(pipe, task)
-        settings = settings_of(pipe, task.concepts, self.texts, task.latents, task.seed) | task.options
+        settings = settings_of(pipe, self.concepts, self.texts, task.latents, task.seed) | task.options
         if task.estimator.samples_per_call > 1:  # files from before there was a choice lack the key
             settings |= {"draws": task.estimator.samples_per_call}
-        self.nothing = Votes.empty(head_map, task.concepts, settings)
+        self.nothing = Votes.empty(head_map, self.concepts, settings)
         self.probe: ConceptProbe | None = None
 
     def counts(self, missing: Sequence[range], so_far: Votes, keep: Keep) -> Generator[Votes, None, None]:
         """The votes of each batch, as it is done."""
         task, settings = self.task, self.nothing.settings
         self.probe = probe = self.probe or ConceptProbe(
-            self.pipe, task.concepts, task.seed, samples_per_call=task.estimator.samples_per_call
+            self.pipe, self.concepts, task.seed, samples_per_call=task.estimator.samples_per_call
         )
         with hooked(self.pipe, probe), quiet(self.pipe):
             for numbers in task.batches(missing):
                 probe.begin(numbers)
                 self._generate(numbers, keep)
-                yield Votes.of_pictures(probe.take(), numbers, probe.head_map, task.concepts, settings)
+                yield Votes.of_pictures(probe.take(), numbers, probe.head_map, self.concepts, settings)
 
     def _generate(self, numbers: range, keep: Keep) -> None:
         task, texts = self.task, self.texts
@@ -199,7 +212,7 @@ def save_relevance(folder: RunFolder[Votes]) -> Relevance:
 
 
 def _reliability(votes: Votes) -> str:
-    return f"split-half {np.median(split_half(votes)):.2f}"
+    return f"split-half {median_split_half(votes):.2f}"
 
 
 def _enough(votes: Votes, pictures: int, until: float | int | None) -> bool:
@@ -208,7 +221,7 @@ def _enough(votes: Votes, pictures: int, until: float | int | None) -> bool:
         return True
     if until is None or len(votes.pictures) != 1 or len(votes) % BLOCKS:
         return False
-    return bool(np.median(split_half(votes)) >= until)
+    return median_split_half(votes) >= until
 
 
 def _check(
@@ -218,6 +231,8 @@ def _check(
         raise HeadwiseError(
             f"pictures={pictures} and batch_size={batch_size} were given; expected 1 or more of each."
         )
+    if until is not None and not 0 < until <= 1:
+        raise HeadwiseError(f"until={until} was given; expected a correlation above 0 and up to 1.")
     if not_kept:
         raise HeadwiseError(f"keep_pictures={not_kept} pictures need a folder to go to. Give out=…")
     if numbers is not None and not numbers:
@@ -264,4 +279,5 @@ def settings_of(
         "concept_set": f"{len(concepts)} concepts, {words} words, {digest_of(repr(concepts))}",
         "latents": None if latents is None else digest_of(latents.cpu().double().numpy().tobytes()),
         "seed": seed,
+        **concepts.settings,
     }

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from headwise.errors import HeadwiseError
-from headwise.measuring.concepts import ConceptSet
+from headwise.measuring.concepts import ConceptSet, choice
 from headwise.measuring.estimators import LEAN
 from headwise.measuring.measure import CHUNK
 from headwise.measuring.probe import ConceptProbe
@@ -139,13 +139,14 @@ def calibrate(
 
     Args:
         pipe: The pipeline that will be measured.
-        concepts: The concepts that will be measured.
+        concepts: The concepts that will be measured; fewer than 24 are timed beside a background.
         batch_size: Pictures per pipeline call.
         guidance_scale: The weight of classifier-free guidance, as the pipeline takes it.
         height: The height of pictures in pixels; None takes the pipeline's default.
         width: The width of pictures in pixels; None takes the pipeline's default.
         load_s: The seconds that loading the pipeline took, if they are known.
     """
+    concepts = choice(concepts, "auto", pipe)
     probe, once = _timed(lambda: ConceptProbe(pipe, concepts, samples_per_call=LEAN.samples_per_call))
 
     def counted(calls: int) -> Votes:

@@ -108,6 +108,7 @@ class ConceptProbe(Hook):
         samples_per_call: int = 1,
     ) -> None:
         self.samples_per_call = samples_per_call
+        concepts.require_choice()
         self.concepts, self.seed, self.head_map = concepts, seed, HeadMap.of(pipe)
         self.denoiser = denoiser_of(pipe)
         self.tokens = WordTokens(embeddings or concepts.embed(pipe))

@@ -14,7 +14,7 @@ References:
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,7 +22,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from headwise.errors import BadStrength, HeadMapMismatch, HeadwiseError, UnreadableFile, VotesMismatch
+from headwise.errors import (
+    BadStrength,
+    HeadMapMismatch,
+    HeadwiseError,
+    UnknownConcept,
+    UnreadableFile,
+    VotesMismatch,
+)
 from headwise.files import read_arrays, write_arrays
 from headwise.measuring.concepts import unknown_concept
 from headwise.measuring.hub import HubFile
@@ -31,6 +38,8 @@ from headwise.measuring.votes import Votes
 from headwise.model.heads import HeadMap
 
 __all__ = ["HeadRank", "Relevance"]
+
+FEW_PICTURES = 64
 
 
 class HeadRank(NamedTuple):
@@ -62,7 +71,8 @@ class Relevance(HubFile):
             where there are fewer than two blocks.
         concepts: The names of the rows.
         head_map: The heads of the columns; None for arrays that came without one.
-        settings: How the relevance was measured, as JSON-able values by name.
+        settings: How the relevance was measured, as JSON-able values by name. Where a background stood beside
+            the user's concepts, "own" has the names of these and "beside" says what it was.
         votes_by_decile: The votes in each tenth of the denoiser calls, in order; None for bare arrays.
     """
 
@@ -95,6 +105,9 @@ class Relevance(HubFile):
                 errors.
             concepts: The names of the rows of a bare array; by default "concept 0", "concept 1", …
             head_map: The heads of the columns of a bare array.
+
+        Raises:
+            VotesMismatch: A bare array is not of counts by concept and head, or has other names than rows.
         """
         if not isinstance(votes, Votes):
             return cls._from_array(np.asarray(votes), concepts, head_map)
@@ -102,15 +115,41 @@ class Relevance(HubFile):
             "pictures": len(votes),
             "counted": [list(pair) for pair in votes.pictures],
         }
+        names = [*votes.own, *(name for name in votes.concepts.names if name not in votes.own)]
+        order = [votes.concepts.names.index(name) for name in names]  # a background comes last
+        listed = votes.concepts.to_json()
         return cls(
-            normalise(votes.totals),
-            standard_errors(votes),
-            split_half(votes),
-            votes.concepts.names,
+            normalise(votes.totals)[order],
+            standard_errors(votes)[order],
+            split_half(votes)[order],
+            tuple(names),
             votes.head_map,
-            settings | {"concepts": votes.concepts.to_json()},
-            _by_decile(votes),
+            settings | {"concepts": [listed[c] for c in order]},
+            _by_decile(votes)[:, order],
         )
+
+    @classmethod
+    def of(cls, relevance: "Relevance | str | Path") -> "Relevance":
+        """A relevance as it is, or the one in a file or in the folder of a run.
+
+        Raises:
+            UnreadableFile: There is none at this path.
+            HeadwiseError: It is neither a relevance nor a path.
+        """
+        if isinstance(relevance, cls):
+            return relevance
+        if not isinstance(relevance, str | Path):
+            raise HeadwiseError(
+                f"{type(relevance).__name__} was given as relevance. Give a Relevance, or the path of its "
+                "file or run; Relevance.from_votes makes one of an array of votes."
+            )
+        path = Path(relevance).expanduser()
+        if not path.exists():
+            raise UnreadableFile(
+                f"There is no {path}. Give a relevance file or the folder of a run; "
+                "Relevance.from_pretrained reads one from the Hub."
+            )
+        return cls.from_pretrained(path)
 
     @classmethod
     def _from_array(
@@ -118,14 +157,52 @@ class Relevance(HubFile):
     ) -> "Relevance":
         if votes.ndim != 2:
             raise VotesMismatch(f"Expected votes of shape (concepts, all_heads), got {votes.shape}.")
+        if votes.dtype.kind not in "biuf" or not np.isfinite(votes).all() or (votes < 0).any():
+            raise VotesMismatch(
+                "The votes hold something else than finite numbers from 0 on. Give counts of votes, or for "
+                "relevance that is known make a Relevance of it."
+            )
         names = tuple(concepts) if concepts is not None else tuple(f"concept {c}" for c in range(len(votes)))
         if len(names) != len(votes):
             raise VotesMismatch(f"{len(names)} names for {len(votes)} rows of votes. Give one name per row.")
         unknown = np.full(votes.shape, np.nan)
         return cls(normalise(votes), unknown, unknown[:, 0].copy(), names, head_map)
 
-    def __getitem__(self, concept: str) -> Float[np.ndarray, " all_heads"]:
+    def __getitem__(self, concept: str | int) -> Float[np.ndarray, " all_heads"]:
         return self.values[self._row(concept)]
+
+    def __contains__(self, concept: object) -> bool:
+        return concept in self.concepts
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.concepts)
+
+    def __len__(self) -> int:
+        return len(self.concepts)
+
+    @property
+    def own(self) -> tuple[str, ...]:
+        """The user's concepts: all but those that stood beside them to be chosen."""
+        return tuple(name for name in self.settings.get("own", self.concepts) if name in self.concepts)
+
+    @property
+    def split_half_median(self) -> float:
+        """The median split-half correlation of the user's concepts."""
+        return float(np.median([self.split_half[self.concepts.index(name)] for name in self.own]))
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What is to be said beside the numbers: the background, and pictures that are few."""
+        pictures, remarks = self.settings.get("pictures"), []
+        if "beside" in self.settings:
+            remarks.append(f"Heads chose between these concepts beside {self.settings['beside']}.")
+        if pictures is not None and pictures < FEW_PICTURES:
+            remarks.append(
+                f"Intervals and split-half of fewer than {FEW_PICTURES} images are rough (here {pictures}). "
+                "Split-half says how well other images would repeat the order of heads, not whether these "
+                "heads matter for the concept; `headwise weaken` tests that."
+            )
+        return tuple(remarks)
 
     def at_steps(self, start: float | int, stop: float | int) -> "Relevance":
         """The relevance in a window of the denoiser calls: (0, 0.3) is the first three tenths.
@@ -171,7 +248,14 @@ class Relevance(HubFile):
             self.head_map.require(head_map, "The relevance", whose)
 
     def top(self, concept: str, k: int = 10) -> list[HeadRank]:
-        """The k most relevant heads of a concept; heads of equal relevance in the order of their index."""
+        """The k most relevant heads of a concept; heads of equal relevance in the order of their index.
+
+        Raises:
+            UnknownConcept: The concept was not measured.
+            HeadwiseError: k is smaller than 1.
+        """
+        if k < 1:
+            raise HeadwiseError(f"k={k} was given; expected 1 or more heads.")
         row = self._row(concept)
         order = np.argsort(-self.values[row], kind="stable")[:k]
         return [
@@ -228,21 +312,27 @@ class Relevance(HubFile):
     __hash__ = None  # type: ignore[assignment]
 
     def __str__(self) -> str:
-        width = max(map(len, self.concepts))
+        width = max(7, *map(len, self.own))
         lines = [f"{'concept':{width}}  split-half  most relevant heads"]
-        for name, halves in zip(self.concepts, self.split_half, strict=True):
+        for name in self.own:
             heads = ", ".join(f"{rank.index} ({rank.relevance:.1f})" for rank in self.top(name, 3))
-            lines.append(f"{name:{width}}  {halves:10.2f}  {heads}")
-        return "\n".join(lines)
+            lines.append(f"{name:{width}}  {self.split_half[self._row(name)]:10.2f}  {heads}")
+        return "\n".join([*lines, *self.remarks])
 
     def _arrays(self) -> tuple[np.ndarray, ...]:
         by_decile = np.zeros(0) if self.votes_by_decile is None else self.votes_by_decile
         return self.values, self.standard_errors, self.split_half, by_decile
 
-    def _row(self, concept: str) -> int:
-        if concept not in self.concepts:
-            raise unknown_concept(concept, self.concepts)
-        return self.concepts.index(concept)
+    def _row(self, concept: str | int) -> int:
+        if isinstance(concept, str):
+            if concept not in self.concepts:
+                raise unknown_concept(concept, self.concepts)
+            return self.concepts.index(concept)
+        if not isinstance(concept, int | np.integer) or not -len(self) <= concept < len(self):
+            raise UnknownConcept(
+                f"{concept!r} is not a concept. Give the name of one, or a row from 0 to {len(self) - 1}."
+            )
+        return int(concept)
 
     def _address(self, head: int) -> str:
         return f"head {head}" if self.head_map is None else self.head_map.address(head)

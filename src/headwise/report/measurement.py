@@ -110,12 +110,18 @@ def _numbers(relevance: Relevance, control: Relevance | None) -> list[tuple[str,
     numbers = [
         ("pictures", str(relevance.settings.get("pictures", "?"))),
         ("heads", str(relevance.values.shape[1])),
-        ("concepts", str(len(relevance.concepts))),
-        ("split-half correlation, median", _number(np.median(relevance.split_half))),
+        ("concepts", _concepts(relevance)),
+        ("split-half correlation, median", _number(relevance.split_half_median)),
     ]
     if control is not None:
-        numbers.append(("the same where names mean nothing", _number(np.median(control.split_half))))
+        numbers.append(("the same where names mean nothing", _number(control.split_half_median)))
     return numbers
+
+
+def _concepts(relevance: Relevance) -> str:
+    """How many concepts of the user's, and beside how many."""
+    beside = relevance.settings.get("beside")
+    return str(len(relevance.own)) + (f", beside {beside}" if beside else "")
 
 
 def _map_section(relevance: Relevance) -> Section:

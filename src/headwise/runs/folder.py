@@ -88,7 +88,7 @@ class RunFolder(Generic[Counted]):
         counted_with: Mapping[str, str] | None = None,
         kind: str = "",
     ) -> None:
-        self.path = None if path is None else Path(path)
+        self.path = None if path is None else Path(path).expanduser()
         self.counted_with = versions() if counted_with is None else counted_with
         self.versions: dict[str, str] = {}
         self.settings, self.so_far, self.name, self.total = settings, start, f"{name}.safetensors", total

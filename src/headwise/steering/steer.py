@@ -23,6 +23,7 @@ References:
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -31,7 +32,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from headwise.errors import BadStrength, HeadMapMismatch, HookMisuse, UnknownConcept
-from headwise.measuring.relevance import Relevance
+from headwise.measuring.relevance import HeadRank, Relevance
 from headwise.model.heads import HeadMap
 from headwise.model.hooks import Hook
 from headwise.model.sites import Attend, DenoiserCall, Site
@@ -44,14 +45,14 @@ LARGEST = 100.0  # a factor beyond this drowns every other token of any prompt
 
 
 def strengthen(
-    relevance: Relevance, word: WordSpec | Sequence[WordSpec], concept: str, strength: float | int = 1.0, *,
-    occurrence: int | None = None, clamp: float | int | None = None, steps: Steps = (0.0, 1.0),
-    top: int | None = None,
+    relevance: Relevance | str | Path, word: WordSpec | Sequence[WordSpec], concept: str,
+    strength: float | int = 1.0, *, occurrence: int | None = None, clamp: float | int | None = None,
+    steps: Steps = (0.0, 1.0), top: int | None = None,
 ) -> "Steer":  # fmt: skip
     """Raise the attention of a concept's heads to a word: r = 1 + s (R − 1).
 
     Args:
-        relevance: The relevance measured on a model with the same heads.
+        relevance: The relevance measured on a model with the same heads, or the path of its file or run.
         word: A word or phrase of the prompt. A list has one entry for each prompt of the batch, None for
             prompts to leave alone. A tuple of numbers is token positions, for prompts passed as embeddings.
         concept: A concept of the relevance.
@@ -68,23 +69,25 @@ def strengthen(
         WordNotInPrompt, HeadMapMismatch: When the pipeline runs, if the word is not in the prompt, or the
             relevance was measured on different heads.
     """
+    relevance = Relevance.of(relevance)
     factors = 1 + _strength(strength) * (clamped(relevance, concept, clamp) - 1)
     return _steer_top(relevance, factors, top, word, occurrence, steps)
 
 
 def adjust(
-    relevance: Relevance, word: WordSpec | Sequence[WordSpec], toward: str, away: str,
+    relevance: Relevance | str | Path, word: WordSpec | Sequence[WordSpec], toward: str, away: str,
     strength: float | int = 1.0, *, occurrence: int | None = None, clamp: float | int | None = None,
     steps: Steps = (0.0, 1.0), top: int | None = None,
 ) -> "Steer":  # fmt: skip
     """Turn a misread word from one concept toward another: r = 1 + s (2 R[toward] − R[away] − 1).
 
     Args:
-        relevance: The relevance measured on a model with the same heads.
+        relevance: As in `strengthen`.
         word: The misread word, as in `strengthen`.
         toward, away: The concept that is meant, and the one that is generated instead.
         strength, occurrence, clamp, steps, top: As in `strengthen`, as are the errors raised.
     """
+    relevance = Relevance.of(relevance)
     between = 2 * clamped(relevance, toward, clamp) - clamped(relevance, away, clamp)
     factors = 1 + _strength(strength) * (between - 1)
     return _steer_top(relevance, factors, top, word, occurrence, steps)
@@ -92,7 +95,7 @@ def adjust(
 
 def weaken(
     head_map: HeadMap,
-    heads: Sequence[int] | Bool[np.ndarray, "pictures all_heads"] | Int[np.ndarray, " some"],
+    heads: Sequence[Any] | Bool[np.ndarray, "pictures all_heads"] | Int[np.ndarray, " some"],
     word: WordSpec | Sequence[WordSpec] = None,
     factor: float | int = -2.0,
     *,
@@ -102,22 +105,14 @@ def weaken(
 
     Args:
         head_map: The head map of the pipeline.
-        heads: Indices in the head map; or a mask with a row for each image of the batch, so that one batch
-            can hold the same image with more and more heads weakened.
+        heads: Indices in the head map, or what `Relevance.top` returns; or a mask with a row for each image
+            of the batch, so that one batch can hold the same image with more and more heads weakened.
         word: The word that is attended to less, as in `strengthen`; None for all words of the prompt, though
             not start, end and padding.
         factor: The factor r of these heads, −100 … 100; the paper's is −2.
         steps: The first and the last share of the denoiser calls in which heads are weakened, 0 … 1.
     """
-    mask = np.asarray(heads)
-    if mask.dtype != bool:
-        if mask.size and not (0 <= mask.min() and mask.max() < head_map.all_heads):
-            raise HeadMapMismatch(
-                f"There are {head_map.all_heads} heads, 0 to {head_map.all_heads - 1}; "
-                f"{int(mask.min())} to {int(mask.max())} were to be weakened."
-            )
-        mask = np.isin(np.arange(head_map.all_heads), mask)[None]
-    factors = np.where(mask, _number("factor", factor), 1.0)
+    factors = np.where(_chosen(head_map, heads), _number("factor", factor), 1.0)
     return Steer(factors, word, every=word is None, steps=steps, head_map=head_map)
 
 
@@ -261,6 +256,26 @@ def clamped(
     if not limit > 0:
         raise BadStrength(f"clamp={clamp} was given; expected a number above 0, or math.inf for no limit.")
     return np.minimum(values, limit)
+
+
+def _chosen(head_map: HeadMap, heads: Any) -> Bool[np.ndarray, "pictures all_heads"]:
+    """A mask of the heads that are given as a mask, as indices or as ranks."""
+    listed = heads if np.ndim(heads) else [heads]
+    mask = np.asarray([head.index if isinstance(head, HeadRank) else head for head in listed])
+    if mask.size and mask.dtype.kind not in "biu":
+        raise HeadMapMismatch(
+            f"{heads!r:.80} was given; expected numbers of heads, what `Relevance.top` returns, or a mask."
+        )
+    if mask.size and mask.dtype == bool:
+        if mask.shape[-1] == head_map.all_heads:
+            return np.atleast_2d(mask)
+        raise HeadMapMismatch(f"A mask of {mask.shape[-1]} heads was given; there are {head_map.all_heads}.")
+    if mask.size and not (0 <= mask.min() and mask.max() < head_map.all_heads):
+        raise HeadMapMismatch(
+            f"There are {head_map.all_heads} heads, 0 to {head_map.all_heads - 1}; "
+            f"{int(mask.min())} to {int(mask.max())} were to be weakened."
+        )
+    return np.isin(np.arange(head_map.all_heads), mask)[None]
 
 
 def _strength(strength: float | int) -> float:

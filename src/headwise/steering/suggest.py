@@ -78,6 +78,7 @@ def suggest(
     measured = measure(
         pipe,
         ConceptSet([*_without(relevance.settings["concepts"], word), (name, (word,))]),
+        beside=None,
         prompts=[prompt],
         pictures=pictures,
         seed=seed,

@@ -288,11 +288,11 @@ class Service:
 
     def split_half(self, run: Run) -> float | None:
         """The median split-half correlation of what a measurement has counted so far."""
-        from headwise.measuring.reliability import split_half
+        from headwise.measuring.reliability import median_split_half
         from headwise.measuring.votes import Votes
 
         votes = self.runs.path(run.name, "votes.safetensors")
         if not votes.is_file():
             return None
-        median = float(np.median(split_half(Votes.load(votes))))
+        median = median_split_half(Votes.load(votes))
         return median if np.isfinite(median) else None

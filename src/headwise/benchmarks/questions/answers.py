@@ -78,6 +78,7 @@ class _Model:
         return measure(
             self.pipe if pipe is None else pipe,
             concepts or self.concepts,
+            beside=None,
             pictures=numbers.stop,
             numbers=numbers,
             seed=self.seed,

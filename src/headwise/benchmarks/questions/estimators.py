@@ -120,6 +120,7 @@ def benchmark_estimators(
     truth = measure(
         pipe,
         concepts,
+        beside=None,
         estimator="paper",
         pictures=first + long,
         numbers=range(first, first + long),

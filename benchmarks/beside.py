@@ -1,0 +1,104 @@
+"""What the other concepts of a set do to Color: a few concepts alone, and beside a background.
+
+    nice python benchmarks/beside.py [--json] [--write] [--pictures 64] [--prompts 16] [--out runs/beside]
+
+The built-in model is measured with Color in sets of several sizes, always on the same pictures. Each order of
+heads is held against that of the whole packaged set by the rank correlation over heads (interval: bootstrap
+over the 32 blocks of pictures, the same ones in both), and by the area of ordered weakening (interval:
+bootstrap over prompts). The random sets are Color and drawn others of the packaged set, with nothing beside.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from looking import add_output_to, tell
+
+from headwise.benchmarks.clip_scorer import CLIPScorer, scoring
+from headwise.benchmarks.prompts import eval_prompts
+from headwise.benchmarks.weakening import LEAST, MOST, measure_weakening
+from headwise.intervals import bootstrap_interval
+from headwise.measuring.concepts import ConceptSet
+from headwise.measuring.measure import measure
+from headwise.measuring.relevance import Relevance
+from headwise.measuring.reliability import rank_correlation
+from headwise.measuring.votes import Votes
+from headwise.model.pipelines import load_pipeline
+
+COLOR, DRAWN = "Color", "drawn"  # the concept, and what the names of random sets begin with
+
+
+def sets(whole: ConceptSet) -> dict[str, tuple[ConceptSet, ConceptSet | None]]:
+    """Each set, and what stands beside it."""
+    animals = {"Animals": whole.words("Animals")}
+    of = {n: ConceptSet({COLOR: whole.words(COLOR)[:n]}) for n in (3, 5, 10)}
+    named: dict[str, tuple[ConceptSet, ConceptSet | None]] = {"all": (whole, None)}
+    for n, color in of.items():
+        named[f"{n} words and Animals"] = (ConceptSet(dict(color.concepts) | animals), None)
+        named[f"{n} words beside all"] = (color, whole)
+    others = [name for name in whole if name != COLOR]
+    for size in (8, 16, 24):
+        for seed in range(2):
+            generator = np.random.Generator(np.random.Philox(np.random.SeedSequence([size, seed])))
+            some = {COLOR, *generator.permutation(others)[: size - 1]}
+            drawn = ConceptSet({name: words for name, words in whole.pairs if name in some})
+            named[f"{DRAWN}, {size} concepts, {seed}"] = (drawn, None)
+    return named
+
+
+def agreement(votes: Votes, whole: Votes) -> dict[str, float]:
+    """The rank correlation of both orders of heads, with its interval."""
+    rows = [each.blocks[:, :, each.concepts.names.index(COLOR)] for each in (votes, whole)]
+    blocks = np.stack(rows, 1).astype(float)
+    return bootstrap_interval(blocks, lambda mean: rank_correlation(mean[:1], mean[1:])[0])._asdict()
+
+
+def compare(pictures: int, prompts: int, out: Path) -> dict[str, Any]:
+    """Measure every set, and weaken by those that were not drawn."""
+    pipe, whole = load_pipeline("emoji"), ConceptSet.load("emoji")
+    score, cases = scoring(CLIPScorer.load("emoji"), "choice"), eval_prompts("emoji", COLOR, count=prompts)
+    found: dict[str, Any] = {}
+    for name, (concepts, beside) in sets(whole).items():
+        folder = out / name.replace(", ", "-").replace(" ", "-")
+        relevance: Relevance = measure(
+            pipe, concepts, beside=beside, pictures=pictures, num_inference_steps=10, batch_size=8, out=folder
+        )
+        votes, all_votes = (Votes.load(at / "votes.safetensors") for at in (folder, out / "all"))
+        found[name] = {"correlation": agreement(votes, all_votes)}
+        found[name]["split_half"] = float(relevance.split_half[relevance.concepts.index(COLOR)])
+        if not name.startswith(DRAWN):
+            options: dict[str, Any] = {"orders": (MOST, LEAST), "seeds": (10,), "num_inference_steps": 10}
+            weakened = measure_weakening(
+                pipe,
+                relevance,
+                COLOR,
+                cases,
+                score,
+                ks=(0, 16, 32, 64, 128),
+                out=folder / "weaken",
+                **options,
+            )
+            found[name]["area"] = weakened.area()._asdict()
+    return {"pictures": pictures, "prompts": prompts, "sets": found}
+
+
+def main() -> None:
+    """Print the comparison."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    add_output_to(parser)
+    parser.add_argument("--pictures", type=int, default=64)
+    parser.add_argument("--prompts", type=int, default=16, help="prompts of the weakening")
+    parser.add_argument("--out", type=Path, default=Path("runs/beside"))
+    options = parser.parse_args()
+    found = compare(options.pictures, options.prompts, options.out)
+    if not tell(found, options):
+        return
+    for name, numbers in found["sets"].items():
+        intervals = (numbers[key] for key in ("correlation", "area") if key in numbers)
+        texts = (f"{each['value']:+.2f} ({each['low']:+.2f} to {each['high']:+.2f})" for each in intervals)
+        print(f"{name:26} split-half {numbers['split_half']:.2f}  {'  '.join(texts)}")
+
+
+if __name__ == "__main__":
+    main()
