@@ -79,9 +79,11 @@ def edit(
     from headwise.editing.local_blend import LocalBlend
     from headwise.editing.prompt_to_prompt import PromptToPrompt, check_targets
     from headwise.editing.prompt_to_prompt import edit as run
+    from headwise.editing.support import require_support
     from headwise.pictures import save_columns
 
     pipe = model.load()
+    require_support(pipe, PromptToPrompt)
     check_targets(pipe, source, targets)
     relevance = model.relevance() if strengthen else None
     concepts, factors = _strengthened(strengthen or (), relevance)

@@ -32,6 +32,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from headwise.editing.groups import coarse_side
+from headwise.editing.support import require_support
 from headwise.errors import BadStrength, HeadwiseError, HookMisuse
 from headwise.measuring.relevance import Relevance
 from headwise.model.attention import hooked
@@ -171,6 +172,7 @@ class Excite(Hook):
         return loss.detach(), gradient
 
     def _read(self, call: DenoiserCall) -> None:
+        require_support(call.head_map, self)
         if len(self.words) not in (1, call.pictures) or not call.prompts:
             raise HookMisuse(
                 f"Subjects of {len(self.words)} images were given for {call.pictures} images. "
@@ -247,7 +249,11 @@ def excite(
         exciting: The subjects, and how they are excited.
         seeds: The key of each image: (seed, picture), or a seed s for (s, 0).
         options: Passed to the pipeline: `negative_prompt`, `height`, `width` …
+
+    Raises:
+        Unsupported: The model has no U-Net.
     """
+    require_support(pipe, exciting)
     with quiet(pipe), hooked(pipe, exciting):
         return generate_keys(pipe, prompts, seeds, **options)
 

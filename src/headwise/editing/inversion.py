@@ -33,6 +33,7 @@ from PIL import Image
 from torch import Tensor
 
 from headwise.editing.groups import generate_edits
+from headwise.editing.support import require_support
 from headwise.errors import HeadwiseError
 from headwise.model.generate import Key, generators_of
 from headwise.model.pipelines import quiet
@@ -98,6 +99,7 @@ def invert(
     Raises:
         HeadwiseError: The pipeline's schedule has no noise levels ᾱ, as that of flow matching.
     """
+    require_support(pipe, invert)
     start = _encoded(pipe, picture)
     common: dict[str, Any] = {"num_inference_steps": num_inference_steps, "output_type": "latent"}
     size = {"height": picture.height, "width": picture.width}

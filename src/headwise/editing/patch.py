@@ -19,6 +19,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from headwise.editing.groups import source_rows
+from headwise.editing.support import require_support
 from headwise.errors import HeadMapMismatch
 from headwise.model.hooks import Hook
 from headwise.model.sites import Attend, DenoiserCall, Site
@@ -46,6 +47,7 @@ class Patch(Hook):
                 f"The selection is among {heads} heads, the model has {call.head_map.all_heads}. "
                 "Select heads by the model's own head map."
             )
+        require_support(call.head_map, self)
         self._from = source_rows(call, targets).to(call.device)
         takes = torch.zeros(call.rows, heads, dtype=torch.bool)
         group = torch.cat([torch.zeros(1, heads, dtype=torch.bool), self.chosen])
