@@ -154,9 +154,13 @@ def _inverted(pipe: Any, image: Path, source: str, inversion: str, num_inference
     """The noise that generates an image; how much of the image was lost goes to stderr."""
     from headwise.editing.inversion import invert
     from headwise.model.generate import image_size
-    from headwise.pictures import fitted, read_picture
+    from headwise.pictures import cropped, fitted, read_picture
 
-    pixels = fitted(read_picture(image), image_size(pipe))
+    picture, size = read_picture(image), image_size(pipe)
+    left_out = cropped(picture, size)
+    if left_out:
+        print(left_out, file=sys.stderr)
+    pixels = fitted(picture, size)
     method: Any = inversion.replace("-", " ")
     inverted = invert(pipe, pixels, source, method=method, num_inference_steps=num_inference_steps)
     print(

@@ -251,8 +251,8 @@ def _add_pictures(app: FastAPI) -> None:
     async def upload(request: Request, service: ServiceOf, owner: Owner) -> Json:
         """Keep an image: the body is the file, read up to the limit and only if it is an image."""
         content = b"".join([chunk async for chunk in request.stream()])
-        id, picture = await run_in_threadpool(service.receive, content, owner)
-        return {"id": id, "width": picture.width, "height": picture.height}
+        id, picture, left_out = await run_in_threadpool(service.receive, content, owner)
+        return {"id": id, "width": picture.width, "height": picture.height, "cropped": left_out}
 
     @app.get("/api/pictures/{id}")
     def uploaded(id: str, service: ServiceOf, owner: Owner) -> Response:

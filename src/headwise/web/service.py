@@ -165,22 +165,23 @@ class Service:
             raise Forbidden(f"{name!r} is at work. Cancel it first.")
         self.runs.remove(name, owner)
 
-    def receive(self, content: bytes, owner: str) -> tuple[str, Image.Image]:
-        """Keep an uploaded image, at the size of the model's images.
+    def receive(self, content: bytes, owner: str) -> tuple[str, Image.Image, str]:
+        """Keep an uploaded image at the size of the model's images; with its id, and what was cropped.
 
         One image is decoded at a time, because an image of many pixels takes much memory.
         """
-        from headwise.pictures import fitted, picture_in
+        from headwise.pictures import cropped, fitted, picture_in
 
         size = self.session.size
         with self._decoding:
-            image = fitted(picture_in(content), size)
+            sent = picture_in(content)
+            image = fitted(sent, size)
         id = token_hex(8)
         self.uploads[id] = (owner, image)
         of_owner = [key for key, (other, _) in self.uploads.items() if other == owner]
         for key in [*of_owner[:-MAX_UPLOADS], *list(self.uploads)[: -10 * MAX_UPLOADS]]:
             self.uploads.pop(key, None)
-        return id, image
+        return id, image, cropped(sent, size)
 
     def upload(self, id: str, owner: str) -> Image.Image:
         """An uploaded image, for its owner."""
