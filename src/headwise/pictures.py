@@ -1,4 +1,4 @@
-"""Pictures: PNG files that hold their settings, one reader of all kinds, and sheets of pictures side by side."""
+"""Pictures: PNG files that hold their settings, one reader of all kinds, sheets of pictures side by side."""
 
 import functools
 import importlib.util

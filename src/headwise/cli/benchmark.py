@@ -25,7 +25,7 @@ from headwise.cli.options import (
     numbers_in,
     scorer_of,
 )
-from headwise.cli.output import print_report, table
+from headwise.cli.output import finite, print_report, table
 from headwise.cli.running import resumable, running
 from headwise.cli.steer import weakening_json
 from headwise.editing.baselines.table import OFFERED
@@ -77,7 +77,7 @@ def weakening(
     if run.ends_as_shard(sum(len(result.scores) for result in results.values()), sweep.as_json):
         return
     numbers = {name: weakening_json(result) for name, result in results.items()}
-    positive = sum(areas["low"] > 0 for areas in numbers.values())
+    positive = sum(result.area().low > 0 for result in results.values())
     rows = [
         (name, f"{result.area()}", f"{areas['random_area']:+.3f}", f"{areas['layer_area']:+.3f}")
         for (name, result), areas in zip(results.items(), numbers.values(), strict=True)
@@ -332,7 +332,7 @@ def _intervals(result: Any, groups: Iterable[str], metrics: Iterable[str]) -> di
 
     def interval(*cell: str) -> dict[str, float]:
         mean = result.of(*cell)
-        return {"mean": mean.value, "low": mean.low, "high": mean.high}
+        return {"mean": mean.value, "low": finite(mean.low), "high": finite(mean.high)}
 
     return {
         group: {method: {m: interval(method, m, group) for m in metrics} for method in result.methods}

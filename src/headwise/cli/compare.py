@@ -8,8 +8,11 @@ import typer
 
 from headwise.cli.options import Json, Output, file_of
 from headwise.cli.output import console, finite, print_json, print_rows, table
+from headwise.errors import HeadwiseError
 
 __all__ = ["compare", "import_official"]
+
+FIGURES = (".svg", ".png", ".pdf")
 
 
 def import_official(
@@ -56,6 +59,8 @@ def compare(
     from headwise.measuring.agreement import agreement
     from headwise.measuring.relevance import Relevance
 
+    if figure is not None and figure.suffix.lower() not in FIGURES:
+        raise HeadwiseError(f"--figure {figure} was given; expected a name that ends in {', '.join(FIGURES)}.")
     agreements = agreement(Relevance.load(file_of(first)), Relevance.load(file_of(second)))
     if figure is not None:
         from headwise.report import plots

@@ -3,6 +3,7 @@
 import statistics
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -144,6 +145,7 @@ def measure(
         **vars(size),
     }
     with running(model, sharing, out or Path("runs") / Path(model.name).name) as run:
+        size.require(run.pipe)
         resumed_from = _images_in(run.folder)
         relevance = measure_relevance(run.pipe, concept_set, **options, **run.place(pictures))
     results = {
@@ -176,7 +178,7 @@ def show(
     from headwise.measuring.relevance import Relevance
 
     relevance = Relevance.load(file_of(file))
-    names = relevance.concepts if concept is None else (concept,)
+    names = relevance.concepts if concept is None else (_named(concept, relevance.concepts),)
     ranks = {name: relevance.top(name, top) for name in names}
     print_json(_show_json(relevance, ranks)) if as_json else _print_ranks(relevance, ranks)
 
@@ -201,7 +203,9 @@ def doctor(
     """
     from headwise.steering.doctor import examine
 
-    checkup = examine(model.load(), guidance_scale=sampling.guidance_scale, **vars(size))
+    pipe = model.load()
+    size.require(pipe)
+    checkup = examine(pipe, guidance_scale=sampling.guidance_scale, **vars(size))
     steps = sampling.num_inference_steps
     expected = {
         "pictures": pictures,
@@ -233,6 +237,16 @@ def report(folder: Annotated[Path, typer.Argument(help="The folder of a run.")])
     from headwise.report.measurement import report as write_page
 
     print(write_page(folder))
+
+
+def _named(concept: str, names: Sequence[str]) -> str:
+    """The concept that is meant, written in any case."""
+    from headwise.measuring.concepts import unknown_concept
+
+    found = [name for name in names if name.casefold() == concept.casefold()]
+    if not found:
+        raise unknown_concept(concept, names)
+    return found[0]
 
 
 def _lines(text: str) -> list[str]:

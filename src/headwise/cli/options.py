@@ -135,6 +135,27 @@ class Size:
         int | None, typer.Option(min=8, help="Width of the images in pixels; the model's own if not given.")
     ] = None
 
+    def __post_init__(self) -> None:
+        given = {"--height": self.height, "--width": self.width}
+        missing = [option for option, pixels in given.items() if pixels is None]
+        if len(missing) == 1:
+            raise HeadwiseError(f"One of --height and --width was given. Give {missing[0]} too, or neither.")
+
+    def require(self, pipe: Any) -> None:
+        """Refuse a size at which the pipeline does not generate, before it is called."""
+        from headwise.model.heads import denoiser_of
+
+        if self.height is None or self.width is None or not hasattr(pipe, "vae_scale_factor"):
+            return
+        patch = getattr(denoiser_of(pipe).config, "patch_size", None) or 1
+        step = max(8, pipe.vae_scale_factor * max(patch, 1 + hasattr(pipe, "_pack_latents")))
+        if self.height % step or self.width % step:
+            raise HeadwiseError(
+                f"--height {self.height} --width {self.width} was given; expected multiples of {step} for "
+                f"{type(pipe).__name__}, such as --height {max(1, round(self.height / step)) * step} "
+                f"--width {max(1, round(self.width / step)) * step}."
+            )
+
 
 @dataclass(frozen=True)
 class Sharing:
@@ -262,12 +283,29 @@ def load(model: str, dtype: str, device: str) -> Any:
     types = {"auto": None, "fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
     if device == "auto":
         device = f"cuda:{_local_gpu()}" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.device(device)
-    except RuntimeError:
-        raise HeadwiseError(f"{device!r} is not a device. Give cpu, cuda, cuda:1 or mps.") from None
+    _require_device(device)
     name = MODELS[SHORT[model]] if model in SHORT and not Path(model).exists() else model
     return load_pipeline(name, dtype=types[dtype], device=device)
+
+
+def _require_device(device: str) -> None:
+    """Refuse a device that torch does not know, or that this machine does not have."""
+    import torch
+
+    try:
+        kind = torch.device(device).type
+    except RuntimeError:
+        raise HeadwiseError(f"{device!r} is not a device. Give cpu, cuda, cuda:1 or mps.") from None
+    try:
+        if kind == "meta":
+            raise RuntimeError
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError, ImportError):
+        has = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
+        has += ["mps"] * torch.backends.mps.is_available()
+        raise HeadwiseError(
+            f"--device {device} was given, which this machine does not have. Give {', '.join(['cpu', *has])}."
+        ) from None
 
 
 def _local_gpu() -> int:

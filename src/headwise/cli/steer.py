@@ -87,6 +87,7 @@ def generate(
       headwise generate "a lavender vase" --suggest lavender
     """
     pipe, relevance = model.load(), model.relevance()
+    size.require(pipe)
     if suggest is not None:
         from headwise.steering.suggest import suggest as run
 
@@ -172,8 +173,8 @@ def weakening_json(result: "Weakening") -> dict[str, Any]:
     area, random, by_layer = result.area(), result.random(), result.area(MOST_LAYERS, LEAST_LAYERS)
     return {
         "area": area.value,
-        "low": area.low,
-        "high": area.high,
+        "low": finite(area.low),
+        "high": finite(area.high),
         "random_area": random.value,
         "layer_area": by_layer.value,
         "half_drop": {order: finite(result.half_drop(order)) for order in result.orders[:2]},

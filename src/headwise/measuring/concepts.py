@@ -139,7 +139,7 @@ def _read(path: Path) -> str:
     try:
         return path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
-        sets = ", ".join(sorted(file.stem for file in _DATA.glob("*.toml")))
+        sets = ", ".join(sorted(file.stem for file in _DATA.glob("*.toml") if "_" not in file.stem))
         raise UnreadableConcepts(
             f"There is no concept file {path}. Give the path of a TOML file, or one of: {sets}."
         ) from None

@@ -45,6 +45,9 @@ class Hook:
     kinds: tuple[str, ...] = ("cross", "joint")
     features: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        return type(self).__name__
+
     def before_first_step(self, latents: Tensor, call: DenoiserCall) -> Tensor:
         """Change the latents that the first denoiser call starts from.
 
