@@ -60,7 +60,9 @@ def compare(
     from headwise.measuring.relevance import Relevance
 
     if figure is not None and figure.suffix.lower() not in FIGURES:
-        raise HeadwiseError(f"--figure {figure} was given; expected a name that ends in {', '.join(FIGURES)}.")
+        raise HeadwiseError(
+            f"--figure {figure} was given; expected a name that ends in {', '.join(FIGURES)}."
+        )
     agreements = agreement(Relevance.load(file_of(first)), Relevance.load(file_of(second)))
     if figure is not None:
         from headwise.report import plots

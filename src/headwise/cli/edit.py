@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
+from tqdm.auto import tqdm
 
 from headwise.cli.options import Measured, Output, Sampling, numbers_in
 from headwise.cli.output import print_files
@@ -132,6 +133,7 @@ def excite(
     """
     from headwise.editing.attend_and_excite import Excite
     from headwise.editing.attend_and_excite import excite as run
+    from headwise.model.pipelines import watched
     from headwise.pictures import save_columns
 
     pipe, relevance = model.load(), model.relevance() if concept else None
@@ -145,7 +147,11 @@ def excite(
     if concepts:
         methods["relevance"] = Excite([words], relevance=relevance, concepts=concepts)
     prompts = [prompt] * len(options["seeds"])
-    columns = {name: run(pipe, prompts, method, **options) for name, method in methods.items()}
+    columns, total = {}, len(methods) * sampling.num_inference_steps
+    with tqdm(total=total, unit="step") as bar, watched(pipe, lambda: bar.update() and None):
+        for name, method in methods.items():
+            bar.set_description(name)
+            columns[name] = run(pipe, prompts, method, **options)
     settings = {"model": model.name, "prompt": prompt, "words": words, "concepts": concepts, **options}
     print_files(save_columns(output.out, columns, settings), output.as_json)
 

@@ -3,7 +3,6 @@
 import statistics
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,6 +21,7 @@ from headwise.cli.options import (
     Sharing,
     Size,
     Steps,
+    concept_named,
     file_of,
 )
 from headwise.cli.output import console, duration, finite, interval, print_json, print_rows, table
@@ -178,7 +178,7 @@ def show(
     from headwise.measuring.relevance import Relevance
 
     relevance = Relevance.load(file_of(file))
-    names = relevance.concepts if concept is None else (_named(concept, relevance.concepts),)
+    names = relevance.concepts if concept is None else (concept_named(concept, relevance.concepts),)
     ranks = {name: relevance.top(name, top) for name in names}
     print_json(_show_json(relevance, ranks)) if as_json else _print_ranks(relevance, ranks)
 
@@ -237,16 +237,6 @@ def report(folder: Annotated[Path, typer.Argument(help="The folder of a run.")])
     from headwise.report.measurement import report as write_page
 
     print(write_page(folder))
-
-
-def _named(concept: str, names: Sequence[str]) -> str:
-    """The concept that is meant, written in any case."""
-    from headwise.measuring.concepts import unknown_concept
-
-    found = [name for name in names if name.casefold() == concept.casefold()]
-    if not found:
-        raise unknown_concept(concept, names)
-    return found[0]
 
 
 def _lines(text: str) -> list[str]:

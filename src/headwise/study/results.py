@@ -51,7 +51,7 @@ class Rate(NamedTuple):
         hits: How many answers were this one.
         n: How many answers there were in all.
         share: hits / n with Wilson's interval.
-        by_case: hits / n with a bootstrap interval over cases, which is nan where there are one or two cases only.
+        by_case: hits / n with a bootstrap interval over cases, whose ends are nan where there are one or two.
     """
 
     question: str
