@@ -1,11 +1,13 @@
 """Intervals hold what they should, as often as they should."""
 
+import pickle
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headwise.intervals import bootstrap, wilson
+from headwise.intervals import Interval, bootstrap, bootstrap_interval, wilson
 
 
 @given(n=st.integers(1, 500), data=st.data())
@@ -40,3 +42,21 @@ def test_bootstrap_is_seeded_and_takes_any_statistic_of_the_mean():
     assert value == pytest.approx((cases[:, 0] - cases[:, 1]).sum(-1).mean())
     again = bootstrap(cases, lambda mean: mean[0].sum() - mean[1].sum(), seed=3)
     assert (low, high) == (again[1], again[2]) and low < value < high
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_one_or_two_cases_have_no_interval_and_say_so(n):
+    found = bootstrap_interval(np.full((n, 1), 0.639), lambda mean: mean[0])
+    assert np.isnan(found.low) and np.isnan(found.high)
+    assert str(found) == f"{found}" == f"0.639 (n = {n}, no interval)"
+    assert f"{found:+.2f}" == f"+0.64 (n = {n}, no interval)"
+    value, low, high = bootstrap(np.ones((n, 3)), lambda mean: mean)
+    assert value.shape == low.shape == high.shape and np.isnan([low, high]).all()
+
+
+def test_three_cases_have_an_interval():
+    found = bootstrap_interval(np.array([[0.0], [0.5], [1.0]]), lambda mean: mean[0])
+    assert found.n == 3 and str(found) == f"0.500 ({found.low:.3f} to {found.high:.3f})"
+    assert found == (found.value, found.low, found.high) and str(Interval(*found)) == str(found)
+    assert str(Interval(0.5, np.nan, np.nan)) == "0.500 (no interval)"
+    assert pickle.loads(pickle.dumps(found)).n == 3

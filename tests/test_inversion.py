@@ -13,6 +13,7 @@ from headwise.editing.inversion import _mean, edit_picture, invert, psnr
 from headwise.editing.prompt_to_prompt import PromptToPrompt
 from headwise.errors import HeadwiseError
 from headwise.model.autoencoder import decoded, encoded
+from headwise.pictures import read_picture
 
 
 def picture(size=(16, 16)):
@@ -74,6 +75,40 @@ def test_the_source_of_an_edit_is_the_picture(sd, method, skip):
 def test_other_sizes(sd):
     found = invert(sd, picture((32, 16)), "a dog", num_inference_steps=4)
     assert found.path.shape[1:] == (4, 8, 16)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "P", "LA", "CMYK", "L", "1", "I;16"])
+def test_pictures_of_every_kind_are_inverted_as_the_command_line_reads_them(sd, mode, tmp_path):
+    grey = Image.fromarray(np.full((16, 16), 32768, np.uint16))
+    given = grey if mode == "I;16" else picture().convert("L").convert(mode)
+    file = tmp_path / ("one.tif" if mode == "CMYK" else "one.png")
+    given.save(file)
+    for source in (given, file, str(file)):
+        found = invert(sd, source, "a dog", num_inference_steps=1)
+        assert found.picture.mode == "RGB"
+        assert np.array_equal(np.asarray(found.picture), np.asarray(read_picture(file)))
+
+
+def test_a_photo_is_turned_upright_and_what_is_cropped_is_said(sd, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # held on its side
+    picture((30, 50)).save(tmp_path / "held.jpg", exif=exif)
+    with Image.open(tmp_path / "held.jpg") as photo:
+        with pytest.warns(UserWarning, match=r"middle 30 × 30 of the picture's 50 × 30 pixels"):
+            found = invert(sd, photo, "a dog", num_inference_steps=1)
+    assert found.picture.size == (16, 16)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert invert(sd, picture((64, 64)), "a dog", num_inference_steps=1).picture.size == (16, 16)
+
+
+def test_moving_pictures_and_points_are_refused(sd, tmp_path):
+    frames = [Image.new("L", (16, 16), grey) for grey in (0, 128)]
+    frames[0].save(tmp_path / "two.gif", save_all=True, append_images=frames[1:])
+    with Image.open(tmp_path / "two.gif") as moving, pytest.raises(HeadwiseError, match="2 frames"):
+        invert(sd, moving, "a dog")
+    with pytest.raises(HeadwiseError, match="The picture is 4 × 4 pixels"):
+        invert(sd, picture((4, 4)), "a dog")
 
 
 def test_a_picture_that_does_not_come_back_warns(sd):

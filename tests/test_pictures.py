@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from headwise import pictures
 from headwise.errors import UnreadableFile, UnwritableFolder
-from headwise.pictures import beside, picture_in, read_picture, save_picture, settings_in
+from headwise.pictures import beside, cropped, picture_in, read_picture, save_picture, settings_in
 from headwise.steering.compare import compare
 from headwise.steering.steer import strengthen
 from helpers import relevance_for
@@ -74,6 +75,7 @@ def test_pictures_of_every_kind_become_rgb(tmp_path, mode):
         grey = Image.new("L", (8, 9), 128).convert("RGB").convert(mode)
     found = read_picture(written(tmp_path / name, grey))
     assert (found.mode, found.size) == ("RGB", (8, 9))
+    assert np.array_equal(read_picture(grey), found)
     middle = np.asarray(found).mean()
     assert middle == 255 if mode == "F" else abs(middle - 128) < (128 if mode == "1" else 3)
 
@@ -143,3 +145,43 @@ def test_what_was_sent_is_read_as_a_file_is_and_only_if_browsers_send_such(tmp_p
     for content in (b"", b"<svg/>", eps, path.read_bytes()[:20]):
         with pytest.raises(UnreadableFile, match="me.png cannot be read"):
             picture_in(content, "me.png")
+
+
+def boxes(text):
+    """How many letters of a title are drawn as the box that stands for no letter."""
+    font, title = pictures._drawable(text)
+    box = bytes(font.getmask("\uffff"))
+    return sum(bytes(font.getmask(letter)) == box for letter in title)
+
+
+TITLES = ["plain", "× 2", "− 1", "café", "naïve ½", "日本語 red", "red 🐕", "ж"]
+
+
+@pytest.mark.parametrize("title", TITLES)
+def test_no_title_is_drawn_in_a_font_that_lacks_its_letters(title):
+    assert boxes(title) == 0
+    assert beside([[plain("red")]], [title]).getpixel((20, 40)) == (255, 0, 0)
+
+
+@pytest.mark.parametrize(
+    "title, drawn",
+    [("plain", "plain"), ("× −2", "x -2"), ("café", "cafe"), ("赤 dog", "\\u8d64 dog")],
+)
+def test_without_any_other_font_letters_are_spelled(title, drawn, monkeypatch):
+    monkeypatch.setattr(pictures, "FONTS", ())
+    assert pictures._drawable(title)[1] == drawn
+    assert boxes(title) == 0
+
+
+def test_letters_that_one_font_of_several_has_are_kept():
+    pytest.importorskip("matplotlib")
+    for title in ("× 2", "− 1", "café"):
+        assert pictures._drawable(title)[1] == title
+
+
+@pytest.mark.parametrize(
+    "size, to, said",
+    [((16, 16), (8, 8), ""), ((17, 16), (8, 8), "16 × 16 of the picture's 17 × 16"), ((24, 16), (12, 8), "")],
+)
+def test_what_is_cropped_is_said(size, to, said):
+    assert said in cropped(plain("red", size), to) and bool(said) == bool(cropped(plain("red", size), to))

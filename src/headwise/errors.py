@@ -8,7 +8,7 @@ __all__ = [
     "BadStrength", "HeadMapMismatch", "HeadwiseError", "HookMisuse", "LayerNotReached", "MissingExtra",
     "ModelNotLoaded", "NotFinite", "PictureCountedTwice", "PicturesMissing", "PromptsNotAlike", "RunMismatch",
     "UnknownConcept", "UnreadableConcepts", "UnreadableFile", "UnreadablePrompts", "UnreadableStudy",
-    "UnwritableFolder", "VotesMismatch", "WordNotInPrompt", "WordWithoutTokens", "WorkersDied",
+    "Unsupported", "UnwritableFolder", "VotesMismatch", "WordNotInPrompt", "WordWithoutTokens", "WorkersDied",
 ]  # fmt: skip
 
 
@@ -78,6 +78,10 @@ class UnreadablePrompts(HeadwiseError):
 
 class UnreadableStudy(HeadwiseError):
     """A description of a study that is missing or breaks a rule."""
+
+
+class Unsupported(HeadwiseError):
+    """A method that does not work on this kind of model."""
 
 
 class UnwritableFolder(HeadwiseError):

@@ -174,6 +174,10 @@ def _checksum(metadata: dict[str, Any], arrays: dict[str, np.ndarray]) -> int:
 
 
 def _cut_short(path: str | Path) -> UnreadableFile:
+    if Path(path).suffix != ".safetensors":
+        return UnreadableFile(
+            f"{path} is not a file of Headwise. Give a .safetensors file of Headwise, or a run's folder."
+        )
     return UnreadableFile(
         f"{path} is not a complete safetensors file: it was cut short or damaged. Remove it, and make again "
         "what it held; or wait, if it is still being copied."

@@ -21,23 +21,41 @@ __all__ = ["Interval", "bootstrap", "bootstrap_interval", "wilson"]
 
 Z = 1.959963984540054
 RESAMPLES = 2000
+FEWEST = 3  # cases of which there is an interval
 
 
-class Interval(NamedTuple):
-    """A value and its 95 % confidence interval.
-
-    Args:
-        value: The estimate.
-        low: The lower end of the interval.
-        high: The upper end of the interval.
-    """
-
+class _Ends(NamedTuple):
     value: float
     low: float
     high: float
 
+
+class Interval(_Ends):
+    """A value and its 95 % confidence interval.
+
+    Args:
+        value: The estimate.
+        low: The lower end of the interval; nan where there is none.
+        high: The upper end of the interval; nan where there is none.
+        n: The number of independent cases, if it is known; no part of the tuple.
+    """
+
+    n: int | None
+
+    def __new__(cls, value: float, low: float, high: float, n: int | None = None) -> "Interval":
+        """The tuple (value, low, high)."""
+        made = super().__new__(cls, value, low, high)
+        made.n = n
+        return made
+
     def __str__(self) -> str:
-        return f"{self.value:.3f} ({self.low:.3f} to {self.high:.3f})"
+        return format(self, ".3f")
+
+    def __format__(self, spec: str) -> str:
+        spec = spec or ".3f"
+        if np.isfinite(self.low):
+            return f"{self.value:{spec}} ({self.low:{spec}} to {self.high:{spec}})"
+        return f"{self.value:{spec}} ({'' if self.n is None else f'n = {self.n}, '}no interval)"
 
 
 def wilson(hits: int, n: int) -> Interval:
@@ -59,17 +77,22 @@ def bootstrap(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """A statistic of cases and the two ends of its interval, each with the shape of the statistic.
 
+    Of one or two cases there is no interval, and its ends are nan: resampled, they are ever the same again.
+
     Args:
         cases: One row for each independent case.
         statistic: A function from the mean over cases to a number or an array.
         seed: The seed of the resampling.
     """
+    value = np.asarray(statistic(cases.mean(0)))
+    if len(cases) < FEWEST:
+        return value, np.full(value.shape, np.nan), np.full(value.shape, np.nan)
     generator = np.random.Generator(np.random.Philox(seed))
     weights = generator.multinomial(len(cases), np.full(len(cases), 1 / len(cases)), RESAMPLES) / len(cases)
     means = (weights @ cases.reshape(len(cases), -1)).reshape(RESAMPLES, *cases.shape[1:])
     statistics = np.stack([statistic(mean) for mean in means])
     low, high = np.quantile(statistics, [0.025, 0.975], axis=0)
-    return np.asarray(statistic(cases.mean(0))), np.asarray(low), np.asarray(high)
+    return value, np.asarray(low), np.asarray(high)
 
 
 def bootstrap_interval(
@@ -78,4 +101,4 @@ def bootstrap_interval(
     seed: int = 0,
 ) -> Interval:
     """A statistic that is one number, with its interval; arguments as in `bootstrap`."""
-    return Interval(*(float(end) for end in bootstrap(cases, statistic, seed)))
+    return Interval(*(float(end) for end in bootstrap(cases, statistic, seed)), n=len(cases))

@@ -1,10 +1,14 @@
-"""Pictures: PNG files that hold their settings, uploads, and sheets of pictures side by side."""
+"""Pictures: PNG files that hold their settings, one reader of all kinds, sheets of pictures side by side."""
 
+import functools
+import importlib.util
 import io
 import json
 import re
+import unicodedata
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +21,8 @@ from headwise.errors import UnreadableFile, UnwritableFolder
 from headwise.files import write_whole
 
 __all__ = [
-    "beside", "fitted", "picture_in", "png_of", "read_picture", "save_columns", "save_picture", "settings_in",
+    "beside", "cropped", "fitted", "picture_in", "png_of", "read_picture", "save_columns", "save_picture",
+    "settings_in",
 ]  # fmt: skip
 
 LARGEST = 64_000_000  # pixels
@@ -55,14 +60,17 @@ def png_of(picture: Image.Image, settings: Mapping[str, Any]) -> bytes:
     return content.getvalue()
 
 
-def read_picture(path: str | Path) -> Image.Image:
-    """Read a picture of any format as RGB: upright, with 16 bits or printing inks converted.
+def read_picture(source: str | Path | Image.Image) -> Image.Image:
+    """Read a picture of any format as RGB: upright, on white, with 16 bits or printing inks converted.
+
+    Args:
+        source: A file, or a picture of Pillow's of any mode.
 
     Raises:
         UnreadableFile: The file is not a picture, has several frames, is narrower or lower than 8 pixels, or
             has more than 64 million.
     """
-    return _as_rgb(_opened(path, str(path)))
+    return _as_rgb(_opened(source, "The picture" if isinstance(source, Image.Image) else str(source)))
 
 
 def picture_in(content: bytes, name: str = "The picture") -> Image.Image:
@@ -81,6 +89,19 @@ def picture_in(content: bytes, name: str = "The picture") -> Image.Image:
 def fitted(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
     """The middle of a picture, cropped and scaled to a width and height in pixels."""
     return ImageOps.fit(picture, size, Image.Resampling.LANCZOS)
+
+
+def cropped(picture: Image.Image, size: tuple[int, int]) -> str:
+    """What `fitted` leaves out, as a sentence; empty if it only scales."""
+    (width, height), (fitted_width, fitted_height) = picture.size, size
+    scale = min(width / fitted_width, height / fitted_height)
+    kept = round(scale * fitted_width), round(scale * fitted_height)
+    if max(width - kept[0], height - kept[1]) < 1:
+        return ""
+    return (
+        f"Only the middle {kept[0]} × {kept[1]} of the picture's {width} × {height} pixels are used, for an "
+        f"image of {fitted_width} × {fitted_height}. Crop the picture yourself to choose another part."
+    )
 
 
 def save_columns(
@@ -122,10 +143,11 @@ def beside(rows: Sequence[Sequence[Image.Image]], columns: Sequence[str], least:
     times = max(1, -(-least // width))
     width, height, gap, head = width * times, height * times, 8, 28
     sheet = Image.new("RGB", (gap + len(columns) * (width + gap), head + len(rows) * (height + gap)), "white")
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(15)
+    draw = ImageDraw.Draw(sheet)
     for c, name in enumerate(columns):
         x = gap + c * (width + gap)
-        draw.text((x, 6), _cut(name, width, draw, font), fill="black", font=font)
+        font, title = _drawable(name)
+        draw.text((x, 6), _cut(title, width, draw, font), fill="black", font=font)
         for r, row in enumerate(rows):
             enlarged = row[c].convert("RGB").resize((width, height), Image.Resampling.NEAREST)
             sheet.paste(enlarged, (x, head + r * (height + gap)))
@@ -136,10 +158,11 @@ def _opened(source: Any, name: str, formats: tuple[str, ...] | None = None) -> I
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            opened = Image.open(source, formats=formats)
-        with opened:
-            _require_size(name, opened)
-            return opened.copy()
+            given = isinstance(source, Image.Image)
+            opened = nullcontext(source) if given else Image.open(source, formats=formats)
+        with opened as picture:
+            _require_size(name, picture)
+            return picture.copy()
     except UnreadableFile:
         raise
     except Image.DecompressionBombError:
@@ -168,6 +191,55 @@ def _require_size(name: str, picture: Image.Image) -> None:
         raise UnreadableFile(
             f"{name} is {width} × {height} pixels; expected at least 8 × 8 and at most {LIMIT}. Scale it."
         )
+
+
+# After Pillow's own, which has ASCII alone: what matplotlib brings if it is there, and what systems have.
+FONTS = (
+    "DejaVuSans.ttf",
+    "NotoSansCJK-Regular.ttc",
+    "wqy-microhei.ttc",
+    "Arial Unicode.ttf",
+    "PingFang.ttc",
+    "msyh.ttc",
+)
+PLAIN = str.maketrans("×−–—‘’“”", "x---''\"\"")
+
+
+def _drawable(text: str) -> tuple[Any, str]:
+    """A font that has every letter of the text; failing that, the text in letters that Pillow's own has."""
+    for name in ("", *FONTS):
+        font = _font(name)
+        if font is not None and all(map(functools.partial(_has, name), text)):
+            return font, text
+    bare = unicodedata.normalize("NFKD", text.translate(PLAIN))
+    letters = (c for c in bare if not unicodedata.combining(c))
+    return _font(""), "".join(
+        c if _has("", c) else c.encode("ascii", "backslashreplace").decode() for c in letters
+    )
+
+
+@functools.cache
+def _font(name: str) -> Any:
+    """A font by its file name, Pillow's own for ""; None if there is no such font."""
+    if not name:
+        return ImageFont.load_default(15)
+    matplotlib = importlib.util.find_spec("matplotlib")  # which is found, not imported
+    folder = (
+        Path(matplotlib.origin).parent / "mpl-data/fonts/ttf" if matplotlib and matplotlib.origin else Path()
+    )
+    for path in (folder / name, name):
+        try:
+            return ImageFont.truetype(str(path), 15)
+        except OSError:
+            continue
+    return None
+
+
+@functools.cache
+def _has(name: str, letter: str) -> bool:
+    """Has a font this letter? What it lacks it draws as the box that stands for no letter."""
+    font = _font(name)
+    return bytes(font.getmask(letter)) != bytes(font.getmask("\uffff"))
 
 
 def _cut(text: str, width: int, draw: Any, font: Any) -> str:

@@ -24,8 +24,8 @@ class Defaults:
         pairs: Name of the edit pairs and of the prompts with several subjects.
         judge: Name of the CLIP that scores its images, as `CLIPScorer.load` takes it.
         score: How weakening is scored: by the word the judge chooses, or by CLIP similarity.
-        steps: Denoising steps of an image on the page.
-        guidance_scale: Guidance scale of an image on the page.
+        steps: Denoising steps of an image on the page, those of `headwise generate`.
+        guidance_scale: Guidance scale of an image on the page, that of `headwise generate`.
     """
 
     built_in: bool
@@ -50,7 +50,7 @@ class Defaults:
         return [name for name in evaluated_concepts(source) if accuracy.get(name, 1.0) >= READ_RIGHTLY]
 
 
-_BUILT_IN = Defaults(True, "emoji", "emoji", "emoji", "emoji", "choice", steps=10, guidance_scale=5.0)
+_BUILT_IN = Defaults(True, "emoji", "emoji", "emoji", "emoji", "choice", steps=50, guidance_scale=7.5)
 _OTHER = Defaults(
     built_in=False,
     concepts="paper34",
@@ -58,7 +58,7 @@ _OTHER = Defaults(
     pairs="emoji",
     judge="openai/clip-vit-large-patch14",
     score="similarity",
-    steps=30,
+    steps=50,
     guidance_scale=7.5,
 )
 

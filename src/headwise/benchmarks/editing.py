@@ -42,6 +42,7 @@ from headwise.benchmarks.sweep import (
 from headwise.editing.baselines.table import BASELINES, Baseline
 from headwise.editing.groups import generate_edits
 from headwise.editing.prompt_to_prompt import PromptToPrompt
+from headwise.editing.support import require_support
 from headwise.measuring.relevance import Relevance
 from headwise.model.pipelines import settings_of_pictures
 from headwise.runs.image_names import ImageName
@@ -95,6 +96,8 @@ def _sweep(comparison: Comparison, scorer: CLIPScorer, pipe: Any) -> Sweep:
     methods, seeds = comparison.methods, comparison.seeds
     settings = settings_of_pictures(pipe, [text for pair in pairs for text in (pair.source, pair.target)])
     settings |= passed | {"noise": "seed", "relevance": relevance.settings.get("weights")}
+    edited = [method for method in methods if method != TARGET_ONLY]
+    require_support(pipe, *(BASELINES[m].object if m in BASELINES else PromptToPrompt for m in edited))
     settings |= {"attributes": [pair.attribute for pair in pairs]}
     kept = spread_evenly(comparison.keep_prompts, len(pairs))
     keep_edits = keep_methods([pair.target for pair in pairs], kept)

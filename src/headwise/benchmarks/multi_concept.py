@@ -34,6 +34,7 @@ from headwise.benchmarks.sweep import (
 )
 from headwise.editing.attend_and_excite import Excite, excite
 from headwise.editing.baselines.composable import compose
+from headwise.editing.support import require_support
 from headwise.measuring.relevance import Relevance
 from headwise.model.pipelines import settings_of_pictures
 
@@ -85,6 +86,7 @@ def _sweep(comparison: Comparison, scorer: CLIPScorer, pipe: Any) -> Sweep:
     relevance, prompts, passed = comparison.relevance, comparison.prompts, comparison.passed
     methods, seeds = comparison.methods, comparison.seeds
     texts, types = [prompt.prompt for prompt in prompts], [prompt.kind for prompt in prompts]
+    require_support(pipe, *(compose if method == "composable" else Excite for method in methods))
     settings = settings_of_pictures(pipe, texts) | passed | {"noise": "seed"}
     settings |= {"relevance": relevance.settings.get("weights"), "types": types}
     captions = {kind: sorted({p.prompt for p in prompts if p.kind == kind}) for kind in types}

@@ -18,6 +18,8 @@ A sweep is made by a function of the pipeline, so that workers can share one as 
 
 import itertools
 import json
+import sys
+import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
@@ -26,9 +28,12 @@ from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
+from tqdm.auto import tqdm
 
 from headwise.errors import HeadwiseError
+from headwise.measuring.plan import work_seconds
 from headwise.measuring.relevance import Relevance
+from headwise.model.generate import generate
 from headwise.model.pipelines import quiet
 from headwise.runs.folder import Progress, ProgressCallback, RunFolder
 from headwise.runs.image_names import ImageName
@@ -259,6 +264,8 @@ def run_sweep(
     wanted = subrange(numbers, nothing.values.shape[-1])
     share = max(1, min(together, -(-len(wanted) // job.size)))  # of one worker, where that is less
     with RunFolder(out, nothing.settings, nothing, "scores", None, job.versions, kind) as folder:
+        if progress is True:
+            _announce(pipe, folder.so_far, wanted)
         with (
             closing(job.count_missing(folder, wanted, share)) as counts,
             Progress(folder, nothing.values[..., wanted].size, checkpoint_every, progress) as done,
@@ -266,6 +273,23 @@ def run_sweep(
             for scores in counts:
                 done(scores)
         return folder.so_far
+
+
+def _announce(pipe: Any, so_far: Scores, wanted: range) -> None:
+    """Say on stderr how many images are to be generated, and roughly how long that takes on this machine."""
+    images = int(np.isnan(so_far.values[..., wanted]).sum()) // len(so_far.axes.get(METRICS_AXIS, (0,)))
+    steps, takes = so_far.settings.get("num_inference_steps"), ""
+    if not images or steps is None:
+        return
+    if hasattr(pipe, "scheduler"):  # workers are timed by nobody: there may be any number of them
+        options = {"guidance_scale": so_far.settings.get("guidance_scale", 1.0), "output_type": "latent"}
+        with quiet(pipe):
+            for _ in range(2):  # the first warms up
+                started = time.perf_counter()
+                generate(pipe, ["a photo"], 0, [0], num_inference_steps=1, **options)
+        minutes = work_seconds(images, steps, time.perf_counter() - started) / 60
+        takes = f", about {max(1, minutes):.0f} min here"
+    tqdm.write(f"Up to {images} images of {steps} steps are to be generated{takes}.", file=sys.stderr)
 
 
 @dataclass(frozen=True)

@@ -22,10 +22,11 @@ from headwise.cli.options import (
     Senses,
     Sharing,
     Sweep,
+    concept_named,
     numbers_in,
     scorer_of,
 )
-from headwise.cli.output import print_report, table
+from headwise.cli.output import finite, print_report, table
 from headwise.cli.running import resumable, running
 from headwise.cli.steer import weakening_json
 from headwise.editing.baselines.table import OFFERED
@@ -63,13 +64,14 @@ def weakening(
       headwise benchmark weakening --concept Color --concept "Image Style" --count 48
     """
     from headwise.benchmarks.clip_scorer import scoring
-    from headwise.benchmarks.prompts import eval_prompts
+    from headwise.benchmarks.prompts import eval_prompts, evaluated_concepts
     from headwise.benchmarks.weakening_sweeps import benchmark_weakening
 
     defaults, relevance = model.defaults, model.relevance()
     source = cases or defaults.cases
     scored = [name for name in defaults.scored_concepts(source) if name in relevance.concepts]
-    prompts = {name: eval_prompts(source, name, count) for name in concepts or scored}
+    named = (concept_named(name, evaluated_concepts(source)) for name in concepts or scored)
+    prompts = {name: eval_prompts(source, name, count) for name in named}
     options = sweep.settings | {"factor": factor, "ks": None if ks is None else numbers_in(ks, int)}
     with running(model, sharing, sweep.out) as run:
         score = scoring(scorer_of(judge, model), defaults.score)
@@ -77,7 +79,7 @@ def weakening(
     if run.ends_as_shard(sum(len(result.scores) for result in results.values()), sweep.as_json):
         return
     numbers = {name: weakening_json(result) for name, result in results.items()}
-    positive = sum(areas["low"] > 0 for areas in numbers.values())
+    positive = sum(result.area().low > 0 for result in results.values())
     rows = [
         (name, f"{result.area()}", f"{areas['random_area']:+.3f}", f"{areas['layer_area']:+.3f}")
         for (name, result), areas in zip(results.items(), numbers.values(), strict=True)
@@ -127,8 +129,8 @@ def polysemy(
         for method, rate in rates.items()
     }
     rows = [(method, f"{rate}") for method, rate in rates.items()]
-    rates_table, summary = table("method", "misread (95 %)>", rows=rows), f"{n} images per method."
-    print_report(sweep.out, {"methods": numbers}, sweep.as_json, rates_table, summary)
+    rates_table = table("method", "misread (95 %)>", rows=rows)
+    print_report(sweep.out, {"methods": numbers}, sweep.as_json, rates_table, f"{n} images per method.")
 
 
 def editing(
@@ -276,8 +278,8 @@ def estimators(
         )
         for name, costs in numbers.items()
     ]
-    costs_table = table("estimator", "rows to 0.95>", "of the paper's>", "best>", rows=rows)
-    print_report(out, {"estimators": numbers, **result.settings}, counting.as_json, costs_table)
+    costs = table("estimator", "rows to 0.95>", "of the paper's>", "best>", rows=rows)
+    print_report(out, {"estimators": numbers, **result.settings}, counting.as_json, costs)
 
 
 def questions(
@@ -303,8 +305,7 @@ def questions(
     from headwise.benchmarks.prompts import edit_pairs
     from headwise.benchmarks.questions.answers import benchmark_questions, other_schedulers
 
-    names = [Path(name).name for name in other or ()]
-    if len(set(names)) < len(names):
+    if len({Path(name).name for name in other or ()}) < len(other or ()):
         raise HeadwiseError(f"Two of --other {', '.join(other or ())} have the same name. Rename a folder.")
     concept_set, edits = model.concepts(concepts), edit_pairs(pairs or model.defaults.pairs, count)
     pipe = model.load()
@@ -323,8 +324,8 @@ def questions(
         )
     numbers = {name: vars(answer) for name, answer in answers.items()}
     rows = [(name, key, str(n)) for name, answer in answers.items() for key, n in answer.values.items()]
-    answers_table = table("question", "", "number (95 %)>", rows=rows)
-    print_report(counting.out, {"answers": numbers}, counting.as_json, answers_table)
+    shown = table("question", "", "number (95 %)>", rows=rows)
+    print_report(counting.out, {"answers": numbers}, counting.as_json, shown)
 
 
 def _intervals(result: Any, groups: Iterable[str], metrics: Iterable[str]) -> dict[str, Any]:
@@ -332,7 +333,7 @@ def _intervals(result: Any, groups: Iterable[str], metrics: Iterable[str]) -> di
 
     def interval(*cell: str) -> dict[str, float]:
         mean = result.of(*cell)
-        return {"mean": mean.value, "low": mean.low, "high": mean.high}
+        return {"mean": mean.value, "low": finite(mean.low), "high": finite(mean.high)}
 
     return {
         group: {method: {m: interval(method, m, group) for m in metrics} for method in result.methods}

@@ -9,8 +9,11 @@ import typer
 
 from headwise.cli.options import Json, Output, file_of
 from headwise.cli.output import console, finite, print_json, print_rows, table
+from headwise.errors import HeadwiseError
 
 __all__ = ["compare", "import_official"]
+
+FIGURES = (".svg", ".png", ".pdf")
 
 
 def import_official(
@@ -57,6 +60,10 @@ def compare(
     from headwise.measuring.agreement import agreement, differences
     from headwise.measuring.relevance import Relevance
 
+    if figure is not None and figure.suffix.lower() not in FIGURES:
+        raise HeadwiseError(
+            f"--figure {figure} was given; expected a name that ends in {', '.join(FIGURES)}."
+        )
     both = Relevance.load(file_of(first)), Relevance.load(file_of(second))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # the differences, which are printed below

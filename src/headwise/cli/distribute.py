@@ -99,8 +99,8 @@ def plan(
     if calibration is not None:
         timings = Calibration.from_json(_read(calibration))
     else:
-        options = {"batch_size": batch_size, "guidance_scale": sampling.guidance_scale, **vars(size)}
-        timings = _timed(model, concepts, options)
+        options = {"batch_size": batch_size, "guidance_scale": sampling.guidance_scale}
+        timings = _timed(model, concepts, size, options)
     if save is not None:
         write_whole(save, json.dumps(timings.to_json(), indent=1).encode())
     steps = sampling.num_inference_steps
@@ -126,14 +126,15 @@ def plan(
     print_rows(rows.items())
 
 
-def _timed(model: Model, concepts: str | None, options: dict[str, Any]) -> "Calibration":
+def _timed(model: Model, concepts: str | None, size: Size, options: dict[str, Any]) -> "Calibration":
     """What loading and a few denoiser calls take on this machine."""
     from headwise.measuring.plan import calibrate
 
     concept_set = model.concepts(concepts)
     started = time.monotonic()
     pipe = model.load()
-    return calibrate(pipe, concept_set, load_s=time.monotonic() - started, **options)
+    size.require(pipe)
+    return calibrate(pipe, concept_set, load_s=time.monotonic() - started, **options, **vars(size))
 
 
 def _read(file: Path) -> object:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
+from tqdm.auto import tqdm
 
 from headwise.cli.options import Measured, Output, Sampling, numbers_in
 from headwise.cli.output import print_files
@@ -79,9 +80,11 @@ def edit(
     from headwise.editing.local_blend import LocalBlend
     from headwise.editing.prompt_to_prompt import PromptToPrompt, check_targets
     from headwise.editing.prompt_to_prompt import edit as run
+    from headwise.editing.support import require_support
     from headwise.pictures import save_columns
 
     pipe = model.load()
+    require_support(pipe, PromptToPrompt)
     check_targets(pipe, source, targets)
     relevance = model.relevance() if strengthen else None
     concepts, factors = _strengthened(strengthen or (), relevance)
@@ -130,6 +133,7 @@ def excite(
     """
     from headwise.editing.attend_and_excite import Excite
     from headwise.editing.attend_and_excite import excite as run
+    from headwise.model.pipelines import watched
     from headwise.pictures import save_columns
 
     pipe, relevance = model.load(), model.relevance() if concept else None
@@ -143,7 +147,11 @@ def excite(
     if concepts:
         methods["relevance"] = Excite([words], relevance=relevance, concepts=concepts)
     prompts = [prompt] * len(options["seeds"])
-    columns = {name: run(pipe, prompts, method, **options) for name, method in methods.items()}
+    columns, total = {}, len(methods) * sampling.num_inference_steps
+    with tqdm(total=total, unit="step") as bar, watched(pipe, lambda: bar.update() and None):
+        for name, method in methods.items():
+            bar.set_description(name)
+            columns[name] = run(pipe, prompts, method, **options)
     settings = {"model": model.name, "prompt": prompt, "words": words, "concepts": concepts, **options}
     print_files(save_columns(output.out, columns, settings), output.as_json)
 
@@ -152,9 +160,13 @@ def _inverted(pipe: Any, image: Path, source: str, inversion: str, num_inference
     """The noise that generates an image; how much of the image was lost goes to stderr."""
     from headwise.editing.inversion import invert
     from headwise.model.generate import image_size
-    from headwise.pictures import fitted, read_picture
+    from headwise.pictures import cropped, fitted, read_picture
 
-    pixels = fitted(read_picture(image), image_size(pipe))
+    picture, size = read_picture(image), image_size(pipe)
+    left_out = cropped(picture, size)
+    if left_out:
+        print(left_out, file=sys.stderr)
+    pixels = fitted(picture, size)
     method: Any = inversion.replace("-", " ")
     inverted = invert(pipe, pixels, source, method=method, num_inference_steps=num_inference_steps)
     print(

@@ -21,6 +21,7 @@ from headwise.cli.options import (
     Sharing,
     Size,
     Steps,
+    concept_named,
     file_of,
 )
 from headwise.cli.output import console, duration, finite, interval, print_json, print_rows, table
@@ -149,6 +150,7 @@ def measure(
         **vars(size),
     }
     with running(model, sharing, out or Path("runs") / Path(model.name).name) as run:
+        size.require(run.pipe)
         resumed_from = _images_in(run.folder)
         relevance = measure_relevance(run.pipe, concept_set, **options, **run.place(pictures))
     results = {
@@ -188,7 +190,7 @@ def show(
     from headwise.measuring.relevance import Relevance
 
     relevance = Relevance.load(file_of(file))
-    names = relevance.own if concept is None else (concept,)
+    names = relevance.own if concept is None else (concept_named(concept, relevance.concepts),)
     ranks = {name: relevance.top(name, top) for name in names}
     print_json(_show_json(relevance, ranks)) if as_json else _print_ranks(relevance, ranks)
 
@@ -213,7 +215,9 @@ def doctor(
     """
     from headwise.steering.doctor import examine
 
-    checkup = examine(model.load(), guidance_scale=sampling.guidance_scale, **vars(size))
+    pipe = model.load()
+    size.require(pipe)
+    checkup = examine(pipe, guidance_scale=sampling.guidance_scale, **vars(size))
     steps = sampling.num_inference_steps
     expected = {
         "pictures": pictures,

@@ -10,7 +10,7 @@ the values of `Measured()` and `Sampling(20)` as their defaults.
 
 import inspect
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from functools import wraps
 from pathlib import Path
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 import typer
 
 from headwise.benchmarks.defaults import Defaults, defaults_of
+from headwise.cli.devices import device_named
 from headwise.errors import HeadwiseError, UnreadableFile
 
 if TYPE_CHECKING:  # torch takes seconds to import, which --help need not pay
@@ -28,7 +29,8 @@ if TYPE_CHECKING:  # torch takes seconds to import, which --help need not pay
 __all__ = [
     "BatchSize", "Beside", "Cases", "Concepts", "Counting", "EditSweep", "Guidance", "Json", "Judge", "Ks",
     "Measured", "Methods", "Model", "NegativePrompt", "Output", "Pairs", "Sampling", "Seed", "Seeds",
-    "Senses", "Sharing", "Size", "Steps", "Sweep", "file_of", "grouped", "load", "numbers_in", "scorer_of",
+    "Senses", "Sharing", "Size", "Steps", "Sweep", "concept_named", "file_of", "grouped", "load",
+    "numbers_in", "scorer_of",
 ]  # fmt: skip
 
 LAST = ("shard", "ray", "workers", "dtype", "device", "as_json")  # what --help shows after all others
@@ -36,7 +38,9 @@ LAST = ("shard", "ray", "workers", "dtype", "device", "as_json")  # what --help 
 Dtype = Annotated[Literal["auto", "fp32", "fp16", "bf16"], typer.Option(help="Type of the weights.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps; 'auto' is a GPU if there is one.")]
 Steps = Annotated[int, typer.Option("--num-inference-steps", min=1, help="Denoising steps per image.")]
-Guidance = Annotated[float, typer.Option("--guidance-scale", help="1 or less means no guidance.")]
+Guidance = Annotated[
+    float, typer.Option("--guidance-scale", min=-100, max=1000, help="1 or less means no guidance.")
+]
 NegativePrompt = Annotated[str | None, typer.Option(help="What the images should not show.")]
 Concepts = Annotated[
     str | None,
@@ -114,7 +118,13 @@ class Measured(Model):
 
         if self.relevance_file is None and self.defaults.built_in:
             return emoji.RELEVANCE
-        return file_of(self.relevance_file or runs / Path(self.name).name)
+        file = self.relevance_file or runs / Path(self.name).name
+        if self.relevance_file is None and not file.exists():
+            raise UnreadableFile(
+                f"Nothing has been measured of {self.name}: there is no {file}. Measure it with `headwise "
+                f"measure --model {self.name}`, or give --relevance."
+            )
+        return file_of(file)
 
     def relevance(self) -> "Relevance":
         """What the file holds."""
@@ -141,6 +151,27 @@ class Size:
     width: Annotated[
         int | None, typer.Option(min=8, help="Width of the images in pixels; the model's own if not given.")
     ] = None
+
+    def __post_init__(self) -> None:
+        given = {"--height": self.height, "--width": self.width}
+        missing = [option for option, pixels in given.items() if pixels is None]
+        if len(missing) == 1:
+            raise HeadwiseError(f"One of --height and --width was given. Give {missing[0]} too, or neither.")
+
+    def require(self, pipe: Any) -> None:
+        """Refuse a size at which the pipeline does not generate, before it is called."""
+        from headwise.model.heads import denoiser_of
+
+        if self.height is None or self.width is None or not hasattr(pipe, "vae_scale_factor"):
+            return
+        patch = getattr(denoiser_of(pipe).config, "patch_size", None) or 1
+        step = max(8, pipe.vae_scale_factor * max(patch, 1 + hasattr(pipe, "_pack_latents")))
+        if self.height % step or self.width % step:
+            raise HeadwiseError(
+                f"--height {self.height} --width {self.width} was given; expected multiples of {step} for "
+                f"{type(pipe).__name__}, such as --height {max(1, round(self.height / step)) * step} "
+                f"--width {max(1, round(self.width / step)) * step}."
+            )
 
 
 @dataclass(frozen=True)
@@ -267,22 +298,9 @@ def load(model: str, dtype: str, device: str) -> Any:
 
     transformers.utils.logging.disable_progress_bar()  # diffusers shows one of its own around it
     types = {"auto": None, "fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-    if device == "auto":
-        device = f"cuda:{_local_gpu()}" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.device(device)
-    except RuntimeError:
-        raise HeadwiseError(f"{device!r} is not a device. Give cpu, cuda, cuda:1 or mps.") from None
+    device = device_named(device)
     name = MODELS[SHORT[model]] if model in SHORT and not Path(model).exists() else model
     return load_pipeline(name, dtype=types[dtype], device=device)
-
-
-def _local_gpu() -> int:
-    """The GPU of this process, where torchrun or accelerate launch started one process for each."""
-    import torch
-
-    number = os.environ.get("LOCAL_RANK", "0")
-    return int(number) % torch.cuda.device_count() if number.isdecimal() else 0
 
 
 def scorer_of(judge: str | None, model: Model) -> Any:
@@ -300,6 +318,16 @@ def file_of(path: Path) -> Path:
             f"There is no {file}. Give a relevance file, or the folder of a finished `headwise measure`."
         )
     return file
+
+
+def concept_named(concept: str, names: Sequence[str]) -> str:
+    """The concept that is meant, written in any case."""
+    from headwise.measuring.concepts import unknown_concept
+
+    found = [name for name in names if name.casefold() == concept.casefold()]
+    if not found:
+        raise unknown_concept(concept, names)
+    return found[0]
 
 
 def numbers_in(text: str, kind: type) -> list[Any]:

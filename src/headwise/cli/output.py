@@ -82,5 +82,13 @@ def print_report(folder: Path, numbers: dict[str, Any], as_json: bool, *tables: 
 
 
 def print_json(values: dict[str, Any]) -> None:
-    """Print one JSON object."""
-    print(json.dumps(values, indent=1, ensure_ascii=False))
+    """Print one JSON object; NaN and infinity, which JSON does not have, are null."""
+    print(json.dumps(_plain(values), indent=1, ensure_ascii=False))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    return finite(value) if isinstance(value, float) else value

@@ -1,6 +1,7 @@
 """The command that serves the page: serve."""
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -58,7 +59,7 @@ def serve(
         relevance = None  # it can be measured on the page
     session = ModelSession(
         model.name,
-        model.load,
+        partial(_load, model),
         relevance=relevance,
         judge=judge or (defaults.judge if defaults.built_in else None),
         steps=defaults.steps,
@@ -70,6 +71,16 @@ def serve(
     if rules.token and not token:
         print("The token is new at every start; give one with --token to keep it.", file=sys.stderr)
     serving.serve(make_app(Service(session, RunStore(runs)), rules), listening)
+
+
+def _load(model: Measured) -> Any:
+    """The pipeline; that it cannot be had is said here too, and not on the page alone."""
+    try:
+        return model.load()
+    except Exception as error:
+        print(f"error: {error}", file=sys.stderr)
+        print("The page is served without a model. Ctrl-C ends.", file=sys.stderr, flush=True)
+        raise
 
 
 def _address(host: Any, port: Any) -> str:

@@ -23,6 +23,7 @@ from headwise.cli.options import (
     Sharing,
     Size,
     Steps,
+    concept_named,
     numbers_in,
     scorer_of,
 )
@@ -87,6 +88,7 @@ def generate(
       headwise generate "a lavender vase" --suggest lavender
     """
     pipe, relevance = model.load(), model.relevance()
+    size.require(pipe)
     if suggest is not None:
         from headwise.steering.suggest import suggest as run
 
@@ -135,12 +137,14 @@ def weaken(
       headwise weaken "Image Style" -m CompVis/stable-diffusion-v1-4 --score similarity --ray auto
     """
     from headwise.benchmarks.clip_scorer import scoring
-    from headwise.benchmarks.prompts import eval_prompts
+    from headwise.benchmarks.prompts import eval_prompts, evaluated_concepts
     from headwise.benchmarks.weakening import measure_weakening
     from headwise.benchmarks.weakening_sweeps import sweep_factors
 
     multipliers = numbers_in(factors, float)
-    relevance, prompts = model.relevance(), eval_prompts(cases or model.defaults.cases, concept, count)
+    relevance, source = model.relevance(), cases or model.defaults.cases
+    concept = concept_named(concept, evaluated_concepts(source))
+    prompts = eval_prompts(source, concept, count)
     out = out or Path("runs") / f"weaken-{concept.lower().replace(' ', '-')}"
     options: dict[str, Any] = {
         "ks": None if ks is None else numbers_in(ks, int),
@@ -172,8 +176,8 @@ def weakening_json(result: "Weakening") -> dict[str, Any]:
     area, random, by_layer = result.area(), result.random(), result.area(MOST_LAYERS, LEAST_LAYERS)
     return {
         "area": area.value,
-        "low": area.low,
-        "high": area.high,
+        "low": finite(area.low),
+        "high": finite(area.high),
         "random_area": random.value,
         "layer_area": by_layer.value,
         "half_drop": {order: finite(result.half_drop(order)) for order in result.orders[:2]},

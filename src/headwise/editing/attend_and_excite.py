@@ -38,6 +38,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from headwise.editing.groups import coarse_side
+from headwise.editing.support import require_support
 from headwise.errors import BadStrength, HeadwiseError, HookMisuse
 from headwise.measuring.relevance import Relevance
 from headwise.model.attention import hooked
@@ -192,6 +193,7 @@ class Excite(Hook):
 
     @torch.inference_mode(False)  # kept for gradients, in whatever mode the first call is made
     def _read(self, call: DenoiserCall) -> None:
+        require_support(call.head_map, self)
         if len(self.words) not in (1, call.pictures) or not call.prompts:
             raise HookMisuse(
                 f"Subjects of {len(self.words)} images were given for {call.pictures} images. "
@@ -273,7 +275,11 @@ def excite(
         exciting: The subjects, and how they are excited.
         seeds: The key of each image: (seed, picture), or a seed s for (s, 0).
         options: Passed to the pipeline: `negative_prompt`, `height`, `width` …
+
+    Raises:
+        Unsupported: The model has no U-Net.
     """
+    require_support(pipe, exciting)
     with quiet(pipe), hooked(pipe, exciting):
         return generate_keys(pipe, prompts, seeds, **options)
 

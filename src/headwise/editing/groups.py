@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from headwise.editing.support import require_support
 from headwise.errors import HookMisuse
 from headwise.model.attention import hooked
 from headwise.model.generate import Key, generate_keys
@@ -58,6 +59,7 @@ class FromSource(Hook):
 
     def prepare(self, call: DenoiserCall) -> None:
         """Find each row's source, and whether this call is one of the share."""
+        require_support(call.head_map, self)
         self._rows = source_rows(call, self.targets, both=True)
         done = call.step / max(1, call.steps)
         self._active = self.start <= done and (self.until is None or done < self.until)
@@ -82,6 +84,7 @@ def generate_edits(
         latents: Unit noise of each group; drawn from its key if None.
         options: Passed to the pipeline: `height`, `width`, `negative_prompt` …
     """
+    require_support(pipe, *hooks)
     prompts = [prompt for group in groups for prompt in group]
     keys = [key for key, group in zip(seeds, groups, strict=True) for _ in group]
     if latents is not None:

@@ -18,10 +18,12 @@ References:
     | On Exact Inversion of DPM-Solvers, AIDI: fixed points (Pan et al., 2023) https://arxiv.org/abs/2309.04907
 """
 
+import math
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -33,11 +35,13 @@ from PIL import Image
 from torch import Tensor
 
 from headwise.editing.groups import generate_edits
+from headwise.editing.support import require_support
 from headwise.errors import HeadwiseError
 from headwise.model.autoencoder import decoded, encoded
-from headwise.model.generate import Key, generators_of
+from headwise.model.generate import Key, generators_of, image_size
 from headwise.model.pipelines import quiet
 from headwise.model.sites import AttentionHook
+from headwise.pictures import cropped, fitted, read_picture
 
 __all__ = ["Inversion", "edit_picture", "invert"]
 
@@ -74,7 +78,7 @@ class Inversion:
 
 def invert(
     pipe: Any,
-    picture: Image.Image,
+    picture: Image.Image | str | Path,
     prompt: str,
     *,
     method: Method = "edit friendly",
@@ -87,7 +91,9 @@ def invert(
 
     Args:
         pipe: The user's pipeline; it is left as it was.
-        picture: An image of the size at which the pipeline generates: see `pictures.fitted`.
+        picture: An image, or its file, of any kind. It is kept at its own size where that is one at which the
+            pipeline generates, up to twice the model's own width and height; its middle is scaled otherwise,
+            with a warning if something is left out.
         prompt: A prompt that describes the image.
         method: "edit friendly" or "ddim", as described in this module.
         num_inference_steps: The number of steps of the inversion and of edits.
@@ -99,6 +105,8 @@ def invert(
     Raises:
         HeadwiseError: The pipeline's schedule has no noise levels ᾱ, as that of flow matching.
     """
+    require_support(pipe, invert)
+    picture = _fitting(pipe, read_picture(picture))
     start = encoded(pipe, picture)
     common: dict[str, Any] = {"num_inference_steps": num_inference_steps, "output_type": "latent"}
     size = {"height": picture.height, "width": picture.width}
@@ -313,3 +321,14 @@ def _regenerated(pipe: Any, inverted: Inversion, size: dict[str, int]) -> Tensor
             output_type="latent",
             **size,
         ).images
+
+
+def _fitting(pipe: Any, picture: Image.Image) -> Image.Image:
+    """The image at a size at which the pipeline generates."""
+    size, factor = image_size(pipe), pipe.vae_scale_factor
+    if not any(side % factor for side in picture.size) and math.prod(picture.size) <= 4 * math.prod(size):
+        return picture
+    left_out = cropped(picture, size)
+    if left_out:
+        warnings.warn(left_out, stacklevel=3)
+    return fitted(picture, size)

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from headwise.editing.alignment import align_images
 from headwise.editing.groups import coarse_side, source_rows
+from headwise.editing.support import require_support
 from headwise.errors import BadStrength, HookMisuse
 from headwise.model.hooks import Hook
 from headwise.model.sites import Attend, DenoiserCall, Site
@@ -55,6 +56,7 @@ class LocalBlend(Hook):
         if call.step and batch == self._prepared:
             return
         self._prepared = batch
+        require_support(call.head_map, self)
         self._rows = source_rows(call, self.targets)
         self._words = self._changed(call)
         self._sum: Tensor | None = None

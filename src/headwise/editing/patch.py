@@ -19,6 +19,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from headwise.editing.groups import source_rows
+from headwise.editing.support import require_support
 from headwise.errors import HeadMapMismatch
 from headwise.model.heads import HeadMap
 from headwise.model.hooks import Hook
@@ -49,6 +50,7 @@ class Patch(Hook):
                 f"The selection is among {heads} heads, the model has {call.head_map.all_heads}. "
                 "Select heads by the model's own head map."
             )
+        require_support(call.head_map, self)
         self.head_map = self.head_map or call.head_map
         self.head_map.require(call.head_map, "The model that was patched before", "the pipeline")
         self._from = source_rows(call, targets).to(call.device)

@@ -39,6 +39,7 @@ from tqdm.auto import tqdm
 from headwise.editing.alignment import Alignment, align, align_images
 from headwise.editing.alignment_published import align_as_published
 from headwise.editing.groups import generate_edits, source_rows
+from headwise.editing.support import require_support
 from headwise.errors import BadStrength, HeadwiseError, HookMisuse, PromptsNotAlike, WordNotInPrompt
 from headwise.measuring.relevance import Relevance
 from headwise.model.generate import Key
@@ -149,6 +150,7 @@ class PromptToPrompt(Hook):
 
     def _read(self, call: DenoiserCall) -> None:
         """Read from the prompts, for each image: M, the share of calls of each token, w and R."""
+        require_support(call.head_map, self)
         self._rows = source_rows(call, self.targets)
         sources = self._rows[call.conditional] - call.conditional.start
         blank = np.zeros((call.pictures, call.tokens))
@@ -237,10 +239,12 @@ def edit(
         For each seed the image of the source, then those of the targets.
 
     Raises:
+        Unsupported: One of the hooks does not work on this kind of model.
         PromptsNotAlike: A target is the source, is read as the source is, or has no word of it.
     """
-    check_targets(pipe, source, targets)
     hooks = hooks or (PromptToPrompt(targets=len(targets)),)
+    require_support(pipe, *hooks)
+    check_targets(pipe, source, targets)
     group: list[str] = [source, *targets]
     groups_per_call, edits = max(1, batch_size // len(group)), []
     latents = options.pop("latents", None)

@@ -6,8 +6,11 @@ any structure that shows is noise. (Dealing the words out to concepts once would
 "dog" would then prefer the concept that got it, in all pictures alike.)
 """
 
+import sys
 from pathlib import Path
 from typing import Any
+
+from tqdm.auto import tqdm
 
 from headwise.measuring.concepts import ConceptSet, choice
 from headwise.measuring.estimators import LEAN
@@ -52,7 +55,11 @@ def demo(
         "num_inference_steps": num_inference_steps,
         "batch_size": batch_size,
     }
+    if progress:
+        tqdm.write("The model:", file=sys.stderr)
     relevance = measure(pipe, concepts, out=out, keep_pictures=samples, progress=progress, **options)
+    if progress:
+        tqdm.write("The control, in which the names of concepts mean nothing:", file=sys.stderr)
     control = measure(pipe, null_concepts(concepts), out=out / "control", progress=progress, **options)
     return relevance, control
 

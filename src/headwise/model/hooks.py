@@ -48,6 +48,9 @@ class Hook:
     features: tuple[str, ...] = ()
     once_per_step: bool = False
 
+    def __repr__(self) -> str:
+        return type(self).__name__
+
     def before_first_step(self, latents: Tensor, call: DenoiserCall) -> Tensor:
         """Change the latents that the first denoiser call starts from.
 

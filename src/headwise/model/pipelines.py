@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from headwise.errors import HookMisuse, ModelNotLoaded, WordWithoutTokens
 from headwise.model.heads import HeadMap, denoiser_of, wrapped_denoiser_of
+from headwise.model.text_to_image import require_text_to_image
 from headwise.model.tokens import TextSegment, positions_in, read
 
 __all__ = [
@@ -35,6 +36,7 @@ def load_pipeline(
         pipe = _load_emoji()
         pipe = pipe if dtype is None else pipe.to(dtype)
     else:
+        require_text_to_image(str(name_or_path))
         pipe = _from_pretrained(str(name_or_path), dtype)
     HeadMap.of(pipe)
     return pipe if device is None else pipe.to(device)

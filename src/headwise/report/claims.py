@@ -176,7 +176,7 @@ def polysemy_page(folder: Path, scores: Scores) -> Page:
 
 
 def _signed(interval: Interval) -> str:
-    return f"{interval.value:+.3f} ({interval.low:+.3f} to {interval.high:+.3f})"
+    return f"{interval:+.3f}"
 
 
 def _k(k: float) -> str:

@@ -125,7 +125,7 @@ def intervals(by_name: Mapping[str, Interval], label: str) -> Figure:
         axes.set_yticks(rows, list(by_name))
         axes.tick_params(axis="y", length=0)
         axes.set(xlabel=label)
-        if min(low) < 0:
+        if np.nanmin([*low, *value]) < 0:
             axes.axvline(0, color=GREY, linewidth=1)
     return figure
 

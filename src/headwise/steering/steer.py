@@ -146,6 +146,10 @@ class Steer(Hook):
         self._prepared: Any = None
         self._scales: list[Tensor] = []
 
+    def __repr__(self) -> str:
+        low, high = np.min(self.factors), np.max(self.factors)
+        return f"Steer({self.word!r}, {np.shape(self.factors)[-1]} heads × {low:.2f} to {high:.2f})"
+
     def control(self, kind: Literal["uniform", "random heads", "layer means"], seed: int = 0) -> "Steer":
         """The same steering without what relevance says about single heads.
 

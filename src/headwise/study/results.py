@@ -51,7 +51,7 @@ class Rate(NamedTuple):
         hits: How many answers were this one.
         n: How many answers there were in all.
         share: hits / n with Wilson's interval.
-        by_case: hits / n with a bootstrap interval over cases, which is nan where there is one case only.
+        by_case: hits / n with a bootstrap interval over cases, whose ends are nan where there are one or two.
     """
 
     question: str
@@ -220,9 +220,7 @@ def _rate(question: str, group: str, shown: tuple[str, ...], code: str, answers:
         of_case[answer.case][1] += 1
     table = np.array(list(of_case.values()), np.float64)
     hits, n = (int(total) for total in table.sum(0))
-    by_case = Interval(hits / n, float("nan"), float("nan"))
-    if len(table) > 1:
-        by_case = bootstrap_interval(table, lambda mean: mean[0] / mean[1])
+    by_case = bootstrap_interval(table, lambda mean: mean[0] / mean[1])
     return Rate(question, group, shown, code, hits, n, wilson(hits, n), by_case)
 
 

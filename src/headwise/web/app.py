@@ -5,6 +5,7 @@ Everything slow is a job of the service's queue. Errors of Headwise are answered
 """
 
 import asyncio
+import re
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -225,12 +226,22 @@ def _add_jobs(app: FastAPI) -> None:
         return _png(job.pictures[number])
 
     @app.get("/api/jobs/{id}/recipe")
-    def recipe(job: OwnJob, service: ServiceOf) -> Json:
-        return service.snippets(job.kind, job.request)
+    def recipe(job: OwnJob, service: ServiceOf, head: int | None = None, box: str = "") -> Json:
+        """A job as a program: `head` and `box` (left,top,right,bottom) are what is looked at."""
+        looked_at: Json = {} if head is None else {"head": head}
+        if re.fullmatch(r"[01]\.\d{1,4}(,[01]\.\d{1,4}){3}", box):
+            looked_at["box"] = tuple(map(float, box.split(",")))
+        return service.snippets(job.kind, job.request, **looked_at)
 
     @app.post("/api/jobs/{id}/keep")
-    def keep(job: OwnJob, name: Annotated[requests.RunName, Query()], service: ServiceOf) -> Json:
-        service.keep(job, name)
+    def keep(
+        job: OwnJob,
+        name: Annotated[requests.RunName, Query()],
+        service: ServiceOf,
+        owner: Owner,
+        strip: str = "",
+    ) -> Json:
+        service.keep(job, name, service.jobs.get(strip, owner) if strip else None)
         return {"run": name}
 
 
@@ -251,8 +262,8 @@ def _add_pictures(app: FastAPI) -> None:
     async def upload(request: Request, service: ServiceOf, owner: Owner) -> Json:
         """Keep an image: the body is the file, read up to the limit and only if it is an image."""
         content = b"".join([chunk async for chunk in request.stream()])
-        id, picture = await run_in_threadpool(service.receive, content, owner)
-        return {"id": id, "width": picture.width, "height": picture.height}
+        id, picture, left_out = await run_in_threadpool(service.receive, content, owner)
+        return {"id": id, "width": picture.width, "height": picture.height, "cropped": left_out}
 
     @app.get("/api/pictures/{id}")
     def uploaded(id: str, service: ServiceOf, owner: Owner) -> Response:

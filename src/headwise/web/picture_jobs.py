@@ -11,6 +11,7 @@ from typing import Any
 from PIL import Image
 
 from headwise.editing.prompt_to_prompt import check_targets
+from headwise.editing.support import require_support
 from headwise.errors import HeadwiseError
 from headwise.measuring.relevance import Relevance
 from headwise.model.pipelines import watched
@@ -78,6 +79,7 @@ def edit(
         relevance: The relevance by which changed words are strengthened, if any was measured.
         upload: The image to edit; None to generate it.
     """
+    require_support(session.pipe, "PromptToPrompt")  # which makes the source of all other ways
     check_targets(session.pipe, request.prompt, [request.target])
     hooks = calls.edit_hooks(request, measured=relevance is not None)
     finished = calls.edit_finished(request)
@@ -110,6 +112,7 @@ def edit(
 
 def compose(session: ModelSession, request: Compose, job: Job, relevance: Relevance | None) -> None:
     """Generate a prompt of several subjects: plain, by relevance, and by the baselines."""
+    require_support(session.pipe, "Excite")
     for word in request.words:
         if word not in request.concepts and request.concepts:
             raise HeadwiseError(f"No concept was chosen for {word!r}. Choose one for each subject, or none.")

@@ -58,8 +58,8 @@ class Drawing(_Request):
 
     prompt: Prompt
     seed: Seed = 0
-    num_inference_steps: Annotated[int, Field(ge=1, le=150)] = 10
-    guidance_scale: Annotated[float, Field(ge=0, le=30)] = 5.0
+    num_inference_steps: Annotated[int, Field(ge=1, le=150)] = 50
+    guidance_scale: Annotated[float, Field(ge=0, le=30)] = 7.5
     relevance: RunName | Literal[""] = ""
 
 
@@ -124,8 +124,8 @@ class Weaken(_Request):
     count: Annotated[int, Field(ge=1, le=100)] = 8
     factor: Annotated[float, Field(ge=-20, le=20)] = -2.0
     seed: Seed = 10
-    num_inference_steps: Annotated[int, Field(ge=1, le=150)] = 10
-    guidance_scale: Annotated[float, Field(ge=0, le=30)] = 5.0
+    num_inference_steps: Annotated[int, Field(ge=1, le=150)] = 20
+    guidance_scale: Annotated[float, Field(ge=0, le=30)] = 7.5
     relevance: RunName | Literal[""] = ""
 
 
@@ -141,4 +141,4 @@ class Measure(_Request):
     batch_size: Annotated[int, Field(ge=1, le=32)] = 4
     keep_pictures: Annotated[int, Field(ge=0, le=200)] = 8
     num_inference_steps: Annotated[int, Field(ge=1, le=150)] = 10
-    guidance_scale: Annotated[float, Field(ge=0, le=30)] = 5.0
+    guidance_scale: Annotated[float, Field(ge=0, le=30)] = 7.5

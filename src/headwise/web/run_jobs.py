@@ -4,14 +4,16 @@ Their progress lies on the disk, so they yield to a short job, and continue afte
 restart with the same votes or scores as an undisturbed run.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from headwise.benchmarks.defaults import defaults_of
 from headwise.benchmarks.prompts import evaluated_concepts
 from headwise.benchmarks.results import LEAST, MOST, Weakening
 from headwise.errors import HeadwiseError
-from headwise.intervals import Interval
 from headwise.measuring.relevance import Relevance
 from headwise.model.pipelines import watched
 from headwise.runs.image_names import ImageName, kept_images
@@ -75,8 +77,10 @@ def curves(folder: Path) -> dict[str, Any]:
     weakening = Weakening(scores)
     orders = {}
     for order in weakening.orders:
-        mean, low, high = (values.tolist() for values in weakening.curve(order))
-        orders[order] = {"mean": mean, "low": low, "high": high, "height": list(weakening.height(order))}
+        mean, low, high = map(_finite, weakening.curve(order))
+        height = _finite(weakening.height(order))
+        orders[order] = {"mean": mean, "low": low, "high": high, "height": height}
+    random = _finite(weakening.random()) if MOST in weakening.orders else [None]
     return {
         "concept": scores.settings.get("concept", ""),
         "factor": scores.settings.get("factor"),
@@ -85,7 +89,7 @@ def curves(folder: Path) -> dict[str, Any]:
         "ks": list(weakening.ks),
         "orders": orders,
         "area": _finite(weakening.area()) if {MOST, LEAST} <= set(weakening.orders) else None,
-        "random": _finite(weakening.random()) if MOST in weakening.orders else None,
+        "random": random if random[0] is not None else None,
         "pictures": _kept_images(folder, weakening),
     }
 
@@ -110,5 +114,6 @@ def _kept_images(folder: Path, weakening: Weakening) -> list[dict[str, Any]]:
     return kept
 
 
-def _finite(interval: Interval) -> list[float] | None:
-    return list(interval) if interval.value == interval.value else None
+def _finite(values: Iterable[float]) -> list[float | None]:
+    """For JSON, which has no NaN."""
+    return [float(value) if np.isfinite(value) else None for value in values]

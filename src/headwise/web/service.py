@@ -148,14 +148,16 @@ class Service:
             raise HeadwiseError(f"{name!r} is not a run that can go on.")
         return self.submit(kinds[run.kind].model_validate(run.request), owner)
 
-    def keep(self, job: Job, name: str) -> None:
-        """Write the images of a job into a folder of their own."""
+    def keep(self, job: Job, name: str, strip: Job | None = None) -> None:
+        """Write the images of a job, and of the strip beside it, into a folder of their own."""
         if not job.pictures:
             raise HeadwiseError("There is no picture to keep.")
         folder = self.runs.claim(name, job.owner, job.kind, job.request)
-        for number, result in enumerate(result for result in job.results if "picture" in result):
+        jobs = [job] if strip is None else [job, strip]
+        images = [(each, result) for each in jobs for result in each.results if "picture" in result]
+        for number, (each, result) in enumerate(images):
             column = "".join(c if c.isalnum() or c in "-." else "-" for c in result.get("column", job.kind))
-            write_whole(folder / f"{number:03d}-{column}.png", job.pictures[result["picture"]])
+            write_whole(folder / f"{number:03d}-{column}.png", each.pictures[result["picture"]])
         self.runs.finish(name)
 
     def remove(self, name: str, owner: str) -> None:
@@ -165,22 +167,23 @@ class Service:
             raise Forbidden(f"{name!r} is at work. Cancel it first.")
         self.runs.remove(name, owner)
 
-    def receive(self, content: bytes, owner: str) -> tuple[str, Image.Image]:
-        """Keep an uploaded image, at the size of the model's images.
+    def receive(self, content: bytes, owner: str) -> tuple[str, Image.Image, str]:
+        """Keep an uploaded image at the size of the model's images; with its id, and what was cropped.
 
         One image is decoded at a time, because an image of many pixels takes much memory.
         """
-        from headwise.pictures import fitted, picture_in
+        from headwise.pictures import cropped, fitted, picture_in
 
         size = self.session.size
         with self._decoding:
-            image = fitted(picture_in(content), size)
+            sent = picture_in(content)
+            image = fitted(sent, size)
         id = token_hex(8)
         self.uploads[id] = (owner, image)
         of_owner = [key for key, (other, _) in self.uploads.items() if other == owner]
         for key in [*of_owner[:-MAX_UPLOADS], *list(self.uploads)[: -10 * MAX_UPLOADS]]:
             self.uploads.pop(key, None)
-        return id, image
+        return id, image, cropped(sent, size)
 
     def upload(self, id: str, owner: str) -> Image.Image:
         """An uploaded image, for its owner."""
@@ -226,8 +229,8 @@ class Service:
 
         return curves(self.runs.path(name))
 
-    def snippets(self, kind: str, request: dict[str, Any]) -> dict[str, str]:
-        """A request as Python and as a command line."""
+    def snippets(self, kind: str, request: dict[str, Any], **looked_at: Any) -> dict[str, str]:
+        """A request as Python and as a command line; `looked_at` are the fields of `Setting` of that name."""
         self._wait_for_imports()
         from headwise.web.run_jobs import ks_of
         from headwise.web.snippets import Setting, command_of, python_of
@@ -241,6 +244,7 @@ class Service:
             self.session.judge,
             self.runs.root / run if run else Path(),
             ks_of(self.relevance(name)) if kind == "weaken" else (),
+            **looked_at,
         )
         return {"python": python_of(checked, setting), "command": command_of(checked, setting)}
 
@@ -281,10 +285,18 @@ class Service:
             "mine": bool(run.owner) and run.owner == owner,
             "made_here": bool(run.owner),
             "measured": self.runs.path(run.name, "relevance.safetensors").is_file(),
+            "of_this_model": self._is_of_this_model(run.name),
             "job": job.id if job is not None and job.owner == owner else None,
             "done": job.done if job else None,
             "total": job.total if job else None,
         }
+
+    def _is_of_this_model(self, name: str) -> bool:
+        """Has this run measured the model of the page?"""
+        try:
+            return self.relevance(name).settings.get("model") in self.session.names
+        except HeadwiseError:
+            return False
 
     def split_half(self, run: Run) -> float | None:
         """The median split-half correlation of what a measurement has counted so far."""

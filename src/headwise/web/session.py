@@ -92,6 +92,18 @@ class ModelSession:
         self._loaded.set()
 
     @property
+    def names(self) -> set[str]:
+        """What results call this model: its name here, and that which the loaded pipeline has."""
+        from headwise.measuring.official import MODELS, SHORT
+
+        names = {self.model, MODELS[SHORT[self.model]] if self.model in SHORT else self.model}
+        if self._pipe is not None:
+            from headwise.model.pipelines import model_name
+
+            names.add(model_name(self._pipe))
+        return names
+
+    @property
     def built_in(self) -> bool:
         """Is the relevance the one that comes with the built-in model?"""
         return self.model == "emoji" and self.file == emoji.RELEVANCE
@@ -147,7 +159,8 @@ class ModelSession:
         file = file or self.file
         if file is None or not file.is_file():
             raise UnreadableFile(
-                f"Nothing has been measured of {self.model} yet. Measure it under Runs, then choose the run."
+                f"Nothing has been measured of {self.model} yet. Measure it under Runs, or with `headwise "
+                f"measure --model {self.model}`, then choose the run."
             )
         written = file.stat().st_mtime
         with self._lock:

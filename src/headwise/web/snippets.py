@@ -30,6 +30,8 @@ class Setting:
         judge: The CLIP model's name; None if there is none.
         folder: The folder of the run, for requests that start one.
         ks: The numbers of heads to weaken, for requests that do.
+        head: The head that is looked at, for requests that explore; None for all heads together.
+        box: The region that is looked at, for requests that explore.
     """
 
     model: str
@@ -37,6 +39,8 @@ class Setting:
     judge: str | None = None
     folder: Path = Path()
     ks: Sequence[int] = ()
+    head: int | None = None
+    box: tuple[float, float, float, float] = (0.25, 0.25, 0.75, 0.75)
 
 
 def python_of(request: Any, setting: Setting) -> str:
@@ -84,12 +88,11 @@ def _explore(program: _Program, request: Explore, setting: Setting) -> None:
     program.write("    (picture,) = ", calls.explore(request))
     program.write('picture.save("explored.png")')
     program.write("maps = seen.take()")
-    program.write(
-        "print([word.text for word in maps.words], maps.of(0).shape)  # of head 0: height, width, words"
-    )
+    look = "maps.together()" if setting.head is None else f"maps.of({setting.head})"
+    program.write(f"print([word.text for word in maps.words], {look}.shape)  # height, width, words")
     if setting.relevance is not None:
-        middle = call("hw.region_relevance", Name("maps"), calls.RELEVANCE, box=(0.25, 0.25, 0.75, 0.75))
-        program.write("print(", middle, "[0])  # in the middle")
+        region = call("hw.region_relevance", Name("maps"), calls.RELEVANCE, box=setting.box)
+        program.write("print(", region, "[0])  # in the region")
 
 
 def _generate(program: _Program, request: Generate, setting: Setting) -> None:

@@ -26,6 +26,7 @@ from headwise.benchmarks.prompts import EditPair, EvalPrompt, PolysemyPrompt
 from headwise.benchmarks.results import SCALES_FILE, Editing, Scales
 from headwise.benchmarks.sweep import Call, Comparison, Sweep, run_sweep
 from headwise.benchmarks.weakening_sweeps import benchmark_weakening
+from headwise.errors import HeadwiseError
 from headwise.files import write_whole
 from headwise.measuring.relevance import Relevance
 from headwise.measuring.reliability import rank_correlation
@@ -43,7 +44,10 @@ SCALES = ("sum", "clamp 9", "clamp 4", "clamp 2", "rank", "softmax 1", "maximum"
 def scale_named(relevance: Relevance, name: str) -> Relevance:
     """Relevance on a scale such as "sum" or "clamp 4"."""
     scale, _, parameter = name.partition(" ")
-    return rescaled(relevance, scale, float(parameter) if parameter else None)
+    try:
+        return rescaled(relevance, scale, float(parameter) if parameter else None)
+    except ValueError:
+        raise HeadwiseError(f"{name!r} is not a scale. Write one such as: {', '.join(SCALES)}.") from None
 
 
 def benchmark_scales(

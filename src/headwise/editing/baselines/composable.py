@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from headwise.editing.support import require_support
 from headwise.model.autoencoder import decoded
 from headwise.model.generate import Key, start_of
 from headwise.model.pipelines import quiet
@@ -38,7 +39,11 @@ def compose(
         seeds: The key of each image: (seed, picture), or a seed s for (s, 0).
         guidance_scale, num_inference_steps: As in the pipeline's call.
         output_type: The form of the images, as in the pipeline's call; "latent" for latents.
+
+    Raises:
+        Unsupported: The denoiser takes more than text, or text by joint attention.
     """
+    require_support(pipe, compose)
     device = pipe._execution_device
     prompted, empty = pipe.encode_prompt(list(parts), device, 1, True)
     text = torch.cat([empty[:1], prompted])

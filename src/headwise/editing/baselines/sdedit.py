@@ -10,6 +10,7 @@ from typing import Any
 
 from PIL import Image
 
+from headwise.editing.support import require_support
 from headwise.model.generate import Key, generators_of
 from headwise.model.pipelines import quiet
 
@@ -34,7 +35,11 @@ def sdedit(
         strength: The share of the schedule that is noised and denoised again, 0 … 1.
         seeds: The key of each edit's noise: (seed, picture), or a seed s for (s, 0).
         options: Passed to the pipeline: `num_inference_steps`, `guidance_scale` …
+
+    Raises:
+        Unsupported: diffusers has no image-to-image pipeline for this kind of model.
     """
+    require_support(pipe, sdedit)
     from diffusers import AutoPipelineForImage2Image
 
     with quiet(pipe):

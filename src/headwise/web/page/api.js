@@ -29,7 +29,7 @@ export const over = (job) => ["done", "failed", "cancelled"].includes(job.state)
 export const pictureOf = (job, item) => `/api/jobs/${job.id}/pictures/${item.picture}`;
 
 // Report a job until it is over; a server that does not answer for a moment is asked again.
-export async function follow(job, onNews) {
+export async function follow(job, onNews, onSilence = () => {}) {
   let lost = 0;
   onNews(job);
   while (!over(job)) {
@@ -38,6 +38,7 @@ export async function follow(job, onNews) {
       lost = 0;
     } catch (error) {
       if (error instanceof Refusal || ++lost > 30) throw error;
+      onSilence(job, error);
       await new Promise((wake) => setTimeout(wake, 1000));
       continue;
     }

@@ -7,7 +7,9 @@ const [WIDE, HIGH, LEFT, RIGHT, TOP, BOTTOM] = [520, 300, 62, 14, 12, 40];
 export function chart(curves, order, at) {
   const names = Object.keys(curves.orders);
   const heads = curves.ks.at(-1);
-  const bounds = names.flatMap((name) => [...curves.orders[name].low, ...curves.orders[name].high]);
+  const bounds = names
+    .map((name) => curves.orders[name])
+    .flatMap(({ mean, low, high }) => [...mean, ...low, ...high]);
   const [low, high] = [Math.min(0, ...bounds), Math.max(...bounds, 1e-6)];
   const x = (k) => LEFT + ((WIDE - LEFT - RIGHT) * k) / heads;
   const y = (score) => HIGH - BOTTOM - ((HIGH - TOP - BOTTOM) * (score - low)) / (high - low);
@@ -43,7 +45,7 @@ export function chart(curves, order, at) {
   names.forEach((name, i) => {
     const curve = curves.orders[name],
       kind = `o${i % 5}`;
-    if (name === order)
+    if (name === order && !curve.low.includes(null))
       drawing.append(
         svg("polygon", {
           class: kind,

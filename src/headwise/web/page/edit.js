@@ -101,7 +101,7 @@ async function uploadFile(file) {
     $("edit-preview").src = `/api/pictures/${upload.id}`;
     $("edit-preview").alt = `Your picture ${file.name}, as the model's size has it`;
     $("edit-preview").hidden = false;
-    $("edit-sent").textContent = `${file.name} is here, cut to ${upload.width} × ${upload.height}.`;
+    $("edit-sent").textContent = `${file.name} is here, cut to ${upload.width} × ${upload.height}. ${upload.cropped}`;
   } catch (error) {
     upload = null;
     $("edit-preview").hidden = true;

@@ -13,6 +13,7 @@ let head = null;
 let word = 0;
 let addresses = [];
 let requests = 0;
+let region = null;
 
 const map = new HeadMap($("map"), $("map-names"), { moved: describeCell, chosen: choose });
 const stage = new Stage($("stage"), askRegion);
@@ -143,6 +144,7 @@ const generating = jobSlot("explore", "explore", (job) => {
   if (!item || explored?.id === job.id) return;
   explored = job;
   word = 0;
+  region = null;
   stage.show(pictureOf(job, item), `Picture generated from the prompt: ${job.asked.prompt}`);
   $("explore-recipe").hidden = false;
   showMaps(true);
@@ -161,7 +163,12 @@ const settings = () => ({
 
 const generate = () => generating.ask({ ...valuesOf($("explore-form")), ...settings() });
 
-$("explore-recipe").addEventListener("click", () => showRecipe(`/api/jobs/${explored.id}/recipe`, "explore"));
+$("explore-recipe").addEventListener("click", () => {
+  const looked = new URLSearchParams();
+  if (head !== null) looked.set("head", head);
+  if (region) looked.set("box", region.join());
+  showRecipe(`/api/jobs/${explored.id}/recipe?${looked}`, "explore");
+});
 
 async function showMaps(first = false) {
   if (!explored) return;
@@ -225,11 +232,12 @@ function contrasted(values) {
 
 async function askRegion(box) {
   if (!explored) return;
-  const [left, top, right, bottom] = box.map((share) => share.toFixed(4));
+  region = box.map((share) => share.toFixed(4));
+  const [left, top, right, bottom] = region;
   try {
     const name = encodeURIComponent(page.name);
-    const region = `left=${left}&top=${top}&right=${right}&bottom=${bottom}`;
-    showRegion(await get(`/api/explore/${explored.id}/region?${region}&name=${name}`));
+    const query = `left=${left}&top=${top}&right=${right}&bottom=${bottom}`;
+    showRegion(await get(`/api/explore/${explored.id}/region?${query}&name=${name}`));
   } catch (error) {
     problem("explore", error.message);
   }

@@ -16,6 +16,7 @@ let suggested = [];
 let isFast = false;
 let isSuggesting = false;
 let stripKey = "";
+let lastStrip = null;
 
 onRelevance((found) => {
   for (const name of ["concept", "away"]) {
@@ -41,7 +42,7 @@ const generating = jobSlot("generate", "generate", (job) => {
   if (shown.every(Boolean)) $("generate-pair").replaceChildren(...shown);
   else if (!$("generate-pair").children.length) $("generate-pair").replaceChildren(...shown.filter(Boolean));
   if (job.state === "done") {
-    actions($("generate-actions"), job, "generate");
+    actions($("generate-actions"), job, "generate", () => stripOf(job));
     isFast = job.seconds < 1.5;
   }
 });
@@ -50,6 +51,7 @@ const strip = jobSlot(
   "generate",
   "strip",
   (job) => {
+    if (job.state === "done") lastStrip = job;
     $("generate-strip").replaceChildren(
       ...job.found.map((item) => {
         const shown = figure(pictureOf(job, item), item.column, `${item.column}: ${job.asked.prompt}`);
@@ -75,6 +77,10 @@ const suggesting = jobSlot(
   },
   true,
 );
+
+// The strip that is shown beneath these pictures, if it is of the same prompt and seed.
+const stripOf = ({ asked }) =>
+  lastStrip?.asked.prompt === asked.prompt && lastStrip.asked.seed === asked.seed ? lastStrip.id : "";
 
 const mode = () => form.elements.way.value;
 

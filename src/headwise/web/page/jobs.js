@@ -30,12 +30,16 @@ export function jobSlot(panel, kind, show, quiet = false) {
     newest = job.id;
     try {
       if (!restored && !quiet) announce(`${NAMES[kind]} …`);
-      return await follow(job, (update) => {
+      const said = (update) => {
         watch(update);
         if (update.id !== newest) return;
         show(update);
         if (update.state === "failed") problem(panel, update.error);
         if (over(update) && !restored && !quiet) announce(`${NAMES[kind]}: ${update.state}.`);
+      };
+      return await follow(job, said, (silent, error) => {
+        watch(silent);
+        $("status-said").textContent = error.message;
       });
     } catch (error) {
       active.delete(job.id);

@@ -66,6 +66,7 @@ async function awaitModel() {
   }
   if (page.state.state === "ready") {
     announce("The model is ready.");
+    offerRelevance().catch(() => {});
     for (const panel of Object.values(panels)) panel.ready?.();
   }
 }

@@ -23,7 +23,7 @@ export const concepts = () => page.relevance?.concepts ?? [];
 
 // The model's own relevance, and that of every run that has one.
 export async function offerRelevance() {
-  const measured = (await get("/api/runs")).filter((run) => run.measured).map((run) => [run.name, run.name]);
+  const measured = (await get("/api/runs")).filter((run) => run.of_this_model).map((run) => [run.name, run.name]);
   options(
     $("relevance"),
     [["", page.state.measured ? `of ${page.state.model}` : "none yet"], ...measured],

@@ -17,7 +17,7 @@ export async function showRecipe(path, panel) {
 }
 
 // The buttons beneath a result.
-export function actions(place, job, panel) {
+export function actions(place, job, panel, strip = () => "") {
   place.hidden = false;
   const name = el("input", {
     value: `${job.kind}-${job.id.slice(0, 4)}`,
@@ -30,7 +30,7 @@ export function actions(place, job, panel) {
       type: "button",
       onclick: async () => {
         try {
-          const answer = await post(`/api/jobs/${job.id}/keep?name=${encodeURIComponent(name.value)}`);
+          const answer = await post(`/api/jobs/${job.id}/keep?name=${encodeURIComponent(name.value)}&strip=${strip()}`);
           announce(`Kept as ${answer.run}.`);
           keep.textContent = `Kept as ${answer.run}`;
         } catch (error) {

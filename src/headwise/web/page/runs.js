@@ -231,7 +231,6 @@ const proposeName = () => {
 export function restore(last, state) {
   proposeName();
   if (state.model !== "emoji") form.elements.concepts.value = "paper34";
-  for (const name of ["num_inference_steps", "guidance_scale"]) form.elements[name].value = state[name];
   if (last.measure && !over(last.measure)) measuring.adopt(last.measure, true);
   if (page.state.measured === false) $("measure-card").open = true;
 }

@@ -89,7 +89,8 @@ async function open(name) {
   order = names.includes(order) ? order : names[0];
   $("weaken-result").hidden = false;
   const [value, low, high] = (curves.area ?? []).map((bound) => number(bound));
-  const area = curves.area ? `Least minus most relevant first: area ${value} (${low} to ${high}).` : "";
+  const sure = curves.area?.includes(null) ? "too few prompts for an interval" : `${low} to ${high}`;
+  const area = curves.area ? `Least minus most relevant first: area ${value} (${sure}).` : "";
   $("weaken-said").textContent = `${curves.concept}, ${curves.prompts} prompts, × ${curves.factor}. ${area}`;
   $("weaken-orders").replaceChildren(
     ...names.map((entry, i) =>

@@ -1,0 +1,75 @@
+"""Which models each method of editing works on; asked before anything is generated."""
+
+from typing import Any, NamedTuple
+
+from headwise.errors import Unsupported
+from headwise.model.heads import HeadMap, denoiser_of
+
+__all__ = ["require_support"]
+
+UNET = "Stable Diffusion 1, 2, XL"
+TEXT_ALONE = "Stable Diffusion 1, 2"
+TRANSFORMER = "PixArt, Sana"
+JOINT = "Stable Diffusion 3, FLUX"
+
+
+class _Method(NamedTuple):
+    """The name of a method, as its authors write it, and the families of models that it works on."""
+
+    title: str
+    families: tuple[str, ...] = (UNET,)
+
+
+METHODS = {  # by the name of the hook's class, or of the function
+    "PromptToPrompt": _Method("Prompt-to-prompt"),
+    "LocalBlend": _Method("Local blending"),
+    "MasaCtrl": _Method("MasaCtrl"),
+    "FreePrompt": _Method("Free-prompt editing"),
+    "PlugAndPlay": _Method("Plug-and-Play"),
+    "Patch": _Method("Patching", (UNET, TRANSFORMER)),
+    "Excite": _Method("Attend-and-Excite"),
+    "invert": _Method("Inversion"),
+    "compose": _Method("Composable diffusion", (TEXT_ALONE,)),
+    "sdedit": _Method("SDEdit", (UNET, JOINT)),
+}
+
+
+def require_support(model: Any, *methods: Any) -> None:
+    """Refuse a model on which a method would do nothing, or end in an error.
+
+    Args:
+        model: A pipeline, or the head map of one.
+        methods: Hooks, their classes, functions, or the names of either; hooks of the user's own always pass.
+
+    Raises:
+        Unsupported: One of the methods does not work on this model.
+    """
+    families = _families(model)
+    for method in filter(None, map(_known, methods)):
+        if not families & set(method.families):
+            name = "this one" if isinstance(model, HeadMap) else type(model).__name__
+            raise Unsupported(
+                f"{method.title} works on {', '.join(method.families)}, not on models such as {name}. "
+                "Use such a model, or leave this method out."
+            )
+
+
+def _known(method: Any) -> _Method | None:
+    """What is known of a method; None of a hook that is the user's own."""
+    if isinstance(method, str):
+        return METHODS[method]
+    kind = method if hasattr(method, "__name__") else type(method)
+    names = [base.__name__ for base in getattr(kind, "__mro__", (kind,))]
+    return next((METHODS[name] for name in names if name in METHODS), None)
+
+
+def _families(model: Any) -> set[str]:
+    """The families that a model belongs to."""
+    head_map = model if isinstance(model, HeadMap) else HeadMap.of(model)
+    if any(layer.kind == "joint" for layer in head_map):
+        return {JOINT}
+    if any(layer.address.startswith("transformer_blocks") for layer in head_map):
+        return {TRANSFORMER}
+    config = getattr(None if isinstance(model, HeadMap) else denoiser_of(model), "config", None)
+    alone = getattr(config, "addition_embed_type", None) is None
+    return {UNET, TEXT_ALONE} if alone else {UNET}

@@ -1,0 +1,74 @@
+"""Is this a text-to-image pipeline? Asked of its class, before any weight is loaded."""
+
+import inspect
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from headwise.errors import ModelNotLoaded
+
+__all__ = ["require_text_to_image"]
+
+NEEDED = ("prompt", "num_inference_steps", "generator", "latents", "output_type")
+PARTS = ("vae", "tokenizer")
+OTHER_INPUT = re.compile(r"(?!num_|negative_|ip_adapter_)(.*_)?images?(_.*)?$")
+OTHER_OUTPUT = re.compile(r"(.*_)?(videos?|frames?|audio)(_.*)?$")
+
+
+def require_text_to_image(name: str) -> None:
+    """Refuse a pipeline that cannot be called with a prompt alone, or that does not make images of it.
+
+    Args:
+        name: A folder in diffusers format, or a hub name. What has no description, or one of a class that
+            diffusers does not have, passes: loading it will say why.
+
+    Raises:
+        ModelNotLoaded: It is of another kind, such as inpainting or video.
+    """
+    import diffusers
+
+    kind = getattr(diffusers, str(_description(name).get("_class_name")), None)
+    obstacle = None if kind is None else _obstacle(kind)
+    if kind is not None and obstacle is not None:
+        raise ModelNotLoaded(
+            f"{name} is a {kind.__name__}, which {obstacle}; expected a text-to-image pipeline. "
+            "Give the model that it was made from, or another text-to-image model."
+        )
+
+
+def _description(name: str) -> dict[str, Any]:
+    """What model_index.json holds; nothing if it cannot be had."""
+    from diffusers import DiffusionPipeline
+
+    try:
+        if Path(name).exists():
+            return dict(json.loads((Path(name) / "model_index.json").read_bytes()))
+        return dict(DiffusionPipeline.load_config(name))
+    except Exception:  # the hub raises errors of many kinds, which loading will meet again and explain
+        return {}
+
+
+def _obstacle(kind: Any) -> str | None:
+    """Why a class of pipelines does not make images of prompts; None if it does."""
+    taken, parts = inspect.signature(kind.__call__).parameters, inspect.signature(kind.__init__).parameters
+    if "dummy" in kind.__module__:
+        return None  # what stands for a class of which a package is missing
+    for name in taken:
+        if OTHER_INPUT.match(name):
+            return f"takes an image beside the prompt (`{name}`)"
+        if OTHER_OUTPUT.match(name):
+            return f"generates video or sound (`{name}`)"
+    required = [
+        name
+        for name, parameter in taken.items()
+        if parameter.default is parameter.empty
+        and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
+        and name not in ("self", "prompt")
+    ]
+    missing = [name for name in NEEDED if name not in taken]
+    absent = [name for name in PARTS if name not in parts]
+    for names, why in ((required, "cannot be called without"), (missing, "takes no"), (absent, "has no")):
+        if names:
+            return f"{why} `{names[0]}`"
+    return None
