@@ -8,7 +8,8 @@ With M the matrix "source target" of an alignment, map column t of the target is
 
 The row of a source token whose word stays, or is replaced, sums to 1: all its attention is passed on. Where a
 word of n tokens is replaced by one of m, each of the n gives 1/m to each of the m. Start goes to start, end
-to end, and padding to padding.
+to end, and padding to padding. Writing without spaces is matched character by character. Each text encoder's
+tokens are aligned apart, where they stand.
 
 References:
     | Prompt-to-Prompt Image Editing with Cross Attention Control (Hertz et al., 2022)

@@ -1,6 +1,7 @@
 """Chapter 1, the pipeline as it is: its heads, its words, its seeds, and the hooks at its attention.
 
     heads       which attention heads read text, in one fixed order
+    words       words of a prompt as text, in every script
     tokens      words of a prompt -> positions of their tokens
     pipelines   loading a pipeline, and what only its insides can answer
     generate    image i of seed s, the same in any batch
