@@ -101,4 +101,5 @@ def bootstrap_interval(
     seed: int = 0,
 ) -> Interval:
     """A statistic that is one number, with its interval; arguments as in `bootstrap`."""
-    return Interval(*(float(end) for end in bootstrap(cases, statistic, seed)), n=len(cases))
+    value, low, high = (float(end) for end in bootstrap(cases, statistic, seed))
+    return Interval(value, low, high, n=len(cases))

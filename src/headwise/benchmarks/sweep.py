@@ -6,11 +6,11 @@ The last axis numbers the prompts (or pairs of prompts), the others are what is 
 seed; an axis "measure" holds the metrics that each image is scored by. `loops` says how the grid is cut into
 calls of the pipeline, from the outermost loop inwards:
 
-    ("seed",)                  a call has one seed, and mixes prompts with whatever else there is
-    ("method", "seed")         a call has one method and one seed, and several prompts
+    ("seed",)                   a call has one seed, and mixes prompts with whatever else there is
+    ("method", "seed")          a call has one method and one seed, and several prompts
     ("seed", "pair", "method") the same pairs by all methods, before the next pairs
 
-A sweep is made by a function of the pipeline, so that workers can share one as they share a measurement:
+A function of the pipeline makes a sweep, so that workers can share one:
 
     def brightness(pipe): return Sweep(…)
     scores = run_sweep(pipe, brightness, out="runs/brightness")
@@ -42,8 +42,8 @@ from headwise.runs.shards import subrange
 from headwise.runs.workers import Job, Keep
 
 __all__ = [
-    "Call", "Comparison", "KeptImage", "RunOptions", "Sweep", "keep_methods", "known_methods", "run_sweep",
-    "spread_evenly",
+    "Call", "Comparison", "KeptImage", "RunOptions", "Sweep", "keep_methods", "known_methods",
+    "run_sweep", "spread_evenly",
 ]  # fmt: skip
 
 METRICS_AXIS = "measure"  # as files call it
