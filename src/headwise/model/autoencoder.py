@@ -9,6 +9,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
+from headwise.errors import NotFinite
 from headwise.model.heads import denoiser_of
 
 __all__ = ["decoded", "encoded"]
@@ -16,11 +17,20 @@ __all__ = ["decoded", "encoded"]
 
 @torch.no_grad()
 def encoded(pipe: Any, picture: Image.Image) -> Float[Tensor, "1 channels height width"]:
-    """The latents of an image, the mode of what the encoder says, in the denoiser's type."""
+    """The latents of an image, the mode of what the encoder says, in the denoiser's type.
+
+    Raises:
+        NotFinite: The autoencoder overflows on the image.
+    """
     with _wide_autoencoder(pipe) as vae:
         pixels = pipe.image_processor.preprocess(picture).to(pipe._execution_device, vae.dtype)
         mean, scale = _normalisation(vae)
         latents = (vae.encode(pixels).latent_dist.mode() - mean) * scale
+    if not latents.isfinite().all():
+        raise NotFinite(
+            f"The autoencoder's latents are not finite in {pipe.vae.dtype}. Load the pipeline in "
+            "bfloat16 or float32, or with an autoencoder made for half precision."
+        )
     # laid out as a pipeline's own latents, so that the denoiser's kernels round alike
     return latents.to(denoiser_of(pipe).dtype).contiguous()
 
