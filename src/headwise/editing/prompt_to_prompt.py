@@ -110,8 +110,8 @@ class PromptToPrompt(Hook):
 
     def prepare(self, call: DenoiserCall) -> None:
         """Lay out M, a and b for this call, anew only where the batch or the exchanged words change."""
-        batch = (call.prompts, call.tokens, call.rows, call.conditional, call.device)
-        batch += (call.head_map, call.segments)
+        rows = (call.tokens, call.rows, call.conditional, call.device)
+        batch = (call.prompts, rows, call.head_map, call.segments)
         if not call.step or batch != self._prepared:
             self._read(call)
             self._prepared, self._inside = batch, None
