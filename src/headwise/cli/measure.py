@@ -39,12 +39,8 @@ Prompts = Annotated[
     str | None, typer.Option("--prompts", "-p", help="File with one prompt per line, or '-' for stdin.")
 ]
 Pictures = Annotated[int, typer.Option("--pictures", "-n", min=1, help="Images to generate, at most.")]
-RunFolder = Annotated[
-    Path | None, typer.Option("--out", "-o", help="Folder of the run; runs/<model> if not given.")
-]
-Until = Annotated[
-    float | None, typer.Option(min=0, max=1, help="Stop at this median split-half correlation.")
-]
+RunFolder = Annotated[Path | None, typer.Option("--out", "-o", help="Folder of the run; else runs/<model>.")]
+Until = Annotated[float | None, typer.Option(min=0, max=1, help="Stop at this split-half correlation.")]
 EstimatorName = Annotated[
     Named, typer.Option(help="'lean' samples words 8 times per call, in 10 calls; 'paper' once, in 50.")
 ]
