@@ -18,6 +18,7 @@ from headwise.benchmarks.defaults import defaults_of
 from headwise.cli import options, output, running
 from headwise.cli.commands import COMMANDS, app
 from headwise.cli.options import Measured, Model, Sampling, Sharing, grouped
+from headwise.cli.steer import generate
 
 SHARED = (
     "name", "dtype", "device", "relevance_file", "judge", "shard", "ray", "workers", "guidance_scale",
@@ -133,7 +134,9 @@ def test_what_goes_with_a_model():
     assert (mine.concepts, mine.cases, mine.pairs, mine.judge, mine.score) == ("emoji",) * 4 + ("choice",)
     assert (other.concepts, other.cases, other.pairs) == ("paper34", "paper", "emoji")
     assert other.judge == "openai/clip-vit-large-patch14" and other.score == "similarity"
-    assert (mine.steps, mine.guidance_scale, other.steps, other.guidance_scale) == (10, 5.0, 30, 7.5)
+    generated = signature(generate).parameters["sampling"].default
+    for defaults in (mine, other):
+        assert (defaults.steps, defaults.guidance_scale) == tuple(vars(generated).values())
     assert Model("emoji").defaults == mine and Model("sdxl").defaults == other
 
 

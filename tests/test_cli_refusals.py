@@ -36,12 +36,9 @@ def test_sizes_that_no_pipeline_generates(refused, command):
     assert "expected multiples of 8 for StableDiffusionPipeline, such as --height 96 --width 64" in said
 
 
-@pytest.mark.parametrize("device", ["cuda", "cuda:7", "mps", "meta"])
-def test_devices_that_are_not_here(refused, device, monkeypatch):
-    monkeypatch.setattr(
-        torch, "zeros", lambda *size, device: torch.Tensor(1).to(device.replace("mps", "cuda"))
-    )
-    if device != "meta" and torch.cuda.device_count() > 7:
+@pytest.mark.parametrize("device", ["cuda:99", "cuda", "mps", "meta"])
+def test_devices_that_are_not_here(refused, device):
+    if (device == "cuda" and torch.cuda.is_available()) or (device == "mps" and torch.mps.is_available()):
         pytest.skip("it is here")
     said = refused("doctor", *MODEL, "--device", device)
     assert said.startswith(f"error: --device {device} was given, which this machine does not have. Give cpu")

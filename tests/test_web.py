@@ -7,6 +7,7 @@ import shlex
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -229,12 +230,47 @@ def test_a_baseline_that_fails_does_not_hide_the_others(page, monkeypatch, caplo
 def test_a_picture_that_was_sent_is_edited(page):
     sent = page.post("/api/pictures", content=png()).json()
     assert sent["width"] == sent["height"] == 16
+    assert sent["cropped"].startswith("Only the middle 48 × 48 of the picture's 64 × 48 pixels are used")
+    assert page.post("/api/pictures", content=png((32, 32))).json()["cropped"] == ""
     shown = page.get(f"/api/pictures/{sent['id']}")
     assert Image.open(io.BytesIO(shown.content)).size == (16, 16)
     asked = {"prompt": "a red dog", "target": "a red cat", "picture": sent["id"], "skip": 0.0}
     job = done(page, "edit", **asked, rivals=["prompt-to-prompt", "sdedit"], **FAST)  # the key of old runs
     assert "psnr" in job["found"][0]
     assert [item["column"] for item in job["found"][1:]] == ["source", "prompt-to-prompt", "sdedit"]
+
+
+def test_the_strip_is_kept_with_the_pictures_above_it(page, service):
+    pair = done(page, "generate", prompt="a red dog", steering=[RED], **FAST)
+    strip = done(page, "strip", prompt="a red dog", steering=[RED], strengths=[0, 1], **FAST)
+    query = {"name": "both", "strip": strip["id"]}
+    assert page.post(f"/api/jobs/{pair['id']}/keep", params=query).json() == {"run": "both"}
+    kept = page.get("/api/runs/both").json()["pictures"]
+    assert kept == ["000-plain.png", "001-steered.png", "002---0.png", "003---1.png"]
+
+
+def test_the_recipe_of_an_explored_picture_has_the_head_and_the_box(page):
+    job = done(page, "explore", prompt="a red dog", **FAST)
+    query = {"head": 3, "box": "0.1000,0.2000,0.5000,0.6000"}
+    program = page.get(f"/api/jobs/{job['id']}/recipe", params=query).json()["python"]
+    assert "maps.of(3)" in program and "(0.1, 0.2, 0.5, 0.6)" in program
+    plain = page.get(f"/api/jobs/{job['id']}/recipe", params={"box": "import os"}).json()["python"]
+    assert "maps.together()" in plain and "(0.25, 0.25, 0.75, 0.75)" in plain
+
+
+def test_only_runs_of_this_model_are_offered(page, service):
+    for name, model in (
+        ("same", "tiny"),
+        ("pipeline", type(service.session.pipe).__name__),
+        ("other", "sdxl"),
+    ):
+        (service.runs.root / name).mkdir(parents=True)
+        measured = service.relevance("")
+        replace(measured, settings=measured.settings | {"model": model}).save(
+            service.runs.root / name / "relevance.safetensors"
+        )
+    offered = {run["name"]: run["of_this_model"] for run in page.get("/api/runs").json()}
+    assert offered == {"same": True, "pipeline": True, "other": False}
 
 
 def test_compose_has_the_baselines_beside_it(page):
