@@ -2,9 +2,8 @@ r"""Sweeps: a grid of scores that is filled call by call, continues where it end
 
     axes → what is still missing → calls → generate → keep some images → score → checkpoint
 
-The last axis numbers the prompts (or pairs of prompts), the others are what is compared, such as method and
-seed; an axis "measure" holds the metrics that each image is scored by. `loops` says how the grid is cut into
-calls of the pipeline, from the outermost loop inwards:
+The last axis numbers the prompts or pairs, the others are what is compared; an axis "measure" holds the
+metrics that images are scored by. `loops` says how the grid is cut into calls, from the outermost inwards:
 
     ("seed",)                   a call has one seed, and mixes prompts with whatever else there is
     ("method", "seed")          a call has one method and one seed, and several prompts

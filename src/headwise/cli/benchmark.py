@@ -55,8 +55,7 @@ def weakening(
 ) -> None:
     """Is every concept lost first where its most relevant heads are weakened first?
 
-    With the built-in model, only the concepts that its judge reads well are tested. If run again, it goes on
-    where it stopped.
+    Of the built-in model, only concepts that its judge reads well. If run again, it goes on where it stopped.
 
     \b
     Examples:
