@@ -33,6 +33,8 @@ from headwise.model.generate import generate
 from headwise.steering.doctor import features_of
 from headwise.steering.steer import strengthen
 from helpers import relevance_for
+from test_rows import ROWS as GUIDANCE
+from test_text_to_image import OTHERS
 
 PAGE = Path(__file__).parent.parent / "docs" / "compatibility.md"
 CONCEPTS = ConceptSet({"Animals": ["dog", "cat"], "Color": ["red", "orange"]})
@@ -383,6 +385,13 @@ def test_the_doctor_says_what_is_features_of(name):
     assert features_of(tiny_sd()) == ()
 
 
+def outcomes(works, measures):
+    """Of steering and of measuring."""
+    if works is not True:
+        return f"refused: … {works} …", "refused"
+    return "works", "works" if measures else "refused: … needs one row with the prompt for each image …"
+
+
 def table():
     """The page, from the rows."""
     said = {name: "works" if ok is True else f"refused: … {ok} …" for name, (_, ok) in ROWS.items()}
@@ -400,6 +409,26 @@ def table():
         "| | measuring and steering |",
         "|---|---|",
     ]
+    guided = [
+        "",
+        "Kinds of guidance (`tests/test_rows.py`): for one image, two copies and two prompts, hooks are",
+        "told the rows that carry the prompt and the step, and a steered word moves the image as by",
+        "explicit scaling. A measurement needs one row with the prompt for each image, once a step.",
+        "",
+        "| | steering | measuring |",
+        "|---|---|---|",
+        *(
+            f"| {name} | {' | '.join(outcomes(ok, measures))} |"
+            for name, (_, ok, measures) in GUIDANCE.items()
+        ),
+        "",
+        "Pipelines that commands and `load_pipeline` refuse before loading, with the reason",
+        "(`tests/test_text_to_image.py`):",
+        "",
+        "| | it |",
+        "|---|---|",
+        *(f"| {kind} | {reason} |" for kind, reason in OTHERS.items()),
+    ]
     families = [
         "",
         "Model families, each tested with the same hooks (`tests/test_families.py`): Stable Diffusion 1.x,",
@@ -407,7 +436,7 @@ def table():
         "exciting are for the first three.",
         "",
     ]
-    return "\n".join([*head, *lines, *families])
+    return "\n".join([*head, *lines, *guided, *families])
 
 
 def test_the_page_is_this_table():
