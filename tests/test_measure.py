@@ -33,12 +33,12 @@ def test_a_concept_alone_has_the_votes_that_it_has_among_all(exact_pipe, concept
     options = SHORT | {"pictures": 4}
     whole = measure(exact_pipe, concepts, out=tmp_path / "whole", **options)
     options["beside"] = concepts
-    alone = measure(exact_pipe, {"Food": concepts.words("Food")}, out=tmp_path / "alone", **options)
+    alone = measure(exact_pipe, {"Color": concepts.words("Color")}, out=tmp_path / "alone", **options)
     votes = [Votes.load(tmp_path / name / "votes.safetensors") for name in ("whole", "alone")]
     assert np.array_equal(votes[0].counts, votes[1].counts) and np.array_equal(
         votes[0].blocks, votes[1].blocks
     )
-    assert alone.concepts == ("Food", "Animals", "Color") and alone.own == ("Food",)
+    assert alone.concepts == ("Color", "Animals", "Food") and alone.own == ("Color",)
     assert np.array_equal(alone["Food"], whole["Food"]) and np.array_equal(alone["Color"], whole["Color"])
     assert alone.settings["beside"] == "2 concepts of another set" and "beside" not in whole.settings
     assert Relevance.load(tmp_path / "alone" / "relevance.safetensors") == alone
