@@ -73,12 +73,16 @@ def test_numbers_out_of_range_are_refused(sd, concepts, options, said):
         measure(sd, concepts, pictures=1, **SHORT | options)
 
 
-def test_the_home_folder_is_found(sd, concepts, tmp_path, monkeypatch):
+def test_the_home_folder_is_found(sd, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
-    relevance = measure(sd, concepts, pictures=1, out="~/x", **SHORT)
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "prompts.txt").write_text("a dog\na red car\n")
+    (tmp_path / "home" / "mine.toml").write_text('[concepts]\nA = ["dog"]\nB = ["red"]\n')
+    relevance = measure(sd, "~/mine.toml", pictures=1, out="~/x", **SHORT | {"prompts": "~/prompts.txt"})
+    relevance.save("~/copy.safetensors")
     assert [path.name for path in tmp_path.iterdir()] == ["home"]
-    assert Relevance.of("~/x") == relevance
+    assert Relevance.of("~/x") == Relevance.load("~/copy.safetensors") == relevance
 
 
 def test_votes_are_bit_equal_in_any_batch(exact_pipe, concepts, tmp_path):
