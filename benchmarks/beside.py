@@ -3,7 +3,7 @@
     nice python benchmarks/beside.py [--json] [--write] [--pictures 64] [--prompts 16] [--out runs/beside]
 
 The built-in model is measured with Color in sets of several sizes, always on the same pictures. Each order of
-heads is held against that of the whole packaged set by the rank correlation over heads (interval: bootstrap
+heads is held against that of the whole packaged set by the rank correlation over heads (interval: jackknife
 over the 32 blocks of pictures, the same ones in both), and by the area of ordered weakening (interval:
 bootstrap over prompts). The random sets are Color and drawn others of the packaged set, with nothing beside.
 """
@@ -18,7 +18,6 @@ from looking import add_output_to, tell
 from headwise.benchmarks.clip_scorer import CLIPScorer, scoring
 from headwise.benchmarks.prompts import eval_prompts
 from headwise.benchmarks.weakening import LEAST, MOST, measure_weakening
-from headwise.intervals import bootstrap_interval
 from headwise.measuring.concepts import ConceptSet
 from headwise.measuring.measure import measure
 from headwise.measuring.relevance import Relevance
@@ -50,8 +49,14 @@ def sets(whole: ConceptSet) -> dict[str, tuple[ConceptSet, ConceptSet | None]]:
 def agreement(votes: Votes, whole: Votes) -> dict[str, float]:
     """The rank correlation of both orders of heads, with its interval."""
     rows = [each.blocks[:, :, each.concepts.names.index(COLOR)] for each in (votes, whole)]
-    blocks = np.stack(rows, 1).astype(float)
-    return bootstrap_interval(blocks, lambda mean: rank_correlation(mean[:1], mean[1:])[0])._asdict()
+    total, n = [row.sum(0) for row in rows], len(rows[0])
+    value = rank_correlation(total[0][None], total[1][None])[0]
+    without = [
+        rank_correlation(*(all_[None] - row[b] for all_, row in zip(total, rows, strict=True)))[0]
+        for b in range(n)
+    ]
+    half = 1.96 * np.sqrt((n - 1) * np.var(without))
+    return {"value": float(value), "low": float(max(-1, value - half)), "high": float(min(1, value + half))}
 
 
 def compare(pictures: int, prompts: int, out: Path) -> dict[str, Any]:

@@ -232,6 +232,7 @@ def test_the_median_of_two_concepts_lies_between_them(run, monkeypatch, tmp_path
     made = {name: Agreement(r, 1.0, 3) for name, r in (("a", 0.2), ("b", 0.6))}
     monkeypatch.setattr("headwise.measuring.relevance.Relevance.load", lambda path: None)
     monkeypatch.setattr("headwise.measuring.agreement.agreement", lambda first, second: made)
+    monkeypatch.setattr("headwise.measuring.agreement.differences", lambda first, second: [])
     file = tmp_path / "relevance.safetensors"
     file.touch()
     assert json.loads(run("compare", file, file, "--json")[1])["median"] == pytest.approx(0.4)

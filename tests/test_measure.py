@@ -33,12 +33,12 @@ def test_a_concept_alone_has_the_votes_that_it_has_among_all(exact_pipe, concept
     options = SHORT | {"pictures": 4}
     whole = measure(exact_pipe, concepts, out=tmp_path / "whole", **options)
     options["beside"] = concepts
-    alone = measure(exact_pipe, {"Food": concepts.words("Food")}, out=tmp_path / "alone", **options)
+    alone = measure(exact_pipe, {"Color": concepts.words("Color")}, out=tmp_path / "alone", **options)
     votes = [Votes.load(tmp_path / name / "votes.safetensors") for name in ("whole", "alone")]
     assert np.array_equal(votes[0].counts, votes[1].counts) and np.array_equal(
         votes[0].blocks, votes[1].blocks
     )
-    assert alone.concepts == ("Food", "Animals", "Color") and alone.own == ("Food",)
+    assert alone.concepts == ("Color", "Animals", "Food") and alone.own == ("Color",)
     assert np.array_equal(alone["Food"], whole["Food"]) and np.array_equal(alone["Color"], whole["Color"])
     assert alone.settings["beside"] == "2 concepts of another set" and "beside" not in whole.settings
     assert Relevance.load(tmp_path / "alone" / "relevance.safetensors") == alone
@@ -73,12 +73,16 @@ def test_numbers_out_of_range_are_refused(sd, concepts, options, said):
         measure(sd, concepts, pictures=1, **SHORT | options)
 
 
-def test_the_home_folder_is_found(sd, concepts, tmp_path, monkeypatch):
+def test_the_home_folder_is_found(sd, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
-    relevance = measure(sd, concepts, pictures=1, out="~/x", **SHORT)
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "prompts.txt").write_text("a dog\na red car\n")
+    (tmp_path / "home" / "mine.toml").write_text('[concepts]\nA = ["dog"]\nB = ["red"]\n')
+    relevance = measure(sd, "~/mine.toml", pictures=1, out="~/x", **SHORT | {"prompts": "~/prompts.txt"})
+    relevance.save("~/copy.safetensors")
     assert [path.name for path in tmp_path.iterdir()] == ["home"]
-    assert Relevance.of("~/x") == relevance
+    assert Relevance.of("~/x") == Relevance.load("~/copy.safetensors") == relevance
 
 
 def test_votes_are_bit_equal_in_any_batch(exact_pipe, concepts, tmp_path):

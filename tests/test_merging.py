@@ -57,7 +57,8 @@ def test_any_split_in_any_order_is_the_whole(tmp_path_factory, order, cuts):
 
 
 def test_merged_shards_are_the_folder_of_one_process(sd, concepts, tmp_path):
-    same = SHORT | {"pictures": 7, "keep_pictures": 2}
+    same = SHORT | {"pictures": 7, "keep_pictures": 2, "beside": concepts}
+    concepts = ConceptSet({"Color": ["red", "vase"]})
     measure(sd, concepts, out=tmp_path / "one", **same)
     for i in range(3):
         measure(sd, concepts, numbers=Shard(i, 3).of(7), out=Shard(i, 3).folder(tmp_path / "many"), **same)

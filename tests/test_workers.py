@@ -20,6 +20,7 @@ from headwise.benchmarks.sweep import Sweep, run_sweep
 from headwise.benchmarks.weakening import measure_weakening
 from headwise.benchmarks.weakening_sweeps import benchmark_weakening
 from headwise.errors import HeadwiseError, UnreadableFile, WorkersDied
+from headwise.measuring.concepts import ConceptSet
 from headwise.measuring.measure import measure
 from headwise.measuring.merge import merge
 from headwise.measuring.votes import Votes
@@ -187,7 +188,9 @@ def test_shared_votes_are_those_of_one_process_bit_for_bit(tmp_path, concepts, u
         "batch_size": 4,
         "keep_pictures": 3,
         "until": until,
+        "beside": concepts,
     }
+    concepts = ConceptSet({"Color": ["red", "vase"]})
     one = measure(tiny_sd(), concepts, out=tmp_path / "one", **same)
     workers = Here(tiny_sd, deaths=[False, True, False, False, True, True], seed=1)
     many = measure(workers, concepts, out=tmp_path / "many", **same)

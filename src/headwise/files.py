@@ -20,8 +20,8 @@ from safetensors.numpy import load, save
 from headwise.errors import UnreadableFile, UnwritableFolder
 
 __all__ = [
-    "Header", "deserialise", "read_arrays", "read_header", "read_whole", "serialise", "write_arrays",
-    "write_whole",
+    "Header", "deserialise", "expanded", "read_arrays", "read_header", "read_whole", "serialise",
+    "write_arrays", "write_whole",
 ]  # fmt: skip
 
 FORMAT = 1
@@ -39,9 +39,15 @@ class Header(NamedTuple):
     arrays: dict[str, tuple[str, tuple[int, ...]]]
 
 
+def expanded(path: str | Path) -> Path:
+    """The path, with the user's home folder in the place of a leading ~."""
+    path = Path(path)
+    return path.expanduser() if path.parts[:1] == ("~",) else path
+
+
 def write_whole(path: str | Path, content: bytes) -> None:
     """Write a complete file, or leave the one that is there."""
-    path = Path(path)
+    path = expanded(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
@@ -104,7 +110,7 @@ def read_arrays(
 def read_whole(path: str | Path, kind: str) -> bytes:
     """The bytes of a file; `kind` is what the error asks for where there is none."""
     try:
-        return Path(path).read_bytes()
+        return expanded(path).read_bytes()
     except OSError as error:
         raise _unreadable(path, kind, error) from None
 

@@ -25,6 +25,7 @@ from types import MappingProxyType
 from typing import Any
 
 from headwise.errors import UnknownConcept, UnreadableConcepts
+from headwise.files import expanded
 
 __all__ = ["FEW", "PACKAGED", "ConceptSet", "WordEmbeddings", "choice", "unknown_concept"]
 
@@ -94,7 +95,7 @@ class ConceptSet:
         """
         path = _DATA / f"{name_or_path}.toml"
         if not re.fullmatch(r"\w+", str(name_or_path)) or not path.is_file():
-            path = Path(name_or_path).expanduser()
+            path = expanded(name_or_path)
         text = _read(path)
         try:
             table = tomllib.loads(text)

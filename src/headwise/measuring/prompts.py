@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from headwise.errors import UnreadablePrompts
+from headwise.files import expanded
 from headwise.model.pipelines import is_emoji
 
 __all__ = ["read_prompts"]
@@ -30,7 +31,7 @@ def read_prompts(prompts: Sequence[str] | str | Path | None, pipe: Any) -> tuple
     if prompts is None:
         prompts = _DATA / ("emoji_prompts.txt" if is_emoji(pipe) else "prompts.txt")
     if isinstance(prompts, str | Path):
-        return _read_file(Path(prompts))
+        return _read_file(expanded(prompts))
     for i, prompt in enumerate(prompts):
         if not isinstance(prompt, str) or not prompt.strip() or "\0" in prompt:
             raise UnreadablePrompts(

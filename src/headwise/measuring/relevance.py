@@ -30,7 +30,7 @@ from headwise.errors import (
     UnreadableFile,
     VotesMismatch,
 )
-from headwise.files import read_arrays, write_arrays
+from headwise.files import expanded, read_arrays, write_arrays
 from headwise.measuring.concepts import unknown_concept
 from headwise.measuring.hub import HubFile
 from headwise.measuring.reliability import normalise, split_half, standard_errors
@@ -143,7 +143,7 @@ class Relevance(HubFile):
                 f"{type(relevance).__name__} was given as relevance. Give a Relevance, or the path of its "
                 "file or run; Relevance.from_votes makes one of an array of votes."
             )
-        path = Path(relevance).expanduser()
+        path = expanded(relevance)
         if not path.exists():
             raise UnreadableFile(
                 f"There is no {path}. Give a relevance file or the folder of a run; "

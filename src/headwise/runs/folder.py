@@ -19,7 +19,7 @@ from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 from tqdm.auto import tqdm
 
 from headwise.errors import RunMismatch, UnreadableFile, UnwritableFolder
-from headwise.files import write_whole
+from headwise.files import expanded, write_whole
 from headwise.pictures import save_picture
 from headwise.runs.locks import hold
 
@@ -88,7 +88,7 @@ class RunFolder(Generic[Counted]):
         counted_with: Mapping[str, str] | None = None,
         kind: str = "",
     ) -> None:
-        self.path = None if path is None else Path(path).expanduser()
+        self.path = None if path is None else expanded(path)
         self.counted_with = versions() if counted_with is None else counted_with
         self.versions: dict[str, str] = {}
         self.settings, self.so_far, self.name, self.total = settings, start, f"{name}.safetensors", total
