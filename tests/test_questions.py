@@ -32,18 +32,18 @@ WORDS = {
 
 def test_eight_draws_are_counted_as_measured(sd, tmp_path):
     """On the same words: the way of 8 draws is what `measure` counts, block for block."""
-    concepts, setting = ConceptSet(WORDS), Setting(3, 1.0, 32)
-    settings = (setting, Setting(5, 7.5, 32))
-    options = {"long": 32, "settings": settings, "batch_size": 5, "progress": False}
+    concepts, setting = ConceptSet(WORDS), Setting(3, 1.0, 16)
+    settings = (setting, Setting(5, 7.5, 16))
+    options = {"long": 16, "settings": settings, "batch_size": 5, "progress": False}
     found = benchmark_estimators(sd, concepts, tmp_path, **options)
-    kept = {"beside": None, "pictures": 32, "batch_size": 4, "progress": False, "out": tmp_path / "measured"}
+    kept = {"beside": None, "pictures": 16, "batch_size": 4, "progress": False, "out": tmp_path / "measured"}
     measure(sd, concepts, estimator=Estimator(8, 3), guidance_scale=1.0, **kept)
     votes = Votes.load(tmp_path / "measured" / "votes.safetensors")
     ways, _ = read_arrays(tmp_path / f"{setting.name}.safetensors", "estimators", WAYS)
     assert np.array_equal(ways["8 draws"], votes.blocks.transpose(0, 2, 1))
     calls = len(votes.counts)
     assert [ways[f"{n}"].sum() for n in WAYS[:4]] == [
-        32 * calls * n * votes.head_map.all_heads for n in (1, 2, 4, 8)
+        16 * calls * n * votes.head_map.all_heads for n in (1, 2, 4, 8)
     ]
     assert np.allclose(ways["soft"].sum(), ways["8 draws"].sum())  # shares of one vote each
     assert ways["all words"].sum() == ways["1 draw"].sum()
@@ -52,7 +52,7 @@ def test_eight_draws_are_counted_as_measured(sd, tmp_path):
     assert guided["both halves"].sum() == 2 * guided["8 draws"].sum() > 2 * guided["early"].sum() > 0
     again = benchmark_estimators(sd, concepts, tmp_path, **options)
     assert again.numbers() == found.numbers()
-    other = (Setting(3, 0.5, 32), *settings[1:])  # of the same name
+    other = (Setting(3, 0.5, 16), *settings[1:])  # of the same name
     with pytest.raises(RunMismatch, match=r"3 steps, no guidance.* of another run: .*: 1.0.* there, .*: 0.5"):
         benchmark_estimators(sd, concepts, tmp_path, **options | {"settings": other})
     assert "How few denoiser rows" in report(tmp_path).read_text()
