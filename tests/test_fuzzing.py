@@ -1,4 +1,4 @@
-"""Whatever is asked: hooks change no image that they were not asked to change, and raise nothing but our errors."""
+"""Hooks change no image that they were not asked to change, and raise nothing but our errors."""
 
 import pytest
 import torch
