@@ -195,7 +195,7 @@ def test_intervals_stand_in_the_order_given_and_rates_go_from_0_to_1():
 
 
 def test_lines_have_their_points_their_band_and_the_goal():
-    curves = {"lean": [(10, 0.1, 0.05, 0.2), (100, 0.5, 0.4, 0.6)], "paper": [(10, 0.3, 0.2, 0.4)] * 2}
+    curves = {"lean": [(10.0, 0.1, 0.05, 0.2), (100.0, 0.5, 0.4, 0.6)], "paper": [(10.0, 0.3, 0.2, 0.4)] * 2}
     axes = plots.lines(curves, "rows", "agreement", goal=0.95).axes[0]
     *drawn, goal = axes.get_lines()
     assert [line.get_xydata().tolist() for line in drawn] == [

@@ -42,11 +42,17 @@ class Interval(_Ends):
 
     n: int | None
 
-    def __new__(cls, value: float, low: float, high: float, n: int | None = None) -> "Interval":
-        """The tuple (value, low, high)."""
-        made = super().__new__(cls, value, low, high)
+    def __new__(
+        cls, value: float | None, low: float | None, high: float | None, n: int | None = None
+    ) -> "Interval":
+        """The tuple (value, low, high), with nan for None."""
+        made = super().__new__(cls, *(np.nan if end is None else end for end in (value, low, high)))
         made.n = n
         return made
+
+    def as_json(self) -> list[float | None]:
+        """[value, low, high] as JSON has them, which has no nan."""
+        return [float(end) if np.isfinite(end) else None for end in self]
 
     def __str__(self) -> str:
         return format(self, ".3f")
@@ -101,5 +107,5 @@ def bootstrap_interval(
     seed: int = 0,
 ) -> Interval:
     """A statistic that is one number, with its interval; arguments as in `bootstrap`."""
-    value, low, high = (float(end) for end in bootstrap(cases, statistic, seed))
-    return Interval(value, low, high, n=len(cases))
+    value, low, high = map(float, bootstrap(cases, statistic, seed))
+    return Interval(value, low, high, len(cases))

@@ -202,11 +202,13 @@ class Scales:
         """By scale: its properties, and each metric as mean, low and high."""
         numbers: dict[str, dict[str, Any]] = {}
         for name in ("plain", *self.orders):
-            numbers[name] = {m: list(self.strengthened.of(name, m)) for m in Editing.METRICS}
+            numbers[name] = {m: self.strengthened.of(name, m).as_json() for m in Editing.METRICS}
         for name, order in self.orders.items():
-            areas = {concept: list(weakening.area()) for concept, weakening in self.weakened[name].items()}
+            areas = {
+                concept: weakening.area().as_json() for concept, weakening in self.weakened[name].items()
+            }
             numbers[name] |= {"order": order, "largest": self.largest[name], "areas": areas}
-            numbers[name] |= {"misread": list(self.adjusted[name].rate("adjust"))}
+            numbers[name] |= {"misread": self.adjusted[name].rate("adjust").as_json()}
         return numbers
 
 

@@ -40,7 +40,7 @@ def fleiss_kappa(counts: Int[np.ndarray, "items answers"], seed: int = 0) -> Int
     """
     rated = counts[counts.sum(1) >= 2].astype(np.float64)
     if len(rated) == 0 or (rated.sum(0) > 0).sum() < 2:
-        return Interval(float("nan"), float("nan"), float("nan"))
+        return Interval(None, None, None)
     raters = rated.sum(1, keepdims=True)
     agreeing = (rated * (rated - 1)).sum(1, keepdims=True) / (raters * (raters - 1))
     return bootstrap_interval(np.hstack([agreeing, rated / raters]), _kappa, seed)

@@ -135,7 +135,9 @@ def benchmark_questions(
     }
     settings = {"model": model_name(pipe), "pictures": pictures, "whole": whole, "seed": seed}
     settings |= {"whole_split_half": float(np.median(relevance.split_half)), "pairs": len(pairs)}
-    content = {"settings": settings, "answers": {name: vars(answer) for name, answer in answers.items()}}
+    values = {name: {row: n.as_json() for row, n in answers[name].values.items()} for name in answers}
+    shown = {name: vars(answer) | {"values": values[name]} for name, answer in answers.items()}
+    content = {"settings": settings, "answers": shown}
     write_whole(model.out / QUESTIONS_FILE, (json.dumps(content, indent=1) + "\n").encode())
     return answers
 
