@@ -280,14 +280,13 @@ def _announce(pipe: Any, so_far: Scores, wanted: range) -> None:
     steps, takes = so_far.settings.get("num_inference_steps"), ""
     if not images or steps is None:
         return
-    if hasattr(pipe, "scheduler"):  # workers are timed by nobody: there may be any number of them
+    if hasattr(pipe, "scheduler"):  # of workers there may be any number
         options = {"guidance_scale": so_far.settings.get("guidance_scale", 1.0), "output_type": "latent"}
         with quiet(pipe):
-            for _ in range(2):  # the first warms up
-                started = time.perf_counter()
-                generate(pipe, ["a photo"], 0, [0], num_inference_steps=1, **options)
-        minutes = work_seconds(images, steps, time.perf_counter() - started) / 60
-        takes = f", about {max(1, minutes):.0f} min here"
+            started = time.perf_counter()
+            generate(pipe, ["a photo"], 0, [0], num_inference_steps=1, **options)
+        seconds = work_seconds(images, steps, time.perf_counter() - started)
+        takes = f", about {max(1, seconds / 60):.0f} min here"
     tqdm.write(f"Up to {images} images of {steps} steps are to be generated{takes}.", file=sys.stderr)
 
 

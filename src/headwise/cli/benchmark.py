@@ -66,8 +66,7 @@ def weakening(
     from headwise.benchmarks.prompts import eval_prompts, evaluated_concepts
     from headwise.benchmarks.weakening_sweeps import benchmark_weakening
 
-    defaults, relevance = model.defaults, model.relevance()
-    source = cases or defaults.cases
+    defaults, relevance, source = model.defaults, model.relevance(), cases or model.defaults.cases
     scored = [name for name in defaults.scored_concepts(source) if name in relevance.concepts]
     named = (concept_named(name, evaluated_concepts(source)) for name in concepts or scored)
     prompts = {name: eval_prompts(source, name, count) for name in named}
