@@ -134,17 +134,10 @@ def measure(
     options: dict[str, Any] = {
         "beside": None if beside == "none" else beside,
         "prompts": _lines(sys.stdin.read()) if prompts == "-" else prompts,
-        "pictures": pictures,
-        "until": until,
-        "estimator": estimator,
-        "num_inference_steps": num_inference_steps,
-        "guidance_scale": guidance_scale,
-        "negative_prompt": negative_prompt,
-        "seed": seed,
-        "batch_size": batch_size,
-        "keep_pictures": keep_pictures,
-        **vars(size),
-    }
+        "pictures": pictures, "until": until, "estimator": estimator, "seed": seed, **vars(size),
+        "num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale,
+        "negative_prompt": negative_prompt, "batch_size": batch_size, "keep_pictures": keep_pictures,
+    }  # fmt: skip
     with running(model, sharing, out or Path("runs") / Path(model.name).name) as run:
         size.require(run.pipe)
         resumed_from = _images_in(run.folder)
@@ -157,13 +150,7 @@ def measure(
         "split_half_median": finite(relevance.split_half_median),
     }
     results |= {} if run.shard is None else {"shard": str(run.shard)}
-    results |= {"beside": relevance.settings["beside"]} if "beside" in relevance.settings else {}
-    if as_json:
-        print_json(results)
-        return
-    print_rows(results.items())
-    for remark in relevance.remarks:
-        print(remark)
+    _print_measured(results, relevance, as_json)
 
 
 def show(
@@ -245,6 +232,17 @@ def report(folder: Annotated[Path, typer.Argument(help="The folder of a run.")])
     from headwise.report.measurement import report as write_page
 
     print(write_page(folder))
+
+
+def _print_measured(results: dict[str, Any], relevance: "Relevance", as_json: bool) -> None:
+    if "beside" in relevance.settings:
+        results["beside"] = relevance.settings["beside"]
+    if as_json:
+        print_json(results)
+        return
+    print_rows(results.items())
+    for remark in relevance.remarks:
+        print(remark)
 
 
 def _lines(text: str) -> list[str]:

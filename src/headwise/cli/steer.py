@@ -127,8 +127,7 @@ def weaken(
 ) -> None:
     """Weaken the heads of a concept in order, and see whether it is lost.
 
-    Most relevant first, least relevant first, in random order, and by layers. If run again, it goes on where
-    it stopped.
+    Most relevant first, least relevant first, in random order, and by layers; goes on where it stopped.
 
     \b
     Examples:

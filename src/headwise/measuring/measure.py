@@ -65,8 +65,7 @@ def measure(
 
     Args:
         pipe: The user's pipeline, which is left as it was; or workers, which share the work (runs/ray.py).
-        concepts: The concepts that heads choose between, or a mapping of names to words, or the name or path
-            of a set.
+        concepts: The concepts that heads choose between: a set, a mapping of names to words, a name or path.
         beside: A background set that stands beside these concepts to be chosen, see `ConceptSet.beside`; None
             for none. "auto" takes the packaged set of the model for fewer than 24 concepts, because heads
             that have little to choose from are not those that matter for what they choose.
@@ -87,24 +86,15 @@ def measure(
             pictures are counted, and of how many. What it raises ends the run; what was counted is kept.
     """
     _check(pictures, numbers, batch_size, keep_pictures if out is None else 0, until)
-    if num_inference_steps is not None and num_inference_steps < 1:
-        raise HeadwiseError(f"num_inference_steps={num_inference_steps} was given; expected 1 or more.")
+    _check_steps(num_inference_steps)
     passed: dict[str, Any] = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
     passed |= {"negative_prompt": negative_prompt, "height": height, "width": width}
     texts = prompts if prompts is None else read_prompts(prompts, pipe)
     task = _Measurement(
         ConceptSet.of(concepts),
         beside if beside is None or beside == "auto" else ConceptSet.of(beside),
-        texts,
-        latents,
-        pictures,
-        seed,
-        estimator_of(estimator),
-        passed,
-        batch_size,
-        keep_pictures,
-        until,
-    )
+        texts, latents, pictures, seed, estimator_of(estimator), passed, batch_size, keep_pictures, until,
+    )  # fmt: skip
     return _count(Job(pipe, task), task, subrange(numbers, pictures), out, checkpoint_every, progress)
 
 
@@ -244,6 +234,11 @@ def _check(
             f"until={until} looks at all pictures, but only {format_ranges([numbers])} are counted here. "
             "Leave it out, or let workers share the run."
         )
+
+
+def _check_steps(num_inference_steps: int | None) -> None:
+    if num_inference_steps is not None and num_inference_steps < 1:
+        raise HeadwiseError(f"num_inference_steps={num_inference_steps} was given; expected 1 or more.")
 
 
 def _require_among(folder: RunFolder[Votes], wanted: range) -> None:
