@@ -111,9 +111,9 @@ def test_hooks_find_words_behind_learned_ones():
     pipe.load_textual_inversion(torch.randn(3, 32), token="<toy>")
     prompts = ("a <toy> dog", "a <toy> red cat dog")  # red at 5, cat at 6, dog at 7
     call = DenoiserCall(
-        prompts=prompts, segments=text_segments(pipe), tokens=24, rows=2, pictures=2, steps=2, grid=(8, 8),
+        prompts=prompts, segments=text_segments(pipe), tokens=24, steps=2, grid=(8, 8),
         head_map=HeadMap.of(pipe),
-    )  # fmt: skip
+    ).of_rows(2)  # fmt: skip
     edit, blend, excite = (
         PromptToPrompt(weights={"cat": 2.0}),
         LocalBlend(),

@@ -214,6 +214,7 @@ def test_every_layer_hears_what_steer_makes_it_hear(nodes, name, dtype):
         assert len(patches) == len(head_map)
         ours = steer(positions)
         call = DenoiserCall(
+            dtype=dtype,
             rows=4,
             pictures=2,
             picture=(0, 1, 0, 1),

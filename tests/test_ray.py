@@ -282,7 +282,7 @@ def test_the_command_shares_over_ray(cluster, model, one, run, tmp_path, monkeyp
     (tmp_path / "prompts.txt").write_text("a dog\na red car\n")
     line = ["measure", "-m", model, "-c", tmp_path / "mine.toml", "-p", tmp_path / "prompts.txt", "-n", 60]
     line += ["--num-inference-steps", 2, "--batch-size", 4, "-o", tmp_path / "many", "--workers", 2, "--json"]
-    code, out, err = run(*line, "--ray")
+    code, out, err = run(*line, "--beside", "none", "--ray")
     assert code == 0 and json.loads(out)["pictures"] == 60 and "60/60" in err
     assert votes_of(tmp_path / "many") == one
 

@@ -240,7 +240,8 @@ class Truth(Hook):
     def __init__(self, pipe, prompts, half=False):
         self.pipe, self.half, self.calls = pipe, half, []
         self.texts = {prompt: embedding_of(pipe, prompt) for prompt in prompts}
-        self.places = {p: list(positions_in(text_segments(pipe), p, p.split()[-1])) for p in prompts}
+        segments = text_segments(pipe, {"complex_human_instruction": None})
+        self.places = {p: list(positions_in(segments, p, p.split()[-1])) for p in prompts}
         denoiser_of(pipe).register_forward_pre_hook(self.note, with_kwargs=True)
 
     def note(self, module, args, kwargs):

@@ -48,7 +48,7 @@ def test_a_word_is_looked_for_where_the_denoiser_reads():
     """Beyond what FLUX's CLIP reads, of which no token goes to the denoiser."""
     pipe = TRANSFORMERS["flux-schnell"]()
     found = ConceptSet({"Animals": ["dog"], "Color": ["red"]})
-    relevance = measure(pipe, found, pictures=1, num_inference_steps=1, progress=False)
+    relevance = measure(pipe, found, beside=None, pictures=1, num_inference_steps=1, progress=False)
     prompt = "a photo of a car in color of " * 4 + "a vase"
     options = OPTIONS | {"pictures": 1, "num_inference_steps": 1}
     assert {s.concept for s in suggest(pipe, relevance, prompt, "vase", **options)} == {"Animals", "Color"}
