@@ -232,13 +232,14 @@ class _Hooked:
         call: DenoiserCall,
         inputs: dict[str, Any],
         hook: AttentionHook,
-        latents: Tensor,
-        timestep: Tensor,
+        latents: Tensor | None = None,
+        timestep: Tensor | None = None,
     ) -> Any:
-        """The denoiser's output on other latents, as `DenoiserCall.rerun` says."""
+        """The denoiser's output once more, as `DenoiserCall.rerun` says."""
         modes.require_gradients(self.denoiser)
         inputs = modes.tracked(rows_of(inputs, call.rows, call.conditional))
-        inputs |= {latents_in(inputs): latents, "timestep": modes.tracked(timestep)}
+        if latents is not None:
+            inputs |= {latents_in(inputs): latents, "timestep": modes.tracked(timestep)}
         with self._side_pass(hook, call.of_rows(call.pictures)):
             return self.denoiser.forward(**inputs)
 

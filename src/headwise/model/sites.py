@@ -81,9 +81,9 @@ class DenoiserCall:
         segments: The tokenizers of the text, and where the tokens of each begin; none for a bare denoiser.
         head_map: The denoiser's head map.
         scheduler: The pipeline's scheduler; None for a bare denoiser.
-        rerun: `rerun(hook, latents, timestep)` is the denoiser's output on other latents, for the rows with
-            the prompt only, with this call's text. Only `hook` is called, without `prepare` and `finish`, and
-            the step counter does not advance.
+        rerun: `rerun(hook)` is the denoiser's output once more, for the rows with the prompt only, and
+            `rerun(hook, latents, timestep)` that on other latents, with this call's text. Only `hook` is
+            called, without `prepare` and `finish`, and the step counter does not advance.
         encode_text: `encode_text(hook, text, rows)` runs the denoiser once on `text`, "tokens dim", in place
             of the prompt, for the first `rows` rows with the prompt and the smallest latents it accepts. Only
             `hook` is called, without `prepare` and `finish`, and the step counter does not advance.
@@ -104,7 +104,7 @@ class DenoiserCall:
     segments: tuple[TextSegment, ...] = ()
     head_map: HeadMap = field(default_factory=lambda: HeadMap(()))
     scheduler: Any = None
-    rerun: Callable[[AttentionHook, Tensor, Tensor], Any] | None = None
+    rerun: Callable[..., Any] | None = None
     encode_text: Callable[[AttentionHook, Tensor, int], None] | None = None
 
     @property
