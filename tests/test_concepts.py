@@ -1,11 +1,12 @@
 """Concept sets: the paper's, one's own, and the sentences for files with mistakes."""
 
+import functools
 from pathlib import Path
 
 import pytest
 import torch
 
-from conftest import BUILD
+from conftest import BUILD, TRANSFORMERS
 from headwise.errors import ModelNotLoaded, UnknownConcept, UnreadableConcepts, WordWithoutTokens
 from headwise.measuring.concepts import FEW, ConceptSet, choice
 from headwise.measuring.probe import ConceptProbe
@@ -178,3 +179,18 @@ def test_pipelines_without_tokenizer_are_refused(sd):
 def test_a_word_without_tokens_is_named(sd):
     with pytest.raises(WordWithoutTokens, match="has no token"):
         ConceptSet.from_json([["A", ["dog", " "]]]).embed(sd)
+
+
+def test_texts_of_several_encoders_that_come_apart_are_refused(monkeypatch):
+    """As Hunyuan-DiT's, whose encoder is called once for each text."""
+    pipe = TRANSFORMERS["sd3"]()
+    encode = type(pipe).encode_prompt
+
+    @functools.wraps(encode)
+    def first_text_alone(self, *args, **options):
+        text, *rest = encode(self, *args, **options)
+        return text[:, : self.tokenizer.model_max_length], *rest
+
+    monkeypatch.setattr(type(pipe), "encode_prompt", first_text_alone)
+    with pytest.raises(ModelNotLoaded, match="encodes a text of 24 tokens, and 'dog' stands at"):
+        ConceptSet({"Animals": ["dog"], "Color": ["red"]}).embed(pipe)

@@ -139,8 +139,13 @@ def encode_word(pipe: Any, word: str) -> tuple[Float[Tensor, "starts dim"], Floa
             device=pipe._execution_device,
             **{name: value for name, value in options.items() if name in accepted},
         )
-    starts = min(read(segments[0], word).words)
-    return encoded[0][0, :starts], encoded[0][0, list(positions_in(segments, word, None))]
+    starts, positions = min(read(segments[0], word).words), list(positions_in(segments, word, None))
+    if max(positions) >= encoded[0].shape[1]:  # as Hunyuan-DiT's, whose second text comes apart
+        raise ModelNotLoaded(
+            f"{type(pipe).__name__} encodes a text of {encoded[0].shape[1]} tokens, and {word!r} stands at "
+            f"{positions} of all its texts. Expected encoders whose tokens make one text, as SD 3's do."
+        )
+    return encoded[0][0, :starts], encoded[0][0, positions]
 
 
 def _defaults(function: Any) -> dict[str, Any]:
