@@ -1,4 +1,4 @@
-"""As published: Attend-and-Excite has diffusers' numbers, prompt-to-prompt those of the published rules."""
+"""As published: Attend-and-Excite has diffusers' numbers, prompt-to-prompt the published alignment."""
 
 import json
 import math
@@ -6,6 +6,7 @@ import sys
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -24,6 +25,7 @@ from headwise.model.sites import DenoiserCall
 from headwise.model.tokens import token_positions
 
 sys.path.insert(0, str(Path(__file__).with_name("golden")))
+import aligner
 import published
 
 GOLDEN = json.loads(published.FILE.read_text())
@@ -208,6 +210,16 @@ def test_padding_is_aligned_at_its_own_place(source, target):
         assert {s: matrix[s, t] for s in matrix[:, t].nonzero()[0]} == dict(taken)
     end = len(tokenizer(target).input_ids) - 1
     assert matrix[end + 3, end + 3] == 1
+
+
+@pytest.mark.parametrize(("source", "target", "entries", "new"), json.loads(aligner.FILE.read_text()))
+def test_prompts_are_aligned_as_the_published_functions_did(source, target, entries, new):
+    expected = np.zeros((aligner.TOKENS, aligner.TOKENS))
+    for row, column, value in entries:
+        expected[row, column] = value
+    found = align_as_published(tiny_tokenizer(), source, target, aligner.TOKENS)
+    assert np.allclose(found.matrix, expected, atol=1e-6)  # they are of single precision
+    assert found.new.nonzero()[0].tolist() == new
 
 
 def test_prompts_beyond_the_limit_are_cut():
