@@ -1,6 +1,7 @@
 """What a stranger tries first: each is refused in one sentence with exit code 2, or does what was meant."""
 
 import json
+import socket
 
 import pytest
 import torch
@@ -110,3 +111,12 @@ def test_hooks_show_themselves_in_a_few_words(sd):
     with pytest.raises(hw.HeadwiseError) as refused, hw.hooked(sd, steer, steer):
         pass
     assert len(str(refused.value)) < 300
+
+
+def test_a_cluster_that_does_not_answer_is_refused_at_once(run, tmp_path):
+    pytest.importorskip("ray")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"  # where nobody listens
+        code, _, err = run("measure", "-m", "emoji", "--ray", address, "-n", 2, "-o", tmp_path / "run")
+    assert code == 2 and f"No Ray cluster answers at '{address}'" in err

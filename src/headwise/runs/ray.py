@@ -19,6 +19,7 @@ References:
 
 import logging
 import os
+import socket
 import time
 import warnings
 from collections.abc import Callable, Hashable, Sequence
@@ -155,11 +156,12 @@ class RayWorkers:
             os.environ.setdefault("RAY_worker_register_timeout_seconds", "300")  # the machine may be busy
             options["include_dashboard"] = False
         try:
+            _require_listening(self.address)
             self.ray.init(address=self.address, **options)
         except Exception as error:  # Ray raises its own kinds, and bare ones
-            lines = str(error).strip().splitlines()
+            lines = str(error).strip().splitlines() or [type(error).__name__]
             raise HeadwiseError(
-                f"No Ray cluster answers at {self.address!r}: {lines[0] if lines else type(error).__name__} "
+                f"No Ray cluster answers at {self.address!r}: {lines[0].rstrip('.')}. "
                 "Give the address that `ray start --head` printed, auto on one of its machines, or local."
             ) from error
 
@@ -249,3 +251,10 @@ def _ray() -> Any:
 
 
 Crew = RayWorkers  # its first name
+
+
+def _require_listening(address: str) -> None:
+    """OSError unless something listens at host:port; Ray itself would go on asking for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host, int(port)), timeout=10).close()
