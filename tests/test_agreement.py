@@ -40,7 +40,9 @@ def test_it_says_in_what_the_concepts_differ(tmp_path):
         [["Color", ["red", "blue"]], ["Animals", ["dog"]]],
         [["Color", ["Blue", "green"]], ["Food", ["pie"]]],
     )
-    one = replace(one, settings={"concepts": words[0], "own": ["Color"], "beside": "1 concept of emoji"})
+    one = replace(
+        one, settings={"concepts": words[0], "foreground": ["Color"], "beside": "1 concept of emoji"}
+    )
     other = replace(other, settings={"concepts": words[1]})
     assert differences(one, other) == [
         "Only in the first could heads choose Animals.",

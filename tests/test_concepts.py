@@ -104,8 +104,8 @@ BACKGROUND = ConceptSet(
 def test_a_set_stands_beside_a_background_in_the_places_of_what_it_replaces():
     beside = ConceptSet({"Tools": ["axe"], "color": ["red"]}).beside(BACKGROUND)
     assert beside.names == ("Animals", "color", "Food", "Tools") and beside.words("color") == ("red",)
-    assert beside.own == ("Tools", "color")
-    assert beside.settings == {"own": ["Tools", "color"], "beside": "2 concepts of emoji"}
+    assert beside.foreground == ("Tools", "color")
+    assert beside.settings == {"foreground": ["Tools", "color"], "beside": "2 concepts of emoji"}
     assert ConceptSet({"Color": BACKGROUND.words("Color")}).beside(BACKGROUND) == BACKGROUND
 
 
@@ -134,13 +134,13 @@ def test_what_heads_choose_between():
     few, many = ConceptSet({"Color": ["red"]}), ConceptSet({f"{n}": [f"{n}"] for n in range(FEW)})
     assert choice({"Color": ["red"]}, "auto", None).settings["beside"] == "33 concepts of paper34"
     assert choice(few, BACKGROUND, None).names == BACKGROUND.names
-    assert choice(many, "auto", None) is many and choice("paper34", "auto", None).own == ()
+    assert choice(many, "auto", None) is many and choice("paper34", "auto", None).foreground == ()
     beside = few.beside(BACKGROUND)
     assert choice(beside, "auto", None) is beside
     with pytest.raises(UnreadableConcepts, match="'Color' is the only concept, and heads choose between"):
         choice(few, None, None)
     with pytest.raises(
-        UnreadableConcepts, match=r"\['Color'\] is no concept set. Give a ConceptSet, the name"
+        UnreadableConcepts, match=r"\['Color'\] is not a concept set. Give a ConceptSet, the name"
     ):
         choice(["Color"], None, None)
 

@@ -18,7 +18,11 @@ def test_the_null_control_gives_every_concept_all_words_once():
 def test_the_control_of_concepts_beside_a_background_has_both():
     beside = ConceptSet({"Color": ["red"]}).beside(CONCEPTS)
     control = null_concepts(beside)
-    assert control.names == beside.names and control.own == ("Color",) and control.settings == beside.settings
+    assert (
+        control.names == beside.names
+        and control.foreground == ("Color",)
+        and control.settings == beside.settings
+    )
     assert choice(null_concepts(CONCEPTS), "auto", None) == null_concepts(CONCEPTS)  # none stands beside it
 
 

@@ -38,7 +38,7 @@ def test_a_concept_alone_has_the_votes_that_it_has_among_all(exact_pipe, concept
     assert np.array_equal(votes[0].counts, votes[1].counts) and np.array_equal(
         votes[0].blocks, votes[1].blocks
     )
-    assert alone.concepts == ("Color", "Animals", "Food") and alone.own == ("Color",)
+    assert alone.concepts == ("Color", "Animals", "Food") and alone.foreground == ("Color",)
     assert np.array_equal(alone["Food"], whole["Food"]) and np.array_equal(alone["Color"], whole["Color"])
     assert alone.settings["beside"] == "2 concepts of another set" and "beside" not in whole.settings
     assert Relevance.load(tmp_path / "alone" / "relevance.safetensors") == alone
@@ -49,9 +49,9 @@ def test_a_concept_alone_has_the_votes_that_it_has_among_all(exact_pipe, concept
 def test_few_concepts_are_measured_beside_the_packaged_set(sd, tmp_path):
     options = SHORT | {"beside": "auto", "pictures": 2}
     color = measure(sd, {"Color": ["red", "blue"]}, out=tmp_path / "run", **options)
-    assert color.own == ("Color",) and len(color) == 34 and color.values[0].any()
+    assert color.foreground == ("Color",) and len(color) == 34 and color.values[0].any()
     run = json.loads((tmp_path / "run" / "run.json").read_text())["settings"]
-    assert (run["own"], run["beside"]) == (["Color"], "33 concepts of paper34")
+    assert (run["foreground"], run["beside"]) == (["Color"], "33 concepts of paper34")
     assert "beside 33 concepts of paper34" in str(color) and "Animals" not in str(color)
     more = measure(sd, {"Color": ["red", "blue"]}, out=tmp_path / "run", **options | {"pictures": 3})
     assert more.settings["pictures"] == 3

@@ -151,18 +151,21 @@ def test_relevance_is_a_table_with_named_rows():
 
 def test_the_users_concepts_come_before_their_background():
     votes = counted(range(64))
-    beside = {"own": ["Plants", "Color"], "beside": "1 concept of emoji"}
+    beside = {"foreground": ["Plants", "Color"], "beside": "1 concept of emoji"}
     plain, relevance = (
         Relevance.from_votes(replace(votes, settings=settings)) for settings in (SETTINGS, SETTINGS | beside)
     )
-    assert relevance.concepts == ("Plants", "Color", "Animals") and relevance.own == ("Plants", "Color")
+    assert relevance.concepts == ("Plants", "Color", "Animals") and relevance.foreground == (
+        "Plants",
+        "Color",
+    )
     assert [name for name, _ in relevance.settings["concepts"]] == list(relevance)
     for name in plain:
         assert np.array_equal(relevance[name], plain[name]) and relevance.top(name) == plain.top(name)
     assert np.array_equal(relevance.at_steps(0, 0.5)["Color"], plain.at_steps(0, 0.5)["Color"])
     assert relevance.split_half_median == np.median(plain.split_half[[0, 2]])
     assert "Animals" not in str(relevance) and str(relevance).endswith("beside 1 concept of emoji.")
-    assert "beside" not in str(plain) and plain.own == plain.concepts
+    assert "beside" not in str(plain) and plain.foreground == plain.concepts
 
 
 def test_few_pictures_are_said_to_be_few():

@@ -108,11 +108,10 @@ def fit(
     saved = shown = begun = now()
     before, step, sums, count = spent["minutes"], int(spent["steps"]), {}, 0
     while (elapsed := before + (now() - begun) / 60) < min(minutes, until):
-        share = elapsed / minutes
         terms = loss(step)
         terms["loss"].backward()
         torch.nn.utils.clip_grad_norm_(parameters.values(), 1.0)
-        optimizers.step(_rate(lr, step, share, floor))
+        optimizers.step(_rate(lr, step, elapsed / minutes, floor))
         step, count = step + 1, count + 1
         if averaged:
             averaged.update(step)

@@ -173,7 +173,7 @@ def show(
     from headwise.measuring.relevance import Relevance
 
     relevance = Relevance.load(file_of(file))
-    names = relevance.own if concept is None else (concept_named(concept, relevance.concepts),)
+    names = relevance.foreground if concept is None else (concept_named(concept, relevance.concepts),)
     ranks = {name: relevance.top(name, top) for name in names}
     print_json(_show_json(relevance, ranks)) if as_json else _print_ranks(relevance, ranks)
 

@@ -324,10 +324,10 @@ def concept_named(concept: str, names: Sequence[str]) -> str:
     """The concept that is meant, written in any case."""
     from headwise.measuring.concepts import unknown_concept
 
-    found = [name for name in names if name.casefold() == concept.casefold()]
-    if not found:
+    matching = [name for name in names if name.casefold() == concept.casefold()]
+    if not matching:
         raise unknown_concept(concept, names)
-    return found[0]
+    return matching[0]
 
 
 def numbers_in(text: str, kind: type) -> list[Any]:

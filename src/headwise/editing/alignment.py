@@ -74,15 +74,15 @@ def align(
     replaced, new = np.zeros(size, bool), np.zeros(size, bool)
     done: dict[int, Alignment] = {}
     for of_source, of_target in zip(*of_both, strict=True):
-        found = _align(of_source, of_target, size)
-        beside = done.setdefault(of_source.start, found)
-        if not np.array_equal(beside.matrix, found.matrix):
+        alignment = _align(of_source, of_target, size)
+        beside = done.setdefault(of_source.start, alignment)
+        if not np.array_equal(beside.matrix, alignment.matrix):
             raise PromptsNotAlike(
                 f'The texts beside "{source}" and "{target}" change at other tokens than these, and the '
                 "denoiser reads both side by side. Change the same words in both."
             )
-        matrix += found.matrix if beside is found else 0
-        replaced, new = replaced | found.replaced, new | found.new
+        matrix += alignment.matrix if beside is alignment else 0
+        replaced, new = replaced | alignment.replaced, new | alignment.new
     return Alignment(matrix, replaced, new & ~replaced)
 
 

@@ -49,8 +49,8 @@ def _replace(tokenizer: Any, source: str, target: str, tokens: int) -> Alignment
         matrix[s : s + m, t : t + n] = np.eye(m) if m == n else 1 / n
         replaced[t : t + n] = a != b
         s, t = s + m, t + n
-    own = range(t, t + tokens - max(s, t))
-    matrix[own, own] = 1
+    same_place = range(t, t + tokens - max(s, t))
+    matrix[same_place, same_place] = 1
     return Alignment(matrix[:tokens, :tokens], replaced[:tokens], np.zeros(tokens, bool))
 
 

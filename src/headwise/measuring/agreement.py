@@ -78,23 +78,23 @@ def differences(a: Relevance, b: Relevance) -> list[str]:
         a: A relevance.
         b: A relevance of a model with the same heads.
     """
-    said = []
+    sentences = []
     for whose, here, there in (("first", a, b), ("second", b, a)):
         only = [name for name in here.concepts if name not in there.concepts]
         if only:
-            said.append(f"Only in the {whose} could heads choose {_listed(only)}.")
+            sentences.append(f"Only in the {whose} could heads choose {_listed(only)}.")
     ours, theirs = (dict(relevance.settings.get("concepts", ())) for relevance in (a, b))
     for name in (name for name in a.concepts if name in ours and name in theirs):
         first, second = ({word.casefold() for word in words[name]} for words in (ours, theirs))
         if first != second:
-            said.append(
+            sentences.append(
                 f"{name} has {len(first)} words in the first and {len(second)} in the second, "
                 f"{len(first & second)} of them the same."
             )
     grounds = [relevance.settings.get("beside", "nothing") for relevance in (a, b)]
     if grounds[0] != grounds[1]:
-        said.append(f"The first was measured beside {grounds[0]}, the second beside {grounds[1]}.")
-    return said
+        sentences.append(f"The first was measured beside {grounds[0]}, the second beside {grounds[1]}.")
+    return sentences
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -56,12 +56,12 @@ class ConceptSet:
 
     Attributes:
         name: What the set is called: "emoji", or the name of its file; "" for a set made in Python.
-        own: The names of the user's concepts, where the others are their background; else empty.
+        foreground: The names of the user's concepts, where the others are their background; else empty.
     """
 
     pairs: tuple[tuple[str, tuple[str, ...]], ...]
     name: str = field(default="", init=False, repr=False, compare=False)
-    own: tuple[str, ...] = field(default=(), init=False, repr=False, compare=False)
+    foreground: tuple[str, ...] = field(default=(), init=False, repr=False, compare=False)
 
     def __init__(self, pairs: Mapping[str, Sequence[str]] | Sequence[tuple[str, Sequence[str]]]) -> None:
         listed = list(pairs.items()) if isinstance(pairs, Mapping) else list(pairs)
@@ -82,8 +82,8 @@ class ConceptSet:
         if isinstance(concepts, str | Path):
             return cls.load(concepts)
         raise UnreadableConcepts(
-            f"{concepts!r:.80} is no concept set. Give a ConceptSet, the name or path of one, or a mapping "
-            'such as {"Color": ["red", "blue"], "Animals": ["dog", "cat"]}.'
+            f"{concepts!r:.80} is not a concept set. Give a ConceptSet, the name or path of one, or a "
+            'mapping such as {"Color": ["red", "blue"], "Animals": ["dog", "cat"]}.'
         )
 
     @classmethod
@@ -151,16 +151,16 @@ class ConceptSet:
             elif placed[ours] == theirs:
                 pairs.append((ours, self.words(ours)))
         beside = ConceptSet([*pairs, *(pair for pair in self.pairs if pair[0] not in placed)])
-        return beside.marked(background.name, self.own or self.names)
+        return beside.marked(background.name, self.foreground or self.names)
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What a file says of a set with a background: "own", and "beside", as "31 concepts of emoji"."""
-        others = len(self) - len(self.own)
-        if not self.own or not others:
+        """What a file keeps of a background: "foreground", and "beside", such as "31 concepts of emoji"."""
+        others = len(self) - len(self.foreground)
+        if not self.foreground or not others:
             return {}
         return {
-            "own": list(self.own),
+            "foreground": list(self.foreground),
             "beside": f"{others} concept{'s' * (others > 1)} of {self.name or 'another set'}",
         }
 
@@ -176,11 +176,11 @@ class ConceptSet:
                 "measure it beside a background set."
             )
 
-    def marked(self, name: str, own: tuple[str, ...] = ()) -> "ConceptSet":
-        """The same set under a name; where `own` is given, its other concepts are the background."""
+    def marked(self, name: str, foreground: tuple[str, ...] = ()) -> "ConceptSet":
+        """The same set under a name; where `foreground` is given, its other concepts are the background."""
         marked = self.from_json(self.pairs)
         object.__setattr__(marked, "name", name)
-        object.__setattr__(marked, "own", own)
+        object.__setattr__(marked, "foreground", foreground)
         return marked
 
     def __len__(self) -> int:
@@ -223,7 +223,7 @@ def choice(concepts: Any, beside: Any, pipe: Any) -> ConceptSet:
         UnreadableConcepts: There is one concept only, without background.
     """
     given = ConceptSet.of(concepts)
-    if beside == "auto" and len(given) < FEW and not given.own:
+    if beside == "auto" and len(given) < FEW and not given.foreground:
         from headwise.model.pipelines import is_emoji  # torch is needed here and not before
 
         beside = "emoji" if is_emoji(pipe) else "paper34"

@@ -71,4 +71,4 @@ def null_concepts(concepts: ConceptSet) -> ConceptSet:
     """
     words = {word.casefold(): word for name in concepts.names for word in concepts.words(name)}
     null = ConceptSet({name: tuple(words.values()) for name in concepts.names})
-    return null.marked(concepts.name, concepts.own or concepts.names)
+    return null.marked(concepts.name, concepts.foreground or concepts.names)

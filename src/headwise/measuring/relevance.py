@@ -72,7 +72,7 @@ class Relevance(HubFile):
         concepts: The names of the rows.
         head_map: The heads of the columns; None for arrays that came without one.
         settings: How the relevance was measured, as JSON-able values by name. Where a background stood beside
-            the user's concepts, "own" has the names of these and "beside" says what it was.
+            the user's concepts, "foreground" has the names of these and "beside" says what it was.
         votes_by_decile: The votes in each tenth of the denoiser calls, in order; None for bare arrays.
     """
 
@@ -115,7 +115,7 @@ class Relevance(HubFile):
             "pictures": len(votes),
             "counted": [list(pair) for pair in votes.pictures],
         }
-        names = [*votes.own, *(name for name in votes.concepts.names if name not in votes.own)]
+        names = [*votes.foreground, *(name for name in votes.concepts.names if name not in votes.foreground)]
         order = [votes.concepts.names.index(name) for name in names]  # a background comes last
         listed = votes.concepts.to_json()
         return cls(
@@ -181,14 +181,14 @@ class Relevance(HubFile):
         return len(self.concepts)
 
     @property
-    def own(self) -> tuple[str, ...]:
+    def foreground(self) -> tuple[str, ...]:
         """The user's concepts: all but those that stood beside them to be chosen."""
-        return tuple(name for name in self.settings.get("own", self.concepts) if name in self.concepts)
+        return tuple(name for name in self.settings.get("foreground", self.concepts) if name in self.concepts)
 
     @property
     def split_half_median(self) -> float:
         """The median split-half correlation of the user's concepts."""
-        return float(np.median([self.split_half[self.concepts.index(name)] for name in self.own]))
+        return float(np.median([self.split_half[self.concepts.index(name)] for name in self.foreground]))
 
     @property
     def remarks(self) -> tuple[str, ...]:
@@ -312,9 +312,9 @@ class Relevance(HubFile):
     __hash__ = None  # type: ignore[assignment]
 
     def __str__(self) -> str:
-        width = max(7, *map(len, self.own))
+        width = max(7, *map(len, self.foreground))
         lines = [f"{'concept':{width}}  split-half  most relevant heads"]
-        for name in self.own:
+        for name in self.foreground:
             heads = ", ".join(f"{rank.index} ({rank.relevance:.1f})" for rank in self.top(name, 3))
             lines.append(f"{name:{width}}  {self.split_half[self._row(name)]:10.2f}  {heads}")
         return "\n".join([*lines, *self.remarks])

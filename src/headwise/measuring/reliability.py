@@ -47,8 +47,8 @@ def split_half(votes: Votes, seed: int = 0) -> Float[np.ndarray, " concepts"]:
 
 def median_split_half(votes: Votes) -> float:
     """The median over the user's concepts; a background has none."""
-    own = [votes.concepts.names.index(name) for name in votes.own]
-    return float(np.median(split_half(votes)[own]))
+    rows = [votes.concepts.names.index(name) for name in votes.foreground]
+    return float(np.median(split_half(votes)[rows]))
 
 
 def standard_errors(votes: Votes) -> Float[np.ndarray, "concepts all_heads"]:

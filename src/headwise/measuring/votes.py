@@ -116,9 +116,9 @@ class Votes:
     __hash__ = None  # type: ignore[assignment]
 
     @property
-    def own(self) -> tuple[str, ...]:
+    def foreground(self) -> tuple[str, ...]:
         """The user's concepts: all but those that stood beside them to be chosen."""
-        return tuple(self.settings.get("own", self.concepts.names))
+        return tuple(self.settings.get("foreground", self.concepts.names))
 
     def left(self, numbers: range) -> list[range]:
         """The ranges of these pictures that are not counted yet."""

@@ -38,8 +38,8 @@ def require_no_cache(denoiser: nn.Module) -> None:
     """HookMisuse if a cache is at work: it would take a pass beside the denoiser's calls for one of them."""
     caches = caches_of(denoiser)
     if caches:
-        own = getattr(denoiser, "_cache_config", None) is not None
-        cure = "pipe.transformer.disable_cache()" if own else "load the pipeline anew"
+        enabled = getattr(denoiser, "_cache_config", None) is not None
+        cure = "pipe.transformer.disable_cache()" if enabled else "load the pipeline anew"
         raise HookMisuse(
             f"{type(denoiser).__name__} has a cache ({', '.join(caches)}), which skips layers, and which a "
             f"pass over other words or latents would disturb. Switch off caching: {cure}."

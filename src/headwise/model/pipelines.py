@@ -80,29 +80,29 @@ def text_segments(pipe: Any, arguments: Mapping[str, Any] | None = None) -> tupl
     first, second, third = (getattr(pipe, name, None) for name in ("tokenizer", "tokenizer_2", "tokenizer_3"))
     arguments = {**(_defaults(pipe.__call__) if callable(pipe) else {}), **(arguments or {})}
 
-    def segment(tokenizer: Any, start: int = 0, own: str = "") -> TextSegment:
+    def segment(tokenizer: Any, start: int = 0, argument: str = "") -> TextSegment:
         is_clip = type(tokenizer).__name__.startswith("CLIP")  # which has a length that no call changes
         length = None if is_clip else arguments.get("max_sequence_length")
         padding_first = getattr(tokenizer, "padding_side", "") == "left"
         padding_first &= (
             "complex_human_instruction" not in arguments
         )  # Sana, which turns its tokenizer's side
-        clean, texts = _cleaning(pipe, tokenizer, arguments), _own_texts(arguments, own)
+        clean, texts = _cleaning(pipe, tokenizer, arguments), _texts_of(arguments, argument)
         return TextSegment(tokenizer, start, clean, "", length, texts, padding_first)
 
     if first is None:  # as in the refiner of SDXL, whose second encoder reads the prompt
         return () if second is None else (segment(second),)
     if hasattr(pipe, "tokenizer_3"):  # Stable Diffusion 3: CLIP's tokens, then T5's, or zeros in their place
         left_out = third is None or pipe.text_encoder_3 is None
-        of_clip = (segment(first), segment(second, own="prompt_2"))
+        of_clip = (segment(first), segment(second, argument="prompt_2"))
         of_third = segment(None if left_out else third, of_clip[0].stop, "prompt_3")
         return (*of_clip, of_third)
     if type(first).__name__.startswith("CLIP") and type(second).__name__.startswith("T5"):
-        return (segment(second, own="prompt_2"),)  # FLUX, whose CLIP gives no tokens
+        return (segment(second, argument="prompt_2"),)  # FLUX, whose CLIP gives no tokens
     if type(second).__name__.startswith("T5"):  # Hunyuan-DiT
         return (segment(first), segment(second, segment(first).stop))
     if second is not None:  # SDXL, each of whose tokens is one of both
-        return (segment(first), segment(second, own="prompt_2"))
+        return (segment(first), segment(second, argument="prompt_2"))
     of_first = segment(first)
     before = "\n".join(arguments.get("complex_human_instruction") or ())
     if before and of_first.length:  # Sana keeps the first token, and the last of what it pads to both lengths
@@ -154,17 +154,17 @@ def _defaults(function: Any) -> dict[str, Any]:
     return {p.name: p.default for p in parameters if p.default is not p.empty}
 
 
-def _own_texts(arguments: Mapping[str, Any], name: str) -> tuple[str, ...]:
+def _texts_of(arguments: Mapping[str, Any], name: str) -> tuple[str, ...]:
     """What an encoder with an argument of its own reads for each image; nothing where it reads the prompt."""
-    prompts, own = (
+    prompts, texts = (
         [text] if isinstance(text, str) else list(text)
         for text in (arguments.get("prompt") or (), arguments.get(name) or ())
     )
-    if prompts and own and len(own) != len(prompts):
+    if prompts and texts and len(texts) != len(prompts):
         raise HookMisuse(
-            f"{name} holds {len(own)} texts, prompt {len(prompts)}. Give one of each for every image."
+            f"{name} holds {len(texts)} texts, prompt {len(prompts)}. Give one of each for every image."
         )
-    return tuple(text for text in own for _ in range(arguments.get("num_images_per_prompt") or 1))
+    return tuple(text for text in texts for _ in range(arguments.get("num_images_per_prompt") or 1))
 
 
 def _cleaning(pipe: Any, tokenizer: Any, arguments: Mapping[str, Any]) -> Callable[[str], str]:

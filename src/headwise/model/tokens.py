@@ -126,14 +126,14 @@ class Reading(NamedTuple):
         start = min([span[0], *(a for a, _ in tokens)])
         stop = max([span[1], *(b for _, b in tokens)])
         before, through = self.clean(self.written[:start]), self.clean(self.written[:stop])
-        own = through[len(before) :]
+        written = through[len(before) :]
         if (
-            not own.strip()
+            not written.strip()
             or not through.startswith(before)
             or not self.text[self.skipped :].startswith(through)
         ):
             return None
-        return len(through) - len(own.lstrip()), len(through)
+        return len(through) - len(written.lstrip()), len(through)
 
     def position_of(self, word: str, occurrence: int | None = None) -> tuple[int, ...]:
         """Where the tokens of one occurrence of a word stand, or those of all that are not cut off."""
@@ -149,10 +149,10 @@ class Reading(NamedTuple):
                     f"Ask for 1 to {len(spans)}."
                 )
             spans = spans[occurrence - 1 : occurrence]
-        found = [self.within(span) for span in spans]
-        if not any(found):
+        positions = [self.within(span) for span in spans]
+        if not any(positions):
             raise WordNotInPrompt(f'The tokenizer makes no token of {word!r} in "{self.written}". {INSTEAD}')
-        whole = {p for of_span in found if None not in of_span for p in of_span if p is not None}
+        whole = {p for of_span in positions if None not in of_span for p in of_span if p is not None}
         if not whole:
             raise WordNotInPrompt(
                 f"{word!r} stands beyond the {self.stop - self.start} tokens that the text encoder reads of "
@@ -217,16 +217,16 @@ def positions_in(
     refused: WordNotInPrompt | None = None
     positions: list[int] = []
     for side_by_side in groups:
-        found = []
+        of_readings = []
         for reading in side_by_side:
             try:
-                found.append(reading.position_of(word, occurrence))
+                of_readings.append(reading.position_of(word, occurrence))
             except WordNotInPrompt as error:  # one encoder may read further than another
                 refused = refused or error
-                found.append(())
-        if len(set(found)) > 1:
-            raise _disagreeing(word, side_by_side, found)
-        positions += found[0]
+                of_readings.append(())
+        if len(set(of_readings)) > 1:
+            raise _disagreeing(word, side_by_side, of_readings)
+        positions += of_readings[0]
     if refused and not positions:
         raise refused
     return tuple(positions)
@@ -292,10 +292,10 @@ def _word(readings: Sequence[Reading], text: str, occurrence: int) -> Word:
     pieces: tuple[str, ...] = ()
     for reading in readings:
         spans = reading.find(text)[occurrence - 1 : occurrence]
-        found = [reading.within(span) for span in spans]
-        if not found or None in found[0]:
+        occurrences = [reading.within(span) for span in spans]
+        if not occurrences or None in occurrences[0]:
             continue
-        positions |= dict.fromkeys(p for p in found[0] if p is not None)
+        positions |= dict.fromkeys(p for p in occurrences[0] if p is not None)
         (start, stop) = spans[0]
         pieces = pieces or tuple(
             reading.text[max(a, start) : b] for a, b in reading.spans if a < stop and b > start
@@ -303,10 +303,12 @@ def _word(readings: Sequence[Reading], text: str, occurrence: int) -> Word:
     return Word(text, occurrence, pieces, tuple(sorted(positions)))
 
 
-def _disagreeing(word: str, readings: Sequence[Reading], found: Sequence[tuple[int, ...]]) -> WordNotInPrompt:
+def _disagreeing(
+    word: str, readings: Sequence[Reading], of_readings: Sequence[tuple[int, ...]]
+) -> WordNotInPrompt:
     places = ", ".join(
         f'{positions or "nowhere"} in "{reading.written}"'
-        for reading, positions in zip(readings, found, strict=True)
+        for reading, positions in zip(readings, of_readings, strict=True)
     )
     return WordNotInPrompt(
         f"{word!r} has the token positions {places}, whose tokens the denoiser reads side by side. Write it "

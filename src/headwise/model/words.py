@@ -69,7 +69,7 @@ def characters(prompt: str, span: Span) -> list[Span]:
 def find(text: str, *spellings: str) -> list[Span]:
     """Where a word stands in a text, in order; where its spellings overlap, the longest."""
     plain, places = _folded(text)
-    found = sorted(
+    occurrences = sorted(
         (
             (places[a], places[b])
             for spelling in dict.fromkeys(map(folded, spellings))
@@ -78,7 +78,7 @@ def find(text: str, *spellings: str) -> list[Span]:
         key=lambda span: (span[0], -span[1]),
     )
     spans: list[Span] = []
-    for start, stop in found:
+    for start, stop in occurrences:
         if not spans or start >= spans[-1][1]:
             spans.append((start, stop))
     return spans

@@ -121,7 +121,7 @@ def _numbers(relevance: Relevance, control: Relevance | None) -> list[tuple[str,
 def _concepts(relevance: Relevance) -> str:
     """How many concepts of the user's, and beside how many."""
     beside = relevance.settings.get("beside")
-    return str(len(relevance.own)) + (f", beside {beside}" if beside else "")
+    return str(len(relevance.foreground)) + (f", beside {beside}" if beside else "")
 
 
 def _map_section(relevance: Relevance) -> Section:
