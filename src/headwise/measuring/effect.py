@@ -11,6 +11,12 @@ the shares add up to 1 (completeness), and a head that works against the word ha
 backward pass gives all heads; the integral is taken by Gauss-Legendre quadrature. Numerators and denominators
 are summed over calls before they are divided.
 
+Against a *sibling*, another word in the word's place, head h hears in all its keys and values of text
+
+    k = k' + s[h] (k − k'),   v = v' + s[h] (v − v')     k', v' of the prompt with the sibling
+
+so that d is what tells the word from its sibling, and what both do alike cancels.
+
 References:
     | Axiomatic Attribution for Deep Networks (Sundararajan et al., 2017)
     | https://arxiv.org/abs/1703.01365
@@ -18,140 +24,251 @@ References:
     | https://arxiv.org/abs/2403.00745
 """
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from headwise.errors import HookMisuse, WordNotInPrompt
+from headwise.errors import HeadwiseError, HookMisuse, WordNotInPrompt
 from headwise.model.hooks import Hook
 from headwise.model.sites import Attend, DenoiserCall, Site
 
-__all__ = ["Effect", "EffectProbe"]
+__all__ = ["Against", "Effect", "EffectProbe", "WordsOfImage"]
+
+Against = Literal["nothing", "sibling"]
+WordsOfImage = str | Sequence[str] | None
+
+_NORM = 64.0  # of the direction that is passed backward: neither lost nor infinite in half precision
 
 
 class Effect(NamedTuple):
-    """What the words of some images did, summed over the calls of the denoiser.
+    """What the words of some images did at each call of the denoiser.
 
     Args:
-        through: Σ ∫ ⟨∂D/∂s_h, d⟩ dα: what passes through each head.
-        whole: Σ ⟨d, d⟩: all of it.
+        through: ∫ ⟨∂D/∂s_h, d⟩ dα: what passes through each head.
+        whole: ⟨d, d⟩: all of it; 0 where an image has no such word.
     """
 
-    through: Float[np.ndarray, "images all_heads"]
-    whole: Float[np.ndarray, " images"]
+    through: Float[np.ndarray, "images calls words all_heads"]
+    whole: Float[np.ndarray, "images calls words"]
 
     @property
-    def shares(self) -> Float[np.ndarray, " all_heads"]:
-        """The share of each head in all images together, e[h]; zeros where the words did nothing."""
-        whole = self.whole.sum()
-        return self.through.sum(0) / whole if whole > 0 else np.zeros(self.through.shape[1])
+    def shares(self) -> Float[np.ndarray, "words all_heads"]:
+        """The share of each head in all images and calls together, e[h]; zeros where a word did nothing."""
+        whole = self.whole.sum((0, 1))[:, None]
+        through = self.through.sum((0, 1))
+        return np.divide(through, whole, out=np.zeros_like(through), where=whole > 0)
 
 
 class EffectProbe(Hook):
-    """A hook that measures the effect of a word of each image; the images are not changed.
+    """A hook that measures the effect of words of each image; the images are not changed.
 
         probe = EffectProbe(["red", "snowy"])
         with hooked(pipe, probe):
             pipe(["a red car", "a snowy street"], num_inference_steps=4)
         shares = probe.take().shares
 
-    Each call of the denoiser is made again 2 + 2 · `points` times, for the rows with the prompt alone.
+    At each call of the denoiser it is run again, with a row for each word: once as it is, once with the word
+    muted, and `points` times with a gradient. Each word has a difference d to itself: heads of a word that
+    changes little would otherwise be judged by what the others change.
 
     Args:
-        words: The word or phrase of each image; one alone is that of every image. None for an image leaves it
-            out.
+        words: The word or phrase of each image, several of them, or None to leave the image out; one string
+            alone is the word of every image.
         points: The number of points at which the integral is taken; Σ e[h] comes to 1 as they get more.
+        against: "nothing" mutes the word; "sibling" puts another word in its place: images 0 and 1, 2 and 3 …
+            then have prompts that differ in that word, and each is measured against the other. (Where a
+            model masks what is beyond a prompt, as PixArt and Sana do, choose words of as many tokens.)
+        path: From which factor to which the values are scaled.
+        window: The share of the calls that is measured, such as (0, 0.3) for the first three tenths.
+        calls: At most how many calls of the window are measured, evenly spaced; all if None.
+        batch_size: How many words are measured at a time, which bounds the memory.
+        checkpointing: Whether to compute activations once more in the backward pass instead of keeping them.
+            Where it is None, that is done on accelerators, where memory is short.
+
+    Raises:
+        HeadwiseError: An argument is out of range.
     """
 
     once_per_step = True
 
-    def __init__(self, words: str | Sequence[str | None], points: int = 1) -> None:
-        self.words = words if isinstance(words, str) else tuple(words)
+    def __init__(
+        self,
+        words: str | Sequence[WordsOfImage],
+        points: int = 1,
+        *,
+        against: Against = "nothing",
+        path: tuple[float | int, float | int] = (0.0, 1.0),
+        window: tuple[float | int, float | int] = (0.0, 1.0),
+        calls: int | None = None,
+        batch_size: int = 8,
+        checkpointing: bool | None = None,
+    ) -> None:
+        if points < 1 or batch_size < 1 or (calls is not None and calls < 1):
+            raise HeadwiseError(
+                f"points={points}, batch_size={batch_size} and calls={calls} were given; expected 1 or more."
+            )
+        if not 0 <= window[0] < window[1] <= 1 or against not in ("nothing", "sibling"):
+            raise HeadwiseError(
+                f"window={window} and against={against!r} were given; expected shares of the calls, such as "
+                "(0, 0.3), and 'nothing' or 'sibling'."
+            )
+        self.words = words if isinstance(words, str) else tuple(_listed(each) for each in words)
         nodes, weights = np.polynomial.legendre.leggauss(points)
-        self.path = [(float(1 + x) / 2, float(w) / 2) for x, w in zip(nodes, weights, strict=True)]
-        self._sums: tuple[Tensor, Tensor] | None = None
+        self.path, length = path, path[1] - path[0]
+        self.nodes = [path[0] + length * float(1 + x) / 2 for x in nodes]
+        self.weights = [length * float(w) / 2 for w in weights]
+        self.against, self.window, self.calls = against, window, calls
+        self.batch_size, self.checkpointing = batch_size, checkpointing
+        self._measured: list[Tensor] = []
 
     def finish(self, call: DenoiserCall) -> None:
         """Measure the effect at the call that has been made."""
-        if not call.prompted:
+        if not call.prompted or not self._is_measured(call):
             return
         if call.rerun is None:
             raise HookMisuse("The probe was called outside `hooked`. Enter the context first.")
         of_word = self._tokens(call).to(call.device)
-        with torch.no_grad():
-            muted = _Scaled(of_word, torch.zeros(len(of_word), 1, device=call.device))
-            difference = _output(call.rerun(_Scaled(of_word, None))) - _output(call.rerun(muted))
-        through = torch.zeros(len(of_word), call.head_map.all_heads)
-        for alpha, weight in self.path:
-            scale = torch.full(through.shape, alpha, device=call.device, requires_grad=True)
-            with torch.enable_grad():
-                agreement = (_output(call.rerun(_Scaled(of_word, scale))) * difference).sum()
-                (gradient,) = torch.autograd.grad(agreement, scale)
-            through += weight * gradient.cpu()
-        whole = difference.flatten(1).square().sum(1).cpu()
-        sums = (through.double(), whole.double())
-        before = self._sums or tuple(map(torch.zeros_like, sums))
-        if before[0].shape != sums[0].shape:
+        measured = torch.zeros(*of_word.shape[:2], call.head_map.all_heads + 1, dtype=torch.float64)
+        for pairs in of_word.any(-1).nonzero().split(self.batch_size):
+            images, words = pairs.T.cpu()
+            measured[images, words] = self._measure(call, images, of_word[images, words])
+        if self._measured and self._measured[0].shape != measured.shape:
             raise HookMisuse(
-                f"The probe measured {len(before[0])} images before, and now {len(sums[0])}. Take their "
-                "effect first."
+                f"The probe measured {len(self._measured[0])} images before, and now {len(measured)}. "
+                "Take their effect first."
             )
-        self._sums = (before[0] + sums[0], before[1] + sums[1])
+        self._measured.append(measured)
 
     def take(self) -> Effect:
         """The effect since the last `take`; then forget it."""
-        if self._sums is None:
+        if not self._measured:
             raise HookMisuse("The probe has measured nothing. Call the pipeline inside `hooked`.")
-        (through, whole), self._sums = self._sums, None
-        return Effect(through.numpy(), whole.numpy())
+        measured, self._measured = torch.stack(self._measured, 1).numpy(), []
+        return Effect(measured[..., :-1], measured[..., -1])
 
-    def _tokens(self, call: DenoiserCall) -> Bool[Tensor, "images tokens"]:
-        """Which tokens of each image's text are its word."""
-        words = [self.words] * call.pictures if isinstance(self.words, str) else self.words
+    def _is_measured(self, call: DenoiserCall) -> bool:
+        """Whether this call is among those of the window that are measured."""
+        if call.steps == 0:
+            return True
+        inside = [i for i in range(call.steps) if self.window[0] <= i / call.steps < self.window[1]]
+        count = min(len(inside), self.calls or len(inside))
+        return call.step in {inside[(2 * n + 1) * len(inside) // (2 * count)] for n in range(count)}
+
+    def _measure(
+        self, call: DenoiserCall, images: Int[Tensor, " words"], of_word: Bool[Tensor, "words tokens"]
+    ) -> Float[Tensor, "words all_heads_and_whole"]:
+        """∫ ⟨∂D/∂s_h, d⟩ dα of each head, and then ⟨d, d⟩, for some words of some images."""
+        assert call.rerun is not None
+        sibling = self.against == "sibling"
+        rows = torch.stack([images, images ^ 1], 1).flatten() if sibling else images
+        latents_of = images.repeat_interleave(2) if sibling else images
+        options = {"images": rows.tolist(), "latents_of": latents_of.tolist()}
+
+        def hook(scale: Tensor) -> Hook:
+            return _Between(scale) if sibling else _Scaled(of_word, scale)
+
+        def output(result: Any) -> Tensor:
+            return _output(result)[:: 2 if sibling else 1]
+
+        def factors(value: float | int) -> Tensor:
+            return torch.full((len(images), call.head_map.all_heads), value, device=call.device)
+
+        with torch.no_grad():
+            first, last = (output(call.rerun(hook(factors(end)), **options)) for end in self.path)
+        difference = last - first
+        norm = difference.flatten(1).norm(dim=1)
+        # Of equal length for every word, so that half precision neither loses small ones nor overflows.
+        scale = torch.where(norm > 0, _NORM / norm, 0.0)
+        direction = difference * scale.view(-1, *[1] * (difference.ndim - 1))
+        through = torch.zeros(len(images), call.head_map.all_heads, dtype=torch.float64)
+        checkpointing = call.device.type != "cpu" if self.checkpointing is None else self.checkpointing
+        for node, weight in zip(self.nodes, self.weights, strict=True):
+            at = factors(node).requires_grad_()
+
+            def gradient(result: Any, at: Tensor = at) -> Tensor:
+                return torch.autograd.grad((output(result) * direction).sum(), at)[0]
+
+            with torch.enable_grad():
+                slope = call.rerun(hook(at), then=gradient, checkpointing=checkpointing, **options)
+            through += weight * slope.double().cpu()
+        lengths = norm.double().cpu()[:, None]
+        return torch.cat([through * lengths / _NORM, lengths.square()], -1)
+
+    def _tokens(self, call: DenoiserCall) -> Bool[Tensor, "images words tokens"]:
+        """Which tokens of each image's text are each of its words."""
+        words = [(self.words,)] * call.pictures if isinstance(self.words, str) else self.words
         if len(words) != call.pictures:
             raise HookMisuse(
                 f"{len(words)} words were given for {call.pictures} images. Give one for each, "
                 "or one for all."
             )
-        of_word = torch.zeros(call.pictures, call.tokens, dtype=torch.bool)
-        for image, word in enumerate(words):
-            if word is not None:
-                of_word[image, list(call.positions(image, word))] = True
+        if self.against == "sibling" and call.pictures % 2:
+            raise HookMisuse(
+                f"{call.pictures} images were to be measured against siblings; expected pairs of images "
+                "whose prompts differ in one word."
+            )
+        of_word = torch.zeros(call.pictures, max(1, *map(len, words)), call.tokens, dtype=torch.bool)
+        for image, each in enumerate(words):
+            for w, word in enumerate(each):
+                of_word[image, w, list(call.positions(image, word))] = True
         if not of_word.any():
             raise WordNotInPrompt("No image has a word whose effect is to be measured. Give one to measure.")
         return of_word
 
 
 class _Scaled(Hook):
-    """Scales the values of each image's word by the factor of each head; None leaves them as they are.
+    """Scales the values of a word in each row by the factor of each head.
 
     Args:
-        of_word: Which tokens of each image's text are its word.
-        scale: The factor of each head, or one for all of them.
+        of_word: Which tokens of each row's text are its word.
+        scale: The factor of each head.
     """
 
-    kinds = ("cross", "joint")
-
-    def __init__(
-        self, of_word: Bool[Tensor, "images tokens"], scale: Float[Tensor, "images all_heads_or_one"] | None
-    ) -> None:
+    def __init__(self, of_word: Bool[Tensor, "rows tokens"], scale: Float[Tensor, "rows all_heads"]) -> None:
         self.of_word, self.scale = of_word, scale
 
     def __call__(self, attend: Attend, site: Site, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        if self.scale is None:
-            return attend(query, key, value)
         start, stop = site.call.head_map.slices[site.layer]
-        scale = self.scale if self.scale.shape[1] == 1 else self.scale[:, start:stop]
-        factors = torch.where(self.of_word[:, None], scale[..., None], 1.0).to(value.dtype)[..., None]
-        if site.kind == "cross":
-            return attend(query, key, value * factors)
-        text = site.text
-        before, after = value[..., : text.start, :], value[..., text.stop :, :]
-        return attend(query, key, torch.cat([before, value[..., text, :] * factors, after], -2))
+        scale = self.scale[:, start:stop, None]
+        factors = torch.where(self.of_word[:, None], scale, 1.0)[..., None]
+        return attend(query, key, _in_text(site, value, lambda text: text * factors))
+
+
+class _Between(Hook):
+    """Moves what each head of an even row hears of the text from the next row's prompt to its own.
+
+    Args:
+        scale: 0 is the next row's text, 1 the row's own, for each head of the even rows.
+    """
+
+    def __init__(self, scale: Float[Tensor, "pairs all_heads"]) -> None:
+        self.scale = torch.stack([scale, torch.ones_like(scale)], 1).flatten(0, 1)
+
+    def __call__(self, attend: Attend, site: Site, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        start, stop = site.call.head_map.slices[site.layer]
+        weight = self.scale[:, start:stop, None, None]
+
+        def moved(text: Tensor) -> Tensor:
+            other = text.unflatten(0, (-1, 2)).flip(1).flatten(0, 1)
+            return torch.lerp(other, text, weight.to(text.dtype))
+
+        return attend(query, _in_text(site, key, moved), _in_text(site, value, moved))
+
+
+def _in_text(site: Site, keys: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
+    """Keys or values with those of the text changed, which is computed in float32 or wider."""
+    text = keys[..., site.text, :]
+    changed = change(text.to(torch.promote_types(text.dtype, torch.float32))).to(keys.dtype)
+    before, after = keys[..., : site.text.start, :], keys[..., site.text.stop :, :]
+    return torch.cat([before, changed, after], -2) if site.kind == "joint" else changed
+
+
+def _listed(words: WordsOfImage) -> tuple[str, ...]:
+    return (words,) if isinstance(words, str) else tuple(words or ())
 
 
 def _output(result: Any) -> Tensor:

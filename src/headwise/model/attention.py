@@ -11,7 +11,7 @@ change latents before the first step and after each one (steps.py).
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,7 +22,7 @@ from headwise.errors import HookMisuse, LayerNotReached
 from headwise.model import modes
 from headwise.model.calls import PipelineCall, require_hooked_pipeline, watch_call
 from headwise.model.contexts import Contexts
-from headwise.model.heads import HeadMap, denoiser_of, wrapped_denoiser_of
+from headwise.model.heads import HeadMap, denoiser_of, self_attention_beside, wrapped_denoiser_of
 from headwise.model.hooks import as_hook, overrides
 from headwise.model.inputs import crop_latents, grid_of, latents_in, least_side, rows_of
 from headwise.model.intercept import Intercept
@@ -101,7 +101,7 @@ class _Hooked:
         for index, layer in enumerate(self.head_map):
             wrap = functools.partial(self._wrapped, index, layer.kind)
             self.undo.append(replace_forward(layer.address, modules[layer.address], wrap))
-            beside = _self_attention_beside(layer.address)
+            beside = self_attention_beside(layer.address)
             if beside in modules and any("self" in hook.kinds for hook in self.hooks):
                 wrap = functools.partial(self._wrapped, index, "self")
                 self.undo.append(replace_forward(beside, modules[beside], wrap))
@@ -234,14 +234,25 @@ class _Hooked:
         hook: AttentionHook,
         latents: Tensor | None = None,
         timestep: Tensor | None = None,
+        *,
+        images: Sequence[int] | None = None,
+        latents_of: Sequence[int] | None = None,
+        then: Callable[[Any], Any] = lambda output: output,
+        checkpointing: bool = False,
     ) -> Any:
         """The denoiser's output once more, as `DenoiserCall.rerun` says."""
         modes.require_gradients(self.denoiser)
-        inputs = modes.tracked(rows_of(inputs, call.rows, call.conditional))
-        if latents is not None:
-            inputs |= {latents_in(inputs): latents, "timestep": modes.tracked(timestep)}
-        with self._side_pass(hook, call.of_rows(call.pictures)):
-            return self.denoiser.forward(**inputs)
+        first, name = call.conditional.start, latents_in(inputs)
+        rows = [first + image for image in (range(call.pictures) if images is None else images)]
+        changed = {} if latents is None else {name: latents, "timestep": modes.tracked(timestep)}
+        if latents_of is not None:
+            changed = {name: modes.tracked(inputs[name][[first + image for image in latents_of]])}
+        inputs = modes.tracked(rows_of(inputs, call.rows, rows)) | changed
+        with (
+            self._side_pass(hook, call.of_rows(len(rows))),
+            modes.differentiated(self.denoiser, checkpointing),
+        ):
+            return then(self.denoiser.forward(**inputs))
 
     def _encode_text(
         self, call: DenoiserCall, inputs: dict[str, Any], hook: AttentionHook, text: Tensor, rows: int
@@ -337,8 +348,3 @@ class _Hooked:
         if guided is None:  # FLUX gets its guidance as a number
             guided = self.pipeline_call.guidance_scale > 1 and "guidance_embeds" not in self.denoiser.config
         return bool(guided)
-
-
-def _self_attention_beside(address: str) -> str:
-    """A transformer block of diffusers reads itself in `attn1` and the text in `attn2`."""
-    return address.removesuffix("attn2") + "attn1"

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from headwise.errors import HeadMapMismatch, ModelNotLoaded
 
-__all__ = ["HeadMap", "Layer", "denoiser_of", "text_first", "wrapped_denoiser_of"]
+__all__ = ["HeadMap", "Layer", "denoiser_of", "self_attention_beside", "text_first", "wrapped_denoiser_of"]
 
 _PLACES = ("down_blocks", "mid_block", "up_blocks")
 
@@ -166,3 +166,8 @@ def _kind_of(module: Any, denoiser: Any) -> Literal["cross", "joint"] | None:
 def _place(address: str) -> int:
     place = address.split(".")[0]
     return _PLACES.index(place) if place in _PLACES else len(_PLACES)
+
+
+def self_attention_beside(address: str) -> str:
+    """A transformer block of diffusers reads itself in `attn1` and the text in `attn2`."""
+    return address.removesuffix("attn2") + "attn1"

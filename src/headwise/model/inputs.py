@@ -57,7 +57,7 @@ def crop_latents(inputs: dict[str, Any], side: int) -> dict[str, Any]:
     return changed | {name: inputs[name][..., :side, :side]}
 
 
-def rows_of(value: Any, rows: int, chosen: slice) -> Any:
+def rows_of(value: Any, rows: int, chosen: slice | list[int]) -> Any:
     """Those rows of whatever denoiser input has a row for each of the batch; other values as they are."""
     if isinstance(value, dict):
         return {name: rows_of(item, rows, chosen) for name, item in value.items()}

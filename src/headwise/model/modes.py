@@ -8,16 +8,18 @@ gradient needs.
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from headwise.errors import HookMisuse
 from headwise.model.heads import HeadMap
 
 __all__ = [
-    "caches_of", "mark", "register_calls", "require_gradients", "require_no_cache", "run_blocks_uncompiled",
-    "side_pass", "text_weights", "tracked", "without_masks",
+    "caches_of", "differentiated", "mark", "register_calls", "require_gradients", "require_no_cache",
+    "run_blocks_uncompiled", "side_pass", "text_weights", "tracked", "without_masks",
 ]  # fmt: skip
 
 _TEXT_PARTS = ("encoder_hid_proj", "caption_projection", "caption_norm", "context_embedder")
@@ -108,6 +110,33 @@ def side_pass(denoiser: nn.Module) -> Iterator[None]:
             module.gradient_checkpointing = True  # type: ignore[assignment]
         for module, forward in foreign:
             vars(module)["forward"] = forward
+
+
+@contextmanager
+def differentiated(denoiser: nn.Module, checkpointing: bool = False) -> Iterator[None]:
+    """Prepare for a gradient with respect to anything but the weights: what only they need is not kept.
+
+    Args:
+        denoiser: The denoiser.
+        checkpointing: Whether blocks that can do so compute their activations again in the backward pass.
+    """
+    trained = [parameter for parameter in denoiser.parameters() if parameter.requires_grad]
+    names = ("gradient_checkpointing", "_gradient_checkpointing_func")
+    blocks = [module for module in denoiser.modules() if checkpointing and hasattr(module, names[0])]
+    before = [{name: vars(block)[name] for name in names if name in vars(block)} for block in blocks]
+    for parameter in trained:
+        parameter.requires_grad_(False)
+    for block in blocks:
+        vars(block).update(zip(names, (True, partial(checkpoint, use_reentrant=False)), strict=True))
+    try:
+        yield
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)
+        for block, values in zip(blocks, before, strict=True):
+            for name in names:
+                vars(block).pop(name)
+            vars(block).update(values)
 
 
 def mark(forward: Callable[..., Any]) -> Callable[..., Any]:

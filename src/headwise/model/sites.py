@@ -83,7 +83,11 @@ class DenoiserCall:
         scheduler: The pipeline's scheduler; None for a bare denoiser.
         rerun: `rerun(hook)` is the denoiser's output once more, for the rows with the prompt only, and
             `rerun(hook, latents, timestep)` that on other latents, with this call's text. Only `hook` is
-            called, without `prepare` and `finish`, and the step counter does not advance.
+            called, without `prepare` and `finish`, and the step counter does not advance. `images=[…]` are
+            the images that have a row each, and `latents_of=[…]` those whose latents these rows denoise.
+            No gradient reaches the weights. With `then=f` the result is f of the output; where f computes
+            gradients, `checkpointing=True` has blocks compute their activations again instead of keeping
+            them.
         encode_text: `encode_text(hook, text, rows)` runs the denoiser once on `text`, "tokens dim", in place
             of the prompt, for the first `rows` rows with the prompt and the smallest latents it accepts. Only
             `hook` is called, without `prepare` and `finish`, and the step counter does not advance.
