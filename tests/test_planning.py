@@ -7,7 +7,7 @@ from functools import wraps
 import pytest
 
 from headwise.errors import HeadwiseError
-from headwise.measuring.measure import CHUNK
+from headwise.measuring.counting import CHUNK
 from headwise.measuring.plan import Calibration, calibrate, plan
 from headwise.runs.schedule import chunks_of
 from headwise.runs.shards import batches

@@ -27,6 +27,8 @@ _HOME = {
     "null_concepts": "measuring.demo",
     "ConceptProbe": "measuring.probe",
     "measure": "measuring.measure",
+    "EffectProbe": "measuring.effect",
+    "measure_effect": "measuring.measure_effect",
     "merge": "measuring.merge",
     "AttentionMaps": "measuring.attention_maps",
     "region_relevance": "measuring.attention_maps",

@@ -5,33 +5,30 @@ in the place of a pipeline share it, and count the same votes.
 """
 
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
 
-from headwise.errors import HeadwiseError, RunMismatch
+from headwise.errors import HeadwiseError
 from headwise.measuring.concepts import ConceptSet, choice
+from headwise.measuring.counting import check, check_steps, count
 from headwise.measuring.estimators import Estimator, Named, estimator_of
 from headwise.measuring.probe import ConceptProbe
 from headwise.measuring.prompts import read_prompts
 from headwise.measuring.relevance import Relevance
-from headwise.measuring.reliability import median_split_half
 from headwise.measuring.votes import BLOCKS, Votes
 from headwise.model.attention import hooked
 from headwise.model.generate import generate, latent_shape
 from headwise.model.heads import HeadMap
 from headwise.model.pipelines import digest_of, quiet, settings_of_pictures
-from headwise.runs.folder import Progress, ProgressCallback, RunFolder
-from headwise.runs.shards import batches, format_ranges, subrange
+from headwise.runs.folder import ProgressCallback
+from headwise.runs.shards import batches, subrange
 from headwise.runs.workers import Job, Keep
 
-__all__ = ["measure", "save_relevance", "settings_of"]
-
-CHUNK = 32  # pictures that a worker counts at a time, where several share a run
+__all__ = ["Concepts", "measure", "settings_of"]
 
 Concepts = ConceptSet | Mapping[str, Sequence[str]] | str | Path
 
@@ -85,8 +82,8 @@ def measure(
         progress: Whether to show a bar on stderr; or a function that is called after each batch with how many
             pictures are counted, and of how many. What it raises ends the run; what was counted is kept.
     """
-    _check(pictures, numbers, batch_size, keep_pictures if out is None else 0, until)
-    _check_steps(num_inference_steps)
+    check(pictures, numbers, batch_size, keep_pictures if out is None else 0, until)
+    check_steps(num_inference_steps)
     passed: dict[str, Any] = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
     passed |= {"negative_prompt": negative_prompt, "height": height, "width": width}
     texts = prompts if prompts is None else read_prompts(prompts, pipe)
@@ -95,28 +92,7 @@ def measure(
         beside if beside is None or beside == "auto" else ConceptSet.of(beside),
         texts, latents, pictures, seed, estimator_of(estimator), passed, batch_size, keep_pictures, until,
     )  # fmt: skip
-    return _count(Job(pipe, task), task, subrange(numbers, pictures), out, checkpoint_every, progress)
-
-
-def _count(
-    job: Job, task: "_Measurement", wanted: range, out: str | Path | None, every: float | int,
-    progress: ProgressCallback,
-) -> Relevance:  # fmt: skip
-    """Count the votes of the pictures that are wanted, as far as the folder lacks them."""
-    options: dict[str, Any] = {"most": CHUNK, "cuts": task.cuts, "in_order": task.until is not None}
-    with RunFolder(out, job.nothing.settings, job.nothing, "votes", task.pictures, job.versions) as folder:
-        _require_among(folder, wanted)
-        if _enough(folder.so_far, len(wanted), task.until):
-            return save_relevance(folder)
-        with (
-            closing(job.count_missing(folder, wanted, task.batch_size, **options)) as counts,
-            Progress(folder, len(wanted), every, progress, _reliability) as counting,
-        ):
-            for votes in counts:
-                counting(votes)
-                if _enough(counting.so_far, len(wanted), task.until):
-                    break
-        return save_relevance(folder)
+    return count(Job(pipe, task), task, subrange(numbers, pictures), out, checkpoint_every, progress)
 
 
 @dataclass(frozen=True)
@@ -141,7 +117,13 @@ class _Measurement:
     @property
     def cuts(self) -> tuple[int, ...]:
         """No batch reaches across a place where the run may stop, or where it stops decoding."""
-        return self.keep_pictures, *(range(0, self.pictures, BLOCKS) if self.until is not None else ())
+        ends = range(0, self.pictures, self.round_of) if self.until is not None else ()
+        return self.keep_pictures, *ends
+
+    @property
+    def round_of(self) -> int:
+        """A run may stop where each block has as many pictures."""
+        return BLOCKS
 
     @property
     def options(self) -> dict[str, Any]:
@@ -188,71 +170,6 @@ class _VoteCounter:
         images = generate(self.pipe, texts, task.seed, numbers, latents=task.latents, **options)
         for number, image in zip(numbers, images if kept else (), strict=kept):
             keep(f"{number:05d}", image, texts[number % len(texts)])
-
-
-def save_relevance(folder: RunFolder[Votes]) -> Relevance:
-    """The relevance of all votes so far, which is saved beside them."""
-    relevance = Relevance.from_votes(folder.so_far)
-    relevance = replace(
-        relevance, settings=relevance.settings | {"versions": folder.versions or dict(folder.counted_with)}
-    )
-    if folder.path is not None:
-        relevance.save(folder.path / "relevance.safetensors")
-    return relevance
-
-
-def _reliability(votes: Votes) -> str:
-    return f"split-half {median_split_half(votes):.2f}"
-
-
-def _enough(votes: Votes, pictures: int, until: float | int | None) -> bool:
-    """Whether the run is over; it ends early at multiples of 32 pictures only, whatever the batches."""
-    if len(votes) >= pictures:
-        return True
-    if until is None or len(votes.pictures) != 1 or len(votes) % BLOCKS:
-        return False
-    return median_split_half(votes) >= until
-
-
-def _check(
-    pictures: int, numbers: range | None, batch_size: int, not_kept: int, until: float | int | None
-) -> None:
-    if pictures < 1 or batch_size < 1:
-        raise HeadwiseError(
-            f"pictures={pictures} and batch_size={batch_size} were given; expected 1 or more of each."
-        )
-    if until is not None and not 0 < until <= 1:
-        raise HeadwiseError(f"until={until} was given; expected a correlation above 0 and up to 1.")
-    if not_kept:
-        raise HeadwiseError(f"keep_pictures={not_kept} pictures need a folder to go to. Give out=…")
-    if numbers is not None and not numbers:
-        raise HeadwiseError(
-            f"numbers={numbers} holds no picture. Make fewer shards: at most as many as there are pictures."
-        )
-    if numbers is not None and until is not None:
-        raise HeadwiseError(
-            f"until={until} looks at all pictures, but only {format_ranges([numbers])} are counted here. "
-            "Leave it out, or let workers share the run."
-        )
-
-
-def _check_steps(num_inference_steps: int | None) -> None:
-    if num_inference_steps is not None and num_inference_steps < 1:
-        raise HeadwiseError(f"num_inference_steps={num_inference_steps} was given; expected 1 or more.")
-
-
-def _require_among(folder: RunFolder[Votes], wanted: range) -> None:
-    counted = folder.so_far.pictures
-    if counted and wanted.start == 0 and counted[-1][1] > wanted.stop:
-        raise RunMismatch(
-            f"{folder.path} already counts {len(folder.so_far)} pictures, more than the {len(wanted)} asked "
-            "for. Ask for as many or more, or give another folder."
-        )
-    if counted and not (wanted.start <= counted[0][0] and counted[-1][1] <= wanted.stop):
-        raise RunMismatch(
-            f"{folder.path} already counts {format_ranges([range(*pair) for pair in counted])}, not all of "
-            f"them among {format_ranges([wanted])}. Ask for what it counts too, or give another folder."
-        )
 
 
 def _check_latents(pipe: Any, task: _Measurement) -> None:

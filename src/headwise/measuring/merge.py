@@ -1,4 +1,4 @@
-r"""Shards put together again: votes add exactly, scores fill each other's gaps, nothing is taken on trust.
+r"""Shards put together again: votes add exactly, effects and scores fill gaps, nothing is taken on trust.
 
 First the headers of all files are read, a few kilobytes each. They must describe one run (the same model,
 settings, heads and concepts), count no picture twice and, together, leave none out. Only then the arrays are
@@ -17,6 +17,7 @@ from jaxtyping import Int, Integer
 
 from headwise.errors import PictureCountedTwice, PicturesMissing, RunMismatch, UnreadableFile, VotesMismatch
 from headwise.measuring.concepts import ConceptSet
+from headwise.measuring.effect_samples import EffectSamples
 from headwise.measuring.shard_files import ShardFile, difference, find_files, read_ahead, shared_metadata
 from headwise.measuring.votes import BLOCKS, Votes
 from headwise.model.heads import HeadMap
@@ -78,9 +79,17 @@ def merge(
 class _Sum(NamedTuple):
     """What a group of shards adds up to; `pictures` is how many votes should count over all shards."""
 
-    total: Votes | Scores
+    total: Votes | EffectSamples | Scores
     missing: list[range]
     pictures: int | None
+
+
+class _Counted(NamedTuple):
+    """The pictures that a group of shards counted, those it lacks, and how many the run is to have."""
+
+    ranges: Ranges
+    missing: list[range]
+    pictures: int
 
 
 def _add_up(shards: list[ShardFile], pictures: int | None, partial: bool) -> _Sum:
@@ -95,12 +104,15 @@ def _add_up(shards: list[ShardFile], pictures: int | None, partial: bool) -> _Su
     kind = first.metadata.get("kind")
     if kind == "votes":
         return _sum_votes(shards, pictures, partial)
+    if kind == "effect":
+        return _sum_effects(shards, pictures, partial)
     if kind == "scores":
         return _sum_scores(shards, partial)
-    raise UnreadableFile(f"{first.path} holds {kind}; expected votes or scores.")
+    raise UnreadableFile(f"{first.path} holds {kind}; expected votes, effects or scores.")
 
 
-def _sum_votes(shards: list[ShardFile], pictures: int | None, partial: bool) -> _Sum:
+def _counted(shards: list[ShardFile], pictures: int | None, partial: bool) -> _Counted:
+    """The pictures of all shards together, none twice and, unless `partial`, none missing."""
     ranges = _disjoint(shards)
     most = ranges[-1][1] if ranges else 0
     count = pictures or max(most, *(shard.run_pictures for shard in shards))
@@ -112,6 +124,19 @@ def _sum_votes(shards: list[ShardFile], pictures: int | None, partial: bool) -> 
     missing = subtract(range(count), ranges)
     if missing and not partial:
         raise _missing("pictures", missing, count, shards)
+    return _Counted(ranges, missing, count)
+
+
+def _sum_effects(shards: list[ShardFile], pictures: int | None, partial: bool) -> _Sum:
+    counted = _counted(shards, pictures, partial)
+    total = EffectSamples.load(shards[0].path)
+    for shard in shards[1:]:
+        total = total + EffectSamples.load(shard.path)
+    return _Sum(total, counted.missing, counted.pictures)
+
+
+def _sum_votes(shards: list[ShardFile], pictures: int | None, partial: bool) -> _Sum:
+    ranges, missing, count = _counted(shards, pictures, partial)
     metadata, each = shards[0].metadata, _shape(shards)
     counts, blocks = np.zeros((0, *each), np.int64), np.zeros((BLOCKS, *each), np.int64)
     for arrays in read_ahead(shards):
@@ -212,9 +237,9 @@ def _write(out: Path, shards: list[ShardFile], summed: _Sum) -> Merged:
     """Write the sum where a run would have left it."""
     total, name = summed.total, shards[0].metadata["kind"]
     empty: Any = (
-        Votes.empty(total.head_map, total.concepts, total.settings)
-        if isinstance(total, Votes)
-        else Scores.empty(total.axes, total.settings)
+        Scores.empty(total.axes, total.settings)
+        if isinstance(total, Scores)
+        else type(total).empty(total.head_map, total.concepts, total.settings)
     )
     versions = all_versions(shard.versions for shard in shards) or None
     kind = shards[0].run_kind or name
@@ -224,8 +249,8 @@ def _write(out: Path, shards: list[ShardFile], summed: _Sum) -> Merged:
         for shard in shards:
             for picture in sorted((shard.path.parent / "pictures").glob("*.png")):
                 folder.keep_file(picture.name, picture.read_bytes())
-        if isinstance(total, Votes):
-            from headwise.measuring.measure import save_relevance  # which loads diffusers
+        if not isinstance(total, Scores):
+            from headwise.measuring.counting import save_relevance  # which loads diffusers
 
             save_relevance(folder)
     return Merged(out / folder.name, len(shards), len(total), tuple(summed.missing))
@@ -233,7 +258,7 @@ def _write(out: Path, shards: list[ShardFile], summed: _Sum) -> Merged:
 
 def _require_no_more(so_far: Any, total: Any, out: Path) -> None:
     """Refuse to write over pictures that none of the shards holds."""
-    if isinstance(total, Votes):
+    if not isinstance(total, Scores):
         lost = [missing for pair in so_far.pictures for missing in total.left(range(*pair))]
     else:
         only = _prompts(np.isfinite(so_far.values) & ~np.isfinite(total.values))

@@ -24,8 +24,8 @@ import numpy as np
 
 from headwise.errors import HeadwiseError
 from headwise.measuring.concepts import ConceptSet, choice
+from headwise.measuring.counting import CHUNK
 from headwise.measuring.estimators import LEAN
-from headwise.measuring.measure import CHUNK
 from headwise.measuring.probe import ConceptProbe
 from headwise.measuring.votes import Votes
 from headwise.model.attention import hooked

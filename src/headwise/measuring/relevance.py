@@ -1,4 +1,4 @@
-r"""Head relevance: how much each attention head cares about each concept.
+r"""Head relevance: how much each attention head cares about each concept, by votes or by effect.
 
 A head votes for the concept that its image queries attend to most (probe.py). With n[c, h] the votes of head
 h for concept c,
@@ -6,7 +6,9 @@ h for concept c,
     relevance[c, h] = H · n[c, h] / Σ_h' n[c, h'],
 
 so a concept's row sums to the number of heads H, and 1 is the average head. The row of a concept without
-votes is zeros. How reliable the numbers are is kept beside them (reliability.py).
+votes is zeros. By *effect* it is H times the share of all that the concept's words do to the output that
+passes through the head (effect.py), which is below 0 for a head that works against them. How reliable the
+numbers are is kept beside them (reliability.py).
 
 References:
     | Cross-Attention Head Position Patterns Can Align with Human Visual Concepts (Park et al., 2024)
@@ -20,7 +22,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Shaped
 
 from headwise.errors import (
     BadStrength,
@@ -32,14 +34,13 @@ from headwise.errors import (
 )
 from headwise.files import expanded, read_arrays, write_arrays
 from headwise.measuring.concepts import unknown_concept
+from headwise.measuring.effect_samples import EffectSamples, ratio
 from headwise.measuring.hub import HubFile
-from headwise.measuring.reliability import normalise, split_half, standard_errors
+from headwise.measuring.reliability import normalise, remarks, split_half, standard_errors
 from headwise.measuring.votes import Votes
 from headwise.model.heads import HeadMap
 
 __all__ = ["HeadRank", "Relevance"]
-
-FEW_PICTURES = 64
 
 
 class HeadRank(NamedTuple):
@@ -73,7 +74,8 @@ class Relevance(HubFile):
         head_map: The heads of the columns; None for arrays that came without one.
         settings: How the relevance was measured, as JSON-able values by name. Where a background stood beside
             the user's concepts, "foreground" has the names of these and "beside" says what it was.
-        votes_by_decile: The votes in each tenth of the denoiser calls, in order; None for bare arrays.
+        by_decile: The votes in each tenth of the denoiser calls, in order; by effect, what passed through
+            each head and, in the last column, all that the words did. None for bare arrays.
     """
 
     values: Float[np.ndarray, "concepts all_heads"]
@@ -82,7 +84,7 @@ class Relevance(HubFile):
     concepts: tuple[str, ...]
     head_map: HeadMap | None = None
     settings: dict[str, Any] = field(default_factory=dict)
-    votes_by_decile: Int[np.ndarray, "10 concepts all_heads"] | None = None
+    by_decile: Shaped[np.ndarray, "10 concepts columns"] | None = None
 
     def __post_init__(self) -> None:
         if self.head_map is not None and self.head_map.all_heads != self.values.shape[1]:
@@ -90,7 +92,7 @@ class Relevance(HubFile):
                 f"The votes have {self.values.shape[1]} heads, the head map has {self.head_map}. "
                 "Give the head map of the model the votes were counted on."
             )
-        for array in (self.values, self.standard_errors, self.split_half, self.votes_by_decile):
+        for array in (self.values, self.standard_errors, self.split_half, self.by_decile):
             if array is not None:
                 array.setflags(write=False)
 
@@ -111,10 +113,6 @@ class Relevance(HubFile):
         """
         if not isinstance(votes, Votes):
             return cls._from_array(np.asarray(votes), concepts, head_map)
-        settings = votes.settings | {
-            "pictures": len(votes),
-            "counted": [list(pair) for pair in votes.pictures],
-        }
         names = [*votes.foreground, *(name for name in votes.concepts.names if name not in votes.foreground)]
         order = [votes.concepts.names.index(name) for name in names]  # a background comes last
         listed = votes.concepts.to_json()
@@ -124,8 +122,22 @@ class Relevance(HubFile):
             split_half(votes)[order],
             tuple(names),
             votes.head_map,
-            settings | {"concepts": [listed[c] for c in order]},
-            _by_decile(votes)[:, order],
+            votes.described | {"concepts": [listed[c] for c in order]},
+            votes.by_decile[:, order],
+        )
+
+    @classmethod
+    def from_effect(cls, samples: EffectSamples) -> "Relevance":
+        """Relevance by effect: H times the share of each head."""
+        completeness = [round(float(each), 4) for each in samples.completeness]
+        return cls(
+            samples.relevance,
+            samples.standard_errors,
+            samples.split_half,
+            samples.concepts.names,
+            samples.head_map,
+            samples.described | {"concepts": samples.concepts.to_json(), "completeness": completeness},
+            samples.by_decile,
         )
 
     @classmethod
@@ -181,6 +193,11 @@ class Relevance(HubFile):
         return len(self.concepts)
 
     @property
+    def kind(self) -> str:
+        """What was measured: "votes" or "effect"."""
+        return self.settings.get("by", "votes")
+
+    @property
     def foreground(self) -> tuple[str, ...]:
         """The user's concepts: all but those that stood beside them to be chosen."""
         return tuple(name for name in self.settings.get("foreground", self.concepts) if name in self.concepts)
@@ -193,16 +210,7 @@ class Relevance(HubFile):
     @property
     def remarks(self) -> tuple[str, ...]:
         """What is to be said beside the numbers: the background, and pictures that are few."""
-        pictures, remarks = self.settings.get("pictures"), []
-        if "beside" in self.settings:
-            remarks.append(f"Heads chose between these concepts beside {self.settings['beside']}.")
-        if pictures is not None and pictures < FEW_PICTURES:
-            remarks.append(
-                f"Intervals and split-half of fewer than {FEW_PICTURES} images are rough (here {pictures}). "
-                "Split-half says how well other images would repeat the order of heads, not whether these "
-                "heads matter for the concept; `headwise weaken` tests that."
-            )
-        return tuple(remarks)
+        return remarks(self.settings)
 
     def at_steps(self, start: float | int, stop: float | int) -> "Relevance":
         """The relevance in a window of the denoiser calls: (0, 0.3) is the first three tenths.
@@ -219,7 +227,7 @@ class Relevance(HubFile):
             BadStrength: The window is not within 0 … 1.
             HeadwiseError: The votes were not kept by call.
         """
-        if self.votes_by_decile is None:
+        if self.by_decile is None:
             raise HeadwiseError(
                 "This relevance does not hold its votes by call. Measure it with this version of Headwise."
             )
@@ -227,12 +235,11 @@ class Relevance(HubFile):
             raise BadStrength(f"({start}, {stop}) was given; expected shares of the calls, such as (0, 0.3).")
         edges = np.arange(10) / 10
         weights = np.clip(np.minimum(edges + 0.1, stop) - np.maximum(edges, start), 0, 0.1) * 10
-        votes = np.tensordot(weights, self.votes_by_decile, 1)
+        sums = np.tensordot(weights, self.by_decile, 1)
+        values = normalise(sums) if self.kind == "votes" else ratio(sums[:, :-1], sums[:, -1:])
         unknown = np.full(self.values.shape, np.nan)
         settings = self.settings | {"during": [float(start), float(stop)]}
-        return Relevance(
-            normalise(votes), unknown, unknown[:, 0].copy(), self.concepts, self.head_map, settings
-        )
+        return Relevance(values, unknown, unknown[:, 0].copy(), self.concepts, self.head_map, settings)
 
     def require(self, head_map: HeadMap, whose: str = "the pipeline") -> None:
         """Refuse relevance that was measured on other heads; relevance without a head map fits any model.
@@ -272,8 +279,8 @@ class Relevance(HubFile):
             "standard_errors": self.standard_errors,
             "split_half": self.split_half,
         }
-        if self.votes_by_decile is not None:
-            arrays["tenths"] = self.votes_by_decile
+        if self.by_decile is not None:
+            arrays["tenths"] = self.by_decile
         heads = None if self.head_map is None else json.loads(self.head_map.to_json())
         metadata = {"concepts": list(self.concepts), "head_map": heads, "settings": self.settings}
         write_arrays(path, "relevance", arrays, metadata)
@@ -320,7 +327,7 @@ class Relevance(HubFile):
         return "\n".join([*lines, *self.remarks])
 
     def _arrays(self) -> tuple[np.ndarray, ...]:
-        by_decile = np.zeros(0) if self.votes_by_decile is None else self.votes_by_decile
+        by_decile = np.zeros(0) if self.by_decile is None else self.by_decile
         return self.values, self.standard_errors, self.split_half, by_decile
 
     def _row(self, concept: str | int) -> int:
@@ -336,11 +343,3 @@ class Relevance(HubFile):
 
     def _address(self, head: int) -> str:
         return f"head {head}" if self.head_map is None else self.head_map.address(head)
-
-
-def _by_decile(votes: Votes) -> Int[np.ndarray, "10 concepts all_heads"]:
-    """The votes of each tenth of the calls; call i of n lies in tenth ⌊10 i / n⌋."""
-    by_decile = np.zeros((10, *votes.totals.shape), np.int32)
-    calls = np.arange(len(votes.counts))
-    np.add.at(by_decile, 10 * calls // max(1, len(calls)), votes.counts.transpose(0, 2, 1).astype(np.int32))
-    return by_decile

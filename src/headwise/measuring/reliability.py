@@ -9,14 +9,21 @@ r"""How reliable relevance is, from the votes of B blocks of pictures.
 With fewer than two blocks both are nan.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 from jaxtyping import Float, Int
 
 from headwise.measuring.votes import Votes
 
-__all__ = ["median_split_half", "normalise", "rank_correlation", "ranks", "split_half", "standard_errors"]
+__all__ = [
+    "median_split_half", "normalise", "rank_correlation", "ranks", "remarks", "split_half", "standard_errors",
+]  # fmt: skip
 
 HALVINGS = 100
+FEW_PICTURES = 64  # by votes
+FEW_OF_CONCEPT = 10  # by effect, which has pictures of each concept
 
 Counts = Float[np.ndarray, "concepts all_heads"] | Int[np.ndarray, "concepts all_heads"]
 
@@ -99,3 +106,26 @@ def _correlation(
     a, b = a - a.mean(-1, keepdims=True), b - b.mean(-1, keepdims=True)
     spread = np.sqrt((a * a).sum(-1) * (b * b).sum(-1))
     return np.divide((a * b).sum(-1), spread, out=np.zeros(len(a)), where=spread > 0)
+
+
+def remarks(settings: Mapping[str, Any]) -> tuple[str, ...]:
+    """What is to be said beside numbers that were measured so: the background, and pictures that are few."""
+    sentences, pictures = [], settings.get("pictures")
+    if "beside" in settings:
+        sentences.append(f"Heads chose between these concepts beside {settings['beside']}.")
+    if pictures is None:
+        return tuple(sentences)
+    if settings.get("by") == "effect":
+        each = pictures / max(1, len(settings.get("concepts", ())))
+        if each < FEW_OF_CONCEPT:
+            sentences.append(
+                f"Intervals and split-half of fewer than {FEW_OF_CONCEPT} images a concept are rough (here "
+                f"{each:.3g})."
+            )
+    elif pictures < FEW_PICTURES:
+        sentences.append(
+            f"Intervals and split-half of fewer than {FEW_PICTURES} images are rough (here {pictures}). "
+            "Split-half says how well other images would repeat the order of heads, not whether these "
+            "heads matter for the concept; `headwise weaken` tests that."
+        )
+    return tuple(sentences)

@@ -18,7 +18,7 @@ from headwise.runs.shards import Ranges, Shard
 
 __all__ = ["ShardFile", "difference", "find_files", "read_ahead", "shared_metadata"]
 
-NAMES = ("votes.safetensors", "scores.safetensors")
+NAMES = ("votes.safetensors", "effect.safetensors", "scores.safetensors")
 OF_ONE_SHARD = ("pictures", "checksum")  # the metadata in which shards of one run differ
 READERS = 2  # threads that read and compare checksums while another adds
 AHEAD = 4  # files read but not added yet
@@ -26,7 +26,7 @@ AHEAD = 4  # files read but not added yet
 
 @dataclass(frozen=True)
 class ShardFile:
-    """A file of votes or scores that one shard wrote.
+    """A file of votes, effects or scores that one shard wrote.
 
     Args:
         path: The file; the name of its folder may say which shard it is.
@@ -122,8 +122,9 @@ def find_files(paths: Sequence[str | Path]) -> dict[str, list[Path]]:
                 groups.setdefault(inner, []).append(file)
     if not groups:
         raise UnreadableFile(
-            f"There is no {' or '.join(NAMES)} in {', '.join(map(str, paths)) or 'no file at all'}. Give "
-            "such files, the folders of runs, or one that has shards."
+            f"There is no {', '.join(NAMES[:-1])} or {NAMES[-1]} in "
+            f"{', '.join(map(str, paths)) or 'no file at all'}. Give such files, the folders of runs, or one "
+            "that has shards."
         )
     return groups
 

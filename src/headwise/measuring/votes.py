@@ -89,6 +89,20 @@ class Votes:
         """The votes n[c, h], over all pictures and calls."""
         return self.blocks.sum(0).T
 
+    @property
+    def described(self) -> dict[str, Any]:
+        """The settings, how many pictures there are and which."""
+        return self.settings | {"pictures": len(self), "counted": [list(pair) for pair in self.pictures]}
+
+    @property
+    def by_decile(self) -> Int[np.ndarray, "10 concepts all_heads"]:
+        """The votes of each tenth of the calls; call i of n lies in tenth ⌊10 i / n⌋."""
+        by_decile = np.zeros((10, *self.totals.shape), np.int32)
+        calls = np.arange(len(self.counts))
+        tenths = 10 * calls // max(1, len(calls))
+        np.add.at(by_decile, tenths, self.counts.transpose(0, 2, 1).astype(np.int32))
+        return by_decile
+
     def __add__(self, other: "Votes") -> "Votes":
         if self.head_map != other.head_map:
             self.head_map.require(other.head_map, "the first votes", "the second votes")

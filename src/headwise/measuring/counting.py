@@ -1,0 +1,169 @@
+"""Counting what a measurement's folder lacks, whatever is counted: votes or effects."""
+
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from headwise.errors import HeadwiseError, RunMismatch
+from headwise.measuring.effect_samples import EffectSamples
+from headwise.measuring.relevance import Relevance
+from headwise.measuring.votes import Votes
+from headwise.runs.folder import Progress, ProgressCallback, RunFolder
+from headwise.runs.shards import format_ranges
+from headwise.runs.workers import Job
+
+__all__ = [
+    "CHUNK",
+    "Counted",
+    "Measurement",
+    "check",
+    "check_steps",
+    "count",
+    "relevance_of",
+    "save_relevance",
+]
+
+CHUNK = 32  # pictures that a worker counts at a time, where several share a run
+
+Counted = Votes | EffectSamples
+
+
+@runtime_checkable
+class Measurement(Protocol):
+    """What a measurement says of itself.
+
+    Attributes:
+        pictures: How many pictures it is to have at most.
+        batch_size: Pictures per pipeline call.
+        until: The median split-half correlation at which it stops early; None for never.
+        round_of: The number of pictures after each of which it may stop.
+        cuts: Numbers that no batch reaches across.
+    """
+
+    @property
+    def pictures(self) -> int:
+        """Of the whole run."""
+        ...
+
+    @property
+    def batch_size(self) -> int:
+        """1 or more."""
+        ...
+
+    @property
+    def until(self) -> float | int | None:
+        """Above 0 and at most 1."""
+        ...
+
+    @property
+    def round_of(self) -> int:
+        """1 or more."""
+        ...
+
+    @property
+    def cuts(self) -> Sequence[int]:
+        """In order."""
+        ...
+
+
+def check(
+    pictures: int, numbers: range | None, batch_size: int, not_kept: int, until: float | int | None
+) -> None:
+    """Refuse arguments of a measurement that cannot be, or not together.
+
+    Args:
+        pictures, numbers, batch_size, until: As in `measure`.
+        not_kept: How many pictures were to be kept without a folder to keep them in.
+    """
+    if pictures < 1 or batch_size < 1:
+        raise HeadwiseError(
+            f"pictures={pictures} and batch_size={batch_size} were given; expected 1 or more of each."
+        )
+    if until is not None and not 0 < until <= 1:
+        raise HeadwiseError(f"until={until} was given; expected a correlation above 0 and up to 1.")
+    if not_kept:
+        raise HeadwiseError(f"keep_pictures={not_kept} pictures need a folder to go to. Give out=…")
+    if numbers is not None and not numbers:
+        raise HeadwiseError(
+            f"numbers={numbers} holds no picture. Make fewer shards: at most as many as there are pictures."
+        )
+    if numbers is not None and until is not None:
+        raise HeadwiseError(
+            f"until={until} looks at all pictures, but only {format_ranges([numbers])} are counted here. "
+            "Leave it out, or let workers share the run."
+        )
+
+
+def check_steps(num_inference_steps: int | None) -> None:
+    """HeadwiseError unless the number of steps is one or more, or the default."""
+    if num_inference_steps is not None and num_inference_steps < 1:
+        raise HeadwiseError(f"num_inference_steps={num_inference_steps} was given; expected 1 or more.")
+
+
+def count(
+    job: Job, task: Measurement, wanted: range, out: str | Path | None, every: float | int,
+    progress: ProgressCallback,
+) -> Relevance:  # fmt: skip
+    """Count the pictures that are wanted, as far as the folder lacks them; the relevance of all of them."""
+    options: dict[str, Any] = {"most": CHUNK, "cuts": task.cuts, "in_order": task.until is not None}
+    name = "effect" if isinstance(job.nothing, EffectSamples) else "votes"
+    with RunFolder(out, job.nothing.settings, job.nothing, name, task.pictures, job.versions) as folder:
+        _require_among(folder, wanted)
+        if _enough(folder.so_far, len(wanted), task):
+            return save_relevance(folder)
+        with (
+            closing(job.count_missing(folder, wanted, task.batch_size, **options)) as counts,
+            Progress(folder, len(wanted), every, progress, _reliability) as counting,
+        ):
+            for batch in counts:
+                counting(batch)
+                if _enough(counting.so_far, len(wanted), task):
+                    break
+        return save_relevance(folder)
+
+
+def relevance_of(counted: Counted) -> Relevance:
+    """The relevance of votes or of effects."""
+    if isinstance(counted, EffectSamples):
+        return Relevance.from_effect(counted)
+    return Relevance.from_votes(counted)
+
+
+def save_relevance(folder: RunFolder[Any]) -> Relevance:
+    """The relevance of all that is counted so far, which is saved beside it."""
+    relevance = relevance_of(folder.so_far)
+    relevance = replace(
+        relevance, settings=relevance.settings | {"versions": folder.versions or dict(folder.counted_with)}
+    )
+    if folder.path is not None:
+        relevance.save(folder.path / "relevance.safetensors")
+    return relevance
+
+
+def _reliability(counted: Counted) -> str:
+    return f"split-half {relevance_of(counted).split_half_median:.2f}"
+
+
+def _enough(counted: Counted, pictures: int, task: Measurement) -> bool:
+    """Whether the run is over; it ends early at the end of a round only, whatever the batches."""
+    if len(counted) >= pictures:
+        return True
+    if task.until is None or len(counted.pictures) != 1 or len(counted) % task.round_of:
+        return False
+    return relevance_of(counted).split_half_median >= task.until
+
+
+def _require_among(folder: RunFolder[Any], wanted: range) -> None:
+    counted = folder.so_far.pictures
+    if counted and wanted.start == 0 and counted[-1][1] > wanted.stop:
+        raise RunMismatch(
+            f"{folder.path} already counts {len(folder.so_far)} pictures, more than the {len(wanted)} asked "
+            "for. Ask for as many or more, or give another folder."
+        )
+    if counted and not (wanted.start <= counted[0][0] and counted[-1][1] <= wanted.stop):
+        raise RunMismatch(
+            f"{folder.path} already counts {format_ranges([range(*pair) for pair in counted])}, not all of "
+            f"them among {format_ranges([wanted])}. Ask for what it counts too, or give another folder."
+        )

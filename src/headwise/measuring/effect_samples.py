@@ -1,0 +1,239 @@
+r"""Effect samples: what a concept's word did in each picture, kept picture by picture.
+
+    through[i, t, h]    ∫ ⟨∂D/∂s_h, d⟩ dα at denoiser call t of picture i
+    whole[i, t]         ⟨d, d⟩
+
+Picture n says a word of concept n mod C. With sums over the pictures of concept c and over calls,
+
+    relevance[c, h] = H · Σ through[h] / Σ whole
+
+(effect.py), where 1 is the average head and a row sums to H as far as the integral is exact: its sum over H
+is the concept's *completeness*. Standard errors are by the jackknife over pictures, of a ratio estimator; the
+split-half correlation is that of the relevance of two halves of the pictures.
+
+Pictures are kept apart, in single precision, and added up in double precision in the order of their numbers.
+So joining is exact, whichever machines measured which of them, and no picture is ever counted twice.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from headwise.errors import PictureCountedTwice, UnreadableFile, VotesMismatch
+from headwise.files import deserialise, read_whole, serialise, write_whole
+from headwise.measuring.concepts import ConceptSet
+from headwise.measuring.reliability import HALVINGS, rank_correlation
+from headwise.model.heads import HeadMap
+from headwise.runs.shards import Ranges, merge_ranges, ranges_of, subtract
+
+__all__ = ["EffectSamples", "ratio"]
+
+KIND = "effect"  # of the file
+
+
+@dataclass(frozen=True, eq=False)
+class EffectSamples:
+    """The effect of one word in each of some pictures.
+
+    Args:
+        through: What passed through each head.
+        whole: All that the word did.
+        pictures: The numbers of the pictures, as (start, stop) ranges; the arrays are in their order.
+        head_map: The heads.
+        concepts: The concepts, whose pictures take turns.
+        settings: How the pictures were made, by name; samples with different settings are not joined.
+    """
+
+    through: Float[np.ndarray, "pictures calls all_heads"]
+    whole: Float[np.ndarray, "pictures calls"]
+    pictures: Ranges
+    head_map: HeadMap
+    concepts: ConceptSet
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def empty(
+        cls, head_map: HeadMap, concepts: ConceptSet, settings: dict[str, Any] | None = None
+    ) -> "EffectSamples":
+        """Samples of no picture, so that joining them changes nothing."""
+        through = np.zeros((0, 0, head_map.all_heads), np.float32)
+        return cls(through, through[..., 0], (), head_map, concepts, settings or {})
+
+    @classmethod
+    def of_pictures(
+        cls,
+        through: Float[np.ndarray, "pictures calls all_heads"],
+        whole: Float[np.ndarray, "pictures calls"],
+        numbers: Sequence[int],
+        nothing: "EffectSamples",
+    ) -> "EffectSamples":
+        """Samples of pictures, in the order of their numbers, with the head map and settings of `nothing`."""
+        kept = through.astype(np.float32), whole.astype(np.float32)
+        return cls(*kept, ranges_of(numbers), nothing.head_map, nothing.concepts, nothing.settings)
+
+    def __len__(self) -> int:
+        """How many pictures there are."""
+        return len(self.whole)
+
+    @property
+    def numbers(self) -> list[int]:
+        """The numbers of the pictures, in order."""
+        return [n for pair in self.pictures for n in range(*pair)]
+
+    @property
+    def foreground(self) -> tuple[str, ...]:
+        """The concepts: nothing stands beside them, since effect needs no others to be compared with."""
+        return self.concepts.names
+
+    @property
+    def relevance(self) -> Float[np.ndarray, "concepts all_heads"]:
+        """H · Σ through / Σ whole; zeros for a concept without pictures."""
+        return np.stack([ratio(through.sum(0), whole.sum()) for through, whole in self._of_concepts()])
+
+    @property
+    def completeness(self) -> Float[np.ndarray, " concepts"]:
+        """What all heads account for, as a share of what the words did: 1 if the integral is exact."""
+        return self.relevance.mean(1)
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """The settings, how many pictures there are and which."""
+        return self.settings | {"pictures": len(self), "counted": [list(pair) for pair in self.pictures]}
+
+    @property
+    def by_decile(self) -> Float[np.ndarray, "10 concepts all_heads_and_whole"]:
+        """Σ through of each tenth of the calls, in the last column Σ whole; call i of n is in ⌊10 i / n⌋."""
+        calls = self.whole.shape[1]
+        both = np.concatenate([self.through, self.whole[..., None]], -1).astype(np.float64)
+        sums = np.zeros((10, len(self.concepts), both.shape[-1]))
+        tenths = 10 * np.arange(calls) // max(1, calls)
+        for c in range(len(self.concepts)):
+            np.add.at(sums[:, c], tenths, both[self._where(c)].sum(0))
+        return sums
+
+    @property
+    def standard_errors(self) -> Float[np.ndarray, "concepts all_heads"]:
+        """Of each relevance by the jackknife; nan for a concept with fewer than two pictures."""
+        errors = np.full((len(self.concepts), self.head_map.all_heads), np.nan)
+        for c, (through, whole) in enumerate(self._of_concepts()):
+            n = len(whole)
+            if n > 1:
+                without = ratio(through.sum(0) - through, (whole.sum() - whole)[:, None])
+                errors[c] = np.sqrt((n - 1) / n * np.square(without - without.mean(0)).sum(0))
+        return errors
+
+    @property
+    def split_half(self) -> Float[np.ndarray, " concepts"]:
+        """Mean Spearman correlation over heads of random halves of the pictures; nan with fewer than two."""
+        agreement = np.full(len(self.concepts), np.nan)
+        for c, (through, whole) in enumerate(self._of_concepts()):
+            generator, n = np.random.Generator(np.random.Philox(0)), len(whole)
+            if n < 2:
+                continue
+            first = np.zeros((HALVINGS, n), bool)
+            for half in first:
+                half[generator.permutation(n)[: n // 2]] = True
+            a, b = (ratio(chosen @ through, (chosen @ whole)[:, None]) for chosen in (first, ~first))
+            agreement[c] = rank_correlation(a, b).mean()
+        return agreement
+
+    def __add__(self, other: "EffectSamples") -> "EffectSamples":
+        self.head_map.require(other.head_map, "the first samples", "the second samples")
+        if self.concepts != other.concepts or self.settings != other.settings:
+            differing = [
+                key
+                for key in self.settings | other.settings
+                if self.settings.get(key) != other.settings.get(key)
+            ]
+            raise VotesMismatch(
+                f"These effects were measured in different ways: {', '.join(differing) or 'other concepts'}. "
+                "Join samples of one run only."
+            )
+        merged = merge_ranges([*self.pictures, *other.pictures])
+        if merged.overlap is not None:
+            raise PictureCountedTwice(
+                f"Both measured picture {merged.overlap}. Join samples of other pictures: each counts once."
+            )
+        filled = [samples for samples in (self, other) if len(samples)]
+        if len(filled) < 2:
+            return filled[0] if filled else self
+        order = np.argsort([*self.numbers, *other.numbers], kind="stable")
+        through, whole = (
+            np.concatenate([getattr(samples, name) for samples in filled])[order]
+            for name in ("through", "whole")
+        )
+        return EffectSamples(through, whole, merged.ranges, self.head_map, self.concepts, self.settings)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, EffectSamples):
+            return NotImplemented
+        arrays = ((self.through, other.through), (self.whole, other.whole))
+        return self._metadata() == other._metadata() and all(np.array_equal(a, b) for a, b in arrays)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def left(self, numbers: range) -> list[range]:
+        """The ranges of these pictures that are not measured yet."""
+        return subtract(numbers, self.pictures)
+
+    def save(self, path: str | Path) -> None:
+        """Write a safetensors file, completely or not at all; equal samples give equal bytes."""
+        write_whole(path, self.pack())
+
+    @classmethod
+    def load(cls, path: str | Path) -> "EffectSamples":
+        """Read what `save` wrote."""
+        return cls.unpack(read_whole(path, KIND), path)
+
+    def pack(self) -> bytes:
+        """The content of the file that `save` writes."""
+        return serialise(KIND, {"through": self.through, "whole": self.whole}, self._metadata())
+
+    @classmethod
+    def unpack(cls, content: bytes, path: str | Path = "What a worker sent") -> "EffectSamples":
+        """The inverse of `pack`; errors name the path as the origin of the content."""
+        arrays, metadata = deserialise(content, KIND, ("through", "whole"), path)
+        try:
+            samples = cls(
+                arrays["through"],
+                arrays["whole"],
+                tuple((int(start), int(stop)) for start, stop in metadata["pictures"]),
+                HeadMap.from_json(json.dumps(metadata["head_map"])),
+                ConceptSet.from_json(metadata["concepts"]),
+                metadata["settings"],
+            )
+            shape = (len(samples.numbers), samples.whole.shape[1], samples.head_map.all_heads)
+            if samples.through.shape != shape or samples.whole.shape != shape[:2]:
+                raise ValueError(f"arrays of shape {samples.through.shape} where {shape} was expected")
+        except (KeyError, TypeError, ValueError, IndexError) as error:
+            raise UnreadableFile(f"{path} holds no usable effects ({error!r}). Measure again.") from None
+        return samples
+
+    def _where(self, concept: int) -> np.ndarray:
+        return np.array([n % len(self.concepts) == concept for n in self.numbers], bool)
+
+    def _of_concepts(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Σ over calls of `through` and `whole` for the pictures of each concept, in double precision."""
+        through, whole = self.through.sum(1, dtype=np.float64), self.whole.sum(1, dtype=np.float64)
+        for concept in range(len(self.concepts)):
+            chosen = self._where(concept)
+            yield through[chosen], whole[chosen]
+
+    def _metadata(self) -> dict[str, Any]:
+        return {
+            "head_map": json.loads(self.head_map.to_json()),
+            "concepts": self.concepts.to_json(),
+            "pictures": [list(pair) for pair in self.pictures],
+            "settings": self.settings,
+        }
+
+
+def ratio(through: np.ndarray, whole: np.ndarray | np.floating) -> np.ndarray:
+    """Relevance H · through / whole, and zeros where the words did nothing."""
+    whole = np.broadcast_to(whole, through.shape)
+    return through.shape[-1] * np.divide(through, whole, out=np.zeros(through.shape), where=whole > 0)

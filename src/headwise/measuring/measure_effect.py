@@ -1,0 +1,217 @@
+r"""Measuring relevance by effect: generate pictures whose prompts say the words, and see what heads do.
+
+Each concept has pictures of its own, whose prompts say one of its words in turn. At each call of the denoiser
+one gradient tells what share of all that the word does passes through each head (effect.py), and the shares
+of all pictures add up (effect_samples.py). No other concepts are needed to choose from, and no judge.
+
+With the same folder a measurement continues where it ended, and workers may share it, as in measure.py.
+"""
+
+import re
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from headwise.errors import HeadwiseError
+from headwise.measuring.concepts import ConceptSet
+from headwise.measuring.counting import check, check_steps, count
+from headwise.measuring.effect import Against, EffectProbe
+from headwise.measuring.effect_samples import EffectSamples
+from headwise.measuring.measure import Concepts, settings_of
+from headwise.measuring.relevance import Relevance
+from headwise.measuring.word_prompts import WordPrompt, WordPrompts, word_prompts
+from headwise.model.attention import hooked
+from headwise.model.generate import generate_keys
+from headwise.model.heads import HeadMap
+from headwise.model.pipelines import quiet
+from headwise.runs.folder import ProgressCallback
+from headwise.runs.shards import batches, subrange
+from headwise.runs.workers import Job, Keep
+
+__all__ = ["measure_effect"]
+
+ROUND = 4  # pictures of each concept after which a run may stop
+
+
+def measure_effect(
+    pipe: Any,
+    concepts: Concepts,
+    *,
+    prompts: WordPrompts | Sequence[str] | str | Path | None = None,
+    pictures: int = 40,
+    numbers: range | None = None,
+    against: Against = "nothing",
+    points: int = 1,
+    window: tuple[float | int, float | int] = (0, 1),
+    seed: int = 0,
+    out: str | Path | None = None,
+    batch_size: int = 4,
+    num_inference_steps: int = 4,
+    guidance_scale: float | int = 7.5,
+    negative_prompt: str | None = None,
+    height: int | None = None,
+    width: int | None = None,
+    until: float | int | None = None,
+    checkpoint_every: float | int = 10,
+    keep_pictures: int = 0,
+    checkpointing: bool | None = None,
+    progress: ProgressCallback = True,
+) -> Relevance:
+    """Measure what heads do with the words of each concept; with the same `out` it goes on where it ended.
+
+        relevance = hw.measure_effect(pipe, {"Color": ["red", "blue"]})
+        relevance["Color"]     # H times each head's share; below 0 for a head that works against the words
+
+    A picture costs 2 rows of the denoiser for each step, with guidance, and 2 + 3 · `points` more to measure
+    it (a gradient costs as much as three rows).
+
+    Args:
+        pipe: The user's pipeline, which is left as it was; or workers, which share the work (runs/ray.py).
+        concepts: The concepts: a set, a mapping of names to words, a name or path.
+        prompts: Prompts that say the words: by concept, each with its word, such as
+            `{"Color": [("a red car", "red")]}`; or a list, or a text file with one per line, in which the
+            words are looked for. None takes the templates of the concepts' file, or else those that come with
+            the package (word_prompts.py).
+        pictures: How many pictures to generate at most *for each concept*.
+        numbers: Which of all pictures to measure here, where others measure the rest: of C concepts picture n
+            says a word of concept n mod C.
+        against: "nothing" asks what the word does; "sibling" what tells it from another word of the concept,
+            said in the same prompt. That doubles the cost.
+        points: The number of points at which the integral is taken; `settings["completeness"]` says how
+            exact it is.
+        window: The share of the calls that is measured, such as (0, 0.3).
+        seed: With a picture's number, the source of its latents.
+        out: Folder for checkpoints and result, see runs/folder.py; None keeps nothing on disk.
+        batch_size: Pictures per pipeline call; memory grows with it.
+        num_inference_steps, guidance_scale, negative_prompt, height, width: Passed to the pipeline.
+        until: Stop after a multiple of 4 pictures of each concept where the median split-half correlation is
+            this high.
+        checkpoint_every: Seconds between checkpoints; 0 writes one after every batch.
+        keep_pictures: How many of the first pictures to decode and save in `out`/pictures.
+        checkpointing: As in `EffectProbe`: compute activations again to save memory.
+        progress: As in `measure`.
+
+    Raises:
+        HeadwiseError: An argument is out of range, or a concept has one word and `against` is "sibling".
+        UnreadablePrompts: A concept has no prompt that says one of its words.
+        RunMismatch: The folder holds another run.
+    """
+    concept_set = ConceptSet.of(concepts)
+    total = pictures * len(concept_set)
+    check(total, numbers, batch_size, keep_pictures if out is None else 0, until)
+    check_steps(num_inference_steps)
+    passed: dict[str, Any] = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
+    passed |= {"negative_prompt": negative_prompt, "height": height, "width": width}
+    probing: dict[str, Any] = {"points": points, "against": against, "window": window}
+    EffectProbe("", **probing)  # which refuses what cannot be
+    task = _EffectMeasurement(
+        concept_set, concepts if isinstance(concepts, str | Path) else None, prompts, total, seed, probing,
+        checkpointing, passed, batch_size, keep_pictures, until,
+    )  # fmt: skip
+    return count(Job(pipe, task), task, subrange(numbers, total), out, checkpoint_every, progress)
+
+
+@dataclass(frozen=True)
+class _EffectMeasurement:
+    """What every pipeline that takes part in a measurement is to do, here or in a worker."""
+
+    concepts: ConceptSet
+    source: str | Path | None
+    prompts: Any
+    pictures: int
+    seed: int
+    probing: dict[str, Any]
+    checkpointing: bool | None
+    passed: dict[str, Any]
+    batch_size: int
+    keep_pictures: int
+    until: float | int | None
+
+    def __call__(self, pipe: Any) -> "_EffectCounter":
+        return _EffectCounter(self, pipe)
+
+    @property
+    def round_of(self) -> int:
+        """A run may stop where every concept has as many pictures."""
+        return ROUND * len(self.concepts)
+
+    @property
+    def cuts(self) -> tuple[int, ...]:
+        """No batch reaches across a place where the run may stop, or where it stops decoding."""
+        ends = range(0, self.pictures, self.round_of) if self.until is not None else ()
+        return self.keep_pictures, *ends
+
+    def batches(self, todo: Iterable[range]) -> Iterator[range]:
+        """These pictures by pipeline calls."""
+        for numbers in todo:
+            yield from batches(numbers.start, numbers.stop, self.batch_size, self.cuts)
+
+
+class _EffectCounter:
+    """One pipeline at its share of a measurement."""
+
+    def __init__(self, task: _EffectMeasurement, pipe: Any) -> None:
+        self.task, self.pipe = task, pipe
+        self.prompts = word_prompts(task.concepts, task.source, task.prompts, pipe)
+        sibling = task.probing["against"] == "sibling"
+        alone = [name for name in task.concepts if sibling and len(task.concepts.words(name)) < 2]
+        if alone:
+            raise HeadwiseError(
+                f"{alone[0]!r} has one word, so none of its words has a sibling. Add words to it, or measure "
+                "against nothing."
+            )
+        texts = [each.prompt for name in task.concepts for each in self.prompts[name]]
+        settings = settings_of(pipe, task.concepts, texts, None, task.seed) | task.passed
+        settings |= {
+            "by": "effect",
+            **task.probing,
+            "window": [float(edge) for edge in task.probing["window"]],
+        }
+        self.nothing = EffectSamples.empty(HeadMap.of(pipe), task.concepts, settings)
+
+    def counts(
+        self, missing: Sequence[range], so_far: EffectSamples, keep: Keep
+    ) -> Generator[EffectSamples, None, None]:
+        """The effects of each batch, as it is done."""
+        task = self.task
+        for numbers in task.batches(missing):
+            pictures = [self._prompts_of(number) for number in numbers]
+            images = len(pictures[0])  # of each picture: one, or two that are each other's siblings
+            said = [each for picture in pictures for each in picture]
+            keys = [(task.seed, number) for number in numbers for _ in range(images)]
+            probe = EffectProbe(
+                [each.word for each in said],
+                batch_size=task.batch_size,
+                checkpointing=task.checkpointing,
+                **task.probing,
+            )
+            kept = numbers[0] < task.keep_pictures
+            options = task.passed | {"output_type": "pil" if kept else "latent"}
+            with hooked(self.pipe, probe), quiet(self.pipe):
+                results = generate_keys(self.pipe, [each.prompt for each in said], keys, **options)
+            if kept:
+                for number, result, (first, *_) in zip(numbers, results[::images], pictures, strict=True):
+                    keep(f"{number:05d}", result, first.prompt)
+            effect = probe.take()
+            through, whole = (
+                array[:, :, 0].reshape(len(numbers), images, *array.shape[1:2], *array.shape[3:]).sum(1)
+                for array in (effect.through, effect.whole)
+            )
+            yield EffectSamples.of_pictures(through, whole, numbers, self.nothing)
+
+    def _prompts_of(self, number: int) -> tuple[WordPrompt, ...]:
+        """The prompt of a picture and, against siblings, the same prompt with another word of the concept."""
+        names, prompts = self.task.concepts.names, self.prompts
+        concept, turn = names[number % len(names)], number // len(names)
+        said = prompts[concept][turn % len(prompts[concept])]
+        if self.task.probing["against"] == "nothing":
+            return (said,)
+        others = sorted({each.word for each in prompts[concept]} - {said.word})
+        others = others or [w for w in self.task.concepts.words(concept) if w.lower() != said.word.lower()]
+        generator = np.random.Generator(np.random.Philox(key=[self.task.seed % 2**64, number]))
+        other = others[int(generator.integers(len(others)))]
+        place = rf"(?<!\w){re.escape(said.word)}(?!\w)"
+        return said, WordPrompt(re.sub(place, lambda _: other, said.prompt, count=1), other)

@@ -1,0 +1,217 @@
+"""Prompts that say the words of a concept, to measure what heads do with them.
+
+They come from the templates of a concept set's file, from prompts in which the words are looked for, or from
+the user:
+
+    [prompts]
+    things = ["hat", "cat"]              what {thing} stands for
+    without_article = ["jeans"]          words and things that take no "a"
+    as_written = ["Geo-locations"]       concepts whose words are not put in lower case
+    said_as = { mountain = "mountains" } words that prompts say in another form
+    default = ["a photo of a {word}"]    the templates of a concept that is not listed
+
+    [templates]
+    Color = ["a {word} {thing}"]         {word} is one of the concept's words
+    "Time of Day" = ["a {thing} at {word}", "a {thing} in the morning"]
+
+A template without {word} says one of the words itself, and that word is then said in such templates only.
+"""
+
+import re
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from headwise.errors import UnreadableConcepts, UnreadablePrompts
+from headwise.files import expanded
+from headwise.measuring.concepts import PACKAGED, ConceptSet
+from headwise.measuring.prompts import read_prompts
+from headwise.model.pipelines import is_emoji
+
+__all__ = ["Templates", "WordPrompt", "WordPrompts", "fill", "word_prompts"]
+
+_DATA = Path(__file__).parents[1] / "data"
+_KINDS = {"things": list, "without_article": list, "as_written": list, "said_as": dict, "default": list}
+
+
+class WordPrompt(NamedTuple):
+    """A prompt, and the word or phrase in it whose effect is measured."""
+
+    prompt: str
+    word: str
+
+
+WordPrompts = Mapping[str, Sequence[WordPrompt]] | Mapping[str, Sequence[tuple[str, str]]]
+
+
+@dataclass(frozen=True)
+class Templates:
+    """How prompts say the words of concepts.
+
+    Args:
+        of_concept: The templates of each concept.
+        default: Those of every other concept.
+        things: What {thing} stands for.
+        without_article: Words and things that take no "a".
+        as_written: Concepts whose words are not put in lower case.
+        said_as: The form in which prompts say a word, where it is another.
+    """
+
+    of_concept: Mapping[str, Sequence[str]]
+    default: Sequence[str] = ("a photo of {word}", "a picture of {word}", "{word}")
+    things: Sequence[str] = ()
+    without_article: Sequence[str] = ()
+    as_written: Sequence[str] = ()
+    said_as: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def load(cls, name_or_path: str | Path) -> "Templates | None":
+        """The templates in the file of a concept set; None where it has none.
+
+        Raises:
+            UnreadableConcepts: They are not as the head of this module says.
+        """
+        path = _DATA / f"{name_or_path}.toml" if name_or_path in PACKAGED else expanded(name_or_path)
+        ConceptSet.load(name_or_path)  # which says what is wrong with a file that cannot be read
+        table = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        if "templates" not in table and "prompts" not in table:
+            return None
+        options, of_concept = table.get("prompts", {}), table.get("templates", {})
+        for name, value in options.items():
+            if not isinstance(value, _KINDS.get(name, ())):
+                raise UnreadableConcepts(
+                    f"{path}: {name} = {value!r} in [prompts]; expected some of {', '.join(_KINDS)}, lists "
+                    "of texts but for said_as."
+                )
+        for concept, templates in {"default": options.get("default", []), **of_concept}.items():
+            if not isinstance(templates, list) or not all(isinstance(each, str) for each in templates):
+                raise UnreadableConcepts(
+                    f"{path}: the templates of {concept!r} are {templates!r:.80}; expected a list of texts, "
+                    'such as ["a {word} car"].'
+                )
+        return cls(of_concept, **options)
+
+    def prompts(self, concept: str, words: Iterable[str]) -> list[WordPrompt]:
+        """All prompts that the templates make of a concept's words, the words taking turns.
+
+        Raises:
+            UnreadableConcepts: A template says no word, or needs a thing where there is none.
+        """
+        templates = self.of_concept.get(concept) or self.default
+        words = [word if concept in self.as_written else word.lower() for word in words]
+        of_word: dict[str, list[WordPrompt]] = {word: [] for word in words}
+        for template in templates:
+            if "{word}" in template:
+                continue
+            said = _first_said(template, words, self.said_as)
+            if said is None:
+                raise UnreadableConcepts(
+                    f"The template {template!r} of {concept!r} says none of its words. Write {{word}} where "
+                    "a word is to stand."
+                )
+            of_word[said.concept_word] += self._filled(template, said.form, concept)
+        literal = {word for word, prompts in of_word.items() if prompts}
+        for template in templates:
+            for word in (word for word in words if "{word}" in template and word not in literal):
+                of_word[word] += self._filled(template, self.said_as.get(word, word), concept)
+        return _taking_turns([prompts for prompts in of_word.values() if prompts])
+
+    def _filled(self, template: str, word: str, concept: str) -> list[WordPrompt]:
+        if "{thing}" in template and not self.things:
+            raise UnreadableConcepts(
+                f'The template {template!r} of {concept!r} needs things. Add things = ["car"] to [prompts].'
+            )
+        things = self.things if "{thing}" in template else ("",)
+        fillings = ({"word": word, "thing": thing} for thing in things)
+        return [WordPrompt(fill(template, each, self.without_article), word) for each in fillings]
+
+
+def fill(template: str, words: Mapping[str, str], without_article: Sequence[str] = ()) -> str:
+    """A template filled in; "a" becomes "an" before a vowel, and is left out where no article stands."""
+    text = template.format(**words).strip()
+    if without_article:
+        bare = "|".join(map(re.escape, without_article))
+        text = re.sub(rf"\b[Aa] (?=(?:[\w-]+ )?(?:{bare})\b)", "", text)
+    return re.sub(r"\b([Aa]) (?=[aeiouAEIOU])", r"\1n ", text)
+
+
+def word_prompts(
+    concepts: ConceptSet, source: Any, prompts: WordPrompts | Sequence[str] | str | Path | None, pipe: Any
+) -> dict[str, list[WordPrompt]]:
+    """The prompts that say each concept's words.
+
+    Args:
+        concepts: The concepts.
+        source: What they were given as: the name or path of a file may bring templates.
+        prompts: The user's prompts and words by concept; prompts, or a file with one per line, in which the
+            concepts' words are looked for; None for those that templates make.
+        pipe: The pipeline, which decides between the packaged templates.
+
+    Raises:
+        UnreadablePrompts: A concept has no prompt that says one of its words.
+    """
+    if isinstance(prompts, Mapping):
+        by_concept = {
+            concept: [WordPrompt(*pair) for pair in prompts.get(concept, ())] for concept in concepts
+        }
+    elif prompts is None:
+        name = source if isinstance(source, str | Path) else concepts.name
+        templates = Templates.load(name) if name in PACKAGED or isinstance(source, str | Path) else None
+        templates = templates or Templates.load("emoji" if is_emoji(pipe) else "paper34")
+        assert templates is not None
+        by_concept = {concept: templates.prompts(concept, concepts.words(concept)) for concept in concepts}
+    else:
+        by_concept = _saying(concepts, read_prompts(prompts, pipe))
+    lacking = [concept for concept, of_concept in by_concept.items() if not of_concept]
+    if lacking:
+        raise UnreadablePrompts(
+            f"No prompt says a word of {lacking[0]!r}"
+            + (f", nor of {len(lacking) - 1} more concepts" if len(lacking) > 1 else "")
+            + ". Give prompts that do, leave them out, or give no prompts to have some made of templates."
+        )
+    return by_concept
+
+
+class _Said(NamedTuple):
+    """A concept's word, and the form in which a text says it."""
+
+    concept_word: str
+    form: str
+
+
+def _first_said(text: str, words: Iterable[str], said_as: Mapping[str, str] | None = None) -> _Said | None:
+    """The first of a concept's words in a text; of two that begin together the longer."""
+    places = []
+    for word in words:
+        form = (said_as or {}).get(word, word)
+        match = re.search(rf"(?<!\w){re.escape(form)}(?!\w)", text, flags=re.IGNORECASE)
+        if match:
+            places.append((match.start(), -len(form), _Said(word, match.group())))
+    return min(places)[2] if places else None
+
+
+def _saying(concepts: ConceptSet, prompts: Sequence[str]) -> dict[str, list[WordPrompt]]:
+    """The prompts in which each concept's words are."""
+    by_concept: dict[str, list[WordPrompt]] = {concept: [] for concept in concepts}
+    for prompt in prompts:
+        for concept in concepts:
+            said = _first_said(prompt, concepts.words(concept))
+            if said is not None:
+                by_concept[concept].append(WordPrompt(prompt, said.form))
+    return by_concept
+
+
+def _taking_turns(of_words: Sequence[Sequence[WordPrompt]]) -> list[WordPrompt]:
+    """The prompts of all words in a random order, the same every time, in which the words take turns."""
+    generator = np.random.Generator(np.random.Philox(0))
+    shuffled = [[prompts[i] for i in generator.permutation(len(prompts))] for prompts in of_words]
+    rounds = max(map(len, shuffled), default=0)
+    return [
+        shuffled[w][turn % len(shuffled[w])]
+        for turn in range(rounds)
+        for w in generator.permutation(len(shuffled))
+    ]
