@@ -139,16 +139,22 @@ def test_each_word_of_an_image_is_measured_as_if_it_were_alone():
     for w, probe in enumerate(alone):
         assert np.allclose(effect.through[0, :, w], probe.take().through[0, :, 0])
     assert not effect.whole[1, :, 1].any() and effect.whole[1, :, 0].all()
-    assert np.allclose(effect.shares[1], effect.through[0, :, 1].sum(0) / effect.whole[0, :, 1].sum())
+    assert np.allclose(effect.shares[1], (effect.through[0, :, 1] / effect.whole[0, :, 1, None]).mean(0))
 
 
 def test_which_calls_are_measured():
     pipe = tiny_sd(scheduler=ddim())
-    every, early, few = EffectProbe("red"), EffectProbe("red", window=(0, 0.5)), EffectProbe("red", calls=3)
-    with hooked(pipe, every, early, few):
-        draw(pipe, ["a red dog"], steps=10)
-    every, early, few = (probe.take().through for probe in (every, early, few))
-    assert np.array_equal(early, every[:, :5]) and np.array_equal(few, every[:, [1, 5, 8]])
+    kinds = ({}, {"window": (0, 0.5)}, {"calls": 3}, {"calls": 2, "phases": (0.0, 0.9)})
+    probes = [EffectProbe(["red", "cat"], **kind) for kind in kinds]
+    with hooked(pipe, *probes):
+        draw(pipe, steps=10)
+    every, early, few, each = (probe.take() for probe in probes)
+    for effect, calls in ((early, [range(5)] * 2), (few, [[1, 5, 8]] * 2), (each, [[0, 5], [4, 9]])):
+        for image in range(2):
+            measured = np.isin(range(10), list(calls[image]))
+            assert np.array_equal(effect.whole[image, :, 0] > 0, measured)
+            assert np.allclose(effect.through[image][measured], every.through[image][measured], rtol=1e-4)
+    assert np.allclose(few.shares.sum(1), 1, atol=0.2)
 
 
 @pytest.mark.parametrize("name", ["sd1", "sdxl", "pixart", "sd3", "flux-dev"])

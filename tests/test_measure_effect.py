@@ -25,7 +25,7 @@ PROMPTS = {
     "Color": [("a red dog", "red"), ("a blue dog", "blue")],
     "Animals": [("a photo of a dog", "dog"), ("a photo of a cat", "cat")],
 }
-OPTIONS = {"prompts": PROMPTS, "num_inference_steps": 2, "batch_size": 2, "progress": False}
+OPTIONS = {"prompts": PROMPTS, "calls": None, "num_inference_steps": 2, "batch_size": 2, "progress": False}
 HEADS = HeadMap((Layer("down_blocks.0.attentions.0.transformer_blocks.0.attn2", 3, "cross"),))
 
 
@@ -38,8 +38,8 @@ def measured():
     return measure_effect(sd(), CONCEPTS, pictures=3, **OPTIONS)
 
 
-def test_relevance_is_the_probes_shares_summed_before_they_are_divided(measured):
-    pipe, through, whole = sd(), {}, {}
+def test_relevance_is_the_mean_of_the_probes_shares(measured):
+    pipe, shares = sd(), {}
     for number in range(6):
         concept = list(CONCEPTS)[number % 2]
         prompt, word = PROMPTS[concept][number // 2 % 2]
@@ -47,10 +47,9 @@ def test_relevance_is_the_probes_shares_summed_before_they_are_divided(measured)
         with hooked(pipe, probe):
             generate_keys(pipe, [prompt], [(0, number)], num_inference_steps=2, output_type="latent")
         effect = probe.take()
-        through[concept] = through.get(concept, 0) + effect.through.sum((0, 1, 2))
-        whole[concept] = whole.get(concept, 0) + effect.whole.sum()
+        shares.setdefault(concept, []).append((effect.through / effect.whole[..., None])[0, :, 0].mean(0))
     for concept in CONCEPTS:
-        expected = measured.head_map.all_heads * through[concept] / whole[concept]
+        expected = measured.head_map.all_heads * np.mean(shares[concept], 0)
         assert np.allclose(measured[concept], expected, rtol=1e-5, atol=1e-6)
     assert measured.kind == "effect"
     assert measured.settings["completeness"] == pytest.approx(measured.values.mean(1), abs=1e-4)
@@ -75,8 +74,8 @@ def test_standard_errors_are_those_of_the_jackknife():
         without = []
         for left_out in mine:
             kept = [n for n in mine if n != left_out]
-            through = all_.through[kept].astype(np.float64).sum((0, 1))
-            without.append(3 * through / all_.whole[kept].astype(np.float64).sum())
+            through, whole = (array[kept].astype(np.float64) for array in (all_.through, all_.whole))
+            without.append(3 * (through / whole[..., None]).mean((0, 1)))
         n, without = len(mine), np.array(without)
         expected = np.sqrt((n - 1) / n * ((without - without.mean(0)) ** 2).sum(0))
         assert np.allclose(all_.standard_errors[c], expected)
@@ -135,6 +134,7 @@ def test_steps_can_be_told_apart(measured):
     whole = measured.at_steps(0, 1)
     assert np.allclose(whole.values, measured.values) and whole.kind == "effect"
     early, late = measured.at_steps(0, 0.5), measured.at_steps(0.5, 1)
+    assert np.allclose((early.values + late.values) / 2, measured.values)
     assert not np.allclose(early.values, late.values)
     assert np.isnan(early.standard_errors).all()
 
@@ -142,6 +142,15 @@ def test_steps_can_be_told_apart(measured):
 def test_a_file_keeps_everything(measured, tmp_path):
     measured.save(tmp_path / "relevance.safetensors")
     assert Relevance.load(tmp_path / "relevance.safetensors") == measured
+
+
+def test_one_call_of_each_picture_is_measured_whatever_the_batch():
+    options = OPTIONS | {"calls": 1, "num_inference_steps": 4}
+    one, three = (
+        measure_effect(sd(), CONCEPTS, pictures=4, **options | {"batch_size": size}) for size in (1, 3)
+    )
+    assert np.allclose(one.values, three.values, rtol=1e-4, atol=1e-5)
+    assert one.by_decile[..., -1].sum(0).tolist() == [4, 4] and (one.by_decile[..., -1].sum(1) > 0).sum() > 1
 
 
 def test_until_stops_at_a_round():

@@ -3,13 +3,13 @@ r"""Effect samples: what a concept's word did in each picture, kept picture by p
     through[i, t, h]    ∫ ⟨∂D/∂s_h, d⟩ dα at denoiser call t of picture i
     whole[i, t]         ⟨d, d⟩
 
-Picture n says a word of concept n mod C. With sums over the pictures of concept c and over calls,
+Picture n says a word of concept n mod C. Over the n calls of concept c's pictures that were measured,
 
-    relevance[c, h] = H · Σ through[h] / Σ whole
+    relevance[c, h] = H / n · Σ through[i, t, h] / whole[i, t]
 
 (effect.py), where 1 is the average head and a row sums to H as far as the integral is exact: its sum over H
-is the concept's *completeness*. Standard errors are by the jackknife over pictures, of a ratio estimator; the
-split-half correlation is that of the relevance of two halves of the pictures.
+is the concept's *completeness*. Standard errors are by the jackknife over pictures; the split-half
+correlation is that of the relevance of two halves of the pictures.
 
 Pictures are kept apart, in single precision, and added up in double precision in the order of their numbers.
 So joining is exact, whichever machines measured which of them, and no picture is ever counted twice.
@@ -27,6 +27,7 @@ from jaxtyping import Float
 from headwise.errors import PictureCountedTwice, UnreadableFile, VotesMismatch
 from headwise.files import deserialise, read_whole, serialise, write_whole
 from headwise.measuring.concepts import ConceptSet
+from headwise.measuring.effect import shares_of
 from headwise.measuring.reliability import HALVINGS, rank_correlation
 from headwise.model.heads import HeadMap
 from headwise.runs.shards import Ranges, merge_ranges, ranges_of, subtract
@@ -92,8 +93,8 @@ class EffectSamples:
 
     @property
     def relevance(self) -> Float[np.ndarray, "concepts all_heads"]:
-        """H · Σ through / Σ whole; zeros for a concept without pictures."""
-        return np.stack([ratio(through.sum(0), whole.sum()) for through, whole in self._of_concepts()])
+        """H times the mean share of each head; zeros for a concept without pictures."""
+        return np.stack([ratio(shares.sum(0), calls.sum()) for shares, calls in self._of_concepts()])
 
     @property
     def completeness(self) -> Float[np.ndarray, " concepts"]:
@@ -107,9 +108,9 @@ class EffectSamples:
 
     @property
     def by_decile(self) -> Float[np.ndarray, "10 concepts all_heads_and_whole"]:
-        """Σ through of each tenth of the calls, in the last column Σ whole; call i of n is in ⌊10 i / n⌋."""
+        """Σ shares of each tenth of the calls, and last their number; call i of n is in tenth ⌊10 i / n⌋."""
         calls = self.whole.shape[1]
-        both = np.concatenate([self.through, self.whole[..., None]], -1).astype(np.float64)
+        both = np.concatenate([self._shares, (self.whole > 0)[..., None]], -1)
         sums = np.zeros((10, len(self.concepts), both.shape[-1]))
         tenths = 10 * np.arange(calls) // max(1, calls)
         for c in range(len(self.concepts)):
@@ -120,10 +121,10 @@ class EffectSamples:
     def standard_errors(self) -> Float[np.ndarray, "concepts all_heads"]:
         """Of each relevance by the jackknife; nan for a concept with fewer than two pictures."""
         errors = np.full((len(self.concepts), self.head_map.all_heads), np.nan)
-        for c, (through, whole) in enumerate(self._of_concepts()):
-            n = len(whole)
+        for c, (shares, calls) in enumerate(self._of_concepts()):
+            n = len(calls)
             if n > 1:
-                without = ratio(through.sum(0) - through, (whole.sum() - whole)[:, None])
+                without = ratio(shares.sum(0) - shares, (calls.sum() - calls)[:, None])
                 errors[c] = np.sqrt((n - 1) / n * np.square(without - without.mean(0)).sum(0))
         return errors
 
@@ -131,14 +132,14 @@ class EffectSamples:
     def split_half(self) -> Float[np.ndarray, " concepts"]:
         """Mean Spearman correlation over heads of random halves of the pictures; nan with fewer than two."""
         agreement = np.full(len(self.concepts), np.nan)
-        for c, (through, whole) in enumerate(self._of_concepts()):
-            generator, n = np.random.Generator(np.random.Philox(0)), len(whole)
+        for c, (shares, calls) in enumerate(self._of_concepts()):
+            generator, n = np.random.Generator(np.random.Philox(0)), len(calls)
             if n < 2:
                 continue
             first = np.zeros((HALVINGS, n), bool)
             for half in first:
                 half[generator.permutation(n)[: n // 2]] = True
-            a, b = (ratio(chosen @ through, (chosen @ whole)[:, None]) for chosen in (first, ~first))
+            a, b = (ratio(chosen @ shares, (chosen @ calls)[:, None]) for chosen in (first, ~first))
             agreement[c] = rank_correlation(a, b).mean()
         return agreement
 
@@ -217,12 +218,17 @@ class EffectSamples:
     def _where(self, concept: int) -> np.ndarray:
         return np.array([n % len(self.concepts) == concept for n in self.numbers], bool)
 
+    @property
+    def _shares(self) -> Float[np.ndarray, "pictures calls all_heads"]:
+        """Each head's share at each call, in double precision; zeros where nothing was measured."""
+        return shares_of(self.through.astype(np.float64), self.whole.astype(np.float64))
+
     def _of_concepts(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Σ over calls of `through` and `whole` for the pictures of each concept, in double precision."""
-        through, whole = self.through.sum(1, dtype=np.float64), self.whole.sum(1, dtype=np.float64)
+        """Σ shares over the calls, and how many were measured, of each picture of each concept."""
+        shares, calls = self._shares.sum(1), (self.whole > 0).sum(1)
         for concept in range(len(self.concepts)):
             chosen = self._where(concept)
-            yield through[chosen], whole[chosen]
+            yield shares[chosen], calls[chosen]
 
     def _metadata(self) -> dict[str, Any]:
         return {
@@ -233,7 +239,7 @@ class EffectSamples:
         }
 
 
-def ratio(through: np.ndarray, whole: np.ndarray | np.floating) -> np.ndarray:
-    """Relevance H · through / whole, and zeros where the words did nothing."""
-    whole = np.broadcast_to(whole, through.shape)
-    return through.shape[-1] * np.divide(through, whole, out=np.zeros(through.shape), where=whole > 0)
+def ratio(shares: np.ndarray, calls: np.ndarray | np.integer | np.floating) -> np.ndarray:
+    """Relevance H · Σ shares / calls, and zeros where no call was measured."""
+    calls = np.broadcast_to(calls, shares.shape)
+    return shares.shape[-1] * np.divide(shares, calls, out=np.zeros(shares.shape), where=calls > 0)

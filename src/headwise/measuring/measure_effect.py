@@ -1,8 +1,8 @@
 r"""Measuring relevance by effect: generate pictures whose prompts say the words, and see what heads do.
 
-Each concept has pictures of its own, whose prompts say one of its words in turn. At each call of the denoiser
-one gradient tells what share of all that the word does passes through each head (effect.py), and the shares
-of all pictures add up (effect_samples.py). No other concepts are needed to choose from, and no judge.
+Each concept has pictures of its own, whose prompts say one of its words in turn. At a call of the denoiser
+one gradient tells what share of all that the word does passes through each head (effect.py); relevance is the
+mean over calls and pictures (effect_samples.py). No other concepts are needed to choose from, and no judge.
 
 With the same folder a measurement continues where it ended, and workers may share it, as in measure.py.
 """
@@ -41,10 +41,11 @@ def measure_effect(
     concepts: Concepts,
     *,
     prompts: WordPrompts | Sequence[str] | str | Path | None = None,
-    pictures: int = 40,
+    pictures: int = 100,
     numbers: range | None = None,
     against: Against = "nothing",
     points: int = 1,
+    calls: int | None = 1,
     window: tuple[float | int, float | int] = (0, 1),
     seed: int = 0,
     out: str | Path | None = None,
@@ -65,8 +66,9 @@ def measure_effect(
         relevance = hw.measure_effect(pipe, {"Color": ["red", "blue"]})
         relevance["Color"]     # H times each head's share; below 0 for a head that works against the words
 
-    A picture costs 2 rows of the denoiser for each step, with guidance, and 2 + 3 · `points` more to measure
-    it (a gradient costs as much as three rows).
+    A picture costs 2 rows of the denoiser for each step, with guidance, and 2 + 3 · `points` more for each
+    call that is measured (a gradient costs as much as three rows). More pictures say more than more calls of
+    each.
 
     Args:
         pipe: The user's pipeline, which is left as it was; or workers, which share the work (runs/ray.py).
@@ -82,6 +84,7 @@ def measure_effect(
             said in the same prompt. That doubles the cost.
         points: The number of points at which the integral is taken; `settings["completeness"]` says how
             exact it is.
+        calls: How many calls of each picture are measured, at random among all of the window; all if None.
         window: The share of the calls that is measured, such as (0, 0.3).
         seed: With a picture's number, the source of its latents.
         out: Folder for checkpoints and result, see runs/folder.py; None keeps nothing on disk.
@@ -105,7 +108,7 @@ def measure_effect(
     check_steps(num_inference_steps)
     passed: dict[str, Any] = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
     passed |= {"negative_prompt": negative_prompt, "height": height, "width": width}
-    probing: dict[str, Any] = {"points": points, "against": against, "window": window}
+    probing: dict[str, Any] = {"points": points, "against": against, "window": window, "calls": calls}
     EffectProbe("", **probing)  # which refuses what cannot be
     task = _EffectMeasurement(
         concept_set, concepts if isinstance(concepts, str | Path) else None, prompts, total, seed, probing,
@@ -184,6 +187,7 @@ class _EffectCounter:
             keys = [(task.seed, number) for number in numbers for _ in range(images)]
             probe = EffectProbe(
                 [each.word for each in said],
+                phases=[self._chance(number).random() for number in numbers for _ in range(images)],
                 batch_size=task.batch_size,
                 checkpointing=task.checkpointing,
                 **task.probing,
@@ -211,7 +215,10 @@ class _EffectCounter:
             return (said,)
         others = sorted({each.word for each in prompts[concept]} - {said.word})
         others = others or [w for w in self.task.concepts.words(concept) if w.lower() != said.word.lower()]
-        generator = np.random.Generator(np.random.Philox(key=[self.task.seed % 2**64, number]))
-        other = others[int(generator.integers(len(others)))]
+        other = others[int(self._chance(number).integers(len(others)))]
         place = rf"(?<!\w){re.escape(said.word)}(?!\w)"
         return said, WordPrompt(re.sub(place, lambda _: other, said.prompt, count=1), other)
+
+    def _chance(self, number: int) -> np.random.Generator:
+        """What is random in a picture beside its latents comes from its number alone."""
+        return np.random.Generator(np.random.Philox(key=[self.task.seed % 2**64, number]))
