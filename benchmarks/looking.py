@@ -18,6 +18,7 @@ adds, the bytes of the weights, and the least time that this device needs for th
 import argparse
 import json
 import platform
+import re
 import statistics
 import sys
 import time
@@ -250,12 +251,19 @@ def add_output_to(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--write", action="store_true", help="keep the JSON in results/, dated")
 
 
-def tell(found: dict[str, Any], options: argparse.Namespace) -> bool:
-    """Write what was found where it was asked for; whether a table is still wanted."""
+def tell(found: dict[str, Any], options: argparse.Namespace, name: str = "") -> bool:
+    """Write what was found where it was asked for; whether a table is still wanted.
+
+    Args:
+        found: The numbers.
+        options: Those that `add_output_to` added.
+        name: The name of the file in results/, without its date; that of the script if "".
+    """
     found = {"date": datetime.now(UTC).date().isoformat(), "cpu": _cpu()} | found
     text = json.dumps(found, indent=1) + "\n"
+    text = re.sub(r"\[\s+[^][{}]*?\]", lambda row: re.sub(r"\n *", " ", row[0]), text)  # one line per row
     if options.write:
-        name = f"{Path(sys.argv[0]).stem}-{found['date']}.json"
+        name = f"{name or Path(sys.argv[0]).stem}-{found['date']}.json"
         (Path(__file__).parent / "results" / name).write_text(text)
     if options.json:
         sys.stdout.write(text)

@@ -11,7 +11,7 @@ from headwise.errors import UnknownConcept
 from headwise.measuring.relevance import Relevance
 from headwise.runs.shards import Shard
 
-__all__ = ["FACTORS", "benchmark_weakening", "eighths", "sweep_factors"]
+__all__ = ["FACTORS", "benchmark_weakening", "eighths", "folder_of", "sweep_factors"]
 
 FACTORS = (0.5, 0.0, -0.5, -1.0, -2.0, -4.0)
 
@@ -48,7 +48,6 @@ def benchmark_weakening(
         raise UnknownConcept(
             f"{unknown[0]!r} was not measured. Leave it out, or measure with a concept set that has it."
         )
-    folders = {name: Path(out) / re.sub(r"\W+", "-", name.lower()) for name in prompts}
     return {
         name: measure_weakening(
             pipe,
@@ -57,11 +56,16 @@ def benchmark_weakening(
             its_prompts,
             score,
             numbers=None if shard is None else shard.of(len(its_prompts)),
-            out=folders[name],
+            out=folder_of(out, name),
             **options,
         )
         for name, its_prompts in prompts.items()
     }
+
+
+def folder_of(out: str | Path, concept: str) -> Path:
+    """The folder of a concept's run, such as `out`/time-of-day."""
+    return Path(out) / re.sub(r"\W+", "-", concept.lower())
 
 
 def eighths(all_heads: int) -> tuple[int, ...]:

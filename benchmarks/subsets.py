@@ -1,0 +1,140 @@
+"""What heads do: the losses of 200 random subsets of heads, for every concept that the judge reads well.
+
+    python benchmarks/subsets.py [--subsets 100] [--out runs/subsets] [--read] [--json | --write]
+
+The built-in model generates four evaluation prompts of each concept, from one seed, in five steps, plain and
+with each subset of heads weakened; its CLIP model scores how similar the pictures are to the prompts. That is
+about an hour of one core. It can be interrupted and goes on where it ended: --subsets 100 weakens the first
+hundred subsets for all concepts, --subsets 200 later the others. --read generates nothing, and reports what
+is in the folder. For each concept, all given the size of the subset:
+
+    split_half          how well the losses of two prompts agree with those of the other two
+    ceiling             what losses without noise would reach
+    votes               the shipped relevance of the concept
+    votes_of_others     the control: the mean relevance of all other concepts
+    losses_of_others    the mean losses of the other 27 concepts, which know nothing of this one
+    ridge               values of heads fitted to the losses of the other half of the subsets
+
+The same again with powers of the size up to the third, since losses are curved in it ("degree3").
+"""
+
+import argparse
+import statistics
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from looking import add_output_to, tell
+
+from headwise import emoji
+from headwise.benchmarks.clip_scorer import CLIPScorer, scoring
+from headwise.benchmarks.defaults import defaults_of
+from headwise.benchmarks.prompts import EvalPrompt, eval_prompts
+from headwise.benchmarks.subset_losses import SubsetLosses, ceiling_of, partial_correlation
+from headwise.benchmarks.subsets import benchmark_subsets
+from headwise.benchmarks.weakening_sweeps import folder_of
+from headwise.measuring.relevance import Relevance
+from headwise.model.pipelines import load_pipeline
+from headwise.runs.folder import versions
+from headwise.runs.scores import Scores
+
+COUNT, PROMPTS = 200, 4
+DEGREES = {1: "degree1", 3: "degree3"}
+ROWS = ("split_half", "ceiling", "votes", "votes_of_others", "losses_of_others", "ridge")
+
+
+def prompts_of() -> dict[str, list[EvalPrompt]]:
+    """The prompts of every concept that the judge reads well."""
+    names = defaults_of("emoji").scored_concepts("emoji")
+    return {name: eval_prompts("emoji", name, PROMPTS) for name in names}
+
+
+def generate(out: Path, subsets: int) -> None:
+    """Weaken the first subsets for all concepts."""
+    score = scoring(CLIPScorer.load("emoji"), "similarity")
+    numbers = range(subsets + 1)  # number 0 is the plain picture
+    benchmark_subsets(load_pipeline("emoji"), prompts_of(), score, out, count=COUNT, numbers=numbers)
+
+
+def read(out: Path, subsets: int) -> dict[str, SubsetLosses]:
+    """The losses in the folder, of the subsets that are there for all concepts."""
+    files = {name: folder_of(out, name) / "scores.safetensors" for name in prompts_of()}
+    losses = {name: SubsetLosses.of(Scores.load(file)) for name, file in files.items()}
+    subsets = min(subsets, *(len(each.subsets) for each in losses.values()))
+    return {
+        name: replace(each, subsets=each.subsets[:subsets], loss=each.loss[:subsets])
+        for name, each in losses.items()
+    }
+
+
+def numbers_of(losses: dict[str, SubsetLosses]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The numbers of each concept."""
+    relevance = Relevance.load(emoji.RELEVANCE)
+    for name, its in losses.items():
+        predicted = {
+            "votes": its.subsets @ relevance[name],
+            "votes_of_others": its.subsets
+            @ np.mean([relevance[other] for other in relevance.concepts if other != name], 0),
+            "losses_of_others": np.mean([losses[other].mean for other in losses if other != name], 0),
+            "ridge": its.ridge(),
+        }
+        values: dict[str, Any] = {"size_alone": float(np.corrcoef(its.sizes, its.mean)[0, 1])}
+        for degree, key in DEGREES.items():
+            half = its.split_half(degree)
+            agreements = {
+                row: partial_correlation(each, its.mean, its.sizes, degree) for row, each in predicted.items()
+            }
+            values[key] = {
+                row: [None if end is None else round(end, 4) for end in interval.as_json()]
+                for row, interval in ({"split_half": half, "ceiling": ceiling_of(half)} | agreements).items()
+            }
+        yield name, values
+
+
+def report(losses: dict[str, SubsetLosses]) -> dict[str, Any]:
+    """All that the results file holds.
+
+    `SubsetLosses.from_json(file | file["concepts"]["Color"])` reads the losses of a concept.
+    """
+    prompts, first = prompts_of(), next(iter(losses.values())).as_json()
+    concepts = {
+        name: {"prompts": [prompt.prompt for prompt in prompts[name]]}
+        | values
+        | {key: losses[name].as_json()[key] for key in ("plain", "loss")}
+        for name, values in numbers_of(losses)
+    }
+    settings = {key: value for key, value in first["settings"].items() if key != "prompts"} | {"seed": 10}
+    return {
+        "versions": versions(),
+        "settings": settings | {"threads": 1},
+        "medians": {
+            key: {row: statistics.median(each[key][row][0] for each in concepts.values()) for row in ROWS}
+            for key in DEGREES.values()
+        },
+        "all_heads": first["all_heads"],
+        "subsets": first["subsets"],
+        "concepts": concepts,
+    }
+
+
+def main() -> None:
+    """Print the agreements, by concept."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    add_output_to(parser)
+    parser.add_argument("--subsets", type=int, default=COUNT, help=f"how many subsets of {COUNT}")
+    parser.add_argument("--out", type=Path, default=Path("runs/subsets"), help="folder of the runs")
+    parser.add_argument("--read", action="store_true", help="report what is there, and generate nothing")
+    options = parser.parse_args()
+    if not options.read:
+        generate(options.out, options.subsets)
+    found = report(read(options.out, options.subsets))
+    if not tell(found, options, "emoji-subsets"):
+        return
+    sys.stdout.write(f"{len(found['subsets'])} subsets, given the size\n{'':24}")
+    sys.stdout.write("".join(f"{row:>18}" for row in ROWS) + "\n")
+    shown = {name: {row: each["degree1"][row][0] for row in ROWS} for name, each in found["concepts"].items()}
+    for name, each in (shown | {"median": found["medians"]["degree1"]}).items():
+        sys.stdout.write(f"{name:24}" + "".join(f"{each[row]:18.3f}" for row in ROWS) + "\n")
