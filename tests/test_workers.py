@@ -22,6 +22,7 @@ from headwise.benchmarks.weakening_sweeps import benchmark_weakening
 from headwise.errors import HeadwiseError, UnreadableFile, WorkersDied
 from headwise.measuring.concepts import ConceptSet
 from headwise.measuring.measure import measure
+from headwise.measuring.measure_effect import measure_effect
 from headwise.measuring.merge import merge
 from headwise.measuring.votes import Votes
 from headwise.runs.folder import versions
@@ -389,3 +390,14 @@ def test_any_grid_of_parameters_is_shared(tmp_path):
     many = run_sweep(Here(lambda: here, deaths=[True, False, True]), make, kind="squares", out=tmp_path)
     assert many.values.tolist() == [[3, 4, 5], [9, 16, 25]] == alone.values.tolist()
     assert kind_of(tmp_path) == "squares"
+
+
+def test_workers_of_which_one_dies_measure_the_same_effect(tmp_path):
+    said = {"Color": [("a red dog", "red"), ("a blue dog", "blue")], "Animals": [("a cat", "cat")]}
+    concepts = {"Color": ["red", "blue"], "Animals": ["cat"]}
+    options = {"prompts": said, "pictures": 4, "num_inference_steps": 2, "batch_size": 2, "progress": False}
+    alone = measure_effect(tiny_sd(), concepts, **options)
+    workers = Here(load=tiny_sd, count=2, deaths=[True, False], seed=1)
+    shared = measure_effect(workers, concepts, out=tmp_path, **options)
+    assert workers.spawned == 3 and np.array_equal(shared.values, alone.values)
+    assert np.array_equal(shared.standard_errors, alone.standard_errors)

@@ -11,12 +11,13 @@ from typing import Any
 
 from headwise.errors import ModelNotLoaded
 
-__all__ = ["JUDGE", "MODEL", "RELEVANCE", "card", "load"]
+__all__ = ["EFFECT", "JUDGE", "MODEL", "RELEVANCE", "card", "load"]
 
 _HERE = Path(__file__).parent
 MODEL = _HERE / "model"
 JUDGE = _HERE / "judge"
-RELEVANCE = _HERE / "relevance.safetensors"
+RELEVANCE = _HERE / "relevance.safetensors"  # by votes
+EFFECT = _HERE / "effect.safetensors"  # the same concepts by effect
 
 
 def load(dtype: Any = None) -> Any:

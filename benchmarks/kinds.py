@@ -1,0 +1,86 @@
+"""Ordered weakening by votes and by effect, on the same pictures.
+
+    nice python benchmarks/kinds.py [--count 10] [--steps 8] [--out runs/kinds] [--write]
+
+The built-in model, both relevances that come with it, and the evaluation prompts of every concept that the
+judge reads well, whose things and phrases are others than those that effects are measured on. Most and least
+relevant heads first; the score is the judge's certainty of the right word. About half an hour of one core. It
+can be interrupted and goes on where it ended.
+"""
+
+import argparse
+import statistics
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from looking import add_output_to, tell
+
+from headwise import emoji
+from headwise.benchmarks.clip_scorer import CLIPScorer, scoring
+from headwise.benchmarks.defaults import defaults_of
+from headwise.benchmarks.prompts import eval_prompts
+from headwise.benchmarks.weakening import LEAST, MOST
+from headwise.benchmarks.weakening_sweeps import benchmark_weakening
+from headwise.measuring.relevance import Relevance
+from headwise.measuring.reliability import rank_correlation
+from headwise.model.pipelines import load_pipeline
+from headwise.runs.folder import versions
+
+FILES = {"votes": emoji.RELEVANCE, "effect": emoji.EFFECT}
+
+
+def compare(count: int, steps: int, out: Path) -> dict[str, Any]:
+    """The areas of every concept by both, and how their orders of heads agree."""
+    names = defaults_of("emoji").scored_concepts("emoji")
+    prompts = {name: eval_prompts("emoji", name, count) for name in names}
+    pipe, score = load_pipeline("emoji"), scoring(CLIPScorer.load("emoji"), "certainty")
+    relevance = {kind: Relevance.load(file) for kind, file in FILES.items()}
+    options: dict[str, Any] = {"orders": (MOST, LEAST), "random_orders": 0, "seeds": (10,), "keep_prompts": 0}
+    options |= {"num_inference_steps": steps, "batch_size": 40}
+    areas: dict[str, dict[str, Any]] = {name: {} for name in names}
+    for name in names:  # both kinds in turn, so that what is there after an interrupt can be compared
+        for kind, its in relevance.items():
+            sweep = benchmark_weakening(pipe, its, {name: prompts[name]}, score, out / kind, **options)
+            value, low, high = sweep[name].area()
+            areas[name][kind] = {"area": value, "low": low, "high": high}
+        both = [relevance[kind][name][None] for kind in FILES]
+        areas[name]["rank_correlation"] = float(rank_correlation(*both)[0])
+    summary = {
+        kind: {
+            "mean_area": statistics.mean(areas[name][kind]["area"] for name in names),
+            "above_0": sum(areas[name][kind]["low"] > 0 for name in names),
+            "below_0": sum(areas[name][kind]["high"] < 0 for name in names),
+            "split_half": float(np.median([its.split_half[its.concepts.index(name)] for name in names])),
+            "pictures": its.settings["pictures"],
+        }
+        for kind, its in relevance.items()
+    }
+    settings = {"model": "emoji", "count": count, "steps": steps, "seed": 10, "score": "certainty"}
+    settings |= {"guidance_scale": 7.5, "threads": torch.get_num_threads(), "versions": versions()}
+    return {"summary": summary, "concepts": areas} | settings
+
+
+def main() -> None:
+    """Print the comparison."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    add_output_to(parser)
+    parser.add_argument("--count", type=int, default=10, help="evaluation prompts of each concept")
+    parser.add_argument("--steps", type=int, default=8, help="denoising steps per picture")
+    parser.add_argument("--out", type=Path, default=Path("runs/kinds"), help="folder of the sweeps")
+    options = parser.parse_args()
+    found = compare(options.count, options.steps, options.out)
+    if tell(found, options, "emoji-kinds"):
+        for name, kinds in found["concepts"].items():
+            row = (
+                f"{kinds[kind]['area']:+.2f} ({kinds[kind]['low']:+.2f} to {kinds[kind]['high']:+.2f})"
+                for kind in FILES
+            )
+            sys.stdout.write(f"{name:24} {'   '.join(row)}\n")
+        sys.stdout.write(f"{found['summary']}\n")
+
+
+if __name__ == "__main__":
+    main()
