@@ -52,9 +52,10 @@ def drawn(seed, subsets=120, heads=40, prompts=4, noise=1.0):
     return values, SubsetLosses(chosen, loss, np.ones(prompts))
 
 
-def naive(a, b, size, degree=1):
+def naive(a, b, size, degree=1, given=None):
     """The correlation of the residuals of two regressions."""
     powers = np.stack([np.asarray(size, float) ** power for power in range(degree + 1)], 1)
+    powers = powers if given is None else np.c_[powers, given]
     residuals = [each - powers @ np.linalg.lstsq(powers, each, rcond=None)[0] for each in (a, b)]
     return np.corrcoef(*residuals)[0, 1]
 
@@ -78,12 +79,14 @@ def test_every_doubling_of_the_size_is_equally_frequent_and_so_is_every_head():
     assert (random_subsets(128, 9, 0) != random_subsets(128, 9, 1)).any()
 
 
-@given(st.integers(0, 999), st.integers(1, 3))
-def test_the_partial_correlation_is_that_of_the_residuals_of_two_regressions(seed, degree):
+@given(st.integers(0, 999), st.integers(1, 3), st.integers(0, 2))
+def test_the_partial_correlation_is_that_of_the_residuals_of_two_regressions(seed, degree, columns):
     values, losses = drawn(seed, subsets=40)
-    predicted = losses.subsets @ (values + np.random.default_rng(seed).normal(size=len(values)))
-    agreement = partial_correlation(1e6 * predicted + 3, losses.mean, losses.sizes, degree)
-    assert agreement.value == pytest.approx(naive(predicted, losses.mean, losses.sizes, degree), abs=1e-9)
+    generator = np.random.default_rng(seed)
+    predicted = losses.subsets @ (values + generator.normal(size=len(values)))
+    known = (losses.sizes, degree, generator.normal(size=(40, columns)) if columns else None)
+    agreement = partial_correlation(1e6 * predicted + 3, losses.mean, *known)
+    assert agreement.value == pytest.approx(naive(predicted, losses.mean, *known), abs=1e-9)
     assert -1 <= agreement.low <= agreement.high <= 1 and agreement.n == 40
 
 
@@ -118,6 +121,13 @@ def test_split_half_is_the_mean_over_all_halvings(prompts):
     ]
     assert split_half(losses.loss, losses.sizes).value == pytest.approx(np.mean(halvings), abs=1e-9)
     assert losses.split_half() == split_half(losses.loss, losses.sizes)
+
+
+def test_what_others_lose_too_is_not_the_concepts_alone():
+    values, losses = drawn(9, noise=0.5)
+    others = losses.subsets @ values
+    assert losses.split_half().value > 0.9
+    assert abs(split_half(losses.loss, losses.sizes, given=others[:, None]).value) < 0.2
 
 
 def test_split_half_of_many_prompts_and_of_one():

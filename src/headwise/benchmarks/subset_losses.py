@@ -188,6 +188,7 @@ def partial_correlation(
     loss: Float[np.ndarray, " subsets"],
     size: Int[np.ndarray, " subsets"],
     degree: int = 1,
+    given: Float[np.ndarray, "subsets columns"] | None = None,
 ) -> Interval:
     """The correlation of predicted and true loss given the size; 0 where the size says all of one of them.
 
@@ -196,20 +197,25 @@ def partial_correlation(
         loss: The true one.
         size: The number of heads of each subset.
         degree: The highest power of the size that is given.
+        given: What else is given, such as the losses of other concepts; what is left is this concept's alone.
     """
-    cases = _moments(np.concatenate([_scaled(predicted[:, None]), _scaled(loss[:, None])], 1), size, degree)
+    known = _known(size, degree, given)
+    cases = _moments(np.concatenate([_scaled(predicted[:, None]), _scaled(loss[:, None])], 1), known)
     first, second = np.eye(2)
-    return bootstrap_interval(cases, lambda mean: _correlation(_given_size(mean, 2), first, second))
+    return bootstrap_interval(cases, lambda mean: _correlation(_left_over(mean, 2), first, second))
 
 
 def split_half(
-    loss: Float[np.ndarray, "subsets prompts"], size: Int[np.ndarray, " subsets"], degree: int = 1
+    loss: Float[np.ndarray, "subsets prompts"],
+    size: Int[np.ndarray, " subsets"],
+    degree: int = 1,
+    given: Float[np.ndarray, "subsets columns"] | None = None,
 ) -> Interval:
     """The partial correlation of the losses of two halves of the prompts, the mean over halvings.
 
     Args:
         loss: The loss of each subset for each prompt.
-        size, degree: As in `partial_correlation`.
+        size, degree, given: As in `partial_correlation`.
 
     Returns:
         The mean over all halvings, or over 100 random ones where there are more; nan of a single prompt.
@@ -220,10 +226,10 @@ def split_half(
     halves = _halves(prompts)
 
     def statistic(mean: Float[np.ndarray, "moments moments"]) -> float:
-        given = _given_size(mean, prompts)
-        return float(np.mean([_correlation(given, half, 1 - half) for half in halves]))
+        left = _left_over(mean, prompts)
+        return float(np.mean([_correlation(left, half, 1 - half) for half in halves]))
 
-    return bootstrap_interval(_moments(_scaled(loss), size, degree), statistic)
+    return bootstrap_interval(_moments(_scaled(loss), _known(size, degree, given)), statistic)
 
 
 def reliability_of(split_half: Interval) -> Interval:
@@ -277,20 +283,28 @@ def _scaled(values: Float[np.ndarray, "subsets variables"]) -> Float[np.ndarray,
     return centred / (centred.std() or 1.0)
 
 
-def _moments(
-    variables: Float[np.ndarray, "subsets variables"], size: Int[np.ndarray, " subsets"], degree: int
-) -> Float[np.ndarray, "subsets moments moments"]:
-    """The products of 1, the variables and the powers of the size; correlations need only their mean."""
+def _known(
+    size: Int[np.ndarray, " subsets"], degree: int, given: Float[np.ndarray, "subsets columns"] | None
+) -> Float[np.ndarray, "subsets known"]:
+    """The powers of the size, and what else is given, each with mean 0 and variance 1."""
     scaled = _scaled(size[:, None].astype(float))
-    powers = np.concatenate([_scaled(scaled**power) for power in range(1, degree + 1)], 1)
-    x = np.concatenate([np.ones((len(size), 1)), variables, powers], 1)
+    columns = [scaled**power for power in range(1, degree + 1)]
+    columns += [] if given is None else list(given.T[:, :, None])
+    return np.concatenate([_scaled(column) for column in columns], 1)
+
+
+def _moments(
+    variables: Float[np.ndarray, "subsets variables"], known: Float[np.ndarray, "subsets known"]
+) -> Float[np.ndarray, "subsets moments moments"]:
+    """The products of 1, the variables and what is known; correlations need only their mean."""
+    x = np.concatenate([np.ones((len(known), 1)), variables, known], 1)
     return x[:, :, None] * x[:, None, :]
 
 
-def _given_size(
+def _left_over(
     mean: Float[np.ndarray, "moments moments"], variables: int
 ) -> Float[np.ndarray, "variables variables"]:
-    """The covariance of what a regression on the powers of the size leaves of the variables."""
+    """The covariance of what a regression on what is known leaves of the variables."""
     covariance = mean[1:, 1:] - np.outer(mean[0, 1:], mean[0, 1:])
     across = covariance[:variables, variables:]
     inverse = np.linalg.pinv(covariance[variables:, variables:], rcond=TINY, hermitian=True)
