@@ -30,6 +30,7 @@ from headwise.model.heads import HeadMap
 from headwise.runs.scores import Scores
 from headwise.runs.shards import Shard
 from headwise.steering.steer import weaken
+from helpers import ROOT
 from test_workers import Here
 
 PROMPTS = [EvalPrompt("a red dog", ("red",)), EvalPrompt("a vase", ("vase",)), EvalPrompt("a cat", ("cat",))]
@@ -200,8 +201,13 @@ def test_no_subset_is_predicted_by_itself():
     before = losses.ridge()
     losses.loss[6] += 100
     assert losses.ridge()[6] == before[6] and losses.ridge()[5] != before[5]
-    with pytest.raises(HeadwiseError, match="losses of 5 subsets; ridge regression"):
-        drawn(7, subsets=5)[1].ridge()
+
+
+def test_few_subsets_are_refused():
+    values, losses = drawn(7, subsets=5)
+    for score in (losses.ridge, losses.split_half, lambda: losses.agreement(values)):
+        with pytest.raises(HeadwiseError, match="losses of 5 subsets; predictions are scored on 6 or more"):
+            score()
 
 
 def test_every_loss_is_that_of_its_picture_alone():
@@ -240,6 +246,13 @@ def test_a_run_goes_on_where_it_ended_and_may_do_a_part_of_the_subsets(tmp_path)
         run(pipe, out=tmp_path, subset_seed=1)
 
 
+def test_there_are_no_losses_before_the_plain_pictures(tmp_path):
+    pipe = tiny_sd()
+    assert run(pipe, out=tmp_path, numbers=range(3, 5)).loss.shape == (0, 3)
+    there = run(pipe, out=tmp_path, numbers=range(1))
+    assert np.array_equal(there.subsets, random_subsets(HeadMap.of(pipe).all_heads, 7)[2:4])
+
+
 def test_shards_are_merged_into_one_run(tmp_path):
     prompts = {"Color": PROMPTS, "Time of Day": PROMPTS[1:]}
     one = benchmark_subsets(tiny_sd(), prompts, mean_of_pixels, tmp_path / "one", **FAST)
@@ -267,6 +280,17 @@ def test_losses_are_read_as_they_were_written(tmp_path):
     assert again.as_json() == losses.as_json() == json.loads(json.dumps(losses.as_json()))
     none = SubsetLosses(losses.subsets[:0], losses.loss[:0], losses.plain)
     assert SubsetLosses.from_json(none.as_json()).loss.shape == (0, 2)
+
+
+def test_the_results_that_are_kept_are_read_and_say_what_their_losses_say():
+    (file,) = (ROOT / "benchmarks" / "results").glob("emoji-subsets-*.json")
+    content = json.loads(file.read_text())
+    assert len(content["concepts"]) == 28
+    for name in ("Color", "Plants"):
+        losses = SubsetLosses.from_json(content | content["concepts"][name])
+        assert np.array_equal(losses.subsets, random_subsets(128, len(losses.subsets)))
+        half = content["concepts"][name]["degree1"]["split_half"][0]
+        assert losses.split_half().value == pytest.approx(half, abs=1e-3)
 
 
 @pytest.mark.parametrize(

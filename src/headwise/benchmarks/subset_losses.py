@@ -51,7 +51,7 @@ HALVINGS = 100  # at most; of four prompts there are three
 PENALTIES = np.logspace(-3, 4, 29)  # of ridge regression, in mean squared singular values
 DIGITS = 5  # to which scores are the same in batches of any size
 TINY = 1e-12  # a variance that is rounding, of variables with variance 1
-FEWEST = 6  # subsets of which half can be fitted
+FEWEST = 6  # subsets, of which half can be fitted
 
 
 def random_subsets(all_heads: int, count: int = 200, seed: int = 0) -> Bool[np.ndarray, "subsets all_heads"]:
@@ -89,16 +89,16 @@ class SubsetLosses:
 
     @classmethod
     def of(cls, scores: Scores) -> "SubsetLosses":
-        """The losses of the subsets that are scored for all prompts.
+        """The losses of the subsets that are scored for all prompts; none before the plain pictures are.
 
         Args:
             scores: Along the axes seed, prompt and subset, of which number 0 is the plain picture.
         """
         values, settings = scores.values.mean(0).T, scores.settings
-        plain, weakened = values[0], values[1:]
-        there = np.isfinite(weakened).all(1)
-        subsets = random_subsets(settings["all_heads"], len(weakened), settings["subset_seed"])
-        return cls(subsets[there], plain - weakened[there], plain, settings)
+        plain, loss = values[0], values[0] - values[1:]
+        there = np.isfinite(loss).all(1)
+        subsets = random_subsets(settings["all_heads"], len(loss), settings["subset_seed"])
+        return cls(subsets[there], loss[there], plain, settings)
 
     @property
     def sizes(self) -> Int[np.ndarray, " subsets"]:
@@ -125,11 +125,7 @@ class SubsetLosses:
 
     def ridge(self) -> Float[np.ndarray, " subsets"]:
         """The predicted loss of each subset, by ridge regression on every second subset, without itself."""
-        if len(self.subsets) < FEWEST:
-            raise HeadwiseError(
-                f"There are losses of {len(self.subsets)} subsets; ridge regression on half of them asks for "
-                f"{FEWEST} or more. Weaken more subsets."
-            )
+        _require_enough(self.subsets)
         predicted, even = np.empty(len(self.subsets)), np.arange(len(self.subsets)) % 2 == 0
         for half in (even, ~even):
             predicted[half] = self.subsets[half] @ ridge_values(self.subsets[~half], self.mean[~half])
@@ -198,6 +194,9 @@ def partial_correlation(
         size: The number of heads of each subset.
         degree: The highest power of the size that is given.
         given: What else is given, such as the losses of other concepts; what is left is this concept's alone.
+
+    Raises:
+        HeadwiseError: There are fewer than 6 subsets.
     """
     known = _known(size, degree, given)
     cases = _moments(np.concatenate([_scaled(predicted[:, None]), _scaled(loss[:, None])], 1), known)
@@ -272,6 +271,14 @@ def ridge_values(
     return w + common
 
 
+def _require_enough(subsets: np.ndarray) -> None:
+    if len(subsets) < FEWEST:
+        raise HeadwiseError(
+            f"There are losses of {len(subsets)} subsets; predictions are scored on {FEWEST} or more. Weaken "
+            "more subsets."
+        )
+
+
 def _each(interval: Interval, of: Callable[[float], float]) -> Interval:
     """A growing function of a number, and of the ends of its interval."""
     return Interval(of(interval.value), of(interval.low), of(interval.high), interval.n)
@@ -287,6 +294,7 @@ def _known(
     size: Int[np.ndarray, " subsets"], degree: int, given: Float[np.ndarray, "subsets columns"] | None
 ) -> Float[np.ndarray, "subsets known"]:
     """The powers of the size, and what else is given, each with mean 0 and variance 1."""
+    _require_enough(size)
     scaled = _scaled(size[:, None].astype(float))
     columns = [scaled**power for power in range(1, degree + 1)]
     columns += [] if given is None else list(given.T[:, :, None])
