@@ -12,14 +12,16 @@ is in the folder. For each concept, all given the size of the subset:
     ceiling             what losses without noise would reach
     votes               the shipped relevance of the concept
     votes_of_others     the control: the mean relevance of all other concepts
-    losses_of_others    the mean losses of the other 27 concepts, which know nothing of this one
+    losses_of_others    the mean losses of the other concepts, from the same four latents
     ridge               values of heads fitted to the losses of the other half of the subsets
+    split_half_alone    as above, given the losses of the others too: what this concept alone loses
+    votes_alone         the same of the votes
 
-The same again with powers of the size up to the third, since losses are curved in it ("degree3").
+The same again with powers of the size up to the third, since losses are curved in it ("degree3"). Means are
+over concepts, with intervals by bootstrap over these, which share subsets and latents.
 """
 
 import argparse
-import statistics
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -33,9 +35,11 @@ from headwise import emoji
 from headwise.benchmarks.clip_scorer import CLIPScorer, scoring
 from headwise.benchmarks.defaults import defaults_of
 from headwise.benchmarks.prompts import EvalPrompt, eval_prompts
-from headwise.benchmarks.subset_losses import SubsetLosses, ceiling_of, partial_correlation
+from headwise.benchmarks.results import mean
+from headwise.benchmarks.subset_losses import SubsetLosses, ceiling_of, partial_correlation, split_half
 from headwise.benchmarks.subsets import benchmark_subsets
 from headwise.benchmarks.weakening_sweeps import folder_of
+from headwise.intervals import Interval
 from headwise.measuring.relevance import Relevance
 from headwise.model.pipelines import load_pipeline
 from headwise.runs.folder import versions
@@ -43,7 +47,10 @@ from headwise.runs.scores import Scores
 
 COUNT, PROMPTS = 200, 4
 DEGREES = {1: "degree1", 3: "degree3"}
-ROWS = ("split_half", "ceiling", "votes", "votes_of_others", "losses_of_others", "ridge")
+ROWS = (
+    "split_half", "ceiling", "votes", "votes_of_others", "losses_of_others", "ridge", "split_half_alone",
+    "votes_alone",
+)  # fmt: skip
 
 
 def prompts_of() -> dict[str, list[EvalPrompt]]:
@@ -74,24 +81,31 @@ def numbers_of(losses: dict[str, SubsetLosses]) -> Iterator[tuple[str, dict[str,
     """The numbers of each concept."""
     relevance = Relevance.load(emoji.RELEVANCE)
     for name, its in losses.items():
+        others = np.mean([losses[other].mean for other in losses if other != name], 0)
+        other_votes = np.mean([relevance[other] for other in relevance.concepts if other != name], 0)
+        votes = its.subsets @ relevance[name]
         predicted = {
-            "votes": its.subsets @ relevance[name],
-            "votes_of_others": its.subsets
-            @ np.mean([relevance[other] for other in relevance.concepts if other != name], 0),
-            "losses_of_others": np.mean([losses[other].mean for other in losses if other != name], 0),
+            "votes": votes,
+            "votes_of_others": its.subsets @ other_votes,
+            "losses_of_others": others,
             "ridge": its.ridge(),
         }
         values: dict[str, Any] = {"size_alone": float(np.corrcoef(its.sizes, its.mean)[0, 1])}
         for degree, key in DEGREES.items():
+            known = {"size": its.sizes, "degree": degree}
+            given = known | {"given": others[:, None]}
             half = its.split_half(degree)
-            agreements = {
-                row: partial_correlation(each, its.mean, its.sizes, degree) for row, each in predicted.items()
-            }
-            values[key] = {
-                row: [None if end is None else round(end, 4) for end in interval.as_json()]
-                for row, interval in ({"split_half": half, "ceiling": ceiling_of(half)} | agreements).items()
-            }
+            rows = {"split_half": half, "ceiling": ceiling_of(half)}
+            rows |= {row: partial_correlation(each, its.mean, **known) for row, each in predicted.items()}
+            rows["split_half_alone"] = split_half(its.loss, **given)
+            rows["votes_alone"] = partial_correlation(votes, its.mean, **given)
+            values[key] = {row: rounded(rows[row]) for row in ROWS}
         yield name, values
+
+
+def rounded(interval: Interval) -> list[float | None]:
+    """[value, low, high] in four decimals."""
+    return [None if end is None else round(end, 4) for end in interval.as_json()]
 
 
 def report(losses: dict[str, SubsetLosses]) -> dict[str, Any]:
@@ -110,8 +124,11 @@ def report(losses: dict[str, SubsetLosses]) -> dict[str, Any]:
     return {
         "versions": versions(),
         "settings": settings | {"threads": 1},
-        "medians": {
-            key: {row: statistics.median(each[key][row][0] for each in concepts.values()) for row in ROWS}
+        "means": {
+            key: {
+                row: rounded(mean(np.array([each[key][row][0] for each in concepts.values()])))
+                for row in ROWS
+            }
             for key in DEGREES.values()
         },
         "all_heads": first["all_heads"],
@@ -136,5 +153,10 @@ def main() -> None:
     sys.stdout.write(f"{len(found['subsets'])} subsets, given the size\n{'':24}")
     sys.stdout.write("".join(f"{row:>18}" for row in ROWS) + "\n")
     shown = {name: {row: each["degree1"][row][0] for row in ROWS} for name, each in found["concepts"].items()}
-    for name, each in (shown | {"median": found["medians"]["degree1"]}).items():
+    shown["mean"] = {row: found["means"]["degree1"][row][0] for row in ROWS}
+    for name, each in shown.items():
         sys.stdout.write(f"{name:24}" + "".join(f"{each[row]:18.3f}" for row in ROWS) + "\n")
+
+
+if __name__ == "__main__":
+    main()

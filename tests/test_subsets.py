@@ -30,6 +30,7 @@ from headwise.model.heads import HeadMap
 from headwise.runs.scores import Scores
 from headwise.runs.shards import Shard
 from headwise.steering.steer import weaken
+from helpers import ROOT
 from test_workers import Here
 
 PROMPTS = [EvalPrompt("a red dog", ("red",)), EvalPrompt("a vase", ("vase",)), EvalPrompt("a cat", ("cat",))]
@@ -52,9 +53,10 @@ def drawn(seed, subsets=120, heads=40, prompts=4, noise=1.0):
     return values, SubsetLosses(chosen, loss, np.ones(prompts))
 
 
-def naive(a, b, size, degree=1):
+def naive(a, b, size, degree=1, given=None):
     """The correlation of the residuals of two regressions."""
     powers = np.stack([np.asarray(size, float) ** power for power in range(degree + 1)], 1)
+    powers = powers if given is None else np.c_[powers, given]
     residuals = [each - powers @ np.linalg.lstsq(powers, each, rcond=None)[0] for each in (a, b)]
     return np.corrcoef(*residuals)[0, 1]
 
@@ -78,12 +80,14 @@ def test_every_doubling_of_the_size_is_equally_frequent_and_so_is_every_head():
     assert (random_subsets(128, 9, 0) != random_subsets(128, 9, 1)).any()
 
 
-@given(st.integers(0, 999), st.integers(1, 3))
-def test_the_partial_correlation_is_that_of_the_residuals_of_two_regressions(seed, degree):
+@given(st.integers(0, 999), st.integers(1, 3), st.integers(0, 2))
+def test_the_partial_correlation_is_that_of_the_residuals_of_two_regressions(seed, degree, columns):
     values, losses = drawn(seed, subsets=40)
-    predicted = losses.subsets @ (values + np.random.default_rng(seed).normal(size=len(values)))
-    agreement = partial_correlation(1e6 * predicted + 3, losses.mean, losses.sizes, degree)
-    assert agreement.value == pytest.approx(naive(predicted, losses.mean, losses.sizes, degree), abs=1e-9)
+    generator = np.random.default_rng(seed)
+    predicted = losses.subsets @ (values + generator.normal(size=len(values)))
+    known = (losses.sizes, degree, generator.normal(size=(40, columns)) if columns else None)
+    agreement = partial_correlation(1e6 * predicted + 3, losses.mean, *known)
+    assert agreement.value == pytest.approx(naive(predicted, losses.mean, *known), abs=1e-9)
     assert -1 <= agreement.low <= agreement.high <= 1 and agreement.n == 40
 
 
@@ -118,6 +122,13 @@ def test_split_half_is_the_mean_over_all_halvings(prompts):
     ]
     assert split_half(losses.loss, losses.sizes).value == pytest.approx(np.mean(halvings), abs=1e-9)
     assert losses.split_half() == split_half(losses.loss, losses.sizes)
+
+
+def test_what_others_lose_too_is_not_the_concepts_alone():
+    values, losses = drawn(9, noise=0.5)
+    others = losses.subsets @ values
+    assert losses.split_half().value > 0.9
+    assert abs(split_half(losses.loss, losses.sizes, given=others[:, None]).value) < 0.2
 
 
 def test_split_half_of_many_prompts_and_of_one():
@@ -190,8 +201,13 @@ def test_no_subset_is_predicted_by_itself():
     before = losses.ridge()
     losses.loss[6] += 100
     assert losses.ridge()[6] == before[6] and losses.ridge()[5] != before[5]
-    with pytest.raises(HeadwiseError, match="losses of 5 subsets; ridge regression"):
-        drawn(7, subsets=5)[1].ridge()
+
+
+def test_few_subsets_are_refused():
+    values, losses = drawn(7, subsets=5)
+    for score in (losses.ridge, losses.split_half, lambda: losses.agreement(values)):
+        with pytest.raises(HeadwiseError, match="losses of 5 subsets; predictions are scored on 6 or more"):
+            score()
 
 
 def test_every_loss_is_that_of_its_picture_alone():
@@ -230,6 +246,13 @@ def test_a_run_goes_on_where_it_ended_and_may_do_a_part_of_the_subsets(tmp_path)
         run(pipe, out=tmp_path, subset_seed=1)
 
 
+def test_there_are_no_losses_before_the_plain_pictures(tmp_path):
+    pipe = tiny_sd()
+    assert run(pipe, out=tmp_path, numbers=range(3, 5)).loss.shape == (0, 3)
+    there = run(pipe, out=tmp_path, numbers=range(1))
+    assert np.array_equal(there.subsets, random_subsets(HeadMap.of(pipe).all_heads, 7)[2:4])
+
+
 def test_shards_are_merged_into_one_run(tmp_path):
     prompts = {"Color": PROMPTS, "Time of Day": PROMPTS[1:]}
     one = benchmark_subsets(tiny_sd(), prompts, mean_of_pixels, tmp_path / "one", **FAST)
@@ -257,6 +280,17 @@ def test_losses_are_read_as_they_were_written(tmp_path):
     assert again.as_json() == losses.as_json() == json.loads(json.dumps(losses.as_json()))
     none = SubsetLosses(losses.subsets[:0], losses.loss[:0], losses.plain)
     assert SubsetLosses.from_json(none.as_json()).loss.shape == (0, 2)
+
+
+def test_the_results_that_are_kept_are_read_and_say_what_their_losses_say():
+    (file,) = (ROOT / "benchmarks" / "results").glob("emoji-subsets-*.json")
+    content = json.loads(file.read_text())
+    assert len(content["concepts"]) == 28
+    for name in ("Color", "Plants"):
+        losses = SubsetLosses.from_json(content | content["concepts"][name])
+        assert np.array_equal(losses.subsets, random_subsets(128, len(losses.subsets)))
+        half = content["concepts"][name]["degree1"]["split_half"][0]
+        assert losses.split_half().value == pytest.approx(half, abs=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,7 @@ HALVINGS = 100  # at most; of four prompts there are three
 PENALTIES = np.logspace(-3, 4, 29)  # of ridge regression, in mean squared singular values
 DIGITS = 5  # to which scores are the same in batches of any size
 TINY = 1e-12  # a variance that is rounding, of variables with variance 1
-FEWEST = 6  # subsets of which half can be fitted
+FEWEST = 6  # subsets, of which half can be fitted
 
 
 def random_subsets(all_heads: int, count: int = 200, seed: int = 0) -> Bool[np.ndarray, "subsets all_heads"]:
@@ -89,16 +89,16 @@ class SubsetLosses:
 
     @classmethod
     def of(cls, scores: Scores) -> "SubsetLosses":
-        """The losses of the subsets that are scored for all prompts.
+        """The losses of the subsets that are scored for all prompts; none before the plain pictures are.
 
         Args:
             scores: Along the axes seed, prompt and subset, of which number 0 is the plain picture.
         """
         values, settings = scores.values.mean(0).T, scores.settings
-        plain, weakened = values[0], values[1:]
-        there = np.isfinite(weakened).all(1)
-        subsets = random_subsets(settings["all_heads"], len(weakened), settings["subset_seed"])
-        return cls(subsets[there], plain - weakened[there], plain, settings)
+        plain, loss = values[0], values[0] - values[1:]
+        there = np.isfinite(loss).all(1)
+        subsets = random_subsets(settings["all_heads"], len(loss), settings["subset_seed"])
+        return cls(subsets[there], loss[there], plain, settings)
 
     @property
     def sizes(self) -> Int[np.ndarray, " subsets"]:
@@ -125,11 +125,7 @@ class SubsetLosses:
 
     def ridge(self) -> Float[np.ndarray, " subsets"]:
         """The predicted loss of each subset, by ridge regression on every second subset, without itself."""
-        if len(self.subsets) < FEWEST:
-            raise HeadwiseError(
-                f"There are losses of {len(self.subsets)} subsets; ridge regression on half of them asks for "
-                f"{FEWEST} or more. Weaken more subsets."
-            )
+        _require_enough(self.subsets)
         predicted, even = np.empty(len(self.subsets)), np.arange(len(self.subsets)) % 2 == 0
         for half in (even, ~even):
             predicted[half] = self.subsets[half] @ ridge_values(self.subsets[~half], self.mean[~half])
@@ -188,6 +184,7 @@ def partial_correlation(
     loss: Float[np.ndarray, " subsets"],
     size: Int[np.ndarray, " subsets"],
     degree: int = 1,
+    given: Float[np.ndarray, "subsets columns"] | None = None,
 ) -> Interval:
     """The correlation of predicted and true loss given the size; 0 where the size says all of one of them.
 
@@ -196,20 +193,28 @@ def partial_correlation(
         loss: The true one.
         size: The number of heads of each subset.
         degree: The highest power of the size that is given.
+        given: What else is given, such as the losses of other concepts; what is left is this concept's alone.
+
+    Raises:
+        HeadwiseError: There are fewer than 6 subsets.
     """
-    cases = _moments(np.concatenate([_scaled(predicted[:, None]), _scaled(loss[:, None])], 1), size, degree)
+    known = _known(size, degree, given)
+    cases = _moments(np.concatenate([_scaled(predicted[:, None]), _scaled(loss[:, None])], 1), known)
     first, second = np.eye(2)
-    return bootstrap_interval(cases, lambda mean: _correlation(_given_size(mean, 2), first, second))
+    return bootstrap_interval(cases, lambda mean: _correlation(_left_over(mean, 2), first, second))
 
 
 def split_half(
-    loss: Float[np.ndarray, "subsets prompts"], size: Int[np.ndarray, " subsets"], degree: int = 1
+    loss: Float[np.ndarray, "subsets prompts"],
+    size: Int[np.ndarray, " subsets"],
+    degree: int = 1,
+    given: Float[np.ndarray, "subsets columns"] | None = None,
 ) -> Interval:
     """The partial correlation of the losses of two halves of the prompts, the mean over halvings.
 
     Args:
         loss: The loss of each subset for each prompt.
-        size, degree: As in `partial_correlation`.
+        size, degree, given: As in `partial_correlation`.
 
     Returns:
         The mean over all halvings, or over 100 random ones where there are more; nan of a single prompt.
@@ -220,10 +225,10 @@ def split_half(
     halves = _halves(prompts)
 
     def statistic(mean: Float[np.ndarray, "moments moments"]) -> float:
-        given = _given_size(mean, prompts)
-        return float(np.mean([_correlation(given, half, 1 - half) for half in halves]))
+        left = _left_over(mean, prompts)
+        return float(np.mean([_correlation(left, half, 1 - half) for half in halves]))
 
-    return bootstrap_interval(_moments(_scaled(loss), size, degree), statistic)
+    return bootstrap_interval(_moments(_scaled(loss), _known(size, degree, given)), statistic)
 
 
 def reliability_of(split_half: Interval) -> Interval:
@@ -266,6 +271,14 @@ def ridge_values(
     return w + common
 
 
+def _require_enough(subsets: np.ndarray) -> None:
+    if len(subsets) < FEWEST:
+        raise HeadwiseError(
+            f"There are losses of {len(subsets)} subsets; predictions are scored on {FEWEST} or more. Weaken "
+            "more subsets."
+        )
+
+
 def _each(interval: Interval, of: Callable[[float], float]) -> Interval:
     """A growing function of a number, and of the ends of its interval."""
     return Interval(of(interval.value), of(interval.low), of(interval.high), interval.n)
@@ -277,20 +290,29 @@ def _scaled(values: Float[np.ndarray, "subsets variables"]) -> Float[np.ndarray,
     return centred / (centred.std() or 1.0)
 
 
-def _moments(
-    variables: Float[np.ndarray, "subsets variables"], size: Int[np.ndarray, " subsets"], degree: int
-) -> Float[np.ndarray, "subsets moments moments"]:
-    """The products of 1, the variables and the powers of the size; correlations need only their mean."""
+def _known(
+    size: Int[np.ndarray, " subsets"], degree: int, given: Float[np.ndarray, "subsets columns"] | None
+) -> Float[np.ndarray, "subsets known"]:
+    """The powers of the size, and what else is given, each with mean 0 and variance 1."""
+    _require_enough(size)
     scaled = _scaled(size[:, None].astype(float))
-    powers = np.concatenate([_scaled(scaled**power) for power in range(1, degree + 1)], 1)
-    x = np.concatenate([np.ones((len(size), 1)), variables, powers], 1)
+    columns = [scaled**power for power in range(1, degree + 1)]
+    columns += [] if given is None else list(given.T[:, :, None])
+    return np.concatenate([_scaled(column) for column in columns], 1)
+
+
+def _moments(
+    variables: Float[np.ndarray, "subsets variables"], known: Float[np.ndarray, "subsets known"]
+) -> Float[np.ndarray, "subsets moments moments"]:
+    """The products of 1, the variables and what is known; correlations need only their mean."""
+    x = np.concatenate([np.ones((len(known), 1)), variables, known], 1)
     return x[:, :, None] * x[:, None, :]
 
 
-def _given_size(
+def _left_over(
     mean: Float[np.ndarray, "moments moments"], variables: int
 ) -> Float[np.ndarray, "variables variables"]:
-    """The covariance of what a regression on the powers of the size leaves of the variables."""
+    """The covariance of what a regression on what is known leaves of the variables."""
     covariance = mean[1:, 1:] - np.outer(mean[0, 1:], mean[0, 1:])
     across = covariance[:variables, variables:]
     inverse = np.linalg.pinv(covariance[variables:, variables:], rcond=TINY, hermitian=True)
