@@ -17,7 +17,8 @@ import numpy as np
 
 from headwise.benchmarks.results import Weakening, kind_of
 from headwise.errors import UnreadableFile
-from headwise.measuring.relevance import HeadRank, Relevance
+from headwise.measuring.ranking import HeadRank
+from headwise.measuring.relevance import Relevance
 from headwise.measuring.votes import Votes
 from headwise.report import claims, methods, plots, questions
 from headwise.report.page import Drawing, Page, Section, Table, pictures_of, settings_rows
