@@ -5,12 +5,23 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from typer.testing import CliRunner
 
+from headwise.benchmarks.weakening import LEAST, orders_of
 from headwise.cli.commands import app
+from headwise.emoji import RELEVANCE
+from headwise.errors import BadStrength
 from headwise.measuring.measure_effect import BATCH_SIZE, PICTURES_OF_CONCEPT, STEPS, measure_effect
 from headwise.measuring.relevance import Relevance
+from headwise.measuring.scales import rescaled
+from headwise.model.attention import hooked
+from headwise.model.generate import generate_keys
 from headwise.model.pipelines import load_pipeline
+from headwise.steering.steer import adjust, strengthen, weaken
+from headwise.web.run_store import RunStore
+from headwise.web.service import Service
+from headwise.web.session import ModelSession
 
 CONCEPTS = """[concepts]
 Color = ["red", "blue"]
@@ -103,3 +114,41 @@ def test_it_is_shown_with_what_heads_account_for(run, folder):
         assert head["relevance"] + 1.96 * head["se"] < 0
     code, out, _ = run("show", folder / "run")
     assert code == 0 and "relevance by effect" in out and "completeness" in out
+
+
+def test_the_page_says_what_effect_is_and_the_list_of_runs_has_it(run, folder):
+    assert run("report", folder / "run")[0] == 0
+    page = (folder / "run" / "index.html").read_text()
+    assert "works against the word" in page and "Blue cells" in page and "completeness" in page
+    assert "voted" not in page and "pictures of each concept" in page
+    listed = RunStore(folder).all()
+    assert [(each.name, each.kind, each.counted) for each in listed] == [("run", "measurement", 4)]
+    service = Service(ModelSession("emoji", load_pipeline), RunStore(folder))
+    assert service.split_half(listed[0]) == pytest.approx(Relevance.of(folder / "run").split_half_median)
+
+
+def test_it_is_compared_with_votes(run, folder):
+    code, out, _ = run("compare", folder / "run", folder / "run", "--json")
+    assert code == 0 and json.loads(out)["kinds"] == ["effect", "effect"]
+    assert json.loads(out)["median"] == pytest.approx(1) and json.loads(out)["differences"] == []
+    code, out, _ = run("compare", folder / "run", RELEVANCE)
+    assert code == 0 and "The first was measured by effect, what heads do with the words;" in out
+    assert "could heads choose" not in out and "beside" not in out
+
+
+def test_relevance_of_either_kind_steers(folder):
+    relevance, pipe = Relevance.of(folder / "run"), load_pipeline("emoji")
+    options = {"num_inference_steps": 1, "output_type": "latent"}
+    plain = generate_keys(pipe, ["a red car"], [0], **options)
+    for hook in (
+        strengthen(relevance, "red", "Color", strength=0.1),
+        adjust(relevance, "red", "Color", "Animals", strength=0.1),
+        weaken(relevance.head_map, relevance.top("Color", 3)),
+    ):
+        with hooked(pipe, hook):
+            steered = generate_keys(pipe, ["a red car"], [0], **options)
+        assert torch.isfinite(steered).all() and not torch.equal(steered, plain)
+    order = orders_of(relevance, "Color")[LEAST]
+    assert (np.diff(relevance["Color"][order]) >= 0).all()
+    with pytest.raises(BadStrength, match="relevance below 0, of which softmax"):
+        rescaled(relevance, "softmax")

@@ -3,25 +3,22 @@
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
+from headwise.cli.measuring import PICTURES, By, OfEffect, OfVotes, OwnBatchSize, OwnSteps, Pictures
 from headwise.cli.options import (
     BatchSize,
-    Beside,
-    By,
     Concepts,
     Guidance,
     Json,
     Model,
     NegativePrompt,
     Output,
-    OwnSteps,
     Seed,
     Sharing,
     Size,
@@ -30,14 +27,12 @@ from headwise.cli.options import (
 from headwise.cli.output import duration, finite, interval, print_json, print_rows
 from headwise.cli.running import resumable, running
 from headwise.errors import HeadwiseError
-from headwise.measuring.estimators import LEAN, Named
+from headwise.measuring.estimators import LEAN
 
 if TYPE_CHECKING:  # torch takes seconds to import, which --help need not pay
     from headwise.measuring.relevance import Relevance
 
 __all__ = ["demo", "measure"]
-
-PICTURES = 1000  # by votes
 
 Prompts = Annotated[
     str | None,
@@ -47,57 +42,8 @@ Prompts = Annotated[
         help="File with one prompt per line, or '-' for stdin; by effect, their words are looked for.",
     ),
 ]
-Pictures = Annotated[
-    int | None,
-    typer.Option("--pictures", "-n", min=1, help="Images, at most: 1000; by effect 100 of each concept."),
-]
-OwnBatchSize = Annotated[
-    int | None, typer.Option(min=1, help="Images at a time: 1; by effect 4. The result stays the same.")
-]
 RunFolder = Annotated[Path | None, typer.Option("--out", "-o", help="Folder of the run; else runs/<model>.")]
 Until = Annotated[float | None, typer.Option(min=0, max=1, help="Stop at this split-half correlation.")]
-
-
-@dataclass(frozen=True)
-class OfVotes:
-    """What only a measurement by votes takes."""
-
-    beside: Beside = None
-    estimator: Annotated[
-        Named | None,
-        typer.Option(
-            help="By votes: 'lean' samples words 8 times per call, in 10 calls; 'paper' once, in 50. 'lean' "
-            "if not given."
-        ),
-    ] = None
-
-
-@dataclass(frozen=True)
-class OfEffect:
-    """What only a measurement by effect takes."""
-
-    points: Annotated[
-        int | None, typer.Option(min=1, help="By effect: points of the integral; 1 if not given.")
-    ] = None
-    calls: Annotated[
-        int | None,
-        typer.Option(
-            min=0, help="By effect: calls of each image that are measured, 0 for all; 1 if not given."
-        ),
-    ] = None
-    against: Annotated[
-        Literal["nothing", "sibling"] | None,
-        typer.Option(
-            help="By effect: 'nothing' asks what a word does; 'sibling' what tells it from another word of "
-            "its concept. 'nothing' if not given."
-        ),
-    ] = None
-    window: Annotated[
-        tuple[float, float] | None,
-        typer.Option(
-            help="By effect: the part of the steps that is measured, such as 0 0.3.", metavar="START STOP"
-        ),
-    ] = None
 
 
 def demo(
@@ -276,13 +222,9 @@ def _lines(text: str) -> list[str]:
 
 def _images_in(folder: Path) -> int:
     """How many images a folder already counts."""
-    from headwise.measuring.effect_samples import EffectSamples
-    from headwise.measuring.votes import Votes
+    from headwise.measuring.counting import counted_in
 
-    votes, effect = folder / "votes.safetensors", folder / "effect.safetensors"
-    if effect.is_file():
-        return len(EffectSamples.load(effect))
-    return len(Votes.load(votes)) if votes.is_file() else 0
+    return len(counted_in(folder) or ())
 
 
 def _print_demo(relevance: "Relevance", control: "Relevance", seconds: float) -> None:

@@ -27,9 +27,9 @@ if TYPE_CHECKING:  # torch takes seconds to import, which --help need not pay
     from headwise.measuring.relevance import Relevance
 
 __all__ = [
-    "BatchSize", "Beside", "By", "Cases", "Concepts", "Counting", "EditSweep", "Guidance", "Json", "Judge",
-    "Ks", "Measured", "Methods", "Model", "NegativePrompt", "Output", "OwnSteps", "Pairs", "Sampling", "Seed",
-    "Seeds", "Senses", "Sharing", "Size", "Steps", "Sweep", "concept_named", "file_of", "grouped", "load",
+    "BatchSize", "Cases", "Concepts", "Counting", "EditSweep", "Guidance", "Json", "Judge", "Ks",
+    "Measured", "Methods", "Model", "NegativePrompt", "Output", "Pairs", "Sampling", "Seed", "Seeds",
+    "Senses", "Sharing", "Size", "Steps", "Sweep", "concept_named", "file_of", "grouped", "load",
     "numbers_in", "scorer_of",
 ]  # fmt: skip
 
@@ -38,9 +38,6 @@ LAST = ("shard", "ray", "workers", "dtype", "device", "as_json")  # what --help 
 Dtype = Annotated[Literal["auto", "fp32", "fp16", "bf16"], typer.Option(help="Type of the weights.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps; 'auto' is a GPU if there is one.")]
 Steps = Annotated[int, typer.Option("--num-inference-steps", min=1, help="Denoising steps per image.")]
-OwnSteps = Annotated[
-    int | None, typer.Option(min=1, help="Denoising steps per image: 10, or the estimator's; by effect 4.")
-]
 Guidance = Annotated[
     float, typer.Option("--guidance-scale", min=-100, max=1000, help="1 or less means no guidance.")
 ]
@@ -48,17 +45,6 @@ NegativePrompt = Annotated[str | None, typer.Option(help="What the images should
 Concepts = Annotated[
     str | None,
     typer.Option("--concepts", "-c", help="'paper34', 'emoji', or a TOML file; by default the model's own."),
-]
-By = Annotated[
-    Literal["votes", "effect"],
-    typer.Option(help="'votes': what heads attend to; 'effect': what they do with the words."),
-]
-Beside = Annotated[
-    str | None,
-    typer.Option(
-        help="By votes: concepts that stand beside yours to be chosen. 'auto', if none are given, takes the "
-        "model's own set for fewer than 24, 'none' takes none; or 'paper34', 'emoji', or a TOML file."
-    ),
 ]
 Cases = Annotated[
     str | None, typer.Option(help="'emoji', 'paper' or a TOML file of prompts; by default the model's own.")
