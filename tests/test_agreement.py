@@ -57,6 +57,21 @@ def test_it_says_in_what_the_concepts_differ(tmp_path):
     assert agreement(tmp_path, one)["Color"].correlation == pytest.approx(1)
 
 
+def test_measurements_of_different_kinds_are_not_compared_in_what_one_of_them_lacks():
+    one = replace(measured(votes(0)), settings={"beside": "1 concept of emoji"})
+    by_effect = {"by": "effect", "against": "nothing", "window": [0.0, 1.0]}
+    other = replace(measured(votes(1), ("Color", "Food")), settings=by_effect)
+    assert differences(one, other) == [
+        "The first was measured by votes, what heads attend to; the second by effect, what heads do with the "
+        "words."
+    ]
+    early = replace(other, settings=by_effect | {"window": [0.0, 0.3]})
+    assert differences(other, early) == [
+        "The first was measured with window [0.0, 1.0], the second with window [0.0, 0.3]."
+    ]
+    assert differences(other, other) == []
+
+
 def test_only_common_concepts_of_common_heads():
     one, other = measured(votes(0)), measured(votes(1), ("Color", "Food"))
     with pytest.warns(UserWarning, match=r"^Only in the (first|second) could heads choose (Animals|Food)\.$"):

@@ -103,8 +103,27 @@ def test_doctor_covers_every_layer_and_foresees_the_cost(run, model):
     assert found["layers"][0].keys() >= {"address", "heads", "kind"}
     assert found["versions"].keys() >= {"headwise", "torch", "diffusers", "transformers"}
     assert found["expected"]["seconds"] == pytest.approx(30 * found["seconds_a_call"], abs=0.1)
+    effect = found["effect"]
+    assert (effect["measurable"], effect["error"], effect["heads"]) == (True, None, 8)
+    assert effect["expected"]["pictures"] == 100 * effect["expected"]["concepts"]
+    assert effect["expected"]["seconds"] > 0 and effect["expected"]["memory_mb"] > 0
     code, out, _ = run("doctor", "--model", model)
+    assert "8 heads; " in out and "by effect, 100 images of each of 34 concepts" in out
     assert "equal bit for bit" in out and "different latents" in out and found["layers"][-1]["address"] in out
+
+
+def test_doctor_says_why_effect_cannot_be_measured(run, model, monkeypatch):
+    from headwise.measuring.effect import EffectProbe
+
+    def failing(probe, call):
+        raise RuntimeError("no gradient here\nat line 3")
+
+    monkeypatch.setattr(EffectProbe, "finish", failing)
+    code, out, _ = run("doctor", "--model", model, "--json")
+    effect = json.loads(out)["effect"]
+    assert code == 0 and effect["error"] == "no gradient here" and effect["expected"] is None
+    code, out, _ = run("doctor", "--model", model)
+    assert code == 0 and "cannot be measured. no gradient here" in out
 
 
 def test_doctor_refuses_a_model_that_a_hook_disturbs(run, model, monkeypatch):

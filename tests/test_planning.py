@@ -129,3 +129,50 @@ def test_more_memory_and_slower_calls_only_move_what_they_should():
     faster = plan(KNOWN, 1000, workers=4)
     assert slower.seconds > faster.seconds and slower.memory_mb == faster.memory_mb
     assert slower.ceiling > faster.ceiling
+
+
+def test_a_plan_by_effect_adds_one_gradient_per_picture(sd, concepts, monkeypatch):
+    """On a clock that every batch moves by 1 s, every denoiser call by 3 s, and a gradient by 5 s more."""
+    import headwise.measuring.plan as planning
+
+    clock = [0.0]
+    forward, generate, take = sd.unet.forward, planning.generate, planning.EffectProbe.take
+
+    @wraps(forward)
+    def calling(*args, **options):
+        clock[0] += 0 if len(args[0]) == 1 else 3  # but for the rows that are measured, of one word each
+        return forward(*args, **options)
+
+    def generating(*args, **options):
+        clock[0] += 1
+        return generate(*args, **options)
+
+    def taking(probe):
+        clock[0] += 5
+        return take(probe)
+
+    monkeypatch.setattr(sd.unet, "forward", calling)
+    monkeypatch.setattr(planning, "generate", generating)
+    monkeypatch.setattr(planning.EffectProbe, "take", taking)
+    monkeypatch.setattr(planning.time, "perf_counter", lambda: clock[0])
+    found = calibrate(sd, concepts, by="effect")
+    assert (found.by, found.concepts) == ("effect", len(concepts))
+    assert (found.once_s, found.batch_s, found.call_s, found.effect_s) == (0, 1 + 3, 3, 5)
+    assert found.driver_mb > found.part_mb > 0
+    planned = plan(replace(found, load_s=10.0), 20)
+    assert planned.seconds == pytest.approx(10 + 20 * (4 + 4 * 3 + 5))
+    assert plan(found, 20, num_inference_steps=8).seconds > plan(found, 20).seconds
+
+
+def test_a_plan_by_effect_on_the_command_line(run, sd, tmp_path):
+    sd.save_pretrained(tmp_path / "tiny")
+    (tmp_path / "mine.toml").write_text('[concepts]\nAnimals = ["dog"]\nColor = ["red"]\n')
+    file = tmp_path / "effect.json"
+    line = ("plan", "-m", tmp_path / "tiny", "-c", tmp_path / "mine.toml", "--by", "effect", "-n", 30)
+    code, out, _ = run(*line, "--save", file)
+    assert code == 0 and "60 of 4 steps" in out and "more where it is measured" in out
+    code, out, _ = run("plan", "--calibration", file, "--json")
+    assert json.loads(out)["by"] == "effect" and json.loads(out)["pictures"] == 200
+    file.write_text(json.dumps(KNOWN.to_json()))
+    code, _, err = run("plan", "--calibration", file, "--by", "effect")
+    assert code == 2 and "has the timings of a measurement by votes" in err

@@ -321,7 +321,7 @@ def test_relevance_of_another_model_is_refused_and_of_nobody_too(sd):
     ):
         call(sd)
     silent = Relevance.from_votes(np.array([[0, 0], [1, 2]]), ("Color", "Food"))
-    with pytest.raises(UnknownConcept, match="No head ever voted for 'Color'"):
+    with pytest.raises(UnknownConcept, match="'Color' has a relevance of 0 at every head"):
         strengthen(silent, "red", "Color")
 
 

@@ -270,13 +270,14 @@ def kind_of(folder: str | Path) -> str:
     """What kind of run lies in a folder; "" where there is none.
 
     Returns:
-        "votes" of a measurement; "weakening", "polysemy", "editing", "multi-concept", "strengthening" or
-        "interventions" of a sweep, or the name that a sweep of the user's gave itself; "scales", "estimators"
-        or "questions"; "weakenings" of a folder whose folders hold runs of weakening.
+        "votes" or "effect" of a measurement; "weakening", "polysemy", "editing", "multi-concept",
+        "strengthening" or "interventions" of a sweep, or the name that a sweep of the user's gave itself;
+        "scales", "estimators" or "questions"; "weakenings" of a folder whose folders hold runs of weakening.
     """
     folder = Path(folder)
-    if (folder / "votes.safetensors").is_file():
-        return "votes"
+    for kind in ("votes", "effect"):
+        if (folder / f"{kind}.safetensors").is_file():
+            return kind
     if (folder / "scores.safetensors").is_file():
         return _kind_in_json(folder) or kind_of_scores(Scores.load(folder / "scores.safetensors"))
     for kind, name in (

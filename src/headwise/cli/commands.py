@@ -6,7 +6,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from headwise.cli import benchmark, compare, distribute, edit, measure, serve, steer, study
+from headwise.cli import benchmark, compare, distribute, doctor, edit, measure, serve, show, steer, study
 from headwise.cli.app import app, main
 from headwise.cli.options import grouped
 
@@ -14,10 +14,10 @@ __all__ = ["app", "main"]
 
 COMMANDS: dict[str, Callable[..., None] | dict[str, Callable[..., None]]] = {
     "measure": measure.measure,
-    "show": measure.show,
+    "show": show.show,
     "merge": distribute.merge,
     "plan": distribute.plan,
-    "doctor": measure.doctor,
+    "doctor": doctor.doctor,
     "demo": measure.demo,
     "generate": steer.generate,
     "weaken": steer.weaken,
@@ -32,7 +32,7 @@ COMMANDS: dict[str, Callable[..., None] | dict[str, Callable[..., None]]] = {
         "estimators": benchmark.estimators,
         "questions": benchmark.questions,
     },
-    "report": measure.report,
+    "report": show.report,
     "compare": compare.compare,
     "import": compare.import_official,
     "serve": serve.serve,

@@ -49,8 +49,8 @@ def compare(
     """Report how far two measurements agree on the heads of each concept.
 
     Rank correlation over heads, for each concept, beside the highest that the two could reach, and how many
-    of the ten most relevant heads they share; then in what their concepts and words differ. In Python, this
-    is `hw.agreement`; `hw.compare` generates images under several steerings, as `headwise generate` does.
+    of the ten most relevant heads they share; then in what they differ: kind, concepts, words. In Python,
+    this is `hw.agreement`; `hw.compare` generates images under several steerings, as `headwise generate`.
 
     \b
     Examples:
@@ -78,7 +78,10 @@ def compare(
             for name, a in agreements.items()
         }
         median = statistics.median(a.correlation for a in agreements.values())
-        print_json({"concepts": concepts, "median": median, "differences": differences(*both)})
+        kinds = [relevance.kind for relevance in both]
+        print_json(
+            {"concepts": concepts, "median": median, "kinds": kinds, "differences": differences(*both)}
+        )
         return
     rows = [
         (name, f"{a.correlation:.2f}", f"{a.ceiling:.2f}", str(a.shared))

@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from headwise.cli.options import BatchSize, Concepts, Json, Model, Sampling, Size
+from headwise.cli.measuring import PICTURES, By, OwnBatchSize, OwnSteps, Pictures
+from headwise.cli.options import Concepts, Guidance, Json, Model, Size
 from headwise.cli.output import duration, print_json, print_rows
 from headwise.cli.running import note_command
-from headwise.errors import UnreadableFile
+from headwise.errors import HeadwiseError, UnreadableFile
 from headwise.measuring.estimators import LEAN
 
 if TYPE_CHECKING:  # torch takes seconds to import, which --help need not pay
-    from headwise.measuring.plan import Calibration
+    from headwise.measuring.plan import Calibration, Plan
 
 __all__ = ["merge", "plan"]
 
@@ -71,59 +72,81 @@ def merge(
 
 def plan(
     model: Model = Model(),
-    pictures: Annotated[int, typer.Option("--pictures", "-n", min=1, help="Images to measure.")] = 1000,
+    by: By = "votes",
+    pictures: Pictures = None,
     gpus: Annotated[int, typer.Option(min=1, help="Number of workers that share them.")] = 1,
     price: Price = None,
     concepts: Concepts = None,
-    sampling: Sampling = Sampling(LEAN.num_inference_steps),
+    num_inference_steps: OwnSteps = None,
+    guidance_scale: Guidance = 7.5,
     size: Size = Size(),
-    batch_size: BatchSize = 1,
+    batch_size: OwnBatchSize = None,
     save: Save = None,
     calibration: Saved = None,
     as_json: Json = False,
 ) -> None:
     """Estimate what a measurement takes: time, memory, cost.
 
-    Times a few denoiser calls on this machine. Run it on the kind of GPU that the workers will have.
+    Times a few denoiser calls on this machine; by effect, a gradient too. Run it on the kind of GPU that the
+    workers will have.
 
     \b
     Examples:
       headwise plan --model sdxl --pictures 2100 --gpus 8 --dtype fp16 --price 2.5
+      headwise plan --model sdxl --by effect --dtype fp16
       headwise plan --model sdxl --save h100.json
       headwise plan --calibration h100.json --pictures 2100 --gpus 64 --json
     """
     from headwise.files import write_whole
+    from headwise.measuring.measure_effect import BATCH_SIZE
     from headwise.measuring.plan import Calibration
     from headwise.measuring.plan import plan as run
 
     if calibration is not None:
         timings = Calibration.from_json(_read(calibration))
+        if by == "effect" and timings.by != by:
+            raise HeadwiseError(
+                f"{calibration} has the timings of a measurement by {timings.by}. Save some with `headwise "
+                "plan --by effect --save`."
+            )
     else:
-        options = {"batch_size": batch_size, "guidance_scale": sampling.guidance_scale}
+        batch = batch_size or (BATCH_SIZE if by == "effect" else 1)
+        options = {"by": by, "batch_size": batch, "guidance_scale": guidance_scale}
         timings = _timed(model, concepts, size, options)
     if save is not None:
         write_whole(save, json.dumps(timings.to_json(), indent=1).encode())
-    steps = sampling.num_inference_steps
-    expected = run(timings, pictures, workers=gpus, num_inference_steps=steps, price=price)
+    total, steps = _images_and_steps(timings, pictures, num_inference_steps)
+    expected = run(timings, total, workers=gpus, num_inference_steps=steps, price=price)
     if as_json:
-        settings = {"pictures": pictures, "num_inference_steps": steps}
+        settings = {"by": timings.by, "pictures": total, "num_inference_steps": steps}
         print_json(settings | vars(expected) | {"calibration": timings.to_json()})
         return
-    begin, cost = (
-        timings.load_s + timings.once_s,
-        "" if expected.cost is None else f", for {expected.cost:.2f}",
-    )
-    rows = {
-        "timed": f"{timings.model} on {timings.device}, in batches of {timings.batch_size}",
-        "one call": f"{timings.call_s:.3f} s per image",
-        "images": f"{pictures} of {steps} steps, by {gpus} workers",
+    print_rows(_rows(timings, expected, total, steps).items())
+
+
+def _images_and_steps(timings: "Calibration", pictures: int | None, steps: int | None) -> tuple[int, int]:
+    """The number of all images and their steps, of which the defaults depend on what is measured."""
+    from headwise.measuring.measure_effect import PICTURES_OF_CONCEPT, STEPS
+
+    if timings.by == "effect":
+        return (pictures or PICTURES_OF_CONCEPT) * timings.concepts, steps or STEPS
+    return pictures or PICTURES, steps or LEAN.num_inference_steps
+
+
+def _rows(timings: "Calibration", expected: "Plan", total: int, steps: int) -> dict[str, str]:
+    begin = timings.load_s + timings.once_s
+    cost = "" if expected.cost is None else f", for {expected.cost:.2f}"
+    gradient = f", {timings.effect_s:.3f} s more where it is measured" if timings.by == "effect" else ""
+    return {
+        "timed": f"{timings.model} on {timings.device}, by {timings.by}, in batches of {timings.batch_size}",
+        "one call": f"{timings.call_s:.3f} s per image{gradient}",
+        "images": f"{total} of {steps} steps, by {expected.workers} workers",
         "time": f"about {duration(expected.seconds)}, of which {duration(begin)} to begin",
         "work": f"{expected.worker_hours:.1f} hours of all workers{cost}",
         "memory": f"{expected.memory_mb:.0f} MB per worker, {expected.driver_mb:.0f} MB for the driver",
         "a lost worker": f"costs at most {expected.piece} images, {duration(expected.piece_s)}",
         "the driver": f"is busy {expected.driver_busy:.1%}; enough for up to {expected.ceiling} workers",
     }
-    print_rows(rows.items())
 
 
 def _timed(model: Model, concepts: str | None, size: Size, options: dict[str, Any]) -> "Calibration":

@@ -1,52 +1,49 @@
-"""Commands that measure and look at what was measured: demo, measure, show, doctor, report."""
+"""Commands that measure: demo, measure."""
 
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from statistics import median
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
+from headwise.cli.measuring import PICTURES, By, OfEffect, OfVotes, OwnBatchSize, OwnSteps, Pictures
 from headwise.cli.options import (
     BatchSize,
-    Beside,
     Concepts,
     Guidance,
     Json,
     Model,
     NegativePrompt,
     Output,
-    Sampling,
     Seed,
     Sharing,
     Size,
     Steps,
-    concept_named,
-    file_of,
 )
-from headwise.cli.output import console, duration, finite, interval, print_json, print_rows, table
+from headwise.cli.output import duration, finite, interval, print_json, print_rows
 from headwise.cli.running import resumable, running
 from headwise.errors import HeadwiseError
-from headwise.measuring.estimators import LEAN, Named
+from headwise.measuring.estimators import LEAN
 
 if TYPE_CHECKING:  # torch takes seconds to import, which --help need not pay
-    from headwise.measuring.relevance import HeadRank, Relevance
-    from headwise.steering.doctor import Checkup
+    from headwise.measuring.relevance import Relevance
 
-__all__ = ["demo", "doctor", "measure", "report", "show"]
+__all__ = ["demo", "measure"]
 
 Prompts = Annotated[
-    str | None, typer.Option("--prompts", "-p", help="File with one prompt per line, or '-' for stdin.")
+    str | None,
+    typer.Option(
+        "--prompts",
+        "-p",
+        help="File with one prompt per line, or '-' for stdin; by effect, their words are looked for.",
+    ),
 ]
-Pictures = Annotated[int, typer.Option("--pictures", "-n", min=1, help="Images to generate, at most.")]
 RunFolder = Annotated[Path | None, typer.Option("--out", "-o", help="Folder of the run; else runs/<model>.")]
 Until = Annotated[float | None, typer.Option(min=0, max=1, help="Stop at this split-half correlation.")]
-EstimatorName = Annotated[
-    Named, typer.Option(help="'lean' samples words 8 times per call, in 10 calls; 'paper' once, in 50.")
-]
-OwnSteps = Annotated[
-    int | None, typer.Option(min=1, help="Denoising steps per image; the estimator's own if not given.")
-]
 
 
 def demo(
@@ -95,55 +92,61 @@ def demo(
 
 def measure(
     model: Model = Model(),
+    by: By = "votes",
     concepts: Concepts = None,
-    beside: Beside = "auto",
     prompts: Prompts = None,
-    pictures: Pictures = 1000,
+    pictures: Pictures = None,
+    by_votes: OfVotes = OfVotes(),
+    by_effect: OfEffect = OfEffect(),
     out: RunFolder = None,
     until: Until = None,
-    estimator: EstimatorName = "lean",
     num_inference_steps: OwnSteps = None,
     guidance_scale: Guidance = 7.5,
     negative_prompt: NegativePrompt = None,
     seed: Seed = 0,
     size: Size = Size(),
-    batch_size: Annotated[int, typer.Option(min=1, help="Images at a time; the votes stay the same.")] = 1,
+    batch_size: OwnBatchSize = None,
     keep_pictures: Annotated[int, typer.Option(min=0, help="Decode and save the first N images.")] = 0,
     sharing: Sharing = Sharing(),
     as_json: Json = False,
 ) -> None:
-    """Count which concept each head attends to.
+    """Measure which heads carry each concept.
 
     Generates images and observes the heads. If run again, it goes on where it stopped.
 
-    Heads choose between concepts, so a few concepts of your own are measured beside those of the model's
-    set. 64 images give a first order of heads; take hundreds before you build on it.
+    By votes, it counts which concept each head attends to. Heads choose between concepts, so a few concepts
+    of your own are measured beside those of the model's set. 64 images give a first order of heads; take
+    hundreds before you build on it.
+
+    By effect, it measures what share of all that a concept's words do to the image passes through each head,
+    by gradients, at one call of each image. No other concepts are needed to choose from.
 
     \b
     Examples:
       headwise measure --model emoji --pictures 300
+      headwise measure --model emoji --by effect --concepts mine.toml
       headwise measure -m CompVis/stable-diffusion-v1-4 --until 0.95 --dtype fp16 --out runs/sd14
       cat prompts.txt | headwise measure -m ./my-model --concepts mine.toml --prompts - --json
       headwise measure -m CompVis/stable-diffusion-v1-4 --shard 3/8 --out runs/sd14
       headwise measure -m CompVis/stable-diffusion-v1-4 --ray auto --out runs/sd14
     """
-    from headwise.measuring.measure import measure as measure_relevance
-
     started = time.monotonic()
-    concept_set = model.concepts(concepts)
     options: dict[str, Any] = {
-        "beside": None if beside == "none" else beside,
         "prompts": _lines(sys.stdin.read()) if prompts == "-" else prompts,
-        "pictures": pictures, "until": until, "estimator": estimator, "seed": seed, **vars(size),
-        "num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale,
-        "negative_prompt": negative_prompt, "batch_size": batch_size, "keep_pictures": keep_pictures,
+        "until": until, "seed": seed, **vars(size), "num_inference_steps": num_inference_steps,
+        "guidance_scale": guidance_scale, "negative_prompt": negative_prompt, "batch_size": batch_size,
+        "keep_pictures": keep_pictures, "pictures": pictures,
     }  # fmt: skip
+    options = {name: value for name, value in options.items() if value is not None}
+    chosen = _by_votes if by == "votes" else _by_effect
+    measuring = chosen(model, concepts, options, by_votes, by_effect)
     with running(model, sharing, out or Path("runs") / Path(model.name).name) as run:
         size.require(run.pipe)
         resumed_from = _images_in(run.folder)
-        relevance = measure_relevance(run.pipe, concept_set, **options, **run.place(pictures))
+        relevance = measuring.start(run.pipe, **run.place(measuring.total))
     results = {
         "file": str(run.folder / "relevance.safetensors"),
+        "by": by,
         "pictures": relevance.settings["pictures"],
         "seconds": round(time.monotonic() - started, 2),
         "resumed_from": resumed_from,
@@ -153,90 +156,58 @@ def measure(
     _print_measured(results, relevance, as_json)
 
 
-def show(
-    file: Annotated[Path, typer.Argument(help="A relevance file, or the folder of a run.")],
-    concept: Annotated[str | None, typer.Option("--concept", help="Only this concept.")] = None,
-    top: Annotated[int, typer.Option("--top", "-k", min=1, help="Heads per concept.")] = 3,
-    as_json: Json = False,
-) -> None:
-    """Show the most relevant heads of each concept.
+class _Measuring(NamedTuple):
+    """A measurement that lacks its pipeline, its folder and its share, and how many images it has."""
 
-    With 95 % intervals, and the split-half rank correlation, which says how well other images would repeat
-    the order of heads. Concepts that only stood beside yours are shown by name.
-
-    \b
-    Examples:
-      headwise show runs/demo
-      headwise show runs/demo --concept Color --top 10
-      headwise show runs/demo/relevance.safetensors --json
-    """
-    from headwise.measuring.relevance import Relevance
-
-    relevance = Relevance.load(file_of(file))
-    names = relevance.foreground if concept is None else (concept_named(concept, relevance.concepts),)
-    ranks = {name: relevance.top(name, top) for name in names}
-    print_json(_show_json(relevance, ranks)) if as_json else _print_ranks(relevance, ranks)
+    start: "Callable[..., Relevance]"
+    total: int
 
 
-def doctor(
-    model: Model = Model(),
-    pictures: Annotated[
-        int, typer.Option("--pictures", "-n", min=1, help="Images of the measurement to plan for.")
-    ] = 1000,
-    sampling: Sampling = Sampling(LEAN.num_inference_steps),
-    size: Size = Size(),
-    as_json: Json = False,
-) -> None:
-    """Check a model and estimate what measuring costs.
+def _by_votes(
+    model: Model, concepts: str | None, options: dict[str, Any], votes: OfVotes, effect: OfEffect
+) -> _Measuring:
+    from headwise.measuring.measure import measure as measure_votes
 
-    Are all layers covered, are the images left as they were, how much time and memory would it take?
+    _refuse(effect, "votes", "effect")
+    concept_set = model.concepts(concepts)
+    total = options.setdefault("pictures", PICTURES)
+    beside = None if votes.beside == "none" else votes.beside or "auto"
+    options |= {"beside": beside, "estimator": votes.estimator or "lean"}
+    return _Measuring(partial(measure_votes, concepts=concept_set, **options), total)
 
-    \b
-    Examples:
-      headwise doctor --model emoji
-      headwise doctor --model stabilityai/stable-diffusion-xl-base-1.0 --dtype fp16 --json
-    """
-    from headwise.steering.doctor import examine
 
-    pipe = model.load()
-    size.require(pipe)
-    checkup = examine(pipe, guidance_scale=sampling.guidance_scale, **vars(size))
-    steps = sampling.num_inference_steps
-    expected = {
-        "pictures": pictures,
-        "num_inference_steps": steps,
-        "seconds": round(checkup.seconds(pictures, steps), 1),
-        "memory_mb": round(checkup.peak_mb),
-    }
-    print_json(_doctor_json(checkup, expected)) if as_json else _print_checkup(checkup, expected)
-    if not checkup.covered:
+def _by_effect(
+    model: Model, concepts: str | None, options: dict[str, Any], votes: OfVotes, effect: OfEffect
+) -> _Measuring:
+    from headwise.measuring.measure_effect import PICTURES_OF_CONCEPT, measure_effect
+
+    _refuse(votes, "effect", "votes")
+    options |= {name: value for name, value in vars(effect).items() if value is not None}
+    if effect.calls == 0:
+        options["calls"] = None
+    total = options.setdefault("pictures", PICTURES_OF_CONCEPT) * len(model.concepts(concepts))
+    name = concepts or model.defaults.concepts  # the name of the file, since it has the templates too
+    return _Measuring(partial(measure_effect, concepts=name, **options), total)
+
+
+def _refuse(options: OfVotes | OfEffect, by: str, other: str) -> None:
+    """Refuse options that only the other way of measuring has."""
+    given = [f"--{name}" for name, value in vars(options).items() if value is not None]
+    if given:
         raise HeadwiseError(
-            checkup.error
-            or (
-                "Halving every head's attention to the prompt changed nothing in this model."
-                if checkup.bit_exact
-                else "A hook that does nothing changed the latents of this model."
-            )
+            f"{given[0]} was given with --by {by}; only --by {other} takes it. Leave it out, or measure "
+            f"--by {other}."
         )
 
 
-def report(folder: Annotated[Path, typer.Argument(help="The folder of a run.")]) -> None:
-    """Write the page of a run.
-
-    index.html holds everything that it shows; open it, print it, or send it.
-
-    \b
-    Example:
-      headwise report runs/sd14
-    """
-    from headwise.report.measurement import report as write_page
-
-    print(write_page(folder))
-
-
 def _print_measured(results: dict[str, Any], relevance: "Relevance", as_json: bool) -> None:
+    completeness = relevance.completeness
     if "beside" in relevance.settings:
         results["beside"] = relevance.settings["beside"]
+    if as_json and completeness:
+        results["completeness"] = {"median": median(completeness.values()), "concepts": completeness}
+    elif completeness:
+        results["completeness"] = f"{median(completeness.values()):.2f} (median; 1 if the integral is exact)"
     if as_json:
         print_json(results)
         return
@@ -250,11 +221,10 @@ def _lines(text: str) -> list[str]:
 
 
 def _images_in(folder: Path) -> int:
-    """How many images the votes of a folder already count."""
-    from headwise.measuring.votes import Votes
+    """How many images a folder already counts."""
+    from headwise.measuring.counting import counted_in
 
-    file = folder / "votes.safetensors"
-    return len(Votes.load(file)) if file.is_file() else 0
+    return len(counted_in(folder) or ())
 
 
 def _print_demo(relevance: "Relevance", control: "Relevance", seconds: float) -> None:
@@ -265,84 +235,3 @@ def _print_demo(relevance: "Relevance", control: "Relevance", seconds: float) ->
     print(f"Split-half rank correlation, median over concepts: {relevance.split_half_median:z.2f}")
     print(f"The same in the control, where names mean nothing: {control.split_half_median:z.2f}")
     print(f"The highest relevance, {concept}, {highest}: {head.address}")
-
-
-def _show_json(relevance: "Relevance", ranks: "dict[str, list[HeadRank]]") -> dict[str, Any]:
-    split_half = dict(zip(relevance.concepts, relevance.split_half.tolist(), strict=True))
-    return {
-        "model": relevance.settings.get("model"),
-        "pictures": relevance.settings.get("pictures"),
-        "beside": relevance.settings.get("beside"),
-        "concepts": {
-            name: {
-                "split_half": finite(split_half[name]),
-                "top": [
-                    {
-                        "index": rank.index,
-                        "address": rank.address,
-                        "relevance": rank.relevance,
-                        "se": finite(rank.standard_error),
-                    }
-                    for rank in heads
-                ],
-            }
-            for name, heads in ranks.items()
-        },
-    }
-
-
-def _print_ranks(relevance: "Relevance", ranks: "dict[str, list[HeadRank]]") -> None:
-    split_half = dict(zip(relevance.concepts, relevance.split_half.tolist(), strict=True))
-    model = relevance.settings.get("model") or "unnamed model"
-    pictures = relevance.settings.get("pictures", "an unknown number of")
-    print(f"{model}: {pictures} images, {relevance.values.shape[1]} heads")
-    rows = []
-    for name, heads in ranks.items():
-        for place, rank in enumerate(heads):
-            first = (name, f"{split_half[name]:z.2f}") if place == 0 else ("", "")
-            relevance_of_head = interval(rank.relevance, rank.standard_error)
-            rows.append((*first, relevance_of_head, str(rank.index), rank.address))
-    console().print(table("concept", "split-half>", "relevance ± 95 %>", "head>", "address", rows=rows))
-    for remark in relevance.remarks:
-        print(remark)
-
-
-def _doctor_json(checkup: "Checkup", expected: dict[str, Any]) -> dict[str, Any]:
-    layers = [
-        {"address": layer.address, "heads": layer.heads, "kind": layer.kind} for layer in checkup.head_map
-    ]
-    return {
-        "model": checkup.model,
-        "heads": checkup.head_map.all_heads,
-        "layers": layers,
-        "covered": checkup.covered,
-        "undisturbed": checkup.bit_exact,
-        "steered": checkup.steered,
-        "family": [checkup.pipeline, *checkup.features],
-        "seconds_a_call": round(checkup.seconds_a_call, 4),
-        "weights_mb": round(checkup.weights_mb, 1),
-        "expected": expected,
-        "versions": checkup.versions,
-    }
-
-
-def _print_checkup(checkup: "Checkup", expected: dict[str, Any]) -> None:
-    layers = [
-        (layer.address, str(layer.heads), layer.kind, "yes" if layer.address in checkup.reached else "NO")
-        for layer in checkup.head_map
-    ]
-    console().print(table("layer", "heads>", "kind", "covered", rows=layers))
-    calls = f"{expected['pictures']} images of {expected['num_inference_steps']} steps"
-    cost = f"about {duration(expected['seconds'])}, {expected['memory_mb']} MB on the model's device"
-    rows = {
-        "model": checkup.model,
-        "pipeline": ", ".join([checkup.pipeline, *checkup.features]),
-        "heads": f"{checkup.head_map.all_heads} in {len(checkup.head_map.layers)} layers",
-        "with a hook that does nothing": "equal bit for bit" if checkup.bit_exact else "DIFFERENT LATENTS",
-        "with every head's attention halved": "different latents" if checkup.steered else "NOTHING CHANGED",
-        "one denoiser call": f"{checkup.seconds_a_call:.3f} s",
-        f"measuring {calls}": cost,
-        "weights": f"{checkup.weights_mb:.0f} MB",
-        "versions": ", ".join(f"{name} {number}" for name, number in checkup.versions.items()),
-    }
-    print_rows(rows.items())

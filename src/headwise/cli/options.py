@@ -27,7 +27,7 @@ if TYPE_CHECKING:  # torch takes seconds to import, which --help need not pay
     from headwise.measuring.relevance import Relevance
 
 __all__ = [
-    "BatchSize", "Beside", "Cases", "Concepts", "Counting", "EditSweep", "Guidance", "Json", "Judge", "Ks",
+    "BatchSize", "Cases", "Concepts", "Counting", "EditSweep", "Guidance", "Json", "Judge", "Ks",
     "Measured", "Methods", "Model", "NegativePrompt", "Output", "Pairs", "Sampling", "Seed", "Seeds",
     "Senses", "Sharing", "Size", "Steps", "Sweep", "concept_named", "file_of", "grouped", "load",
     "numbers_in", "scorer_of",
@@ -45,13 +45,6 @@ NegativePrompt = Annotated[str | None, typer.Option(help="What the images should
 Concepts = Annotated[
     str | None,
     typer.Option("--concepts", "-c", help="'paper34', 'emoji', or a TOML file; by default the model's own."),
-]
-Beside = Annotated[
-    str,
-    typer.Option(
-        help="Concepts that stand beside yours to be chosen: 'auto' takes the model's own set for fewer than "
-        "24, 'none' takes none; or 'paper34', 'emoji', or a TOML file."
-    ),
 ]
 Cases = Annotated[
     str | None, typer.Option(help="'emoji', 'paper' or a TOML file of prompts; by default the model's own.")

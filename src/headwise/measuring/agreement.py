@@ -5,7 +5,8 @@ r"""Agreement: do two measurements name the same heads?
 "Did my LoRA move the Color heads?", "does my measurement agree with the published one?" Two measurements of
 the very same thing agree as far as their split-half correlation, extrapolated to all pictures by Spearman and
 Brown's formula, 2ρ / (1 + ρ); the ceiling of ρ[c] is the geometric mean of this reliability of both. The
-very same thing has the same words, and the same other concepts to choose from; `differences` says where not.
+very same thing is of the same kind (votes, or effect), has the same words and, by votes, the same other
+concepts to choose from; `differences` says where not.
 """
 
 import warnings
@@ -39,7 +40,7 @@ class Agreement(NamedTuple):
 def agreement(a: Relevance | str | Path, b: Relevance | str | Path, top: int = 10) -> dict[str, Agreement]:
     """The agreement of two measurements for each concept that both measured.
 
-    Warns where heads chose between other concepts or words in one than in the other.
+    Warns where the two differ in what they measured: see `differences`.
 
     Args:
         a: A relevance, or the path of its file or run.
@@ -72,17 +73,17 @@ def agreement(a: Relevance | str | Path, b: Relevance | str | Path, top: int = 1
 
 
 def differences(a: Relevance, b: Relevance) -> list[str]:
-    """In what the concepts differ that heads chose between, a sentence each; empty where they are the same.
+    """In what two measurements differ beside their pictures, a sentence each; empty where they are the same.
+
+    By votes, in the concepts that heads chose between. By effect, in what was asked; other concepts decide
+    nothing there. Of one by votes and one by effect, that they are.
 
     Args:
         a: A relevance.
         b: A relevance of a model with the same heads.
     """
-    sentences = []
-    for whose, here, there in (("first", a, b), ("second", b, a)):
-        only = [name for name in here.concepts if name not in there.concepts]
-        if only:
-            sentences.append(f"Only in the {whose} could heads choose {_listed(only)}.")
+    by_votes = a.kind == b.kind == "votes"
+    sentences = _of_choice(a, b) if by_votes else _of_effect(a, b)
     ours, theirs = (dict(relevance.settings.get("concepts", ())) for relevance in (a, b))
     for name in (name for name in a.concepts if name in ours and name in theirs):
         first, second = ({word.casefold() for word in words[name]} for words in (ours, theirs))
@@ -91,10 +92,39 @@ def differences(a: Relevance, b: Relevance) -> list[str]:
                 f"{name} has {len(first)} words in the first and {len(second)} in the second, "
                 f"{len(first & second)} of them the same."
             )
-    grounds = [relevance.settings.get("beside", "nothing") for relevance in (a, b)]
-    if grounds[0] != grounds[1]:
-        sentences.append(f"The first was measured beside {grounds[0]}, the second beside {grounds[1]}.")
+    return sentences + (_of_background(a, b) if by_votes else [])
+
+
+def _of_choice(a: Relevance, b: Relevance) -> list[str]:
+    """The concepts that heads could choose in one measurement by votes only."""
+    sentences = []
+    for whose, here, there in (("first", a, b), ("second", b, a)):
+        only = [name for name in here.concepts if name not in there.concepts]
+        if only:
+            sentences.append(f"Only in the {whose} could heads choose {_listed(only)}.")
     return sentences
+
+
+def _of_background(a: Relevance, b: Relevance) -> list[str]:
+    grounds = [relevance.settings.get("beside", "nothing") for relevance in (a, b)]
+    if grounds[0] == grounds[1]:
+        return []
+    return [f"The first was measured beside {grounds[0]}, the second beside {grounds[1]}."]
+
+
+def _of_effect(a: Relevance, b: Relevance) -> list[str]:
+    """What differs where one of two measurements, or both, are by effect, which no other concepts decide."""
+    if a.kind != b.kind:
+        means = {"votes": "what heads attend to", "effect": "what heads do with the words"}
+        return [
+            f"The first was measured by {a.kind}, {means[a.kind]}; the second by {b.kind}, {means[b.kind]}."
+        ]
+    return [
+        f"The first was measured with {name} {a.settings.get(name)}, the second with {name} "
+        f"{b.settings.get(name)}."
+        for name in ("against", "window")
+        if a.settings.get(name) != b.settings.get(name)
+    ]
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -21,6 +21,7 @@ __all__ = [
     "check",
     "check_steps",
     "count",
+    "counted_in",
     "relevance_of",
     "save_relevance",
 ]
@@ -122,6 +123,18 @@ def count(
                 if _enough(counting.so_far, len(wanted), task):
                     break
         return save_relevance(folder)
+
+
+def counted_in(folder: Path) -> Counted | None:
+    """What the folder of a measurement has counted so far; None if nothing.
+
+    Raises:
+        UnreadableFile: It is damaged.
+    """
+    effect, votes = folder / "effect.safetensors", folder / "votes.safetensors"
+    if effect.is_file():
+        return EffectSamples.load(effect)
+    return Votes.load(votes) if votes.is_file() else None
 
 
 def relevance_of(counted: Counted) -> Relevance:

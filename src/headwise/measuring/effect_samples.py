@@ -17,7 +17,7 @@ So joining is exact, whichever machines measured which of them, and no picture i
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -177,6 +177,11 @@ class EffectSamples:
         return self._metadata() == other._metadata() and all(np.array_equal(a, b) for a, b in arrays)
 
     __hash__ = None  # type: ignore[assignment]
+
+    def first(self, count: int) -> "EffectSamples":
+        """The samples of the first pictures that there are."""
+        ranges = ranges_of(self.numbers[:count])
+        return replace(self, through=self.through[:count], whole=self.whole[:count], pictures=ranges)
 
     def left(self, numbers: range) -> list[range]:
         """The ranges of these pictures that are not measured yet."""

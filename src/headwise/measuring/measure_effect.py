@@ -31,8 +31,9 @@ from headwise.runs.folder import ProgressCallback
 from headwise.runs.shards import batches, subrange
 from headwise.runs.workers import Job, Keep
 
-__all__ = ["measure_effect"]
+__all__ = ["BATCH_SIZE", "PICTURES_OF_CONCEPT", "STEPS", "measure_effect"]
 
+PICTURES_OF_CONCEPT, STEPS, BATCH_SIZE = 100, 4, 4
 ROUND = 4  # pictures of each concept after which a run may stop
 
 
@@ -41,7 +42,7 @@ def measure_effect(
     concepts: Concepts,
     *,
     prompts: WordPrompts | Sequence[str] | str | Path | None = None,
-    pictures: int = 100,
+    pictures: int = PICTURES_OF_CONCEPT,
     numbers: range | None = None,
     against: Against = "nothing",
     points: int = 1,
@@ -49,8 +50,8 @@ def measure_effect(
     window: tuple[float | int, float | int] = (0, 1),
     seed: int = 0,
     out: str | Path | None = None,
-    batch_size: int = 4,
-    num_inference_steps: int = 4,
+    batch_size: int = BATCH_SIZE,
+    num_inference_steps: int = STEPS,
     guidance_scale: float | int = 7.5,
     negative_prompt: str | None = None,
     height: int | None = None,

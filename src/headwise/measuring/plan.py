@@ -5,9 +5,10 @@ A worker with pictures i = 1 … p in batches of b, at s denoiser calls each, is
     load + once + ⌈p / b⌉ · batch + p · s · call
 
 where `load` makes the pipeline, `once` embeds the concept words, `batch` is what a batch costs whatever its
-number of calls (texts, initial latents), and `call` is one call for one picture with the probe. All
-four are measured; the rest is arithmetic. What the driver of many workers does, adding a result and writing
-the sum to the disk, is measured too: it says how many workers one driver can serve.
+number of calls (texts, initial latents), and `call` is one call for one picture with the probe. By effect
+nothing is embedded, `call` is a call without the probe, and one call of each picture is measured, for
+`effect` more. All of them are measured; the rest is arithmetic. What the driver of many workers does, adding
+a result and writing the sum to the disk, is measured too: it says how many workers one driver can serve.
 """
 
 import math
@@ -18,14 +19,17 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from headwise.errors import HeadwiseError
 from headwise.measuring.concepts import ConceptSet, choice
-from headwise.measuring.counting import CHUNK
+from headwise.measuring.counting import CHUNK, Counted
+from headwise.measuring.effect import EffectProbe
+from headwise.measuring.effect_samples import EffectSamples
 from headwise.measuring.estimators import LEAN
+from headwise.measuring.measure_effect import PICTURES_OF_CONCEPT, STEPS
 from headwise.measuring.probe import ConceptProbe
 from headwise.measuring.votes import Votes
 from headwise.model.attention import hooked
@@ -36,8 +40,10 @@ from headwise.model.pipelines import model_name, quiet
 from headwise.runs.schedule import chunks_of
 from headwise.runs.shards import batches
 
-__all__ = ["Calibration", "Plan", "calibrate", "plan", "work_seconds"]
+__all__ = ["Calibration", "Kind", "Plan", "calibrate", "plan", "work_seconds"]
 
+Kind = Literal["votes", "effect"]
+PROMPT, WORD = ["a photo of a dog"], "dog"
 CALLS = (2, 6)  # steps of two runs, whose difference is the price; of one step PNDM makes no call more
 TURNS = 3
 CHECKPOINT = 10.0  # seconds, as in `measure`
@@ -60,7 +66,11 @@ class Calibration:
         part_mb: The votes that a worker sends for one chunk of pictures.
         add_s: The driver's time for adding them.
         save_s: The driver's time for one checkpoint.
-        driver_mb: The most memory that votes take up in the driver, beside Python itself.
+        driver_mb: The most memory that votes take up in the driver, beside Python itself; effects, which are
+            kept picture by picture, with `PICTURES_OF_CONCEPT` pictures of each concept.
+        by: What is measured: "votes" or "effect".
+        effect_s: By effect, what measuring one call of one picture takes in addition.
+        concepts: By effect, how many concepts have pictures.
     """
 
     model: str
@@ -76,6 +86,9 @@ class Calibration:
     add_s: float
     save_s: float
     driver_mb: float
+    by: Kind = "votes"
+    effect_s: float = 0.0
+    concepts: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """The fields as a dictionary that `from_json` reads."""
@@ -129,6 +142,7 @@ def calibrate(
     pipe: Any,
     concepts: ConceptSet,
     *,
+    by: Kind = "votes",
     batch_size: int = 1,
     guidance_scale: float | int = 7.5,
     height: int | None = None,
@@ -139,43 +153,71 @@ def calibrate(
 
     Args:
         pipe: The pipeline that will be measured.
-        concepts: The concepts that will be measured; fewer than 24 are timed beside a background.
+        concepts: The concepts that will be measured; fewer than 24 are timed beside a background by votes.
+        by: What will be measured: "votes", or "effect" as `measure_effect` does it by default.
         batch_size: Pictures per pipeline call.
         guidance_scale: The weight of classifier-free guidance, as the pipeline takes it.
         height: The height of pictures in pixels; None takes the pipeline's default.
         width: The width of pictures in pixels; None takes the pipeline's default.
         load_s: The seconds that loading the pipeline took, if they are known.
     """
-    concepts = choice(concepts, "auto", pipe)
-    probe, once = _timed(lambda: ConceptProbe(pipe, concepts, samples_per_call=LEAN.samples_per_call))
-
-    def counted(calls: int) -> Votes:
-        numbers = range(batch_size)
-        probe.begin(numbers)
-        options: dict[str, Any] = {"num_inference_steps": calls, "guidance_scale": guidance_scale}
-        options["output_type"] = "latent"
-        generate(pipe, ["a photo of a dog"], 0, numbers, height=height, width=width, **options)
-        return Votes.of_pictures(probe.take(), numbers, probe.head_map, concepts, {})
-
-    with hooked(pipe, probe), quiet(pipe):
-        counted(1)  # warms up, and makes the keys of the concept words
-        few, many = (
-            statistics.median(_timed(partial(counted, calls))[1] for _ in range(TURNS)) for calls in CALLS
-        )
-    call = max((many - few) / (CALLS[1] - CALLS[0]), 1e-9)
+    options: dict[str, Any] = {"guidance_scale": guidance_scale, "height": height, "width": width}
+    timed = _time_votes if by == "votes" else _time_effect
+    with quiet(pipe):
+        times = timed(pipe, concepts, range(batch_size), options | {"output_type": "latent"})
     weights, peak = memory_of(pipe)
     return Calibration(
         model=model_name(pipe),
         device=_device(denoiser_of(pipe).device),
         batch_size=batch_size,
         load_s=float(load_s),
-        once_s=once,
-        batch_s=max(few - CALLS[0] * call, 0.0),
-        call_s=call / batch_size,
         weights_mb=weights,
         peak_mb=peak,
-        **_driver(HeadMap.of(pipe), concepts),
+        **times,
     )
+
+
+def _time_votes(pipe: Any, concepts: ConceptSet, numbers: range, options: dict[str, Any]) -> dict[str, Any]:
+    """The times of a calibration by votes, and what they cost the driver."""
+    concepts = choice(concepts, "auto", pipe)
+    probe, once = _timed(lambda: ConceptProbe(pipe, concepts, samples_per_call=LEAN.samples_per_call))
+
+    def counted(calls: int) -> Votes:
+        probe.begin(numbers)
+        generate(pipe, PROMPT, 0, numbers, num_inference_steps=calls, **options)
+        return Votes.of_pictures(probe.take(), numbers, probe.head_map, concepts, {})
+
+    with hooked(pipe, probe):
+        times = _batch_and_call(counted, len(numbers))
+    return {"once_s": once, **times, **_driver(*_votes_of(HeadMap.of(pipe), concepts))}
+
+
+def _time_effect(pipe: Any, concepts: ConceptSet, numbers: range, options: dict[str, Any]) -> dict[str, Any]:
+    """The times of a calibration by effect, and what effects cost the driver."""
+
+    def generated(calls: int) -> Any:
+        return generate(pipe, PROMPT, 0, numbers, num_inference_steps=calls, **options).cpu()
+
+    def measured() -> Any:
+        probe = EffectProbe(WORD, calls=1, batch_size=len(numbers))
+        with hooked(pipe, probe):
+            generated(CALLS[0])
+        return probe.take()
+
+    times = _batch_and_call(generated, len(numbers))
+    measured()  # warms up
+    unmeasured = times["batch_s"] + CALLS[0] * times["call_s"] * len(numbers)
+    seconds = max(statistics.median(_timed(measured)[1] for _ in range(TURNS)) - unmeasured, 1e-9)
+    effect = {"by": "effect", "effect_s": seconds / len(numbers), "concepts": len(concepts)}
+    return {"once_s": 0.0, **times, **effect} | _driver(*_effects_of(HeadMap.of(pipe), concepts))
+
+
+def _batch_and_call(run: Callable[[int], Any], batch_size: int) -> dict[str, float]:
+    """What a batch costs whatever its number of denoiser calls, and a call of one picture."""
+    run(1)  # warms up, and makes the keys of concept words
+    few, many = (statistics.median(_timed(partial(run, calls))[1] for _ in range(TURNS)) for calls in CALLS)
+    call = max((many - few) / (CALLS[1] - CALLS[0]), 1e-9)
+    return {"batch_s": max(few - CALLS[0] * call, 0.0), "call_s": call / batch_size}
 
 
 def plan(
@@ -183,30 +225,33 @@ def plan(
     pictures: int,
     *,
     workers: int = 1,
-    num_inference_steps: int = LEAN.num_inference_steps,
+    num_inference_steps: int | None = None,
     price: float | int | None = None,
 ) -> Plan:
     """Forecast a measurement.
 
     Args:
         calibration: The times of a short run on the same kind of worker.
-        pictures: How many pictures are to be measured.
+        pictures: How many pictures are to be measured, of all concepts together.
         workers: How many workers share them.
-        num_inference_steps: Denoiser calls per picture.
+        num_inference_steps: Denoiser calls per picture; by default 10, and 4 by effect.
         price: The price of one worker for an hour, in any currency.
 
     Raises:
         HeadwiseError: A number is smaller than 1.
     """
+    times = calibration
+    default = LEAN.num_inference_steps if times.by == "votes" else STEPS
+    num_inference_steps = default if num_inference_steps is None else num_inference_steps
     if min(pictures, workers, num_inference_steps) < 1:
         raise HeadwiseError(
             f"pictures={pictures}, workers={workers} and num_inference_steps={num_inference_steps} were "
             "given; expected 1 or more of each."
         )
-    times = calibration
 
     def busy(count: int) -> float:
-        return work_seconds(count, num_inference_steps, times.call_s, times.batch_s, times.batch_size)
+        work = work_seconds(count, num_inference_steps, times.call_s, times.batch_s, times.batch_size)
+        return work + count * times.effect_s
 
     calls = batches(0, pictures, times.batch_size, ())
     chunks = chunks_of(calls, [range(pictures)], workers, CHUNK)
@@ -235,18 +280,35 @@ def work_seconds(
     return math.ceil(pictures / batch_size) * batch_s + pictures * num_inference_steps * call_s
 
 
-def _driver(head_map: HeadMap, concepts: ConceptSet) -> dict[str, float]:
-    """The fields of a calibration that say what votes of this size cost the driver."""
+def _votes_of(head_map: HeadMap, concepts: ConceptSet) -> tuple[Votes, Votes]:
+    """Votes such as a driver has, and those of a chunk."""
     winners = np.random.Generator(np.random.Philox(0)).integers(
         0, len(concepts), (CHUNK, 50, 1, head_map.all_heads)
     )
-    votes = Votes.of_pictures(winners, range(CHUNK), head_map, concepts, {})
-    other = Votes.of_pictures(winners[:1], [CHUNK], head_map, concepts, {})
-    packed = votes.pack()
+    chunk = Votes.of_pictures(winners, range(CHUNK), head_map, concepts, {})
+    return Votes.of_pictures(winners[:1], [CHUNK], head_map, concepts, {}), chunk
+
+
+def _effects_of(head_map: HeadMap, concepts: ConceptSet) -> tuple[EffectSamples, EffectSamples]:
+    """Effects of all pictures but a chunk, as a driver has them, and those of a chunk."""
+    nothing = EffectSamples.empty(head_map, concepts)
+
+    def of(numbers: range) -> EffectSamples:
+        through = np.ones((len(numbers), STEPS, head_map.all_heads))
+        return EffectSamples.of_pictures(through, through[..., 0], numbers, nothing)
+
+    total = max(CHUNK + 1, PICTURES_OF_CONCEPT * len(concepts))
+    return of(range(CHUNK, total)), of(range(CHUNK))
+
+
+def _driver(so_far: Counted, chunk: Counted) -> dict[str, float]:
+    """The fields of a calibration that say what results of this size cost the driver."""
+    packed = chunk.pack()
     with TemporaryDirectory() as folder:
-        _, save = _timed(lambda: votes.save(Path(folder) / "votes.safetensors"))
-    _, add = _timed(lambda: other + Votes.unpack(packed))
-    size = votes.counts.nbytes + votes.blocks.nbytes
+        _, save = _timed(lambda: so_far.save(Path(folder) / "counted.safetensors"))
+    _, add = _timed(lambda: so_far + type(chunk).unpack(packed))  # type: ignore[operator]
+    arrays = (value for value in vars(so_far).values() if isinstance(value, np.ndarray))
+    size = sum(array.nbytes for array in arrays)
     return {
         "part_mb": len(packed) / 2**20,
         "add_s": add,

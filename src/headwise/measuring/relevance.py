@@ -19,7 +19,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Shaped
@@ -36,27 +36,12 @@ from headwise.files import expanded, read_arrays, write_arrays
 from headwise.measuring.concepts import unknown_concept
 from headwise.measuring.effect_samples import EffectSamples, ratio
 from headwise.measuring.hub import HubFile
+from headwise.measuring.ranking import HeadRank, below_zero, ranked
 from headwise.measuring.reliability import normalise, remarks, split_half, standard_errors
 from headwise.measuring.votes import Votes
 from headwise.model.heads import HeadMap
 
 __all__ = ["HeadRank", "Relevance"]
-
-
-class HeadRank(NamedTuple):
-    """One head in the ranking of a concept.
-
-    Args:
-        index: The head's position in the head map, from 0.
-        address: Its layer's path in the denoiser and its number within the layer.
-        relevance: Its relevance for the concept; 1 is the average head.
-        standard_error: Of that relevance; nan where it could not be estimated.
-    """
-
-    index: int  # type: ignore[assignment]
-    address: str
-    relevance: float
-    standard_error: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -198,6 +183,12 @@ class Relevance(HubFile):
         return self.settings.get("by", "votes")
 
     @property
+    def completeness(self) -> dict[str, float]:
+        """What all heads account for by effect, 1 if the integral is exact; empty by votes."""
+        means = self.values.mean(1).tolist() if self.kind == "effect" else []
+        return dict(zip(self.concepts, means, strict=bool(means)))
+
+    @property
     def foreground(self) -> tuple[str, ...]:
         """The user's concepts: all but those that stood beside them to be chosen."""
         return tuple(name for name in self.settings.get("foreground", self.concepts) if name in self.concepts)
@@ -263,14 +254,15 @@ class Relevance(HubFile):
         """
         if k < 1:
             raise HeadwiseError(f"k={k} was given; expected 1 or more heads.")
-        row = self._row(concept)
-        order = np.argsort(-self.values[row], kind="stable")[:k]
-        return [
-            HeadRank(
-                int(h), self._address(int(h)), float(self.values[row, h]), float(self.standard_errors[row, h])
-            )
-            for h in order
-        ]
+        return self._ranked(concept)[:k]
+
+    def against(self, concept: str, k: int = 10) -> list[HeadRank]:
+        """The k heads that work most against a concept: of those whose 95 % interval is below 0.
+
+        Raises:
+            UnknownConcept: The concept was not measured.
+        """
+        return below_zero(self._ranked(concept))[:k]
 
     def save(self, path: str | Path) -> None:
         """Write a safetensors file with everything in it."""
@@ -329,6 +321,10 @@ class Relevance(HubFile):
     def _arrays(self) -> tuple[np.ndarray, ...]:
         by_decile = np.zeros(0) if self.by_decile is None else self.by_decile
         return self.values, self.standard_errors, self.split_half, by_decile
+
+    def _ranked(self, concept: str) -> list[HeadRank]:
+        row = self._row(concept)
+        return ranked(self.values[row], self.standard_errors[row], self._address)
 
     def _row(self, concept: str | int) -> int:
         if isinstance(concept, str):

@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from headwise.measuring.votes import Votes
 
 __all__ = [
-    "median_split_half", "normalise", "rank_correlation", "ranks", "remarks", "split_half", "standard_errors",
+    "normalise", "rank_correlation", "ranks", "remarks", "split_half", "standard_errors",
 ]  # fmt: skip
 
 HALVINGS = 100
@@ -50,12 +50,6 @@ def split_half(votes: Votes, seed: int = 0) -> Float[np.ndarray, " concepts"]:
         half = blocks[generator.permutation(len(blocks))[: len(blocks) // 2]].sum(0)
         agreement += rank_correlation(half, total - half)
     return agreement / HALVINGS
-
-
-def median_split_half(votes: Votes) -> float:
-    """The median over the user's concepts; a background has none."""
-    rows = [votes.concepts.names.index(name) for name in votes.foreground]
-    return float(np.median(split_half(votes)[rows]))
 
 
 def standard_errors(votes: Votes) -> Float[np.ndarray, "concepts all_heads"]:

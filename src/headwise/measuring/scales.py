@@ -7,7 +7,7 @@ concept c, with R its relevance (a row that sums to H),
     clamp       min(R, limit)                            the paper's way for SDXL, limit 9
     rank        H · rank(R) / Σ ranks, from 0            only the order counts
     softmax     H · softmax(R^½ / temperature)           smooth; what the strongest head has grows with H
-    maximum     R / max R                                in 0 … 1
+    maximum     R / max R                                at most 1
     shrink      1 + (R − 1) · (1 − se² / (R − 1)²)₊      what noise could explain is taken away
 
 References:
@@ -40,12 +40,18 @@ def rescaled(relevance: Relevance, scale: str, parameter: float | int | None = N
         parameter: The limit of "clamp" or the temperature of "softmax"; None takes 9 or 1.
 
     Raises:
-        BadStrength: There is no such scale, or the parameter is not above 0.
+        BadStrength: There is no such scale, the parameter is not above 0, or "softmax" is to scale values
+            below 0, as heads have by effect.
     """
     if scale not in SCALES or not (parameter is None or parameter > 0):
         raise BadStrength(
             f"scale={scale!r}, parameter={parameter} was given; expected one of {', '.join(SCALES)}, and a "
             "parameter above 0."
+        )
+    if scale == "softmax" and (relevance.values < 0).any():
+        raise BadStrength(
+            "Some heads have a relevance below 0, of which softmax takes the root. Choose another scale for "
+            "relevance by effect, such as rank or shrink."
         )
     values = SCALES[scale](relevance, parameter)
     return replace(relevance, values=values, settings=relevance.settings | {"scale": [scale, parameter]})

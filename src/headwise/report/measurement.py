@@ -3,22 +3,25 @@
 Every folder may hold command.txt, the command that made it. The folder of a measurement may also hold
 
     relevance.safetensors   the measurement; the one file that must be there
-    votes.safetensors       its votes, for the curve over pictures
+    votes.safetensors       its votes, for the curve over pictures; or effect.safetensors, its effects
     control/                another run of the same model in which concept names mean nothing
     pictures/NNN.png        samples; each PNG carries its prompt as text
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from headwise.benchmarks.results import Weakening, kind_of
 from headwise.errors import UnreadableFile
-from headwise.measuring.relevance import HeadRank, Relevance
-from headwise.measuring.votes import Votes
+from headwise.measuring.counting import Counted, counted_in
+from headwise.measuring.ranking import HeadRank
+from headwise.measuring.relevance import Relevance
 from headwise.report import claims, methods, plots, questions
 from headwise.report.page import Drawing, Page, Section, Table, pictures_of, settings_rows
 from headwise.runs.scores import Scores
@@ -27,10 +30,14 @@ __all__ = ["report"]
 
 RELEVANCE, SCORES = "relevance.safetensors", "scores.safetensors"
 HEADS_PER_CONCEPT = 5
-LEAD = (
-    "At every layer and call each head voted for the concept whose words its image queries attended to "
-    "most. A head's relevance is its share of a concept's votes, scaled so that the average head has 1."
-)
+LEADS = {
+    "votes": "At every layer and call each head voted for the concept whose words its image queries attended "
+    "to most. A head's relevance is its share of a concept's votes, scaled so that the average head has 1.",
+    "effect": "Each prompt says a word of a concept. A head's share is the part of all that this word does "
+    "to the denoiser's output that passes through the head: its gradient, integrated from the word muted to "
+    "the word as it is. Relevance is that share, scaled so that the average head has 1; a head below 0 works "
+    "against the word.",
+}
 
 
 def report(run_folder: str | os.PathLike[str]) -> Path:
@@ -86,17 +93,16 @@ _OF_SCORES: dict[str, Callable[[Path, Scores], Page]] = {
 
 def _measurement(folder: Path) -> Page:
     relevance = Relevance.load(folder / RELEVANCE)
-    control_file, votes_file = folder / "control" / RELEVANCE, folder / "votes.safetensors"
+    control_file = folder / "control" / RELEVANCE
     control = Relevance.load(control_file) if control_file.is_file() else None
-    votes = Votes.load(votes_file) if votes_file.is_file() else None
     return Page(
         title=f"Which heads of {relevance.settings.get('model', 'this model')} carry which concept",
-        lead=LEAD,
+        lead=LEADS[relevance.kind],
         numbers=_numbers(relevance, control),
         sections=[
             _map_section(relevance),
             _heads_section(relevance),
-            _certainty_section(relevance, control, votes),
+            _certainty_section(relevance, control, counted_in(folder)),
             _layer_section(relevance),
             _similarity_section(relevance),
         ],
@@ -115,6 +121,9 @@ def _numbers(relevance: Relevance, control: Relevance | None) -> list[tuple[str,
     ]
     if control is not None:
         numbers.append(("the same where names mean nothing", _number(control.split_half_median)))
+    if relevance.completeness:
+        median = np.median(list(relevance.completeness.values()))
+        numbers.append(("completeness, median", _number(median)))
     return numbers
 
 
@@ -134,37 +143,44 @@ def _map_section(relevance: Relevance) -> Section:
     )
     text = (
         "One row is one concept, one column one head, in the order in which the image passes them. "
-        "Bright cells are heads that serve the concept far more than the average head does."
+        + ("Red" if (relevance.values < 0).any() else "Bright")
+        + " cells are heads that serve the concept far more than the average head does."
     )
+    if (relevance.values < 0).any():
+        text += " Blue cells are heads that work against its words."
     return Section("Concept × head map", text, (Drawing.of(plots.heat_map(relevance), alt, "60rem"),))
 
 
 def _heads_section(relevance: Relevance) -> Section:
+    unit = "pictures" if relevance.kind == "effect" else "blocks of pictures"
     text = (
         "An address is the layer's path in diffusers and the head's number within it. "
-        "± is 1.96 standard errors, from how far blocks of pictures disagree (jackknife)."
+        f"± is 1.96 standard errors, from how far {unit} disagree (jackknife)."
     )
-    leading = [(name, _interval(head), head.address, head.index) for name, head in _top_heads(relevance, 1)]
-    more = [
-        (name, _interval(head), head.address, head.index)
-        for name, head in _top_heads(relevance, HEADS_PER_CONCEPT)
-    ]
+    leading = _rows(relevance.concepts, partial(relevance.top, k=1))
+    more = _rows(relevance.concepts, partial(relevance.top, k=HEADS_PER_CONCEPT))
+    against = _rows(relevance.concepts, partial(relevance.against, k=HEADS_PER_CONCEPT))
     columns = ("concept", "relevance ± 95 %", "address", "index")
-    tables = (
+    tables = [
         Table("The most relevant head of each concept", columns, leading, columns[1::2], open=True),
         Table(f"The {HEADS_PER_CONCEPT} most relevant", columns, more, columns[1::2]),
-    )
-    return Section("The heads of each concept", text, tables=tables)
+    ]
+    if against:
+        title = "Heads that work against the words: the interval of 95 % is below 0"
+        tables.append(Table(title, columns, against, columns[1::2]))
+    return Section("The heads of each concept", text, tables=tuple(tables))
 
 
-def _top_heads(relevance: Relevance, k: int) -> Iterator[tuple[str, HeadRank]]:
-    """The k most relevant heads of each concept, the concept's name beside the first of them."""
-    for name in relevance.concepts:
-        for rank, head in enumerate(relevance.top(name, k)):
-            yield name if rank == 0 else "", head
+def _rows(concepts: Sequence[str], heads_of: Callable[[str], list[HeadRank]]) -> list[tuple[Any, ...]]:
+    """Rows of the heads of each concept, whose name is beside the first of them."""
+    return [
+        (name if place == 0 else "", _interval(head), head.address, head.index)
+        for name in concepts
+        for place, head in enumerate(heads_of(name))
+    ]
 
 
-def _certainty_section(relevance: Relevance, control: Relevance | None, votes: Votes | None) -> Section:
+def _certainty_section(relevance: Relevance, control: Relevance | None, counted: Counted | None) -> Section:
     text = (
         "The pictures are split into two halves at random, many times; relevance is computed from each "
         "and the two orders of heads are compared (Spearman). "
@@ -179,14 +195,21 @@ def _certainty_section(relevance: Relevance, control: Relevance | None, votes: V
     drawings = [
         Drawing.of(plots.reliability(relevance, control), _certainty_in_words(relevance, control), "34rem")
     ]
-    if votes is not None and np.isfinite(relevance.split_half).all():
-        alt = f"Curve of the split-half correlation over pictures, up to {len(votes)}."
-        drawings.append(Drawing.of(plots.convergence(votes), alt, "34rem"))
+    if counted is not None and np.isfinite(relevance.split_half).all():
+        alt = f"Curve of the split-half correlation over pictures, up to {len(counted)}."
+        drawings.append(Drawing.of(plots.convergence(counted), alt, "34rem"))
     runs = [relevance] if control is None else [relevance, control]
     rows = [
         (name, *(_number(run.split_half[c]) for run in runs)) for c, name in enumerate(relevance.concepts)
     ]
     columns = ("concept", "split-half", "control")[: 1 + len(runs)]
+    if relevance.completeness:
+        text += (
+            " Completeness is what all heads together account for, as a share of what the words do: 1 if the "
+            "integral over the word's strength is exact."
+        )
+        rows = [(*row, _number(relevance.completeness[row[0]])) for row in rows]
+        columns += ("completeness",)
     return Section("How sure", text, tuple(drawings), (Table("Every concept", columns, rows, columns[1:]),))
 
 

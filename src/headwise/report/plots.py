@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
+from headwise.measuring.counting import Counted
+from headwise.measuring.effect_samples import EffectSamples
 from headwise.measuring.relevance import Relevance
 from headwise.measuring.reliability import split_half
 from headwise.measuring.votes import Votes
@@ -52,16 +54,17 @@ def heat_map(relevance: Relevance) -> Figure:
     """Concepts down, heads across: one cell is how much more than the average head a head serves a concept.
 
     Few heads hold very large values (66 in SDXL), which would leave the rest black: colours stop at the 99th
-    percentile, and the colour bar says so.
+    percentile, and the colour bar says so. Where values are below 0, as they are by effect, colours reach as
+    far below 0 as above.
     """
     values = relevance.values
     concepts, heads = values.shape
-    top = max(2.0, float(np.quantile(values, 0.99)))
+    colours, top = _colours(values, 2.0)
     with canvas(max(10.0, min(14.0, 2.5 + heads / 14)), 1.6 + 0.21 * concepts) as (figure, axes):
-        image = axes.imshow(values, cmap=SEQUENTIAL, vmin=0, vmax=top, aspect="auto", interpolation="nearest")
+        image = axes.imshow(values, **colours, aspect="auto", interpolation="nearest")
         name_concepts(axes, relevance.concepts)
         _mark_layers(axes, _head_map(relevance), [layer.heads for layer in _head_map(relevance)])
-        bar = figure.colorbar(image, ax=axes, extend="max", fraction=0.03, pad=0.01)
+        bar = figure.colorbar(image, ax=axes, extend=_ends(colours), fraction=0.03, pad=0.01)
         bar.set_label(f"relevance (1 = average head; colours end at {top:.1f}, the 99th percentile)")
         axes.set_title(f"Relevance of {heads} heads to {concepts} concepts")
     return figure
@@ -70,13 +73,13 @@ def heat_map(relevance: Relevance) -> Figure:
 def layer_summary(relevance: Relevance) -> Figure:
     """The same map with the heads of each layer averaged, which leaves what depends on depth alone."""
     means = layer_means(relevance)
-    top = max(1.5, float(np.quantile(means, 0.99)))
+    colours, top = _colours(means, 1.5)
     width = max(7.0, min(16.0, 3 + 0.3 * means.shape[1]))
     with canvas(width, 1.6 + 0.21 * len(means)) as (figure, axes):
-        image = axes.imshow(means, cmap=SEQUENTIAL, vmin=0, vmax=top, aspect="auto", interpolation="nearest")
+        image = axes.imshow(means, **colours, aspect="auto", interpolation="nearest")
         name_concepts(axes, relevance.concepts)
         _mark_layers(axes, _head_map(relevance), [1] * means.shape[1])
-        bar = figure.colorbar(image, ax=axes, extend="max", fraction=0.04, pad=0.01)
+        bar = figure.colorbar(image, ax=axes, extend=_ends(colours), fraction=0.04, pad=0.01)
         bar.set_label(f"mean relevance (colours end at {top:.1f}, the 99th percentile)")
         axes.set_title("Relevance by layer")
     return figure
@@ -123,18 +126,45 @@ def reliability(relevance: Relevance, control: Relevance | None = None) -> Figur
     return figure
 
 
-def convergence(votes: Votes) -> Figure:
+def convergence(counted: Counted) -> Figure:
     """Split-half rank correlation with an eighth to all of the pictures: would more still help?"""
-    counts = [blocks for blocks in (4, 8, 16, len(votes.blocks)) if votes.blocks[:blocks].any()]
-    halves = np.stack([split_half(replace(votes, blocks=votes.blocks[:blocks])) for blocks in counts])
-    pictures = [len(votes) * blocks / len(votes.blocks) for blocks in counts]
+    if isinstance(counted, Votes):
+        xlabel, (pictures, halves) = "pictures", _halves_of_votes(counted)
+    else:
+        xlabel, (pictures, halves) = "pictures of each concept", _halves_of_effect(counted)
     with canvas(7.5, 3.2) as (figure, axes):
         axes.plot(pictures, np.nanmedian(halves, axis=1), marker="o", color=INK, label="median concept")
         axes.plot(pictures, np.nanmin(halves, axis=1), marker="s", color=ACCENT, label="lowest concept")
-        axes.set(xlabel="pictures", ylabel="split-half rank correlation", xlim=(0, None), ylim=(None, 1.02))
+        axes.set(xlabel=xlabel, ylabel="split-half rank correlation", xlim=(0, None), ylim=(None, 1.02))
         axes.legend(loc="lower right", frameon=False)
         axes.set_title("Would more pictures help?")
     return figure
+
+
+def _halves_of_votes(votes: Votes) -> tuple[list[float], Float[np.ndarray, "counts concepts"]]:
+    counts = [blocks for blocks in (4, 8, 16, len(votes.blocks)) if votes.blocks[:blocks].any()]
+    halves = np.stack([split_half(replace(votes, blocks=votes.blocks[:blocks])) for blocks in counts])
+    return [len(votes) * blocks / len(votes.blocks) for blocks in counts], halves
+
+
+def _halves_of_effect(samples: EffectSamples) -> tuple[list[float], Float[np.ndarray, "counts concepts"]]:
+    concepts = len(samples.concepts)
+    counts = sorted({max(2, len(samples) // concepts // parts) * concepts for parts in (8, 4, 2)})
+    counts = [count for count in counts if count < len(samples)]
+    firsts = [samples.first(count) for count in counts] + [samples]
+    return [len(each) / concepts for each in firsts], np.stack([each.split_half for each in firsts])
+
+
+def _colours(values: Float[np.ndarray, "rows columns"], least: float) -> tuple[dict[str, Any], float]:
+    """The colours of a map, and where they end: at the 99th percentile, but at `least` or more."""
+    signed = bool((values < 0).any())
+    top = max(least, float(np.quantile(np.abs(values), 0.99)))
+    return {"cmap": DIVERGING if signed else SEQUENTIAL, "vmin": -top if signed else 0.0, "vmax": top}, top
+
+
+def _ends(colours: dict[str, Any]) -> str:
+    """At which ends of a colour bar there may be values beyond it."""
+    return "both" if colours["vmin"] < 0 else "max"
 
 
 def layer_means(relevance: Relevance) -> Float[np.ndarray, "concepts layers"]:

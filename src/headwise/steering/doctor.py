@@ -2,18 +2,24 @@
 
 The latents of one picture are computed with one step, once without hooks and once with a hook that does
 nothing at every layer. They must be equal bit for bit, and the hook must have been called at every layer of
-the head map. Then every head's attention to the prompt is halved, and the latents must differ.
+the head map. Then every head's attention to the prompt is halved, and the latents must differ. At last the
+effect of a word is measured at one call: every head must get a finite gradient, and every layer some that is
+not 0.
 """
 
+import math
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from headwise.errors import HeadwiseError
+from headwise.measuring.effect import EffectProbe
 from headwise.measuring.plan import work_seconds
 from headwise.model.attention import hooked
 from headwise.model.generate import generate
@@ -25,7 +31,30 @@ from headwise.model.sites import Attend, Site
 from headwise.runs.folder import versions
 from headwise.steering.steer import weaken
 
-__all__ = ["Checkup", "examine", "features_of"]
+__all__ = ["Checkup", "EffectCheckup", "examine", "features_of"]
+
+PROMPT, WORD = "a photo of a dog", "dog"
+
+
+@dataclass(frozen=True)
+class EffectCheckup:
+    """Whether relevance by effect can be measured.
+
+    Args:
+        error: Why it cannot; empty if it can.
+        heads: How many heads got a gradient that is finite and not 0.
+        seconds_a_call: What measuring one call of one picture takes, beside the call itself.
+        peak_mb: The most memory held so far, the gradient included, in MiB: see `Checkup`.
+    """
+
+    error: str
+    heads: int = 0
+    seconds_a_call: float = math.nan
+    peak_mb: float = math.nan
+
+    def seconds(self, pictures: int, num_inference_steps: int, seconds_a_call: float) -> float:
+        """The expected time of a measurement, of which one call of each picture is measured."""
+        return work_seconds(pictures, num_inference_steps, seconds_a_call) + pictures * self.seconds_a_call
 
 
 @dataclass(frozen=True)
@@ -46,6 +75,7 @@ class Checkup:
         versions: The versions of Python and of the packages that decide results, by name.
         pipeline: The name of the pipeline's class.
         features: What is switched on in the pipeline: see `features_of`.
+        effect: Whether relevance by effect can be measured.
     """
 
     model: str
@@ -60,6 +90,7 @@ class Checkup:
     versions: dict[str, str]
     pipeline: str
     features: tuple[str, ...]
+    effect: EffectCheckup
 
     @property
     def covered(self) -> bool:
@@ -89,10 +120,11 @@ def examine(
         reached.add(site.address)
         return attend(query, key, value)
 
+    options: dict[str, Any] = {"num_inference_steps": 1, "guidance_scale": guidance_scale}
+    options |= {"height": height, "width": width, "output_type": "latent"}
+
     def latents() -> Tensor:
-        options: dict[str, Any] = {"num_inference_steps": 1, "guidance_scale": guidance_scale}
-        options |= {"height": height, "width": width, "output_type": "latent"}
-        return generate(pipe, ["a photo of a dog"], 0, [0], **options)
+        return generate(pipe, [PROMPT], 0, [0], **options).cpu()  # which waits until they are there
 
     refused, unchanged, steered = "", None, False
     head_map = HeadMap.of(pipe)
@@ -110,6 +142,7 @@ def examine(
         except HeadwiseError as error:
             refused = str(error)
     weights, peak = memory_of(pipe)
+    effect = EffectCheckup(refused) if refused else _examine_effect(pipe, latents, seconds)
     return Checkup(
         model=model_name(pipe),
         head_map=head_map,
@@ -123,7 +156,36 @@ def examine(
         versions=versions() | {"python": sys.version.split()[0]},
         pipeline=type(pipe).__name__,
         features=features_of(pipe),
+        effect=effect,
     )
+
+
+def _examine_effect(pipe: Any, latents: Callable[[], Tensor], unmeasured: float) -> EffectCheckup:
+    """Measure the effect of a word at one call, twice: the first warms up."""
+    probe, head_map = EffectProbe(WORD), HeadMap.of(pipe)
+    try:
+        with quiet(pipe), hooked(pipe, probe):
+            latents()
+            probe.take()
+            started = time.perf_counter()
+            latents()
+            seconds = time.perf_counter() - started
+    except (HeadwiseError, RuntimeError) as error:  # out of memory, and what torch cannot differentiate
+        return EffectCheckup(str(error).partition("\n")[0] or type(error).__name__)
+    through = probe.take().through.sum((0, 1, 2))
+    reached = np.isfinite(through) & (through != 0)
+    missing = [
+        layer.address
+        for layer, (start, stop) in zip(head_map.layers, head_map.slices, strict=True)
+        if not reached[start:stop].any()
+    ]
+    problem = ""
+    if not np.isfinite(through).all():
+        problem = "The gradient of some heads is not finite. Load the model in fp32 or bf16."
+    elif missing:
+        problem = f"No gradient reaches the heads of {missing[0]}, nor of {len(missing) - 1} more layers."
+    extra = max(seconds - unmeasured, 0.0)
+    return EffectCheckup(problem, int(reached.sum()), extra, memory_of(pipe)[1])
 
 
 def features_of(pipe: Any) -> tuple[str, ...]:

@@ -64,7 +64,7 @@ def strengthen(
         top: The number of heads to steer, those whose factor is farthest from 1; None for all heads.
 
     Raises:
-        UnknownConcept: The concept was not measured, or no head ever voted for it.
+        UnknownConcept: The concept was not measured, or its relevance is 0 at every head.
         BadStrength: strength, clamp, steps or top out of range.
         WordNotInPrompt, HeadMapMismatch: When the pipeline runs, if the word is not in the prompt, or the
             relevance was measured on different heads.
@@ -254,7 +254,8 @@ def clamped(
     values = relevance[concept]
     if not values.any():
         raise UnknownConcept(
-            f"No head ever voted for {concept!r}, so it has no relevance to steer by. Measure more pictures."
+            f"{concept!r} has a relevance of 0 at every head, which is nothing to steer by. Measure more "
+            "pictures."
         )
     limit = (9.0 if len(values) > 500 else math.inf) if clamp is None else clamp
     if not limit > 0:

@@ -24,6 +24,7 @@ __all__ = ["CARD", "Forbidden", "NotFound", "OutsideRuns", "Run", "RunStore"]
 CARD = "web.json"
 KINDS = {  # what the page calls each kind of run that it can show
     "votes": "measurement",
+    "effect": "measurement",
     "weakening": "weakening",
     "polysemy": "polysemy",
     "editing": "editing",

@@ -300,11 +300,10 @@ class Service:
 
     def split_half(self, run: Run) -> float | None:
         """The median split-half correlation of what a measurement has counted so far."""
-        from headwise.measuring.reliability import median_split_half
-        from headwise.measuring.votes import Votes
+        from headwise.measuring.counting import counted_in, relevance_of
 
-        votes = self.runs.path(run.name, "votes.safetensors")
-        if not votes.is_file():
+        counted = counted_in(self.runs.path(run.name))
+        if counted is None:
             return None
-        median = median_split_half(Votes.load(votes))
+        median = relevance_of(counted).split_half_median
         return median if np.isfinite(median) else None

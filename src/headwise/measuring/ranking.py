@@ -1,0 +1,42 @@
+"""Rankings: the heads of a concept in the order of their relevance."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+__all__ = ["HeadRank", "below_zero", "ranked"]
+
+
+class HeadRank(NamedTuple):
+    """One head in the ranking of a concept.
+
+    Args:
+        index: The head's position in the head map, from 0.
+        address: Its layer's path in the denoiser and its number within the layer.
+        relevance: Its relevance for the concept; 1 is the average head.
+        standard_error: Of that relevance; nan where it could not be estimated.
+    """
+
+    index: int  # type: ignore[assignment]
+    address: str
+    relevance: float
+    standard_error: float
+
+
+def ranked(
+    values: Float[np.ndarray, " all_heads"],
+    standard_errors: Float[np.ndarray, " all_heads"],
+    address: Callable[[int], str],
+) -> list[HeadRank]:
+    """All heads, the most relevant first; heads of equal relevance in the order of their index."""
+    return [
+        HeadRank(int(h), address(int(h)), float(values[h]), float(standard_errors[h]))
+        for h in np.argsort(-values, kind="stable")
+    ]
+
+
+def below_zero(ranking: list[HeadRank]) -> list[HeadRank]:
+    """The heads of a ranking whose 95 % interval is below 0, the strongest first."""
+    return [rank for rank in reversed(ranking) if rank.relevance + 1.96 * rank.standard_error < 0]
