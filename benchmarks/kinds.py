@@ -1,10 +1,10 @@
 """Ordered weakening by votes and by effect, on the same pictures.
 
-    nice python benchmarks/kinds.py [--count 10] [--steps 8] [--out runs/kinds] [--write]
+    nice python benchmarks/kinds.py [--count 8] [--steps 5] [--out runs/kinds] [--write]
 
 The built-in model, both relevances that come with it, and the evaluation prompts of every concept that the
 judge reads well, whose things and phrases are others than those that effects are measured on. Most and least
-relevant heads first; the score is the judge's certainty of the right word. About half an hour of one core. It
+relevant heads first; the score is the judge's certainty of the right word. About a quarter of an hour of one core. It
 can be interrupted and goes on where it ended.
 """
 
@@ -67,8 +67,8 @@ def main() -> None:
     """Print the comparison."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     add_output_to(parser)
-    parser.add_argument("--count", type=int, default=10, help="evaluation prompts of each concept")
-    parser.add_argument("--steps", type=int, default=8, help="denoising steps per picture")
+    parser.add_argument("--count", type=int, default=8, help="evaluation prompts of each concept")
+    parser.add_argument("--steps", type=int, default=5, help="denoising steps per picture")
     parser.add_argument("--out", type=Path, default=Path("runs/kinds"), help="folder of the sweeps")
     options = parser.parse_args()
     found = compare(options.count, options.steps, options.out)
