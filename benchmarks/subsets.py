@@ -12,10 +12,13 @@ is in the folder. For each concept, all given the size of the subset:
     ceiling             what losses without noise would reach
     votes               the shipped relevance of the concept
     votes_of_others     the control: the mean relevance of all other concepts
+    effect              the shipped relevance by effect
+    effect_of_others    its control
     losses_of_others    the mean losses of the other concepts, from the same four latents
     ridge               values of heads fitted to the losses of the other half of the subsets
     split_half_alone    as above, given the losses of the others too: what this concept alone loses
     votes_alone         the same of the votes
+    effect_alone        the same of the effect
 
 The same again with powers of the size up to the third, since losses are curved in it ("degree3"). Means are
 over concepts, with intervals by bootstrap over these, which share subsets and latents.
@@ -47,9 +50,10 @@ from headwise.runs.scores import Scores
 
 COUNT, PROMPTS = 200, 4
 DEGREES = {1: "degree1", 3: "degree3"}
+FILES = {"votes": emoji.RELEVANCE, "effect": emoji.EFFECT}
 ROWS = (
-    "split_half", "ceiling", "votes", "votes_of_others", "losses_of_others", "ridge", "split_half_alone",
-    "votes_alone",
+    "split_half", "ceiling", "votes", "votes_of_others", "effect", "effect_of_others", "losses_of_others",
+    "ridge", "split_half_alone", "votes_alone", "effect_alone",
 )  # fmt: skip
 
 
@@ -79,17 +83,14 @@ def read(out: Path, subsets: int) -> dict[str, SubsetLosses]:
 
 def numbers_of(losses: dict[str, SubsetLosses]) -> Iterator[tuple[str, dict[str, Any]]]:
     """The numbers of each concept."""
-    relevance = Relevance.load(emoji.RELEVANCE)
+    kinds = {kind: Relevance.load(file) for kind, file in FILES.items()}
     for name, its in losses.items():
         others = np.mean([losses[other].mean for other in losses if other != name], 0)
-        other_votes = np.mean([relevance[other] for other in relevance.concepts if other != name], 0)
-        votes = its.subsets @ relevance[name]
-        predicted = {
-            "votes": votes,
-            "votes_of_others": its.subsets @ other_votes,
-            "losses_of_others": others,
-            "ridge": its.ridge(),
-        }
+        predicted = {"losses_of_others": others, "ridge": its.ridge()}
+        for kind, relevance in kinds.items():
+            of_others = np.mean([relevance[other] for other in relevance.concepts if other != name], 0)
+            predicted[kind] = its.subsets @ relevance[name]
+            predicted[f"{kind}_of_others"] = its.subsets @ of_others
         values: dict[str, Any] = {"size_alone": float(np.corrcoef(its.sizes, its.mean)[0, 1])}
         for degree, key in DEGREES.items():
             known = {"size": its.sizes, "degree": degree}
@@ -98,7 +99,8 @@ def numbers_of(losses: dict[str, SubsetLosses]) -> Iterator[tuple[str, dict[str,
             rows = {"split_half": half, "ceiling": ceiling_of(half)}
             rows |= {row: partial_correlation(each, its.mean, **known) for row, each in predicted.items()}
             rows["split_half_alone"] = split_half(its.loss, **given)
-            rows["votes_alone"] = partial_correlation(votes, its.mean, **given)
+            for kind in kinds:
+                rows[f"{kind}_alone"] = partial_correlation(predicted[kind], its.mean, **given)
             values[key] = {row: rounded(rows[row]) for row in ROWS}
         yield name, values
 
