@@ -4,8 +4,8 @@
 
 The built-in model, both relevances that come with it, and the evaluation prompts of every concept that the
 judge reads well, whose things and phrases are others than those that effects are measured on. Most and least
-relevant heads first; the score is the judge's certainty of the right word. About a quarter of an hour of one core. It
-can be interrupted and goes on where it ended.
+relevant heads first; the score is the judge's certainty of the right word. About a quarter of an hour of one
+core. It can be interrupted and goes on where it ended.
 """
 
 import argparse
