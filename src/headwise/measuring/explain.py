@@ -105,7 +105,10 @@ def explain(
         maps=maps,
         word_maps=word_maps,
         head_map=HeadMap.of(pipe),
-        settings={"model": model_name(pipe), "seed": seed, "picture": picture, "points": points} | options,
+        settings={
+            **{"model": model_name(pipe), "seed": seed, "picture": picture, "points": points},
+            **{name: value for name, value in options.items() if value is not None},
+        },
     )
 
 
