@@ -46,12 +46,13 @@ def explanation(explained: Explanation, words: Sequence[str] | None = None, maps
     above, below = max(2.6, 0.7 + STRIP * len(rows)), CELL * len(rows) + 0.3
     width = max(9.0, 1.6 + (shown + 1) * CELL)
     with sheet(width, above + below) as figure:
-        figure.get_layout_engine().set(h_pad=0.03, hspace=0)
-        top, bottom = figure.subfigures(2, 1, height_ratios=[above, below])
-        left, right = top.subfigures(1, 2, width_ratios=[2.4, width - 2.4])
+        engine: Any = figure.get_layout_engine()
+        engine.set(h_pad=0.03, hspace=0)
+        halves: Any = figure.subfigures(2, 1, height_ratios=[above, below])
+        left, right = halves[0].subfigures(1, 2, width_ratios=[2.4, width - 2.4])
         _draw_image(left.subplots(), explained)
         _draw_shares(right, explained, rows)
-        _draw_maps(bottom, explained, rows, shown)
+        _draw_maps(halves[1], explained, rows, shown)
     return figure
 
 

@@ -30,13 +30,13 @@ def mark_layers(axes: Axes, head_map: HeadMap, widths: Sequence[int], above: Axe
     axes.set_xticks(middles, [blocks[first][1] for first, _ in runs])
     axes.tick_params(axis="x", rotation=90 if len(runs) > 24 else 0, labelsize=8)
     axes.set_xlabel("layer, as block.attention" + (" (its heads left to right)" if max(widths) > 1 else ""))
-    above = (above or axes).secondary_xaxis("top")
+    top = (above or axes).secondary_xaxis("top")
     runs = _runs(places)
-    above.set_xticks(
+    top.set_xticks(
         [(starts[first] + stops[last]) / 2 for first, last in runs], [places[first] for first, _ in runs]
     )
-    above.tick_params(length=0)
-    above.spines["top"].set_visible(False)
+    top.tick_params(length=0)
+    top.spines["top"].set_visible(False)
 
 
 def place_of(address: str) -> str:
