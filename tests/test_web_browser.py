@@ -459,6 +459,9 @@ def test_everybody_can_use_it(browser, server, width, scheme):
     tab.wait_for_selector("#stage-words button")
     tab.click("#map", position={"x": 60, "y": 100})
     tab.select_option("#map-concept", label="Color")
+    tab.click("#explain-words button >> nth=1")
+    tab.click("#explain-heads button >> nth=0")
+    page.count("#explain-pair img", 2)
     for name in TABS:
         page.open(name)
         if name == "generate":
