@@ -14,8 +14,8 @@ from headwise.cli import commands as cli
 from headwise.errors import HeadwiseError
 
 COMMANDS = (
-    "demo", "measure", "merge", "plan", "show", "doctor", "report", "generate", "weaken", "edit", "excite",
-    "import", "compare", "serve",
+    "demo", "measure", "merge", "plan", "show", "doctor", "report", "generate", "explain", "weaken", "edit",
+    "excite", "import", "compare", "serve",
 )  # fmt: skip
 
 

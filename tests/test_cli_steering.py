@@ -55,6 +55,33 @@ def test_generate_suggests(run, workspace):
     assert "Animals" in out
 
 
+def test_explain_prints_heads_and_writes_the_picture_the_numbers_and_a_figure(run, workspace):
+    line = ("explain", "a red dog", "-m", "./tiny", "--word", "red", "--maps", 2, *FAST)
+    code, out, err = run(*line)
+    assert code == 0 and out.splitlines()[-1] == "runs/explain/explanation.png"
+    header, first = out.splitlines()[:2]
+    assert header.split() == ["word", "strength", "share", "head", "address"]
+    name, strength, share, head, address = first.split()
+    assert (name, strength, share[0] in "+-") == ("red", "1.00", True)
+    folder = workspace / "runs" / "explain"
+    numbers = json.loads((folder / "explanation.json").read_text())
+    top = numbers["words"][0]["top"][0]
+    assert (str(top["head"]), top["address"]) == (head, address) and f"{top['share']:+.3f}" == share
+    assert settings_in(folder / "picture.png")["prompt"] == "a red dog"
+    run("generate", "a red dog", "-m", "./tiny", "-n", 1, *FAST)
+    pictures = [
+        Image.open(workspace / "runs" / name) for name in ("explain/picture.png", "generate/000-plain.png")
+    ]
+    assert np.array_equal(*map(np.asarray, pictures))
+    code, out, _ = run(*line, "--json")
+    assert code == 0 and json.loads(out)["words"][0]["top"][0] == top
+
+
+def test_explain_refuses_a_word_that_is_not_there(run, workspace):
+    code, out, err = run("explain", "a red dog", "-m", "./tiny", "--word", "car", *FAST)
+    assert (code, out) == (2, "") and "'car' is not a word" in err and "Its words are: a, red, dog" in err
+
+
 def test_weaken(run, workspace, judged):
     line = ("weaken", "Color", "-m", "./tiny", "--cases", "cases.toml", *FAST, "--random-orders", 1)
     code, out, _ = run(*line)

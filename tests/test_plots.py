@@ -2,15 +2,17 @@
 
 import io
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from headwise.benchmarks.weakening import Weakening
-from headwise.errors import MissingExtra
+from headwise.errors import HeadwiseError, MissingExtra
 from headwise.intervals import Interval
 from headwise.measuring.agreement import Agreement
+from headwise.measuring.explanation import Explanation
 from headwise.measuring.relevance import Relevance
 from headwise.model.heads import HeadMap, Layer
 from headwise.report import plots
@@ -229,3 +231,49 @@ def test_without_matplotlib_the_install_line_is_told(monkeypatch):
         monkeypatch.delitem(sys.modules, module)
     with pytest.raises(MissingExtra, match=r"pip install 'headwise\[plots\]'"):
         __import__("headwise.report.plots")
+
+
+def explained(head_map, words=("red", "car")):
+    random = np.random.default_rng(0)
+    shares = random.normal(0, 0.1, (len(words), head_map.all_heads))
+    return Explanation(
+        image=Image.new("RGB", (32, 24), "red"),
+        prompt="a red car",
+        words=words,
+        shares=shares,
+        by_step=shares[:, None],
+        steps=(3,),
+        strengths=np.linspace(1, 0.5, len(words)),
+        heads=np.argsort(-np.abs(shares), 1)[:, :3],
+        maps=random.random((len(words), 3, 3, 4)),
+        word_maps=np.zeros((len(words), 3, 4)),  # a word that does nothing
+        head_map=head_map,
+    )
+
+
+@pytest.mark.parametrize("head_map", [sd_map(), sdxl_map()], ids=["128", "1300"])
+def test_an_explanation_shows_shares_by_layer_and_head_and_maps_of_the_largest(head_map):
+    explanation = explained(head_map)
+    figure = plots.explanation(explanation, maps=2)
+    axes = [axes for axes in figure.axes if axes.get_label() != "<colorbar>"]
+    assert len(axes) == 1 + 2 * 2 + 2 * 3
+    bars, strip = axes[1], axes[2]
+    heights = [bar.get_height() for bar in bars.patches]
+    assert np.allclose(heights, explanation.by_layer[0])
+    (image,) = strip.get_images()
+    assert np.array_equal(image.get_array()[0], explanation.shares[0])
+    assert image.norm.vmin == -image.norm.vmax
+    head, address, share = explanation.top("car")[0]
+    title = axes[-2].get_title()
+    assert title.endswith(f"{share:+.2f}".replace("-", "−")) and title.startswith(address.split("_")[0])
+    assert axes[-3].get_title() == "all heads"
+    assert len(plots.explanation(explanation, ["car"]).axes) == 2 + 2 + 4
+    assert plots.as_png(figure).startswith(b"\x89PNG")
+
+
+def test_an_explanation_without_a_picture_or_word_is_refused():
+    explanation = explained(sd_map())
+    with pytest.raises(HeadwiseError, match="'dog' was not explained"):
+        plots.explanation(explanation, ["dog"])
+    with pytest.raises(HeadwiseError, match="expected one of Pillow's"):
+        plots.explanation(replace(explanation, image=np.zeros((3, 4, 4))))

@@ -200,6 +200,36 @@ def test_explore_shows_what_a_head_attends_to_and_what_drives_a_region(page, ser
     assert page.get(f"/api/explore/{job['id']}/region", params=box | {"right": 0}).status_code == 422
 
 
+def test_explain_shows_the_heads_of_a_word_and_mute_what_is_left_without_one(page, service, sd):
+    job = done(page, "explain", prompt="a red dog", word="red", **FAST)
+    (found,) = job["found"]
+    explanation = hw.explain(sd, "a red dog", "red", **FAST)
+    assert np.array_equal(picture(page, job, found), np.asarray(explanation.image, int))
+    assert found["together"]["share"] == pytest.approx(explanation.completeness[0])
+    for one, share in zip(found["heads"], explanation.top("red", 4), strict=True):
+        assert (one["head"], one["address"]) == share[:2] and one["share"] == pytest.approx(share.share)
+        values = np.frombuffer(base64.b64decode(one["map"]), np.uint8).reshape(
+            found["height"], found["width"]
+        )
+        expected = explanation.map_of("red", share.head)
+        assert np.allclose(values / 255, expected / expected.max(), atol=0.003)
+    head = found["heads"][0]["head"]
+    muted = done(page, "mute", prompt="a red dog", word="red", head=head, **FAST)
+    assert [item["column"] for item in muted["found"]] == ["plain", "muted"]
+    plain, without = (picture(page, muted, item) for item in muted["found"])
+    assert np.array_equal(plain, picture(page, job, found))
+    hook = hw.weaken(hw.HeadMap.of(sd), [head], "red", 0)
+    (expected,) = compare(sd, "a red dog", {"": [hook]}, pictures=1, progress=False, **FAST)[""]
+    assert np.array_equal(without, np.asarray(expected, int)) and not np.array_equal(without, plain)
+
+
+def test_a_word_or_head_that_is_not_there_is_said(page):
+    job = ended(page, ask(page, "explain", prompt="a red dog", word="car", **FAST))
+    assert job["state"] == "failed" and "Its words are: a, red, dog" in job["error"]
+    job = ended(page, ask(page, "mute", prompt="a red dog", word="red", head=10_000, **FAST))
+    assert job["state"] == "failed" and "10000 to 10000 were to be weakened" in job["error"]
+
+
 def test_edit_has_the_baselines_beside_it(page, service, sd):
     baselines = ["prompt-to-prompt", "plug-and-play", "masactrl", "free-prompt", "sdedit"]
     asked = {"prompt": "a red dog", "target": "a red cat", "concepts": {"cat": "Animals"}, "strength": 2.0}
@@ -349,10 +379,11 @@ def check_pictures(page, job, variables):
     kind = job["kind"]
     shown = [item for item in job["found"] if "picture" in item]
     edits = 4 + bool(job["asked"].get("concepts"))
-    assert len(shown) == {"explore": 1, "generate": 2, "strip": 3, "edit": edits, "compose": 4}.get(kind, 0)
+    pictures = {"explore": 1, "explain": 1, "mute": 2, "generate": 2, "strip": 3, "edit": edits, "compose": 4}
+    assert len(shown) == pictures.get(kind, 0)
     for item in shown:
         column = item["column"]
-        if kind in ("generate", "strip"):
+        if kind in ("mute", "generate", "strip"):
             image = variables["generated"][column][item.get("number", 0)]
         elif column in ("source", "picture"):
             image = variables[column]
@@ -377,6 +408,8 @@ def test_every_snippet_gives_the_pictures_of_its_job_and_its_command_is_understo
     both = {"dog": "Animals", "cat": "Animals"}
     asked = [
         ("explore", {"prompt": hostile}),
+        ("explain", {"prompt": hostile, "word": "red"}),
+        ("mute", {"prompt": hostile, "word": "red", "head": 5}),
         ("generate", {"prompt": hostile, "steering": steering}),
         ("strip", {"prompt": "-- a red dog", "steering": steering, "strengths": [-1, 0, 2]}),
         ("suggest", {"prompt": "a red dog", "word": "dog"}),

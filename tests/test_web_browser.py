@@ -216,6 +216,31 @@ def test_explore_a_region_by_drag_and_by_keyboard(page):
     tab.keyboard.press("Escape")
 
 
+def test_which_heads_drew_a_word_and_the_picture_without_one_by_keyboard(page):
+    tab = page.tab
+    tab.wait_for_selector("#explain-words button:has-text('red')")
+    tab.focus("#explain-words button >> nth=0")
+    tab.keyboard.press("ArrowRight")
+    tab.wait_for_selector("#explain-heads[aria-label='Heads that drew “red”'] button")
+    assert tab.inner_text("#explain-words [aria-checked=true] span") == "red"
+    assert tab.locator("#explain-heads canvas").count() == 5
+    assert "in all" in tab.inner_text("#explain-heads figcaption")
+    tab.focus("#explain-heads button >> nth=0")
+    head = tab.get_attribute("#explain-heads button >> nth=0", "data-head")
+    tab.keyboard.press("Enter")
+    page.count("#explain-pair img", 2)
+    assert tab.inner_text("#explain-pair figure >> nth=1") == f"“red” muted in head {head}"
+    assert tab.get_attribute("#explain-heads button >> nth=0", "aria-pressed") == "true"
+    assert f"[{head}], 'red', 0.0" in page.recipe("#explain-recipe", "python")
+    tab.keyboard.press("Escape")
+    before = page.source("#stage-picture")
+    tab.fill("#explore-form [name=prompt]", "a green apple")
+    tab.press("#explore-form [name=prompt]", "Enter")
+    page.changes("#stage-picture", before)
+    tab.wait_for_selector("#explain-words button:has-text('apple')")
+    page.count("#explain-heads button", 0)
+
+
 def test_the_map_by_keyboard(page):
     tab = page.tab
     tab.focus("#map")
@@ -434,6 +459,9 @@ def test_everybody_can_use_it(browser, server, width, scheme):
     tab.wait_for_selector("#stage-words button")
     tab.click("#map", position={"x": 60, "y": 100})
     tab.select_option("#map-concept", label="Color")
+    tab.click("#explain-words button >> nth=1")
+    tab.click("#explain-heads button >> nth=0")
+    page.count("#explain-pair img", 2)
     for name in TABS:
         page.open(name)
         if name == "generate":

@@ -32,6 +32,8 @@ _HOME = {
     "merge": "measuring.merge",
     "AttentionMaps": "measuring.attention_maps",
     "region_relevance": "measuring.attention_maps",
+    "explain": "measuring.explain",
+    "Explanation": "measuring.explanation",
     "RayWorkers": "runs.ray",
     "Crew": "runs.ray",
     "Steer": "steering.steer",

@@ -6,7 +6,19 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from headwise.cli import benchmark, compare, distribute, doctor, edit, measure, serve, show, steer, study
+from headwise.cli import (
+    benchmark,
+    compare,
+    distribute,
+    doctor,
+    edit,
+    explain,
+    measure,
+    serve,
+    show,
+    steer,
+    study,
+)
 from headwise.cli.app import app, main
 from headwise.cli.options import grouped
 
@@ -20,6 +32,7 @@ COMMANDS: dict[str, Callable[..., None] | dict[str, Callable[..., None]]] = {
     "doctor": doctor.doctor,
     "demo": measure.demo,
     "generate": steer.generate,
+    "explain": explain.explain,
     "weaken": steer.weaken,
     "edit": edit.edit,
     "excite": edit.excite,

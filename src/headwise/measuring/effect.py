@@ -38,7 +38,7 @@ from headwise.measuring.effect_samples import shares_of
 from headwise.model.hooks import Hook
 from headwise.model.sites import Attend, DenoiserCall, Site
 
-__all__ = ["Against", "Effect", "EffectProbe", "WordsOfImage"]
+__all__ = ["Against", "Effect", "EffectProbe", "ScaledWords", "WordsOfImage", "output_of"]
 
 Against = Literal["nothing", "sibling"]
 WordsOfImage = str | Sequence[str] | None
@@ -158,15 +158,18 @@ class EffectProbe(Hook):
         measured, self._measured = torch.stack(self._measured, 1).numpy(), []
         return Effect(measured[..., :-1], measured[..., -1])
 
+    def steps_measured(self, steps: int, phase: float = 0.5) -> tuple[int, ...]:
+        """The steps, of so many of a pipeline call, at which an image of this phase is measured."""
+        inside = [i for i in range(steps) if self.window[0] <= i / steps < self.window[1]]
+        count = min(len(inside), self.calls or len(inside))
+        return tuple(inside[int((n + phase) * len(inside) / count)] for n in range(count))
+
     def _due(self, call: DenoiserCall) -> list[bool]:
         """Which images are measured at this call."""
         if call.steps == 0:
             return [True] * call.pictures
-        inside = [i for i in range(call.steps) if self.window[0] <= i / call.steps < self.window[1]]
-        count = min(len(inside), self.calls or len(inside))
         phases = [0.5] * call.pictures if self.phases is None else self.phases
-        due = [{inside[int((n + phase) * len(inside) / count)] for n in range(count)} for phase in phases]
-        return [call.step in each for each in due]
+        return [call.step in self.steps_measured(call.steps, phase) for phase in phases]
 
     def _measure(
         self, call: DenoiserCall, images: Int[Tensor, " words"], of_word: Bool[Tensor, "words tokens"]
@@ -179,10 +182,10 @@ class EffectProbe(Hook):
         options = {"images": rows.tolist(), "latents_of": latents_of.tolist()}
 
         def hook(scale: Tensor) -> Hook:
-            return _Between(scale) if sibling else _Scaled(of_word, scale)
+            return _Between(scale) if sibling else ScaledWords(of_word, scale)
 
         def output(result: Any) -> Tensor:
-            return _output(result)[:: 2 if sibling else 1]
+            return output_of(result)[:: 2 if sibling else 1]
 
         def factors(value: float | int) -> Tensor:
             return torch.full((len(images), call.head_map.all_heads), value, device=call.device)
@@ -230,7 +233,7 @@ class EffectProbe(Hook):
         return of_word
 
 
-class _Scaled(Hook):
+class ScaledWords(Hook):
     """Scales the values of a word in each row by the factor of each head.
 
     Args:
@@ -242,6 +245,7 @@ class _Scaled(Hook):
         self.of_word, self.scale = of_word, scale
 
     def __call__(self, attend: Attend, site: Site, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Attend to scaled values."""
         start, stop = site.call.head_map.slices[site.layer]
         scale = self.scale[:, start:stop, None]
         factors = torch.where(self.of_word[:, None], scale, 1.0)[..., None]
@@ -281,7 +285,7 @@ def _listed(words: WordsOfImage) -> tuple[str, ...]:
     return (words,) if isinstance(words, str) else tuple(words or ())
 
 
-def _output(result: Any) -> Tensor:
+def output_of(result: Any) -> Tensor:
     """What a denoiser returned, in float32 or wider: differences of half precision are rough."""
     output = result[0] if isinstance(result, tuple) else result.sample
     return output.to(torch.promote_types(output.dtype, torch.float32))

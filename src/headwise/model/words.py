@@ -8,6 +8,7 @@ in Chinese, Japanese, Thai and their like any run of characters is found.
 """
 
 import re
+from collections.abc import Iterable
 from difflib import get_close_matches
 from itertools import pairwise
 from unicodedata import category, normalize
@@ -15,7 +16,8 @@ from unicodedata import category, normalize
 from headwise.errors import WordNotInPrompt
 
 __all__ = [
-    "INSTEAD", "Span", "characters", "find", "folded", "pieces", "unknown_word", "word_spans", "words_of",
+    "INSTEAD", "Span", "characters", "content_words", "find", "folded", "pieces", "unknown_word",
+    "word_spans", "words_of",
 ]  # fmt: skip
 
 Span = tuple[int, int]
@@ -27,12 +29,25 @@ _UNSPACED = (
 )
 _UNSPACED_LETTER = re.compile(f"[{_UNSPACED}]")
 _JOINING_LETTER = re.compile(rf"[^\W_{_UNSPACED}]")
+# Articles, prepositions and conjunctions: what relates words, and shows in no place of an image.
+_FUNCTION_WORDS = frozenset(
+    "a an the and or but of in on at by to with without from for into onto over under near beside behind "
+    "between above below through across around along inside outside against among during upon as".split()
+)
 _ALIKE = str.maketrans("’‘ʼ＇‐‑", "''''--")
 
 
 def words_of(prompt: str) -> tuple[str, ...]:
     """The words of a prompt, without the punctuation around them."""
     return tuple(prompt[start:stop] for start, stop in word_spans(prompt))
+
+
+def content_words(words: Iterable[str]) -> tuple[str, ...]:
+    """Those words that are not articles, prepositions or conjunctions of English, each once, in order."""
+    once: dict[str, str] = {}
+    for word in words:
+        once.setdefault(folded(word).casefold(), word)
+    return tuple(word for plain, word in once.items() if plain not in _FUNCTION_WORDS)
 
 
 def word_spans(prompt: str) -> list[Span]:

@@ -2,13 +2,12 @@ r"""Figures of a relevance: where each concept lives in the model, and how alike
 
 Figures are matplotlib `Figure`s that belong to no window and no global state, so they can be made on a
 server, in a thread, or in a notebook. `as_svg` and `as_png` turn one into text and bytes. Figures of
-benchmarks (curves.py) are found here too.
+benchmarks (curves.py) and of single images (explanation.py) are found here too.
 
 All figures of heads share one reading: relevance 1 is the average head; layers stand in the order in which
 the image passes them, down, mid, up.
 """
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -30,12 +29,13 @@ from headwise.report.curves import (
     weakening_areas,
     weakening_curves,
 )
+from headwise.report.explanation import explanation
+from headwise.report.layers import mark_layers
 from headwise.report.style import (
     ACCENT,
     DIVERGING,
     INK,
     SEQUENTIAL,
-    Axes,
     Figure,
     as_png,
     as_svg,
@@ -44,8 +44,8 @@ from headwise.report.style import (
 )
 
 __all__ = [
-    "agreements", "as_png", "as_svg", "concept_similarity", "convergence", "correlation", "heat_map",
-    "intervals", "layer_means", "layer_summary", "lines", "rates", "reliability", "tradeoff",
+    "agreements", "as_png", "as_svg", "concept_similarity", "convergence", "correlation", "explanation",
+    "heat_map", "intervals", "layer_means", "layer_summary", "lines", "rates", "reliability", "tradeoff",
     "weakening_areas", "weakening_curves",
 ]  # fmt: skip
 
@@ -63,7 +63,7 @@ def heat_map(relevance: Relevance) -> Figure:
     with canvas(max(10.0, min(14.0, 2.5 + heads / 14)), 1.6 + 0.21 * concepts) as (figure, axes):
         image = axes.imshow(values, **colours, aspect="auto", interpolation="nearest")
         name_concepts(axes, relevance.concepts)
-        _mark_layers(axes, _head_map(relevance), [layer.heads for layer in _head_map(relevance)])
+        mark_layers(axes, _head_map(relevance), [layer.heads for layer in _head_map(relevance)])
         bar = figure.colorbar(image, ax=axes, extend=_ends(colours), fraction=0.03, pad=0.01)
         bar.set_label(f"relevance (1 = average head; colours end at {top:.1f}, the 99th percentile)")
         axes.set_title(f"Relevance of {heads} heads to {concepts} concepts")
@@ -78,7 +78,7 @@ def layer_summary(relevance: Relevance) -> Figure:
     with canvas(width, 1.6 + 0.21 * len(means)) as (figure, axes):
         image = axes.imshow(means, **colours, aspect="auto", interpolation="nearest")
         name_concepts(axes, relevance.concepts)
-        _mark_layers(axes, _head_map(relevance), [1] * means.shape[1])
+        mark_layers(axes, _head_map(relevance), [1] * means.shape[1])
         bar = figure.colorbar(image, ax=axes, extend=_ends(colours), fraction=0.04, pad=0.01)
         bar.set_label(f"mean relevance (colours end at {top:.1f}, the 99th percentile)")
         axes.set_title("Relevance by layer")
@@ -194,43 +194,3 @@ def _seriation(alike: Float[np.ndarray, "concepts concepts"]) -> Int[np.ndarray,
     laplacian = np.diag(weights.sum(axis=1)) - weights
     fiedler = np.linalg.eigh(laplacian)[1][:, 1]
     return np.argsort(fiedler * np.sign(fiedler[np.argmax(np.abs(fiedler))]), kind="stable")
-
-
-def _mark_layers(axes: Axes, head_map: HeadMap, widths: Sequence[int]) -> None:
-    """A thin line between layers, a thick one between places; ticks name blocks, the axis above places."""
-    stops = np.cumsum(widths) - 0.5
-    starts = stops - np.asarray(widths)
-    places = [_place(layer.address) for layer in head_map]
-    blocks = [(place, _block(layer.address)) for place, layer in zip(places, head_map, strict=True)]
-    for edge, i in zip(stops[:-1], range(len(places) - 1), strict=True):
-        axes.axvline(edge, color="white", linewidth=2 if places[i] != places[i + 1] else 0.4, alpha=0.8)
-    runs = _runs(blocks)
-    middles = [(starts[first] + stops[last]) / 2 for first, last in runs]
-    axes.set_xticks(middles, [blocks[first][1] for first, _ in runs])
-    axes.tick_params(axis="x", rotation=90 if len(runs) > 24 else 0, labelsize=8)
-    axes.set_xlabel("layer, as block.attention" + (" (its heads left to right)" if max(widths) > 1 else ""))
-    above = axes.secondary_xaxis("top")
-    runs = _runs(places)
-    above.set_xticks(
-        [(starts[first] + stops[last]) / 2 for first, last in runs], [places[first] for first, _ in runs]
-    )
-    above.tick_params(length=0)
-    above.spines["top"].set_visible(False)
-
-
-def _place(address: str) -> str:
-    """`down_blocks.0.attentions…` is at "down"; a transformer's blocks are at "transformer"."""
-    return address.split(".")[0].removesuffix("s").removesuffix("_block")
-
-
-def _block(address: str) -> str:
-    """`down_blocks.1.attentions.0.transformer_blocks.0.attn2` stands in "1.0"."""
-    path = address.split(".")
-    inner = path[1:].index("transformer_blocks") + 1 if "transformer_blocks" in path[1:] else len(path)
-    return ".".join(part for part in path[:inner] if part.isdigit()) or "0"
-
-
-def _runs(names: Sequence[object]) -> list[tuple[int, int]]:
-    """First and last index of each stretch of equal neighbours."""
-    firsts = [i for i, name in enumerate(names) if i == 0 or names[i - 1] != name]
-    return list(zip(firsts, [first - 1 for first in firsts[1:]] + [len(names) - 1], strict=True))

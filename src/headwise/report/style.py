@@ -18,7 +18,7 @@ except ModuleNotFoundError as missing:
 
 __all__ = [
     "ACCENT", "DIVERGING", "GREY", "INK", "SEQUENTIAL", "Axes", "Figure", "as_png", "as_svg", "canvas",
-    "name_concepts",
+    "name_concepts", "sheet",
 ]  # fmt: skip
 
 STYLE: Any = {
@@ -40,9 +40,15 @@ def canvas(width: float | int, height: float | int) -> Iterator[tuple[Figure, Ax
         width: The width of the figure in inches.
         height: The height of the figure in inches.
     """
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(width, height), layout="constrained")
+    with sheet(width, height) as figure:
         yield figure, figure.subplots()
+
+
+@contextmanager
+def sheet(width: float | int, height: float | int) -> Iterator[Figure]:
+    """A new figure without axes, of this width and height in inches, as `canvas` makes them."""
+    with matplotlib.rc_context(STYLE):
+        yield Figure(figsize=(width, height), layout="constrained")
 
 
 def as_svg(figure: Figure) -> str:

@@ -8,11 +8,23 @@ from typing import Any
 from headwise.benchmarks.defaults import defaults_of, score_by
 from headwise.editing.baselines.table import OFFERED
 from headwise.web.expressions import Call, Name, call
-from headwise.web.requests import Compose, Edit, Explore, Generate, Measure, Steering, Strip, Suggest, Weaken
+from headwise.web.requests import (
+    Compose,
+    Edit,
+    Explain,
+    Explore,
+    Generate,
+    Measure,
+    Mute,
+    Steering,
+    Strip,
+    Suggest,
+    Weaken,
+)
 
 __all__ = [
-    "compare", "edit", "edit_finished", "edit_hooks", "excite", "explore", "invert", "measure", "sampling",
-    "spell", "strip_columns", "suggest", "weaken",
+    "compare", "edit", "edit_finished", "edit_hooks", "excite", "explain", "explore", "invert", "measure",
+    "mute", "sampling", "spell", "strip_columns", "suggest", "weaken",
 ]  # fmt: skip
 
 PIPE, RELEVANCE, HOOK = Name("pipe"), Name("relevance"), Name("hook")
@@ -29,6 +41,19 @@ def explore(request: Explore) -> Call:
     """The image whose attention maps are kept."""
     options = {"output_type": "pil", **sampling(request)}
     return call("hw.generate", PIPE, [request.prompt], request.seed, [0], **options)
+
+
+def explain(request: Explain) -> Call:
+    """The image, and the heads that drew the word."""
+    return call("hw.explain", PIPE, request.prompt, request.word, seed=request.seed, **sampling(request))
+
+
+def mute(request: Mute, columns: Mapping[str, bool]) -> Call:
+    """Images from the same latents, a column for each; where it is True, the word is muted in one head."""
+    muted = call("hw.weaken", call("hw.HeadMap.of", PIPE), [request.head], request.word, 0.0)
+    hooks = {name: [muted] if is_muted else [] for name, is_muted in columns.items()}
+    options = {"seed": request.seed, "pictures": 1, "batch_size": 1, **sampling(request)}
+    return call("hw.compare", PIPE, request.prompt, hooks, **options)
 
 
 def steer(steering: Steering, times: float = 1.0) -> Call:

@@ -21,7 +21,7 @@ from headwise.web.picture_jobs import image_settings
 from headwise.web.requests import Explore
 from headwise.web.session import MapCache, ModelSession
 
-__all__ = ["explore", "map_of_head", "region_of"]
+__all__ = ["explore", "map_bytes", "map_of_head", "region_of"]
 
 
 def explore(session: ModelSession, request: Explore, job: Job, maps: MapCache) -> None:
@@ -40,7 +40,7 @@ def map_of_head(maps: WordMaps, head: int | None) -> dict[str, Any]:
     """The attention of a head, or of all heads together if None, to each word."""
     attention = maps.together() if head is None else maps.of(head)
     words = [
-        {"text": word.text, "share": float(map.mean()), "most": float(map.max()), "map": _bytes(map)}
+        {"text": word.text, "share": float(map.mean()), "most": float(map.max()), "map": map_bytes(map)}
         for word, map in zip(maps.words, np.moveaxis(attention, -1, 0), strict=True)
     ]
     address = "all heads" if head is None else maps.head_map.address(head)
@@ -72,6 +72,7 @@ def _largest(
     return [{"concept": relevance.concepts[c], "pull": float(values[c])} for c in order]
 
 
-def _bytes(values: Float[np.ndarray, "height width"]) -> str:
+def map_bytes(values: Float[np.ndarray, "height width"]) -> str:
+    """A map for the browser."""
     top = max(float(values.max()), np.finfo(np.float32).tiny)
     return b64encode((values / top * 255).round().astype(np.uint8).tobytes()).decode()

@@ -22,7 +22,7 @@ from headwise.web.jobs import Cancelled, Job
 from headwise.web.requests import Compose, Drawing, Edit, Generate, Strip, Suggest
 from headwise.web.session import ModelSession
 
-__all__ = ["compose", "edit", "generate", "image_settings", "strip", "suggest"]
+__all__ = ["cached_images", "compose", "edit", "generate", "image_settings", "strip", "suggest"]
 
 CACHED = 64  # images kept, so that a slider that comes back finds its image
 Images = Sequence[Image.Image]
@@ -138,13 +138,29 @@ def _compared(
     """Images with the steering `times` as strong, or plain ones for 0; from the cache if they are there."""
     comparison = calls.compare(request, {"": times}, pictures)
     measured = (request.relevance, relevance.settings.get("pictures")) if times else ()
+    steps = pictures * request.num_inference_steps
+    return cached_images(session, comparison, job, steps, measured, relevance=relevance)
+
+
+def cached_images(
+    session: ModelSession, comparison: Call, job: Job, steps: int, measured: Any = (), **variables: Any
+) -> Images:
+    """The images of a comparison's one column, whose name is ""; from the cache if they are there.
+
+    Args:
+        session: The model, and the cache.
+        comparison: The comparison.
+        job: The job, which advances by `steps`.
+        steps: The denoising steps of all images.
+        measured: What else decides on the images besides the comparison.
+        variables: The values of the comparison's names, besides the pipeline.
+    """
     key, cache = (to_python(comparison), measured), session.images
     if key in cache:
-        job.set_progress(job.done + pictures * request.num_inference_steps, job.total)
+        job.set_progress(job.done + steps, job.total)
     else:
         with watched(session.pipe, job.step):
-            variables = {"pipe": session.pipe, "relevance": relevance}
-            cache[key] = evaluate(comparison, variables, progress=False)[""]
+            cache[key] = evaluate(comparison, {"pipe": session.pipe, **variables}, progress=False)[""]
     cache.move_to_end(key)
     while len(cache) > CACHED:
         cache.popitem(last=False)

@@ -13,8 +13,8 @@ from pydantic_core import PydanticCustomError
 from headwise.editing.baselines.table import OFFERED
 
 __all__ = [
-    "Compose", "Drawing", "Edit", "Explore", "Generate", "Measure", "Prompt", "Prompts", "RunName",
-    "Steering", "Strip", "Suggest", "Weaken",
+    "Compose", "Drawing", "Edit", "Explain", "Explore", "Generate", "Measure", "Mute", "Prompt", "Prompts",
+    "RunName", "Steering", "Strip", "Suggest", "Weaken",
 ]  # fmt: skip
 
 
@@ -65,6 +65,18 @@ class Drawing(_Request):
 
 class Explore(Drawing):
     """An image, with the attention of each head to each word of its prompt."""
+
+
+class Explain(Drawing):
+    """An image, and the heads that drew a word of its prompt."""
+
+    word: Text
+
+
+class Mute(Explain):
+    """An image, plain and with a word muted in one head."""
+
+    head: Annotated[int, Field(ge=0, lt=2**31)]
 
 
 class Suggest(Drawing):

@@ -28,7 +28,7 @@ __all__ = ["REQUESTS", "Service"]
 
 MAX_UPLOADS = 20  # images of one owner that are kept; ten times as many of all owners
 REQUESTS = {kind.__name__.lower(): kind for kind in (
-    requests.Explore, requests.Generate, requests.Strip, requests.Suggest,
+    requests.Explore, requests.Explain, requests.Mute, requests.Generate, requests.Strip, requests.Suggest,
     requests.Edit, requests.Compose, requests.Measure, requests.Weaken,
 )}  # fmt: skip
 
@@ -62,7 +62,7 @@ class Service:
     def _load(self) -> None:
         # diffusers is imported in this one thread: two threads that import it find it half initialised
         try:
-            from headwise.web import explore_jobs, picture_jobs, run_jobs  # noqa: F401
+            from headwise.web import explain_jobs, explore_jobs, picture_jobs, run_jobs  # noqa: F401
         except Exception as error:
             self.session.fail(error)
             self._importable = False
@@ -124,10 +124,12 @@ class Service:
     def _run(self, request: Any, inputs: dict[str, Any], job: Job) -> None:
         """Do what was requested; called by the worker."""
         self._wait_for_imports()
-        from headwise.web import explore_jobs, picture_jobs, run_jobs
+        from headwise.web import explain_jobs, explore_jobs, picture_jobs, run_jobs
 
         work: dict[str, Any] = {
             "explore": explore_jobs.explore,
+            "explain": explain_jobs.explain,
+            "mute": explain_jobs.mute,
             "generate": picture_jobs.generate,
             "strip": picture_jobs.strip,
             "suggest": picture_jobs.suggest,

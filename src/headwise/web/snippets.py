@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from headwise.web import calls
 from headwise.web.expressions import Name, call, imports_of, names_in, to_python
-from headwise.web.requests import Edit, Explore, Generate, Measure, Strip, Suggest, Weaken
+from headwise.web.requests import Edit, Explain, Explore, Generate, Measure, Mute, Strip, Suggest, Weaken
 
 __all__ = ["Setting", "command_of", "python_of"]
 
@@ -95,6 +95,19 @@ def _explore(program: _Program, request: Explore, setting: Setting) -> None:
         program.write("print(", region, "[0])  # in the region")
 
 
+def _explain(program: _Program, request: Explain, setting: Setting) -> None:
+    program.write("explanation = ", calls.explain(request))
+    program.write(f"for head, address, share in explanation.top({request.word!r}):")
+    program.write('    print(head, address, f"{share:+.2f}")')
+    program.write("picture = explanation.image")
+    program.write('hw.plots.explanation(explanation).savefig("explanation.png")')
+
+
+def _mute(program: _Program, request: Mute, setting: Setting) -> None:
+    program.write("generated = ", calls.mute(request, {"plain": False, "muted": True}))
+    program.write('generated["muted"][0].save("muted.png")')
+
+
 def _generate(program: _Program, request: Generate, setting: Setting) -> None:
     columns = {"plain": 0.0, "steered": 1.0}
     program.write("generated = ", calls.compare(request, columns, request.pictures))
@@ -143,6 +156,8 @@ def _measure(program: _Program, request: Measure, setting: Setting) -> None:
 
 _WRITERS: Mapping[str, Any] = {
     "Explore": _explore,
+    "Explain": _explain,
+    "Mute": _mute,
     "Generate": _generate,
     "Strip": _strip,
     "Suggest": _suggest,
@@ -157,7 +172,7 @@ def command_of(request: Any, setting: Setting) -> str:
     """The command line that comes nearest to the request."""
     name, positional, options = _command(request, setting)
     options |= {"--model": setting.model}
-    if isinstance(setting.relevance, Path) and not isinstance(request, Measure):
+    if isinstance(setting.relevance, Path) and not isinstance(request, Measure | Explain):
         options["--relevance"] = setting.relevance
     words = ["headwise", name]
     for option, values in options.items():
@@ -183,6 +198,9 @@ def _command(request: Any, setting: Setting) -> tuple[str, list[str], dict[str, 
                 [request.prompt],
                 {"--pictures": 1, "--seed": request.seed, **_sampling(request)},
             )
+        case Explain():  # muting too, which the command line does not have
+            options = {"--word": request.word, **_options(calls.explain(request).kwargs)}
+            return "explain", [request.prompt], options
         case Generate():
             compared = calls.compare(request, {}, request.pictures)
             return "generate", [request.prompt], options | _options(compared.kwargs)

@@ -7,6 +7,7 @@ import { jobSlot, problem } from "./jobs.js";
 import { HeadMap, drawScale } from "./headmap.js";
 import { Stage } from "./stage.js";
 import { showRecipe } from "./recipe.js";
+import * as drawn from "./explain.js";
 
 let explored = null;
 let head = null;
@@ -147,6 +148,7 @@ const generating = jobSlot("explore", "explore", (job) => {
   region = null;
   stage.show(pictureOf(job, item), `Picture generated from the prompt: ${job.asked.prompt}`);
   $("explore-recipe").hidden = false;
+  drawn.show(job);
   showMaps(true);
 });
 
@@ -285,8 +287,10 @@ export function restore(last) {
   if (!last.explore) return;
   fill($("explore-form"), last.explore.asked);
   generating.adopt(last.explore, true);
+  drawn.restore(last);
 }
 
 export function ready() {
+  drawn.read();
   if (!explored && !$("explore").hidden) generate();
 }

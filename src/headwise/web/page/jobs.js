@@ -5,6 +5,8 @@ import { follow, over, post } from "./api.js";
 
 const NAMES = {
   explore: "Generating",
+  explain: "Finding the heads",
+  mute: "Muting a head",
   generate: "Generating",
   strip: "Generating the strip",
   suggest: "Finding concepts",

@@ -1,0 +1,97 @@
+"""The command that explains one picture: explain."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from tqdm.auto import tqdm
+
+from headwise.cli.options import Model, NegativePrompt, Output, Sampling, Seed, Size
+from headwise.cli.output import console, print_json, table
+
+if TYPE_CHECKING:  # torch takes seconds to import, which --help need not pay
+    from headwise.measuring.explanation import Explanation
+
+__all__ = ["explain"]
+
+FIGURE, NUMBERS, PICTURE = "explanation.png", "explanation.json", "picture.png"
+FAR = 0.2  # from 1, where the shares of a word are called inexact
+
+
+def explain(
+    prompt: Annotated[str, typer.Argument(help="What to generate.")],
+    word: Annotated[
+        list[str] | None,
+        typer.Option(help="A word or phrase of the prompt to explain; by default all but 'a', 'of' …"),
+    ] = None,
+    model: Model = Model(),
+    seed: Seed = 0,
+    picture: Annotated[int, typer.Option(min=0, help="The number of the picture of this seed.")] = 0,
+    calls: Annotated[int, typer.Option(min=1, help="Denoiser calls at which effects are measured.")] = 10,
+    points: Annotated[int, typer.Option(min=1, help="More points are more exact, and take longer.")] = 1,
+    maps_of: Annotated[int, typer.Option("--maps", min=0, help="Heads of each word that get a map.")] = 4,
+    output: Output = Output(Path("runs/explain")),
+    sampling: Sampling = Sampling(50),
+    negative_prompt: NegativePrompt = None,
+    size: Size = Size(),
+    batch_size: Annotated[int, typer.Option(min=1, help="Rows at a time, beside the picture.")] = 8,
+) -> None:
+    """Generate a picture, and say which heads drew each word of it, and where.
+
+    Writes the picture, a figure, and all numbers as JSON. A share is that of a head in all that the word
+    does to the output of the denoiser; where it is below 0 the head works against the word.
+
+    \b
+    Examples:
+      headwise explain "a red car in the snow"
+      headwise explain "a red car" --word red --seed 3 --out runs/red-car
+      headwise explain "a cat on a sofa" -m sd14 --word cat --points 3 --json
+    """
+    from headwise.report import plots  # refuses at once where matplotlib is missing
+
+    pipe = model.load()
+    size.require(pipe)
+    from headwise import __version__
+    from headwise.files import write_whole
+    from headwise.measuring.explain import explain as run
+    from headwise.model.pipelines import watched
+    from headwise.pictures import save_picture
+
+    options = {**vars(sampling), "negative_prompt": negative_prompt, **vars(size)}
+    measuring = {"points": points, "calls": calls, "maps_of": maps_of, "batch_size": batch_size}
+    with (
+        tqdm(total=sampling.num_inference_steps, unit="step") as bar,
+        watched(pipe, lambda: bar.update() and None),
+    ):
+        explained = run(pipe, prompt, word or None, seed=seed, picture=picture, **measuring, **options)
+    settings = {"prompt": prompt, "headwise": __version__, **explained.settings, "model": model.name}
+    save_picture(output.out / PICTURE, explained.image, settings)
+    explained.save(output.out / NUMBERS)
+    write_whole(output.out / FIGURE, plots.as_png(plots.explanation(explained)))
+    if output.as_json:
+        print_json(_summary(explained, output.out))
+        return
+    console().print(table("word", "strength>", "share>", "head>", "address", rows=_rows(explained)))
+    for name, total in zip(explained.words, explained.completeness, strict=True):
+        if abs(total - 1) > FAR:
+            print(f"The shares of {name!r} come to {total:.2f} in all, not 1: --points 3 is more exact.")
+    print(output.out / FIGURE)
+
+
+def _rows(explained: "Explanation") -> Iterator[tuple[str, ...]]:
+    """The largest heads of each word, which is named once."""
+    for name, strength in zip(explained.words, explained.strengths, strict=True):
+        for rank, (head, address, share) in enumerate(explained.top(name)):
+            first = (name, f"{strength:.2f}") if rank == 0 else ("", "")
+            yield (*first, f"{share:+.3f}", str(head), address)
+
+
+def _summary(explained: "Explanation", out: Path) -> dict[str, Any]:
+    """What is printed for programs: the files, and all but the shares of every head and the maps."""
+    names = ("word", "strength", "completeness", "by_layer", "top")
+    described = explained.to_json()
+    words = [{name: word[name] for name in names} for word in described["words"]]
+    files = {"figure": FIGURE, "numbers": NUMBERS, "picture": PICTURE}
+    paths = {kind: str(out / file) for kind, file in files.items()}
+    return {**paths, "prompt": explained.prompt, "steps": described["steps"], "words": words}

@@ -1,0 +1,202 @@
+r"""Explain one image: which heads drew each word of its prompt, and where.
+
+Which heads is the effect (effect.py) of this one image: at some calls of the denoiser, while the image is
+generated, the share of head h in all that the word w does,
+
+    e[w, h] = mean over calls of ∫₀¹ ⟨∂D/∂s_{w,h} (α, …, α), d_w⟩ dα / ⟨d_w, d_w⟩,   d_w = D(1) − D(w muted)
+
+Where is the change of the denoiser's output if the word is muted in that head alone, at each position x,
+
+    map[w, h, x] = mean over calls of Σ_channels |D(1) − D(w muted in h)| [x]
+
+for the heads with the largest |e|, and for all heads together. Muting multiplies the head's attention to the
+word by 0, as `weaken(…, factor=0)` does at every step. Which heads are largest is known only after the last
+measured call, so the maps of all measured calls are computed there, from the inputs that each was made with.
+
+With n words, c measured calls and k maps for each word, the denoiser computes n c (2 + points) rows for the
+shares, of which n c points with a gradient, and c (1 + n (k + 1)) for the maps. A plain image of 50 guided
+steps is 100 rows; with the defaults and three words it comes to 350, and 30 of them are passed backward.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from headwise.errors import HeadwiseError, HookMisuse, WordNotInPrompt
+from headwise.measuring.effect import Effect, EffectProbe, ScaledWords, output_of, shares_of
+from headwise.measuring.explanation import Explanation
+from headwise.model.attention import hooked
+from headwise.model.generate import generate_keys
+from headwise.model.heads import HeadMap
+from headwise.model.hooks import Hook
+from headwise.model.pipelines import model_name, quiet, text_segments
+from headwise.model.sites import DenoiserCall
+from headwise.model.tokens import positions_in, split_words
+from headwise.model.words import content_words
+
+__all__ = ["explain"]
+
+
+def explain(
+    pipe: Any,
+    prompt: str,
+    words: str | Sequence[str] | None = None,
+    *,
+    seed: int = 0,
+    picture: int = 0,
+    points: int = 1,
+    calls: int = 10,
+    maps_of: int = 4,
+    batch_size: int = 8,
+    **options: Any,
+) -> Explanation:
+    """Generate an image, and measure which heads drew each word of its prompt, and where.
+
+        explanation = hw.explain(pipe, "a red car in the snow", seed=3, num_inference_steps=50)
+        explanation.image                     # the image of hw.generate(pipe, [prompt], 3, [0])
+        explanation.top("red")                # heads with their addresses and shares
+
+    Args:
+        pipe: The user's pipeline; it is left as it was.
+        prompt: The prompt.
+        words: The words or phrases to explain; None for all but articles, prepositions and conjunctions.
+        seed, picture: The key of the image: with the same key, `generate` gives the same image.
+        points: The number of points at which the integral is taken. The shares of a word come closer to 1
+            in all as they get more (`Explanation.completeness`), at the cost of a gradient for each.
+        calls: At how many calls of the denoiser effects are measured, evenly spaced.
+        maps_of: How many heads of each word have a map, those with the largest shares.
+        batch_size: How many rows are computed at a time beside the image, which bounds the memory.
+        options: Passed to the pipeline: `num_inference_steps`, `guidance_scale`, `negative_prompt`,
+            `height`, `width` … The image is what its `output_type` asks for.
+
+    Raises:
+        WordNotInPrompt: A word is not in the prompt, or beyond what the text encoder reads.
+        HeadwiseError: An argument is out of range.
+        HookMisuse: No gradient passes through this denoiser, a cache is at work in it, or guidance needs
+            several rows with the prompt.
+    """
+    if maps_of < 0:
+        raise HeadwiseError(f"maps_of={maps_of} was given; expected 0 or more heads.")
+    chosen = _chosen(pipe, prompt, words, options)
+    probe = EffectProbe([chosen], points, calls=calls, batch_size=batch_size)
+    explaining = _Explaining(chosen, probe, maps_of)
+    with quiet(pipe), hooked(pipe, explaining):
+        (image,) = generate_keys(pipe, [prompt], [(seed, picture)], **options)
+    effect, (heads, maps, word_maps) = explaining.effect, explaining.maps
+    if effect is None:
+        raise HookMisuse(
+            "The pipeline ended before the last call that was to be measured. Let it make all its steps."
+        )
+    through, whole = effect.through[0].swapaxes(0, 1), effect.whole[0].T
+    strengths = np.sqrt(whole.sum(1))
+    return Explanation(
+        image=image,
+        prompt=prompt,
+        words=chosen,
+        shares=effect.shares,
+        by_step=shares_of(through, whole),
+        steps=tuple(call.step for call in explaining.measured),
+        strengths=strengths / max(strengths.max(), np.finfo(np.float64).tiny),
+        heads=heads,
+        maps=maps,
+        word_maps=word_maps,
+        head_map=HeadMap.of(pipe),
+        settings={
+            **{"model": model_name(pipe), "seed": seed, "picture": picture, "points": points},
+            **{name: value for name, value in options.items() if value is not None},
+        },
+    )
+
+
+class _Explaining(Hook):
+    """Measures the effect of words of one image, and then where the heads with the largest act.
+
+    Args:
+        words: The words.
+        probe: The probe that measures their effect.
+        maps_of: How many heads of each word have a map.
+
+    Attributes:
+        measured: The denoiser calls at which the effect was measured.
+        effect: The effect; None before the last of these calls.
+        maps: The heads, their maps and those of all heads together.
+    """
+
+    once_per_step = True
+
+    def __init__(self, words: tuple[str, ...], probe: EffectProbe, maps_of: int) -> None:
+        self.words, self.probe, self.maps_of = words, probe, maps_of
+        self.measured: list[DenoiserCall] = []
+        self.effect: Effect | None = None
+        self.maps: tuple[np.ndarray, np.ndarray, np.ndarray] = (np.zeros(0),) * 3
+
+    def finish(self, call: DenoiserCall) -> None:
+        """Measure the effect; at the last measured call, make the maps of all."""
+        steps = self.probe.steps_measured(call.steps)
+        if not call.prompted or call.step not in steps:
+            return
+        self.probe.finish(call)
+        self.measured.append(call)
+        if call.step == steps[-1]:
+            self.effect = self.probe.take()
+            largest = np.argsort(-np.abs(self.effect.shares), 1, kind="stable")[:, : self.maps_of]
+            self.maps = (largest, *self._maps(largest))
+
+    def _maps(
+        self, heads: Int[np.ndarray, "words shown"]
+    ) -> tuple[Float[np.ndarray, "words shown height width"], Float[np.ndarray, "words height width"]]:
+        """The map of each of these heads, and of all heads together, averaged over the measured calls."""
+        call, (words, shown) = self.measured[0], heads.shape
+        of_word = torch.zeros(words, call.tokens, dtype=torch.bool)
+        for w, word in enumerate(self.words):
+            of_word[w, list(call.positions(0, word))] = True
+        kept = torch.ones(words, shown + 1, call.head_map.all_heads)
+        kept[:, shown] = 0
+        kept[:, :shown].scatter_(2, torch.from_numpy(heads)[..., None], 0)
+        rows = (of_word.repeat_interleave(shown + 1, 0), kept.flatten(0, 1))
+        total = sum(self._changes(each, *rows) for each in self.measured)
+        maps = (total / len(self.measured)).unflatten(0, (words, shown + 1)).numpy()  # type: ignore[union-attr]
+        return maps[:, :shown], maps[:, shown]
+
+    def _changes(
+        self, call: DenoiserCall, of_word: Tensor, kept: Float[Tensor, "rows all_heads"]
+    ) -> Float[Tensor, "rows height width"]:
+        """Σ over channels of |D(1) − D(kept)| for the word and the factors of each row."""
+        assert call.rerun is not None
+        changes, size = [], self.probe.batch_size
+        with torch.no_grad():
+            plain = output_of(call.rerun(ScaledWords(*_on(call, of_word[:1], torch.ones_like(kept[:1])))))
+            for tokens, factors in zip(of_word.split(size), kept.split(size), strict=True):
+                muted = ScaledWords(*_on(call, tokens, factors))
+                output = output_of(call.rerun(muted, images=[0] * len(tokens)))
+                changes.append(_over_channels((output - plain).abs(), call.grid).double().cpu())
+        return torch.cat(changes)
+
+
+def _on(call: DenoiserCall, *tensors: Tensor) -> list[Tensor]:
+    return [tensor.to(call.device) for tensor in tensors]
+
+
+def _over_channels(output: Tensor, grid: tuple[int, int]) -> Float[Tensor, "rows height width"]:
+    """The sum over channels; FLUX's output is a row of patches, each with all its channels."""
+    return output.sum(1) if output.ndim == 4 else output.sum(-1).unflatten(1, grid)
+
+
+def _chosen(
+    pipe: Any, prompt: str, words: str | Sequence[str] | None, options: dict[str, Any]
+) -> tuple[str, ...]:
+    """The words to explain, all of which the denoiser reads."""
+    segments = text_segments(pipe, options)
+    if words is None:
+        read = [word.text for word in split_words(segments, prompt) if word.positions]
+        words = content_words(read) or tuple(read)
+    chosen = (words,) if isinstance(words, str) else tuple(words)
+    if not chosen:
+        raise WordNotInPrompt(f'"{prompt}" has no word to explain. Give a prompt with words.')
+    for word in chosen:
+        positions_in(segments, prompt, word)  # refuses one that is not there before the image is generated
+    return chosen

@@ -1,0 +1,137 @@
+r"""The figure of one explained image: the share of each layer and head in each word, and where heads act.
+
+Red stands for shares above 0, of heads through which a word acts, and blue for those below, of heads that
+work against it.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from PIL import Image
+
+from headwise.errors import HeadwiseError
+from headwise.measuring.explanation import Explanation
+from headwise.report.layers import block_of, mark_layers, place_of
+from headwise.report.style import DIVERGING, INK, Axes, Figure, sheet
+
+__all__ = ["explanation", "short_address", "signed"]
+
+FOR, AGAINST, ALL = "#b2182b", "#2166ac", "#6b21a8"
+CELL, STRIP = 1.7, 0.95  # the height of a word's maps and of its shares, in inches
+
+
+def explanation(explained: Explanation, words: Sequence[str] | None = None, maps: int = 4) -> Figure:
+    """The image, the shares of layers and heads in each word, and maps of each word's largest heads.
+
+    A map lies over the image in grey, and its colour is full at its own largest value, so that a weak head
+    is seen as well as a strong one; the number above it is the head's share.
+
+    Args:
+        explained: The explanation.
+        words: The words to show; all if None.
+        maps: How many heads of each word are shown, at most.
+
+    Raises:
+        HeadwiseError: The explained image is not one of Pillow's, or a word was not explained.
+    """
+    if not isinstance(explained.image, Image.Image):
+        raise HeadwiseError(
+            f"The explained image is a {type(explained.image).__name__}; expected one of Pillow's. "
+            "Explain with output_type='pil'."
+        )
+    rows = [explained.index(word) for word in (explained.words if words is None else words)]
+    shown = min(maps, explained.heads.shape[1])
+    above, below = max(2.6, 0.7 + STRIP * len(rows)), CELL * len(rows) + 0.3
+    width = max(9.0, 1.6 + (shown + 1) * CELL)
+    with sheet(width, above + below) as figure:
+        engine: Any = figure.get_layout_engine()
+        engine.set(h_pad=0.03, hspace=0)
+        halves: Any = figure.subfigures(2, 1, height_ratios=[above, below])
+        left, right = halves[0].subfigures(1, 2, width_ratios=[2.4, width - 2.4])
+        _draw_image(left.subplots(), explained)
+        _draw_shares(right, explained, rows)
+        _draw_maps(halves[1], explained, rows, shown)
+    return figure
+
+
+def _draw_image(axes: Axes, explained: Explanation) -> None:
+    axes.imshow(explained.image, interpolation="nearest")
+    axes.set_axis_off()
+    axes.set_title(f"“{explained.prompt}”", fontsize=9, wrap=True)
+
+
+def _draw_shares(figure: Any, explained: Explanation, rows: Sequence[int]) -> None:
+    """For each word bars of its layers, and below them a strip of its heads."""
+    axes = figure.subplots(2 * len(rows), 1, sharex=True, height_ratios=[3, 1] * len(rows))
+    slices, limit = explained.head_map.slices, float(np.abs(explained.shares[rows]).max()) or 1.0
+    of_layers = explained.by_layer[rows]
+    low, high = min(0.0, of_layers.min()), max(0.0, of_layers.max())
+    margin = 0.05 * (high - low) or 0.5
+    strip: Any = None
+    for (bars, heads), w in zip(axes.reshape(-1, 2), rows, strict=True):
+        for share, (start, stop) in zip(explained.by_layer[w], slices, strict=True):
+            bars.bar((start + stop - 1) / 2, share, 0.9 * (stop - start), color=FOR if share > 0 else AGAINST)
+        bars.axhline(0, color="black", linewidth=0.6)
+        bars.set(ylim=(low - margin, high + margin))
+        label = f"{explained.words[w]}\nin all {explained.completeness[w]:.2f}"
+        bars.set_ylabel(label, rotation=0, ha="right", va="center", color=INK)
+        for each in (bars, heads):
+            each.tick_params(axis="x", length=0)
+            each.spines[["bottom", "left"]].set_visible(False)
+        colours: dict[str, Any] = {"cmap": DIVERGING, "vmin": -limit, "vmax": limit}
+        strip = heads.imshow(explained.shares[w][None], aspect="auto", interpolation="nearest", **colours)
+        heads.set_yticks([0], ["heads"])
+        heads.tick_params(axis="y", length=0, labelsize=7)
+        for start, _ in slices[1:]:
+            heads.axvline(start - 0.5, color="#c9ced4", linewidth=0.5)
+    mark_layers(heads, explained.head_map, [layer.heads for layer in explained.head_map], axes[0])
+    figure.suptitle("share in what the word does: of each layer, and of its heads", fontsize=9)
+    figure.colorbar(strip, ax=list(axes), fraction=0.03, pad=0.01).set_label("share of a head")
+
+
+def _draw_maps(figure: Any, explained: Explanation, rows: Sequence[int], shown: int) -> None:
+    """For each word the map of all heads, and those of the heads with the largest shares."""
+    grid = figure.subplots(len(rows), shown + 1, squeeze=False)
+    grey = explained.image.convert("L")
+    for cells, w in zip(grid, rows, strict=True):
+        titles = [("all heads", ALL, explained.word_maps[w])]
+        for head, map_ in zip(explained.heads[w, :shown], explained.maps[w], strict=False):
+            share = explained.shares[w, head]
+            name = short_address(explained.head_map.address(int(head)))
+            titles.append((f"{name}  {signed(share)}", FOR if share > 0 else AGAINST, map_))
+        for axes, (title, colour, map_) in zip(cells, titles, strict=True):
+            axes.imshow(grey, cmap="gray", vmin=-220, vmax=255, interpolation="nearest")
+            axes.imshow(
+                _tinted(map_, colour),
+                interpolation="bicubic",
+                extent=(-0.5, grey.width - 0.5, grey.height - 0.5, -0.5),
+            )
+            axes.set(xticks=[], yticks=[], xlim=(-0.5, grey.width - 0.5), ylim=(grey.height - 0.5, -0.5))
+            axes.spines[:].set_visible(False)
+            axes.set_title(title, fontsize=8, color=colour)
+        label = f"{explained.words[w]}\nstrength {explained.strengths[w]:.2f}"
+        cells[0].set_ylabel(label, rotation=0, ha="right", va="center", color=INK)
+    figure.suptitle(
+        "\nwhere the output changes when the word is muted in one head, with the head’s share", fontsize=9
+    )
+
+
+def signed(share: float) -> str:
+    """A share with its sign, which is a minus and not a hyphen."""
+    return f"{share:+.2f}".replace("-", "−")
+
+
+def short_address(address: str) -> str:
+    """`up_blocks.2.attentions.1.transformer_blocks.0.attn2[4]` as "up 2.1[4]"."""
+    path, head = address.split("[")
+    return f"{place_of(path)} {block_of(path)}[{head}"
+
+
+def _tinted(map_: Float[np.ndarray, "height width"], colour: str) -> Float[np.ndarray, "height width 4"]:
+    """A map as a colour that is the less transparent the larger its value is, up to its largest."""
+    red, green, blue = (int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5))
+    top = float(map_.max())
+    strength = 0.85 * map_ / top if top > 0 else np.zeros_like(map_)
+    return np.stack([np.full_like(map_, c) for c in (red, green, blue)] + [strength], -1)
