@@ -38,12 +38,12 @@ def dose(shares, factors):
     return shares @ (factors - 1)
 
 
-def by_bisection(shares, dial, bounds):
-    """The same factors in another way: clip(1 + λ e), with λ halved in on until the dose is the dial."""
+def by_bisection(shares, dial, bounds, weights):
+    """The same factors in another way: clip(1 + λ e / w), with λ halved in on until the dose is the dial."""
 
     def factors(length):
         upper = np.where(shares > 0, bounds[1], 1.0)
-        return np.clip(1 + length * shares, bounds[0], upper)
+        return np.clip(1 + length * shares / weights, bounds[0], upper)
 
     low, high = (0.0, 1e6) if dial > 0 else (-1e6, 0.0)
     for _ in range(300):
@@ -60,14 +60,20 @@ def test_the_dose_is_the_dial_or_the_nearest_that_bounds_reach(shares, dial, bou
     assert (factors[shares <= 0] <= 1).all()
 
 
-@given(shares_of_heads(), dials, bounds_of_factors)
-def test_it_agrees_with_bisection(shares, dial, bounds):
-    assert np.allclose(least_change(shares, dial, bounds), by_bisection(shares, dial, bounds), atol=1e-7)
+@given(shares_of_heads(), dials, bounds_of_factors, st.integers(0, 2**32))
+def test_it_agrees_with_bisection(shares, dial, bounds, seed):
+    weights = np.random.default_rng(seed).uniform(0.1, 1, len(shares))
+    for w in (weights, np.ones_like(shares)):
+        factors = least_change(shares, dial, bounds, w)
+        assert np.allclose(factors, by_bisection(shares, dial, bounds, w), atol=1e-7)
+    assert np.array_equal(least_change(shares, dial, bounds), factors)
 
 
 @given(shares_of_heads(), dials, bounds_of_factors, st.integers(0, 2**32))
 def test_no_other_factors_of_this_dose_are_nearer_to_one(shares, dial, bounds, seed):
-    factors, drawn = least_change(shares, dial, bounds), np.random.default_rng(seed)
+    drawn = np.random.default_rng(seed)
+    weights = drawn.uniform(0.1, 1, len(shares))
+    factors = least_change(shares, dial, bounds, weights)
     upper = np.where(shares > 0, bounds[1], 1.0)
     a, wanted = drawn.uniform(bounds[0], upper), dose(shares, factors)
     most = np.where(shares > 0, upper, bounds[0])
@@ -76,7 +82,7 @@ def test_no_other_factors_of_this_dose_are_nearer_to_one(shares, dial, bounds, s
     way = dose(shares, b) - dose(shares, a)
     other = a + (b - a) * ((wanted - dose(shares, a)) / way if way else 0)
     assert dose(shares, other) == pytest.approx(wanted, abs=1e-9)
-    assert np.square(other - 1).sum() >= np.square(factors - 1).sum() - 1e-9
+    assert weights @ np.square(other - 1) >= weights @ np.square(factors - 1) - 1e-9
 
 
 @given(shares_of_heads(), dials, dials, bounds_of_factors)

@@ -1,13 +1,17 @@
 r"""Doses: how much of a word to ask for, in units of what it does, by relevance measured as effect.
 
-To first order, scaling a word's values by f[h] in head h changes the denoiser's output, along all that the
-word does to it, by
+Scaling a word's values by f[h] in head h is, to first order, a dose of
 
     dose(f) = Σ_h e[h] (f[h] − 1)        e = R / Σ R, the share of the word's effect through head h
 
-0 leaves the word as it is, −1 takes it away (f = 0 everywhere), 1 doubles it. Relevance by effect reaches 30
-at single heads, so that `strengthen`'s 1 + s (R − 1) is a dose of s (H Σ e² − 1), several times what was
-asked for. `amplify` reaches a dose by the smallest change of factors within bounds lo ≤ f ≤ hi,
+in units of all that the word does to the denoiser's output: 0 leaves it as it is, −1 takes it away, and
+f = 1 + δ in every head is a dose of δ. Two settings of the same dose do about as much. How much that is above
+0 is up to the model: e is the mean slope of the way from the muted word to the plain one, and beyond that a
+denoiser may saturate, as the built-in one does (docs/evidence.md).
+
+Relevance by effect reaches 30 at single heads, so `strengthen`'s 1 + s (R − 1) is a dose of s (H Σ e² − 1),
+several times what was asked for, in a few heads. `amplify` reaches a dose by the smallest change of factors
+within bounds lo ≤ f ≤ hi,
 
     minimise Σ_h (f[h] − 1)²   subject to   dose(f) = dial,   lo ≤ f ≤ hi,   f[h] ≤ 1 where e[h] ≤ 0
 
@@ -48,17 +52,19 @@ def amplify(
 ) -> Steer:  # fmt: skip
     """Change what a word does by a dose, with the smallest change of the heads' factors.
 
+    A dial of δ does about as much as scaling the word's values by 1 + δ in every head: it is the same dose.
+
         relevance = hw.measure_effect(pipe, {"Color": ["red", "blue"]})
         with hw.hooked(pipe, hw.amplify(relevance, "red", "Color", dial=0.5)):
-            pipe("a red car")     # to first order, red does half as much again
+            pipe("a red car")     # as much as red × 1.5 in every head
 
     Args:
         relevance: Relevance measured by effect on a model with the same heads (`measure_effect`), or the path
             of its file or run.
         word: The word of the prompt, as in `strengthen`.
         concept: The concept of the relevance to which the word belongs.
-        dial: The dose, −100 … 100: 0 leaves the picture as it is bit for bit, 1 doubles what the word does
-            and −1 mutes it, both to first order.
+        dial: The dose, −100 … 100: 0 leaves the picture as it is bit for bit, −1 mutes the word, and above 0
+            it does more.
         bounds: The smallest and the largest factor of a head, −100 ≤ lo ≤ 1 ≤ hi ≤ 100. Where they do not
             reach the dose, a warning says which they do reach, and that one is used.
         occurrence, steps: As in `strengthen`.
@@ -114,14 +120,20 @@ def gate(
 
 
 def least_change(
-    shares: Float[np.ndarray, " all_heads"], dial: float | int, bounds: Bounds = (0.0, 3.0)
+    shares: Float[np.ndarray, " all_heads"],
+    dial: float | int,
+    bounds: Bounds = (0.0, 3.0),
+    weights: Float[np.ndarray, " all_heads"] | None = None,
 ) -> Float[np.ndarray, " all_heads"]:
     """The factors nearest to 1 whose dose is the dial; those of the nearest dose where bounds forbid it.
+
+    They minimise Σ w (f − 1)².
 
     Args:
         shares: The share e of each head in what the word does; negative for a head that works against it.
         dial: The dose, −100 … 100.
         bounds: The smallest and the largest factor; no head with e ≤ 0 gets more than 1.
+        weights: The weight w of each head, above 0 where e is not 0; 1 if None.
 
     Raises:
         BadStrength: The dial or the bounds are out of range.
@@ -129,9 +141,10 @@ def least_change(
     if not abs(dial) <= LARGEST:  # NaN is not either
         raise BadStrength(
             f"A dial of {dial} was given; expected a number from {-LARGEST:.0f} to {LARGEST:.0f}. "
-            "0 changes nothing, 1 doubles what the word does, −1 mutes it."
+            "0 changes nothing, −1 mutes the word, above 0 it does more."
         )
-    direction = np.sign(dial) * shares
+    weights = np.ones_like(shares) if weights is None else weights
+    direction = np.sign(dial) * np.divide(shares, weights, out=np.zeros_like(shares), where=shares != 0)
     furthest = _furthest(shares, direction, bounds)
     moving = furthest * direction > 0
     if not moving.any():
@@ -139,8 +152,8 @@ def least_change(
     corners = np.full(len(shares), 0.0)
     corners[moving] = furthest[moving] / direction[moving]
     order = np.argsort(corners, kind="stable")
-    # The dose at the k-th corner is Σ_{i ≤ k} e_i furthest_i + corner_k Σ_{i > k} e_i², for what moves.
-    slopes = np.where(moving, shares**2, 0.0)[order]
+    # The dose at the k-th corner is Σ_{i ≤ k} e_i furthest_i + corner_k Σ_{i > k} e_i² / w_i, for what moves.
+    slopes = np.where(moving, np.abs(shares * direction), 0.0)[order]
     saturated = np.cumsum(slopes * corners[order])
     still_rising = np.cumsum(slopes[::-1])[::-1] - slopes
     doses = saturated + corners[order] * still_rising
