@@ -2,23 +2,24 @@ r"""What a dose of a word does: is the effect what the dial says, and what else 
 
     nice python benchmarks/dose.py [--json] [--write] [--prompts 24] [--out runs/dose]
 
-Relevance by effect is measured on 24 pictures of each concept of the built-in model; the doses are given to
-prompts that were not among those, from another seed. Four concepts are for choosing a rule, four for the
+Relevance by effect is measured on 48 pictures of each concept of the built-in model; the doses are given to
+prompts that were not among those, from another seed. Three concepts are for choosing a rule, four for the
 report. A rule gives each head a factor:
 
-    least            the smallest change that reaches the dose, within 0 … 3 (what `amplify` ships)
+    least            the smallest change that reaches the dose, within 0 … 3: Σ (f − 1)²
     weighted         the same, with changes weighted by the standard error: Σ se² (f − 1)²
-    equal            the same, weighted by |e|: heads of e > 0 are raised alike
+    equal            the same, weighted by |e|: heads that act are raised alike, as `amplify` does
     all heads        1 + dial everywhere, which needs no relevance
     strengthen       1 + s (R − 1) by votes, of the relevance that comes with the model
     random heads     the factors of least, permuted over the heads
 
-For the report there are the dials above 0 of all of these but weighted and equal. Of every prompt and
-factors f: the *effect* ⟨D(f) − D(0), d⟩ / ⟨d, d⟩ − 1 with d = D(1) − D(0), summed over the calls of a plain
-picture of four steps; the judge's *certainty* of the word among the concept's words in a picture of ten
+For the report there are the dials above 0 of all of these but weighted. Of every prompt and
+factors f: the *effect* ⟨D(f) − D(0), d⟩ / ⟨d, d⟩ − 1 with d = D(1) − D(0), the mean over the calls of a
+plain picture of four steps; the judge's *certainty* of the word among the concept's words in a picture of ten
 steps; how that picture *resembles* the plain one (judge's cosine), and the mean *squared* difference of their
 pixels. As rules differ in the effect that they reach, each is also held against least at the same effect,
-between whose dials all three are interpolated. Intervals are by bootstrap over prompts.
+between whose dials all three are interpolated. Of each concept, dose_and_effect is the rank correlation over
+all factors of the dose with the measured effect. Intervals are by bootstrap over prompts.
 """
 
 import argparse
@@ -42,18 +43,19 @@ from headwise.intervals import bootstrap
 from headwise.measuring.concepts import ConceptSet
 from headwise.measuring.measure_effect import measure_effect
 from headwise.measuring.relevance import Relevance
+from headwise.measuring.reliability import rank_correlation
 from headwise.measuring.word_prompts import WordPrompt, word_prompts
 from headwise.model.attention import hooked
 from headwise.model.generate import generate
 from headwise.model.hooks import Hook
 from headwise.model.pipelines import load_pipeline, quiet
 from headwise.model.sites import DenoiserCall
-from headwise.steering.dose import least_change
+from headwise.steering.dose import acting, least_change
 from headwise.steering.steer import Steer
 
-TUNING = ("Color", "Animals", "Time of Day", "Image Style")
+TUNING = ("Color", "Animals", "Time of Day")
 REPORTED = ("Weather Conditions", "Material", "Geometric Patterns", "Plants")
-MEASURED = 24  # pictures of each concept by which relevance is measured, of seed 0
+MEASURED = 48  # pictures of each concept by which relevance is measured, of seed 0
 SEED = 7  # of the pictures that are steered
 DIALS, STRENGTHS = (0.5, 1.0, 2.0), (0.25, 0.5, 1.0)
 LESS = (-1.0, -0.5)  # dials that take from the word
@@ -82,27 +84,22 @@ Rule = Callable[[Heads, float], np.ndarray]
 RULES: dict[str, tuple[Rule, tuple[float, ...]]] = {
     "least": (lambda heads, dial: least_change(heads.shares, dial), LESS + DIALS),
     "weighted": (
-        lambda heads, dial: least_change(heads.shares, dial, weights=_floored(heads.errors**2)),
+        lambda heads, dial: least_change(heads.shares, dial, weights=acting(heads.errors**2)),
         DIALS,
     ),
     "equal": (
-        lambda heads, dial: least_change(heads.shares, dial, weights=_floored(abs(heads.shares))),
+        lambda heads, dial: least_change(heads.shares, dial, weights=acting(heads.shares)),
         DIALS,
     ),
     "all heads": (lambda heads, dial: np.full_like(heads.shares, 1 + dial), LESS + DIALS),
     "strengthen": (lambda heads, strength: 1 + strength * (heads.votes - 1), STRENGTHS),
     "random heads": (_random, (1.0, 2.0)),
 }
-RULES_OF_REPORT = ("least", "all heads", "strengthen", "random heads")
-
-
-def _floored(weights: np.ndarray) -> np.ndarray:
-    """No weight is so small that a head that does nothing would be changed for free."""
-    return np.maximum(weights, 0.01 * weights.max())
+RULES_OF_REPORT = ("least", "equal", "all heads", "strengthen", "random heads")
 
 
 class MeasuredEffect(Hook):
-    """A hook that measures what factors do along the effect of each image's word, at every call.
+    """A hook that measures what factors do along the effect of each image's word, the mean over calls.
 
     Args:
         words: The word of each image.
@@ -111,8 +108,13 @@ class MeasuredEffect(Hook):
 
     def __init__(self, words: list[str], factors: np.ndarray) -> None:
         self.words, self.factors = words, factors
-        self.along = np.zeros((len(factors), len(words)))  # Σ over calls of ⟨D(f) − D(0), d⟩
-        self.whole = np.zeros(len(words))  # Σ over calls of ⟨d, d⟩
+        self.calls = 0
+        self.total = np.zeros((len(factors), len(words)))  # Σ over calls of ⟨D(f) − D(1), d⟩ / ⟨d, d⟩
+
+    @property
+    def effect(self) -> np.ndarray:
+        """What each row of factors adds to what the word of each image does; −1 takes all of it."""
+        return self.total / self.calls
 
     def finish(self, call: DenoiserCall) -> None:
         """Run the call again, with each row of factors."""
@@ -129,9 +131,10 @@ class MeasuredEffect(Hook):
         with torch.no_grad():
             muted, plain = (output(np.full(call.head_map.all_heads, value)) for value in (0.0, 1.0))
             effect = plain - muted
-            self.whole += effect.square().sum(1).numpy()
-            for along, factors in zip(self.along, self.factors, strict=True):
-                along += ((output(factors) - muted) * effect).sum(1).numpy()
+            for total, factors in zip(self.total, self.factors, strict=True):
+                along = ((output(factors) - plain) * effect).sum(1)
+                total += (along / effect.square().sum(1)).numpy()
+            self.calls += 1
 
 
 def texts_of(said: WordPrompt, words: tuple[str, ...]) -> tuple[str, ...]:
@@ -175,12 +178,12 @@ def try_concept(pipe: Any, scorer: CLIPScorer, concept: str, prompts: int) -> di
 
         plain = pictures(np.ones_like(heads.shares))
         found: dict[str, Any] = {"plain": scorer.probability(plain, [c.texts for c in cases]).tolist()}
-        found |= {"whole": measured.whole.tolist(), "completeness": relevance.settings["completeness"][0]}
-        for (rule, dial), row, along in zip(conditions, factors, measured.along, strict=True):
+        found["completeness"] = relevance.settings["completeness"][0]
+        for (rule, dial), row, effect in zip(conditions, factors, measured.effect, strict=True):
             steered = pictures(row)
             found[f"{rule} {dial:g}"] = {
                 "dose": float(heads.shares @ (row - 1)),
-                "along": along.tolist(),
+                "effect": effect.tolist(),
                 "certainty": scorer.probability(steered, [c.texts for c in cases]).tolist(),
                 "resemblance": scorer.image_similarity(plain, steered).tolist(),
                 "squared": np.square(pixels(plain) - pixels(steered)).mean(1).tolist(),
@@ -190,13 +193,9 @@ def try_concept(pipe: Any, scorer: CLIPScorer, concept: str, prompts: int) -> di
 
 def points(tried: dict[str, Any]) -> dict[str, np.ndarray]:
     """Of each condition and prompt: effect, certainty, resemblance, squared difference; plain is "plain"."""
-    whole, plain = np.array(tried["whole"]), np.array(tried["plain"])
-    of: dict[str, np.ndarray] = {
-        name: np.stack(
-            [np.array(each["along"]) / whole - 1]
-            + [np.array(each[kind]) for kind in ("certainty", "resemblance", "squared")],
-            1,
-        )
+    plain, kinds = np.array(tried["plain"]), ("effect", "certainty", "resemblance", "squared")
+    of = {
+        name: np.stack([np.array(each[kind]) for kind in kinds], 1)
         for name, each in tried.items()
         if isinstance(each, dict)
     }
@@ -241,7 +240,14 @@ def together(tried: dict[str, dict[str, Any]]) -> dict[str, Any]:
         some = {concept: tried[concept] for concept in concepts if concept in tried}
         found[group] = {"concepts": list(some)} | summary(list(some.values()))
         for concept, each in some.items():
-            found[concept] = {"completeness": each["completeness"]} | summary([each])
+            doses, effects = (
+                np.array([np.mean(of[kind]) for of in each.values() if isinstance(of, dict)])[None]
+                for kind in ("dose", "effect")
+            )
+            found[concept] = {
+                "completeness": each["completeness"],
+                "dose_and_effect": round(float(rank_correlation(doses, effects)[0]), 3),
+            } | summary([each])
     return found
 
 

@@ -11,12 +11,16 @@ denoiser may saturate, as the built-in one does (docs/evidence.md).
 
 Relevance by effect reaches 30 at single heads, so `strengthen`'s 1 + s (R − 1) is a dose of s (H Σ e² − 1),
 several times what was asked for, in a few heads. `amplify` reaches a dose by the smallest change of factors
-within bounds lo ≤ f ≤ hi,
+within bounds lo ≤ f ≤ hi, in which heads count as much as they act,
 
-    minimise Σ_h (f[h] − 1)²   subject to   dose(f) = dial,   lo ≤ f ≤ hi,   f[h] ≤ 1 where e[h] ≤ 0
+    minimise Σ_h w[h] (f[h] − 1)²   subject to   dose(f) = dial,   lo ≤ f ≤ hi,   f[h] ≤ 1 where e[h] ≤ 0
+    w = max(|e|, max |e| / 100)
 
-whose solution is f = clip(1 + λ e): without bounds λ = dial / Σ e². The dose is a piecewise linear, monotone
-function of λ, with a corner where a head reaches its bound, so λ is exact after sorting the corners.
+whose solution is f = clip(1 + λ e / w): all heads that act for the word are raised alike, those against it
+are lowered, and heads that do next to nothing are left. With w = 1 it would be f = clip(1 + λ e), a large
+change of few heads; on the built-in model that changes more of the picture for the same effect. The dose is a
+piecewise linear, monotone function of λ, with a corner where a head reaches its bound, so λ is exact after
+sorting the corners.
 
 `gate` turns a misread word from one concept toward another by shutting heads, with E = max(e, 0):
 
@@ -40,7 +44,7 @@ from headwise.errors import BadStrength, HeadwiseError, UnknownConcept
 from headwise.measuring.relevance import Relevance
 from headwise.steering.steer import LARGEST, Steer, Steps, WordSpec
 
-__all__ = ["amplify", "gate", "least_change", "reachable"]
+__all__ = ["acting", "amplify", "gate", "least_change", "reachable"]
 
 Bounds = tuple[float | int, float | int]
 
@@ -50,7 +54,7 @@ def amplify(
     dial: float | int = 1.0, *, bounds: Bounds = (0.0, 3.0), occurrence: int | None = None,
     steps: Steps = (0.0, 1.0),
 ) -> Steer:  # fmt: skip
-    """Change what a word does by a dose, with the smallest change of the heads' factors.
+    """Change what a word does by a dose, alike in all heads that act for it.
 
     A dial of δ does about as much as scaling the word's values by 1 + δ in every head: it is the same dose.
 
@@ -77,7 +81,7 @@ def amplify(
     """
     relevance = Relevance.of(relevance)
     shares = _shares(relevance, concept)
-    factors = least_change(shares, dial, bounds)
+    factors = least_change(shares, dial, bounds, acting(shares))
     dose = float(shares @ (factors - 1))
     if abs(dose - dial) > 1e-6 * max(1.0, abs(dial)):
         low, high = reachable(shares, bounds)
@@ -165,6 +169,12 @@ def least_change(
     change = np.where(corners <= length, furthest, length * direction)
     # clipped once more, as 1 + (lo − 1) may round to less than lo
     return np.clip(1 + np.where(moving, change, 0.0), *bounds)
+
+
+def acting(shares: Float[np.ndarray, " all_heads"]) -> Float[np.ndarray, " all_heads"]:
+    """The weight of each head's change: as much as the head acts, w = max(|e|, max |e| / 100)."""
+    acts = np.abs(shares)
+    return np.maximum(acts, acts.max() / 100)
 
 
 def reachable(shares: Float[np.ndarray, " all_heads"], bounds: Bounds = (0.0, 3.0)) -> tuple[float, float]:
