@@ -2,7 +2,7 @@ r"""What a dose of a word does: is the effect what the dial says, and what else 
 
     nice python benchmarks/dose.py [--json] [--write] [--prompts 24] [--out runs/dose]
 
-Relevance by effect is measured on 48 pictures of each concept of the built-in model; the doses are given to
+Relevance by effect is measured on up to 48 pictures of each concept of the built-in model; doses are given to
 prompts that were not among those, from another seed. Three concepts are for choosing a rule, four for the
 report. A rule gives each head a factor:
 
@@ -153,11 +153,13 @@ def try_concept(pipe: Any, scorer: CLIPScorer, concept: str, prompts: int) -> di
     """Every rule at every dial, on prompts that say a word of the concept; the numbers of each prompt."""
     words = ConceptSet.load("emoji").words(concept)
     alone = ConceptSet({concept: words})
-    relevance = measure_effect(pipe, alone, pictures=MEASURED, batch_size=12, progress=False)
+    every = word_prompts(alone, None, None, pipe)[concept]
+    pictures_of = min(MEASURED, len(every) - prompts)
+    relevance = measure_effect(pipe, alone, pictures=pictures_of, batch_size=12, progress=False)
     total = relevance[concept].sum()
     votes = Relevance.load(emoji.RELEVANCE)[concept]
     heads = Heads(relevance[concept] / total, relevance.standard_errors[0] / total, votes)
-    said = word_prompts(alone, None, None, pipe)[concept][MEASURED : MEASURED + prompts]
+    said = every[pictures_of : pictures_of + prompts]
     cases = [EvalPrompt(each.prompt, texts_of(each, words)) for each in said]
     conditions = [(rule, dial) for rule, (_, dials) in RULES.items() for dial in dials]
     if concept in REPORTED:
@@ -246,6 +248,7 @@ def together(tried: dict[str, dict[str, Any]]) -> dict[str, Any]:
             )
             found[concept] = {
                 "completeness": each["completeness"],
+                "doses": {name: of["dose"] for name, of in each.items() if isinstance(of, dict)},
                 "dose_and_effect": round(float(rank_correlation(doses, effects)[0]), 3),
             } | summary([each])
     return found

@@ -158,3 +158,15 @@ def test_the_picture_of_the_readme_can_be_made(tmp_path):
 
 def test_changelog_begins_with_this_version():
     assert f"\n## {headwise.__version__} " in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_the_numbers_about_doses_are_those_of_their_file():
+    results = json.loads((ROOT / "benchmarks" / "results" / "emoji-dose-2026-11-29.json").read_text())
+    page = (ROOT / "docs" / "evidence.md").read_text().split("## A dose ")[1].split("\n## ")[0]
+    for group, rule, *cells in re.findall(
+        r"^\| (tuning|reported) \| ([^|]+) \|(.*)\|(.*)\|(.*)\|(.*)\|$", page, re.M
+    ):
+        numbers = results[group]["conditions"][rule]
+        expected = ["{:+.3f} ({:+.3f} to {:+.3f})".format(*numbers[kind]) for kind in numbers]
+        assert [cell.strip() for cell in cells] == expected, (group, rule)
+    assert len(re.findall(r"^\| reported ", page, re.M)) == len(results["reported"]["conditions"]) - 1
