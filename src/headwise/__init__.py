@@ -40,6 +40,8 @@ _HOME = {
     "strengthen": "steering.steer",
     "adjust": "steering.steer",
     "weaken": "steering.steer",
+    "amplify": "steering.dose",
+    "gate": "steering.dose",
     "compare": "steering.compare",
     "suggest": "steering.suggest",
     "PromptToPrompt": "editing.prompt_to_prompt",

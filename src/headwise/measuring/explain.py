@@ -27,7 +27,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from headwise.errors import HeadwiseError, HookMisuse, WordNotInPrompt
-from headwise.measuring.effect import Effect, EffectProbe, ScaledWords, output_of, shares_of
+from headwise.measuring.effect import Effect, EffectProbe, ScaledWords, output_of
+from headwise.measuring.effect_samples import shares_of
 from headwise.measuring.explanation import Explanation
 from headwise.model.attention import hooked
 from headwise.model.generate import generate_keys

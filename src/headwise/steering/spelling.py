@@ -5,6 +5,9 @@ r"""Steering written in one line, for the command line and the page.
     red#2:Color          only its second occurrence
     lavender:Color-Plants        adjust "lavender" toward Color, away from Plants
 
+By relevance measured as effect the number is a dose (dose.py): red:Color*0.5 asks for half as much again of
+what "red" does, and lavender:Color-Plants*0.5 shuts the heads of Plants half.
+
 Names of concepts may hold spaces and hyphens and are matched without regard to case. Words may hold colons;
 the last colon ends the word.
 """
@@ -15,6 +18,7 @@ from difflib import get_close_matches
 
 from headwise.errors import BadStrength, HeadwiseError, UnknownConcept
 from headwise.measuring.relevance import Relevance
+from headwise.steering.dose import amplify, gate
 from headwise.steering.steer import Steer, adjust, strengthen
 
 __all__ = ["concepts_named", "parse_steering", "split_steering"]
@@ -36,9 +40,12 @@ def parse_steering(text: str, relevance: Relevance, times: float | int = 1.0) ->
     word, concepts, strength = split_steering(text)
     word, occurrence = _occurrence(word)
     toward, away = concepts_named(concepts, relevance.concepts)
+    by_effect = relevance.kind == "effect"
     if away is None:
-        return strengthen(relevance, word, toward, strength * times, occurrence=occurrence)
-    return adjust(relevance, word, toward, away, strength * times, occurrence=occurrence)
+        raise_word = amplify if by_effect else strengthen
+        return raise_word(relevance, word, toward, strength * times, occurrence=occurrence)
+    turn_word = gate if by_effect else adjust
+    return turn_word(relevance, word, toward, away, strength * times, occurrence=occurrence)
 
 
 def split_steering(text: str) -> tuple[str, str, float]:

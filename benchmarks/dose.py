@@ -1,0 +1,298 @@
+r"""What a dose of a word does: is the effect what the dial says, and what else changes in the picture?
+
+    nice python benchmarks/dose.py [--json] [--write] [--prompts 24] [--out runs/dose]
+
+Relevance by effect is measured on up to 48 pictures of each concept of the built-in model; doses are given to
+prompts that were not among those, from another seed. Three concepts are for choosing a rule, four for the
+report. A rule gives each head a factor:
+
+    least            the smallest change that reaches the dose, within 0 … 3: Σ (f − 1)²
+    weighted         the same, with changes weighted by the standard error: Σ se² (f − 1)²
+    equal            the same, weighted by |e|: heads that act are raised alike, as `amplify` does
+    all heads        1 + dial everywhere, which needs no relevance
+    strengthen       1 + s (R − 1) by votes, of the relevance that comes with the model
+    random heads     the factors of least, permuted over the heads
+
+For the report there are the dials above 0 of all of these but weighted. Of every prompt and
+factors f: the *effect* ⟨D(f) − D(0), d⟩ / ⟨d, d⟩ − 1 with d = D(1) − D(0), the mean over the calls of a
+plain picture of four steps; the judge's *certainty* of the word among the concept's words in a picture of ten
+steps; how that picture *resembles* the plain one (judge's cosine), and the mean *squared* difference of their
+pixels. As rules differ in the effect that they reach, each is also held against least at the same effect,
+between whose dials all three are interpolated. Of each concept, dose_and_effect is the rank correlation over
+all factors of the dose with the measured effect. Intervals are by bootstrap over prompts.
+"""
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from looking import add_output_to, tell
+from PIL import Image
+
+from headwise import emoji
+from headwise.benchmarks.clip_scorer import CLIPScorer
+from headwise.benchmarks.prompts import EvalPrompt
+from headwise.files import write_whole
+from headwise.intervals import bootstrap
+from headwise.measuring.concepts import ConceptSet
+from headwise.measuring.measure_effect import measure_effect
+from headwise.measuring.relevance import Relevance
+from headwise.measuring.reliability import rank_correlation
+from headwise.measuring.word_prompts import WordPrompt, word_prompts
+from headwise.model.attention import hooked
+from headwise.model.generate import generate
+from headwise.model.hooks import Hook
+from headwise.model.pipelines import load_pipeline, quiet
+from headwise.model.sites import DenoiserCall
+from headwise.steering.dose import acting, least_change
+from headwise.steering.steer import Steer
+
+TUNING = ("Color", "Animals", "Time of Day")
+REPORTED = ("Weather Conditions", "Material", "Geometric Patterns", "Plants")
+MEASURED = 48  # pictures of each concept by which relevance is measured, of seed 0
+SEED = 7  # of the pictures that are steered
+DIALS, STRENGTHS = (0.5, 1.0, 2.0), (0.25, 0.5, 1.0)
+LESS = (-1.0, -0.5)  # dials that take from the word
+UNCERTAIN = 0.9  # the judge's certainty below which a plain picture leaves something to be strengthened
+
+
+class Heads(NamedTuple):
+    """What is known of the heads of a concept.
+
+    Args:
+        shares: e, the share of the word's effect that passes through each head.
+        errors: The standard errors of the shares.
+        votes: Relevance by votes.
+    """
+
+    shares: np.ndarray
+    errors: np.ndarray
+    votes: np.ndarray
+
+
+def _random(heads: Heads, dial: float) -> np.ndarray:
+    return Steer(least_change(heads.shares, dial)[None]).control("random heads", seed=0).factors[0]
+
+
+Rule = Callable[[Heads, float], np.ndarray]
+RULES: dict[str, tuple[Rule, tuple[float, ...]]] = {
+    "least": (lambda heads, dial: least_change(heads.shares, dial), LESS + DIALS),
+    "weighted": (
+        lambda heads, dial: least_change(heads.shares, dial, weights=acting(heads.errors**2)),
+        DIALS,
+    ),
+    "equal": (
+        lambda heads, dial: least_change(heads.shares, dial, weights=acting(heads.shares)),
+        DIALS,
+    ),
+    "all heads": (lambda heads, dial: np.full_like(heads.shares, 1 + dial), LESS + DIALS),
+    "strengthen": (lambda heads, strength: 1 + strength * (heads.votes - 1), STRENGTHS),
+    "random heads": (_random, (1.0, 2.0)),
+}
+RULES_OF_REPORT = ("least", "equal", "all heads", "strengthen", "random heads")
+
+
+class MeasuredEffect(Hook):
+    """A hook that measures what factors do along the effect of each image's word, the mean over calls.
+
+    Args:
+        words: The word of each image.
+        factors: Each row of factors is tried on every image.
+    """
+
+    def __init__(self, words: list[str], factors: np.ndarray) -> None:
+        self.words, self.factors = words, factors
+        self.calls = 0
+        self.total = np.zeros((len(factors), len(words)))  # Σ over calls of ⟨D(f) − D(1), d⟩ / ⟨d, d⟩
+
+    @property
+    def effect(self) -> np.ndarray:
+        """What each row of factors adds to what the word of each image does; −1 takes all of it."""
+        return self.total / self.calls
+
+    def finish(self, call: DenoiserCall) -> None:
+        """Run the call again, with each row of factors."""
+
+        def output(factors: np.ndarray) -> torch.Tensor:
+            assert call.rerun is not None
+            steer = Steer(factors[None], self.words)
+            steer.prepare(call.of_rows(call.pictures))
+            result = call.rerun(steer)
+            return (result[0] if isinstance(result, tuple) else result.sample).flatten(1).double()
+
+        if not call.prompted:
+            return
+        with torch.no_grad():
+            muted, plain = (output(np.full(call.head_map.all_heads, value)) for value in (0.0, 1.0))
+            effect = plain - muted
+            for total, factors in zip(self.total, self.factors, strict=True):
+                along = ((output(factors) - plain) * effect).sum(1)
+                total += (along / effect.square().sum(1)).numpy()
+            self.calls += 1
+
+
+def texts_of(said: WordPrompt, words: tuple[str, ...]) -> tuple[str, ...]:
+    """The prompt, and the prompt with each of the concept's other words in the word's place."""
+    place = rf"(?<!\w){re.escape(said.word)}(?!\w)"
+    others = [word.lower() for word in words if word.lower() != said.word.lower()]
+    return said.prompt, *(re.sub(place, lambda _, w=word: w, said.prompt, count=1) for word in others)
+
+
+def pixels(pictures: list[Image.Image]) -> np.ndarray:
+    """Pixels from 0 to 1, one row for each picture."""
+    return np.stack([np.asarray(p.convert("RGB"), np.float64).ravel() / 255 for p in pictures])
+
+
+def try_concept(pipe: Any, scorer: CLIPScorer, concept: str, prompts: int) -> dict[str, Any]:
+    """Every rule at every dial, on prompts that say a word of the concept; the numbers of each prompt."""
+    words = ConceptSet.load("emoji").words(concept)
+    alone = ConceptSet({concept: words})
+    every = word_prompts(alone, None, None, pipe)[concept]
+    pictures_of = min(MEASURED, len(every) - prompts)
+    relevance = measure_effect(pipe, alone, pictures=pictures_of, batch_size=12, progress=False)
+    total = relevance[concept].sum()
+    votes = Relevance.load(emoji.RELEVANCE)[concept]
+    heads = Heads(relevance[concept] / total, relevance.standard_errors[0] / total, votes)
+    said = every[pictures_of : pictures_of + prompts]
+    cases = [EvalPrompt(each.prompt, texts_of(each, words)) for each in said]
+    conditions = [(rule, dial) for rule, (_, dials) in RULES.items() for dial in dials]
+    if concept in REPORTED:
+        conditions = [(rule, dial) for rule, dial in conditions if rule in RULES_OF_REPORT and dial > 0]
+    factors = np.stack([RULES[rule][0](heads, dial) for rule, dial in conditions])
+    said_words = [each.word for each in said]
+    options = {"seed": SEED, "numbers": range(len(said))}
+    measured = MeasuredEffect(said_words, factors)
+    with quiet(pipe):
+        with hooked(pipe, measured):
+            generate(pipe, [p for p, _ in said], **options, num_inference_steps=4, output_type="latent")
+
+        def pictures(row: np.ndarray) -> list[Image.Image]:
+            with hooked(pipe, Steer(row[None], said_words)):
+                return generate(
+                    pipe, [p for p, _ in said], **options, num_inference_steps=10, output_type="pil"
+                )
+
+        plain = pictures(np.ones_like(heads.shares))
+        found: dict[str, Any] = {"plain": scorer.probability(plain, [c.texts for c in cases]).tolist()}
+        found["completeness"] = relevance.settings["completeness"][0]
+        for (rule, dial), row, effect in zip(conditions, factors, measured.effect, strict=True):
+            steered = pictures(row)
+            found[f"{rule} {dial:g}"] = {
+                "dose": float(heads.shares @ (row - 1)),
+                "effect": effect.tolist(),
+                "certainty": scorer.probability(steered, [c.texts for c in cases]).tolist(),
+                "resemblance": scorer.image_similarity(plain, steered).tolist(),
+                "squared": np.square(pixels(plain) - pixels(steered)).mean(1).tolist(),
+            }
+    return found
+
+
+def points(tried: dict[str, Any]) -> dict[str, np.ndarray]:
+    """Of each condition and prompt: effect, certainty, resemblance, squared difference; plain is "plain"."""
+    plain, kinds = np.array(tried["plain"]), ("effect", "certainty", "resemblance", "squared")
+    of = {
+        name: np.stack([np.array(each[kind]) for kind in kinds], 1)
+        for name, each in tried.items()
+        if isinstance(each, dict)
+    }
+    return {"plain": np.stack([0 * plain, plain, 1 + 0 * plain, 0 * plain], 1)} | of
+
+
+def summary(tried: list[dict[str, Any]]) -> dict[str, Any]:
+    """What the prompts of some concepts come to together, with intervals."""
+    each = [points(of_concept) for of_concept in tried]
+    names = list(each[0])
+    cases = np.concatenate([np.stack([of[name] for name in names], 1) for of in each])
+    found = {"prompts": len(cases), "conditions": _intervals(names, *bootstrap(cases, lambda mean: mean))}
+    uncertain = cases[:, 0, 1] < UNCERTAIN
+    gains = (cases[:, :, 1] - cases[:, :1, 1])[uncertain]
+    found["uncertain"] = {"prompts": int(uncertain.sum())}
+    if uncertain.any():
+        found["uncertain"] |= dict(zip(names, map(_triple, *bootstrap(gains, lambda m: m)), strict=True))
+    compared = [name for name in names if not name.startswith("least") and not name.partition(" -")[1]]
+    reference = ["plain", *(f"least {dial:g}" for dial in DIALS)]
+    curve, others = ([names.index(name) for name in some] for some in (reference, compared))
+
+    def beyond_least(mean: np.ndarray) -> np.ndarray:
+        at = mean[others, 0]
+        expected = np.stack([np.interp(at, mean[curve, 0], mean[curve, kind]) for kind in (1, 2, 3)], 1)
+        reached = (at <= mean[curve[-1], 0])[:, None]
+        return np.where(reached, mean[others, 1:] - expected, np.nan)
+
+    value, low, high = bootstrap(cases, beyond_least)
+    kinds = ("certainty", "resemblance", "squared")
+    found["beyond_least_at_equal_effect"] = {
+        name: {kind: _triple(value[i, k], low[i, k], high[i, k]) for k, kind in enumerate(kinds)}
+        for i, name in enumerate(compared)
+        if name != "plain"
+    }
+    return found
+
+
+def together(tried: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """The summaries of each group of concepts, and of each concept."""
+    found: dict[str, Any] = {}
+    for group, concepts in {"tuning": TUNING, "reported": REPORTED}.items():
+        some = {concept: tried[concept] for concept in concepts if concept in tried}
+        found[group] = {"concepts": list(some)} | summary(list(some.values()))
+        for concept, each in some.items():
+            doses, effects = (
+                np.array([np.mean(of[kind]) for of in each.values() if isinstance(of, dict)])[None]
+                for kind in ("dose", "effect")
+            )
+            found[concept] = {
+                "completeness": each["completeness"],
+                "doses": {name: of["dose"] for name, of in each.items() if isinstance(of, dict)},
+                "dose_and_effect": round(float(rank_correlation(doses, effects)[0]), 3),
+            } | summary([each])
+    return found
+
+
+def _intervals(names: list[str], value: np.ndarray, low: np.ndarray, high: np.ndarray) -> dict[str, Any]:
+    kinds = ("effect", "certainty", "resemblance", "squared")
+    return {
+        name: {kind: _triple(value[i, k], low[i, k], high[i, k]) for k, kind in enumerate(kinds)}
+        for i, name in enumerate(names)
+    }
+
+
+def _triple(value: float, low: float, high: float) -> list[float | None]:
+    return [None if np.isnan(each) else round(float(each), 5) for each in (value, low, high)]
+
+
+def main() -> None:
+    """Try all concepts, keep the numbers of each prompt, and print what they come to."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    add_output_to(parser)
+    parser.add_argument("--prompts", type=int, default=24)
+    parser.add_argument("--concepts", nargs="+", default=[*TUNING, *REPORTED])
+    parser.add_argument("--out", type=Path, default=Path("runs/dose"))
+    options = parser.parse_args()
+    pipe, scorer = load_pipeline("emoji"), CLIPScorer.load("emoji")
+    options.out.mkdir(parents=True, exist_ok=True)
+    tried: dict[str, dict[str, Any]] = {}
+    for concept in options.concepts:
+        path = options.out / f"{concept}.json"
+        if not path.exists():
+            write_whole(path, json.dumps(try_concept(pipe, scorer, concept, options.prompts)).encode())
+        tried[concept] = json.loads(path.read_text())
+    found = together(tried)
+    settings = {"seed": SEED, "measured_on": MEASURED, "uncertain_below": UNCERTAIN}
+    settings |= {"threads": torch.get_num_threads(), "torch": torch.__version__}
+    if not tell(settings | found, options):
+        return
+    for name in ("tuning", "reported"):
+        sys.stdout.write(f"{name}: {found[name]['prompts']} prompts\n")
+        for condition, numbers in found[name]["conditions"].items():
+            texts = (f"{kind} {numbers[kind][0]:+.3f}" for kind in numbers)
+            sys.stdout.write(f"    {condition:18} {'  '.join(texts)}\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,211 @@
+r"""Doses: how much of a word to ask for, in units of what it does, by relevance measured as effect.
+
+Scaling a word's values by f[h] in head h is, to first order, a dose of
+
+    dose(f) = Σ_h e[h] (f[h] − 1)        e = R / Σ R, the share of the word's effect through head h
+
+in units of all that the word does to the denoiser's output: 0 leaves it as it is, −1 takes it away, and
+f = 1 + δ in every head is a dose of δ. Two settings of the same dose do about as much. How much that is above
+0 is up to the model: e is the mean slope of the way from the muted word to the plain one, and beyond that a
+denoiser may saturate, as the built-in one does (docs/evidence.md).
+
+Relevance by effect reaches 30 at single heads, so `strengthen`'s 1 + s (R − 1) is a dose of s (H Σ e² − 1),
+several times what was asked for, in a few heads. `amplify` reaches a dose by the smallest change of factors
+within bounds lo ≤ f ≤ hi, in which heads count as much as they act,
+
+    minimise Σ_h w[h] (f[h] − 1)²   subject to   dose(f) = dial,   lo ≤ f ≤ hi,   f[h] ≤ 1 where e[h] ≤ 0
+    w = max(|e|, max |e| / 100)
+
+whose solution is f = clip(1 + λ e / w): all heads that act for the word are raised alike, those against it
+are lowered, and heads that do next to nothing are left. With w = 1 it would be f = clip(1 + λ e), a large
+change of few heads; on the built-in model that changes more of the picture for the same effect. The dose is a
+piecewise linear, monotone function of λ, with a corner where a head reaches its bound, so λ is exact after
+sorting the corners.
+
+`gate` turns a misread word from one concept toward another by shutting heads, with E = max(e, 0):
+
+    f = 1 + s (E[toward] / (E[toward] + E[away]) − 1)        between 0 and 1 for s between 0 and 1
+
+References:
+    | Axiomatic Attribution for Deep Networks (Sundararajan et al., 2017), whose completeness is Σ e = 1
+    | https://arxiv.org/abs/1703.01365
+    | Convex Optimization, example 5.2: water-filling (Boyd and Vandenberghe, 2004)
+    | https://web.stanford.edu/~boyd/cvxbook/
+"""
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+
+from headwise.errors import BadStrength, HeadwiseError, UnknownConcept
+from headwise.measuring.relevance import Relevance
+from headwise.steering.steer import LARGEST, Steer, Steps, WordSpec
+
+__all__ = ["acting", "amplify", "gate", "least_change", "reachable"]
+
+Bounds = tuple[float | int, float | int]
+
+
+def amplify(
+    relevance: Relevance | str | Path, word: WordSpec | Sequence[WordSpec], concept: str,
+    dial: float | int = 1.0, *, bounds: Bounds = (0.0, 3.0), occurrence: int | None = None,
+    steps: Steps = (0.0, 1.0),
+) -> Steer:  # fmt: skip
+    """Change what a word does by a dose, alike in all heads that act for it.
+
+    A dial of δ does about as much as scaling the word's values by 1 + δ in every head: it is the same dose.
+
+        relevance = hw.measure_effect(pipe, {"Color": ["red", "blue"]})
+        with hw.hooked(pipe, hw.amplify(relevance, "red", "Color", dial=0.5)):
+            pipe("a red car")     # as much as red × 1.5 in every head
+
+    Args:
+        relevance: Relevance measured by effect on a model with the same heads (`measure_effect`), or the path
+            of its file or run.
+        word: The word of the prompt, as in `strengthen`.
+        concept: The concept of the relevance to which the word belongs.
+        dial: The dose, −100 … 100: 0 leaves the picture as it is bit for bit, −1 mutes the word, and above 0
+            it does more.
+        bounds: The smallest and the largest factor of a head, −100 ≤ lo ≤ 1 ≤ hi ≤ 100. Where they do not
+            reach the dose, a warning says which they do reach, and that one is used.
+        occurrence, steps: As in `strengthen`.
+
+    Raises:
+        HeadwiseError: The relevance was counted by votes.
+        UnknownConcept: The concept was not measured, or its words did nothing.
+        BadStrength: The dial, the bounds or the steps are out of range.
+        WordNotInPrompt, HeadMapMismatch: When the pipeline runs, as in `strengthen`.
+    """
+    relevance = Relevance.of(relevance)
+    shares = _shares(relevance, concept)
+    factors = least_change(shares, dial, bounds, acting(shares))
+    dose = float(shares @ (factors - 1))
+    if abs(dose - dial) > 1e-6 * max(1.0, abs(dial)):
+        low, high = reachable(shares, bounds)
+        warnings.warn(
+            f"A dial of {dial:g} was given for {concept!r}; with factors from {bounds[0]:g} to {bounds[1]:g} "
+            f"it reaches from {low:.3g} to {high:.3g}, so {dose:.3g} is used. Widen the bounds for more.",
+            stacklevel=2,
+        )
+    return Steer(factors[None], word, occurrence=occurrence, steps=steps, head_map=relevance.head_map)
+
+
+def gate(
+    relevance: Relevance | str | Path, word: WordSpec | Sequence[WordSpec], toward: str, away: str,
+    strength: float | int = 1.0, *, occurrence: int | None = None, steps: Steps = (0.0, 1.0),
+) -> Steer:  # fmt: skip
+    """Turn a misread word from one concept toward another by shutting the heads that draw the other.
+
+    f = 1 + s (E[toward] / (E[toward] + E[away]) − 1) with E = max(e, 0) and e = R / Σ R; a head that
+    serves neither concept keeps the factor 1.
+
+    Args:
+        relevance: As in `amplify`.
+        word: The misread word, as in `strengthen`.
+        toward, away: The concept that is meant, and the one that is generated instead.
+        strength: The strength s, 0 … 1; 0 changes nothing, bit for bit.
+        occurrence, steps: As in `strengthen`.
+
+    Raises:
+        HeadwiseError, UnknownConcept: As in `amplify`.
+        BadStrength: The strength or the steps are out of range.
+    """
+    relevance = Relevance.of(relevance)
+    if not 0 <= strength <= 1:
+        raise BadStrength(f"A strength of {strength} was given; expected a number from 0 to 1.")
+    meant, misread = (np.maximum(_shares(relevance, concept), 0) for concept in (toward, away))
+    total = meant + misread
+    passed = np.divide(meant, total, out=np.ones_like(total), where=total > 0)
+    factors = 1 + float(strength) * (passed - 1)
+    return Steer(factors[None], word, occurrence=occurrence, steps=steps, head_map=relevance.head_map)
+
+
+def least_change(
+    shares: Float[np.ndarray, " all_heads"],
+    dial: float | int,
+    bounds: Bounds = (0.0, 3.0),
+    weights: Float[np.ndarray, " all_heads"] | None = None,
+) -> Float[np.ndarray, " all_heads"]:
+    """The factors nearest to 1 whose dose is the dial; those of the nearest dose where bounds forbid it.
+
+    They minimise Σ w (f − 1)².
+
+    Args:
+        shares: The share e of each head in what the word does; negative for a head that works against it.
+        dial: The dose, −100 … 100.
+        bounds: The smallest and the largest factor; no head with e ≤ 0 gets more than 1.
+        weights: The weight w of each head, above 0 where e is not 0; 1 if None.
+
+    Raises:
+        BadStrength: The dial or the bounds are out of range.
+    """
+    if not abs(dial) <= LARGEST:  # NaN is not either
+        raise BadStrength(
+            f"A dial of {dial} was given; expected a number from {-LARGEST:.0f} to {LARGEST:.0f}. "
+            "0 changes nothing, −1 mutes the word, above 0 it does more."
+        )
+    weights = np.ones_like(shares) if weights is None else weights
+    direction = np.sign(dial) * np.divide(shares, weights, out=np.zeros_like(shares), where=shares != 0)
+    furthest = _furthest(shares, direction, bounds)
+    moving = furthest * direction > 0
+    if not moving.any():
+        return np.ones_like(shares)
+    corners = np.full(len(shares), 0.0)
+    corners[moving] = furthest[moving] / direction[moving]
+    order = np.argsort(corners, kind="stable")
+    # The dose at the k-th corner is Σ_{i ≤ k} e_i furthest_i + corner_k Σ_{i > k} e_i² / w_i, for what moves.
+    slopes = np.where(moving, np.abs(shares * direction), 0.0)[order]
+    saturated = np.cumsum(slopes * corners[order])
+    still_rising = np.cumsum(slopes[::-1])[::-1] - slopes
+    doses = saturated + corners[order] * still_rising
+    k = int(np.searchsorted(doses, abs(dial)))
+    if k == len(doses):
+        return np.clip(1 + np.where(moving, furthest, 0.0), *bounds)
+    before = saturated[k - 1] if k else 0.0
+    length = (abs(dial) - before) / (slopes[k] + still_rising[k])
+    change = np.where(corners <= length, furthest, length * direction)
+    # clipped once more, as 1 + (lo − 1) may round to less than lo
+    return np.clip(1 + np.where(moving, change, 0.0), *bounds)
+
+
+def acting(shares: Float[np.ndarray, " all_heads"]) -> Float[np.ndarray, " all_heads"]:
+    """The weight of each head's change: as much as the head acts, w = max(|e|, max |e| / 100)."""
+    acts = np.abs(shares)
+    return np.maximum(acts, acts.max() / 100)
+
+
+def reachable(shares: Float[np.ndarray, " all_heads"], bounds: Bounds = (0.0, 3.0)) -> tuple[float, float]:
+    """The smallest and the largest dose that factors within the bounds reach; arguments as `least_change`."""
+    low, high = (float(shares @ _furthest(shares, sign * shares, bounds)) for sign in (-1, 1))
+    return low, high
+
+
+def _furthest(shares: np.ndarray, direction: np.ndarray, bounds: Bounds) -> np.ndarray:
+    """How far from 1 each head's factor may go in its direction."""
+    low, high = bounds
+    if not -LARGEST <= low <= 1 <= high <= LARGEST:
+        raise BadStrength(
+            f"bounds={bounds} was given; expected the smallest and the largest factor, "
+            f"{-LARGEST:.0f} ≤ lo ≤ 1 ≤ hi ≤ {LARGEST:.0f}, such as (0, 3)."
+        )
+    up = np.where(shares > 0, float(high) - 1, 0.0)
+    return np.where(direction > 0, up, np.where(direction < 0, float(low) - 1, 0.0))
+
+
+def _shares(relevance: Relevance, concept: str) -> Float[np.ndarray, " all_heads"]:
+    """The shares e of a concept's heads, which sum to 1 whatever the quadrature of the measurement missed."""
+    if relevance.kind != "effect":
+        raise HeadwiseError(
+            f"This relevance was measured by {relevance.kind}, which are no shares of what a word does. "
+            "Measure it with `measure_effect`, or use `strengthen` and `adjust`."
+        )
+    values = relevance[concept]
+    if not values.sum() > 0:
+        raise UnknownConcept(
+            f"The words of {concept!r} did nothing that adds up, so there is no dose of them. Measure more "
+            "pictures, or more points."
+        )
+    return values / values.sum()
