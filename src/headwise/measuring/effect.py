@@ -37,7 +37,7 @@ from headwise.errors import HeadwiseError, HookMisuse, WordNotInPrompt
 from headwise.model.hooks import Hook
 from headwise.model.sites import Attend, DenoiserCall, Site
 
-__all__ = ["Against", "Effect", "EffectProbe", "WordsOfImage", "shares_of"]
+__all__ = ["Against", "Effect", "EffectProbe", "ScaledWords", "WordsOfImage", "output_of", "shares_of"]
 
 Against = Literal["nothing", "sibling"]
 WordsOfImage = str | Sequence[str] | None
@@ -186,10 +186,10 @@ class EffectProbe(Hook):
         options = {"images": rows.tolist(), "latents_of": latents_of.tolist()}
 
         def hook(scale: Tensor) -> Hook:
-            return _Between(scale) if sibling else _Scaled(of_word, scale)
+            return _Between(scale) if sibling else ScaledWords(of_word, scale)
 
         def output(result: Any) -> Tensor:
-            return _output(result)[:: 2 if sibling else 1]
+            return output_of(result)[:: 2 if sibling else 1]
 
         def factors(value: float | int) -> Tensor:
             return torch.full((len(images), call.head_map.all_heads), value, device=call.device)
@@ -237,7 +237,7 @@ class EffectProbe(Hook):
         return of_word
 
 
-class _Scaled(Hook):
+class ScaledWords(Hook):
     """Scales the values of a word in each row by the factor of each head.
 
     Args:
@@ -249,6 +249,7 @@ class _Scaled(Hook):
         self.of_word, self.scale = of_word, scale
 
     def __call__(self, attend: Attend, site: Site, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Attend to scaled values."""
         start, stop = site.call.head_map.slices[site.layer]
         scale = self.scale[:, start:stop, None]
         factors = torch.where(self.of_word[:, None], scale, 1.0)[..., None]
@@ -288,7 +289,7 @@ def _listed(words: WordsOfImage) -> tuple[str, ...]:
     return (words,) if isinstance(words, str) else tuple(words or ())
 
 
-def _output(result: Any) -> Tensor:
+def output_of(result: Any) -> Tensor:
     """What a denoiser returned, in float32 or wider: differences of half precision are rough."""
     output = result[0] if isinstance(result, tuple) else result.sample
     return output.to(torch.promote_types(output.dtype, torch.float32))
