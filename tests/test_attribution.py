@@ -290,6 +290,20 @@ def test_chance_is_the_score_of_permuted_values(planted, tmp_path):
     assert np.allclose(result.chance("layers", "Color", in_layers=True), [same] * 3)
 
 
+def test_what_other_concepts_predict_is_said_beside(planted, tmp_path):
+    truth = {name: losses_of(planted, name) for name in CONCEPTS}
+    tuning = {name: Tuning(name, *PROMPTS[name]) for name in CONCEPTS}
+    estimators = {
+        "oracle": oracle(planted),
+        "exchanged": lambda pipe, tuning, seed: exchanged[tuning.concept],
+    }
+    exchanged = {"Color": planted.known("Animals") + 0.0, "Animals": planted.known("Color") + 0.0}
+    result = benchmark_attribution(planted.pipe, truth, tuning, estimators, tmp_path, progress=False)
+    assert result.others("oracle") == result.score("exchanged")
+    assert result.others("exchanged").value == pytest.approx(1)
+    assert result.numbers()["oracle"]["others"] == result.others("oracle").as_json()
+
+
 def test_another_seed_in_the_same_folder_is_refused(planted, tmp_path):
     truth, tuning = {"Color": losses_of(planted, "Color")}, {"Color": TUNING["Color"]}
     estimators = {"attention": lambda *task: mean_attention(*task, sampling=SAMPLING)}

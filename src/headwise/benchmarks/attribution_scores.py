@@ -4,7 +4,8 @@ The score is the partial correlation of predicted and true loss given the size o
 by bootstrap over subsets. That interval is of this estimator's values. How far values that know nothing come
 by chance is another question: where few heads do nearly everything, one random value more or less at these
 heads decides. So beside the score stands that of the same values permuted among all heads, and among the
-heads of each layer.
+heads of each layer. Where heads act on any word, a concept's losses are predicted from other concepts too:
+that score is the control of what is said of the concept.
 """
 
 from dataclasses import asdict, dataclass, field
@@ -80,11 +81,38 @@ class Attribution:
             minus: The name of another estimator, whose score is subtracted for each concept.
         """
         names = list(self.estimates) if concept is None else [concept]
-        losses = [self.losses[name] for name in names]
         predicted = [self.predicted(estimator, name) for name in names]
         less = None if minus is None else [self.predicted(minus, name) for name in names]
+        return self._median(names, predicted, degree, less)
+
+    def others(self, estimator: str) -> Interval:
+        """The control of `score`: each concept's losses predicted from the mean values of the other concepts.
+
+        Whatever this scores is not the concept's, but that of heads which act on any word.
+
+        Args:
+            estimator: The name of an estimator, not `RIDGE`.
+
+        Returns:
+            The median over concepts; nan of one concept, which has no others.
+        """
+        values = {name: of_concept[estimator].values for name, of_concept in self.estimates.items()}
+        if len(values) < 2:
+            return Interval(np.nan, np.nan, np.nan)
+        total = np.sum(list(values.values()), 0)
+        predicted = [self.losses[name].subsets @ (total - its) for name, its in values.items()]
+        return self._median(list(values), predicted)
+
+    def _median(
+        self,
+        names: list[str],
+        predicted: list[np.ndarray],
+        degree: int = 1,
+        minus: list[np.ndarray] | None = None,
+    ) -> Interval:
+        losses = [self.losses[name] for name in names]
         return median_correlation(
-            predicted, [each.mean for each in losses], losses[0].sizes, degree, minus=less
+            predicted, [each.mean for each in losses], losses[0].sizes, degree, minus=minus
         )
 
     @cached_property
@@ -141,6 +169,8 @@ class Attribution:
                 concept: self._scores(name, concept) | asdict(self.rows(name, concept))
                 for concept in self.estimates
             }
+            if name != RIDGE and len(self.estimates) > 1:
+                numbers[name]["others"] = self.others(name).as_json()
             areas = {concept: areas[name] for concept, areas in self.areas.items() if name in areas}
             for concept, area in areas.items():
                 numbers[name]["concepts"][concept]["area"] = area.as_json()

@@ -226,13 +226,22 @@ def attribution(
 def _attribution_table(numbers: dict[str, Any], areas: bool) -> Table:
     """The scores of estimators, the best first, and what they cost."""
     rows = [
-        (name, f"{Interval(*its['score'])}", _range(its.get("chance")), _range(its.get("chance_in_layers")))
+        (name, f"{Interval(*its['score'])}")
+        + tuple(_range(its.get(key)) for key in ("others", "chance", "chance_in_layers"))
         + (f"{its['forward']}", f"{its['backward']}")
         + ((f"{its['area']:+.3f}" if "area" in its else "",) if areas else ())
         for name, its in sorted(numbers.items(), key=lambda pair: -pair[1]["score"][0])
     ]
-    columns = ("estimator", "score (95 %)>", "by chance>", "in layers>", "rows>", "with gradient>", "area>")
-    return table(*columns[: 6 + areas], rows=rows)
+    columns = (
+        "estimator",
+        "score (95 %)>",
+        "from others>",
+        "by chance>",
+        "in layers>",
+        "rows>",
+        "gradients>",
+    )
+    return table(*columns, *(("area>",) if areas else ()), rows=rows)
 
 
 def _range(interval: list[float] | None) -> str:

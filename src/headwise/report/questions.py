@@ -27,7 +27,8 @@ ATTRIBUTION_LEAD = (
     "lost when random subsets of heads are weakened. The score is the correlation of predicted and true loss "
     "given the size of the subset, with 95 % intervals by bootstrap over subsets. Ridge regression learns "
     "from the losses of one half of the subsets and predicts the other. By chance is the score of the same "
-    "values permuted among all heads, or among those of each layer. Cost is rows that pass the denoiser."
+    "values permuted among all heads, or among those of each layer; from other concepts that of the mean of "
+    "their values. Cost is rows that pass the denoiser."
 )
 QUESTIONS_LEAD = (
     "Agreement is the rank correlation over heads, with 95 % intervals of its mean over concepts; it is with "
@@ -82,19 +83,19 @@ def attribution_page(folder: Path) -> Page:
     medians = {name: Interval(*by_name[name]["score"]) for name in ordered}
     concepts = tuple(next(iter(by_name.values()))["concepts"])
     columns = (
-        "estimator", "median", "by chance", "by chance in layers", "cube of the size given", "rows",
-        "with gradient", *concepts,
+        "estimator", "median", "from other concepts", "by chance", "by chance in layers",
+        "cube of the size given", "rows", "with gradient", *concepts,
     )  # fmt: skip
     rows = [
         (name, str(medians[name]))
-        + tuple(_or_nothing(its.get(key)) for key in ("chance", "chance_in_layers", "degree3"))
+        + tuple(_or_nothing(its.get(key)) for key in ("others", "chance", "chance_in_layers", "degree3"))
         + (str(its["forward"]), str(its["backward"]))
         + tuple(str(Interval(*its["concepts"][concept]["score"])) for concept in concepts)
         for name, its in ((name, by_name[name]) for name in ordered)
     ]
     ceilings = results["ceilings"]
     rows.append(
-        ("losses without noise", *[""] * 6, *(str(Interval(*ceilings[concept])) for concept in concepts))
+        ("losses without noise", *[""] * 7, *(str(Interval(*ceilings[concept])) for concept in concepts))
     )
     alt = "; ".join(f"{name} {score}" for name, score in medians.items())
     figure = Drawing.of(plots.intervals(medians, "score, median over concepts"), f"{alt}.", "34rem")
