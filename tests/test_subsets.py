@@ -9,17 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conftest import tiny_sd
-from headwise.benchmarks.prompts import EvalPrompt
-from headwise.benchmarks.results import kind_of
-from headwise.benchmarks.subset_losses import (
-    SubsetLosses,
+from headwise.benchmarks.partial_correlation import (
     ceiling_of,
     partial_correlation,
-    random_subsets,
     reliability_of,
-    ridge_values,
     split_half,
 )
+from headwise.benchmarks.prompts import EvalPrompt
+from headwise.benchmarks.results import kind_of
+from headwise.benchmarks.subset_losses import SubsetLosses, random_subsets, ridge_values
 from headwise.benchmarks.subsets import benchmark_subsets, measure_subsets
 from headwise.errors import HeadwiseError, RunMismatch, UnreadableFile
 from headwise.intervals import Interval

@@ -57,6 +57,7 @@ _HOME = {
     "scoring": "benchmarks.clip_scorer",
     "measure_weakening": "benchmarks.weakening",
     "benchmark_weakening": "benchmarks.weakening_sweeps",
+    "benchmark_attribution": "benchmarks.attribution",
     "benchmark_polysemy": "benchmarks.polysemy",
     "benchmark_editing": "benchmarks.editing",
     "benchmark_multi_concept": "benchmarks.multi_concept",

@@ -20,15 +20,16 @@ from headwise.measuring.estimators import PAPER
 from headwise.runs.scores import Scores
 
 __all__ = [
-    "ENOUGH", "ESTIMATORS_FILE", "LEAST", "LEAST_LAYERS", "MOST", "MOST_LAYERS", "QUESTIONS_FILE",
-    "SCALES_FILE", "TARGET_ONLY", "Answer", "Curve", "Editing", "Estimators", "MultiConcept", "Polysemy",
-    "Scales", "Weakening", "estimator_name", "kind_of", "kind_of_scores", "mean",
+    "ATTRIBUTION_FILE", "ENOUGH", "ESTIMATORS_FILE", "LEAST", "LEAST_LAYERS", "MOST", "MOST_LAYERS",
+    "QUESTIONS_FILE", "SCALES_FILE", "TARGET_ONLY", "Answer", "Curve", "Editing", "Estimators",
+    "MultiConcept", "Polysemy", "Scales", "Weakening", "estimator_name", "kind_of", "kind_of_scores", "mean",
 ]  # fmt: skip
 
 MOST, LEAST = "most relevant", "least relevant"
 MOST_LAYERS, LEAST_LAYERS = "most relevant layers", "least relevant layers"
 TARGET_ONLY = "target alone"  # as files call it: the target generated from its prompt, without an edit
 SCALES_FILE, ESTIMATORS_FILE, QUESTIONS_FILE = "scales.json", "estimators.json", "questions.json"
+ATTRIBUTION_FILE = "attribution.json"
 ENOUGH = 0.95  # rank correlation over heads with a long run
 Curve = list[tuple[float, float, float, float]]
 """Denoiser rows, and the mean, lowest and highest agreement."""
@@ -284,6 +285,7 @@ def kind_of(folder: str | Path) -> str:
         ("scales", SCALES_FILE),
         ("estimators", ESTIMATORS_FILE),
         ("questions", QUESTIONS_FILE),
+        ("attribution", ATTRIBUTION_FILE),
     ):
         if (folder / name).is_file():
             return kind

@@ -1,7 +1,6 @@
 """Commands that put claims to the test, each beside its controls or baselines: headwise benchmark …"""
 
 from collections.abc import Iterable
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,14 +9,11 @@ from rich.table import Table
 
 from headwise.cli.options import (
     Cases,
-    Concepts,
-    Counting,
     EditSweep,
     Judge,
     Ks,
     Measured,
     Methods,
-    Model,
     Pairs,
     Senses,
     Sharing,
@@ -27,19 +23,15 @@ from headwise.cli.options import (
     scorer_of,
 )
 from headwise.cli.output import finite, print_report, table
-from headwise.cli.running import resumable, running
+from headwise.cli.running import running
 from headwise.cli.steer import weakening_json
 from headwise.editing.baselines.table import OFFERED
-from headwise.errors import HeadwiseError
 
-__all__ = ["editing", "estimators", "multi_concept", "polysemy", "questions", "scales", "weakening"]
+__all__ = ["Only", "editing", "multi_concept", "polysemy", "weakening"]
 
 Names = list[str] | None
 Only = Annotated[Names, typer.Option("--concept", help="Only this concept. May be repeated.")]
 Factor = Annotated[float, typer.Option(help="What the attention of weakened heads is multiplied by.")]
-Scales = Annotated[Names, typer.Option(help="Only this scale, such as 'clamp 4'. May be repeated.")]
-Others = Annotated[Names, typer.Option(help="Another checkpoint with the same heads. May be repeated.")]
-Reference = Annotated[int, typer.Option(min=32, help="Images of the reference measurement; 32, 64, …")]
 
 
 def weakening(
@@ -204,126 +196,6 @@ def multi_concept(
     numbers = _intervals(result, result.types, METRICS)
     means_table = _means_table("type", numbers, {metric: metric for metric in METRICS})
     print_report(sweep.out, {"types": numbers}, sweep.as_json, means_table)
-
-
-def scales(
-    model: Measured = Measured(),
-    scale: Scales = None,
-    cases: Cases = None,
-    senses: Senses = None,
-    pairs: Pairs = None,
-    judge: Judge = None,
-    count: Annotated[int, typer.Option(min=2, help="Prompts and pairs per concept, at most.")] = 12,
-    sweep: Sweep = Sweep("0,1", Path("runs/benchmark-scales"), 10),
-) -> None:
-    """On which scale should relevance steer, and which scale breaks the rest of the image?
-
-    Weakens, adjusts and strengthens with each scale. If run again, it goes on where it stopped.
-
-    \b
-    Examples:
-      headwise benchmark scales --json
-      headwise benchmark scales --scale sum --scale "clamp 4"
-    """
-    from headwise.benchmarks.prompts import edit_pairs, eval_prompts, polysemy_prompts
-    from headwise.benchmarks.questions.scales import SCALES, benchmark_scales
-
-    defaults, relevance = model.defaults, model.relevance()
-    edits = edit_pairs(pairs or defaults.pairs, count)
-    prompts = {edit.attribute: eval_prompts(cases or defaults.cases, edit.attribute, count) for edit in edits}
-    sources = (prompts, polysemy_prompts(senses or defaults.cases), edits)
-    pipe, options = model.load(), sweep.settings | {"scales": scale or SCALES}
-    with resumable(sweep.out):
-        scorer = scorer_of(judge, model)
-        result = benchmark_scales(pipe, relevance, *sources, scorer, sweep.out, **options)
-    numbers = result.numbers()
-    rows = [
-        (name, f"{numbers[name]['order']:.3f}", f"{numbers[name]['largest']:.1f}")
-        + tuple(f"{numbers[name][m][0]:.3f}" for m in ("misread", "accuracy", "identity", "preservation"))
-        for name in result.orders
-    ]
-    columns = ("scale", "order>", "largest>", "misread>", "word seen>", "same thing>", "rest kept>")
-    print_report(sweep.out, {"scales": numbers}, sweep.as_json, table(*columns, rows=rows))
-
-
-def estimators(
-    model: Model = Model(),
-    concepts: Concepts = None,
-    long: Annotated[int, typer.Option(min=32, help="Images of the long run.")] = 640,
-    counting: Counting = Counting(Path("runs/benchmark-estimators")),
-) -> None:
-    """How few denoiser rows give the relevance of a long run?
-
-    Compares ways of counting votes at equal cost. If run again, it goes on where it stopped.
-
-    \b
-    Examples:
-      headwise benchmark estimators --json
-      headwise benchmark estimators --long 1000 --out runs/estimators
-    """
-    from headwise.benchmarks.questions.estimators import benchmark_estimators
-
-    concept_set, pipe, out = model.concepts(concepts), model.load(), counting.out
-    with resumable(out):
-        result = benchmark_estimators(pipe, concept_set, out, long=long, **counting.settings)
-    numbers = result.numbers()
-    rows = [
-        (
-            name,
-            "never" if costs["rows"] is None else f"{costs['rows']:.0f}",
-            "" if costs["share_of_paper"] is None else f"{costs['share_of_paper']:.2f}",
-            f"{max(point[1] for point in costs['curve']):.3f}",
-        )
-        for name, costs in numbers.items()
-    ]
-    costs = table("estimator", "rows to 0.95>", "of the paper's>", "best>", rows=rows)
-    print_report(out, {"estimators": numbers, **result.settings}, counting.as_json, costs)
-
-
-def questions(
-    model: Model = Model(),
-    concepts: Concepts = None,
-    pairs: Pairs = None,
-    count: Annotated[int, typer.Option(min=2, help="Pairs per attribute, at most.")] = 12,
-    judge: Judge = None,
-    other: Others = None,
-    pictures: Annotated[int, typer.Option(min=32, help="Images of each measurement.")] = 64,
-    whole: Reference = 512,
-    counting: Counting = Counting(Path("runs/benchmark-questions")),
-) -> None:
-    """What the paper leaves open: words, images, tokens, novel concepts, transfer, steps, causes.
-
-    If run again, it goes on where it stopped.
-
-    \b
-    Examples:
-      headwise benchmark questions --json
-      headwise benchmark questions --other ./another-checkpoint --whole 1024
-    """
-    from headwise.benchmarks.prompts import edit_pairs
-    from headwise.benchmarks.questions.answers import benchmark_questions, other_schedulers
-
-    if len({Path(name).name for name in other or ()}) < len(other or ()):
-        raise HeadwiseError(f"Two of --other {', '.join(other or ())} have the same name. Rename a folder.")
-    concept_set, edits = model.concepts(concepts), edit_pairs(pairs or model.defaults.pairs, count)
-    pipe = model.load()
-    with resumable(counting.out):
-        answers = benchmark_questions(
-            pipe,
-            concept_set,
-            edits,
-            scorer_of(judge, model),
-            counting.out,
-            others={Path(name).name: replace(model, name=name).load() for name in other or ()},
-            schedulers=other_schedulers(pipe),
-            pictures=pictures,
-            whole=whole,
-            **counting.settings,
-        )
-    numbers = {name: vars(answer) for name, answer in answers.items()}
-    rows = [(name, key, str(n)) for name, answer in answers.items() for key, n in answer.values.items()]
-    shown = table("question", "", "number (95 %)>", rows=rows)
-    print_report(counting.out, {"answers": numbers}, counting.as_json, shown)
 
 
 def _intervals(result: Any, groups: Iterable[str], metrics: Iterable[str]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typer.core import TyperGroup
 
 from headwise.cli import (
     benchmark,
+    benchmark_questions,
     compare,
     distribute,
     doctor,
@@ -41,9 +42,10 @@ COMMANDS: dict[str, Callable[..., None] | dict[str, Callable[..., None]]] = {
         "polysemy": benchmark.polysemy,
         "editing": benchmark.editing,
         "multi-concept": benchmark.multi_concept,
-        "scales": benchmark.scales,
-        "estimators": benchmark.estimators,
-        "questions": benchmark.questions,
+        "scales": benchmark_questions.scales,
+        "estimators": benchmark_questions.estimators,
+        "attribution": benchmark_questions.attribution,
+        "questions": benchmark_questions.questions,
     },
     "report": show.report,
     "compare": compare.compare,

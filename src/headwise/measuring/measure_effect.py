@@ -7,7 +7,6 @@ mean over calls and pictures (effect_samples.py). No other concepts are needed t
 With the same folder a measurement continues where it ended, and workers may share it, as in measure.py.
 """
 
-import re
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from headwise.measuring.effect import Against, EffectProbe
 from headwise.measuring.effect_samples import EffectSamples
 from headwise.measuring.measure import Concepts, settings_of
 from headwise.measuring.relevance import Relevance
-from headwise.measuring.word_prompts import WordPrompt, WordPrompts, word_prompts
+from headwise.measuring.word_prompts import WordPrompt, WordPrompts, replaced, word_prompts
 from headwise.model.attention import hooked
 from headwise.model.generate import generate_keys
 from headwise.model.heads import HeadMap
@@ -217,8 +216,7 @@ class _EffectCounter:
         others = sorted({each.word for each in prompts[concept]} - {said.word})
         others = others or [w for w in self.task.concepts.words(concept) if w.lower() != said.word.lower()]
         other = others[int(self._chance(number).integers(len(others)))]
-        place = rf"(?<!\w){re.escape(said.word)}(?!\w)"
-        return said, WordPrompt(re.sub(place, lambda _: other, said.prompt, count=1), other)
+        return said, WordPrompt(replaced(said.prompt, said.word, other), other)
 
     def _chance(self, number: int) -> np.random.Generator:
         """What is random in a picture beside its latents comes from its number alone."""

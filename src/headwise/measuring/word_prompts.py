@@ -31,8 +31,9 @@ from headwise.files import expanded
 from headwise.measuring.concepts import PACKAGED, ConceptSet
 from headwise.measuring.prompts import read_prompts
 from headwise.model.pipelines import is_emoji
+from headwise.model.words import find
 
-__all__ = ["Templates", "WordPrompt", "WordPrompts", "fill", "word_prompts"]
+__all__ = ["Templates", "WordPrompt", "WordPrompts", "fill", "replaced", "word_prompts"]
 
 _DATA = Path(__file__).parents[1] / "data"
 _KINDS = {"things": list, "without_article": list, "as_written": list, "said_as": dict, "default": list}
@@ -137,6 +138,23 @@ def fill(template: str, words: Mapping[str, str], without_article: Sequence[str]
         bare = "|".join(map(re.escape, without_article))
         text = re.sub(rf"\b[Aa] (?=(?:[\w-]+ )?(?:{bare})\b)", "", text)
     return re.sub(r"\b([Aa]) (?=[aeiouAEIOU])", r"\1n ", text)
+
+
+def replaced(prompt: str, word: str, by: str = "") -> str:
+    """The prompt with another word in a word's place, "a" or "an" before it; without the word if that is "".
+
+    Args:
+        prompt: The prompt.
+        word: The word or phrase to replace, at all its places.
+        by: What stands there then.
+    """
+    for start, stop in reversed(find(prompt, word)):
+        before, after = prompt[:start], prompt[stop:]
+        article = re.search(r"\b([Aa])n? $", before)
+        if article and by:
+            before = f"{before[: article.start()]}{article[1]}{'n' * (by[0] in 'aeiouAEIOU')} "
+        prompt = f"{before}{by}{after}" if by else f"{before.rstrip()} {after.lstrip()}".strip()
+    return prompt
 
 
 def word_prompts(

@@ -79,6 +79,7 @@ def _weakenings(folder: Path) -> Page:
 _OF_FOLDER: dict[str, Callable[[Path], Page]] = {
     "scales": questions.scales_page,
     "estimators": questions.estimators_page,
+    "attribution": questions.attribution_page,
     "questions": questions.questions_page,
     "weakenings": _weakenings,
 }

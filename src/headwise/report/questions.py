@@ -4,16 +4,31 @@ import json
 from pathlib import Path
 from typing import Any
 
-from headwise.benchmarks.results import ENOUGH, ESTIMATORS_FILE, QUESTIONS_FILE, SCALES_FILE, Editing
+from headwise.benchmarks.results import (
+    ATTRIBUTION_FILE,
+    ENOUGH,
+    ESTIMATORS_FILE,
+    QUESTIONS_FILE,
+    SCALES_FILE,
+    Editing,
+)
 from headwise.intervals import Interval
 from headwise.report import plots
 from headwise.report.page import Drawing, Page, Section, Table, settings_rows
 
-__all__ = ["estimators_page", "questions_page", "scales_page"]
+__all__ = ["attribution_page", "estimators_page", "questions_page", "scales_page"]
 
 ESTIMATORS_LEAD = (
     "Ways of counting votes, at equal cost. Cost is rows that pass the denoiser; agreement is the rank "
     "correlation over heads with a long run on other pictures, the median over concepts."
+)
+ATTRIBUTION_LEAD = (
+    "Each estimator gives every head a value, from prompts that are not reported on, and so predicts what is "
+    "lost when random subsets of heads are weakened. The score is the correlation of predicted and true loss "
+    "given the size of the subset, with 95 % intervals by bootstrap over subsets. Ridge regression learns "
+    "from the losses of one half of the subsets and predicts the other. By chance is the score of the same "
+    "values permuted among all heads, or among those of each layer; from other concepts that of the mean of "
+    "their values. Cost is rows that pass the denoiser."
 )
 QUESTIONS_LEAD = (
     "Agreement is the rank correlation over heads, with 95 % intervals of its mean over concepts; it is with "
@@ -55,6 +70,52 @@ def estimators_page(folder: Path) -> Page:
             Section(
                 "Every estimator", "", tables=(Table("The numbers", columns, rows, columns[1:], open=True),)
             ),
+        ],
+        settings=list(settings_rows(settings)),
+    )
+
+
+def attribution_page(folder: Path) -> Page:
+    """The page of a folder in which estimators of what heads do were compared."""
+    results = json.loads((folder / ATTRIBUTION_FILE).read_text(encoding="utf-8"))
+    by_name, settings = results["estimators"], results["settings"]
+    ordered = sorted(by_name, key=lambda name: -by_name[name]["score"][0])
+    medians = {name: Interval(*by_name[name]["score"]) for name in ordered}
+    concepts = tuple(next(iter(by_name.values()))["concepts"])
+    columns = (
+        "estimator", "median", "from other concepts", "by chance", "by chance in layers",
+        "cube of the size given", "rows", "with gradient", *concepts,
+    )  # fmt: skip
+    rows = [
+        (name, str(medians[name]))
+        + tuple(_or_nothing(its.get(key)) for key in ("others", "chance", "chance_in_layers", "degree3"))
+        + (str(its["forward"]), str(its["backward"]))
+        + tuple(str(Interval(*its["concepts"][concept]["score"])) for concept in concepts)
+        for name, its in ((name, by_name[name]) for name in ordered)
+    ]
+    ceilings = results["ceilings"]
+    rows.append(
+        ("losses without noise", *[""] * 7, *(str(Interval(*ceilings[concept])) for concept in concepts))
+    )
+    alt = "; ".join(f"{name} {score}" for name, score in medians.items())
+    figure = Drawing.of(plots.intervals(medians, "score, median over concepts"), f"{alt}.", "34rem")
+    best = ordered[0]
+    return Page(
+        title="Which estimator knows what heads do?",
+        lead=ATTRIBUTION_LEAD,
+        numbers=[
+            ("estimators", str(len(by_name))),
+            ("concepts", str(len(concepts))),
+            ("subsets", str(settings["subsets"])),
+            ("the best", f"{best}: {medians[best]}"),
+        ],
+        sections=[
+            Section(
+                "Every estimator",
+                "",
+                (figure,),
+                (Table("The numbers", columns, rows, columns[1:], open=True),),
+            )
         ],
         settings=list(settings_rows(settings)),
     )
@@ -111,6 +172,10 @@ def _row(name: str, estimator: dict[str, Any]) -> tuple[str, ...]:
     rows, (cost, best, *_) = estimator["rows"], max(estimator["curve"], key=lambda point: point[1])
     share = _or_never(estimator["share_of_paper"], ".2f")
     return name, _or_never(rows, ".0f"), share, f"{best:.3f}", f"{cost:.0f}"
+
+
+def _or_nothing(interval: Any) -> str:
+    return "" if interval is None else str(Interval(*interval))
 
 
 def _or_never(value: float | None, form: str) -> str:
