@@ -41,7 +41,8 @@ from headwise.benchmarks.attribution_tuning import (
 )
 from headwise.errors import HookMisuse
 from headwise.measuring.concepts import ConceptSet
-from headwise.measuring.effect import Against, EffectProbe, shares_of
+from headwise.measuring.effect import Against, EffectProbe
+from headwise.measuring.effect_samples import shares_of
 from headwise.measuring.estimators import Named
 from headwise.measuring.measure import measure
 from headwise.measuring.word_prompts import replaced
