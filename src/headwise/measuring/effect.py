@@ -34,10 +34,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from headwise.errors import HeadwiseError, HookMisuse, WordNotInPrompt
+from headwise.measuring.effect_samples import shares_of
 from headwise.model.hooks import Hook
 from headwise.model.sites import Attend, DenoiserCall, Site
 
-__all__ = ["Against", "Effect", "EffectProbe", "WordsOfImage", "shares_of"]
+__all__ = ["Against", "Effect", "EffectProbe", "WordsOfImage"]
 
 Against = Literal["nothing", "sibling"]
 WordsOfImage = str | Sequence[str] | None
@@ -62,14 +63,6 @@ class Effect(NamedTuple):
         each = shares_of(self.through, self.whole)
         measured = (self.whole > 0).sum((0, 1))[:, None]
         return each.sum((0, 1)) / np.maximum(measured, 1)
-
-
-def shares_of(
-    through: Float[np.ndarray, "*calls all_heads"], whole: Float[np.ndarray, "*calls"]
-) -> Float[np.ndarray, "*calls all_heads"]:
-    """The share of each head at each call; zeros where nothing was measured."""
-    whole = np.broadcast_to(whole[..., None], through.shape)
-    return np.divide(through, whole, out=np.zeros(through.shape), where=whole > 0)
 
 
 class EffectProbe(Hook):

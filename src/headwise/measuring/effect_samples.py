@@ -27,12 +27,11 @@ from jaxtyping import Float
 from headwise.errors import PictureCountedTwice, UnreadableFile, VotesMismatch
 from headwise.files import deserialise, read_whole, serialise, write_whole
 from headwise.measuring.concepts import ConceptSet
-from headwise.measuring.effect import shares_of
 from headwise.measuring.reliability import HALVINGS, rank_correlation
 from headwise.model.heads import HeadMap
 from headwise.runs.shards import Ranges, merge_ranges, ranges_of, subtract
 
-__all__ = ["EffectSamples", "ratio"]
+__all__ = ["EffectSamples", "ratio", "shares_of"]
 
 KIND = "effect"  # of the file
 
@@ -248,3 +247,11 @@ def ratio(shares: np.ndarray, calls: np.ndarray | np.integer | np.floating) -> n
     """Relevance H · Σ shares / calls, and zeros where no call was measured."""
     calls = np.broadcast_to(calls, shares.shape)
     return shares.shape[-1] * np.divide(shares, calls, out=np.zeros(shares.shape), where=calls > 0)
+
+
+def shares_of(
+    through: Float[np.ndarray, "*calls all_heads"], whole: Float[np.ndarray, "*calls"]
+) -> Float[np.ndarray, "*calls all_heads"]:
+    """The share of each head at each call; zeros where nothing was measured."""
+    whole = np.broadcast_to(whole[..., None], through.shape)
+    return np.divide(through, whole, out=np.zeros(through.shape), where=whole > 0)
