@@ -33,6 +33,7 @@ from headwise.report.curves import (
 from headwise.report.style import (
     ACCENT,
     DIVERGING,
+    GREY,
     INK,
     SEQUENTIAL,
     Axes,
@@ -63,7 +64,9 @@ def heat_map(relevance: Relevance) -> Figure:
     with canvas(max(10.0, min(14.0, 2.5 + heads / 14)), 1.6 + 0.21 * concepts) as (figure, axes):
         image = axes.imshow(values, **colours, aspect="auto", interpolation="nearest")
         name_concepts(axes, relevance.concepts)
-        _mark_layers(axes, _head_map(relevance), [layer.heads for layer in _head_map(relevance)])
+        _mark_layers(
+            axes, _head_map(relevance), [layer.heads for layer in _head_map(relevance)], _line(colours)
+        )
         bar = figure.colorbar(image, ax=axes, extend=_ends(colours), fraction=0.03, pad=0.01)
         bar.set_label(f"relevance (1 = average head; colours end at {top:.1f}, the 99th percentile)")
         axes.set_title(f"Relevance of {heads} heads to {concepts} concepts")
@@ -78,7 +81,7 @@ def layer_summary(relevance: Relevance) -> Figure:
     with canvas(width, 1.6 + 0.21 * len(means)) as (figure, axes):
         image = axes.imshow(means, **colours, aspect="auto", interpolation="nearest")
         name_concepts(axes, relevance.concepts)
-        _mark_layers(axes, _head_map(relevance), [1] * means.shape[1])
+        _mark_layers(axes, _head_map(relevance), [1] * means.shape[1], _line(colours))
         bar = figure.colorbar(image, ax=axes, extend=_ends(colours), fraction=0.04, pad=0.01)
         bar.set_label(f"mean relevance (colours end at {top:.1f}, the 99th percentile)")
         axes.set_title("Relevance by layer")
@@ -167,6 +170,11 @@ def _ends(colours: dict[str, Any]) -> str:
     return "both" if colours["vmin"] < 0 else "max"
 
 
+def _line(colours: dict[str, Any]) -> str:
+    """The colour of lines between layers, which are seen on a map that is white at 0 too."""
+    return GREY if colours["vmin"] < 0 else "white"
+
+
 def layer_means(relevance: Relevance) -> Float[np.ndarray, "concepts layers"]:
     """Relevance averaged over the heads of each layer."""
     slices = _head_map(relevance).slices
@@ -196,14 +204,14 @@ def _seriation(alike: Float[np.ndarray, "concepts concepts"]) -> Int[np.ndarray,
     return np.argsort(fiedler * np.sign(fiedler[np.argmax(np.abs(fiedler))]), kind="stable")
 
 
-def _mark_layers(axes: Axes, head_map: HeadMap, widths: Sequence[int]) -> None:
+def _mark_layers(axes: Axes, head_map: HeadMap, widths: Sequence[int], line: str) -> None:
     """A thin line between layers, a thick one between places; ticks name blocks, the axis above places."""
     stops = np.cumsum(widths) - 0.5
     starts = stops - np.asarray(widths)
     places = [_place(layer.address) for layer in head_map]
     blocks = [(place, _block(layer.address)) for place, layer in zip(places, head_map, strict=True)]
     for edge, i in zip(stops[:-1], range(len(places) - 1), strict=True):
-        axes.axvline(edge, color="white", linewidth=2 if places[i] != places[i + 1] else 0.4, alpha=0.8)
+        axes.axvline(edge, color=line, linewidth=2 if places[i] != places[i + 1] else 0.4, alpha=0.8)
     runs = _runs(blocks)
     middles = [(starts[first] + stops[last]) / 2 for first, last in runs]
     axes.set_xticks(middles, [blocks[first][1] for first, _ in runs])
