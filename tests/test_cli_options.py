@@ -9,6 +9,7 @@ from inspect import signature
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import pytest
 import typer
 from typer.testing import CliRunner
@@ -19,6 +20,7 @@ from headwise.cli import options, output, running
 from headwise.cli.commands import COMMANDS, app
 from headwise.cli.options import Measured, Model, Sampling, Sharing, grouped
 from headwise.cli.steer import generate
+from headwise.measuring.relevance import Relevance
 
 SHARED = (
     "name", "dtype", "device", "relevance_file", "judge", "shard", "ray", "workers", "guidance_scale",
@@ -230,7 +232,8 @@ def test_the_median_of_two_concepts_lies_between_them(run, monkeypatch, tmp_path
     from headwise.measuring.agreement import Agreement
 
     made = {name: Agreement(r, 1.0, 3) for name, r in (("a", 0.2), ("b", 0.6))}
-    monkeypatch.setattr("headwise.measuring.relevance.Relevance.load", lambda path: None)
+    relevance = Relevance.from_votes(np.ones((2, 4)), ("a", "b"))
+    monkeypatch.setattr("headwise.measuring.relevance.Relevance.load", lambda path: relevance)
     monkeypatch.setattr("headwise.measuring.agreement.agreement", lambda first, second: made)
     monkeypatch.setattr("headwise.measuring.agreement.differences", lambda first, second: [])
     file = tmp_path / "relevance.safetensors"

@@ -86,7 +86,7 @@ def _draw_shares(figure: Any, explained: Explanation, rows: Sequence[int]) -> No
         heads.tick_params(axis="y", length=0, labelsize=7)
         for start, _ in slices[1:]:
             heads.axvline(start - 0.5, color="#c9ced4", linewidth=0.5)
-    mark_layers(heads, explained.head_map, [layer.heads for layer in explained.head_map], axes[0])
+    mark_layers(heads, explained.head_map, [layer.heads for layer in explained.head_map], above=axes[0])
     figure.suptitle("share in what the word does: of each layer, and of its heads", fontsize=9)
     figure.colorbar(strip, ax=list(axes), fraction=0.03, pad=0.01).set_label("share of a head")
 

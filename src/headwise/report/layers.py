@@ -10,13 +10,20 @@ from headwise.report.style import Axes
 __all__ = ["block_of", "mark_layers", "place_of"]
 
 
-def mark_layers(axes: Axes, head_map: HeadMap, widths: Sequence[int], above: Axes | None = None) -> None:
+def mark_layers(
+    axes: Axes,
+    head_map: HeadMap,
+    widths: Sequence[int],
+    line: str = "white",
+    above: Axes | None = None,
+) -> None:
     """A thin line between layers, a thick one between places; ticks name blocks, the axis above places.
 
     Args:
         axes: The axes, across which layers stand.
         head_map: The layers.
         widths: The width of each layer on the axis.
+        line: The colour of the lines.
         above: The axes over which the places are named, where they are not the same.
     """
     stops = np.cumsum(widths) - 0.5
@@ -24,7 +31,7 @@ def mark_layers(axes: Axes, head_map: HeadMap, widths: Sequence[int], above: Axe
     places = [place_of(layer.address) for layer in head_map]
     blocks = [(place, block_of(layer.address)) for place, layer in zip(places, head_map, strict=True)]
     for edge, i in zip(stops[:-1], range(len(places) - 1), strict=True):
-        axes.axvline(edge, color="white", linewidth=2 if places[i] != places[i + 1] else 0.4, alpha=0.8)
+        axes.axvline(edge, color=line, linewidth=2 if places[i] != places[i + 1] else 0.4, alpha=0.8)
     runs = _runs(blocks)
     middles = [(starts[first] + stops[last]) / 2 for first, last in runs]
     axes.set_xticks(middles, [blocks[first][1] for first, _ in runs])

@@ -34,6 +34,7 @@ from headwise.report.layers import mark_layers
 from headwise.report.style import (
     ACCENT,
     DIVERGING,
+    GREY,
     INK,
     SEQUENTIAL,
     Figure,
@@ -63,7 +64,8 @@ def heat_map(relevance: Relevance) -> Figure:
     with canvas(max(10.0, min(14.0, 2.5 + heads / 14)), 1.6 + 0.21 * concepts) as (figure, axes):
         image = axes.imshow(values, **colours, aspect="auto", interpolation="nearest")
         name_concepts(axes, relevance.concepts)
-        mark_layers(axes, _head_map(relevance), [layer.heads for layer in _head_map(relevance)])
+        layers = _head_map(relevance)
+        mark_layers(axes, layers, [layer.heads for layer in layers], _line(colours))
         bar = figure.colorbar(image, ax=axes, extend=_ends(colours), fraction=0.03, pad=0.01)
         bar.set_label(f"relevance (1 = average head; colours end at {top:.1f}, the 99th percentile)")
         axes.set_title(f"Relevance of {heads} heads to {concepts} concepts")
@@ -78,7 +80,7 @@ def layer_summary(relevance: Relevance) -> Figure:
     with canvas(width, 1.6 + 0.21 * len(means)) as (figure, axes):
         image = axes.imshow(means, **colours, aspect="auto", interpolation="nearest")
         name_concepts(axes, relevance.concepts)
-        mark_layers(axes, _head_map(relevance), [1] * means.shape[1])
+        mark_layers(axes, _head_map(relevance), [1] * means.shape[1], _line(colours))
         bar = figure.colorbar(image, ax=axes, extend=_ends(colours), fraction=0.04, pad=0.01)
         bar.set_label(f"mean relevance (colours end at {top:.1f}, the 99th percentile)")
         axes.set_title("Relevance by layer")
@@ -165,6 +167,11 @@ def _colours(values: Float[np.ndarray, "rows columns"], least: float) -> tuple[d
 def _ends(colours: dict[str, Any]) -> str:
     """At which ends of a colour bar there may be values beyond it."""
     return "both" if colours["vmin"] < 0 else "max"
+
+
+def _line(colours: dict[str, Any]) -> str:
+    """The colour of lines between layers, which are seen on a map that is white at 0 too."""
+    return GREY if colours["vmin"] < 0 else "white"
 
 
 def layer_means(relevance: Relevance) -> Float[np.ndarray, "concepts layers"]:
