@@ -298,7 +298,8 @@ def test_what_other_concepts_predict_is_said_beside(planted, tmp_path):
         "exchanged": lambda pipe, tuning, seed: exchanged[tuning.concept],
     }
     exchanged = {"Color": planted.known("Animals") + 0.0, "Animals": planted.known("Color") + 0.0}
-    result = benchmark_attribution(planted.pipe, truth, tuning, estimators, tmp_path, progress=False)
+    out = tmp_path / "new" / "folder"
+    result = benchmark_attribution(planted.pipe, truth, tuning, estimators, out, progress=False)
     assert result.others("oracle") == result.score("exchanged")
     assert result.others("exchanged").value == pytest.approx(1)
     assert result.numbers()["oracle"]["others"] == result.others("oracle").as_json()

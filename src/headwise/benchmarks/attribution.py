@@ -130,6 +130,7 @@ def benchmark_attribution(
     if reporting and score is None:
         raise HeadwiseError("Prompts for weakening were given without a score. Give score=… too.")
     folder = expanded(out)
+    folder.mkdir(parents=True, exist_ok=True)
     about = {"model": model_name(pipe), "weights": fingerprint(pipe), "seed": seed}
     estimates: dict[str, dict[str, Estimate]] = {}
     bar = tqdm(total=len(tuning) * len(estimators), unit="estimate", disable=not progress)
