@@ -22,12 +22,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from headwise.measuring.explain import explain
 from jaxtyping import Bool
 from looking import Setting, summary, tell, timed
 from torch import Tensor
 
 from headwise.measuring.effect import EffectProbe
+from headwise.measuring.explain import explain
 from headwise.model import modes
 from headwise.model.attention import hooked
 from headwise.model.generate import generate_keys

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from tqdm.auto import tqdm
 
 from headwise.cli.options import Model, NegativePrompt, Output, Sampling, Seed, Size
 from headwise.cli.output import console, print_json, table
@@ -55,16 +54,16 @@ def explain(
     from headwise import __version__
     from headwise.files import write_whole
     from headwise.measuring.explain import explain as run
-    from headwise.model.pipelines import watched
     from headwise.pictures import save_picture
 
     options = {**vars(sampling), "negative_prompt": negative_prompt, **vars(size)}
-    measuring = {"points": points, "calls": calls, "maps_of": maps_of, "batch_size": batch_size}
-    with (
-        tqdm(total=sampling.num_inference_steps, unit="step") as bar,
-        watched(pipe, lambda: bar.update() and None),
-    ):
-        explained = run(pipe, prompt, word or None, seed=seed, picture=picture, **measuring, **options)
+    measuring: dict[str, Any] = {
+        "points": points,
+        "calls": calls,
+        "maps_of": maps_of,
+        "batch_size": batch_size,
+    }
+    explained = run(pipe, prompt, word or None, seed=seed, picture=picture, **measuring, **options)
     settings = {"prompt": prompt, "headwise": __version__, **explained.settings, "model": model.name}
     save_picture(output.out / PICTURE, explained.image, settings)
     explained.save(output.out / NUMBERS)

@@ -25,6 +25,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from headwise.errors import HeadwiseError, HookMisuse, WordNotInPrompt
 from headwise.measuring.effect import Effect, EffectProbe, ScaledWords, output_of
@@ -34,7 +35,7 @@ from headwise.model.attention import hooked
 from headwise.model.generate import generate_keys
 from headwise.model.heads import HeadMap
 from headwise.model.hooks import Hook
-from headwise.model.pipelines import model_name, quiet, text_segments
+from headwise.model.pipelines import model_name, quiet, text_segments, watched
 from headwise.model.sites import DenoiserCall
 from headwise.model.tokens import positions_in, split_words
 from headwise.model.words import content_words
@@ -53,6 +54,7 @@ def explain(
     calls: int = 10,
     maps_of: int = 4,
     batch_size: int = 8,
+    progress: bool = True,
     **options: Any,
 ) -> Explanation:
     """Generate an image, and measure which heads drew each word of its prompt, and where.
@@ -71,6 +73,7 @@ def explain(
         calls: At how many calls of the denoiser effects are measured, evenly spaced.
         maps_of: How many heads of each word have a map, those with the largest shares.
         batch_size: How many rows are computed at a time beside the image, which bounds the memory.
+        progress: Whether to show a bar on stderr.
         options: Passed to the pipeline: `num_inference_steps`, `guidance_scale`, `negative_prompt`,
             `height`, `width` … The image is what its `output_type` asks for.
 
@@ -85,7 +88,8 @@ def explain(
     chosen = _chosen(pipe, prompt, words, options)
     probe = EffectProbe([chosen], points, calls=calls, batch_size=batch_size)
     explaining = _Explaining(chosen, probe, maps_of)
-    with quiet(pipe), hooked(pipe, explaining):
+    bar = tqdm(total=options.get("num_inference_steps"), unit="step", disable=not progress)
+    with bar, watched(pipe, lambda: bar.update() and None), quiet(pipe), hooked(pipe, explaining):
         (image,) = generate_keys(pipe, [prompt], [(seed, picture)], **options)
     effect, (heads, maps, word_maps) = explaining.effect, explaining.maps
     if effect is None:

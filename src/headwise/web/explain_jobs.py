@@ -20,7 +20,7 @@ def explain(session: ModelSession, request: Explain, job: Job) -> None:
     """Generate an image and measure which heads drew a word of it, and where."""
     job.set_progress(0, request.num_inference_steps)
     with watched(session.pipe, job.step):
-        explanation = evaluate(calls.explain(request), {"pipe": session.pipe})
+        explanation = evaluate(calls.explain(request), {"pipe": session.pipe}, progress=False)
     png = png_of(explanation.image, image_settings(session, request))
     job.add_result(png, column="picture", word=request.word, **_heads(explanation))
 
