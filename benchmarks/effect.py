@@ -20,13 +20,12 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Bool
 from looking import Setting, summary, tell, timed
 from torch import Tensor
 
-from headwise.measuring.effect import EffectProbe
+from headwise.measuring.effect import EffectProbe, ScaledWords, output_of
 from headwise.measuring.explain import explain
 from headwise.model import modes
 from headwise.model.attention import hooked
@@ -34,7 +33,6 @@ from headwise.model.generate import generate_keys
 from headwise.model.hooks import Hook
 from headwise.model.pipelines import load_pipeline, quiet
 from headwise.model.sites import DenoiserCall
-from headwise.steering.steer import Steer
 
 PROMPT = "a red car in the snow"
 
@@ -112,16 +110,17 @@ class OneByOne(Hook):
         """Run the denoiser once for each head."""
         if not call.prompted:
             return
-        heads, tokens = call.head_map.all_heads, call.positions(0, "red")
+        heads = call.head_map.all_heads
+        of_word = torch.zeros(1, call.tokens, dtype=torch.bool)
+        of_word[0, list(call.positions(0, "red"))] = True
+
+        def output(factors: Tensor) -> Tensor:
+            return output_of(call.rerun(ScaledWords(of_word, factors)))
+
         with torch.no_grad():
-            full = call.rerun(Hook())[0]
-            everywhere = full - call.rerun(Steer(np.zeros((1, heads)), tokens))[0]
-            self.shares = [
-                float(
-                    ((full - call.rerun(Steer(1 - np.eye(heads)[h : h + 1], tokens))[0]) * everywhere).sum()
-                )
-                for h in range(heads)
-            ]
+            full, mutings = output(torch.ones(1, heads)), 1 - torch.eye(heads)
+            everywhere = full - output(torch.zeros(1, heads))
+            self.shares = [float(((full - output(each[None])) * everywhere).sum()) for each in mutings]
 
 
 def explaining(calls: int, steps: int) -> dict[str, Any]:
@@ -139,7 +138,7 @@ def explaining(calls: int, steps: int) -> dict[str, Any]:
 
     run = {
         "plain": plain,
-        "explained": lambda: explain(pipe, PROMPT, num_inference_steps=steps, progress=False),
+        "explained": lambda: explain(pipe, PROMPT, num_inference_steps=steps),
         "one_call": lambda: hooks(EffectProbe("red")),
         "one_call_head_by_head": lambda: hooks(OneByOne()),
     }
