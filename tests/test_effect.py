@@ -1,4 +1,4 @@
-"""Effect: shares add up, agree with differences of outputs, and are 0 where a head is never heard."""
+"""Effect: shares add up, agree with differences of outputs, and are 0 where a head's output is not read."""
 
 import numpy as np
 import pytest
@@ -107,7 +107,7 @@ def test_images_are_measured_each_for_itself():
 @pytest.mark.parametrize("name", ["sd1", "sdxl", "pixart", "sd3", "flux-dev"])
 @pytest.mark.filterwarnings("ignore:.*clean_caption.*")
 def test_against_a_sibling_shares_add_up_too(name):
-    """At factor 0 all heads hear the sibling's prompt, so d is what the denoiser says of both prompts."""
+    """At factor 0 all heads attend to the sibling's prompt, so d is the difference of both outputs."""
     pipe, outputs = FAMILIES[name](dtype=torch.float64), []
 
     class Outputs(Hook):

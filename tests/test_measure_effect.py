@@ -178,7 +178,7 @@ def test_templates_say_every_word_in_turn():
     templates = Templates(
         {"Color": ["a {word} {thing}"], "Time": ["a {thing} at {word}", "a {thing} in the morning"]},
         things=("hat", "jeans", "apple"), without_article=("jeans",), as_written=("Place",),
-        said_as={"mountain": "mountains"}, default=("in the {word}",),
+        forms={"mountain": "mountains"}, default=("in the {word}",),
     )  # fmt: skip
     color = templates.prompts("Color", ["Orange", "red"])
     assert sorted(color) == [

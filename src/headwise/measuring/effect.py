@@ -12,7 +12,7 @@ backward pass gives all heads; the integral is taken by Gauss-Legendre quadratur
 calls is the mean of their shares: weighted by ⟨d, d⟩, the first of four calls would count for 80 to 95 % of
 all, since a word does most where everything is still open.
 
-Against a *sibling*, another word in the word's place, head h hears in all its keys and values of text
+Against a *sibling*, another word in the word's place, head h attends to the text's keys and values
 
     k = k' + s[h] (k − k'),   v = v' + s[h] (v − v')     k', v' of the prompt with the sibling
 
@@ -253,7 +253,7 @@ class ScaledWords(Hook):
 
 
 class _Between(Hook):
-    """Moves what each head of an even row hears of the text from the next row's prompt to its own.
+    """Moves the text that each head of an even row attends to from the next row's prompt to its own.
 
     Args:
         scale: 0 is the next row's text, 1 the row's own, for each head of the even rows.

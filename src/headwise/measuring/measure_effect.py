@@ -1,6 +1,6 @@
 r"""Measuring relevance by effect: generate pictures whose prompts say the words, and see what heads do.
 
-Each concept has pictures of its own, whose prompts say one of its words in turn. At a call of the denoiser
+Each concept has its pictures, whose prompts contain its words in turn. At a call of the denoiser
 one gradient tells what share of all that the word does passes through each head (effect.py); relevance is the
 mean over calls and pictures (effect_samples.py). No other concepts are needed to choose from, and no judge.
 
@@ -183,10 +183,10 @@ class _EffectCounter:
         for numbers in task.batches(missing):
             pictures = [self._prompts_of(number) for number in numbers]
             images = len(pictures[0])  # of each picture: one, or two that are each other's siblings
-            said = [each for picture in pictures for each in picture]
+            prompted = [each for picture in pictures for each in picture]
             keys = [(task.seed, number) for number in numbers for _ in range(images)]
             probe = EffectProbe(
-                [each.word for each in said],
+                [each.word for each in prompted],
                 phases=[self._chance(number).random() for number in numbers for _ in range(images)],
                 batch_size=task.batch_size,
                 checkpointing=task.checkpointing,
@@ -195,7 +195,7 @@ class _EffectCounter:
             kept = numbers[0] < task.keep_pictures
             options = task.passed | {"output_type": "pil" if kept else "latent"}
             with hooked(self.pipe, probe), quiet(self.pipe):
-                results = generate_keys(self.pipe, [each.prompt for each in said], keys, **options)
+                results = generate_keys(self.pipe, [each.prompt for each in prompted], keys, **options)
             if kept:
                 for number, result, (first, *_) in zip(numbers, results[::images], pictures, strict=True):
                     keep(f"{number:05d}", result, first.prompt)
@@ -210,13 +210,13 @@ class _EffectCounter:
         """The prompt of a picture and, against siblings, the same prompt with another word of the concept."""
         names, prompts = self.task.concepts.names, self.prompts
         concept, turn = names[number % len(names)], number // len(names)
-        said = prompts[concept][turn % len(prompts[concept])]
+        this = prompts[concept][turn % len(prompts[concept])]
         if self.task.probing["against"] == "nothing":
-            return (said,)
-        others = sorted({each.word for each in prompts[concept]} - {said.word})
-        others = others or [w for w in self.task.concepts.words(concept) if w.lower() != said.word.lower()]
+            return (this,)
+        others = sorted({each.word for each in prompts[concept]} - {this.word})
+        others = others or [w for w in self.task.concepts.words(concept) if w.lower() != this.word.lower()]
         other = others[int(self._chance(number).integers(len(others)))]
-        return said, WordPrompt(replaced(said.prompt, said.word, other), other)
+        return this, WordPrompt(replaced(this.prompt, this.word, other), other)
 
     def _chance(self, number: int) -> np.random.Generator:
         """What is random in a picture beside its latents comes from its number alone."""

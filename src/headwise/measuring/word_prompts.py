@@ -7,14 +7,14 @@ the user:
     things = ["hat", "cat"]              what {thing} stands for
     without_article = ["jeans"]          words and things that take no "a"
     as_written = ["Geo-locations"]       concepts whose words are not put in lower case
-    said_as = { mountain = "mountains" } words that prompts say in another form
+    forms = { mountain = "mountains" } words that prompts say in another form
     default = ["a photo of a {word}"]    the templates of a concept that is not listed
 
     [templates]
     Color = ["a {word} {thing}"]         {word} is one of the concept's words
     "Time of Day" = ["a {thing} at {word}", "a {thing} in the morning"]
 
-A template without {word} says one of the words itself, and that word is then said in such templates only.
+A template without {word} contains one of the words itself, and that word is used in such templates only.
 """
 
 import re
@@ -36,7 +36,7 @@ from headwise.model.words import find
 __all__ = ["Templates", "WordPrompt", "WordPrompts", "fill", "replaced", "word_prompts"]
 
 _DATA = Path(__file__).parents[1] / "data"
-_KINDS = {"things": list, "without_article": list, "as_written": list, "said_as": dict, "default": list}
+_KINDS = {"things": list, "without_article": list, "as_written": list, "forms": dict, "default": list}
 
 
 class WordPrompt(NamedTuple):
@@ -59,7 +59,7 @@ class Templates:
         things: What {thing} stands for.
         without_article: Words and things that take no "a".
         as_written: Concepts whose words are not put in lower case.
-        said_as: The form in which prompts say a word, where it is another.
+        forms: The form in which prompts say a word, where it is another.
     """
 
     of_concept: Mapping[str, Sequence[str]]
@@ -67,7 +67,7 @@ class Templates:
     things: Sequence[str] = ()
     without_article: Sequence[str] = ()
     as_written: Sequence[str] = ()
-    said_as: Mapping[str, str] = field(default_factory=dict)
+    forms: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def load(cls, name_or_path: str | Path) -> "Templates | None":
@@ -86,7 +86,7 @@ class Templates:
             if not isinstance(value, _KINDS.get(name, ())):
                 raise UnreadableConcepts(
                     f"{path}: {name} = {value!r} in [prompts]; expected some of {', '.join(_KINDS)}, lists "
-                    "of texts but for said_as."
+                    "of texts but for forms."
                 )
         for concept, templates in {"default": options.get("default", []), **of_concept}.items():
             if not isinstance(templates, list) or not all(isinstance(each, str) for each in templates):
@@ -108,17 +108,17 @@ class Templates:
         for template in templates:
             if "{word}" in template:
                 continue
-            said = _first_said(template, words, self.said_as)
-            if said is None:
+            match = _first_match(template, words, self.forms)
+            if match is None:
                 raise UnreadableConcepts(
                     f"The template {template!r} of {concept!r} says none of its words. Write {{word}} where "
                     "a word is to stand."
                 )
-            of_word[said.concept_word] += self._filled(template, said.form, concept)
+            of_word[match.concept_word] += self._filled(template, match.form, concept)
         literal = {word for word, prompts in of_word.items() if prompts}
         for template in templates:
             for word in (word for word in words if "{word}" in template and word not in literal):
-                of_word[word] += self._filled(template, self.said_as.get(word, word), concept)
+                of_word[word] += self._filled(template, self.forms.get(word, word), concept)
         return _taking_turns([prompts for prompts in of_word.values() if prompts])
 
     def _filled(self, template: str, word: str, concept: str) -> list[WordPrompt]:
@@ -183,7 +183,7 @@ def word_prompts(
         assert templates is not None
         by_concept = {concept: templates.prompts(concept, concepts.words(concept)) for concept in concepts}
     else:
-        by_concept = _saying(concepts, read_prompts(prompts, pipe))
+        by_concept = _containing(concepts, read_prompts(prompts, pipe))
     lacking = [concept for concept, of_concept in by_concept.items() if not of_concept]
     if lacking:
         raise UnreadablePrompts(
@@ -194,32 +194,32 @@ def word_prompts(
     return by_concept
 
 
-class _Said(NamedTuple):
+class _Match(NamedTuple):
     """A concept's word, and the form in which a text says it."""
 
     concept_word: str
     form: str
 
 
-def _first_said(text: str, words: Iterable[str], said_as: Mapping[str, str] | None = None) -> _Said | None:
+def _first_match(text: str, words: Iterable[str], forms: Mapping[str, str] | None = None) -> _Match | None:
     """The first of a concept's words in a text; of two that begin together the longer."""
     places = []
     for word in words:
-        form = (said_as or {}).get(word, word)
+        form = (forms or {}).get(word, word)
         match = re.search(rf"(?<!\w){re.escape(form)}(?!\w)", text, flags=re.IGNORECASE)
         if match:
-            places.append((match.start(), -len(form), _Said(word, match.group())))
+            places.append((match.start(), -len(form), _Match(word, match.group())))
     return min(places)[2] if places else None
 
 
-def _saying(concepts: ConceptSet, prompts: Sequence[str]) -> dict[str, list[WordPrompt]]:
+def _containing(concepts: ConceptSet, prompts: Sequence[str]) -> dict[str, list[WordPrompt]]:
     """The prompts in which each concept's words are."""
     by_concept: dict[str, list[WordPrompt]] = {concept: [] for concept in concepts}
     for prompt in prompts:
         for concept in concepts:
-            said = _first_said(prompt, concepts.words(concept))
-            if said is not None:
-                by_concept[concept].append(WordPrompt(prompt, said.form))
+            match = _first_match(prompt, concepts.words(concept))
+            if match is not None:
+                by_concept[concept].append(WordPrompt(prompt, match.form))
     return by_concept
 
 

@@ -1,6 +1,6 @@
 """Ordered weakening by votes and by effect, on the same pictures.
 
-    nice python benchmarks/kinds.py [--count 8] [--steps 5] [--out runs/kinds] [--write]
+    nice python benchmarks/votes_and_effect.py [--count 8] [--steps 5] [--out runs/votes-and-effect] [--write]
 
 The built-in model, both relevances that come with it, and the evaluation prompts of every concept that the
 judge reads well, whose things and phrases are others than those that effects are measured on. Most and least
@@ -69,10 +69,12 @@ def main() -> None:
     add_output_to(parser)
     parser.add_argument("--count", type=int, default=8, help="evaluation prompts of each concept")
     parser.add_argument("--steps", type=int, default=5, help="denoising steps per picture")
-    parser.add_argument("--out", type=Path, default=Path("runs/kinds"), help="folder of the sweeps")
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/votes-and-effect"), help="folder of the sweeps"
+    )
     options = parser.parse_args()
     found = compare(options.count, options.steps, options.out)
-    if tell(found, options, "emoji-kinds"):
+    if tell(found, options, "emoji-votes-and-effect"):
         for name, kinds in found["concepts"].items():
             row = (
                 f"{kinds[kind]['area']:+.2f} ({kinds[kind]['low']:+.2f} to {kinds[kind]['high']:+.2f})"
