@@ -197,7 +197,7 @@ def test_what_is_nothing_to_merge(shards, tmp_path):
     with pytest.raises(UnreadableFile, match="cannot be read: No such file"):
         merge([tmp_path / "nothing"], tmp_path / "out")
     Relevance.from_votes(counted(range(3))).save(tmp_path / "r.safetensors")
-    with pytest.raises(UnreadableFile, match="holds relevance; expected votes or scores"):
+    with pytest.raises(UnreadableFile, match="holds relevance; expected votes, effects or scores"):
         merge([tmp_path / "r.safetensors"], tmp_path / "out")
 
 

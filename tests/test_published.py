@@ -69,11 +69,12 @@ def excited(case, **options):
 
 @pytest.mark.parametrize("name", published.CASES)
 def test_attend_and_excite_has_the_published_numbers(name):
-    golden = GOLDEN[name]
     loss, latents = excited(published.CASES[name], as_published=True)
-    expected = torch.tensor(golden["latents"], dtype=torch.float64)
-    assert abs(loss - golden["first loss"]) < 1e-12
-    assert (latents - expected).abs().max() < 1e-9 * expected.abs().max()
+    # The scheduler works in single precision, which other processors round in other ways.
+    for golden, within in ((published.published(**published.CASES[name]), 1e-9), (GOLDEN[name], 1e-5)):
+        expected = torch.tensor(golden["latents"], dtype=torch.float64)
+        assert abs(loss - golden["first loss"]) < 1e-12
+        assert (latents - expected).abs().max() < within * expected.abs().max()
 
 
 def test_the_default_loss_and_moves_are_others():
@@ -87,7 +88,7 @@ def test_the_golden_values_are_those_of_the_installed_diffusers():
     case = "a threshold is reached"
     found = published.published(**published.CASES[case])
     assert found["first loss"] == pytest.approx(GOLDEN[case]["first loss"], abs=1e-12)
-    assert found["latents"] == pytest.approx(GOLDEN[case]["latents"], rel=1e-8)
+    assert found["latents"] == pytest.approx(GOLDEN[case]["latents"], rel=1e-5)
 
 
 def refined(tokenizer, source, target, tokens):
