@@ -9,8 +9,8 @@ output and D(0) that of a word nobody reads. With
 
 the shares add up to 1 (completeness), and a head that works against the word has a share below 0. One
 backward pass gives all heads; the integral is taken by Gauss-Legendre quadrature. The share in several
-calls is the mean of their shares: weighted by ⟨d, d⟩, the first of four calls would count for 80 to 95 % of
-all, since a word does most where everything is still open.
+calls is the mean of their shares: weighted by ⟨d, d⟩, the first call would count for nearly all, since a word
+does most where everything is still open.
 
 Against a *sibling*, another word in the word's place, head h attends to the text's keys and values
 

@@ -67,8 +67,7 @@ def measure_effect(
         relevance["Color"]     # H times each head's share; below 0 for a head that works against the words
 
     A picture costs 2 rows of the denoiser for each step, with guidance, and 2 + 3 · `points` more for each
-    call that is measured (a gradient costs as much as three rows). More pictures say more than more calls of
-    each.
+    call that is measured (a gradient costs as much as three rows).
 
     Args:
         pipe: The user's pipeline, which is left as it was; or workers, which share the work (runs/ray.py).
