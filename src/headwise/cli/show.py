@@ -14,6 +14,8 @@ if TYPE_CHECKING:  # torch takes seconds to import, which --help need not pay
 
 __all__ = ["report", "show"]
 
+NEGLIGIBLE = -0.05  # relevance against a word that the table leaves out
+
 
 def show(
     file: Annotated[Path, typer.Argument(help="A relevance file, or the folder of a run.")],
@@ -27,7 +29,7 @@ def show(
     the order of heads. Concepts that only stood beside yours are shown by name.
 
     Of a measurement by effect also the heads that work against the concept's words: those whose relevance is
-    below 0 by more than its error.
+    below 0 by more than its error. The table leaves out those above -0.05; --json has all.
 
     \b
     Examples:
@@ -108,7 +110,7 @@ def _print_heads(relevance: "Relevance", heads: dict[str, _Heads]) -> None:
             )
             first = [""] * len(first)
         first[0] = "  against it"
-        for rank in of_concept.against:
+        for rank in (rank for rank in of_concept.against if rank.relevance < NEGLIGIBLE):
             rows.append(
                 (*first, interval(rank.relevance, rank.standard_error), str(rank.index), rank.address)
             )
