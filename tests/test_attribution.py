@@ -316,7 +316,7 @@ def test_another_seed_in_the_same_folder_is_refused(planted, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"truth": {}}, "There is no truth of 'Color'"),
+        ({"truth": {}}, "The losses of subsets were not measured for 'Color'"),
         ({"prompts": ("a red car",)}, "'a red car' is a tuning prompt of 'Color' and one of the truth's"),
         ({"estimators": {"short": lambda *task: np.zeros(3)}}, r"'short' returned an array of \(3,\)"),
         ({"reporting": {"Color": []}}, "without a score"),

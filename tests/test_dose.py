@@ -179,7 +179,7 @@ def test_refusals_say_what_to_do(given, error, said):
 def test_votes_and_words_that_do_nothing_are_refused(pipe):
     with pytest.raises(HeadwiseError, match="measured by votes, which are no shares"):
         amplify(relevance_for(pipe), "red", "Color")
-    with pytest.raises(UnknownConcept, match="did nothing that adds up"):
+    with pytest.raises(UnknownConcept, match="do not add up to more than 0"):
         amplify(by_effect(-VALUES), "red", "Color")
     with pytest.raises(BadStrength, match="A strength of 2 was given; expected a number from 0 to 1"):
         gate(by_effect(), "rose", "Color", "Plants", 2)

@@ -223,7 +223,9 @@ def _require_fair(truth: Mapping[str, Truth], tuning: Mapping[str, Tuning], head
     """HeadwiseError unless estimators are compared on the same subsets and unseen prompts."""
     if not tuning or not tuning.keys() <= truth.keys():
         missing = ", ".join(map(repr, tuning.keys() - truth.keys())) or "any concept"
-        raise HeadwiseError(f"There is no truth of {missing}. There is one of: {', '.join(truth)}.")
+        raise HeadwiseError(
+            f"The losses of subsets were not measured for {missing}, but for: {', '.join(truth)}."
+        )
     subsets = [truth[concept].losses.subsets for concept in tuning]
     if any(not np.array_equal(each, subsets[0]) for each in subsets):
         raise HeadwiseError("The concepts' losses are of different subsets; expected the same for all.")

@@ -1,6 +1,6 @@
 """Counting what a measurement's folder lacks, whatever is counted: votes or effects."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -11,20 +11,13 @@ from headwise.measuring.effect_samples import EffectSamples
 from headwise.measuring.relevance import Relevance
 from headwise.measuring.votes import Votes
 from headwise.runs.folder import Progress, ProgressCallback, RunFolder
-from headwise.runs.shards import format_ranges
+from headwise.runs.shards import batches, format_ranges
 from headwise.runs.workers import Job
 
 __all__ = [
-    "CHUNK",
-    "Counted",
-    "Measurement",
-    "check",
-    "check_steps",
-    "count",
-    "counted_in",
-    "relevance_of",
+    "CHUNK", "Counted", "Measurement", "batches_of", "check", "check_steps", "count", "relevance_of",
     "save_relevance",
-]
+]  # fmt: skip
 
 CHUNK = 32  # pictures that a worker counts at a time, where several share a run
 
@@ -40,7 +33,7 @@ class Measurement(Protocol):
         batch_size: Pictures per pipeline call.
         until: The median split-half correlation at which it stops early; None for never.
         round_of: The number of pictures after each of which it may stop.
-        cuts: Numbers that no batch reaches across.
+        keep_pictures: How many of the first pictures are decoded and saved.
     """
 
     @property
@@ -64,9 +57,22 @@ class Measurement(Protocol):
         ...
 
     @property
-    def cuts(self) -> Sequence[int]:
-        """In order."""
+    def keep_pictures(self) -> int:
+        """0 or more."""
         ...
+
+
+def cuts_of(task: Measurement) -> tuple[int, ...]:
+    """No batch reaches across a place where the run may stop, or where it stops decoding pictures."""
+    ends = range(0, task.pictures, task.round_of) if task.until is not None else ()
+    return task.keep_pictures, *ends
+
+
+def batches_of(task: Measurement, missing: Iterable[range]) -> Iterator[range]:
+    """These pictures by pipeline calls."""
+    cuts = cuts_of(task)
+    for numbers in missing:
+        yield from batches(numbers.start, numbers.stop, task.batch_size, cuts)
 
 
 def check(
@@ -108,7 +114,7 @@ def count(
     progress: ProgressCallback,
 ) -> Relevance:  # fmt: skip
     """Count the pictures that are wanted, as far as the folder lacks them; the relevance of all of them."""
-    options: dict[str, Any] = {"most": CHUNK, "cuts": task.cuts, "in_order": task.until is not None}
+    options: dict[str, Any] = {"most": CHUNK, "cuts": cuts_of(task), "in_order": task.until is not None}
     name = "effect" if isinstance(job.nothing, EffectSamples) else "votes"
     with RunFolder(out, job.nothing.settings, job.nothing, name, task.pictures, job.versions) as folder:
         _require_among(folder, wanted)

@@ -91,6 +91,15 @@ def explain(
     bar = tqdm(total=options.get("num_inference_steps"), unit="step", disable=not progress)
     with bar, watched(pipe, lambda: bar.update() and None), quiet(pipe), hooked(pipe, explaining):
         (image,) = generate_keys(pipe, [prompt], [(seed, picture)], **options)
+    settings = {"model": model_name(pipe), "seed": seed, "picture": picture, "points": points}
+    settings |= {name: value for name, value in options.items() if value is not None}
+    return _explanation(explaining, image, prompt, HeadMap.of(pipe), settings)
+
+
+def _explanation(
+    explaining: "_Explaining", image: Any, prompt: str, head_map: HeadMap, settings: dict[str, Any]
+) -> Explanation:
+    """What was measured while the image was generated."""
     effect, (heads, maps, word_maps) = explaining.effect, explaining.maps
     if effect is None:
         raise HookMisuse(
@@ -101,7 +110,7 @@ def explain(
     return Explanation(
         image=image,
         prompt=prompt,
-        words=chosen,
+        words=explaining.words,
         shares=effect.shares,
         by_step=shares_of(through, whole),
         steps=tuple(call.step for call in explaining.measured),
@@ -109,11 +118,8 @@ def explain(
         heads=heads,
         maps=maps,
         word_maps=word_maps,
-        head_map=HeadMap.of(pipe),
-        settings={
-            **{"model": model_name(pipe), "seed": seed, "picture": picture, "points": points},
-            **{name: value for name, value in options.items() if value is not None},
-        },
+        head_map=head_map,
+        settings=settings,
     )
 
 

@@ -4,7 +4,7 @@ With the same folder a measurement continues where it ended. It is a task for `r
 in the place of a pipeline share it, and count the same votes.
 """
 
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from headwise.errors import HeadwiseError
 from headwise.measuring.concepts import ConceptSet, choice
-from headwise.measuring.counting import check, check_steps, count
+from headwise.measuring.counting import batches_of, check, check_steps, count
 from headwise.measuring.estimators import Estimator, Named, estimator_of
 from headwise.measuring.probe import ConceptProbe
 from headwise.measuring.prompts import read_prompts
@@ -25,7 +25,7 @@ from headwise.model.generate import generate, latent_shape
 from headwise.model.heads import HeadMap
 from headwise.model.pipelines import digest_of, quiet, settings_of_pictures
 from headwise.runs.folder import ProgressCallback
-from headwise.runs.shards import batches, subrange
+from headwise.runs.shards import subrange
 from headwise.runs.workers import Job, Keep
 
 __all__ = ["Concepts", "measure", "settings_of"]
@@ -115,12 +115,6 @@ class _Measurement:
         return _VoteCounter(self, pipe)
 
     @property
-    def cuts(self) -> tuple[int, ...]:
-        """No batch reaches across a place where the run may stop, or where it stops decoding."""
-        ends = range(0, self.pictures, self.round_of) if self.until is not None else ()
-        return self.keep_pictures, *ends
-
-    @property
     def round_of(self) -> int:
         """A run may stop where each block has as many pictures."""
         return BLOCKS
@@ -130,11 +124,6 @@ class _Measurement:
         """What is passed to the pipeline."""
         steps = self.passed["num_inference_steps"] or self.estimator.num_inference_steps
         return self.passed | {"num_inference_steps": steps}
-
-    def batches(self, todo: Iterable[range]) -> Iterator[range]:
-        """These pictures by pipeline calls."""
-        for numbers in todo:
-            yield from batches(numbers.start, numbers.stop, self.batch_size, self.cuts)
 
 
 class _VoteCounter:
@@ -158,7 +147,7 @@ class _VoteCounter:
             self.pipe, self.concepts, task.seed, samples_per_call=task.estimator.samples_per_call
         )
         with hooked(self.pipe, probe), quiet(self.pipe):
-            for numbers in task.batches(missing):
+            for numbers in batches_of(task, missing):
                 probe.begin(numbers)
                 self._generate(numbers, keep)
                 yield Votes.of_pictures(probe.take(), numbers, probe.head_map, self.concepts, settings)

@@ -7,7 +7,7 @@ mean over calls and pictures (effect_samples.py). No other concepts are needed t
 With the same folder a measurement continues where it ended, and workers may share it, as in measure.py.
 """
 
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import numpy as np
 
 from headwise.errors import HeadwiseError
 from headwise.measuring.concepts import ConceptSet
-from headwise.measuring.counting import check, check_steps, count
+from headwise.measuring.counting import batches_of, check, check_steps, count
 from headwise.measuring.effect import Against, EffectProbe
 from headwise.measuring.effect_samples import EffectSamples
 from headwise.measuring.measure import Concepts, settings_of
@@ -27,7 +27,7 @@ from headwise.model.generate import generate_keys
 from headwise.model.heads import HeadMap
 from headwise.model.pipelines import quiet
 from headwise.runs.folder import ProgressCallback
-from headwise.runs.shards import batches, subrange
+from headwise.runs.shards import subrange
 from headwise.runs.workers import Job, Keep
 
 __all__ = ["BATCH_SIZE", "PICTURES_OF_CONCEPT", "STEPS", "measure_effect"]
@@ -140,17 +140,6 @@ class _EffectMeasurement:
         """A run may stop where every concept has as many pictures."""
         return ROUND * len(self.concepts)
 
-    @property
-    def cuts(self) -> tuple[int, ...]:
-        """No batch reaches across a place where the run may stop, or where it stops decoding."""
-        ends = range(0, self.pictures, self.round_of) if self.until is not None else ()
-        return self.keep_pictures, *ends
-
-    def batches(self, todo: Iterable[range]) -> Iterator[range]:
-        """These pictures by pipeline calls."""
-        for numbers in todo:
-            yield from batches(numbers.start, numbers.stop, self.batch_size, self.cuts)
-
 
 class _EffectCounter:
     """One pipeline at its share of a measurement."""
@@ -179,7 +168,7 @@ class _EffectCounter:
     ) -> Generator[EffectSamples, None, None]:
         """The effects of each batch, as it is done."""
         task = self.task
-        for numbers in task.batches(missing):
+        for numbers in batches_of(task, missing):
             pictures = [self._prompts_of(number) for number in numbers]
             images = len(pictures[0])  # of each picture: one, or two that are each other's siblings
             prompted = [each for picture in pictures for each in picture]

@@ -205,7 +205,7 @@ def _shares(relevance: Relevance, concept: str) -> Float[np.ndarray, " all_heads
     values = relevance[concept]
     if not values.sum() > 0:
         raise UnknownConcept(
-            f"The words of {concept!r} did nothing that adds up, so there is no dose of them. Measure more "
-            "pictures, or more points."
+            f"The shares of all heads for {concept!r} do not add up to more than 0, so no dose can be set. "
+            "Measure more pictures, or more points."
         )
     return values / values.sum()
