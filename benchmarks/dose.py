@@ -12,6 +12,9 @@ report. A rule gives each head a factor:
     all heads        1 + dial everywhere, which needs no relevance
     strengthen       1 + s (R − 1) by votes, of the relevance that comes with the model
     random heads     the factors of least, permuted over the heads
+    span, neighbours
+                     dial times the other words of the concept added to the word (`steering.word_mixture`),
+                     which needs no heads; its effect is not measured, only its pictures
 
 For the report there are the dials above 0 of all of these but weighted. Of every prompt and
 factors f: the *effect* ⟨D(f) − D(0), d⟩ / ⟨d, d⟩ − 1 with d = D(1) − D(0), the mean over the calls of a
@@ -27,6 +30,7 @@ import json
 import re
 import sys
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -52,6 +56,7 @@ from headwise.model.pipelines import load_pipeline, quiet
 from headwise.model.sites import DenoiserCall
 from headwise.steering.dose import acting, least_change
 from headwise.steering.steer import Steer
+from headwise.steering.word_mixture import MIXTURES, mixed_words
 
 TUNING = ("Color", "Animals", "Time of Day")
 REPORTED = ("Weather Conditions", "Material", "Geometric Patterns", "Plants")
@@ -172,24 +177,32 @@ def try_concept(pipe: Any, scorer: CLIPScorer, concept: str, prompts: int) -> di
         with hooked(pipe, measured):
             generate(pipe, [p for p, _ in said], **options, num_inference_steps=4, output_type="latent")
 
-        def pictures(row: np.ndarray) -> list[Image.Image]:
-            with hooked(pipe, Steer(row[None], said_words)):
+        def pictures(hook: Hook) -> list[Image.Image]:
+            with hooked(pipe, hook):
                 return generate(
                     pipe, [p for p, _ in said], **options, num_inference_steps=10, output_type="pil"
                 )
 
-        plain = pictures(np.ones_like(heads.shares))
-        found: dict[str, Any] = {"plain": scorer.probability(plain, [c.texts for c in cases]).tolist()}
-        found["completeness"] = relevance.settings["completeness"][0]
-        for (rule, dial), row, effect in zip(conditions, factors, measured.effect, strict=True):
-            steered = pictures(row)
-            found[f"{rule} {dial:g}"] = {
-                "dose": float(heads.shares @ (row - 1)),
-                "effect": effect.tolist(),
+        def seen(hook: Hook) -> dict[str, list[float]]:
+            steered = pictures(hook)
+            return {
                 "certainty": scorer.probability(steered, [c.texts for c in cases]).tolist(),
                 "resemblance": scorer.image_similarity(plain, steered).tolist(),
                 "squared": np.square(pixels(plain) - pixels(steered)).mean(1).tolist(),
             }
+
+        plain = pictures(Steer(np.ones_like(heads.shares)[None], said_words))
+        found: dict[str, Any] = {"plain": scorer.probability(plain, [c.texts for c in cases]).tolist()}
+        found["completeness"] = relevance.settings["completeness"][0]
+        for (rule, dial), row, effect in zip(conditions, factors, measured.effect, strict=True):
+            found[f"{rule} {dial:g}"] = {
+                "dose": float(heads.shares @ (row - 1)),
+                "effect": effect.tolist(),
+                **seen(Steer(row[None], said_words)),
+            }
+        for mixture, factor in product(MIXTURES, STRENGTHS):
+            mixed = mixed_words(pipe, mixture, said_words, [words] * len(said), own=1.0, factor=factor)
+            found[f"{mixture} {factor:g}"] = {"effect": [None] * len(said), **seen(mixed)}
     return found
 
 
@@ -197,7 +210,7 @@ def points(tried: dict[str, Any]) -> dict[str, np.ndarray]:
     """Of each condition and prompt: effect, certainty, resemblance, squared difference; plain is "plain"."""
     plain, kinds = np.array(tried["plain"]), ("effect", "certainty", "resemblance", "squared")
     of = {
-        name: np.stack([np.array(each[kind]) for kind in kinds], 1)
+        name: np.stack([np.array(each[kind], float) for kind in kinds], 1)
         for name, each in tried.items()
         if isinstance(each, dict)
     }
@@ -243,12 +256,16 @@ def together(tried: dict[str, dict[str, Any]]) -> dict[str, Any]:
         found[group] = {"concepts": list(some)} | summary(list(some.values()))
         for concept, each in some.items():
             doses, effects = (
-                np.array([np.mean(of[kind]) for of in each.values() if isinstance(of, dict)])[None]
+                np.array(
+                    [np.mean(of[kind]) for of in each.values() if isinstance(of, dict) and "dose" in of]
+                )[None]
                 for kind in ("dose", "effect")
             )
             found[concept] = {
                 "completeness": each["completeness"],
-                "doses": {name: of["dose"] for name, of in each.items() if isinstance(of, dict)},
+                "doses": {
+                    name: of["dose"] for name, of in each.items() if isinstance(of, dict) and "dose" in of
+                },
                 "dose_and_effect": round(float(rank_correlation(doses, effects)[0]), 3),
             } | summary([each])
     return found

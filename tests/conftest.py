@@ -424,7 +424,7 @@ def workspace(sd, tmp_path, monkeypatch):
     head_map = HeadMap.of(sd)
     votes = np.random.default_rng(0).integers(1, 50, (2, head_map.all_heads))
     names = ("Color", "Animals")
-    settings = {"concepts": [["Color", ["red"]], ["Animals", ["dog", "cat"]]]}
+    settings = {"concepts": [["Color", ["red", "blue"]], ["Animals", ["dog", "cat"]]]}
     made = Relevance.from_votes(votes, names, head_map)
     (tmp_path / "runs" / "tiny").mkdir(parents=True)
     Relevance(made.values, made.standard_errors, made.split_half, names, head_map, settings).save(
@@ -451,7 +451,7 @@ def service(sd, tmp_path, monkeypatch):
     head_map = HeadMap.of(sd)
     votes = np.random.default_rng(0).integers(1, 50, (2, head_map.all_heads))
     plain = Relevance.from_votes(votes, ("Color", "Animals"), head_map)
-    said = {"concepts": [["Color", ["red"]], ["Animals", ["dog", "cat"]]], "pictures": 4}
+    said = {"concepts": [["Color", ["red", "blue"]], ["Animals", ["dog", "cat"]]], "pictures": 4}
     relevance = Relevance(
         plain.values, plain.standard_errors, plain.split_half, plain.concepts, head_map, said
     )

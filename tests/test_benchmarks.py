@@ -1,5 +1,7 @@
 """Benchmarks on a tiny pipeline: every method draws every prompt from every seed, and goes on."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -7,16 +9,25 @@ from headwise.benchmarks.polysemy import METHODS, Polysemy, benchmark_polysemy
 from headwise.benchmarks.prompts import EvalPrompt
 from headwise.benchmarks.weakening_sweeps import benchmark_weakening, eighths, sweep_factors
 from headwise.errors import HeadwiseError, UnknownConcept
+from headwise.measuring.concepts import ConceptSet
 from headwise.model.heads import HeadMap
 from headwise.report.measurement import report
 from headwise.runs.scores import Scores
 from helpers import SENSES, Bright, relevance_for
 
+WORDS = ConceptSet({"Color": ["red", "blue"], "Animals": ["dog", "cat"]})
+
 
 def run(sd, **options):
     options = {"seeds": (0, 1, 2), "num_inference_steps": 2, "batch_size": 2, "progress": False} | options
     judge = options.pop("judge", Bright())
+    options = {"effect": effect_for(sd), "concepts": WORDS} | options
     return benchmark_polysemy(sd, relevance_for(sd), SENSES, judge, **options)
+
+
+def effect_for(pipe):
+    votes = relevance_for(pipe, seed=1)
+    return replace(votes, settings=votes.settings | {"by": "effect"})
 
 
 def test_every_method_every_seed_every_prompt(sd, tmp_path):
@@ -110,6 +121,12 @@ def test_eighths(heads, ks):
 def test_refusals(sd, tmp_path):
     with pytest.raises(HeadwiseError, match="'magic' is not a method. The methods are: plain"):
         run(sd, methods=("magic",))
+    with pytest.raises(HeadwiseError, match="'gate' needs `effect`, which was not given"):
+        run(sd, methods=("plain", "gate"), effect=None)
+    with pytest.raises(HeadwiseError, match="'span' needs `concepts`, which was not given"):
+        run(sd, methods=("span",), concepts=None)
+    without = run(sd, effect=None, concepts=None, seeds=(0,), num_inference_steps=1)
+    assert without.methods == ("plain", "rewording", "uniform", "random heads", "layer means", "adjust")
     with pytest.raises(HeadwiseError, match="No prompt with a two-sense word"):
         benchmark_polysemy(sd, relevance_for(sd), [], Bright())
     with pytest.raises(HeadwiseError, match="holds no run"):

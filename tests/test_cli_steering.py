@@ -125,8 +125,12 @@ def test_benchmark_weakening(run, workspace, judged):
 
 def test_benchmark_polysemy(run, workspace, judged):
     line = ("benchmark", "polysemy", "-m", "./tiny", "--senses", "senses.toml", "--seeds", "0,1", *FAST)
-    found = json.loads(run(*line, "--json")[1])["methods"]
-    assert set(found) == {"plain", "rewording", "uniform", "random_heads", "layer_means", "adjust"}
+    code, out, err = run(*line, "--json")
+    assert code == 0, err
+    found = json.loads(out)["methods"]
+    assert set(found) == {
+        "plain", "rewording", "uniform", "random_heads", "layer_means", "adjust", "span", "neighbours",
+    }  # fmt: skip
     assert all(one["n"] == 4 and one["low"] <= one["misread"] <= one["high"] for one in found.values())
     code, out, _ = run(*line)
     assert code == 0 and "4 images per method." in out

@@ -193,7 +193,7 @@ def main() -> None:
     file = given.work / "denoiser.safetensors"
     spent = loop.fit(
         {"unet": model}, loss, file, 0.0 if given.export else given.minutes, preset["lr"], preset["batch"], averaged, floor=0.02,
-        orthogonal=True, until=given.until,
+        fall=0.25, orthogonal=True, until=given.until,
     )  # fmt: skip
     save(given.parts, model, averaged, given.work / "model")
     if not given.export:

@@ -1,7 +1,8 @@
 """The training loop that the autoencoder, the two CLIPs and the denoiser share: a time budget, a checkpoint, a resumed run.
 
-The learning rate follows the share of the *time* that is spent, warm-up and then a cosine to zero, so a run ends well on a
-machine of any speed and may be interrupted at any moment. Checkpoints are safetensors, written beside and then renamed.
+The learning rate follows the share of the *time* that is spent: warm-up, a constant rate, and in the last part of the time a cosine
+down to nearly zero. So a run ends well on a machine of any speed, may be interrupted at any moment, and may be made longer until
+the rate begins to fall. Checkpoints are safetensors, written beside and then renamed.
 """
 
 from __future__ import annotations
@@ -79,6 +80,7 @@ def fit(
     averaged: Averaged | None = None,
     weight_decay: float = 0.01,
     floor: float = 0.0,
+    fall: float = 1.0,
     every: float = 60,
     orthogonal: bool = False,
     until: float = 1e9,
@@ -92,6 +94,7 @@ def fit(
         file: the checkpoint; training goes on from it when it exists.
         minutes: the budget over all runs.
         floor: the share of `lr` that is left at the end.
+        fall: the last share of the time, 0 … 1, in which the learning rate falls.
         until: stop after so many of the minutes; the schedule stays that of all of them.
         orthogonal: train matrices and convolutions with Muon (Jordan et al., 2024), the rest with AdamW.
 
@@ -111,7 +114,7 @@ def fit(
         terms = loss(step)
         terms["loss"].backward()
         torch.nn.utils.clip_grad_norm_(parameters.values(), 1.0)
-        optimizers.step(_rate(lr, step, elapsed / minutes, floor))
+        optimizers.step(_rate(lr, step, elapsed / minutes, floor, fall))
         step, count = step + 1, count + 1
         if averaged:
             averaged.update(step)
@@ -132,9 +135,11 @@ def fit(
     return spent
 
 
-def _rate(lr: float, step: int, share: float, floor: float) -> float:
-    """The learning rate after this share (0 … 1) of the time: 100 steps of warm-up, then a cosine down to `floor · lr`."""
-    return lr * min(1, (step + 1) / 100) * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * share)))
+def _rate(lr: float, step: int, share: float, floor: float, fall: float) -> float:
+    """The learning rate after this share (0 … 1) of the time: 100 steps of warm-up, then `lr`, and over the last `fall` of the time
+    a cosine down to `floor · lr`."""
+    fallen = max(0.0, (share - 1) / fall + 1)
+    return lr * min(1, (step + 1) / 100) * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * fallen)))
 
 
 class Optimizers:

@@ -1,7 +1,16 @@
 r"""How often is a word with two senses misread, plain and adjusted?
 
-The controls are the adjustment without what is claimed for heads (`Steer.control`) and the prompt put more
-plainly. Pictures of different methods start from the same latents.
+    plain, rewording         no steering; the prompt put more plainly
+    adjust                   `headwise.adjust`, by votes
+    uniform, random heads, layer means
+                             the same without what is claimed for heads (`Steer.control`)
+    gate                     `headwise.gate`, by effect
+    gate, uniform    gate, random heads    gate, layer means
+                             the same without what is claimed for heads
+    span, neighbours         words of the concept that is meant in place of the word, in all heads
+                             (`steering.word_mixture`)
+
+Pictures of different methods start from the same latents.
 
 References:
     | Cross-Attention Head Position Patterns Can Align with Human Visual Concepts (Park et al., 2024)
@@ -10,7 +19,7 @@ References:
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, Unpack
+from typing import Any, NamedTuple, Unpack
 
 import numpy as np
 
@@ -27,15 +36,23 @@ from headwise.benchmarks.sweep import (
     spread_evenly,
 )
 from headwise.benchmarks.weakening import Score
+from headwise.errors import HeadwiseError
+from headwise.measuring.concepts import ConceptSet
 from headwise.measuring.relevance import Relevance
 from headwise.model.attention import hooked
 from headwise.model.generate import generate
+from headwise.model.hooks import Hook
 from headwise.model.pipelines import settings_of_pictures
+from headwise.steering.dose import gate
 from headwise.steering.steer import Steer, adjust
+from headwise.steering.word_mixture import MIXTURES, mixed_words
 
 __all__ = ["METHODS", "Polysemy", "benchmark_polysemy"]
 
-METHODS = ("plain", "rewording", "uniform", "random heads", "layer means", "adjust")
+CONTROLS = ("uniform", "random heads", "layer means")
+BY_VOTES = (*CONTROLS, "adjust")
+BY_EFFECT = (*(f"gate, {control}" for control in CONTROLS), "gate")
+METHODS = ("plain", "rewording", *BY_VOTES, *BY_EFFECT, *MIXTURES)
 
 
 def benchmark_polysemy(
@@ -44,7 +61,9 @@ def benchmark_polysemy(
     prompts: Sequence[PolysemyPrompt],
     score: Score,
     *,
-    methods: Sequence[str] = METHODS,
+    effect: Relevance | None = None,
+    concepts: ConceptSet | None = None,
+    methods: Sequence[str] | None = None,
     strength: float | int = 1.0,
     clamp: float | int | None = None,
     seeds: Sequence[int] = tuple(range(10)),
@@ -58,55 +77,89 @@ def benchmark_polysemy(
 
     Args:
         pipe: The user's pipeline, which is left as it was; or workers, which share the prompts (runs/ray.py).
-        relevance: As measured on this model, with its head map.
+        relevance: By votes, as measured on this model, with its head map.
         prompts: Prompts with a two-sense word, and the texts of the senses that pictures may show.
         score: 1 for pictures that show the first text of their prompt, 0 for the others:
             `clip_scorer.scoring` with "choice".
-        methods: "plain", "rewording" (each prompt's plainer form), "adjust", and its controls "uniform",
-            "random heads", "layer means".
-        strength, clamp: Options of adjusting, see `headwise.adjust`.
+        effect: Relevance by effect, for "gate" and its controls.
+        concepts: The words of the concepts, for "span" and "neighbours".
+        methods: Some of `METHODS`; if None all for which there is what they need.
+        strength, clamp: Options of adjusting, see `headwise.adjust`; the strength of gates is that up to 1.
         seeds: Each prompt is generated once from each seed.
         keep_prompts: How many prompts' pictures to save in `out`/pictures, spread evenly, first seed.
         batch_size: Pictures per pipeline call.
         num_inference_steps, guidance_scale: Passed to the pipeline.
         run: `out`, `numbers`, `checkpoint_every` and `progress`, as in `run_sweep`.
+
+    Raises:
+        HeadwiseError: A method is not known, or there is not what it needs.
     """
+    known = known_methods(methods, METHODS, prompts, "prompt with a two-sense word")
+    lacking = {method: "effect" for method in BY_EFFECT if effect is None}
+    lacking |= {method: "concepts" for method in MIXTURES if concepts is None}
+    if methods is None:
+        known = tuple(method for method in known if method not in lacking)
+    for method in known:
+        if method in lacking:
+            raise HeadwiseError(f"The method {method!r} needs `{lacking[method]}`, which was not given.")
     comparison = Comparison(
-        relevance, tuple(prompts), known_methods(methods, METHODS, prompts, "prompt with a two-sense word"),
-        tuple(seeds), batch_size, keep_prompts,
+        relevance, tuple(prompts), known, tuple(seeds), batch_size, keep_prompts,
         {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale},
     )  # fmt: skip
-    sweep = partial(_sweep, comparison, score, strength, clamp)
+    steering = _Steering(relevance, effect, concepts, float(strength), clamp)
+    sweep = partial(_sweep, comparison, score, steering)
     scores = run_sweep(pipe, sweep, kind="polysemy", together=batch_size, **run)
     return Polysemy(scores, tuple(prompt.word for prompt in prompts))
 
 
-def _sweep(
-    comparison: Comparison, score: Score, strength: float | int, clamp: float | int | None, pipe: Any
-) -> Sweep:
+class _Steering(NamedTuple):
+    """What the methods steer by; arguments as in `benchmark_polysemy`."""
+
+    relevance: Relevance
+    effect: Relevance | None
+    concepts: ConceptSet | None
+    strength: float
+    clamp: float | int | None
+
+    def hooks(self, pipe: Any, method: str, prompts: list[PolysemyPrompt]) -> list[Hook]:
+        """What a method puts into the pipeline for one batch: each row its own word and factors."""
+        words = [prompt.word for prompt in prompts]
+        if method in ("plain", "rewording"):
+            return []
+        if method in MIXTURES:
+            assert self.concepts is not None
+            meant = [self.concepts.words(prompt.toward) for prompt in prompts]
+            return [mixed_words(pipe, method, words, meant, 1 - self.strength, self.strength)]  # type: ignore[arg-type]
+        steers = [self._steer(method, prompt) for prompt in prompts]
+        factors = np.concatenate([steer.factors for steer in steers])
+        steer = Steer(factors, words, head_map=self.relevance.head_map)
+        control = method.removeprefix("gate, ")
+        return [steer.control(control) if control in CONTROLS else steer]  # type: ignore[arg-type]
+
+    def _steer(self, method: str, prompt: PolysemyPrompt) -> Steer:
+        senses = (prompt.word, prompt.toward, prompt.away)
+        if method not in BY_EFFECT:
+            return adjust(self.relevance, *senses, self.strength, clamp=self.clamp)
+        assert self.effect is not None
+        return gate(self.effect, *senses, min(1.0, self.strength))
+
+
+def _sweep(comparison: Comparison, score: Score, steering: _Steering, pipe: Any) -> Sweep:
     """The sweep over methods, seeds and prompts."""
-    relevance, prompts = comparison.relevance, comparison.prompts
+    prompts = comparison.prompts
     plain, reworded = [prompt.case.prompt for prompt in prompts], [prompt.reworded for prompt in prompts]
     texts = {method: reworded if method == "rewording" else plain for method in comparison.methods}
     settings = settings_of_pictures(pipe, plain + reworded) | comparison.passed
-    settings |= {"strength": float(strength), "clamp": clamp, "relevance": relevance.settings.get("weights")}
+    settings |= {"strength": steering.strength, "clamp": steering.clamp}
+    settings |= {"relevance": steering.relevance.settings.get("weights")}
+    if steering.effect is not None:
+        settings |= {"effect": steering.effect.settings.get("weights")}
     settings |= {"words": [prompt.word for prompt in prompts]}
     kept = spread_evenly(comparison.keep_prompts, len(prompts))
 
-    def hooks(method: str, prompts: list[PolysemyPrompt]) -> list[Steer]:
-        """What a method puts into the pipeline for one batch: each row its own word and factors."""
-        if method in ("plain", "rewording"):
-            return []
-        factors = [
-            adjust(relevance, p.word, p.toward, p.away, strength, clamp=clamp).factors for p in prompts
-        ]
-        words = [prompt.word for prompt in prompts]
-        steer = Steer(np.concatenate(factors), words, head_map=relevance.head_map)
-        return [steer if method == "adjust" else steer.control(method)]  # type: ignore[arg-type]
-
     def generated(call: Call) -> Sequence[Any]:
         method, options = call.label("method"), comparison.passed | {"output_type": "pil"}
-        with hooked(pipe, *hooks(method, comparison.of(call))):
+        with hooked(pipe, *steering.hooks(pipe, method, comparison.of(call))):
             return generate(pipe, texts[method], call.label("seed"), call.numbers, **options)
 
     return Sweep(

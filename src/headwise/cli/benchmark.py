@@ -31,6 +31,10 @@ __all__ = ["Only", "editing", "multi_concept", "polysemy", "weakening"]
 
 Names = list[str] | None
 Only = Annotated[Names, typer.Option("--concept", help="Only this concept. May be repeated.")]
+Effect = Annotated[
+    Path | None,
+    typer.Option("--effect", help="Relevance by effect, a file or run; by default the built-in model's own."),
+]
 Factor = Annotated[float, typer.Option(help="What the attention of weakened heads is multiplied by.")]
 
 
@@ -86,12 +90,15 @@ def polysemy(
     judge: Judge = None,
     count: Annotated[int | None, typer.Option(min=1, help="Prompts at most; all if not given.")] = None,
     strength: Annotated[float, typer.Option(help="Strength of adjusting.")] = 1.0,
+    effect_file: Effect = None,
+    methods: Methods = None,
     sweep: Sweep = Sweep("0,1,2", Path("runs/benchmark-polysemy"), 20),
     sharing: Sharing = Sharing(),
 ) -> None:
     """How often is a word with two senses misread: plain, adjusted, and under controls?
 
-    If run again, it goes on where it stopped.
+    Gates by effect and mixed words are compared where there is what they need. If run again, it goes on
+    where it stopped.
 
     \b
     Examples:
@@ -103,9 +110,13 @@ def polysemy(
     from headwise.benchmarks.clip_scorer import scoring
     from headwise.benchmarks.polysemy import benchmark_polysemy
     from headwise.benchmarks.prompts import polysemy_prompts
+    from headwise.measuring.concepts import ConceptSet
 
     relevance, prompts = model.relevance(), polysemy_prompts(senses or model.defaults.cases, count)
-    options = sweep.settings | {"strength": strength, "keep_prompts": 12}
+    listed = relevance.settings.get("concepts")
+    concepts = None if listed is None else ConceptSet.from_json(listed)
+    options = sweep.settings | {"strength": strength, "keep_prompts": 12, "methods": methods}
+    options |= {"effect": model.effect(effect_file), "concepts": concepts}
     with running(model, sharing, sweep.out) as run:
         score = scoring(scorer_of(judge, model), "choice")
         options |= run.place(len(prompts))
@@ -115,7 +126,12 @@ def polysemy(
     rates = {method: result.rate(method) for method in result.methods}
     n = int(np.isfinite(result.misread.values[0]).sum())
     numbers = {
-        method.replace(" ", "_"): {"misread": rate.value, "low": rate.low, "high": rate.high, "n": n}
+        method.replace(", ", "_").replace(" ", "_"): {
+            "misread": rate.value,
+            "low": rate.low,
+            "high": rate.high,
+            "n": n,
+        }
         for method, rate in rates.items()
     }
     rows = [(method, f"{rate}") for method, rate in rates.items()]

@@ -125,6 +125,15 @@ class Measured(Model):
 
         return Relevance.load(self.measured_file())
 
+    def effect(self, file: Path | None) -> "Relevance | None":
+        """Relevance by effect: of this file or folder, else the built-in model's own, else none."""
+        from headwise import emoji
+        from headwise.measuring.relevance import Relevance
+
+        if file is None and not self.defaults.built_in:
+            return None
+        return Relevance.load(emoji.EFFECT if file is None else file_of(file))
+
 
 @dataclass(frozen=True)
 class Sampling:

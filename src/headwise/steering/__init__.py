@@ -2,6 +2,7 @@
 
 steer       `strengthen`, `adjust`, `weaken`
 dose        `amplify`, `gate`: steering by what heads do, in units of effect
+word_mixture    other words mixed into a word, without heads: what steering by heads has to beat
 spelling    steering written in one line of text
 suggest     which concept a word means
 compare     the same picture under several steerings

@@ -13,7 +13,7 @@ the last colon ends the word.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 
 from headwise.errors import BadStrength, HeadwiseError, UnknownConcept
@@ -21,7 +21,18 @@ from headwise.measuring.relevance import Relevance
 from headwise.steering.dose import amplify, gate
 from headwise.steering.steer import Steer, adjust, strengthen
 
-__all__ = ["concepts_named", "parse_steering", "split_steering"]
+__all__ = ["concepts_named", "parse_steering", "split_steering", "steering_rule"]
+
+
+def steering_rule(kind: str, two_senses: bool) -> Callable[..., Steer]:
+    """The function of the library that steers by relevance of this kind, "votes" or "effect".
+
+    It is `adjust` or `gate` for a word with two senses, which is turned from one concept toward another, and
+    `strengthen` or `amplify` for a word that is asked for more or less of.
+    """
+    if kind == "effect":
+        return gate if two_senses else amplify
+    return adjust if two_senses else strengthen
 
 
 def parse_steering(text: str, relevance: Relevance, times: float | int = 1.0) -> Steer:
@@ -40,12 +51,9 @@ def parse_steering(text: str, relevance: Relevance, times: float | int = 1.0) ->
     word, concepts, strength = split_steering(text)
     word, occurrence = _occurrence(word)
     toward, away = concepts_named(concepts, relevance.concepts)
-    by_effect = relevance.kind == "effect"
-    if away is None:
-        raise_word = amplify if by_effect else strengthen
-        return raise_word(relevance, word, toward, strength * times, occurrence=occurrence)
-    turn_word = gate if by_effect else adjust
-    return turn_word(relevance, word, toward, away, strength * times, occurrence=occurrence)
+    rule = steering_rule(relevance.kind, two_senses=away is not None)
+    named = [toward] if away is None else [toward, away]
+    return rule(relevance, word, *named, strength * times, occurrence=occurrence)
 
 
 def split_steering(text: str) -> tuple[str, str, float]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from headwise.benchmarks.defaults import defaults_of, score_by
 from headwise.editing.baselines.table import OFFERED
+from headwise.steering.spelling import steering_rule
 from headwise.web.expressions import Call, Name, call
 from headwise.web.requests import (
     Compose,
@@ -56,13 +57,13 @@ def mute(request: Mute, columns: Mapping[str, bool]) -> Call:
     return call("hw.compare", PIPE, request.prompt, hooks, **options)
 
 
-def steer(steering: Steering, times: float = 1.0) -> Call:
-    """The hook of one steering, its strength multiplied by `times`."""
+def steer(steering: Steering, times: float = 1.0, kind: str = "votes") -> Call:
+    """The hook of one steering by relevance of this kind, its strength multiplied by `times`."""
     occurrence = {} if steering.occurrence is None else {"occurrence": steering.occurrence}
-    words, strength = (steering.word, steering.concept), steering.strength * times
-    if steering.away is None:
-        return call("hw.strengthen", RELEVANCE, *words, strength, **occurrence)
-    return call("hw.adjust", RELEVANCE, *words, steering.away, strength, **occurrence)
+    rule = steering_rule(kind, two_senses=steering.away is not None)
+    named = [steering.concept] if steering.away is None else [steering.concept, steering.away]
+    strength = steering.strength * times
+    return call(f"hw.{rule.__name__}", RELEVANCE, steering.word, *named, strength, **occurrence)
 
 
 def spell(steering: Steering, times: float = 1.0) -> str:
@@ -72,10 +73,12 @@ def spell(steering: Steering, times: float = 1.0) -> str:
     return f"{word}:{concepts}*{steering.strength * times:g}"
 
 
-def compare(request: Generate | Strip, columns: Mapping[str, float], pictures: int) -> Call:
+def compare(
+    request: Generate | Strip, columns: Mapping[str, float], pictures: int, kind: str = "votes"
+) -> Call:
     """Images of the prompt from the same latents, a column for each multiple of the steering's strength."""
     hooks = {
-        name: [steer(steering, times) for steering in request.steering] if times else []
+        name: [steer(steering, times, kind) for steering in request.steering] if times else []
         for name, times in columns.items()
     }
     options = {"seed": request.seed, "pictures": pictures, "batch_size": 1, **sampling(request)}

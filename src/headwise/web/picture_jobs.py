@@ -136,7 +136,7 @@ def _compared(
     job: Job,
 ) -> Images:
     """Images with the steering `times` as strong, or plain ones for 0; from the cache if they are there."""
-    comparison = calls.compare(request, {"": times}, pictures)
+    comparison = calls.compare(request, {"": times}, pictures, relevance.kind)
     measured = (request.relevance, relevance.settings.get("pictures")) if times else ()
     steps = pictures * request.num_inference_steps
     return cached_images(session, comparison, job, steps, measured, relevance=relevance)

@@ -30,6 +30,7 @@ class Setting:
         judge: The CLIP model's name; None if there is none.
         folder: The folder of the run, for requests that start one.
         ks: The numbers of heads to weaken, for requests that do.
+        kind: What the relevance measures, "votes" or "effect".
         head: The head that is looked at, for requests that explore; None for all heads together.
         box: The region that is looked at, for requests that explore.
     """
@@ -40,6 +41,7 @@ class Setting:
     folder: Path = Path()
     ks: Sequence[int] = ()
     head: int | None = None
+    kind: str = "votes"
     box: tuple[float, float, float, float] = (0.25, 0.25, 0.75, 0.75)
 
 
@@ -110,12 +112,12 @@ def _mute(program: _Program, request: Mute, setting: Setting) -> None:
 
 def _generate(program: _Program, request: Generate, setting: Setting) -> None:
     columns = {"plain": 0.0, "steered": 1.0}
-    program.write("generated = ", calls.compare(request, columns, request.pictures))
+    program.write("generated = ", calls.compare(request, columns, request.pictures, setting.kind))
     program.write('generated["steered"][0].save("steered.png")')
 
 
 def _strip(program: _Program, request: Strip, setting: Setting) -> None:
-    program.write("generated = ", calls.compare(request, calls.strip_columns(request), 1))
+    program.write("generated = ", calls.compare(request, calls.strip_columns(request), 1, setting.kind))
     rows = call("pictures.beside", Name("list(zip(*generated.values()))"), Name("list(generated)"))
     program.write("", rows, '.save("strip.png")')
 

@@ -18,7 +18,6 @@ let region = null;
 
 const map = new HeadMap($("map"), $("map-names"), { moved: describeCell, chosen: choose });
 const stage = new Stage($("stage"), askRegion);
-drawScale($("map-scale"));
 
 onRelevance((found) => {
   problem("explore", "");
@@ -28,6 +27,8 @@ onRelevance((found) => {
   map.show(found);
   options($("map-concept"), [["", "choose …"], ...found.concepts.map((name, row) => [String(row), name])]);
   $("map-head").max = found.values[0].length - 1;
+  drawScale($("map-scale"), found.signed);
+  $("map-low").textContent = found.signed ? `−${found.top.toFixed(1)} and less` : "0";
   $("map-top").textContent = `${found.top.toFixed(1)} and more`;
 });
 

@@ -8,6 +8,8 @@ import { actions } from "./recipe.js";
 import { showWords, wordsOf } from "./words.js";
 
 const form = $("generate-form");
+// By effect a word of two senses is turned by shutting heads, which can be shut once.
+const SHARES = [0, 0.25, 0.5, 0.75, 1];
 const STRENGTHS = [-1, 0, 0.5, 1, 1.5, 2, 3];
 let words = [];
 let kept = null;
@@ -23,6 +25,7 @@ onRelevance((found) => {
     const before = form.elements[name].value;
     options(form.elements[name], found.concepts, before);
   }
+  hint();
 });
 
 const generating = jobSlot("generate", "generate", (job) => {
@@ -58,7 +61,7 @@ const strip = jobSlot(
         const on = Number(form.elements.strength.value) === item.times;
         return el(
           "button",
-          { type: "button", class: "take", "aria-pressed": String(on), onclick: () => take(item.times) },
+          { type: "button", class: "take", "aria-pressed": String(on), "data-times": item.times, onclick: () => take(item.times) },
           ...shown.children,
         );
       }),
@@ -124,7 +127,7 @@ function generateStrip() {
   const key = JSON.stringify(what);
   if (key === stripKey) return;
   stripKey = key;
-  strip.ask({ ...what, strengths: STRENGTHS }).then((job) => {
+  strip.ask({ ...what, strengths: strengths() }).then((job) => {
     if (job?.state !== "done" && stripKey === key) stripKey = "";
   });
 }
@@ -140,8 +143,11 @@ function changed() {
   $("generate-strength").textContent = Number(form.elements.strength.value).toFixed(1);
   $("generate-strip")
     .querySelectorAll("button")
-    .forEach((button, i) =>
-      button.setAttribute("aria-pressed", String(STRENGTHS[i] === Number(form.elements.strength.value))),
+    .forEach((button) =>
+      button.setAttribute(
+        "aria-pressed",
+        String(Number(button.dataset.times) === Number(form.elements.strength.value)),
+      ),
     );
   if (chosen) soon();
 }
@@ -228,9 +234,15 @@ function suggest(found) {
   );
 }
 
+const gates = () => mode() === "adjust" && page.relevance?.kind === "effect";
+const strengths = () => (gates() ? SHARES : STRENGTHS);
+
 // Two senses: away from the concept that lists the word, toward another.
 function hint() {
   const adjusts = mode() === "adjust";
+  const slider = form.elements.strength;
+  [slider.min, slider.max] = gates() ? [0, 1] : [-2, 4];
+  $("generate-strength").textContent = Number(slider.value).toFixed(1);
   $("generate-away").hidden = !adjusts;
   form.elements.away.disabled = !adjusts;
   $("generate-toward").textContent = adjusts ? "toward" : "by the heads of";

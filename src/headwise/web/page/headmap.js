@@ -1,6 +1,8 @@
 // The concept × head map on a canvas: colours, a cursor for mouse and keyboard, and what is chosen.
 
-const STOPS = [
+// From 0 up, and from as far below 0 as above it: a dark hue either side of white. Both keep their order for
+// colour-blind eyes.
+const UPWARD = [
   [0, 32, 76],
   [44, 62, 108],
   [87, 92, 109],
@@ -9,17 +11,29 @@ const STOPS = [
   [211, 193, 100],
   [255, 234, 70],
 ];
+const BOTH_WAYS = [
+  [5, 48, 97],
+  [55, 131, 187],
+  [167, 208, 228],
+  [247, 246, 246],
+  [247, 183, 153],
+  [201, 71, 65],
+  [103, 0, 31],
+];
 
-export function colour(share) {
-  const at = Math.max(0, Math.min(1, share)) * (STOPS.length - 1);
-  const low = Math.min(STOPS.length - 2, Math.floor(at));
-  return STOPS[low].map((channel, i) => Math.round(channel + (at - low) * (STOPS[low + 1][i] - channel)));
+// The colour of a value as a share of the largest: 0 … 1, or −1 … 1 where values may be below 0.
+function colour(share, signed) {
+  const stops = signed ? BOTH_WAYS : UPWARD;
+  const at = Math.max(0, Math.min(1, signed ? (share + 1) / 2 : share)) * (stops.length - 1);
+  const low = Math.min(stops.length - 2, Math.floor(at));
+  return stops[low].map((channel, i) => Math.round(channel + (at - low) * (stops[low + 1][i] - channel)));
 }
 
-export function drawScale(canvas) {
+export function drawScale(canvas, signed) {
   const context = canvas.getContext("2d");
   for (let x = 0; x < canvas.width; x += 1) {
-    context.fillStyle = `rgb(${colour(x / canvas.width).join()})`;
+    const share = x / canvas.width;
+    context.fillStyle = `rgb(${colour(signed ? 2 * share - 1 : share, signed).join()})`;
     context.fillRect(x, 0, 1, canvas.height);
   }
 }
@@ -53,7 +67,7 @@ export class HeadMap {
     const picture = new ImageData(heads, relevance.concepts.length);
     relevance.values
       .flat()
-      .forEach((value, i) => picture.data.set([...colour(value / relevance.top), 255], 4 * i));
+      .forEach((value, i) => picture.data.set([...colour(value / relevance.top, relevance.signed), 255], 4 * i));
     this.cells = document.createElement("canvas");
     [this.cells.width, this.cells.height] = [heads, relevance.concepts.length];
     this.cells.getContext("2d").putImageData(picture, 0, 0);
@@ -113,7 +127,7 @@ export class HeadMap {
     context.imageSmoothingEnabled = false;
     context.drawImage(this.cells, 0, top, wide, high);
     this.#layers(context, soft);
-    context.strokeStyle = "#fff";
+    context.strokeStyle = relevance.signed ? "#1b2430" : "#fff";
     context.lineWidth = 2;
     if (this.head !== null) context.strokeRect(cell * this.head, top, cell, high);
     if (this.concept !== null) context.strokeRect(0, top + line * this.concept, wide, line);
