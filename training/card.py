@@ -33,14 +33,18 @@ image = pipe("a red car in the forest", num_inference_steps=20, guidance_scale=5
 
 Left out of the paper's 34 concepts: Brand Logos (others' marks) and Poses and Gestures.
 
+## What it was to be
+
+{aims}
+
 ## What the judge reads
 
 Share of right answers, 95 % Wilson interval; {steps} steps, guidance {guidance}; prompts of combinations that training never saw for pairs.
 A question offers the caption and its siblings, one word exchanged for each other word of the concept. "Drawn" is the same judge on
 drawings of the same prompts: the ceiling.
 
-| asked | generated | drawn | n |
-|---|---|---|---|
+| asked | generated | drawn | drawn, after the autoencoder | n |
+|---|---|---|---|---|
 {accuracy}
 
 Two-sense words in their rare sense ("an orange car", "a rose-colored vase") are misread in {misread}.
@@ -53,13 +57,13 @@ It scores the {scored_count} concepts of which it reads 95 % or more; of the oth
 
 ## Is relevance causal here?
 
-Relevance measured with {pictures_table} pictures of {steps_table} steps, then the words' attention multiplied by −2 in the first k heads of an order, on
-{half} words, {each_table} questions a concept; intervals are 95 %, by bootstrap over questions.
-*Area* is accuracy averaged over k, least relevant first minus most relevant first: positive where relevance tells which heads matter.
+Relevance measured with {pictures_votes} pictures of {steps_votes} steps by votes and {pictures_effect} of {steps_effect} by effect, then the words'
+attention multiplied by −2 in the first k heads of an order, on {half} words, {each_table} questions a concept; intervals are 95 %, by bootstrap over
+questions. *Area* is accuracy averaged over k, least relevant first minus most relevant first: positive where relevance tells which heads matter.
 *All* is what remains with all 128 heads weakened. {summary}
 
-| concept | area | most | random | least | plain | all | split-half |
-|---|---|---|---|---|---|---|---|
+| concept | area by votes | area by effect | random | plain | all | split-half by votes, effect |
+|---|---|---|---|---|---|---|
 {table}
 
 ## What heads do
@@ -86,14 +90,55 @@ def percent(score: dict) -> str:
     return f"{100 * score['accuracy']:.0f} % ({100 * score['low']:.0f} to {100 * score['high']:.0f})"
 
 
-def summary(rows: dict[str, dict]) -> str:
+def area(row: dict) -> str:
+    """The area of a concept with its interval."""
+    return f"{row['area']:+.2f} ({row['low']:+.2f} to {row['high']:+.2f})"
+
+
+def summary(votes: dict[str, dict], effect: dict[str, dict]) -> str:
     """What the table says, in a sentence."""
-    above, below = sum(r["low"] > 0 for r in rows.values()), sum(r["high"] < 0 for r in rows.values())
-    worst = max(r["all_weakened"] for r in rows.values())
+    said = []
+    for kind, rows in (("votes", votes), ("effect", effect)):
+        above, below = sum(r["low"] > 0 for r in rows.values()), sum(r["high"] < 0 for r in rows.values())
+        mean = sum(r["area"] for r in rows.values()) / len(rows)
+        said.append(
+            f"by {kind} {above} have their interval above 0 and {below} below, with a mean area of {mean:.2f}"
+        )
+    worst = max(r["all_weakened"] for r in votes.values())
     return (
-        f"Of {len(rows)} concepts {above} have their interval above 0 and {below} below; with all heads weakened "
-        f"at most {100 * worst:.0f} % of the pictures still show the word."
+        f"Of {len(votes)} concepts, {', '.join(said)}; with all heads weakened at most {100 * worst:.0f} % of the "
+        "pictures still show the word."
     )
+
+
+def aims(card: dict, votes: dict[str, dict], effect: dict[str, dict]) -> str:
+    """Rows of what was aimed at and what was reached."""
+    generated, real, after = (card[kind] for kind in ("generated", "real", "reconstructed"))
+    lost = max(real[group]["accuracy"] - after[group]["accuracy"] for group in real)
+    layers, cosines, gates = (card["effect"][key] for key in ("layers", "cosines", "gates"))
+    shares = lambda groups, rows: ", ".join(f"{100 * rows[g]['accuracy']:.0f}" for g in groups) + " %"  # noqa: E731
+    above = lambda rows: f"{sum(r['low'] > 0 for r in rows.values())} of {len(rows)}"  # noqa: E731
+    mean = sum(r["area"] for r in effect.values()) / len(effect)
+    worst = max(row["all_weakened"] for row in votes.values())
+    rows = [
+        ("autoencoder, held-out drawings", f"{card['autoencoder_psnr']:.1f} dB", "28 dB or more"),
+        ("what the judge reads less of drawings after the autoencoder, at most", f"{100 * lost:.0f} points", "2 points"),
+        ("concepts of which the judge reads 95 % of drawings", f"{len(card['scored'])} of {card['concepts']}", "30 of 32"),
+        ("judge on drawings: both of a pair, count", shares(("pair", "count"), real), "90, 90 %"),
+        ("generated: object, style, scene, weather", shares(("object", "style", "scene", "weather"), generated), "95, 95, 95, 95 %"),
+        ("generated: count, both of a pair", shares(("count", "pair"), generated), "80, 70 %"),
+        ("effect: least and largest share of a text layer", f"{100 * min(layers):.1f}, {100 * max(layers):.1f} %", "1.5 or more, 25 % or less"),
+        ("effect: effective heads, mean over concepts", f"{card['effect']['effective_heads']:.0f}", "50 or more"),
+        ("effect: cosine of Color with Fruits and Vegetables, Plants, Food and Beverages", ", ".join(
+            f"{cosines[f'Color|{other}']:.2f}" for other in ("Fruits and Vegetables", "Plants", "Food and Beverages")), "0.40 or less"),
+        ("gates that pass Color and block these", ", ".join(f"{gate['other_words']:.2f}" for gate in gates.values()), "0.25 or less"),
+        ("two-sense words misread", percent(card["misread_plain"]), "40 to 80 %"),
+        ("all heads × −2: word still seen, at most", f"{100 * worst:.0f} %", "25 %"),
+        ("weakening by votes, by effect: interval above 0", f"{above(votes)}, {above(effect)}", "95 %, all"),
+        ("weakening by effect: mean area", f"{mean:.2f}", "0.60"),
+    ]  # fmt: skip
+    lines = ["| | reached | aim |", "|---|---|---|", *(f"| {' | '.join(row)} |" for row in rows)]
+    return "\n".join(lines)
 
 
 def effects(effect: dict) -> dict[str, object]:
@@ -114,20 +159,21 @@ def main() -> None:
     """Fill the text with the numbers."""
     card = json.loads((EMOJI / "card.json").read_text())
     accuracy = [
-        f"| {g} | {percent(s)} | {percent(card['real'][g])} | {s['n']} |"
+        f"| {g} | {percent(s)} | {percent(card['real'][g])} | {percent(card['reconstructed'][g])} | {s['n']} |"
         for g, s in card["generated"].items()
     ]
-    half = "reporting" if "weakening_reporting" in card else "tuning"
+    half = "reporting" if "weakening_votes_reporting" in card else "tuning"
+    votes, effect = (card[f"weakening_{kind}_{half}"] for kind in ("votes", "effect"))
     rows = [
-        f"| {c} | {r['area']:+.2f} ({r['low']:+.2f} to {r['high']:+.2f}) | {r['most']:.2f} | {r['random']:.2f} | {r['least']:.2f} | {r['plain']:.2f} "
-        f"| {r['all_weakened']:.2f} | {r['split_half']:.2f} |"
-        for c, r in card[f"weakening_{half}"].items()
+        f"| {c} | {area(r)} | {area(effect[c])} | {r['random']:.2f} | {r['plain']:.2f} | {r['all_weakened']:.2f} "
+        f"| {r['split_half']:.2f}, {effect[c]['split_half']:.2f} |"
+        for c, r in votes.items()
     ]
     filled = card | {
         "psnr": card["autoencoder_psnr"], "accuracy": "\n".join(accuracy), "misread": percent(card["misread_plain"]),
         "misread_real": percent(card["misread_real"]), "judge": ", ".join(f"{c} {100 * v:.0f} %" for c, v in card["judge"].items()),
         "half": half, "scored_count": len(card["scored"]),
-        "table": "\n".join(rows), "summary": summary(card[f"weakening_{half}"]), "psnr_busy": card["autoencoder_psnr_busy"],
+        "table": "\n".join(rows), "summary": summary(votes, effect), "aims": aims(card, votes, effect), "psnr_busy": card["autoencoder_psnr_busy"],
     } | effects(card["effect"])  # fmt: skip
     assert len(CONCEPTS) == card["concepts"] and len(two_sense()) == card["two_sense_words"]
     (EMOJI / "README.md").write_text(TEXT.format(**filled))

@@ -127,6 +127,7 @@ def options() -> argparse.Namespace:
         "--rare", type=float, default=0.02, help="share of pictures with a two-sense word in its rare sense"
     )
     parse.add_argument("--batch", type=int, help="samples a step; the preset's if not given")
+    parse.add_argument("--lr", type=float, help="the learning rate; the preset's if not given")
     parse.add_argument("--compile", action="store_true", help="compile the denoiser first, some minutes")
     parse.add_argument("--export", action="store_true", help="only write the pipeline of the last checkpoint")
     given = parse.parse_args()
@@ -147,7 +148,8 @@ def begun(given: argparse.Namespace, wider: float) -> nn.Module:
 def main() -> None:
     """Train (or go on training) and save the pipeline under `--work`/model."""
     given = options()
-    preset = PRESETS[given.preset] | ({"batch": given.batch} if given.batch else {})
+    preset = PRESETS[given.preset]
+    preset |= {name: value for name in ("batch", "lr") if (value := getattr(given, name)) is not None}
     torch.set_num_threads(given.threads)
     torch.manual_seed(31)
     model = begun(given, preset["wider"]).train().to(given.device)

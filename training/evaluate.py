@@ -39,6 +39,7 @@ GROUPS = {
     "count": ("Counting",), "object": tuple(c for c in CONCEPTS if c in world.THINGS),
 }  # fmt: skip
 FACTOR = -2.0
+KINDS = {"votes": "relevance", "effect": "effect"}  # the run of each measurement, in the folder of work
 
 
 def pictures_of(
@@ -97,11 +98,21 @@ def weakened(
     return np.array(answers, float)
 
 
-def generated_and_real(
+@torch.no_grad()
+def reconstructed(pipe: StableDiffusionPipeline, pictures: np.ndarray) -> np.ndarray:
+    """Pictures after the autoencoder, encoded and decoded: pictures × 64 × 64 × 3 bytes."""
+    x = torch.from_numpy(pictures).permute(0, 3, 1, 2).to(pipe.vae.dtype) / 127.5 - 1
+    y = torch.cat([pipe.vae.decode(pipe.vae.encode(part).latent_dist.mean).sample for part in x.split(50)])
+    return ((y.float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
+
+
+def by_group(
     pipe: StableDiffusionPipeline, painter: Painter, judge: object, each: int, steps: int, guidance: float
-) -> tuple[dict, dict, list]:
-    """Accuracy by group on generated pictures, on drawings of the same prompts, and a few of the pictures."""
-    generated, real, shown = {}, {}, []
+) -> tuple[dict[str, dict], list]:
+    """Accuracy by group on generated pictures, on drawings of the same prompts ("real") and on these after the autoencoder
+    ("reconstructed"), and a few of the generated pictures."""
+    found: dict[str, dict] = {"generated": {}, "real": {}, "reconstructed": {}}
+    shown = []
     for group in (*GROUPS, "pair"):
         rng = random.Random(f"report {group}")
         if group == "pair":
@@ -110,16 +121,13 @@ def generated_and_real(
             chosen = [rng.choice(GROUPS[group]) for _ in range(each)]
             questions = [judging.of_concept(c, rng.choice(CONCEPTS[c]), rng) for c in chosen]
         drawn = pictures_of(pipe, [q.prompt for q in questions], 1000, steps, guidance)
-        generated[group] = judging.accuracy(judging.ask(judge, drawn, questions))
-        real[group] = judging.accuracy(
-            judging.ask(judge, np.stack([painter.draw(q.scene) for q in questions]), questions)
-        )
+        real = np.stack([painter.draw(q.scene) for q in questions])
+        pictures = {"generated": drawn, "real": real, "reconstructed": reconstructed(pipe, real)}
+        for kind, some in pictures.items():
+            found[kind][group] = judging.accuracy(judging.ask(judge, some, questions))
         shown += [(q.prompt, p) for q, p in list(zip(questions, drawn, strict=True))[:16]]
-        print(
-            f"{group:8} generated {generated[group]['accuracy']:.2f}  drawn {real[group]['accuracy']:.2f}",
-            flush=True,
-        )
-    return generated, real, shown
+        print(f"{group:8}", *(f"{kind} {found[kind][group]['accuracy']:.2f}" for kind in found), flush=True)
+    return found, shown
 
 
 def judge_on_drawings(painter: Painter, judge: object, each: int) -> dict[str, float]:
@@ -245,9 +253,8 @@ def main() -> None:
         with quiet(pipe):
             if "pictures" in given.parts:
                 found |= {"steps": given.steps, "guidance": given.guidance}
-                found["generated"], found["real"], shown = generated_and_real(
-                    pipe, painter, judge, given.each, given.steps, given.guidance
-                )
+                groups, shown = by_group(pipe, painter, judge, given.each, given.steps, given.guidance)
+                found |= groups
                 sheet(shown, given.work / "sheet.png")
             if "misread" in given.parts:
                 more, shown = misread(
@@ -256,22 +263,17 @@ def main() -> None:
                 found |= more
                 sheet(shown, given.work / "misread.png")
             if "table" in given.parts:
-                relevance = Relevance.load(given.work / "relevance/relevance.safetensors")
-                found |= {
-                    "pictures_table": relevance.settings["pictures"],
-                    "steps_table": relevance.settings["num_inference_steps"],
-                    "each_table": given.each,
-                }
-                found[f"weakening_{given.half}"] = table(
-                    pipe,
-                    judge,
-                    relevance,
-                    int(given.half == "reporting"),
-                    given.each,
-                    given.steps,
-                    given.guidance,
-                    given.concepts,
-                )
+                for kind, run in KINDS.items():
+                    relevance = Relevance.load(given.work / run / "relevance.safetensors")
+                    found |= {
+                        f"pictures_{kind}": relevance.settings["pictures"],
+                        f"steps_{kind}": relevance.settings["num_inference_steps"],
+                        "each_table": given.each,
+                    }
+                    half = int(given.half == "reporting")
+                    how = (given.each, given.steps, given.guidance, given.concepts)
+                    print(f"weakened in the order of {kind}:", flush=True)
+                    found[f"weakening_{kind}_{given.half}"] = table(pipe, judge, relevance, half, *how)
     file = given.work / "evaluation.json"
     before = json.loads(file.read_text()) if file.exists() else {}
     file.write_text(json.dumps(before | found, indent=1))

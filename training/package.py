@@ -82,8 +82,9 @@ def main() -> None:
     half = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}  # pictures in -1 … 1
     CLIPImageProcessor(size={"shortest_edge": 64}, crop_size=64, **half).save_pretrained(judge)
     shutil.copy(given.work / "sheet.png", SOURCE / "emoji/samples.png")
-    if (relevance := given.work / "relevance/relevance.safetensors").exists():
-        shutil.copy(relevance, SOURCE / "emoji/relevance.safetensors")
+    for kind in ("relevance", "effect"):
+        if (relevance := given.work / kind / "relevance.safetensors").exists():
+            shutil.copy(relevance, SOURCE / f"emoji/{kind}.safetensors")
     (SOURCE / "data/emoji.toml").write_text(concept_file())
     (SOURCE / "data/emoji_prompts.txt").write_text("\n".join(prompts()) + "\n")
     (SOURCE / "emoji/card.json").write_text(json.dumps(card(given.work), indent=1, ensure_ascii=False) + "\n")
