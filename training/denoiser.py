@@ -126,6 +126,12 @@ def options() -> argparse.Namespace:
     parse.add_argument(
         "--rare", type=float, default=0.02, help="share of pictures with a two-sense word in its rare sense"
     )
+    parse.add_argument(
+        "--noisy",
+        type=float,
+        default=0.5,
+        help="exponent of the drawn time: 1 draws all alike, below 1 more noise",
+    )
     parse.add_argument("--batch", type=int, help="samples a step; the preset's if not given")
     parse.add_argument("--lr", type=float, help="the learning rate; the preset's if not given")
     parse.add_argument("--compile", action="store_true", help="compile the denoiser first, some minutes")
@@ -176,7 +182,8 @@ def main() -> None:
         generator = torch.Generator(given.device).manual_seed(step)
         if given.shape == "dit":
             ears.unheard = model.caption_projection(pool.empty)
-        t = torch.randint(0, len(alphas), (len(x),), generator=generator, device=x.device)
+        drawn_time = torch.rand(len(x), generator=generator, device=x.device) ** given.noisy
+        t = (drawn_time * len(alphas)).long().clamp(max=len(alphas) - 1)
         noise = torch.randn(x.shape, generator=generator, device=x.device)
         a, b = alphas[t].sqrt()[:, None, None, None], (1 - alphas[t]).sqrt()[:, None, None, None]
         # heads this narrow run faster without the fused kernel on a CPU
@@ -201,7 +208,7 @@ def main() -> None:
     if not given.export:
         told = {
             k: getattr(given, k)
-            for k in ("preset", "shape", "rule", "disagree", "alike", "everywhere", "rare")
+            for k in ("preset", "shape", "rule", "disagree", "alike", "everywhere", "rare", "noisy")
         }
         (given.work / "denoiser.json").write_text(json.dumps(spent | told))
 

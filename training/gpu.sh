@@ -5,7 +5,7 @@
 #
 # Needs training/build/sprites.npz, and diffusers: installed, or as a wheel in training/build/*.whl. Trains autoencoder (a fifth of
 # the time), reader (a tenth) and denoiser (the rest) with all cores drawing, prints the effect table, and leaves the pipeline in
-# OUT/model as parts of at most 15 MiB (join: cat OUT/parts/FILE.* > FILE). Parts that lie in training/build/parts are not trained
+# OUT/model as parts of at most 15 MiB (join: cat OUT/parts/FILE.* > FILE). Parts that lie in training/trained are not trained
 # again: vae and patches.safetensors, text_encoder and tokenizer.
 set -eu
 minutes=$1 out=$2 device=${3:-cuda} preset=${4:-gpu}
@@ -13,7 +13,7 @@ cd "$(dirname "$0")"
 python=${PYTHON:-python3} cores=$(nproc) work=$out/work
 mkdir -p "$work" "$out/parts"
 $python -c "import diffusers" 2> /dev/null || $python -m pip install -q --no-deps --no-index build/*.whl
-[ -d build/parts ] && cp -r build/parts/. "$work/"
+cp -r trained/. "$work/"
 [ "$device" = cpu ] && workers=0 threads=1 || { workers=$((cores - 1)); threads=4; }
 run="--sprites build/sprites.npz --work $work --device $device --workers $workers --threads $threads"
 part() { awk "BEGIN { print $minutes * $1 }"; }
