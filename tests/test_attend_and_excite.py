@@ -1,7 +1,9 @@
 """Attend-and-Excite: loss and gradient are those of the plain formula; thresholds of 0 ask nothing."""
 
 import math
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -171,6 +173,19 @@ def test_subjects_are_attended_to_more(pipe):
         hook._moved = watch
         excite(pipe, PROMPTS, hook, seeds=[0, 1], **FAST)
     assert torch.stack(losses["excited"])[:2].mean() < torch.stack(losses["plain"])[:2].mean()
+
+
+def test_heads_that_work_against_a_word_do_not_count(sd):
+    relevance = relevance_for(sd)
+    values = relevance.values.copy()
+    values[:, ::3] *= -1
+    signed = replace(relevance, values=values, settings={"by": "effect"})
+    floored = replace(relevance, values=np.maximum(values, 0))
+    latents = [
+        excite(sd, ["a red dog"], Excite([["dog"]], relevance=r, concepts="Animals"), seeds=[0], **FAST)
+        for r in (signed, floored, relevance)
+    ]
+    assert np.array_equal(latents[0][0], latents[1][0]) and not np.array_equal(latents[0][0], latents[2][0])
 
 
 def test_pictures_of_a_batch_are_moved_as_if_alone(exact_pipe):

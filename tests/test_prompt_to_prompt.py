@@ -1,6 +1,7 @@
 """Prompt-to-prompt: a sum of two attentions is the map with exchanged columns; edits leave sources alone."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -22,6 +23,8 @@ from headwise.model.attention import hooked
 from headwise.model.heads import HeadMap
 from headwise.model.hooks import Hook, as_hook
 from headwise.model.tokens import TextSegment, token_positions
+from headwise.steering.dose import amplify
+from headwise.steering.steer import strengthen
 from helpers import relevance_for
 
 STEPS = 4
@@ -112,6 +115,14 @@ def test_two_attentions_are_the_map_with_exchanged_columns(exact_pipe, guidance)
     assert (found - expected).abs().max() < 1e-12 * expected.abs().max()
     plain = draw(exact_pipe, GROUPS, guidance_scale=guidance)
     assert not torch.allclose(found[:, 1:], plain[:, 1:], atol=1e-6)  # something was edited at all
+
+
+def test_a_word_is_strengthened_by_the_rule_of_the_relevance(sd):
+    votes = relevance_for(sd)
+    by_effect = replace(votes, settings={"by": "effect"})
+    for relevance, rule in ((votes, strengthen), (by_effect, amplify)):
+        edited = PromptToPrompt(relevance=relevance, concepts={"red": "Color"}, strength=0.5)
+        assert np.array_equal(edited.factors["red"], rule(relevance, "red", "Color", 0.5).factors[0])
 
 
 @pytest.mark.parametrize("name", BUILD)

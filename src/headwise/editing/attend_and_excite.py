@@ -7,7 +7,7 @@ With A[k] the map of subject k's token, smoothed, after a softmax over the promp
 in the first half of the steps, and in a few of them again and again until the loss is at most 1 minus a
 threshold. The map is the mean over the heads of coarse layers or, in the form of relevance,
 
-    A[k] = Σ_h R[c_k, h] · resize(map_h) / H      over all heads, R the relevance of the subject's concept
+    A[k] = Σ_h max(R[c_k, h], 0) · resize(map_h) / H      over all heads, R of the subject's concept
 
 Maps are made at the layers that the loss reads and nowhere else, and made again for the gradient instead of
 being kept; what the denoiser computes after the last of them is not computed at all.
@@ -223,7 +223,8 @@ class Excite(Hook):
             raise HeadwiseError(
                 f"No concept was given for {word!r}. Name one for each subject, or one for all."
             )
-        return clamped(self.relevance, concept) / head_map.all_heads
+        # by effect, heads below 0 work against the word: their maps say nothing of where it is drawn
+        return np.maximum(clamped(self.relevance, concept), 0.0) / head_map.all_heads
 
 
 def weighted_maps(

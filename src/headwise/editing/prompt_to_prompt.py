@@ -46,7 +46,7 @@ from headwise.model.generate import Key
 from headwise.model.hooks import Hook
 from headwise.model.pipelines import quiet, text_segments
 from headwise.model.sites import Attend, AttentionHook, DenoiserCall, Site
-from headwise.steering.steer import strengthen
+from headwise.steering.spelling import steering_rule
 
 __all__ = ["PromptToPrompt", "check_targets", "edit"]
 
@@ -70,7 +70,8 @@ class PromptToPrompt(Hook):
         weights: The weight w of words of the targets, at all calls.
         relevance, concepts: Words of the targets, and the concept by whose heads each is strengthened instead
             of taking the source's map.
-        strength: The strength s in R = 1 + s (relevance − 1); by words of the concepts, if a mapping.
+        strength: The strength s in R = 1 + s (relevance − 1), or of relevance by effect the dose that
+            `amplify` reaches; by words of the concepts, if a mapping.
         as_published: Whether prompts are aligned, and calls counted, as in the published code: of n inference
             steps, `cross` is the first ⌊share · (n + 1)⌋ calls and `self_attention` the first ⌊share · n⌋,
             words are weighted while `cross` lasts, and in a mapping without "" other words have the share 1.
@@ -99,7 +100,7 @@ class PromptToPrompt(Hook):
         self.self_attention = (0.9 if concepts else 0.4) if self_attention is None else self_attention
         self.coarse, self.weights, self.relevance = coarse, dict(weights or {}), relevance
         self.factors = {
-            word: strengthen(
+            word: steering_rule(relevance.kind, two_senses=False)(
                 relevance, word, concept, strength[word] if isinstance(strength, Mapping) else strength
             ).factors[0]
             for word, concept in (concepts or {}).items()
