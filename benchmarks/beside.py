@@ -97,7 +97,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/beside"))
     options = parser.parse_args()
     found = compare(options.pictures, options.prompts, options.out)
-    if not tell(found, options):
+    if not tell(found, options, "emoji-beside"):
         return
     for name, numbers in found["sets"].items():
         intervals = (numbers[key] for key in ("correlation", "area") if key in numbers)

@@ -302,7 +302,7 @@ def main() -> None:
     found = together(tried)
     settings = {"seed": SEED, "measured_on": MEASURED, "uncertain_below": UNCERTAIN}
     settings |= {"threads": torch.get_num_threads(), "torch": torch.__version__}
-    if not tell(settings | found, options):
+    if not tell(settings | found, options, "emoji-dose"):
         return
     for name in ("tuning", "reported"):
         sys.stdout.write(f"{name}: {found[name]['prompts']} prompts\n")
