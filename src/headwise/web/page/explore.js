@@ -29,6 +29,8 @@ onRelevance((found) => {
   $("map-head").max = found.values[0].length - 1;
   drawScale($("map-scale"), found.signed);
   $("map-low").textContent = found.signed ? `−${found.top.toFixed(1)} and less` : "0";
+  $("map-most").textContent = found.signed ? "Red" : "Bright";
+  $("map-against").hidden = !found.signed;
   $("map-top").textContent = `${found.top.toFixed(1)} and more`;
 });
 
