@@ -147,7 +147,7 @@ def test_a_damaged_or_different_picture_is_made_again(whole, tmp_path):
 
 def test_another_size_is_refused_before_anything_is_changed(whole):
     before = results(whole[0])
-    with pytest.raises(RunMismatch, match="begun with 6 pictures to measure in all, and 9 are asked for"):
+    with pytest.raises(RunMismatch, match="begun with 2 pictures of each concept, and 3 are asked for"):
         show(whole[0], pictures=3)
     assert results(whole[0]) == before
 

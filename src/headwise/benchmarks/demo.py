@@ -42,10 +42,11 @@ __all__ = ["BATCH_SIZE", "DIALS", "DRAWN", "PICTURES_OF_CONCEPT", "STEPS", "TURN
 
 # All stages together are to take three minutes at most on two cores.
 PICTURES_OF_CONCEPT, DRAWN, PROMPTS, STEPS, BATCH_SIZE = 20, 32, 10, 20, 16
+SECONDS = 4  # between checkpoints: what a killed demo loses at most
 SEED = 0  # of all pictures but those of the weakening, which have the seed of `headwise weaken`
 WEAKENED = "Color"
 ORDERS = (MOST, LEAST, "random 0", "random 1")
-SIXTEENTHS = (0, 1, 2, 4, 8, 12, 16)  # of all heads, that are weakened
+WEAKENED_64THS = (0, 1, 4, 16, 32, 48, 64)  # of all heads: closer where few heads may be enough
 DIALS = (-1.0, -0.5, 0.0, 0.5, 1.0, 2.0)
 
 
@@ -107,11 +108,11 @@ def demo(
     out, defaults = expanded(out), defaults_of("emoji")
     pipe = load_pipeline("emoji") if pipe is None else pipe
     measured = len(ConceptSet.of(concepts or defaults.concepts)) * pictures
-    _require_as_many(out, measured)
+    _require_as_many(out, pictures, measured)
     with _bar("1 of 4: measuring heads", measured, progress) as told:
         relevance = measure_effect(
             pipe, concepts or defaults.concepts, pictures=pictures, seed=SEED, out=out,
-            batch_size=batch_size, progress=told,
+            batch_size=batch_size, checkpoint_every=SECONDS, progress=told,
         )  # fmt: skip
     passed: dict[str, Any] = {
         "num_inference_steps": num_inference_steps,
@@ -124,11 +125,12 @@ def demo(
         studio.turn(out / "turned", relevance, TURNED, told)
     score = score or scoring(CLIPScorer.load(defaults.judge), defaults.score)
     prompts, all_heads = eval_prompts(defaults.cases, WEAKENED, PROMPTS), relevance.values.shape[1]
-    ks = sorted({all_heads * share // 16 for share in SIXTEENTHS})
+    ks = sorted({all_heads * share // 64 for share in WEAKENED_64THS})
     with _bar(f"4 of 4: weakening {WEAKENED}", len(ORDERS) * len(ks) * len(prompts), progress) as told:
         weakening = measure_weakening(
             pipe, relevance, WEAKENED, prompts, score, ks=ks, orders=ORDERS, random_orders=2, seeds=(10,),
-            out=out / "weakening", batch_size=batch_size, keep_prompts=1, progress=told, **passed,
+            out=out / "weakening", batch_size=batch_size, keep_prompts=1, checkpoint_every=SECONDS,
+            progress=told, **passed,
         )  # fmt: skip
     return Demo(relevance, weakening)
 
@@ -194,7 +196,7 @@ def _bar(name: str, total: int, show: bool) -> Iterator[Callable[[int, int], Non
         told(total, total)
 
 
-def _require_as_many(out: Path, measured: int) -> None:
+def _require_as_many(out: Path, pictures: int, measured: int) -> None:
     """Refuse to measure more in a folder whose other stages follow from what was measured there."""
     try:
         run = json.loads((out / "run.json").read_bytes())
@@ -203,6 +205,6 @@ def _require_as_many(out: Path, measured: int) -> None:
         return  # no run, or one that measuring refuses
     if there != measured:
         raise RunMismatch(
-            f"{out} was begun with {there} pictures to measure in all, and {measured} are asked for; what "
-            "else it holds follows from the first. Ask for as many, or give another folder."
+            f"{out} was begun with {there * pictures / measured:g} pictures of each concept, and {pictures} "
+            "are asked for; all else in it follows from the first. Ask for as many, or give another folder."
         )

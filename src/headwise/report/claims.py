@@ -67,8 +67,9 @@ def weakening_section(folder: Path, weakening: Weakening) -> Section:
     if settings.get("score") == "choice":
         text += " Here a picture scores 1 where that model chooses the prompt's own word, else 0."
     text += (
-        f" Between the curves of least and most relevant first lies an area of {_signed(weakening.area())}; "
-        f"between random orders and most relevant first, {_signed(weakening.random())}. {curves.text}"
+        f" {curves.text} Between the curves of least and most relevant first lies an area of "
+        f"{_signed(weakening.area())}; between random orders and most relevant first, "
+        f"{_signed(weakening.random())}."
     )
     named = {MOST: "most relevant heads first", LEAST: "least relevant first", "random 0": "in random order"}
     strips = tuple(

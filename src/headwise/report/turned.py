@@ -12,8 +12,8 @@ __all__ = ["turned_section"]
 
 TEXT = (
     "Each row is one picture, always from the same noise, in which one word is turned by the heads that "
-    "carry its concept, as measured below. The dial says how much of what the word does is added: at −1 all "
-    "of it is taken away, at 0 the picture is as it was, at 1 it is there twice over, at 2 three times."
+    "carry its concept, as measured below. The dial says how much to add of what the word does: at −1 all of "
+    "it is taken away, at 0 the picture is as it was, at 1 it is asked for twice over, at 2 three times."
 )
 
 
