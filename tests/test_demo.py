@@ -23,7 +23,7 @@ from headwise.runs.scores import Scores
 from headwise.steering.dose import amplify
 
 CONCEPTS = ConceptSet({"Color": ["red", "blue"], "Nature Scenes": ["forest"], "Time of Day": ["night"]})
-STAGES = ("measuring", "drawing", "turning", "weakening")
+STAGES = ("measuring", "weakening", "drawing", "turning")
 
 
 def brightness(pictures, prompts):
@@ -145,10 +145,20 @@ def test_a_damaged_or_different_picture_is_made_again(whole, tmp_path):
     assert results(tmp_path) == results(whole[0])
 
 
-def test_another_size_is_refused_before_anything_is_changed(whole):
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"pictures": 3}, "begun with 2 pictures of each concept, and 3 are asked for"),
+        (
+            {"num_inference_steps": 3},
+            "weakening holds another run: num_inference_steps is 2 there and 3 here",
+        ),
+    ],
+)
+def test_other_settings_are_refused_before_anything_is_changed(whole, options, said):
     before = results(whole[0])
-    with pytest.raises(RunMismatch, match="begun with 2 pictures of each concept, and 3 are asked for"):
-        show(whole[0], pictures=3)
+    with pytest.raises(RunMismatch, match=said):
+        show(whole[0], **options)
     assert results(whole[0]) == before
 
 
@@ -164,7 +174,7 @@ def test_every_stage_has_a_bar_of_its_own(tmp_path, capfd):
     show(tmp_path, progress=True)
     bars = re.findall(r"(\d of 4: [^:]+): 100%\D+(\d+)/(\d+)", capfd.readouterr().err)
     assert {name for name, *_ in bars} == {
-        "1 of 4: measuring heads", "2 of 4: drawing", "3 of 4: turning words", "4 of 4: weakening Color",
+        "1 of 4: measuring heads", "2 of 4: weakening Color", "3 of 4: drawing", "4 of 4: turning words",
     }  # fmt: skip
 
 

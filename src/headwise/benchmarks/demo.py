@@ -1,13 +1,13 @@
 """The demo: what heads carry, and what follows from that, on the built-in model, in four stages.
 
     measure    which heads carry each concept, by effect    relevance.safetensors, effect.safetensors
+    weaken     one concept's heads, in several orders       weakening/, a run of its own
     draw       the first of the packaged prompts            pictures/
     turn       words given less and more by their heads     turned/
-    weaken     one concept's heads, in several orders       weakening/, a run of its own
 
-Every stage keeps its pictures or its count in the folder as it goes, and leaves alone what is there already,
-so that the demo goes on where it stopped. It measures before it draws: a folder that holds another run is
-refused before anything in it is changed.
+Every stage keeps its count or its pictures in the folder as it goes, and leaves alone what is there already,
+so that the demo goes on where it stopped. It counts before it draws, so a folder that holds another run, or
+this one with other settings, is refused before a picture in it is changed.
 """
 
 import json
@@ -88,7 +88,7 @@ def demo(
     batch_size: int = BATCH_SIZE,
     progress: bool = True,
 ) -> Demo:
-    """Measure the built-in model, draw, turn words, and weaken heads; with the same folder it goes on.
+    """Measure the built-in model, weaken heads, draw, and turn words; with the same folder it goes on.
 
     Args:
         out: The folder of the run; it is made if it is missing.
@@ -118,20 +118,20 @@ def demo(
         "num_inference_steps": num_inference_steps,
         "guidance_scale": defaults.guidance_scale,
     }
-    studio = _Studio(pipe, batch_size, passed)
-    with _bar("2 of 4: drawing", DRAWN, progress) as told:
-        studio.draw(out / "pictures", read_prompts(None, pipe)[:DRAWN], told)
-    with _bar("3 of 4: turning words", len(TURNED) * len(DIALS), progress) as told:
-        studio.turn(out / "turned", relevance, TURNED, told)
     score = score or scoring(CLIPScorer.load(defaults.judge), defaults.score)
     prompts, all_heads = eval_prompts(defaults.cases, WEAKENED, PROMPTS), relevance.values.shape[1]
     ks = sorted({all_heads * share // 64 for share in WEAKENED_64THS})
-    with _bar(f"4 of 4: weakening {WEAKENED}", len(ORDERS) * len(ks) * len(prompts), progress) as told:
+    with _bar(f"2 of 4: weakening {WEAKENED}", len(ORDERS) * len(ks) * len(prompts), progress) as told:
         weakening = measure_weakening(
             pipe, relevance, WEAKENED, prompts, score, ks=ks, orders=ORDERS, random_orders=2, seeds=(10,),
             out=out / "weakening", batch_size=batch_size, keep_prompts=1, checkpoint_every=SECONDS,
             progress=told, **passed,
         )  # fmt: skip
+    studio = _Studio(pipe, batch_size, passed)
+    with _bar("3 of 4: drawing", DRAWN, progress) as told:
+        studio.draw(out / "pictures", read_prompts(None, pipe)[:DRAWN], told)
+    with _bar("4 of 4: turning words", len(TURNED) * len(DIALS), progress) as told:
+        studio.turn(out / "turned", relevance, TURNED, told)
     return Demo(relevance, weakening)
 
 

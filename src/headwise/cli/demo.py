@@ -30,8 +30,8 @@ def demo(
 ) -> None:
     """See it work on the built-in model, on one page.
 
-    Measures by effect which heads carry each concept; draws the first of the packaged prompts; turns words
-    up and down by their heads; and weakens the heads of Color, to see whether colors are lost.
+    Measures by effect which heads carry each concept; weakens those of Color, to see whether colors are
+    lost; draws the first of the packaged prompts; and turns words up and down by their heads.
 
     Nothing is downloaded. If run again, it goes on where it stopped.
 
