@@ -1,6 +1,6 @@
 # The two commands of the README, and what developers add to them.
 #
-#     make demo    install into .venv, draw, measure, write runs/demo/index.html
+#     make demo    install into .venv, draw, measure, steer, weaken, write runs/demo/index.html
 #     make test    install into .venv, run every test
 #     make test-oldest   the same with the oldest supported diffusers and transformers, in .venv-oldest
 #     make test-hub HRV=…   measure Stable Diffusion 1.4 and compare with the published arrays, a clone of SNU-DRL/HRV

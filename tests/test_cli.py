@@ -6,12 +6,16 @@ import os
 import shlex
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from headwise.benchmarks import demo
 from headwise.cli import commands as cli
 from headwise.errors import HeadwiseError
+from headwise.measuring.concepts import ConceptSet
 
 COMMANDS = (
     "demo", "measure", "merge", "plan", "show", "doctor", "report", "generate", "explain", "weaken", "edit",
@@ -277,26 +281,27 @@ def test_help_does_not_pay_for_torch():
     assert out.splitlines()[-1] == "False"
 
 
-def test_demo_prints_five_lines(run, monkeypatch, sd, concepts, tmp_path):
-    monkeypatch.setattr("headwise.measuring.demo.load_pipeline", lambda name: sd)
-    monkeypatch.setattr("headwise.measuring.demo.ConceptSet.load", lambda name: concepts)
-    monkeypatch.setattr(
-        "headwise.measuring.measure.read_prompts", lambda prompts, pipe: ("a dog", "a red <b>vase</b>")
-    )
-    arguments = ["demo", "--out", tmp_path / "demo", "--pictures", 4, "--num-inference-steps", 2]
+def test_demo_prints_five_lines(run, monkeypatch, sd, tmp_path):
+    concepts = ConceptSet({"Color": ["red"], "Nature Scenes": ["forest"], "Time of Day": ["night"]})
+    small = partial(demo.demo, concepts=concepts, score=lambda pictures, prompts: np.zeros(len(pictures)))
+    monkeypatch.setattr("headwise.model.pipelines.load_pipeline", lambda name, **options: sd)
+    monkeypatch.setattr(demo, "demo", small)
+    monkeypatch.setattr(demo, "DRAWN", 2)
+    monkeypatch.setattr(demo, "PROMPTS", 3)
+    monkeypatch.setattr(demo, "read_prompts", lambda prompts, pipe: ("a dog", "a red <b>vase</b>"))
+    arguments = ["demo", "--out", tmp_path / "demo", "--pictures", 2, "--num-inference-steps", 2]
     code, out, err = run(*arguments)
-    assert code == 0 and "4/4" in err
+    assert code == 0 and all(f"{n} of 4: " in err for n in (1, 2, 3, 4)), err
     assert len(out.splitlines()) == 5 and out.endswith(f"Open {tmp_path / 'demo' / 'index.html'}\n")
     assert "a red &lt;b&gt;vase&lt;/b&gt;" in (tmp_path / "demo" / "index.html").read_text()
     code, out, _ = run(*arguments, "--json")
     assert code == 0, "a finished demo may be run again"
-    assert set(json.loads(out)) >= {
-        "page",
-        "file",
-        "pictures",
-        "split_half_median",
-        "control_split_half_median",
-    }
+    found = json.loads(out)
+    assert found.keys() == {
+        "page", "file", "seconds", "pictures", "split_half_median", "completeness_median", "weakening",
+    }  # fmt: skip
+    assert found["pictures"] == 6 and found["weakening"]["concept"] == "Color"
+    assert found["weakening"].keys() == {"concept", "area", "low", "high", "random_area"}
 
 
 def test_every_error_of_the_library_is_a_refusal(refused, monkeypatch, tmp_path):

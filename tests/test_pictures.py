@@ -9,7 +9,7 @@ from PIL import Image
 
 from headwise import pictures
 from headwise.errors import UnreadableFile, UnwritableFolder
-from headwise.pictures import beside, cropped, picture_in, read_picture, save_picture, settings_in
+from headwise.pictures import beside, cropped, holds, picture_in, read_picture, save_picture, settings_in
 from headwise.steering.compare import compare
 from headwise.steering.steer import strengthen
 from helpers import relevance_for
@@ -30,6 +30,18 @@ def test_a_picture_says_how_it_was_made(tmp_path):
     }
     assert settings_in(tmp_path / "new" / "one.png") == expected
     assert [file.name for file in (tmp_path / "new").iterdir()] == ["one.png"]
+
+
+def test_whether_a_file_holds_a_picture_made_in_this_way(tmp_path):
+    file, made_of = tmp_path / "one.png", {"prompt": "a café", "seed": 3, "dial": -0.5}
+    assert not holds(file, made_of), "there is none"
+    save_picture(file, plain("red", (64, 64)), made_of)
+    assert holds(file, made_of)
+    assert not holds(file, made_of | {"seed": 4}) and not holds(file, made_of | {"steps": 20})
+    whole = file.read_bytes()
+    for length in range(len(whole) - 32):  # without what ends a PNG all its pixels may be there
+        file.write_bytes(whole[:length])
+        assert not holds(file, made_of), f"{length} of {len(whole)} bytes"
 
 
 def test_a_picture_that_cannot_be_written_leaves_nothing(tmp_path):

@@ -24,7 +24,7 @@ _HOME = {
     "Votes": "measuring.votes",
     "Relevance": "measuring.relevance",
     "agreement": "measuring.agreement",
-    "null_concepts": "measuring.demo",
+    "null_concepts": "measuring.null_concepts",
     "ConceptProbe": "measuring.probe",
     "measure": "measuring.measure",
     "EffectProbe": "measuring.effect",

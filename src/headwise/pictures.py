@@ -21,8 +21,8 @@ from headwise.errors import UnreadableFile, UnwritableFolder
 from headwise.files import write_whole
 
 __all__ = [
-    "beside", "cropped", "fitted", "picture_in", "png_of", "read_picture", "save_columns", "save_picture",
-    "settings_in",
+    "beside", "cropped", "fitted", "holds", "picture_in", "png_of", "read_picture", "save_columns",
+    "save_picture", "settings_in",
 ]  # fmt: skip
 
 LARGEST = 64_000_000  # pixels
@@ -54,10 +54,26 @@ def save_picture(path: str | Path, picture: Image.Image, settings: Mapping[str, 
 def png_of(picture: Image.Image, settings: Mapping[str, Any]) -> bytes:
     """The content of the PNG file that `save_picture` writes."""
     info, content = PngInfo(), io.BytesIO()
-    for name, value in settings.items():
-        info.add_itxt(name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
+    for name, text in _as_texts(settings).items():
+        info.add_itxt(name, text)
     picture.save(content, format="PNG", pnginfo=info)
     return content.getvalue()
+
+
+def holds(path: str | Path, settings: Mapping[str, Any]) -> bool:
+    """Whether a file is a picture, undamaged, that `save_picture` wrote with these settings."""
+    try:
+        return settings_in(path) == _as_texts(settings)
+    except (OSError, SyntaxError, ValueError):  # there is none, or it is damaged
+        return False
+
+
+def _as_texts(settings: Mapping[str, Any]) -> dict[str, str]:
+    """Settings as a PNG holds them: what is not text is written as JSON."""
+    return {
+        name: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        for name, value in settings.items()
+    }
 
 
 def read_picture(source: str | Path | Image.Image) -> Image.Image:

@@ -9,4 +9,5 @@ polysemy            words with two senses: how often are they misread?
 editing             which method shows the target best, and keeps the source best?
 multi_concept       are all subjects of a prompt there?
 questions/          what the paper leaves open
+demo                what heads carry and what follows from it, on the built-in model
 """

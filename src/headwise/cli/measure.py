@@ -1,4 +1,4 @@
-"""Commands that measure: demo, measure."""
+"""The command that measures heads: measure."""
 
 import sys
 import time
@@ -12,27 +12,23 @@ import typer
 
 from headwise.cli.measuring import PICTURES, By, OfEffect, OfVotes, OwnBatchSize, OwnSteps, Pictures
 from headwise.cli.options import (
-    BatchSize,
     Concepts,
     Guidance,
     Json,
     Model,
     NegativePrompt,
-    Output,
     Seed,
     Sharing,
     Size,
-    Steps,
 )
-from headwise.cli.output import duration, finite, interval, print_json, print_rows
-from headwise.cli.running import resumable, running
+from headwise.cli.output import finite, print_json, print_rows
+from headwise.cli.running import running
 from headwise.errors import HeadwiseError
-from headwise.measuring.estimators import LEAN
 
 if TYPE_CHECKING:  # torch takes seconds to import, which --help need not pay
     from headwise.measuring.relevance import Relevance
 
-__all__ = ["demo", "measure"]
+__all__ = ["measure"]
 
 Prompts = Annotated[
     str | None,
@@ -44,50 +40,6 @@ Prompts = Annotated[
 ]
 RunFolder = Annotated[Path | None, typer.Option("--out", "-o", help="Folder of the run; else runs/<model>.")]
 Until = Annotated[float | None, typer.Option(min=0, max=1, help="Stop at this split-half correlation.")]
-
-
-def demo(
-    output: Output = Output(Path("runs/demo")),
-    pictures: Annotated[
-        int, typer.Option(min=2, help="Images to measure, and as many again for the control.")
-    ] = 160,
-    num_inference_steps: Steps = LEAN.num_inference_steps,
-    batch_size: BatchSize = 12,
-) -> None:
-    """Measure the built-in model and write a page.
-
-    Nothing is downloaded. If run again, it goes on where it stopped.
-
-    \b
-    Examples:
-      headwise demo
-      headwise demo --out runs/quick --pictures 64
-    """
-    from headwise.measuring.demo import demo as run
-    from headwise.report.measurement import report as write_page
-
-    started = time.monotonic()
-    out = output.out
-    with resumable(out):
-        relevance, control = run(
-            out, pictures=pictures, num_inference_steps=num_inference_steps, batch_size=batch_size
-        )
-    page = write_page(out)
-    seconds = time.monotonic() - started
-    if output.as_json:
-        print_json(
-            {
-                "page": str(page),
-                "file": str(out / "relevance.safetensors"),
-                "seconds": round(seconds, 2),
-                "pictures": relevance.settings["pictures"],
-                "split_half_median": relevance.split_half_median,
-                "control_split_half_median": control.split_half_median,
-            }
-        )
-        return
-    _print_demo(relevance, control, seconds)
-    print(f"Open {page}")
 
 
 def measure(
@@ -223,13 +175,3 @@ def _images_in(folder: Path) -> int:
     from headwise.measuring.counting import counted_in
 
     return len(counted_in(folder) or ())
-
-
-def _print_demo(relevance: "Relevance", control: "Relevance", seconds: float) -> None:
-    firsts = [(relevance.top(name, 1)[0], name) for name in relevance.concepts]
-    head, concept = max(firsts, key=lambda pair: pair[0].relevance)
-    pictures, highest = relevance.settings["pictures"], interval(head.relevance, head.standard_error)
-    print(f"{pictures} images, and again for the control, in {duration(seconds)}; {relevance.head_map}.")
-    print(f"Split-half rank correlation, median over concepts: {relevance.split_half_median:z.2f}")
-    print(f"The same in the control, where names mean nothing: {control.split_half_median:z.2f}")
-    print(f"The highest relevance, {concept}, {highest}: {head.address}")

@@ -8,5 +8,5 @@ probe, measure            the hook that votes; the loop that generates pictures 
 attention_maps            where each head attends to each word
 merge, plan               shards put together; what a measurement will take
 official, agreement, hub  the published arrays; do two measurements agree; relevance on the Hub
-demo                      the whole story on the built-in model
+null_concepts             the control of votes, in which names mean nothing
 """

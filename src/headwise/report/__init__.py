@@ -3,6 +3,7 @@
 plots         figures of heads; curves: figures of benchmarks; style: what all figures share
 page          one page: its sections and its template
 measurement   `report`, which writes the page of any run; the page of a measurement
+turned        its section of words turned up and down by their heads
 claims        pages of ordered weakening and polysemy
 methods       pages of editing and multi-subject benchmarks
 questions     pages of the open questions

@@ -4,6 +4,7 @@ Pictures in the folder of a weakening are named by prompt, order and k: `003 mos
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from headwise.report.page import (
 from headwise.runs.image_names import kept_images
 from headwise.runs.scores import Scores
 
-__all__ = ["polysemy_page", "weakening_page", "weakenings_page"]
+__all__ = ["polysemy_page", "weakening_page", "weakening_section", "weakenings_page"]
 
 WEAKENING = (
     "The attention to the prompt of the first k heads of an order is multiplied by a negative factor, and an "
@@ -52,6 +53,33 @@ def weakening_page(folder: Path, weakening: Weakening) -> Page:
         sections=[_curves(weakening), *_strips_of_orders(folder, weakening)],
         settings=list(settings_rows(settings)),
     )
+
+
+def weakening_section(folder: Path, weakening: Weakening) -> Section:
+    """A weakening in one section of another page: its areas, its curves, the pictures of one prompt.
+
+    Args:
+        folder: The folder of the weakening.
+        weakening: What it holds.
+    """
+    curves, settings = _curves(weakening), weakening.scores.settings
+    text = WEAKENING
+    if settings.get("score") == "choice":
+        text += " Here a picture scores 1 where that model chooses the prompt's own word, else 0."
+    text += (
+        f" {curves.text} Between the curves of least and most relevant first lies an area of "
+        f"{_signed(weakening.area())}; between random orders and most relevant first, "
+        f"{_signed(weakening.random())}."
+    )
+    named = {MOST: "most relevant heads first", LEAST: "least relevant first", "random 0": "in random order"}
+    strips = tuple(
+        replace(strip, name=f"{section.title}, {named[strip.name]}", wide=True)
+        for section in islice(_strips_of_orders(folder, weakening), 1)
+        for strip in section.strips
+        if strip.name in named
+    )
+    title = f"Is {settings.get('concept')} lost where its heads are weakened?"
+    return replace(curves, title=title, text=text, strips=strips)
 
 
 def _curves(weakening: Weakening) -> Section:

@@ -30,7 +30,7 @@ def weakening_curves(weakening: Weakening) -> Figure:
         for order in weakening.orders:
             color, line, width = _ORDER_STYLE.get(order, (GREY, "-", 1.0))
             value, low, high = weakening.curve(order)
-            label = order if order not in randoms[1:] else None
+            label = order if order not in randoms else "random" if order == randoms[0] else None
             axes.plot(weakening.ks, value, color=color, linestyle=line, linewidth=width, label=label)
             if order in _ORDER_STYLE:
                 axes.fill_between(weakening.ks, low, high, color=color, alpha=0.12, linewidth=0)

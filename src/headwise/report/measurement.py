@@ -6,6 +6,8 @@ Every folder may hold command.txt, the command that made it. The folder of a mea
     votes.safetensors       its votes, for the curve over pictures; or effect.safetensors, its effects
     control/                another run of the same model in which concept names mean nothing
     pictures/NNN.png        samples; each PNG carries its prompt as text
+    turned/                 words turned up and down by their heads (turned.py)
+    weakening/              a run in which the heads of one concept were weakened (claims.py)
 """
 
 import os
@@ -24,6 +26,7 @@ from headwise.measuring.ranking import HeadRank
 from headwise.measuring.relevance import Relevance
 from headwise.report import claims, methods, plots, questions
 from headwise.report.page import Drawing, Page, Section, Table, pictures_of, settings_rows
+from headwise.report.turned import turned_section
 from headwise.runs.scores import Scores
 
 __all__ = ["report"]
@@ -96,17 +99,20 @@ def _measurement(folder: Path) -> Page:
     relevance = Relevance.load(folder / RELEVANCE)
     control_file = folder / "control" / RELEVANCE
     control = Relevance.load(control_file) if control_file.is_file() else None
+    sections = [
+        turned_section(folder / "turned"),
+        _map_section(relevance),
+        _weakening_section(folder / "weakening"),
+        _certainty_section(relevance, control, counted_in(folder)),
+        _heads_section(relevance),
+        _layer_section(relevance),
+        _similarity_section(relevance),
+    ]
     return Page(
         title=f"Which heads of {relevance.settings.get('model', 'this model')} carry which concept",
         lead=LEADS[relevance.kind],
         numbers=_numbers(relevance, control),
-        sections=[
-            _map_section(relevance),
-            _heads_section(relevance),
-            _certainty_section(relevance, control, counted_in(folder)),
-            _layer_section(relevance),
-            _similarity_section(relevance),
-        ],
+        sections=[section for section in sections if section is not None],
         sheet=list(pictures_of(folder / "pictures")),
         settings=list(settings_rows(relevance.settings)),
         words=relevance.settings.get("concepts", []),
@@ -115,7 +121,7 @@ def _measurement(folder: Path) -> Page:
 
 def _numbers(relevance: Relevance, control: Relevance | None) -> list[tuple[str, str]]:
     numbers = [
-        ("pictures", str(relevance.settings.get("pictures", "?"))),
+        ("pictures measured", str(relevance.settings.get("pictures", "?"))),
         ("heads", str(relevance.values.shape[1])),
         ("concepts", _concepts(relevance)),
         ("split-half correlation, median", _number(relevance.split_half_median)),
@@ -150,6 +156,14 @@ def _map_section(relevance: Relevance) -> Section:
     if (relevance.values < 0).any():
         text += " Blue cells are heads that work against its words."
     return Section("Concept × head map", text, (Drawing.of(plots.heat_map(relevance), alt, "60rem"),))
+
+
+def _weakening_section(folder: Path) -> Section | None:
+    """What the folder of a weakening shows; None where there is none, or it is not finished."""
+    if not (folder / SCORES).is_file():
+        return None
+    scores = Scores.load(folder / SCORES)
+    return claims.weakening_section(folder, Weakening(scores)) if np.isfinite(scores.values).all() else None
 
 
 def _heads_section(relevance: Relevance) -> Section:
@@ -204,6 +218,7 @@ def _certainty_section(relevance: Relevance, control: Relevance | None, counted:
         (name, *(_number(run.split_half[c]) for run in runs)) for c, name in enumerate(relevance.concepts)
     ]
     columns = ("concept", "split-half", "control")[: 1 + len(runs)]
+    text += _errors_in_words(relevance)
     if relevance.completeness:
         text += (
             " Completeness is what all heads together account for, as a share of what the words do: 1 if the "
@@ -212,6 +227,18 @@ def _certainty_section(relevance: Relevance, control: Relevance | None, counted:
         rows = [(*row, _number(relevance.completeness[row[0]])) for row in rows]
         columns += ("completeness",)
     return Section("How sure", text, tuple(drawings), (Table("Every concept", columns, rows, columns[1:]),))
+
+
+def _errors_in_words(relevance: Relevance) -> str:
+    """How large standard errors are beside what they are errors of; empty where there are none."""
+    firsts = [relevance.top(name, 1)[0] for name in relevance.concepts]
+    shares = [head.standard_error / head.relevance for head in firsts if head.relevance > 0]
+    if not shares or not np.isfinite(shares).all():
+        return ""
+    return (
+        f" The standard error of the most relevant head of a concept is {np.median(shares):.0%} of its "
+        "relevance (median over concepts); the errors of single heads stand in the tables below."
+    )
 
 
 def _certainty_in_words(relevance: Relevance, control: Relevance | None) -> str:

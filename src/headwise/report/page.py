@@ -49,10 +49,12 @@ class Strip:
     Args:
         name: The heading of the row.
         pictures: Each picture, after the caption beneath it.
+        wide: Whether they are shown as large as sample pictures.
     """
 
     name: str
     pictures: Sequence[tuple[str, Picture]]
+    wide: bool = False
 
 
 @dataclass(frozen=True)

@@ -98,7 +98,7 @@ def concept_similarity(relevance: Relevance) -> Figure:
         image = axes.imshow(ordered, cmap=DIVERGING, vmin=-1, vmax=1, interpolation="nearest")
         name_concepts(axes, names)
         axes.set_xticks(range(len(names)), names, rotation=90)
-        axes.set_xlabel("concept")
+        axes.set(xlabel="concept", ylabel="")  # beside a square there is no room for a second one
         figure.colorbar(image, ax=axes, fraction=0.04, pad=0.02).set_label("correlation over heads")
         axes.set_title("Concepts that share heads")
     return figure
@@ -109,7 +109,7 @@ def reliability(relevance: Relevance, control: Relevance | None = None) -> Figur
 
     Args:
         relevance: The measurement.
-        control: A measurement of the same model with `demo.null_concepts`; None draws none.
+        control: A measurement of the same model with `null_concepts`; None draws none.
     """
     halves = relevance.split_half
     order = np.argsort(np.nan_to_num(halves, nan=-2), kind="stable")

@@ -1,0 +1,44 @@
+"""The section of turned words: rows of one picture in which a word is given less and more by its heads.
+
+Each PNG in the folder says, as text, its prompt, the word, the concept whose heads turn it, and the dial.
+"""
+
+from pathlib import Path
+
+from headwise.pictures import settings_in
+from headwise.report.page import Picture, Section, Strip
+
+__all__ = ["turned_section"]
+
+TEXT = (
+    "Each row is one picture, always from the same noise, in which one word is turned by the heads that "
+    "carry its concept, as measured below. The dial says how much to add of what the word does: at −1 all of "
+    "it is taken away, at 0 the picture is as it was, at 1 it is asked for twice over, at 2 three times."
+)
+
+
+def turned_section(folder: Path) -> Section | None:
+    """The section of a folder with such pictures; None if it has none.
+
+    Args:
+        folder: The folder, such as `turned` in the folder of a measurement.
+    """
+    rows: dict[tuple[str, str, str], list[tuple[float, Picture]]] = {}
+    for path in sorted(folder.glob("*.png")):
+        said = settings_in(path)
+        if said.keys() >= {"prompt", "word", "concept", "dial"}:
+            row = rows.setdefault((said["prompt"], said["word"], said["concept"]), [])
+            row.append((float(said["dial"]), Picture.of(path)))
+    strips = tuple(
+        Strip(
+            f"“{prompt}”: {word}, by the heads of {concept}",
+            [(f"dial {dial:g}".replace("-", "−"), picture) for dial, picture in sorted(row, key=_dial)],
+            wide=True,
+        )
+        for (prompt, word, concept), row in rows.items()
+    )
+    return Section("One word, turned up and down", TEXT, strips=strips) if strips else None
+
+
+def _dial(turned: tuple[float, Picture]) -> float:
+    return turned[0]
