@@ -17,9 +17,9 @@ from functools import partial
 from pathlib import Path
 
 import autoencoder
-import clip
 import loop
 import numpy as np
+import tokenizer as words
 import torch
 import torch.nn.functional as F
 import world
@@ -36,7 +36,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 FIRST = 20_000  # pictures are drawn before the first step
 LATENTS = autoencoder.LATENTS
 PRESETS = {
-    "cpu": {"wider": 1.0, "batch": 128, "lr": 1e-3, "pool": 100_000},
+    "cpu": {"wider": 1.0, "batch": 32, "lr": 3e-3, "pool": 100_000},
     "gpu": {"wider": 1.0, "batch": 1024, "lr": 1.5e-3, "pool": 300_000},
     "tiny": {"wider": 0.5, "batch": 32, "lr": 1e-3, "pool": 5_000},
 }
@@ -64,7 +64,7 @@ class Pool:
         self.size, self.device, self.filled, self.at = size, device, 0, 0
         self.latents = torch.empty(size, LATENTS, 8, 8, dtype=torch.half, device=device)
         self.ids = torch.empty(size, 24, dtype=torch.int32, device=device)
-        self.silent = clip.encode(self.tokenizer, [""]).to(device)
+        self.silent = words.encode(self.tokenizer, [""]).to(device)
         with torch.no_grad():
             self.empty = self.reader(self.silent).last_hidden_state[0]
 
@@ -73,7 +73,7 @@ class Pool:
         rows = (torch.arange(len(captions)) + self.at) % self.size
         x = autoencoder.scaled(pictures).to(self.device)
         self.latents[rows] = (autoencoder.encoded(self.found, x) * self.scale).half()
-        self.ids[rows] = clip.encode(self.tokenizer, captions).int().to(self.device)
+        self.ids[rows] = words.encode(self.tokenizer, captions).int().to(self.device)
         self.at, self.filled = (
             (self.at + len(captions)) % self.size,
             min(self.size, self.filled + len(captions)),
@@ -112,7 +112,7 @@ def options() -> argparse.Namespace:
     parse.add_argument("--preset", choices=PRESETS, default="cpu")
     parse.add_argument("--shape", choices=SHAPES, default="four", help="at which levels text is read")
     parse.add_argument(
-        "--rule", default="heads 0.75", help="which layers hear a sample's words, see hearing.py"
+        "--rule", default="heads 0.5", help="which layers hear a sample's words, see hearing.py"
     )
     parse.add_argument(
         "--disagree", type=float, default=0.3, help="weight of how alike the heads of a layer look at words"

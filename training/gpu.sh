@@ -19,7 +19,7 @@ run="--sprites build/sprites.npz --work $work --device $device --workers $worker
 part() { awk "BEGIN { print $minutes * $1 }"; }
 
 [ -d "$work/vae" ] || $python autoencoder.py $run --minutes "$(part 0.2)" --batch "${BATCH_AUTOENCODER:-128}"
-[ -d "$work/text_encoder" ] || $python clip.py reader $run --minutes "$(part 0.1)" --batch "${BATCH_READER:-512}"
+[ -d "$work/text_encoder" ] || $python reader.py $run --minutes "$(part 0.1)" --batch "${BATCH_READER:-512}"
 $python denoiser.py $run --minutes "$(part "${SHARE:-0.6}")" --preset "$preset" ${DENOISER:-}
 (cd "$work/model" && find . -type f | while read -r file; do
   split -b 15M -d "$file" "$out/parts/$(echo "${file#./}" | tr / +)."

@@ -46,13 +46,6 @@ def build(tokenizer: CLIPTokenizer) -> CLIPTextModel:
     return model
 
 
-def encode(tokenizer: CLIPTokenizer, captions: list[str]) -> Tensor:
-    """Token ids of captions, padded: captions × 24."""
-    return tokenizer(
-        captions, padding="max_length", max_length=words.LENGTH, truncation=True, return_tensors="pt"
-    ).input_ids
-
-
 def targets(tokenizer: CLIPTokenizer, vocabulary: Tensor) -> Tensor:
     """The cosine that every two tokens of the vocabulary are to have: tokens × tokens."""
     concept_of = {
@@ -70,7 +63,7 @@ class Lone:
 
     def __init__(self, tokenizer: CLIPTokenizer, count: int = 20_000) -> None:
         rng = random.Random("vocabulary of the reader")
-        ids = encode(tokenizer, [world.sample(rng, rare=0.1)[1] for _ in range(count)])
+        ids = words.encode(tokenizer, [world.sample(rng, rare=0.1)[1] for _ in range(count)])
         self.start, self.end = tokenizer.bos_token_id, tokenizer.eos_token_id
         self.vocabulary = ids.unique()
         self.vocabulary = self.vocabulary[(self.vocabulary != self.start) & (self.vocabulary != self.end)]
@@ -102,7 +95,9 @@ def main() -> None:
 
     def loss(step: int) -> dict[str, Tensor]:
         rng = random.Random(f"reader {step}")
-        ids = encode(tokenizer, [world.sample(rng, rare=0.1)[1] for _ in range(given.batch)]).to(given.device)
+        ids = words.encode(tokenizer, [world.sample(rng, rare=0.1)[1] for _ in range(given.batch)]).to(
+            given.device
+        )
         alone, empty = lone.encoded(model)
         centred = F.normalize(alone - alone.mean(0), dim=1)
         cosines = (centred @ centred.T - target)[apart].square().mean()

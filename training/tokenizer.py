@@ -11,9 +11,10 @@ from pathlib import Path
 
 import world
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from torch import Tensor
 from transformers import CLIPTokenizer
 
-__all__ = ["LENGTH", "build"]
+__all__ = ["LENGTH", "build", "encode"]
 
 LENGTH = 24  # tokens of a prompt, start and end included
 START, END = "<|startoftext|>", "<|endoftext|>"
@@ -48,3 +49,10 @@ def build(folder: Path, captions: int = 30_000, seed: int = 0) -> CLIPTokenizer:
     (folder / "vocab.json").write_text(json.dumps(vocabulary))  # the two files that transformers 4 reads
     (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *(" ".join(m) for m in merges), ""]))
     return tokenizer
+
+
+def encode(tokenizer: CLIPTokenizer, captions: list[str]) -> Tensor:
+    """Token ids of captions, padded: captions × 24."""
+    return tokenizer(
+        captions, padding="max_length", max_length=LENGTH, truncation=True, return_tensors="pt"
+    ).input_ids
