@@ -3,9 +3,9 @@
 #
 #     gpu.sh MINUTES OUT [DEVICE] [PRESET]      for example   sh training/gpu.sh 9 "$OUT"      or, to try it,  gpu.sh 2 /tmp/out cpu tiny
 #
-# Needs training/build/sprites.npz, and diffusers: installed, or as a wheel in training/build/*.whl. Trains autoencoder (a fifth of
-# the time), reader (a tenth) and denoiser (the rest) with all cores drawing, prints the effect table, and leaves the pipeline in
-# OUT/model as parts of at most 15 MiB (join: cat OUT/parts/FILE.* > FILE). Parts that lie in training/trained are not trained
+# Needs training/build/sprites.npz, and diffusers: installed, or as a wheel in training/build/*.whl. Trains the denoiser with all cores
+# drawing (and before it autoencoder and reader, if trained/ lacks them; set SHARE to 0.55 then), prints the effect table, and leaves the
+# pipeline in OUT/parts as parts of at most 15 MiB (join: cat OUT/parts/FILE.* > FILE). Parts that lie in training/trained are not trained
 # again: vae and patches.safetensors, text_encoder and tokenizer.
 set -eu
 minutes=$1 out=$2 device=${3:-cuda} preset=${4:-gpu}
@@ -20,7 +20,7 @@ part() { awk "BEGIN { print $minutes * $1 }"; }
 
 [ -d "$work/vae" ] || $python autoencoder.py $run --minutes "$(part 0.2)" --batch "${BATCH_AUTOENCODER:-128}"
 [ -d "$work/text_encoder" ] || $python reader.py $run --minutes "$(part 0.1)" --batch "${BATCH_READER:-512}"
-$python denoiser.py $run --minutes "$(part "${SHARE:-0.6}")" --preset "$preset" ${DENOISER:-}
+$python denoiser.py $run --minutes "$(part "${SHARE:-0.85}")" --preset "$preset" ${DENOISER:-}
 (cd "$work/model" && find . -type f | while read -r file; do
   split -b 15M -d "$file" "$out/parts/$(echo "${file#./}" | tr / +)."
 done)
