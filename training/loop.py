@@ -161,7 +161,9 @@ class Optimizers:
         if matrices:
             of_matrix = [self.stepped[n] for n in parameters if n in matrices]
             self.all.append(
-                torch.optim.Muon(of_matrix, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw", ns_steps=3)
+                torch.optim.Muon(
+                    of_matrix, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw", ns_steps=3
+                )
             )
 
     def step(self, lr: float) -> None:
