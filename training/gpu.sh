@@ -15,12 +15,13 @@ mkdir -p "$work" "$out/parts"
 $python -c "import diffusers" 2> /dev/null || $python -m pip install -q --no-deps --no-index build/*.whl
 cp -r trained/. "$work/"
 [ "$device" = cpu ] && workers=0 threads=1 || { workers=$((cores - 1)); threads=4; }
+begun= && [ "$preset" = gpu ] && [ -d trained/four/unet ] && begun="--begin trained/four"
 run="--sprites build/sprites.npz --work $work --device $device --workers $workers --threads $threads"
 part() { awk "BEGIN { print $minutes * $1 }"; }
 
 [ -d "$work/vae" ] || $python autoencoder.py $run --minutes "$(part 0.2)" --batch "${BATCH_AUTOENCODER:-128}"
 [ -d "$work/text_encoder" ] || $python reader.py $run --minutes "$(part 0.1)" --batch "${BATCH_READER:-512}"
-$python denoiser.py $run --minutes "$(part "${SHARE:-0.85}")" --preset "$preset" ${DENOISER:-}
+$python denoiser.py $run --minutes "$(part "${SHARE:-0.85}")" --preset "$preset" $begun ${DENOISER:-}
 (cd "$work/model" && find . -type f | while read -r file; do
   split -b 15M -d "$file" "$out/parts/$(echo "${file#./}" | tr / +)."
 done)
