@@ -112,7 +112,7 @@ def options() -> argparse.Namespace:
     parse.add_argument("--preset", choices=PRESETS, default="cpu")
     parse.add_argument("--shape", choices=SHAPES, default="four", help="at which levels text is read")
     parse.add_argument(
-        "--rule", default="heads 0.5", help="which layers hear a sample's words, see hearing.py"
+        "--rule", default="heads 0.75", help="which layers hear a sample's words, see hearing.py"
     )
     parse.add_argument(
         "--disagree", type=float, default=0.3, help="weight of how alike the heads of a layer look at words"
