@@ -201,7 +201,7 @@ def try_concept(pipe: Any, scorer: CLIPScorer, concept: str, prompts: int) -> di
                 **seen(Steer(row[None], said_words)),
             }
         for mixture, factor in product(MIXTURES, STRENGTHS):
-            mixed = mixed_words(pipe, mixture, said_words, [words] * len(said), own=1.0, factor=factor)
+            mixed = mixed_words(pipe, mixture, said_words, [words] * len(said), keep=1.0, factor=factor)
             found[f"{mixture} {factor:g}"] = {"effect": [None] * len(said), **seen(mixed)}
     return found
 

@@ -125,6 +125,8 @@ def test_refusals(sd, tmp_path):
         run(sd, methods=("plain", "gate"), effect=None)
     with pytest.raises(HeadwiseError, match="'span' needs `concepts`, which was not given"):
         run(sd, methods=("span",), concepts=None)
+    with pytest.raises(HeadwiseError, match="Relevance by effect was given, but words are adjusted by votes"):
+        benchmark_polysemy(sd, effect_for(sd), SENSES, Bright())
     without = run(sd, effect=None, concepts=None, seeds=(0,), num_inference_steps=1)
     assert without.methods == ("plain", "rewording", "uniform", "random heads", "layer means", "adjust")
     with pytest.raises(HeadwiseError, match="No prompt with a two-sense word"):

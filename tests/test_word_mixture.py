@@ -35,7 +35,7 @@ def test_keys_and_values_are_the_sum_that_is_claimed():
 
         return look
 
-    latents(pipe, prompts, WordMixture(pipe, ["red", "cat"], mixtures, own=0.25), spy("mixed"))
+    latents(pipe, prompts, WordMixture(pipe, ["red", "cat"], mixtures, keep=0.25), spy("mixed"))
     latents(pipe, prompts, spy("plain"))
     of_word = {
         w: e.double().mean(0)
@@ -60,7 +60,7 @@ def test_keys_and_values_are_the_sum_that_is_claimed():
 
 def test_a_word_that_keeps_all_of_itself_is_left_bit_for_bit(sd):
     plain = latents(sd, ["a red dog"])
-    assert torch.equal(latents(sd, ["a red dog"], WordMixture(sd, ["red"], [{"blue": 0.0}], own=1.0)), plain)
+    assert torch.equal(latents(sd, ["a red dog"], WordMixture(sd, ["red"], [{"blue": 0.0}], keep=1.0)), plain)
     assert not torch.equal(latents(sd, ["a red dog"], WordMixture(sd, ["red"], [{"blue": 1.0}])), plain)
 
 
@@ -97,7 +97,7 @@ def test_nearer_neighbours_weigh_more(seed):
 
 
 def test_what_cannot_be_mixed_is_refused(sd):
-    with pytest.raises(HeadwiseError, match="no other word than 'red'"):
+    with pytest.raises(HeadwiseError, match="lists no other word"):
         mixed_words(sd, "span", ["red"], [["red"]])
     with pytest.raises(HeadMapMismatch, match="joint attention"):
         WordMixture(tiny_flux(), ["red"], [{"blue": 1.0}])

@@ -4,7 +4,7 @@
 #     gpu.sh MINUTES OUT [DEVICE] [PRESET]      for example   sh training/gpu.sh 9 "$OUT"      or, to try it,  gpu.sh 2 /tmp/out cpu tiny
 #
 # Needs training/build/sprites.npz, and diffusers: installed, or as a wheel in training/build/*.whl. Trains the denoiser with all cores
-# drawing (and before it autoencoder and reader, if trained/ lacks them; set SHARE to 0.55 then), prints the effect table, and leaves the
+# drawing (and before it autoencoder and reader, if a checkout lacks them in trained/; set SHARE to 0.55 then), prints the effect table, and leaves the
 # pipeline in OUT/parts as parts of at most 15 MiB (join: cat OUT/parts/FILE.* > FILE). Parts that lie in training/trained are not trained
 # again: vae and patches.safetensors, text_encoder and tokenizer.
 set -eu
@@ -13,15 +13,16 @@ cd "$(dirname "$0")"
 python=${PYTHON:-python3} cores=$(nproc) work=$out/work
 mkdir -p "$work" "$out/parts"
 $python -c "import diffusers" 2> /dev/null || $python -m pip install -q --no-deps --no-index build/*.whl
-cp -r trained/. "$work/"
+for part in vae patches.safetensors text_encoder tokenizer autoencoder.json reader.json; do
+  [ ! -e "trained/$part" ] || cp -r "trained/$part" "$work/"
+done
 [ "$device" = cpu ] && workers=0 threads=1 || { workers=$((cores - 1)); threads=4; }
-begun= && [ "$preset" = gpu ] && [ -d trained/four/unet ] && begun="--begin trained/four"
 run="--sprites build/sprites.npz --work $work --device $device --workers $workers --threads $threads"
 part() { awk "BEGIN { print $minutes * $1 }"; }
 
 [ -d "$work/vae" ] || $python autoencoder.py $run --minutes "$(part 0.2)" --batch "${BATCH_AUTOENCODER:-128}"
 [ -d "$work/text_encoder" ] || $python reader.py $run --minutes "$(part 0.1)" --batch "${BATCH_READER:-512}"
-$python denoiser.py $run --minutes "$(part "${SHARE:-0.85}")" --preset "$preset" $begun ${DENOISER:-}
+$python denoiser.py $run --minutes "$(part "${SHARE:-0.85}")" --preset "$preset" ${DENOISER:-}
 (cd "$work/model" && find . -type f | while read -r file; do
   split -b 15M -d "$file" "$out/parts/$(echo "${file#./}" | tr / +)."
 done)

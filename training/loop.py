@@ -123,9 +123,7 @@ def fit(
         at = now()
         spent = {"minutes": elapsed, "steps": step, "samples": step * batch}
         if at - shown > 20:
-            means = "  ".join(f"{n} {v / count:.4f}" for n, v in sums.items())
-            speed = batch * count / (at - shown)
-            print(f"{elapsed:7.1f} min  step {step}  {speed:.0f}/s  {means}", file=sys.stderr, flush=True)
+            _show(spent, batch * count / (at - shown), {n: v / count for n, v in sums.items()})
             shown, sums, count = at, {}, 0
         if at - saved > every:
             _save(file, parameters, optimizers, averaged, spent)
@@ -133,6 +131,13 @@ def fit(
     spent = {"minutes": elapsed, "steps": step, "samples": step * batch}
     _save(file, parameters, optimizers, averaged, spent)
     return spent
+
+
+def _show(spent: dict[str, float], speed: float, means: dict[str, float]) -> None:
+    """One line on stderr: how far the run is, samples a second, and the means of the last steps."""
+    terms = "  ".join(f"{name} {mean:.4f}" for name, mean in means.items())
+    line = f"{spent['minutes']:7.1f} min  step {spent['steps']}  {speed:.0f}/s  {terms}"
+    print(line, file=sys.stderr, flush=True)
 
 
 def _rate(lr: float, step: int, share: float, floor: float, fall: float) -> float:

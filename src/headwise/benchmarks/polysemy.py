@@ -83,7 +83,7 @@ def benchmark_polysemy(
             `clip_scorer.scoring` with "choice".
         effect: Relevance by effect, for "gate" and its controls.
         concepts: The words of the concepts, for "span" and "neighbours".
-        methods: Some of `METHODS`; if None all for which there is what they need.
+        methods: Some of `METHODS`; all of them whose arguments are given if None.
         strength, clamp: Options of adjusting, see `headwise.adjust`; the strength of gates is that up to 1.
         seeds: Each prompt is generated once from each seed.
         keep_prompts: How many prompts' pictures to save in `out`/pictures, spread evenly, first seed.
@@ -92,7 +92,7 @@ def benchmark_polysemy(
         run: `out`, `numbers`, `checkpoint_every` and `progress`, as in `run_sweep`.
 
     Raises:
-        HeadwiseError: A method is not known, or there is not what it needs.
+        HeadwiseError: A method is not known or lacks what it needs, or `relevance` is not by votes.
     """
     known = known_methods(methods, METHODS, prompts, "prompt with a two-sense word")
     lacking = {method: "effect" for method in BY_EFFECT if effect is None}
@@ -102,6 +102,11 @@ def benchmark_polysemy(
     for method in known:
         if method in lacking:
             raise HeadwiseError(f"The method {method!r} needs `{lacking[method]}`, which was not given.")
+    if relevance.kind != "votes" and set(known) & set(BY_VOTES):
+        raise HeadwiseError(
+            f"Relevance by {relevance.kind} was given, but words are adjusted by votes. Give it as `effect` "
+            "(--effect), and relevance by votes in its place."
+        )
     comparison = Comparison(
         relevance, tuple(prompts), known, tuple(seeds), batch_size, keep_prompts,
         {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale},

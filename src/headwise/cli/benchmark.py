@@ -97,8 +97,7 @@ def polysemy(
 ) -> None:
     """How often is a word with two senses misread: plain, adjusted, and under controls?
 
-    Gates by effect and mixed words are compared where there is what they need. If run again, it goes on
-    where it stopped.
+    Gates are compared where relevance by effect is known. If run again, it goes on where it stopped.
 
     \b
     Examples:

@@ -96,12 +96,11 @@ def measure(
         size.require(run.pipe)
         resumed_from = _images_in(run.folder)
         relevance = measuring.start(run.pipe, **run.place(measuring.total))
-    results: dict[str, Any] = {"file": str(run.folder / "relevance.safetensors"), "by": by}
-    results["pictures"], results["seconds"] = (
-        relevance.settings["pictures"],
-        round(time.monotonic() - started, 2),
-    )
-    results |= {"resumed_from": resumed_from, "split_half_median": finite(relevance.split_half_median)}
+    results: dict[str, Any] = {
+        "file": str(run.folder / "relevance.safetensors"), "by": by,
+        "pictures": relevance.settings["pictures"], "seconds": round(time.monotonic() - started, 2),
+        "resumed_from": resumed_from, "split_half_median": finite(relevance.split_half_median),
+    }  # fmt: skip
     results |= {} if run.shard is None else {"shard": str(run.shard)}
     _print_measured(results, relevance, as_json)
 

@@ -98,7 +98,7 @@ def concept_similarity(relevance: Relevance) -> Figure:
         image = axes.imshow(ordered, cmap=DIVERGING, vmin=-1, vmax=1, interpolation="nearest")
         name_concepts(axes, names)
         axes.set_xticks(range(len(names)), names, rotation=90)
-        axes.set(xlabel="concept", ylabel="")  # beside a square there is no room for a second one
+        axes.set(xlabel="concept", ylabel="")  # a label on the left is cut off beside a square map
         figure.colorbar(image, ax=axes, fraction=0.04, pad=0.02).set_label("correlation over heads")
         axes.set_title("Concepts that share heads")
     return figure

@@ -25,10 +25,10 @@ def turned_section(folder: Path) -> Section | None:
     """
     rows: dict[tuple[str, str, str], list[tuple[float, Picture]]] = {}
     for path in sorted(folder.glob("*.png")):
-        said = settings_in(path)
-        if said.keys() >= {"prompt", "word", "concept", "dial"}:
-            row = rows.setdefault((said["prompt"], said["word"], said["concept"]), [])
-            row.append((float(said["dial"]), Picture.of(path)))
+        settings = settings_in(path)
+        if settings.keys() >= {"prompt", "word", "concept", "dial"}:
+            row = rows.setdefault((settings["prompt"], settings["word"], settings["concept"]), [])
+            row.append((float(settings["dial"]), Picture.of(path)))
     strips = tuple(
         Strip(
             f"“{prompt}”: {word}, by the heads of {concept}",

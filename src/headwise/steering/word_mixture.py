@@ -59,7 +59,7 @@ MIXTURES: Mapping[Mixture, Callable[..., np.ndarray]] = {
 
 def mixed_words(
     pipe: Any, mixture: Mixture, words: Sequence[str], concept: Sequence[Sequence[str]],
-    own: float = 0.0, factor: float = 1.0,
+    keep: float = 0.0, factor: float = 1.0,
 ) -> "WordMixture":  # fmt: skip
     """Mix words of a concept into a word of each prompt.
 
@@ -68,7 +68,7 @@ def mixed_words(
         mixture: "span" or "neighbours".
         words: The word of each prompt.
         concept: The words of each word's concept; the word itself is left out.
-        own: The share a of its own embedding that the word keeps.
+        keep: The share a of its own embedding that the word keeps.
         factor: What the weights are multiplied by.
 
     Raises:
@@ -80,12 +80,12 @@ def mixed_words(
         others = [each for each in dict.fromkeys(of_concept) if each.casefold() != word.casefold()]
         if not others:
             raise HeadwiseError(
-                f"There is no other word than {word!r} to mix in. Give more words of its concept."
+                f"The concept that {word!r} is to be mixed with lists no other word. Add words to it."
             )
         (of_word,), of_others = (_means(pipe, some) for some in ([word], others))
         weights = factor * MIXTURES[mixture](of_word, of_others)
         mixtures.append(dict(zip(others, weights.tolist(), strict=True)))
-    return WordMixture(pipe, words, mixtures, own)
+    return WordMixture(pipe, words, mixtures, keep)
 
 
 class WordMixture(Hook):
@@ -95,7 +95,7 @@ class WordMixture(Hook):
         pipe: The pipeline that will be hooked.
         words: The word of each prompt.
         mixtures: The other words of each, with their weights w.
-        own: The share a of its own keys and values that the word keeps.
+        keep: The share a of its own keys and values that the word keeps.
 
     Raises:
         HeadMapMismatch: The pipeline reads text by joint attention, in which keys of text depend on pixels.
@@ -105,14 +105,14 @@ class WordMixture(Hook):
     kinds = ("cross",)
 
     def __init__(
-        self, pipe: Any, words: Sequence[str], mixtures: Sequence[Mapping[str, float]], own: float = 0.0
+        self, pipe: Any, words: Sequence[str], mixtures: Sequence[Mapping[str, float]], keep: float = 0.0
     ) -> None:
         if any(layer.kind == "joint" for layer in HeadMap.of(pipe)):
             raise HeadMapMismatch(
                 f"{type(pipe).__name__} reads text by joint attention, in which a word's keys and values are "
                 "made together with the pixels'. Words can be mixed in cross-attention only."
             )
-        self.words, self.own = list(words), own
+        self.words, self.keep = list(words), keep
         vocabulary = list(dict.fromkeys(other for mixture in mixtures for other in mixture))
         self.weights = torch.tensor(
             [[mixture.get(other, 0.0) for other in vocabulary] for mixture in mixtures], dtype=torch.float64
@@ -129,10 +129,11 @@ class WordMixture(Hook):
         """Find the words, and have the other words' keys and values read at a call's first step."""
         if not call.prompted:
             return
-        if len(self.words) != call.pictures or call.encode_text is None:
+        if call.encode_text is None:
+            raise HookMisuse("The mixture was prepared outside `hooked`. Enter the context first.")
+        if len(self.words) != call.pictures:
             raise HookMisuse(
-                f"{len(self.words)} words were given for {call.pictures} pictures. Give one for each prompt, "
-                "and call the pipeline inside `hooked`."
+                f"{len(self.words)} words were given for {call.pictures} pictures. Give one for each prompt."
             )
         self._places = [call.positions(picture, word) for picture, word in enumerate(self.words)]
         if call.step == 0 or not self._mixed:
@@ -154,7 +155,7 @@ class WordMixture(Hook):
             picture = site.picture[row]
             for states, mixed in zip((key, value), self._mixed[site.layer], strict=True):
                 places = list(self._places[picture])
-                states[row, :, places] = self.own * states[row, :, places] + mixed[picture][:, None].to(
+                states[row, :, places] = self.keep * states[row, :, places] + mixed[picture][:, None].to(
                     states
                 )
         return attend(query, key, value)

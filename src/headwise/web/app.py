@@ -128,6 +128,7 @@ def _add_page(app: FastAPI) -> None:
 def _add_model(app: FastAPI) -> None:
     @app.get("/api/state")
     def state(service: ServiceOf, owner: Owner) -> Json:
+        """The model and how far it is loaded, what the forms begin with, and this browser's jobs."""
         session = service.session
         return {
             "version": __version__,
@@ -145,6 +146,7 @@ def _add_model(app: FastAPI) -> None:
 
     @app.get("/api/relevance")
     def relevance(service: ServiceOf, name: str = "") -> Json:
+        """Relevance, concepts × heads; `top` is where colours end, from −`top` where values are `signed`."""
         relevance = service.relevance(name)
         layers = relevance.head_map or ()
         return {
