@@ -1,8 +1,8 @@
 """Ordered weakening by votes and by effect, on the same pictures.
 
-    nice python benchmarks/votes_and_effect.py [--count 8] [--steps 5] [--out runs/votes-and-effect] [--write]
+    nice python benchmarks/votes_and_effect.py [--model emoji-dit] [--count 8] [--steps 5] [--write]
 
-The built-in model, both relevances that come with it, and the evaluation prompts of every concept that the
+A built-in model, both relevances that come with it, and the evaluation prompts of every concept that the
 judge reads well, whose things and phrases are others than those that effects are measured on. Most and least
 relevant heads first; the score is the judge's certainty of the right word. About a quarter of an hour of one
 core. It can be interrupted and goes on where it ended.
@@ -29,15 +29,14 @@ from headwise.measuring.reliability import rank_correlation
 from headwise.model.pipelines import load_pipeline
 from headwise.runs.folder import versions
 
-FILES = {"votes": emoji.RELEVANCE, "effect": emoji.EFFECT}
 
-
-def compare(count: int, steps: int, out: Path) -> dict[str, Any]:
+def compare(model: str, count: int, steps: int, out: Path) -> dict[str, Any]:
     """The areas of every concept by both, and how their orders of heads agree."""
-    names = defaults_of("emoji").scored_concepts("emoji")
+    names = defaults_of(model).scored_concepts("emoji")
     prompts = {name: eval_prompts("emoji", name, count) for name in names}
-    pipe, score = load_pipeline("emoji"), scoring(CLIPScorer.load("emoji"), "certainty")
-    relevance = {kind: Relevance.load(file) for kind, file in FILES.items()}
+    pipe, score = load_pipeline(model), scoring(CLIPScorer.load(model), "certainty")
+    files = {"votes": emoji.MODELS[model].relevance, "effect": emoji.MODELS[model].effect}
+    relevance = {kind: Relevance.load(file) for kind, file in files.items()}
     options: dict[str, Any] = {"orders": (MOST, LEAST), "random_orders": 0, "seeds": (10,), "keep_prompts": 0}
     options |= {"num_inference_steps": steps, "batch_size": 40}
     areas: dict[str, dict[str, Any]] = {name: {} for name in names}
@@ -46,7 +45,7 @@ def compare(count: int, steps: int, out: Path) -> dict[str, Any]:
             sweep = benchmark_weakening(pipe, its, {name: prompts[name]}, score, out / kind, **options)
             value, low, high = sweep[name].area()
             areas[name][kind] = {"area": value, "low": low, "high": high}
-        both = [relevance[kind][name][None] for kind in FILES]
+        both = [relevance[kind][name][None] for kind in files]
         areas[name]["rank_correlation"] = float(rank_correlation(*both)[0])
     summary = {
         kind: {
@@ -58,7 +57,7 @@ def compare(count: int, steps: int, out: Path) -> dict[str, Any]:
         }
         for kind, its in relevance.items()
     }
-    settings = {"model": "emoji", "count": count, "steps": steps, "seed": 10, "score": "certainty"}
+    settings = {"model": model, "count": count, "steps": steps, "seed": 10, "score": "certainty"}
     settings |= {"guidance_scale": 7.5, "threads": torch.get_num_threads(), "versions": versions()}
     return {"summary": summary, "concepts": areas} | settings
 
@@ -67,18 +66,18 @@ def main() -> None:
     """Print the comparison."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     add_output_to(parser)
+    parser.add_argument("--model", choices=emoji.MODELS, default="emoji")
     parser.add_argument("--count", type=int, default=8, help="evaluation prompts of each concept")
     parser.add_argument("--steps", type=int, default=5, help="denoising steps per picture")
-    parser.add_argument(
-        "--out", type=Path, default=Path("runs/votes-and-effect"), help="folder of the sweeps"
-    )
+    parser.add_argument("--out", type=Path, help="folder of the sweeps; runs/votes-and-effect-<model>")
     options = parser.parse_args()
-    found = compare(options.count, options.steps, options.out)
-    if tell(found, options, "emoji-votes-and-effect"):
+    out = options.out or Path(f"runs/votes-and-effect-{options.model}")
+    found = compare(options.model, options.count, options.steps, out)
+    if tell(found, options, f"{options.model}-votes-and-effect"):
         for name, kinds in found["concepts"].items():
             row = (
                 f"{kinds[kind]['area']:+.2f} ({kinds[kind]['low']:+.2f} to {kinds[kind]['high']:+.2f})"
-                for kind in FILES
+                for kind in ("votes", "effect")
             )
             sys.stdout.write(f"{name:24} {'   '.join(row)}\n")
         sys.stdout.write(f"{found['summary']}\n")

@@ -147,7 +147,7 @@ def test_concepts_that_the_judge_reads_badly_are_not_scored(monkeypatch, tmp_pat
     file.write_text(
         "".join(f'[{name}]\nprompts = ["a {{word}}"]\nwords = ["b"]\n' for name in ("Color", "Time"))
     )
-    monkeypatch.setattr("headwise.emoji.card", lambda: {"judge": {"Color": 0.95, "Time": 0.94}})
+    monkeypatch.setattr("headwise.emoji.BuiltIn.card", lambda model: {"judge": {"Color": 0.95, "Time": 0.94}})
     assert defaults_of("emoji").scored_concepts(file) == ["Color"]
     assert defaults_of("sdxl").scored_concepts(file) == ["Color", "Time"]
 

@@ -1,7 +1,11 @@
-"""The built-in model: plain diffusers objects, whole, and able to draw what it is asked for."""
+"""The built-in models: plain diffusers objects, whole, and able to draw what they are asked for."""
 
+from dataclasses import replace
+
+import diffusers
 import numpy as np
 import pytest
+import torch
 
 from headwise import emoji
 from headwise.benchmarks.clip_scorer import CLIPScorer
@@ -11,30 +15,52 @@ from headwise.measuring.concepts import ConceptSet
 from headwise.measuring.relevance import Relevance
 from headwise.model.generate import generate
 from headwise.model.heads import HeadMap
-from headwise.model.pipelines import fingerprint, is_emoji, load_pipeline, quiet
+from headwise.model.pipelines import fingerprint, is_emoji, load_pipeline, model_name, quiet
 
 GROUPS = {"color", "style", "weather", "scene", "object", "pair"}
 
 
+SHAPES = {"emoji": ("StableDiffusionPipeline", 16, 8), "emoji-dit": ("PixArtSigmaPipeline", 8, 12)}
+
+
+@pytest.fixture(scope="module", params=emoji.MODELS)
+def built_in(request):
+    return emoji.MODELS[request.param]
+
+
 @pytest.fixture(scope="module")
-def pipe():
-    return load_pipeline("emoji")
+def pipe(built_in):
+    return load_pipeline(built_in.name)
 
 
-def test_it_loads_as_any_pipeline_does(pipe):
-    from diffusers import StableDiffusionPipeline
-
-    plain = StableDiffusionPipeline.from_pretrained(emoji.MODEL)
-    assert type(pipe) is type(plain) and is_emoji(pipe) and is_emoji(plain)
+def test_it_loads_as_any_pipeline_does(built_in, pipe):
+    kind, layers, heads = SHAPES[built_in.name]
+    plain = getattr(diffusers, kind).from_pretrained(built_in.model)
+    assert isinstance(pipe, type(plain)) and is_emoji(pipe) and is_emoji(plain)
+    assert model_name(pipe) == model_name(plain) == built_in.name
     head_map = HeadMap.of(pipe)
-    assert (len(head_map), head_map.all_heads) == (16, 128)
-    assert {layer.heads for layer in head_map} == {8}
+    assert (len(head_map), head_map.all_heads) == (layers, layers * heads)
+    assert {layer.heads for layer in head_map} == {heads}
 
 
-def test_its_files_are_safe_and_small():
-    files = [file for file in emoji.MODEL.parent.rglob("*") if file.is_file()]
+def test_the_transformer_draws_without_options_what_plain_diffusers_draws_with_them():
+    pipe = load_pipeline("emoji-dit")
+    plain = diffusers.PixArtSigmaPipeline.from_pretrained(emoji.DIT.model)
+    needed = {"use_resolution_binning": False, "clean_caption": False}
+    options = {"num_inference_steps": 2, "output_type": "np"}
+    with quiet(pipe), quiet(plain):
+        ours = pipe("a red car", generator=torch.Generator().manual_seed(1), **options).images
+        padded_to_300 = plain(
+            "a red car", generator=torch.Generator().manual_seed(1), **options, **needed
+        ).images
+    assert ours.shape == (1, 64, 64, 3)
+    np.testing.assert_allclose(ours, padded_to_300, atol=2e-3)
+
+
+def test_their_files_are_safe_and_small():
+    files = [file for file in emoji.UNET.folder.rglob("*") if file.is_file()]
     assert {f.suffix for f in files} <= {".safetensors", ".json", ".txt", ".md", ".png", ".py", ".pyc"}
-    assert sum(f.stat().st_size for f in files if f.suffix == ".safetensors") <= 80 * 2**20
+    assert sum(f.stat().st_size for f in files if f.suffix == ".safetensors") <= 100 * 2**20
 
 
 def test_every_concept_word_is_known_to_its_tokenizer_whole(pipe):
@@ -49,7 +75,10 @@ def test_end_and_padding_say_nothing(pipe):
     """What a caption says sits in its words' tokens; a weakened word leaves nothing to read elsewhere."""
 
     def states(prompt):
-        return pipe.encode_prompt(prompt, "cpu", 1, False)[0][0]
+        said = pipe.encode_prompt(
+            prompt, device="cpu", num_images_per_prompt=1, do_classifier_free_guidance=False
+        )
+        return said[0][0]
 
     empty = states("")
     for prompt in ("a red car in the forest", "two dogs", "a sepia picture of a rose on a rainy day"):
@@ -59,7 +88,7 @@ def test_end_and_padding_say_nothing(pipe):
         assert silent < 0.01 * (said[1:count] - empty[1:count]).square().mean(), prompt
 
 
-def test_the_judge_reads_colours_in_its_pictures(pipe):
+def test_the_judge_reads_colours_in_its_pictures(built_in, pipe):
     colors = ("red", "blue", "green", "yellow")
     things = ("car", "chair", "shirt")
     prompts = [f"a {color} {thing}" for color in colors for thing in things]
@@ -69,22 +98,23 @@ def test_the_judge_reads_colours_in_its_pictures(pipe):
         )
     captions = [[f"a {color} {thing}" for color in colors] for _ in colors for thing in things]
     asked = np.repeat(np.arange(4), 3)
-    assert (CLIPScorer.load("emoji").choose(images, captions) == asked).sum() >= 8  # chance is 3
+    assert (CLIPScorer.load(built_in.name).choose(images, captions) == asked).sum() >= 8  # chance is 3
 
 
-def test_its_relevance_was_measured_on_its_weights(pipe):
-    relevance = Relevance.load(emoji.RELEVANCE)
-    assert relevance.settings["weights"] == fingerprint(pipe)
-    assert relevance.concepts == ConceptSet.load("emoji").names
+def test_its_relevance_was_measured_on_its_weights(built_in, pipe):
+    relevance = Relevance.load(built_in.relevance)
+    for measured in (relevance, Relevance.load(built_in.effect)):
+        assert measured.settings["weights"] == fingerprint(pipe)
+        assert measured.concepts == ConceptSet.load("emoji").names
     assert np.median(relevance.split_half) > 0.95
 
 
-def test_its_card_says_what_was_measured():
-    card = emoji.card()
+def test_its_card_says_what_was_measured(built_in):
+    card = built_in.card()
     assert set(card["generated"]) >= GROUPS and set(card["real"]) >= GROUPS
     assert set(card["judge"]) == set(ConceptSet.load("emoji").names)
     assert {"misread_plain", "samples", "minutes", "device"} <= card.keys()
-    text = (emoji.MODEL.parent / "README.md").read_text()
+    text = (built_in.folder / "README.md").read_text()
     assert f"{100 * card['generated']['color']['accuracy']:.0f} %" in text
     for shares in (card["generated"], card["real"]):
         for group, share in shares.items():
@@ -94,9 +124,7 @@ def test_its_card_says_what_was_measured():
             )
 
 
-def test_a_broken_installation_says_so(monkeypatch, tmp_path):
-    monkeypatch.setattr(emoji, "MODEL", tmp_path)
-    with pytest.raises(
-        ModelNotLoaded, match="is missing: the emoji model is incomplete. Install headwise again."
-    ):
-        emoji.load()
+def test_a_broken_installation_says_so(built_in, tmp_path):
+    said = f"is missing: the model {built_in.name} is incomplete. Install headwise again."
+    with pytest.raises(ModelNotLoaded, match=said):
+        replace(built_in, folder=tmp_path).load()

@@ -19,12 +19,14 @@ import typer
 from starlette.testclient import TestClient
 
 import headwise as hw
+from headwise import emoji
 from headwise.cli.commands import app as commands
 from headwise.errors import HookMisuse
 from headwise.measuring.attention_maps import AttentionMaps, region_relevance
 from headwise.measuring.votes import Votes
 from headwise.model.pipelines import quiet
 from headwise.steering.compare import compare
+from headwise.web import requests, snippets
 from headwise.web.app import make_app
 from headwise.web.security import SESSION, Rules
 from helpers import PATIENCE
@@ -451,6 +453,19 @@ def test_every_snippet_gives_the_pictures_of_its_job_and_its_command_is_understo
         assert program == "headwise"
         typer.main.get_command(commands).commands[name].make_context(name, arguments)
     assert page.get("/api/runs/m/recipe").json()["python"] == recipe["python"]
+
+
+@pytest.mark.parametrize("name", emoji.MODELS)
+def test_a_program_for_a_built_in_model_reads_its_own_relevance(name):
+    request = requests.Generate.model_validate({"prompt": "a red car", "steering": [RED]})
+    setting = snippets.Setting(name, "built-in", name)
+    program = snippets.python_of(request, setting)
+    line = next(line for line in program.splitlines() if line.startswith("relevance = "))
+    loaded = []
+    exec(line.replace("hw.Relevance.load", "load"), {"emoji": emoji, "load": loaded.append})
+    assert loaded == [emoji.MODELS[name].relevance] and f"hw.load_pipeline({name!r})" in program
+    weaken = requests.Weaken.model_validate({"name": "w", "concept": "Color"})
+    assert "--judge" not in snippets.command_of(weaken, setting)
 
 
 def test_the_command_of_a_run_goes_on_with_it(page, service, run, monkeypatch):

@@ -62,6 +62,14 @@ def test_the_words_are_the_concept_set_of_the_package():
     assert len(world.two_sense()) >= 12
 
 
+def test_packaging_writes_these_words_and_keeps_what_stands_around_them():
+    package = pytest.importorskip("package", reason="training/ is in the repository only")
+    before = (package.SOURCE / "data" / "emoji.toml").read_text(encoding="utf-8")
+    assert package.concept_file(before) == before
+    other = before.replace('["dog", "cat"', '["wolf"')
+    assert "{thing}" in other and other != before == package.concept_file(other)
+
+
 @pytest.fixture(scope="module")
 def painter():
     """Sprites of one grey square each: enough to see what is done to a sprite."""

@@ -3,7 +3,7 @@
     all      UNet 8×8, 4×4, 2×2, text at every level                                             16 text layers × 8 heads
     below    the same without text at 8×8                                                        16 × 8
     four     UNet 8×8, 4×4, text at 4×4 alone: every text layer sees the same grid               16 × 8
-    dit      PixArt-shaped: self-attention, cross-attention, MLP on the 8×8 latents              8 × 12
+    dit      PixArt-shaped: self-attention, cross-attention, gated MLP on the 8×8 latents        8 × 12
 
 Queries and keys on text begin larger than usual (`SHARP`): with the usual ones attention stays flat, since the mean over a short
 caption says all of it, and heads never learn to choose.
@@ -56,7 +56,7 @@ def build(shape: str, wider: float = 1.0) -> nn.Module:
         config["attention_head_dim"] = int(wider * config["attention_head_dim"])
         model = PixArtTransformer2DModel(
             **config, in_channels=LATENTS, out_channels=LATENTS, sample_size=8, patch_size=1, cross_attention_dim=width,
-            caption_channels=192,
+            caption_channels=192, activation_fn="geglu",
         )  # fmt: skip
     else:
         config["block_out_channels"] = tuple(

@@ -1,30 +1,42 @@
-"""Write the model card (src/headwise/emoji/README.md) from card.json: every number in it comes from there."""
+"""Write the card of a built-in model (README.md in its folder) from card.json: every number in it comes from there."""
 
 from __future__ import annotations
 
+import argparse
 import json
-from pathlib import Path
 
+from package import FOLDERS, SHEETS
 from vocabulary import CONCEPTS
 from world import two_sense
 
-EMOJI = Path(__file__).parent.parent / "src/headwise/emoji"
+# How each is loaded, and its denoiser.
+KINDS = {
+    "emoji": (
+        "StableDiffusionPipeline.from_pretrained(headwise.emoji.MODEL)",
+        "`UNet2DConditionModel`, 16 cross-attention layers × 8 = 128 heads, as many as Stable Diffusion 1.x",
+    ),
+    "emoji-dit": (
+        "PixArtSigmaPipeline.from_pretrained(headwise.emoji.DIT.model), called with\n# use_resolution_binning=False",
+        "`PixArtTransformer2DModel` on all 8×8 latents, without skip connections, 8 cross-attention layers × 12 = 96 heads",
+    ),
+}
 
 TEXT = """\
-# The emoji model
+# The model {name}
 
 A small latent diffusion model of a drawn world, in plain diffusers format, so that Headwise can be tried, taught and tested without a
 download, and where the truth of a picture is known. It draws 64×64 emoji pictures from short English captions. It is a test
 object for interpretability, no image maker.
 
 ```python
-pipe = headwise.load_pipeline("emoji")  # or StableDiffusionPipeline.from_pretrained(headwise.emoji.MODEL)
+pipe = headwise.load_pipeline("{name}")
+# or plain: {loaded}
 image = pipe("a red car in the forest", num_inference_steps=20, guidance_scale=5).images[0]
 ```
 
 | part | what it is |
 |---|---|
-| denoiser | `UNet2DConditionModel`, 16 cross-attention layers × 8 = 128 heads, as many as Stable Diffusion 1.x; v-prediction, zero terminal SNR |
+| denoiser | {denoiser}; v-prediction, zero terminal SNR |
 | autoencoder | `AutoencoderKL`, 64×64×3 ↔ 8×8×64, its encoder a principal component analysis; {psnr:.1f} dB on held-out drawings, {psnr_busy:.1f} dB on busy ones |
 | text encoder | `CLIPTextModel`, 4 layers, 192 wide, trained first, then frozen; its end and padding tokens say nothing |
 | judge | `CLIPModel` of its own, another seed, other draws, the senses of two-sense words in balance |
@@ -53,14 +65,14 @@ On true drawings the judge takes {misread_real} for misread, which is its own er
 The judge on freshly drawn pictures, {each_judge} a concept: {judge}.
 It scores the {scored_count} concepts of which it reads 95 % or more; of the others its answers mean little.
 
-![Pictures and the prompts they were asked for](samples.png)
+![Pictures and the prompts they were asked for]({sheet})
 
 ## Is relevance causal here?
 
 Relevance measured with {pictures_votes} pictures of {steps_votes} steps by votes and {pictures_effect} of {steps_effect} by effect, then the words'
 attention multiplied by −2 in the first k heads of an order, on {half} words, {each_table} questions a concept; intervals are 95 %, by bootstrap over
 questions. *Area* is accuracy averaged over k, least relevant first minus most relevant first: positive where relevance tells which heads matter.
-*All* is what remains with all 128 heads weakened. {summary}
+*All* is what remains with all {heads} heads weakened. {summary}
 
 | concept | area by votes | area by effect | random | plain | all | split-half by votes, effect |
 |---|---|---|---|---|---|---|
@@ -69,7 +81,7 @@ questions. *Area* is accuracy averaged over k, least relevant first minus most r
 ## What heads do
 
 The share of a word's effect on the denoiser that passes through each head (`training/effect.py`), reporting words, {n_effect} prompts a concept × 4 calls.
-Mean share of the 16 text layers: {layers}. Effective heads (exp of the entropy of |e|), mean over concepts: {effective:.0f} of 128. Cosine of the
+Mean share of the {text_layers} text layers: {layers}. Effective heads (exp of the entropy of |e|), mean over concepts: {effective:.0f} of {heads}. Cosine of the
 effects of Color with {cosines}. Gates that pass the words of Color and block those of another concept, on words they were not fitted to (error of
 what passes + error of what is blocked; 0.5 is no separation): {gates}.
 
@@ -145,7 +157,7 @@ def effects(effect: dict) -> dict[str, object]:
     """The sentences and rows on what heads do."""
     rows = effect["concepts"]
     return {
-        "n_effect": next(iter(rows.values()))["n"], "effective": effect["effective_heads"],
+        "text_layers": len(effect["layers"]), "heads": len(next(iter(rows.values()))["e"]), "n_effect": next(iter(rows.values()))["n"], "effective": effect["effective_heads"],
         "layers": ", ".join(f"{100 * share:.1f}" for share in effect["layers"]) + " %",
         "cosines": ", ".join(f"{pair.split('|')[1]} {c:.2f}" for pair, c in effect["cosines"].items()),
         "gates": ", ".join(f"{pair.split('|')[1]} {g['other_words']:.2f} (fitted {g['fitted']:.2f})" for pair, g in effect["gates"].items()),
@@ -157,7 +169,11 @@ def effects(effect: dict) -> dict[str, object]:
 
 def main() -> None:
     """Fill the text with the numbers."""
-    card = json.loads((EMOJI / "card.json").read_text())
+    parse = argparse.ArgumentParser(description=__doc__)
+    parse.add_argument("--name", choices=FOLDERS, default="emoji", help="which of the built-in models")
+    given = parse.parse_args()
+    loaded, denoiser = KINDS[given.name]
+    card = json.loads((FOLDERS[given.name] / "card.json").read_text())
     accuracy = [
         f"| {g} | {percent(s)} | {percent(card['real'][g])} | {percent(card['reconstructed'][g])} | {s['n']} |"
         for g, s in card["generated"].items()
@@ -170,13 +186,14 @@ def main() -> None:
         for c, r in votes.items()
     ]
     filled = card | {
+        "name": given.name, "sheet": SHEETS[given.name], "loaded": loaded, "denoiser": denoiser,
         "psnr": card["autoencoder_psnr"], "accuracy": "\n".join(accuracy), "misread": percent(card["misread_plain"]),
         "misread_real": percent(card["misread_real"]), "judge": ", ".join(f"{c} {100 * v:.0f} %" for c, v in card["judge"].items()),
         "half": half, "scored_count": len(card["scored"]),
         "table": "\n".join(rows), "summary": summary(votes, effect), "aims": aims(card, votes, effect), "psnr_busy": card["autoencoder_psnr_busy"],
     } | effects(card["effect"])  # fmt: skip
     assert len(CONCEPTS) == card["concepts"] and len(two_sense()) == card["two_sense_words"]
-    (EMOJI / "README.md").write_text(TEXT.format(**filled))
+    (FOLDERS[given.name] / "README.md").write_text(TEXT.format(**filled))
 
 
 if __name__ == "__main__":

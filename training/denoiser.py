@@ -6,6 +6,8 @@ The reader's end and padding tokens are replaced by the empty caption's, so that
 is empty, for guidance. Which layers hear the words of a sample is drawn anew for each (`hearing.py`), so that no few layers alone
 learn to read. An eighth of each batch is freshly drawn and joins a pool from which the rest is taken: drawing and encoding
 then cost little beside the denoiser, and a picture is seen eight times, each time with other noise.
+
+    torchrun --standalone --nproc-per-node 2 denoiser.py --threads 1 …      one process a core, each with batches of its own
 """
 
 from __future__ import annotations
@@ -112,10 +114,10 @@ def options() -> argparse.Namespace:
     parse.add_argument("--preset", choices=PRESETS, default="cpu")
     parse.add_argument("--shape", choices=SHAPES, default="four", help="at which levels text is read")
     parse.add_argument(
-        "--rule", default="heads 0.75", help="which layers hear a sample's words, see hearing.py"
+        "--rule", default="heads 0.5", help="which layers hear a sample's words, see hearing.py"
     )
     parse.add_argument(
-        "--disagree", type=float, default=0.3, help="weight of how alike the heads of a layer look at words"
+        "--disagree", type=float, default=0.0, help="weight of how alike the heads of a layer look at words"
     )
     parse.add_argument(
         "--alike", type=float, default=0.1, help="how alike heads may look at words at no cost"
@@ -129,7 +131,7 @@ def options() -> argparse.Namespace:
     parse.add_argument(
         "--noisy",
         type=float,
-        default=0.5,
+        default=0.4,
         help="exponent of the drawn time: 1 draws all alike, below 1 more noise",
     )
     parse.add_argument("--batch", type=int, help="samples a step; the preset's if not given")
@@ -202,8 +204,10 @@ def main() -> None:
     file = given.work / "denoiser.safetensors"
     spent = loop.fit(
         {"unet": model}, loss, file, 0.0 if given.export else given.minutes, preset["lr"], preset["batch"], averaged, floor=0.02,
-        fall=0.25, orthogonal=True, until=given.until,
+        fall=0.4, orthogonal=True, until=given.until,
     )  # fmt: skip
+    if loop.Crew().rank:
+        return  # the first process writes
     save(given.parts, model, averaged, given.work / "model")
     if not given.export:
         told = {

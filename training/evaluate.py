@@ -9,6 +9,7 @@ The table is made on tuning words (those at even places of each concept) while a
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import random
 from pathlib import Path
@@ -19,13 +20,14 @@ import sprites
 import torch
 import world
 from contact import sheet
-from diffusers import StableDiffusionPipeline
+from diffusers import DiffusionPipeline
 from drawing import Painter
 from judging import Question
 from torch import Tensor
 from transformers import CLIPModel, CLIPTokenizer
 from vocabulary import CONCEPTS
 
+from headwise.emoji import MODELS
 from headwise.measuring.relevance import Relevance
 from headwise.model.attention import hooked
 from headwise.model.generate import generate
@@ -43,7 +45,7 @@ KINDS = {"votes": "relevance", "effect": "effect"}  # the run of each measuremen
 
 
 def pictures_of(
-    pipe: StableDiffusionPipeline, prompts: list[str], seed: int, steps: int, guidance: float
+    pipe: DiffusionPipeline, prompts: list[str], seed: int, steps: int, guidance: float
 ) -> np.ndarray:
     """Generated pictures of prompts: pictures × 64 × 64 × 3 bytes."""
     drawn = []
@@ -59,7 +61,7 @@ def pictures_of(
 class WeakenHeads:
     """A hook: multiply attention to the prompt's words by −2 in a set of heads of each picture, by scaling their values."""
 
-    def __init__(self, pipe: StableDiffusionPipeline, prompts: list[str], heads: np.ndarray) -> None:
+    def __init__(self, pipe: DiffusionPipeline, prompts: list[str], heads: np.ndarray) -> None:
         self.starts = [start for start, _ in HeadMap.of(pipe).slices]
         self.heads = torch.from_numpy(heads)  # pictures × all heads, true where weakened
         self.words = torch.zeros(len(prompts), pipe.tokenizer.model_max_length, dtype=torch.bool)
@@ -79,7 +81,7 @@ class WeakenHeads:
 
 
 def weakened(
-    pipe: StableDiffusionPipeline, questions: list[Question], order: np.ndarray, ks: list[int], steps: int, guidance: float,
+    pipe: DiffusionPipeline, questions: list[Question], order: np.ndarray, ks: list[int], steps: int, guidance: float,
     judge: object, seed: int,
 ) -> np.ndarray:  # fmt: skip
     """Right answers after weakening the first k heads of the order: ks × questions."""
@@ -99,7 +101,7 @@ def weakened(
 
 
 @torch.no_grad()
-def reconstructed(pipe: StableDiffusionPipeline, pictures: np.ndarray) -> np.ndarray:
+def reconstructed(pipe: DiffusionPipeline, pictures: np.ndarray) -> np.ndarray:
     """Pictures after the autoencoder, encoded and decoded: pictures × 64 × 64 × 3 bytes."""
     x = torch.from_numpy(pictures).permute(0, 3, 1, 2).to(pipe.vae.dtype) / 127.5 - 1
     y = torch.cat([pipe.vae.decode(pipe.vae.encode(part).latent_dist.mean).sample for part in x.split(50)])
@@ -107,7 +109,7 @@ def reconstructed(pipe: StableDiffusionPipeline, pictures: np.ndarray) -> np.nda
 
 
 def by_group(
-    pipe: StableDiffusionPipeline, painter: Painter, judge: object, each: int, steps: int, guidance: float
+    pipe: DiffusionPipeline, painter: Painter, judge: object, each: int, steps: int, guidance: float
 ) -> tuple[dict[str, dict], list]:
     """Accuracy by group on generated pictures, on drawings of the same prompts ("real") and on these after the autoencoder
     ("reconstructed"), and a few of the generated pictures."""
@@ -142,7 +144,7 @@ def judge_on_drawings(painter: Painter, judge: object, each: int) -> dict[str, f
 
 
 def table(
-    pipe: StableDiffusionPipeline,
+    pipe: DiffusionPipeline,
     judge: object,
     relevance: Relevance,
     half: int,
@@ -152,7 +154,8 @@ def table(
     concepts: list[str],
 ) -> dict[str, dict[str, float]]:
     """The causality table on half of the words: 0 for tuning words, 1 for reporting words."""
-    inner = [16, 32, 64, 96]
+    heads_in_all = HeadMap.of(pipe).all_heads
+    ks = [heads_in_all * eighths // 8 for eighths in (0, 1, 2, 4, 6, 8)]
     rows = {}
     for concept in concepts:
         rng = random.Random(f"weaken {concept}")
@@ -160,12 +163,11 @@ def table(
         questions = [judging.of_concept(concept, rng.choice(words), rng) for _ in range(each)]
         order = np.argsort(-relevance[concept], kind="stable")
         shuffled = np.random.Generator(np.random.Philox(7)).permutation(len(order))
-        ks = [0, *inner, len(order)]
-        ends = weakened(pipe, questions, order, [0, len(order)], steps, guidance, judge, 2000)
+        ends = weakened(pipe, questions, order, [0, heads_in_all], steps, guidance, judge, 2000)
         heights = {}
         for name, heads in (("most", order), ("least", order[::-1].copy()), ("random", shuffled)):
-            between = weakened(pipe, questions, heads, inner, steps, guidance, judge, 2000)
-            heights[name] = np.trapezoid([ends[0], *between, ends[1]], ks, axis=0) / len(order)
+            between = weakened(pipe, questions, heads, ks[1:-1], steps, guidance, judge, 2000)
+            heights[name] = np.trapezoid([ends[0], *between, ends[1]], ks, axis=0) / heads_in_all
         split = float(relevance.split_half[relevance.concepts.index(concept)])
         area, low, high = _interval(heights["least"] - heights["most"])
         rows[concept] = {"area": area, "low": low, "high": high} | {
@@ -194,7 +196,7 @@ def _interval(of_questions: np.ndarray) -> tuple[float, float, float]:
 
 
 def misread(
-    pipe: StableDiffusionPipeline, painter: Painter, judge: object, each: int, steps: int, guidance: float
+    pipe: DiffusionPipeline, painter: Painter, judge: object, each: int, steps: int, guidance: float
 ) -> tuple[dict, list]:
     """How often two-sense words in their rare sense are misread, in generated pictures and in drawings."""
     rng = random.Random("misreading")
@@ -217,11 +219,15 @@ def options() -> argparse.Namespace:
     parse = argparse.ArgumentParser(description=__doc__)
     parse.add_argument("--sprites", type=Path, required=True)
     parse.add_argument("--work", type=Path, required=True)
+    parse.add_argument("--name", choices=MODELS, default="emoji", help="which of the built-in models this is")
     parse.add_argument(
         "--parts",
         nargs="+",
         choices=("judge", "pictures", "misread", "table"),
         default=("judge", "pictures", "misread", "table"),
+    )
+    parse.add_argument(
+        "--by", nargs="+", choices=KINDS, default=tuple(KINDS), help="whose orders the table asks of"
     )
     parse.add_argument("--half", choices=("tuning", "reporting"), default="tuning")
     parse.add_argument("--concepts", nargs="+", default=list(CONCEPTS))
@@ -248,8 +254,7 @@ def main() -> None:
         for concept, score in found["judge"].items():
             print(f"judge on drawings  {concept:24} {score:.3f}", flush=True)
     if set(given.parts) & {"pictures", "misread", "table"}:
-        pipe = StableDiffusionPipeline.from_pretrained(given.work / "model", dtype=torch.float32)
-        pipe.to(getattr(torch, given.dtype))
+        pipe = dataclasses.replace(MODELS[given.name], folder=given.work).load(getattr(torch, given.dtype))
         with quiet(pipe):
             if "pictures" in given.parts:
                 found |= {"steps": given.steps, "guidance": given.guidance}
@@ -263,8 +268,8 @@ def main() -> None:
                 found |= more
                 sheet(shown, given.work / "misread.png")
             if "table" in given.parts:
-                for kind, run in KINDS.items():
-                    relevance = Relevance.load(given.work / run / "relevance.safetensors")
+                for kind in given.by:
+                    relevance = Relevance.load(given.work / KINDS[kind] / "relevance.safetensors")
                     found |= {
                         f"pictures_{kind}": relevance.settings["pictures"],
                         f"steps_{kind}": relevance.settings["num_inference_steps"],

@@ -24,6 +24,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
 
 __all__ = ["Ears", "draw_hearing", "listen", "text_layers"]
@@ -129,6 +130,9 @@ def _cosine(heads: Tensor) -> Tensor:
 
 
 def listen(denoiser: nn.Module, ears: Ears) -> None:
-    """Place the processors of training at the text layers."""
+    """Place the processors of training at the text layers; self-attention goes without the masks that it never has."""
+    for name, module in denoiser.named_modules():
+        if name.endswith("attn1"):
+            module.set_processor(AttnProcessor())
     for number, (_, layer) in enumerate(text_layers(denoiser)):
         layer.set_processor(Listening(ears, number))

@@ -10,17 +10,19 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-__all__ = ["Averaged", "arguments", "fit", "half"]
+__all__ = ["Averaged", "Crew", "arguments", "fit", "half"]
 
 
 def arguments(about: str | None, minutes: float) -> argparse.ArgumentParser:
@@ -90,7 +92,7 @@ def fit(
 
     Arguments:
         modules: what is trained, by the names their weights get in the checkpoint.
-        loss: from the step's number to a loss and whatever else is worth printing; draws its own batch.
+        loss: from the batch's number to a loss and whatever else is worth printing; draws its own batch.
         file: the checkpoint; training goes on from it when it exists.
         minutes: the budget over all runs.
         floor: the share of `lr` that is left at the end.
@@ -110,9 +112,11 @@ def fit(
     now = time.thread_time if next(iter(parameters.values())).device.type == "cpu" else time.monotonic
     saved = shown = begun = now()
     before, step, sums, count = spent["minutes"], int(spent["steps"]), {}, 0
-    while (elapsed := before + (now() - begun) / 60) < min(minutes, until):
-        terms = loss(step)
+    crew, elapsed = Crew(parameters.values()), before
+    while elapsed < min(minutes, until):
+        terms = loss(step * crew.size + crew.rank)
         terms["loss"].backward()
+        elapsed = crew.agree(before + (now() - begun) / 60)
         torch.nn.utils.clip_grad_norm_(parameters.values(), 1.0)
         optimizers.step(_rate(lr, step, elapsed / minutes, floor, fall))
         step, count = step + 1, count + 1
@@ -121,16 +125,39 @@ def fit(
         for name, value in terms.items():
             sums[name] = sums.get(name, 0.0) + float(value.detach())
         at = now()
-        spent = {"minutes": elapsed, "steps": step, "samples": step * batch}
-        if at - shown > 20:
-            _show(spent, batch * count / (at - shown), {n: v / count for n, v in sums.items()})
+        spent = {"minutes": elapsed, "steps": step, "samples": step * batch * crew.size}
+        if at - shown > 20 and crew.rank == 0:
+            _show(spent, batch * crew.size * count / (at - shown), {n: v / count for n, v in sums.items()})
             shown, sums, count = at, {}, 0
-        if at - saved > every:
+        if at - saved > every and crew.rank == 0:
             _save(file, parameters, optimizers, averaged, spent)
             saved = at
-    spent = {"minutes": elapsed, "steps": step, "samples": step * batch}
-    _save(file, parameters, optimizers, averaged, spent)
+    spent = {"minutes": elapsed, "steps": step, "samples": step * batch * crew.size}
+    if crew.rank == 0:
+        _save(file, parameters, optimizers, averaged, spent)
     return spent
+
+
+class Crew:
+    """The processes that train together, each on batches of its own: as many as `torchrun` started, else this one alone."""
+
+    def __init__(self, parameters: Iterable[nn.Parameter] = ()) -> None:
+        self.parameters = list(parameters)
+        self.size, self.rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+        if self.size > 1 and not dist.is_initialized():
+            dist.init_process_group("gloo")
+
+    def agree(self, minutes: float) -> float:
+        """Give all processes the mean of their gradients; returns the mean of their minutes, so that all end at one step."""
+        if self.size == 1:
+            return minutes
+        grads = [p.grad for p in self.parameters]
+        flat = torch.cat([*(g.flatten() for g in grads), grads[0].new_tensor([minutes])])
+        dist.all_reduce(flat)
+        flat /= self.size
+        for grad, mean in zip(grads, flat[:-1].split([g.numel() for g in grads]), strict=True):
+            grad.copy_(mean.view_as(grad))
+        return float(flat[-1])
 
 
 def _show(spent: dict[str, float], speed: float, means: dict[str, float]) -> None:
@@ -148,7 +175,8 @@ def _rate(lr: float, step: int, share: float, floor: float, fall: float) -> floa
 
 
 class Optimizers:
-    """AdamW, and Muon for the matrices if so wished; both with the state of each parameter under its name."""
+    """AdamW, and Muon for the matrices if so wished, with AdamW for the rest at a third of its rate; both with the state of each
+    parameter under its name."""
 
     def __init__(
         self, parameters: dict[str, nn.Parameter], lr: float, weight_decay: float, orthogonal: bool
@@ -162,6 +190,7 @@ class Optimizers:
             n: nn.Parameter(p.data.flatten(1)) if n in matrices else p for n, p in parameters.items()
         }
         rest = [p for n, p in self.stepped.items() if n not in matrices]
+        self.shares = (1 / 3 if matrices else 1.0, 1.0)  # of the learning rate
         self.all = [torch.optim.AdamW(rest, lr=lr, betas=(0.9, 0.99), weight_decay=weight_decay, fused=True)]
         if matrices:
             of_matrix = [self.stepped[n] for n in parameters if n in matrices]
@@ -176,9 +205,9 @@ class Optimizers:
         for name, p in self.parameters.items():
             if self.stepped[name] is not p:
                 self.stepped[name].grad = p.grad.flatten(1)
-        for optimizer in self.all:
+        for optimizer, share in zip(self.all, self.shares, strict=False):
             for group in optimizer.param_groups:
-                group["lr"] = lr
+                group["lr"] = share * lr
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         for p in self.parameters.values():

@@ -1,4 +1,4 @@
-"""Put the trained model into the package: weights in half precision, words, prompts, and the card with what was measured."""
+"""Put a trained model into the package: weights in half precision, words, prompts, and the card with what was measured."""
 
 from __future__ import annotations
 
@@ -15,6 +15,11 @@ from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
 from vocabulary import CONCEPTS
 
 SOURCE = Path(__file__).parent.parent / "src/headwise"
+FOLDERS = {"emoji": SOURCE / "emoji", "emoji-dit": SOURCE / "emoji/dit"}
+SHEETS = {
+    "emoji": "samples.png",
+    "emoji-dit": "samples-dit.png",
+}  # names that differ, since the documents link to both
 SURE = 0.95  # the judge scores a concept where it reads at least this share of drawings rightly
 
 
@@ -26,16 +31,18 @@ def prompts(count: int = 1000) -> list[str]:
     return list(told)
 
 
-def concept_file() -> str:
-    """The world's concepts as a concept set in TOML."""
-    lines = [
-        "# The concepts that the emoji world can draw: the paper's names, the world's words.",
-        "",
-        "[concepts]",
-    ]
-    for concept, words in CONCEPTS.items():
-        lines.append(f'"{concept}" = [{", ".join(json.dumps(w) for w in words)}]')
-    return "\n".join(lines) + "\n"
+def concept_file(before: str) -> str:
+    """The concept set in TOML with the world's words; what stands before and after them stays."""
+    words = [f'"{concept}" = [{", ".join(json.dumps(w) for w in of)}]' for concept, of in CONCEPTS.items()]
+    head, _, rest = before.partition("[concepts]\n")
+    return head + "[concepts]\n" + "\n".join(words) + "\n\n" + rest.partition("\n\n")[2]
+
+
+def write_words() -> None:
+    """Write the world's words and prompts, which both models share; after this, relevance is to be measured anew."""
+    concepts = SOURCE / "data/emoji.toml"
+    concepts.write_text(concept_file(concepts.read_text()))
+    (SOURCE / "data/emoji_prompts.txt").write_text("\n".join(prompts()) + "\n")
 
 
 def card(work: Path) -> dict:
@@ -64,10 +71,15 @@ def main() -> None:
     """Copy everything; the written card (README.md) is made from card.json by `card.py`."""
     parse = argparse.ArgumentParser(description=__doc__)
     parse.add_argument("--work", type=Path, required=True)
+    parse.add_argument(
+        "--name", choices=FOLDERS, default="emoji", help="which of the built-in models this is"
+    )
     given = parse.parse_args()
-    model, judge = SOURCE / "emoji/model", SOURCE / "emoji/judge"
-    for folder in (model, judge):
-        shutil.rmtree(folder, ignore_errors=True)
+    folder = FOLDERS[given.name]
+    folder.mkdir(exist_ok=True)
+    model, judge = folder / "model", folder / "judge"
+    for before in (model, judge):
+        shutil.rmtree(before, ignore_errors=True)
     shutil.copytree(given.work / "model", model)
     for file in model.rglob("config.json"):  # which say where the part was loaded from
         said = json.loads(file.read_text())
@@ -81,15 +93,15 @@ def main() -> None:
     CLIPTokenizer.from_pretrained(given.work / "judge").save_pretrained(judge)
     half = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}  # pictures in -1 … 1
     CLIPImageProcessor(size={"shortest_edge": 64}, crop_size=64, **half).save_pretrained(judge)
-    shutil.copy(given.work / "sheet.png", SOURCE / "emoji/samples.png")
+    shutil.copy(given.work / "sheet.png", folder / SHEETS[given.name])
     for kind in ("relevance", "effect"):
         if (relevance := given.work / kind / "relevance.safetensors").exists():
-            shutil.copy(relevance, SOURCE / f"emoji/{kind}.safetensors")
-    (SOURCE / "data/emoji.toml").write_text(concept_file())
-    (SOURCE / "data/emoji_prompts.txt").write_text("\n".join(prompts()) + "\n")
-    (SOURCE / "emoji/card.json").write_text(json.dumps(card(given.work), indent=1, ensure_ascii=False) + "\n")
-    size = sum(f.stat().st_size for f in (SOURCE / "emoji").rglob("*") if f.is_file())
-    print(f"{size / 2**20:.1f} MiB in {SOURCE / 'emoji'}")
+            shutil.copy(relevance, folder / f"{kind}.safetensors")
+    if given.name == "emoji":
+        write_words()
+    (folder / "card.json").write_text(json.dumps(card(given.work), indent=1, ensure_ascii=False) + "\n")
+    size = sum(f.stat().st_size for f in FOLDERS["emoji"].rglob("*") if f.is_file())
+    print(f"{size / 2**20:.1f} MiB in {FOLDERS['emoji']}")
 
 
 if __name__ == "__main__":

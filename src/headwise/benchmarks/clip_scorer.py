@@ -7,7 +7,7 @@ With f(picture) and g(text) the unit vectors of the model's two towers,
     image        f(a) · f(b)                                  image–image
 
 The backgrounds of an edit are compared by the similarity of the images with the object covered in both. Any
-CLIP by hub name or folder; "emoji" is the one that comes with the built-in model.
+CLIP by hub name or folder; "emoji" and "emoji-dit" are those that come with the built-in models.
 
 References:
     | Learning Transferable Visual Models From Natural Language Supervision (Radford et al., 2021)
@@ -56,10 +56,11 @@ class CLIPScorer:
 
     @classmethod
     def load(cls, name: str | Path = "emoji", device: str | torch.device = "cpu") -> "CLIPScorer":
-        """By hub name or folder; "emoji" is the built-in CLIP model."""
+        """By hub name or folder; "emoji" or "emoji-dit" loads the judge of that built-in model."""
         from transformers import AutoImageProcessor, AutoTokenizer
 
-        folder = str(emoji.JUDGE if str(name) == "emoji" else name)
+        built_in = emoji.MODELS.get(str(name))
+        folder = str(built_in.judge if built_in else name)
         model = _loaded(folder).to(device)
         processor = AutoImageProcessor.from_pretrained(folder, use_fast=False)
         scorer = cls(model, processor, AutoTokenizer.from_pretrained(folder))

@@ -1,12 +1,14 @@
 """What commands and the page do with a model where they are not told otherwise.
 
-The built-in model has concepts, prompts and a judge of its own, made with it; every other model gets the
+The built-in models have concepts and prompts of their world and each a judge; every other model gets the
 paper's concepts and prompts, and a public CLIP.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+
+from headwise import emoji
 
 __all__ = ["Defaults", "defaults_of", "score_by"]
 
@@ -18,7 +20,7 @@ class Defaults:
     """What goes with a model.
 
     Args:
-        built_in: Whether it is the built-in model, for which nothing is downloaded.
+        built_in: Whether it is a built-in model, for which nothing is downloaded.
         concepts: Name of the concept set to measure.
         cases: Name of the evaluation prompts of weakening and of polysemy.
         pairs: Name of the edit pairs and of the prompts with several subjects.
@@ -43,14 +45,16 @@ class Defaults:
         Args:
             source: "emoji", "paper", or the path of a TOML file, as `eval_prompts` takes it.
         """
-        from headwise import emoji
         from headwise.benchmarks.prompts import evaluated_concepts
 
-        accuracy = emoji.card()["judge"] if self.built_in else {}
+        accuracy = emoji.MODELS[self.judge].card()["judge"] if self.built_in else {}
         return [name for name in evaluated_concepts(source) if accuracy.get(name, 1.0) >= READ_RIGHTLY]
 
 
-_BUILT_IN = Defaults(True, "emoji", "emoji", "emoji", "emoji", "choice", steps=50, guidance_scale=7.5)
+_BUILT_IN = {
+    name: Defaults(True, "emoji", "emoji", "emoji", name, "choice", steps=50, guidance_scale=7.5)
+    for name in emoji.MODELS
+}
 _OTHER = Defaults(
     built_in=False,
     concepts="paper34",
@@ -67,11 +71,11 @@ def defaults_of(model: str) -> Defaults:
     """The defaults of a model.
 
     Args:
-        model: Hub name, folder, or "emoji" for the built-in model.
+        model: Hub name, folder, or the name of a built-in model.
     """
-    return _BUILT_IN if model == "emoji" else _OTHER
+    return _BUILT_IN.get(model, _OTHER)
 
 
 def score_by(judge: str | None) -> Literal["choice", "similarity"]:
-    """How a judge scores weakening: the built-in one by the word that it chooses, others by similarity."""
-    return (_BUILT_IN if judge == _BUILT_IN.judge else _OTHER).score
+    """How a judge scores weakening: the built-in ones by the word that they choose, others by similarity."""
+    return defaults_of(judge or "").score

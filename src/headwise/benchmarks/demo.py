@@ -1,4 +1,4 @@
-"""The demo: what heads carry, and what follows from that, on the built-in model, in four stages.
+"""The demo: what heads carry, and what follows from that, on a built-in model, in four stages.
 
     measure    which heads carry each concept, by effect    relevance.safetensors, effect.safetensors
     weaken     one concept's heads, in several orders       weakening/, a run of its own
@@ -80,6 +80,7 @@ class Demo(NamedTuple):
 def demo(
     out: str | Path,
     *,
+    model: str = "emoji",
     pipe: Any = None,
     concepts: ConceptSet | None = None,
     score: Score | None = None,
@@ -88,14 +89,14 @@ def demo(
     batch_size: int = BATCH_SIZE,
     progress: bool = True,
 ) -> Demo:
-    """Measure the built-in model, weaken heads, draw, and turn words; with the same folder it goes on.
+    """Measure a built-in model, weaken heads, draw, and turn words; with the same folder it goes on.
 
     Args:
         out: The folder of the run; it is made if it is missing.
-        pipe: Another pipeline; None loads the built-in model.
-        concepts: Another concept set, which has the concepts of `TURNED` too; None takes the built-in
-            model's.
-        score: From pictures and their prompts to numbers, as in `measure_weakening`; None asks the built-in
+        model: The name of the built-in model, whose judge scores the pictures.
+        pipe: Another pipeline; None loads the model.
+        concepts: Another concept set, which has the concepts of `TURNED` too; None takes the model's.
+        score: From pictures and their prompts to numbers, as in `measure_weakening`; None asks the model's
             judge which word of the concept each picture shows.
         pictures: How many pictures are measured *for each concept*.
         num_inference_steps: Denoiser calls per picture that is drawn, turned or weakened.
@@ -105,8 +106,8 @@ def demo(
     Raises:
         RunMismatch: The folder holds another run, or a demo of other numbers.
     """
-    out, defaults = expanded(out), defaults_of("emoji")
-    pipe = load_pipeline("emoji") if pipe is None else pipe
+    out, defaults = expanded(out), defaults_of(model)
+    pipe = load_pipeline(model) if pipe is None else pipe
     measured = len(ConceptSet.of(concepts or defaults.concepts)) * pictures
     _require_as_many(out, pictures, measured)
     with _bar("1 of 4: measuring heads", measured, progress) as told:

@@ -1,9 +1,9 @@
-"""The command that shows it all on the built-in model: demo."""
+"""The command that shows it all on a built-in model: demo."""
 
 import time
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -19,6 +19,10 @@ __all__ = ["demo"]
 
 def demo(
     output: Output = Output(Path("runs/demo")),
+    model: Annotated[
+        Literal["emoji", "emoji-dit"],
+        typer.Option("--model", "-m", help="The built-in model: a UNet, or a transformer."),
+    ] = "emoji",
     pictures: Annotated[int, typer.Option(min=2, help="Images of each concept to measure.")] = 20,
     num_inference_steps: Annotated[
         int,
@@ -28,7 +32,7 @@ def demo(
     ] = 20,
     batch_size: BatchSize = 16,
 ) -> None:
-    """See it work on the built-in model, on one page.
+    """See it work on a built-in model, on one page.
 
     Measures by effect which heads carry each concept; weakens those of Color, to see whether colors are
     lost; draws the first of the packaged prompts; and turns words up and down by their heads.
@@ -38,15 +42,17 @@ def demo(
     \b
     Examples:
       headwise demo
+      headwise demo --model emoji-dit --out runs/transformer
       headwise demo --out runs/quick --pictures 4 --num-inference-steps 10
     """
     from headwise.benchmarks.demo import demo as run
     from headwise.report.measurement import report as write_page
 
-    started, out, pipe = time.monotonic(), output.out, Model().load()
+    started, out, pipe = time.monotonic(), output.out, Model(model).load()
     with resumable(out):
         shown = run(
             out,
+            model=model,
             pipe=pipe,
             pictures=pictures,
             num_inference_steps=num_inference_steps,

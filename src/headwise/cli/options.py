@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 import typer
 
+from headwise import emoji
 from headwise.benchmarks.defaults import Defaults, defaults_of
 from headwise.cli.devices import device_named
 from headwise.errors import HeadwiseError, UnreadableFile
@@ -77,7 +78,9 @@ class Model:
     name: Annotated[
         str,
         typer.Option(
-            "--model", "-m", help="Hub name, folder in diffusers format, 'sd14', 'sdxl', or 'emoji'."
+            "--model",
+            "-m",
+            help="Hub name, folder in diffusers format, 'sd14', 'sdxl', 'emoji' or 'emoji-dit'.",
         ),
     ] = "emoji"
     dtype: Dtype = "auto"
@@ -107,10 +110,8 @@ class Measured(Model):
 
     def measured_file(self, runs: Path = Path("runs")) -> Path:
         """The file or folder given, else the built-in model's own file, else that of runs/<model>."""
-        from headwise import emoji
-
-        if self.relevance_file is None and self.defaults.built_in:
-            return emoji.RELEVANCE
+        if self.relevance_file is None and (built_in := emoji.MODELS.get(self.name)):
+            return built_in.relevance
         file = self.relevance_file or runs / Path(self.name).name
         if self.relevance_file is None and not file.exists():
             raise UnreadableFile(
@@ -127,12 +128,12 @@ class Measured(Model):
 
     def effect(self, file: Path | None) -> "Relevance | None":
         """Relevance by effect: of this file or folder, else the built-in model's own, else none."""
-        from headwise import emoji
         from headwise.measuring.relevance import Relevance
 
-        if file is None and not self.defaults.built_in:
-            return None
-        return Relevance.load(emoji.EFFECT if file is None else file_of(file))
+        if file is not None:
+            return Relevance.load(file_of(file))
+        built_in = emoji.MODELS.get(self.name)
+        return None if built_in is None else Relevance.load(built_in.effect)
 
 
 @dataclass(frozen=True)

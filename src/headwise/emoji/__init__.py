@@ -1,46 +1,85 @@
-"""The built-in model: a small latent diffusion model of a world of emoji, and an image-text model to score
-it.
+"""The built-in models: small latent diffusion models of one world of emoji, with image-text models to score
+them.
 
 Plain diffusers and transformers objects, trained by the scripts in the repository's `training/` on pictures
-composed of emoji, so that what a picture should show is known. README.md beside this file is the model card.
+composed of emoji, so that what a picture should show is known. README.md in a model's folder is its card.
 """
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from headwise.errors import ModelNotLoaded
 
-__all__ = ["EFFECT", "JUDGE", "MODEL", "RELEVANCE", "card", "load"]
-
-_HERE = Path(__file__).parent
-MODEL = _HERE / "model"
-JUDGE = _HERE / "judge"
-RELEVANCE = _HERE / "relevance.safetensors"  # by votes
-EFFECT = _HERE / "effect.safetensors"  # the same concepts by effect
+__all__ = ["DIT", "EFFECT", "JUDGE", "MODEL", "MODELS", "RELEVANCE", "UNET", "BuiltIn", "card", "load"]
 
 
-def load(dtype: Any = None) -> Any:
-    """Load the pipeline: a `StableDiffusionPipeline` of 64×64 pictures, 16 cross-attention layers × 8 heads.
+@dataclass(frozen=True)
+class BuiltIn:
+    """A model of this package and what belongs to it.
 
     Args:
-        dtype: The type of the weights, such as `torch.float16`; None takes float32.
-
-    Raises:
-        ModelNotLoaded: The files of the model are missing.
+        name: What `load_pipeline` calls it.
+        pipeline: The class of its pipeline, by module and name.
+        folder: Where its files are.
     """
-    import torch  # only here, so that reading the relevance does not load it
-    from diffusers import StableDiffusionPipeline
 
-    _require(MODEL / "model_index.json")
-    return StableDiffusionPipeline.from_pretrained(MODEL, dtype=dtype or torch.float32, use_safetensors=True)
+    name: str
+    pipeline: str
+    folder: Path
+
+    @property
+    def model(self) -> Path:
+        """The folder of the pipeline, in diffusers format."""
+        return self.folder / "model"
+
+    @property
+    def judge(self) -> Path:
+        """The folder of the CLIP model that reads its pictures."""
+        return self.folder / "judge"
+
+    @property
+    def relevance(self) -> Path:
+        """The file of its relevance by votes."""
+        return self.folder / "relevance.safetensors"
+
+    @property
+    def effect(self) -> Path:
+        """The file of the same concepts' relevance by effect."""
+        return self.folder / "effect.safetensors"
+
+    def load(self, dtype: Any = None) -> Any:
+        """Load the pipeline.
+
+        Args:
+            dtype: The type of the weights, such as `torch.float16`; None takes float32.
+
+        Raises:
+            ModelNotLoaded: The files of the model are missing.
+        """
+        from importlib import import_module
+
+        import torch  # only here, so that reading the relevance does not load it
+
+        if not (index := self.model / "model_index.json").is_file():
+            raise ModelNotLoaded(
+                f"{index} is missing: the model {self.name} is incomplete. Install headwise again."
+            )
+        module, _, name = self.pipeline.rpartition(".")
+        pipeline = getattr(import_module(module), name)
+        return pipeline.from_pretrained(self.model, dtype=dtype or torch.float32, use_safetensors=True)
+
+    def card(self) -> dict[str, Any]:
+        """The numbers that were measured of it; README.md explains them."""
+        return dict(json.loads((self.folder / "card.json").read_text()))
 
 
-def card() -> dict[str, Any]:
-    """The numbers that were measured of this model; README.md explains them."""
-    return json.loads((_HERE / "card.json").read_text())
+_HERE = Path(__file__).parent
+UNET = BuiltIn("emoji", "diffusers.StableDiffusionPipeline", _HERE)
+DIT = BuiltIn("emoji-dit", "headwise.emoji.transformer.EmojiTransformerPipeline", _HERE / "dit")
+MODELS = {model.name: model for model in (UNET, DIT)}
 
-
-def _require(file: Path) -> None:
-    if not file.is_file():
-        raise ModelNotLoaded(f"{file} is missing: the emoji model is incomplete. Install headwise again.")
+# The first of them, by short names.
+MODEL, JUDGE, RELEVANCE, EFFECT = UNET.model, UNET.judge, UNET.relevance, UNET.effect
+load, card = UNET.load, UNET.card

@@ -1,6 +1,7 @@
 r"""Pipelines: loading one, and the few questions that only diffusers' internals answer.
 
-`load_pipeline("emoji")` is the built-in model; any other name is a folder or a hub name in diffusers format.
+`load_pipeline("emoji")` and `load_pipeline("emoji-dit")` are the built-in models; any other name is a folder
+or a hub name in diffusers format.
 Weights come from safetensors only, and no code of a model's author is ever run.
 """
 
@@ -15,6 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from headwise import emoji
 from headwise.errors import HookMisuse, ModelNotLoaded, WordWithoutTokens
 from headwise.model.heads import HeadMap, denoiser_of, wrapped_denoiser_of
 from headwise.model.text_to_image import require_text_to_image
@@ -25,15 +27,13 @@ __all__ = [
     "settings_of_pictures", "text_segments", "watched",
 ]  # fmt: skip
 
-_EMOJI = Path(__file__).parents[1] / "emoji" / "model"
-
 
 def load_pipeline(
     name_or_path: str | Path, dtype: torch.dtype | None = None, device: str | torch.device | None = None
 ) -> Any:
-    """A text-to-image pipeline by hub name, by folder, or "emoji"."""
-    if str(name_or_path) == "emoji":
-        pipe = _load_emoji()
+    """A text-to-image pipeline by hub name, by folder, or a built-in one: "emoji", "emoji-dit"."""
+    if (built_in := emoji.MODELS.get(str(name_or_path))) is not None:
+        pipe = built_in.load()
         pipe = pipe if dtype is None else pipe.to(dtype)
     else:
         require_text_to_image(str(name_or_path))
@@ -44,15 +44,25 @@ def load_pipeline(
 
 def model_name(pipe: Any) -> str:
     """The hub name or folder that a pipeline came from, else its class."""
-    if is_emoji(pipe):
-        return "emoji"
-    return getattr(getattr(pipe, "config", None), "_name_or_path", None) or type(pipe).__name__
+    return _built_in_name(pipe) or _came_from(pipe) or type(pipe).__name__
 
 
 def is_emoji(pipe: Any) -> bool:
-    """Is this the built-in model?"""
+    """Is this a built-in model, which draws the world of emoji?"""
+    return _built_in_name(pipe) is not None
+
+
+def _came_from(pipe: Any) -> str | None:
     name = getattr(getattr(pipe, "config", None), "_name_or_path", None)
-    return name is not None and Path(name).resolve() == _EMOJI.resolve()
+    return None if name is None else str(name)
+
+
+def _built_in_name(pipe: Any) -> str | None:
+    """The name of the built-in model that this is; None if it is none."""
+    if (folder := _came_from(pipe)) is None:
+        return None
+    folders = {model.model.resolve(): name for name, model in emoji.MODELS.items()}
+    return folders.get(Path(folder).resolve())
 
 
 def fingerprint(pipe: Any) -> str:
@@ -230,14 +240,6 @@ def digest_of(content: str | bytes) -> str:
     return sha256(content.encode() if isinstance(content, str) else content).hexdigest()[:12]
 
 
-def _load_emoji() -> Any:
-    try:
-        from headwise import emoji
-    except ImportError:
-        raise ModelNotLoaded("The emoji model is not in this installation. Install headwise again.") from None
-    return emoji.load()
-
-
 def _of_one_type(pipe: Any, dtype: torch.dtype | None) -> Any:
     """Weights stored in half precision: diffusers makes them float32 on loading, transformers 5 does not.
 
@@ -261,7 +263,7 @@ def _from_pretrained(name: str, dtype: torch.dtype | None) -> Any:
     looks_local = name.startswith((".", "/", "~")) or name.count("/") != 1
     if not folder.exists() and looks_local:
         raise ModelNotLoaded(
-            f"There is no folder {name}. Give a pipeline's folder, a hub name (owner/name) or emoji."
+            f"There is no folder {name}. Give a pipeline's folder, a hub name (owner/name), emoji, emoji-dit."
         )
     try:
         pipe = DiffusionPipeline.from_pretrained(name, dtype=dtype, use_safetensors=True)

@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import numpy as np
 
 from headwise import __version__
+from headwise.benchmarks.defaults import defaults_of
 from headwise.editing.baselines.table import OFFERED
 from headwise.errors import HeadwiseError, MissingExtra, PromptsNotAlike
 from headwise.web.jobs import Job, TooManyJobs
@@ -137,6 +138,7 @@ def _add_model(app: FastAPI) -> None:
             "error": session.error,
             "judge": session.judge,
             "measured": session.file is not None,
+            "concepts": defaults_of(session.model).concepts,
             "num_inference_steps": session.steps,
             "guidance_scale": session.guidance_scale,
             "upload": app.state.rules.upload,

@@ -239,7 +239,7 @@ class Service:
 
         checked = REQUESTS[kind].model_validate(request)
         name, run = getattr(checked, "relevance", ""), getattr(checked, "name", "")
-        of_model: Any = "emoji" if self.session.built_in else self.session.file
+        of_model: Any = "built-in" if self.session.built_in else self.session.file
         setting = Setting(
             self.session.model,
             self.runs.root / name / "relevance.safetensors" if name else of_model,

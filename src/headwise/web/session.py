@@ -44,10 +44,11 @@ class ModelSession:
     """A model with its relevance.
 
     Args:
-        model: The model's hub name or folder, or "emoji".
+        model: The model's hub name or folder, or the name of a built-in one.
         load_pipeline: A function that loads the pipeline.
         relevance: The relevance file; None where nothing has been measured yet.
-        judge: The CLIP model that scores images, by hub name or folder, or "emoji"; None if there is none.
+        judge: The CLIP model that scores images, by hub name or folder, or the name of a built-in
+            model, for its own; None if there is none.
         steps: The number of inference steps that the page proposes.
         guidance_scale: The guidance scale that the page proposes.
     """
@@ -106,7 +107,7 @@ class ModelSession:
     @property
     def built_in(self) -> bool:
         """Is the relevance the one that comes with the built-in model?"""
-        return self.model == "emoji" and self.file == emoji.RELEVANCE
+        return self.model in emoji.MODELS and self.file == emoji.MODELS[self.model].relevance
 
     @property
     def size(self) -> tuple[int, int]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from headwise.benchmarks.defaults import defaults_of
 from headwise.web import calls
 from headwise.web.expressions import Name, call, imports_of, names_in, to_python
 from headwise.web.requests import Edit, Explain, Explore, Generate, Measure, Mute, Strip, Suggest, Weaken
@@ -26,7 +27,7 @@ class Setting:
 
     Args:
         model: The name of the model, as `headwise serve --model` has it.
-        relevance: The relevance file, "emoji" for the built-in model's own; None where nothing is measured.
+        relevance: The relevance file, "built-in" for a built-in model's own; None where nothing is measured.
         judge: The CLIP model's name; None if there is none.
         folder: The folder of the run, for requests that start one.
         ks: The numbers of heads to weaken, for requests that do.
@@ -36,7 +37,7 @@ class Setting:
     """
 
     model: str
-    relevance: Path | Literal["emoji"] | None
+    relevance: Path | Literal["built-in"] | None
     judge: str | None = None
     folder: Path = Path()
     ks: Sequence[int] = ()
@@ -75,9 +76,9 @@ class _Program:
         body, self.lines = self.lines, []
         self.write("pipe = ", call("hw.load_pipeline", setting.model))
         if "relevance" in self.names:
-            built_in = setting.relevance == "emoji"
+            built_in = setting.relevance == "built-in"
             self.imports |= {"from headwise import emoji"} if built_in else set()
-            file = Name("emoji.RELEVANCE") if built_in else str(setting.relevance)
+            file = Name(f"emoji.MODELS[{setting.model!r}].relevance") if built_in else str(setting.relevance)
             self.write("relevance = ", call("hw.Relevance.load", file))
         if "scorer" in self.names:
             self.write("scorer = ", call("hw.CLIPScorer.load", setting.judge))
@@ -216,7 +217,8 @@ def _command(request: Any, setting: Setting) -> tuple[str, list[str], dict[str, 
             return "edit", [], _edit_options(request)
         case Weaken():
             call = calls.weaken(request, setting.folder, setting.ks, setting.model, setting.judge)
-            judge = {} if setting.judge in (None, "emoji") else {"--judge": setting.judge}
+            of_model = defaults_of(setting.model).judge
+            judge = {} if setting.judge in (None, of_model) else {"--judge": setting.judge}
             scored = {"--count": request.count, "--score": call.args[-1].args[-1], **judge}
             return "weaken", [request.concept], {**scored, **_options(call.kwargs), "--out": setting.folder}
         case Measure():

@@ -230,7 +230,7 @@ const proposeName = () => {
 
 export function restore(last, state) {
   proposeName();
-  if (state.model !== "emoji") form.elements.concepts.value = "paper34";
+  form.elements.concepts.value = state.concepts;
   if (last.measure && !over(last.measure)) measuring.adopt(last.measure, true);
   if (page.state.measured === false) $("measure-card").open = true;
 }
