@@ -37,6 +37,16 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 FIRST = 20_000  # pictures are drawn before the first step
 LATENTS = autoencoder.LATENTS
+TOLD = (
+    "preset",
+    "shape",
+    "rule",
+    "disagree",
+    "alike",
+    "everywhere",
+    "rare",
+    "noisy",
+)  # options the card quotes
 PRESETS = {
     "cpu": {"wider": 1.0, "batch": 32, "lr": 3e-3, "pool": 100_000},
     "gpu": {"wider": 1.0, "batch": 1024, "lr": 1.5e-3, "pool": 300_000},
@@ -206,15 +216,12 @@ def main() -> None:
         {"unet": model}, loss, file, 0.0 if given.export else given.minutes, preset["lr"], preset["batch"], averaged, floor=0.02,
         fall=0.4, orthogonal=True, until=given.until,
     )  # fmt: skip
-    if loop.Crew().rank:
-        return  # the first process writes
-    save(given.parts, model, averaged, given.work / "model")
-    if not given.export:
-        told = {
-            k: getattr(given, k)
-            for k in ("preset", "shape", "rule", "disagree", "alike", "everywhere", "rare", "noisy")
-        }
-        (given.work / "denoiser.json").write_text(json.dumps(spent | told))
+    if loop.Crew().rank == 0:  # of several processes one writes
+        save(given.parts, model, averaged, given.work / "model")
+        if not given.export:
+            (given.work / "denoiser.json").write_text(
+                json.dumps(spent | {k: getattr(given, k) for k in TOLD})
+            )
 
 
 if __name__ == "__main__":

@@ -103,12 +103,11 @@ def fit(
     Returns:
         minutes, steps and samples spent so far.
     """
-    named = {f"{m}.{n}": p for m, module in modules.items() for n, p in module.named_parameters()}
-    parameters = {name: p for name, p in named.items() if p.requires_grad}
+    parameters = _trained(modules)
     optimizers = Optimizers(parameters, lr, weight_decay, orthogonal)
-    spent = (
-        _restore(file, parameters, optimizers, averaged) if file.exists() else {"minutes": 0.0, "steps": 0}
-    )
+    spent = {"minutes": 0.0, "steps": 0, "samples": 0}
+    if file.exists():
+        spent = _restore(file, parameters, optimizers, averaged)
     now = time.thread_time if next(iter(parameters.values())).device.type == "cpu" else time.monotonic
     saved = shown = begun = now()
     before, step, sums, count = spent["minutes"], int(spent["steps"]), {}, 0
@@ -132,10 +131,15 @@ def fit(
         if at - saved > every and crew.rank == 0:
             _save(file, parameters, optimizers, averaged, spent)
             saved = at
-    spent = {"minutes": elapsed, "steps": step, "samples": step * batch * crew.size}
     if crew.rank == 0:
         _save(file, parameters, optimizers, averaged, spent)
     return spent
+
+
+def _trained(modules: dict[str, nn.Module]) -> dict[str, nn.Parameter]:
+    """The parameters that get gradients, by module and name."""
+    named = {f"{m}.{n}": p for m, module in modules.items() for n, p in module.named_parameters()}
+    return {name: p for name, p in named.items() if p.requires_grad}
 
 
 class Crew:

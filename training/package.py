@@ -16,10 +16,8 @@ from vocabulary import CONCEPTS
 
 SOURCE = Path(__file__).parent.parent / "src/headwise"
 FOLDERS = {"emoji": SOURCE / "emoji", "emoji-dit": SOURCE / "emoji/dit"}
-SHEETS = {
-    "emoji": "samples.png",
-    "emoji-dit": "samples-dit.png",
-}  # names that differ, since the documents link to both
+# Names that differ, since the documents link to both.
+SHEETS = {"emoji": "samples.png", "emoji-dit": "samples-dit.png"}
 SURE = 0.95  # the judge scores a concept where it reads at least this share of drawings rightly
 
 

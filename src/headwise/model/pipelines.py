@@ -263,7 +263,8 @@ def _from_pretrained(name: str, dtype: torch.dtype | None) -> Any:
     looks_local = name.startswith((".", "/", "~")) or name.count("/") != 1
     if not folder.exists() and looks_local:
         raise ModelNotLoaded(
-            f"There is no folder {name}. Give a pipeline's folder, a hub name (owner/name), emoji, emoji-dit."
+            f"There is no folder {name}. "
+            "Give a pipeline's folder, a hub name (owner/name), emoji or emoji-dit."
         )
     try:
         pipe = DiffusionPipeline.from_pretrained(name, dtype=dtype, use_safetensors=True)
