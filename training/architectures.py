@@ -3,6 +3,7 @@
     all      UNet 8×8, 4×4, 2×2, text at every level                                             16 text layers × 8 heads
     below    the same without text at 8×8                                                        16 × 8
     four     UNet 8×8, 4×4, text at 4×4 alone: every text layer sees the same grid               16 × 8
+    flat     UNet of one level, 8×8, text in every layer: no layer sees a coarser grid                   12 × 8
     dit      PixArt-shaped: self-attention, cross-attention, gated MLP on the 8×8 latents        8 × 12
 
 Queries and keys on text begin larger than usual (`SHARP`): with the usual ones attention stays flat, since the mean over a short
@@ -43,6 +44,10 @@ SHAPES = {
     "four": {
         "block_out_channels": (128, 192), "down_block_types": ["DownBlock2D"] + DOWN, "up_block_types": UP + ["UpBlock2D"],
         "layers_per_block": (2, 3), "transformer_layers_per_block": (1, 2),
+    },
+    "flat": {
+        "block_out_channels": (128,), "down_block_types": DOWN, "up_block_types": UP, "layers_per_block": 5,
+        "transformer_layers_per_block": 1,
     },
     "dit": {"num_layers": 8, "num_attention_heads": 12, "attention_head_dim": 16},
 }  # fmt: skip

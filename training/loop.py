@@ -18,6 +18,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from muon import Muon
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -198,11 +199,7 @@ class Optimizers:
         self.all = [torch.optim.AdamW(rest, lr=lr, betas=(0.9, 0.99), weight_decay=weight_decay, fused=True)]
         if matrices:
             of_matrix = [self.stepped[n] for n in parameters if n in matrices]
-            self.all.append(
-                torch.optim.Muon(
-                    of_matrix, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw", ns_steps=3
-                )
-            )
+            self.all.append(Muon(of_matrix, lr, weight_decay))
 
     def step(self, lr: float) -> None:
         """Step all parameters by their gradients, and forget these."""
