@@ -1,5 +1,7 @@
 """The maps of words, number for number, beside a softmax written out; and what regions say of concepts."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -112,3 +114,29 @@ def test_nothing_seen_is_said(sd):
     with pytest.raises(HookMisuse, match="Image 3 was to be recorded; the batch has 1 prompts"):
         with hooked(sd, AttentionMaps(picture=3)):
             sd("a dog", **OPTIONS)
+
+
+def test_together_is_weighted_by_the_relevance_of_each_words_concept(sd):
+    """Beside the sum written out; a head below 0 is left out, and a word without a concept has all heads."""
+    values = relevance_for(sd).values.copy()
+    values[0, 1] = -2.0
+    relevance = replace(relevance_for(sd), values=values)
+    concept = relevance.concepts[0]
+    seen = AttentionMaps(by=relevance, concepts={"red": concept})
+    with hooked(sd, seen):
+        sd("a red dog", **OPTIONS)
+    maps = seen.take()
+    total, weights = 0, np.maximum(0, relevance[concept])
+    for head, weight in enumerate(weights):
+        of_head = torch.from_numpy(maps.of(head)[..., 1])[None, None].double()
+        total = total + weight * torch.nn.functional.interpolate(of_head, (8, 8), mode="bilinear")[0, 0]
+    assert weights[1] == 0 and maps.weights[0].tolist() == [1.0] * len(weights)
+    assert np.allclose(maps.together()[..., 1], (total / weights.sum()).numpy(), atol=1e-6)
+    assert np.allclose(maps.together(np.ones_like(maps.weights))[..., 0], maps.together()[..., 0], atol=1e-6)
+
+
+def test_relevance_and_concepts_are_given_together(sd):
+    with pytest.raises(HeadwiseError, match="Give `by` and `concepts` together"):
+        AttentionMaps(by=relevance_for(sd))
+    with pytest.raises(HeadwiseError, match="Give `by` and `concepts` together"):
+        AttentionMaps(concepts={"red": "Color"})

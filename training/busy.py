@@ -13,26 +13,35 @@ import numpy as np
 from drawing import Painter, places
 from surroundings import SIDE, X, Y, background, gradient, landscape
 from vocabulary import ATTRIBUTES
-from world import Scene
+from world import Scene, Thing
 
-__all__ = ["draw_busy"]
+__all__ = ["busy_background", "busy_places", "draw_busy"]
 
 WALLS = ("tiles", "blots", "waves", "checks", "place", "gradient")
 
 
 def draw_busy(painter: Painter, scene: Scene, rng: random.Random) -> np.ndarray:
     """The picture of a scene at another position and size, before a busy background: 64 × 64 × 3 bytes."""
+    picture = busy_background(scene, rng)
+    return painter.paint(scene, picture.astype(np.float32), busy_places(scene, rng))
+
+
+def busy_background(scene: Scene, rng: random.Random) -> np.ndarray:
+    """The scene's own background where the caption tells of one, else a wall: 64 × 64 × 3 in 0 … 1."""
     told = scene.place or scene.time or scene.weather or scene.light
-    picture = background(scene) if told else wall(rng.choice(WALLS), rng)
-    placed = []
-    shift = rng.randrange(-8, 9), rng.randrange(-8, 9)
+    return background(scene) if told else wall(rng.choice(WALLS), rng)
+
+
+def busy_places(scene: Scene, rng: random.Random) -> list[tuple[Thing, int, tuple[int, int]]]:
+    """Each thing with another size and upper left corner than `places` gives it, within the picture."""
+    placed, shift = [], (rng.randrange(-8, 9), rng.randrange(-8, 9))
     for thing, size, (x, y) in places(scene):
         grown = size if len(scene.things) > 1 or scene.count or scene.size else rng.randrange(28, 57)
         x, y = x + (size - grown) // 2 + shift[0], y + (size - grown) // 2 + shift[1]
         placed.append(
             (thing, grown, (min(max(x, 0), max(SIDE - grown, 0)), min(max(y, 0), max(SIDE - grown, 0))))
         )
-    return painter.paint(scene, picture.astype(np.float32), placed)
+    return placed
 
 
 def wall(kind: str, rng: random.Random) -> np.ndarray:

@@ -31,6 +31,7 @@ _HOME = {
     "measure_effect": "measuring.measure_effect",
     "merge": "measuring.merge",
     "AttentionMaps": "measuring.attention_maps",
+    "denoise_image": "model.noised_image",
     "region_relevance": "measuring.attention_maps",
     "explain": "measuring.explain",
     "Explanation": "measuring.explanation",

@@ -35,8 +35,9 @@ from headwise.measuring.concepts import unknown_concept
 from headwise.model.tokens import words_of
 
 __all__ = [
-    "EditPair", "EvalPrompt", "MultiSubjectPrompt", "PolysemyPrompt", "edit_pairs", "eval_prompts",
-    "evaluated_concepts", "multi_subject_prompts", "polysemy_prompts",
+    "EditPair", "EvalPrompt", "MultiSubjectPrompt", "PolysemyPrompt", "bad_prompts", "edit_pairs",
+    "eval_prompts", "evaluated_concepts", "file_of_prompts", "multi_subject_prompts", "polysemy_prompts",
+    "tables_in",
 ]  # fmt: skip
 
 _DATA = Path(__file__).parents[1] / "data"
@@ -151,7 +152,7 @@ def eval_prompts(source: str | Path, concept: str, count: int | None = None) -> 
             for word in words
         ]
     except (KeyError, TypeError) as error:
-        raise _bad(source, f"[{concept}] lacks or misspells {error}") from None
+        raise bad_prompts(source, f"[{concept}] lacks or misspells {error}") from None
     return cases if count is None else _sample(cases, count)
 
 
@@ -176,9 +177,9 @@ def polysemy_prompts(source: str | Path, count: int | None = None) -> list[Polys
                         PolysemyPrompt(table["word"], table["toward"], table["away"], case, reworded)
                     )
         except (KeyError, TypeError, IndexError) as error:
-            raise _bad(source, f"number {number} of [[senses]] lacks or misspells {error}") from None
+            raise bad_prompts(source, f"number {number} of [[senses]] lacks or misspells {error}") from None
     if not senses:
-        raise _bad(source, "there are no [[senses]]")
+        raise bad_prompts(source, "there are no [[senses]]")
     return senses if count is None else _sample(senses, count)
 
 
@@ -204,7 +205,7 @@ def edit_pairs(source: str | Path, count: int = 20) -> list[EditPair]:
                 if before != after
             ]
         except (KeyError, TypeError, ValueError) as error:
-            raise _bad(source, f"[{attribute}] lacks or misspells {error}") from None
+            raise bad_prompts(source, f"[{attribute}] lacks or misspells {error}") from None
         pairs += _sample(each, count)
     return pairs
 
@@ -221,7 +222,7 @@ def multi_subject_prompts(source: str | Path, count: int = 40) -> list[MultiSubj
         try:
             prompts += _sample(list(_multi_subject(kind, table)), count)
         except (KeyError, TypeError) as error:
-            raise _bad(source, f"[{kind}] lacks or misspells {error}") from None
+            raise bad_prompts(source, f"[{kind}] lacks or misspells {error}") from None
     return prompts
 
 
@@ -256,10 +257,10 @@ def _pairs_in_csv(path: Path, count: int) -> list[EditPair]:
     for number, row in enumerate(rows, 2):
         source, target = row.get("source_prompt"), row.get("target_prompt")
         if not source or not target or not row.get("attribute"):
-            raise _bad(path, f"line {number} lacks source_prompt, target_prompt or attribute")
+            raise bad_prompts(path, f"line {number} lacks source_prompt, target_prompt or attribute")
         words = [word for word in words_of(target) if word not in words_of(source)]
         if not words:
-            raise _bad(path, f"line {number}: the target has no word that the source has not")
+            raise bad_prompts(path, f"line {number}: the target has no word that the source has not")
         pair = EditPair(row["attribute"], source, target, words[0], (target, source), (target,))
         pairs.setdefault(row["attribute"], []).append(pair)
     return [pair for of_attribute in pairs.values() for pair in _sample(of_attribute, count)]
@@ -297,9 +298,18 @@ def _sample(items: list[Any], count: int) -> list[Any]:
     return [items[i] for i in sorted(order[:count])]
 
 
-def _read(source: str | Path, kind: str) -> dict[str, Any]:
+def file_of_prompts(source: str | Path, kind: str) -> Path:
+    """The file that "emoji" or "paper" names among prompts of this kind, or the path itself."""
     named = _DATA / f"{kind}_{source}.toml"
-    path = named if re.fullmatch(r"\w+", str(source)) and named.is_file() else Path(source)
+    return named if re.fullmatch(r"\w+", str(source)) and named.is_file() else Path(source)
+
+
+def tables_in(path: Path) -> dict[str, Any]:
+    """The tables of a TOML file of prompts.
+
+    Raises:
+        UnreadablePrompts: The file cannot be read, or is not TOML.
+    """
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -307,8 +317,13 @@ def _read(source: str | Path, kind: str) -> dict[str, Any]:
             f"{path} cannot be read: {error.strerror}. Give 'emoji', 'paper' or the path of a TOML file."
         ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise _bad(path, f"it is not valid TOML ({error})") from None
+        raise bad_prompts(path, f"it is not valid TOML ({error})") from None
 
 
-def _bad(source: str | Path, fault: str) -> UnreadablePrompts:
+def _read(source: str | Path, kind: str) -> dict[str, Any]:
+    return tables_in(file_of_prompts(source, kind))
+
+
+def bad_prompts(source: str | Path, fault: str) -> UnreadablePrompts:
+    """The error that names the file and its fault."""
     return UnreadablePrompts(f"{source}: {fault}. The guide shows how such a file is written.")

@@ -22,7 +22,8 @@ from headwise.runs.scores import Scores
 __all__ = [
     "ATTRIBUTION_FILE", "ENOUGH", "ESTIMATORS_FILE", "LEAST", "LEAST_LAYERS", "MOST", "MOST_LAYERS",
     "QUESTIONS_FILE", "SCALES_FILE", "TARGET_ONLY", "Answer", "Curve", "Editing", "Estimators",
-    "MultiConcept", "Polysemy", "Scales", "Weakening", "estimator_name", "kind_of", "kind_of_scores", "mean",
+    "MultiConcept", "Polysemy", "Scales", "Segmentation", "Weakening", "estimator_name",
+    "kind_of", "kind_of_scores", "mean",
 ]  # fmt: skip
 
 MOST, LEAST = "most relevant", "least relevant"
@@ -182,6 +183,57 @@ class MultiConcept(_ByMethod):
 
 
 @dataclass(frozen=True)
+class Segmentation(_ByMethod):
+    """How well the map of every method fits the mask of every word.
+
+    Args:
+        scores: Along the axes method, measure (`METRICS`), seed and word.
+        kinds: The kind of each word, such as "thing".
+        images: The image of each word; words of one image are one case.
+    """
+
+    THRESHOLDS: ClassVar = tuple(round(0.05 * n, 2) for n in range(1, 20))
+    METRICS: ClassVar = ("precision", *(f"IoU at {threshold}" for threshold in THRESHOLDS))
+    scores: Scores
+    kinds: tuple[str, ...]
+    images: tuple[str, ...]
+
+    def precision(self, method: str, kind: str | None = None) -> Interval:
+        """The mean average precision over words (of one kind, if it is given) and seeds."""
+        return self._over_images(self._precision(method), kind)
+
+    def iou(self, method: str, kind: str | None = None) -> Interval:
+        """The mean IoU, with the method's best threshold on the other half of the images."""
+        return self._over_images(self._iou(method), kind)
+
+    def iou_above(self, method: str, other: str, kind: str | None = None) -> Interval:
+        """How much larger the mean IoU of a method is than that of another, on the same images."""
+        return self._over_images(self._iou(method) - self._iou(other), kind)
+
+    def _precision(self, method: str) -> Float[np.ndarray, " words"]:
+        return self.scores.values[self.methods.index(method), 0].mean(0)
+
+    def _iou(self, method: str) -> Float[np.ndarray, " words"]:
+        """The IoU of each word; images are halved in turn, and each half lends the other its threshold."""
+        ious = self.scores.values[self.methods.index(method), 1:].mean(1)
+        order = {image: n for n, image in enumerate(dict.fromkeys(self.images))}
+        half = np.array([order[image] % 2 for image in self.images])
+        chosen = np.full(len(half), np.nan)
+        for this, other in ((0, 1), (1, 0)):
+            if (half == other).any():
+                chosen[half == this] = ious[ious[:, half == other].mean(1).argmax()][half == this]
+        return chosen
+
+    def _over_images(self, values: Float[np.ndarray, " words"], kind: str | None) -> Interval:
+        """The mean over images of the mean of their words, with its interval over images."""
+        of_image: dict[str, list[float]] = {}
+        for value, image, each in zip(values, self.images, self.kinds, strict=True):
+            if kind in (None, each):
+                of_image.setdefault(image, []).append(value)
+        return mean(np.array([np.mean(group) for group in of_image.values()]))
+
+
+@dataclass(frozen=True)
 class Scales:
     """What steering by relevance on every scale showed.
 
@@ -272,8 +324,9 @@ def kind_of(folder: str | Path) -> str:
 
     Returns:
         "votes" or "effect" of a measurement; "weakening", "polysemy", "editing", "multi-concept",
-        "strengthening" or "interventions" of a sweep, or the name that a sweep of the user's gave itself;
-        "scales", "estimators" or "questions"; "weakenings" of a folder whose folders hold runs of weakening.
+        "segmentation", "strengthening" or "interventions" of a sweep, or the name that a sweep of the user's
+        gave itself; "scales", "estimators" or "questions"; "weakenings" of a folder whose folders hold runs
+        of weakening.
     """
     folder = Path(folder)
     for kind in ("votes", "effect"):
@@ -308,7 +361,7 @@ def kind_of_scores(scores: Scores) -> str:
     if "pair" in axes:
         return "strengthening" if isinstance(settings.get("relevance"), dict) else "editing"
     if "measure" in axes:
-        return "multi-concept"
+        return "segmentation" if "word" in axes else "multi-concept"
     if "method" in axes:
         return "polysemy"
     if "order" in axes:

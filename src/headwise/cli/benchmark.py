@@ -1,5 +1,6 @@
 """Commands that put claims to the test, each beside its controls or baselines: headwise benchmark …"""
 
+import itertools
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,6 +15,7 @@ from headwise.cli.options import (
     Ks,
     Measured,
     Methods,
+    Output,
     Pairs,
     Senses,
     Sharing,
@@ -27,7 +29,7 @@ from headwise.cli.running import running
 from headwise.cli.steer import weakening_json
 from headwise.editing.baselines.table import OFFERED
 
-__all__ = ["Only", "editing", "multi_concept", "polysemy", "weakening"]
+__all__ = ["Only", "editing", "multi_concept", "polysemy", "segmentation", "weakening"]
 
 Names = list[str] | None
 Only = Annotated[Names, typer.Option("--concept", help="Only this concept. May be repeated.")]
@@ -211,6 +213,53 @@ def multi_concept(
     numbers = _intervals(result, result.types, METRICS)
     means_table = _means_table("type", numbers, {metric: metric for metric in METRICS})
     print_report(sweep.out, {"types": numbers}, sweep.as_json, means_table)
+
+
+def segmentation(
+    model: Measured = Measured(),
+    effect_file: Effect = None,
+    pictures: Annotated[str | None, typer.Option(help="'emoji', or a TOML file of [[pictures]].")] = None,
+    methods: Methods = None,
+    seeds: Annotated[str, typer.Option(help="Each image is noised once by each seed.")] = "0",
+    num_inference_steps: Annotated[int, typer.Option(min=1, help="Noise levels per image.")] = 10,
+    output: Output = Output(Path("runs/benchmark-segmentation")),
+    sharing: Sharing = Sharing(),
+) -> None:
+    """Do maps of a word show where it is in images, weighted by relevance or not?
+
+    If run again, it goes on where it stopped.
+
+    \b
+    Examples:
+      headwise benchmark segmentation --json
+      headwise benchmark segmentation -m CompVis/stable-diffusion-v1-4 --pictures mine.toml --seeds 0,1,2
+    """
+    from headwise.benchmarks.masked_words import masked_words
+    from headwise.benchmarks.segmentation import benchmark_segmentation
+
+    relevance, words = model.relevance(), masked_words(pictures or model.defaults.pairs)
+    options: dict[str, Any] = {"seeds": numbers_in(seeds, int), "num_inference_steps": num_inference_steps}
+    options |= {"effect": model.effect(effect_file), "methods": methods, "keep_words": 12}
+    with running(model, sharing, output.out) as run:
+        options |= run.place(len(words))
+        result = benchmark_segmentation(run.pipe, relevance, words, **options)
+    if run.ends_as_shard(len(result.scores), output.as_json):
+        return
+    others = {"iou_above_all_heads": "all heads", "iou_above_votes_top_quarter": "votes, top quarter"}
+    others = {key: other for key, other in others.items() if other in result.methods}
+    numbers: dict[str, Any] = {}
+    rows = []
+    for kind, method in itertools.product(dict.fromkeys(result.kinds), result.methods):
+        found = {"iou": result.iou(method, kind), "precision": result.precision(method, kind)}
+        found |= {key: result.iou_above(method, other, kind) for key, other in others.items()}
+        rows.append((kind, method, *(f"{each}" for each in found.values())))
+        numbers.setdefault(kind, {})[method] = {
+            name: {"mean": each.value, "low": each.low, "high": each.high, "n": each.n}
+            for name, each in found.items()
+        }
+    above = (f"IoU above {other}>" for other in others.values())
+    grid = table("words", "method", "IoU (95 %)>", "precision>", *above, rows=rows)
+    print_report(output.out, {"kinds": numbers}, output.as_json, grid)
 
 
 def _intervals(result: Any, groups: Iterable[str], metrics: Iterable[str]) -> dict[str, Any]:

@@ -20,8 +20,7 @@ References:
 
 import math
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -39,7 +38,7 @@ from headwise.editing.support import require_support
 from headwise.errors import HeadwiseError
 from headwise.model.autoencoder import decoded, encoded
 from headwise.model.generate import Key, generators_of, image_size
-from headwise.model.pipelines import quiet
+from headwise.model.noised_image import scheduled
 from headwise.model.sites import AttentionHook
 from headwise.pictures import cropped, fitted, read_picture
 
@@ -118,7 +117,7 @@ def invert(
     else:
         record = _scheduler(pipe, _FixedPoint)
         record.iterations, first = iterations, start
-    with _with(pipe, record):
+    with scheduled(pipe, record):
         pipe(prompt, latents=first, guidance_scale=scale, **common, **size)
     path = record.path()
     residuals = torch.cat(record.residuals) if method == "edit friendly" else None
@@ -163,7 +162,7 @@ def edit_picture(
     replay = _scheduler(pipe, _Replaying)
     skipped = int(skip * inverted.num_inference_steps)
     replay.inverted, replay.group, replay.skipped = inverted, 1 + len(targets), skipped
-    with _with(pipe, replay):
+    with scheduled(pipe, replay):
         images = generate_edits(
             pipe,
             [[inverted.prompt, *targets]],
@@ -299,20 +298,10 @@ def _scheduler(pipe: Any, kind: Any) -> Any:
     return kind.from_config(config, clip_sample=False, thresholding=False)
 
 
-@contextmanager
-def _with(pipe: Any, scheduler: Any) -> Iterator[None]:
-    before, pipe.scheduler = pipe.scheduler, scheduler
-    try:
-        with quiet(pipe):
-            yield
-    finally:
-        pipe.scheduler = before
-
-
 def _regenerated(pipe: Any, inverted: Inversion, size: dict[str, int]) -> Tensor:
     replay = _scheduler(pipe, _Replaying)
     replay.inverted, replay.group = inverted, 1  # alone, it is not held to its path
-    with _with(pipe, replay):
+    with scheduled(pipe, replay):
         return pipe(
             inverted.prompt,
             latents=inverted.path[:1],

@@ -11,8 +11,20 @@ the layer has. Hooks further in have their effect: a word that is strengthened h
 Within a region, a concept's heads attend to a word more or less than the average head, which has 1:
 
     region[c, w] = Σ_h R[c, h] A[h, region, w] / Σ_h A[h, region, w]
+
+The maps of all heads together may be weighted, each word's by the relevance of a concept; heads that work
+against the concept are left out:
+
+    map[x, w] = Σ_h W[w, h] A[h, x, w] / Σ_h W[w, h],   W[w, h] = max(0, R[c(w), h]), or 1 without a concept
+
+References:
+    | What the DAAM: Interpreting Stable Diffusion Using Cross Attention (Tang et al., 2022), all heads alike
+    | https://arxiv.org/abs/2210.04885
+    | Selective Aggregation of Attention Maps (Park et al., 2026), the quarter of the heads with most votes
+    | https://arxiv.org/abs/2604.05906
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,6 +44,7 @@ __all__ = ["AttentionMaps", "WordMaps", "region_relevance"]
 
 Box = tuple[float | int, float | int, float | int, float | int]
 FULL: Box = (0.0, 0.0, 1.0, 1.0)
+_TINY = float(np.finfo(np.float64).tiny)
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,11 +55,13 @@ class WordMaps:
         words: The words of the prompt, in order; a word that the denoiser does not read has maps of zeros.
         layers: The maps A of each layer of the head map, on the layer's own grid.
         head_map: The head map of the model.
+        weights: How much each head counts in the map of all heads together, 0 or more; all alike if None.
     """
 
     words: tuple[Word, ...]
     layers: tuple[Float[np.ndarray, "_heads _height _width words"], ...]
     head_map: HeadMap
+    weights: Float[np.ndarray, "words all_heads"] | None = None
 
     def of(self, head: int) -> Float[np.ndarray, "height width words"]:
         """The maps of one head by its index."""
@@ -56,14 +71,25 @@ class WordMaps:
                 return maps[head - start]
         raise AssertionError("the head map has this head")
 
-    def together(self) -> Float[np.ndarray, "height width words"]:
-        """The mean over all heads, at the finest grid of any layer."""
+    def together(
+        self, weights: Float[np.ndarray, "words all_heads"] | None = None
+    ) -> Float[np.ndarray, "height width words"]:
+        """The mean over all heads, at the finest grid of any layer.
+
+        Args:
+            weights: How much each head counts for each word, 0 or more; `self.weights` if None. A word of
+                which no head counts has a map of zeros.
+        """
+        weights = self.weights if weights is None else weights
+        if weights is None:
+            weights = np.ones((len(self.words), self.head_map.all_heads))
+        shares = torch.from_numpy(weights / np.maximum(weights.sum(1, keepdims=True), _TINY)).float()
         height, width = max(maps.shape[1:3] for maps in self.layers)
         total = torch.zeros(len(self.words), height, width)
-        for maps in self.layers:
-            of_layer = torch.from_numpy(maps).sum(0).permute(2, 0, 1)
+        for maps, (start, stop) in zip(self.layers, self.head_map.slices, strict=True):
+            of_layer = torch.einsum("hyxw,wh->wyx", torch.from_numpy(maps), shares[:, start:stop])
             total += F.interpolate(of_layer[None], (height, width), mode="bilinear")[0]
-        return (total / self.head_map.all_heads).permute(1, 2, 0).numpy()
+        return total.permute(1, 2, 0).numpy()
 
     def within(self, box: Box = FULL) -> Float[np.ndarray, "all_heads words"]:
         """How much each head attends to each word within a region of the image.
@@ -100,9 +126,8 @@ def region_relevance(
     relevance.require(maps.head_map, "the picture's model")
     attention = maps.within(box).astype(np.float64)  # A[h, region, w]
     of_heads, of_words = attention.sum(1), attention.sum(0)
-    tiny = np.finfo(np.float64).tiny  # a word that no head attends to has ratio 0
-    together = relevance.values @ of_heads / max(of_heads.sum(), tiny)
-    return together, relevance.values @ attention / np.maximum(of_words, tiny)
+    together = relevance.values @ of_heads / max(of_heads.sum(), _TINY)  # nowhere attended to: 0
+    return together, relevance.values @ attention / np.maximum(of_words, _TINY)
 
 
 class AttentionMaps(Hook):
@@ -113,14 +138,32 @@ class AttentionMaps(Hook):
             pipe("a red car")
         recorder.take().of(37)
 
+    With relevance, the maps of all heads together are weighted by it:
+
+        AttentionMaps(by=relevance, concepts={"red": "Color"})
+
     Args:
         picture: The index of the image in the batch.
+        by: The relevance measured on this model, by votes or by effect.
+        concepts: The concept of each word whose heads are to be weighted.
+
+    Raises:
+        HeadwiseError: One of `by` and `concepts` is given without the other.
+        UnknownConcept: A concept was not measured.
     """
 
     once_per_step = True
 
-    def __init__(self, picture: int = 0) -> None:
-        self.picture = picture
+    def __init__(
+        self, picture: int = 0, by: Relevance | None = None, concepts: Mapping[str, str] | None = None
+    ) -> None:
+        if (by is None) != (not concepts):
+            raise HeadwiseError(
+                "Give `by` and `concepts` together: the relevance, and the concept of each word whose heads "
+                'are to be weighted, such as concepts={"red": "Color"}.'
+            )
+        self.picture, self.by = picture, by
+        self.weights = {word: np.maximum(0, by[c]) for word, c in (concepts or {}).items()} if by else {}
         self._forget()
 
     def prepare(self, call: DenoiserCall) -> None:
@@ -135,6 +178,8 @@ class AttentionMaps(Hook):
                 )
             self.head_map, self.image = call.head_map, self._image(call)
             self._read(call)
+            if self.by is not None:
+                self.by.require(call.head_map)
         self.head_map.require(call.head_map, "The model that was recorded", "the pipeline")
         if self._image(call) != self.image:
             raise HookMisuse(
@@ -155,7 +200,11 @@ class AttentionMaps(Hook):
         if not self.calls or len(self.sums) != len(self.head_map):
             raise HookMisuse("No image was generated. Call the pipeline inside `hooked` first.")
         layers = tuple((self.sums[i] / self.counts[i]).cpu().numpy() for i in range(len(self.head_map)))
-        maps = WordMaps(self.words, layers, self.head_map)
+        weights = None
+        if self.weights:
+            alike = np.ones(self.head_map.all_heads)
+            weights = np.stack([self.weights.get(word.text, alike) for word in self.words])
+        maps = WordMaps(self.words, layers, self.head_map, weights)
         self._forget()
         return maps
 

@@ -25,7 +25,9 @@ def encoded(pipe: Any, picture: Image.Image) -> Float[Tensor, "1 channels height
     with _wide_autoencoder(pipe) as vae:
         pixels = pipe.image_processor.preprocess(picture).to(pipe._execution_device, vae.dtype)
         mean, scale = _normalisation(vae)
-        latents = (vae.encode(pixels).latent_dist.mode() - mean) * scale
+        code = vae.encode(pixels)
+        latents = (code.latent_dist.mode() if hasattr(code, "latent_dist") else code.latent) - mean
+        latents = latents * scale
     if not latents.isfinite().all():
         raise NotFinite(
             f"The autoencoder's latents are not finite in {pipe.vae.dtype}. Load the pipeline in "
@@ -62,6 +64,6 @@ def _normalisation(vae: Any) -> tuple[Tensor | float, Tensor | float]:
     """The mean that is taken from an encoder's output, and the factor that it is then multiplied by."""
     mean, std = getattr(vae.config, "latents_mean", None), getattr(vae.config, "latents_std", None)
     if mean is None or std is None:
-        return 0.0, vae.config.scaling_factor
+        return getattr(vae.config, "shift_factor", None) or 0.0, vae.config.scaling_factor
     mean, std = (torch.tensor(each).view(1, -1, 1, 1).to(vae.device, vae.dtype) for each in (mean, std))
     return mean, vae.config.scaling_factor / std

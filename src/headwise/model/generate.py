@@ -19,7 +19,7 @@ from headwise.model.heads import denoiser_of
 
 __all__ = [
     "Key", "generate", "generate_keys", "generator_for", "generators_of", "image_size", "latent_shape",
-    "latents_for", "start_of",
+    "latents_for", "packed", "start_of",
 ]  # fmt: skip
 
 _INSTEAD = {
@@ -68,9 +68,12 @@ def start_of(
     # Drawn even where latents are passed: the noise of later steps must not repeat that of the first.
     noise = torch.stack([torch.randn(shape, generator=generator) for generator in generators])
     start = noise if latents is None else torch.stack(list(latents))
-    if _packs(pipe):
-        start = pipe._pack_latents(start, len(start), *shape)
-    return start.to(denoiser_of(pipe).dtype), generators
+    return packed(pipe, start).to(denoiser_of(pipe).dtype), generators
+
+
+def packed(pipe: Any, latents: Float[Tensor, "n channels height width"]) -> Float[Tensor, "n ..."]:
+    """Latents in the form in which the pipeline's denoiser takes them: in patches of 2 × 2 for FLUX."""
+    return pipe._pack_latents(latents, *latents.shape) if _packs(pipe) else latents
 
 
 def generate_keys(

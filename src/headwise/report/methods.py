@@ -1,4 +1,4 @@
-"""The pages of compared methods: ways of editing, and ways of generating several subjects.
+"""The pages of compared methods: ways of editing, of generating several subjects, of making maps of words.
 
 Pictures in the folder of a comparison are named by the method that made them: `003 source.png`,
 `003 relevance.png`.
@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
-from headwise.benchmarks.results import TARGET_ONLY, Editing, MultiConcept
+from headwise.benchmarks.results import TARGET_ONLY, Editing, MultiConcept, Segmentation
 from headwise.report import plots
 from headwise.report.page import Drawing, Page, Section, Table, settings_rows, strips_of_methods
 from headwise.runs.scores import Scores
 
-__all__ = ["editing_page", "multi_subject_page", "strengthening_page"]
+__all__ = ["editing_page", "multi_subject_page", "segmentation_page", "strengthening_page"]
 
 EDITING = (
     "Every method edits the same pictures, from the same latents. An image-text model scores how well the "
@@ -32,6 +32,12 @@ MULTI_SUBJECT = (
     "Every method generates pictures of the same prompts from the same latents. An image-text model scores "
     "how well the whole prompt fits (full), how well its worst subject fits (minimum), and how similar the "
     "prompt is to the best of several captions (caption)."
+)
+SEGMENTATION = (
+    "Images with known masks are noised, and the denoiser is called with their prompt. The map of a word is "
+    "the weighted mean of the heads' attention to it; methods differ in the weights. Precision ranks the "
+    "pixels by the map; intersection over union (IoU) takes each method's best threshold on the other half "
+    "of the images."
 )
 SAME = "The same latents in every column."
 
@@ -99,6 +105,35 @@ def multi_subject_page(folder: Path, scores: Scores) -> Page:
     )
 
 
+def segmentation_page(folder: Path, scores: Scores) -> Page:
+    """The page of a folder in which maps of words were compared with masks."""
+    said = scores.settings
+    found = Segmentation(scores, tuple(said["kinds"]), tuple(said["images"]))
+    kinds = list(dict.fromkeys(found.kinds))
+    figures, tables = [], []
+    for kind in kinds:
+        ious = {method: found.iou(method, kind) for method in found.methods}
+        alt = "; ".join(f"{method} {iou}" for method, iou in ious.items())
+        figures.append(Drawing.of(plots.rates(ious, f"IoU, {kind}"), f"{kind}: {alt}.", "30rem"))
+        rows = [(m, str(iou), str(found.precision(m, kind))) for m, iou in ious.items()]
+        columns = ("method", "IoU", "precision")
+        tables.append(Table(kind, columns, rows, columns[1:], open=True))
+    overview = Section(
+        "How well maps fit masks",
+        "Means with 95 % intervals (bootstrap over images).",
+        tuple(figures),
+        tuple(tables),
+    )
+    strips = tuple(strips_of_methods(folder, ("mask", *found.methods), "mask"))
+    return Page(
+        title="Do the maps of words show where they are?",
+        lead=SEGMENTATION,
+        numbers=[("words", str(len(found.kinds))), ("images", str(len(set(found.images))))],
+        sections=[overview, Section("Images", "Lit by the mask, and by each method's map.", strips=strips)],
+        settings=_settings(scores),
+    )
+
+
 def _worst_and_whole(subjects: MultiConcept, kind: str) -> Drawing:
     points = {m: (subjects.of(m, "full", kind), subjects.of(m, "minimum", kind)) for m in subjects.methods}
     alt = "; ".join(f"{m} full {f.value:.2f}, minimum {n.value:.2f}" for m, (f, n) in points.items())
@@ -116,5 +151,5 @@ def _per_method(scores: Scores) -> tuple[str, str]:
 
 
 def _settings(scores: Scores) -> list[tuple[str, str]]:
-    lists = ("attributes", "types")
+    lists = ("attributes", "types", "words", "kinds", "images")
     return list(settings_rows({k: v for k, v in scores.settings.items() if k not in lists}))

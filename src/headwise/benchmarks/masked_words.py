@@ -1,0 +1,103 @@
+"""Images in which it is known where each word of their prompt is.
+
+They are read from a TOML file; pictures and masks lie beside it:
+
+    [[pictures]]
+    picture = "07.png"
+    prompt = "a red car and a dog"
+    words = [
+      {word = "car", concept = "Vehicles", kind = "thing", mask = "07-car.png"},
+      {word = "red", concept = "Color", kind = "attribute", mask = "07-car.png"},
+    ]
+
+A mask is a picture of the same size, white where the word is and black elsewhere. Results are told by kind,
+which may be any word.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool
+from PIL import Image
+
+from headwise.benchmarks.prompts import bad_prompts, file_of_prompts, tables_in
+from headwise.errors import UnreadablePrompts
+from headwise.model.tokens import words_of
+from headwise.pictures import fitted, read_picture
+
+__all__ = ["MaskedWord", "masked_words"]
+
+
+@dataclass(frozen=True)
+class MaskedWord:
+    """A word of an image's prompt, and where it is.
+
+    Args:
+        picture, mask_file: The files of the image and of the mask.
+        prompt: A prompt that describes the image.
+        word: The word or phrase, as the prompt says it.
+        concept: Its concept.
+        kind: What results are told by, such as "thing" or "attribute".
+    """
+
+    picture: Path
+    mask_file: Path
+    prompt: str
+    word: str
+    concept: str
+    kind: str
+
+    def image(self) -> Image.Image:
+        """The image."""
+        return read_picture(self.picture)
+
+    def mask(self, size: tuple[int, int]) -> Bool[np.ndarray, "height width"]:
+        """True where the word is in the middle of the image, scaled to this width and height.
+
+        Raises:
+            UnreadablePrompts: The mask has another size than the image, or says the same everywhere.
+        """
+        picture, mask = self.image(), read_picture(self.mask_file)
+        if mask.size != picture.size:
+            raise UnreadablePrompts(
+                f"{self.mask_file} has {mask.width} × {mask.height} pixels, its picture {picture.width} × "
+                f"{picture.height}. Give a mask of the picture's size."
+            )
+        inside = np.asarray(fitted(mask, size).convert("L")) > 127
+        if inside.all() or not inside.any():
+            raise UnreadablePrompts(
+                f"{self.mask_file} is {'white' if inside.all() else 'black'} all over the part of the image "
+                f'that is generated; expected white where "{self.word}" is and black elsewhere.'
+            )
+        return inside
+
+
+def masked_words(source: str | Path) -> list[MaskedWord]:
+    """The words of a file, those of an image together.
+
+    Args:
+        source: "emoji", or the path of a TOML file.
+
+    Raises:
+        UnreadablePrompts: The file lacks something, or a word is not in its prompt.
+    """
+    file = file_of_prompts(source, "segmentation")
+    words = []
+    for number, table in enumerate(tables_in(file).get("pictures", [])):
+        try:
+            picture, prompt = file.parent / table["picture"], table["prompt"]
+            words += [
+                MaskedWord(
+                    picture, file.parent / each["mask"], prompt, each["word"], each["concept"], each["kind"]
+                )
+                for each in table["words"]
+            ]
+        except (KeyError, TypeError) as error:
+            raise bad_prompts(file, f"number {number} of [[pictures]] lacks or misspells {error}") from None
+    for word in words:
+        if not set(words_of(word.word)) <= set(words_of(word.prompt)):
+            raise bad_prompts(file, f'"{word.word}" is not in its prompt "{word.prompt}"')
+    if not words:
+        raise bad_prompts(file, "there are no [[pictures]] with words")
+    return words
