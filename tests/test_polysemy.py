@@ -1,7 +1,10 @@
 """Two-sense words: each metric on pictures made to be known, differences by a second way, folders."""
 
 import json
+import re
+import tomllib
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,14 +16,14 @@ from PIL import Image
 
 from headwise.benchmarks import polysemy
 from headwise.benchmarks.clip_scorer import CLIPScorer
-from headwise.benchmarks.polysemy import METRICS, benchmark_polysemy, sense_scores
+from headwise.benchmarks.polysemy import METHODS, METRICS, benchmark_polysemy, sense_scores
 from headwise.benchmarks.prompts import EvalPrompt, PolysemyPrompt, polysemy_prompts
 from headwise.benchmarks.results import Polysemy, kind_of
 from headwise.errors import HeadwiseError, RunMismatch, VotesMismatch
 from headwise.intervals import RESAMPLES
 from headwise.report.measurement import report
 from headwise.runs.scores import Scores
-from helpers import SENSES, Stub, relevance_for
+from helpers import ROOT, SENSES, Stub, blocks, relevance_for
 
 CAR, FRUIT, SOFA = "a car in orange color", "an orange", "a sofa in orange color"
 ORANGE = PolysemyPrompt(
@@ -238,3 +241,23 @@ def test_the_other_things_of_a_word_are_told_apart_by_its_first_text(tmp_path):
     emoji = polysemy_prompts("emoji")
     assert {prompt.word for prompt in emoji if not prompt.things} == {"bat", "mouse"}
     assert all(prompt.things[0] == prompt.case.texts[0] for prompt in emoji if prompt.things)
+
+
+def test_the_page_is_true(tmp_path, monkeypatch, capsys):
+    """Its list is read, with every key that it explains, and its program runs."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(CLIPScorer, "load", lambda name: Stub())
+    page = ROOT / "docs" / "polysemy.md"
+    (written,) = blocks(page, "toml")
+    explained = re.findall(r"^\| `(\w+)` \|", page.read_text().split("| key |")[1].split("\n\n")[0], re.M)
+    assert set(explained) == tomllib.loads(written)["senses"][0].keys()
+    assert set(re.findall(r"^\| `(\w+)` \|", page.read_text().split("| key |")[0], re.M)) == set(METRICS)
+    for method in METHODS:
+        assert method.removeprefix("gate, ") in page.read_text(), method
+    Path("mine.toml").write_text(written)
+    Path("known").mkdir()
+    picture(200, 100, 0).save("known/0.png")
+    exec(compile(*blocks(page, "python"), str(page), "exec"), {})
+    assert re.search(r"misread: \d+%; car recognised: \d+%", capsys.readouterr().out)
+    emoji = polysemy_prompts("emoji")
+    assert f"{len(emoji)} prompts of {len({case.word for case in emoji})} words" in page.read_text()
