@@ -509,6 +509,8 @@ def brightness_score(scorer, kind):
 
 @pytest.fixture
 def judged(monkeypatch):
-    """The CLIP scorer says whether a picture is bright."""
-    monkeypatch.setattr("headwise.benchmarks.clip_scorer.CLIPScorer.load", lambda name: name)
+    """The CLIP scorer compares mean colours, and a score says whether a picture is bright."""
+    from helpers import Stub
+
+    monkeypatch.setattr("headwise.benchmarks.clip_scorer.CLIPScorer.load", lambda name: Stub())
     monkeypatch.setattr("headwise.benchmarks.clip_scorer.scoring", brightness_score)

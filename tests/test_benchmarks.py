@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from headwise.benchmarks.polysemy import METHODS, Polysemy, benchmark_polysemy
+from headwise.benchmarks.polysemy import METHODS, METRICS, Polysemy, benchmark_polysemy
 from headwise.benchmarks.prompts import EvalPrompt
 from headwise.benchmarks.weakening_sweeps import benchmark_weakening, eighths, sweep_factors
 from headwise.errors import HeadwiseError, UnknownConcept
@@ -13,14 +13,14 @@ from headwise.measuring.concepts import ConceptSet
 from headwise.model.heads import HeadMap
 from headwise.report.measurement import report
 from headwise.runs.scores import Scores
-from helpers import SENSES, Bright, relevance_for
+from helpers import SENSES, Bright, Stub, relevance_for
 
 WORDS = ConceptSet({"Color": ["red", "blue"], "Animals": ["dog", "cat"]})
 
 
 def run(sd, **options):
     options = {"seeds": (0, 1, 2), "num_inference_steps": 2, "batch_size": 2, "progress": False} | options
-    judge = options.pop("judge", Bright())
+    judge = options.pop("judge", Stub())
     options = {"effect": effect_for(sd), "concepts": WORDS} | options
     return benchmark_polysemy(sd, relevance_for(sd), SENSES, judge, **options)
 
@@ -31,33 +31,34 @@ def effect_for(pipe):
 
 
 def test_every_method_every_seed_every_prompt(sd, tmp_path):
-    judge = Bright()
-    found = run(sd, judge=judge, out=tmp_path, keep_prompts=1)
-    assert judge.looked == len(METHODS) * 3 * 2 == len(found.misread)
-    assert set(np.unique(found.misread.values)) <= {0.0, 1.0}
+    found = run(sd, out=tmp_path, keep_prompts=1)
+    assert found.scores.values.shape == (len(METHODS), len(METRICS), 3, 2)
+    assert len(found.scores) == found.scores.values.size
+    assert set(np.unique(found.scores.values[:, :2])) <= {0.0, 1.0}
     rate = found.rate("adjust")
     assert rate.low <= rate.value <= rate.high
-    assert found.rate("plain", "red").value == found.misread.values[0, :, 0].mean()
+    assert found.rate("plain", "red").value == found.scores.values[0, 0, :, 0].mean()
     names = sorted(file.stem for file in (tmp_path / "pictures").glob("*.png"))
     assert names == sorted(f"000 {method}" for method in METHODS)
-    again = Bright()
+    again = Stub()
     same = run(sd, judge=again, out=tmp_path)
-    assert again.looked == 0 and np.array_equal(same.misread.values, found.misread.values)
+    assert again.looked == 0 and np.array_equal(same.scores.values, found.scores.values)
     page = report(tmp_path).read_text()
     assert "Which sense does the picture show?" in page and "random heads" in page and "a red dog" in page
+    assert "misread − plain" in page
 
 
 def test_one_row_of_a_batch_is_its_prompt_alone(sd):
     """Two words, two pairs of concepts, one batch: as each by itself."""
     both = run(sd, methods=("adjust",), seeds=(0,), batch_size=2)
     one_by_one = run(sd, methods=("adjust",), seeds=(0,), batch_size=1)
-    assert np.array_equal(both.misread.values, one_by_one.misread.values)
+    assert np.allclose(both.scores.values, one_by_one.scores.values, atol=1e-5)
 
 
 def test_known_rates():
     values = np.array([[[1.0, 0.0], [1.0, 1.0]], [[0.0, 0.0], [0.0, np.nan]]])
-    axes = {"method": ("plain", "adjust"), "seed": (0, 1), "prompt": (0, 1)}
-    found = Polysemy(Scores(values, axes), ("orange", "rose"))
+    axes = {"method": ("plain", "adjust"), "measure": ("misread",), "seed": (0, 1), "prompt": (0, 1)}
+    found = Polysemy(Scores(values[:, None], axes), ("orange", "rose"), (0, 0))
     assert found.rate("plain").value == 0.75
     assert found.rate("plain", "rose").value == 0.5
     assert found.rate("adjust").value == 0 and found.rate("adjust").high == pytest.approx(0.5615, abs=1e-4)
@@ -102,7 +103,7 @@ def test_pictures_are_kept_of_prompts_far_apart(sd, tmp_path):
     many = [sense for sense in SENSES for _ in range(5)]
     options = {"seeds": (0,), "num_inference_steps": 1, "batch_size": 5, "progress": False}
     benchmark_polysemy(
-        sd, relevance_for(sd), many, Bright(), methods=("plain",), out=tmp_path, keep_prompts=3, **options
+        sd, relevance_for(sd), many, Stub(), methods=("plain",), out=tmp_path, keep_prompts=3, **options
     )
     assert sorted(f.stem for f in (tmp_path / "pictures").iterdir()) == [
         "000 plain",
@@ -126,10 +127,10 @@ def test_refusals(sd, tmp_path):
     with pytest.raises(HeadwiseError, match="'span' needs `concepts`, which was not given"):
         run(sd, methods=("span",), concepts=None)
     with pytest.raises(HeadwiseError, match="Relevance by effect was given, but words are adjusted by votes"):
-        benchmark_polysemy(sd, effect_for(sd), SENSES, Bright())
+        benchmark_polysemy(sd, effect_for(sd), SENSES, Stub())
     without = run(sd, effect=None, concepts=None, seeds=(0,), num_inference_steps=1)
     assert without.methods == ("plain", "rewording", "uniform", "random heads", "layer means", "adjust")
     with pytest.raises(HeadwiseError, match="No prompt with a two-sense word"):
-        benchmark_polysemy(sd, relevance_for(sd), [], Bright())
+        benchmark_polysemy(sd, relevance_for(sd), [], Stub())
     with pytest.raises(HeadwiseError, match="holds no run"):
         report(tmp_path)

@@ -136,6 +136,37 @@ def test_benchmark_polysemy(run, workspace, judged):
     assert code == 0 and "4 images per method." in out
 
 
+def test_what_benchmark_polysemy_says_besides(run, workspace, judged):
+    sense = (
+        '[[senses]]\nword = "{}"\ntoward = "Color"\naway = "Animals"\nprompts = ["a {{word}} {{thing}}"]\n'
+        'reworded = "a {{thing}} in {{word}} color"\n'
+        'texts = ["a {{thing}} in {{word}} color", "a {{word}}"]\n'
+        'things = ["dog", "cat"]\n'
+    )
+    (workspace / "senses.toml").write_text("\n".join(map(sense.format, ("red", "orange", "lavender"))))
+    line = ("benchmark", "polysemy", "-m", "./tiny", "--senses", "senses.toml", "--seeds", "0", *FAST)
+    line += ("--method", "plain", "--method", "layer means", "--method", "adjust")
+    found = json.loads(run(*line, "--json")[1])
+    assert set(found) == {"page", "methods", "against", "words"}
+    assert set(found["methods"]["adjust"]) == {
+        "misread", "low", "high", "n", "thing", "kept", "difference_to_plain",
+    }  # fmt: skip
+    for method, numbers in found["methods"].items():
+        for mean in (numbers["thing"], numbers["kept"], *numbers["difference_to_plain"].values()):
+            assert mean["low"] <= mean["mean"] <= mean["high"], method
+        assert set(numbers["difference_to_plain"]) == {"misread", "thing"}
+    assert found["methods"]["plain"]["difference_to_plain"]["misread"] == {"mean": 0, "low": 0, "high": 0}
+    assert set(found["against"]) == {"adjust"}
+    assert set(found["against"]["adjust"]) == {"plain", "layer_means"}
+    adjust, plain = (found["methods"][method]["misread"] for method in ("adjust", "plain"))
+    assert found["against"]["adjust"]["plain"]["mean"] == pytest.approx(adjust - plain)
+    assert set(found["words"]) == {"red", "orange", "lavender"}
+    by_word = [numbers["adjust"] for numbers in found["words"].values()]
+    assert np.mean(by_word) == pytest.approx(adjust)
+    out = run(*line)[1]
+    assert "misread − plain (95 %)" in out and "of 2 other methods" in out and "kept" in out
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

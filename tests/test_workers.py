@@ -299,9 +299,9 @@ SWEEPS = {
         **FAST | {"keep_prompts": 1} | options,
     ).scores,
     "polysemy": lambda pipe, **options: benchmark_polysemy(
-        pipe, relevance_for(tiny_sd()), SENSES * 2, Bright(), seeds=(0, 1), batch_size=2,
+        pipe, relevance_for(tiny_sd()), SENSES * 2, Stub(), seeds=(0, 1), batch_size=2,
         **FAST | {"keep_prompts": 2} | options,
-    ).misread,
+    ).scores,
 }  # fmt: skip
 
 

@@ -73,7 +73,7 @@ def wilson(hits: int, n: int) -> Interval:
     half = Z * np.sqrt(share * (1 - share) / n + Z * Z / (4 * n * n)) / scale
     # a share of 0 or 1 is an end of its interval, whatever rounding makes of it
     low, high = float(centre - half) if hits else 0.0, float(centre + half) if hits < n else 1.0
-    return Interval(share, low, high)
+    return Interval(share, low, high, n)
 
 
 def bootstrap(

@@ -5,7 +5,7 @@ results             what sweeps found, as numbers with intervals; needs no torch
 sweep               the loop of all benchmarks: what is missing → generate → score → checkpoint
 clip_scorer         what a picture shows, by a CLIP model
 weakening           ordered weakening of one concept; weakening_sweeps of many concepts or factors
-polysemy            words with two senses: how often are they misread?
+polysemy            words with two senses: how often are they misread? polysemy_results: its numbers
 editing             which method shows the target best, and keeps the source best?
 multi_concept       are all subjects of a prompt there?
 questions/          what the paper leaves open

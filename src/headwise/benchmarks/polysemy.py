@@ -1,4 +1,12 @@
-r"""How often is a word with two senses misread, plain and adjusted?
+r"""How often is a word with two senses misread, plain and adjusted, and what else does a method change?
+
+Of a picture, the scorer says
+
+    misread    1 where another text of its prompt fits better than the one of the sense that was meant
+    thing      1 where it picks the prompt's thing among the other things of that word
+    kept       similarity with the plain picture of the same prompt and seed; 1 for "plain"
+
+The methods are
 
     plain, rewording         no steering; the prompt put more plainly
     adjust                   `headwise.adjust`, by votes
@@ -10,7 +18,9 @@ r"""How often is a word with two senses misread, plain and adjusted?
     span, neighbours         words of the concept that is meant in place of the word, in all heads
                              (`steering.word_mixture`)
 
-Pictures of different methods start from the same latents.
+Pictures of different methods start from the same latents. Whether a picture shows both senses is not scored:
+a text that names both contains the words of each, and CLIP hardly tells which word belongs to which thing.
+People can tell (`headwise study`).
 
 References:
     | Cross-Attention Head Position Patterns Can Align with Human Visual Concepts (Park et al., 2024)
@@ -18,11 +28,13 @@ References:
 """
 
 from collections.abc import Sequence
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, NamedTuple, Unpack
 
 import numpy as np
+from jaxtyping import Float
 
+from headwise.benchmarks.clip_scorer import CLIPScorer
 from headwise.benchmarks.prompts import PolysemyPrompt
 from headwise.benchmarks.results import Polysemy
 from headwise.benchmarks.sweep import (
@@ -35,7 +47,6 @@ from headwise.benchmarks.sweep import (
     run_sweep,
     spread_evenly,
 )
-from headwise.benchmarks.weakening import Score
 from headwise.errors import HeadwiseError
 from headwise.measuring.concepts import ConceptSet
 from headwise.measuring.relevance import Relevance
@@ -47,11 +58,13 @@ from headwise.steering.dose import gate
 from headwise.steering.steer import Steer, adjust
 from headwise.steering.word_mixture import MIXTURES, mixed_words
 
-__all__ = ["METHODS", "Polysemy", "benchmark_polysemy"]
+__all__ = ["BY_HEADS", "METHODS", "METRICS", "Polysemy", "benchmark_polysemy", "sense_scores"]
 
+METRICS = Polysemy.METRICS
 CONTROLS = ("uniform", "random heads", "layer means")
 BY_VOTES = (*CONTROLS, "adjust")
 BY_EFFECT = (*(f"gate, {control}" for control in CONTROLS), "gate")
+BY_HEADS = ("adjust", "gate")  # what the others are baselines and controls of
 METHODS = ("plain", "rewording", *BY_VOTES, *BY_EFFECT, *MIXTURES)
 
 
@@ -59,7 +72,7 @@ def benchmark_polysemy(
     pipe: Any,
     relevance: Relevance,
     prompts: Sequence[PolysemyPrompt],
-    score: Score,
+    scorer: CLIPScorer,
     *,
     effect: Relevance | None = None,
     concepts: ConceptSet | None = None,
@@ -73,21 +86,21 @@ def benchmark_polysemy(
     guidance_scale: float | int = 7.5,
     **run: Unpack[RunOptions],
 ) -> Polysemy:
-    """Generate every prompt with every method from every seed, and score which sense each picture shows.
+    """Generate every prompt by every method from every seed, and score what each picture shows.
 
     Args:
         pipe: The user's pipeline, which is left as it was; or workers, which share the prompts (runs/ray.py).
         relevance: By votes, as measured on this model, with its head map.
         prompts: Prompts with a two-sense word, and the texts of the senses that pictures may show.
-        score: 1 for pictures that show the first text of their prompt, 0 for the others:
-            `clip_scorer.scoring` with "choice".
+        scorer: A CLIP model that compares pictures with texts and with each other.
         effect: Relevance by effect, for "gate" and its controls.
         concepts: The words of the concepts, for "span" and "neighbours".
         methods: Some of `METHODS`; all of them whose arguments are given if None.
         strength, clamp: Options of adjusting, see `headwise.adjust`; the strength of gates is that up to 1.
         seeds: Each prompt is generated once from each seed.
         keep_prompts: How many prompts' pictures to save in `out`/pictures, spread evenly, first seed.
-        batch_size: Pictures per pipeline call.
+        batch_size: Pictures per pipeline call. Where "plain" is not among the methods, plain pictures are
+            generated all the same, to compare with.
         num_inference_steps, guidance_scale: Passed to the pipeline.
         run: `out`, `numbers`, `checkpoint_every` and `progress`, as in `run_sweep`.
 
@@ -112,9 +125,8 @@ def benchmark_polysemy(
         {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale},
     )  # fmt: skip
     steering = _Steering(relevance, effect, concepts, float(strength), clamp)
-    sweep = partial(_sweep, comparison, score, steering)
-    scores = run_sweep(pipe, sweep, kind="polysemy", together=batch_size, **run)
-    return Polysemy(scores, tuple(prompt.word for prompt in prompts))
+    sweep = partial(_sweep, comparison, scorer, steering)
+    return Polysemy.of_scores(run_sweep(pipe, sweep, kind="polysemy", together=batch_size, **run))
 
 
 class _Steering(NamedTuple):
@@ -149,30 +161,65 @@ class _Steering(NamedTuple):
         return gate(self.effect, *senses, min(1.0, self.strength))
 
 
-def _sweep(comparison: Comparison, score: Score, steering: _Steering, pipe: Any) -> Sweep:
+def _sweep(comparison: Comparison, scorer: CLIPScorer, steering: _Steering, pipe: Any) -> Sweep:
     """The sweep over methods, seeds and prompts."""
-    prompts = comparison.prompts
+    prompts, passed = comparison.prompts, comparison.passed
     plain, reworded = [prompt.case.prompt for prompt in prompts], [prompt.reworded for prompt in prompts]
     texts = {method: reworded if method == "rewording" else plain for method in comparison.methods}
-    settings = settings_of_pictures(pipe, plain + reworded) | comparison.passed
-    settings |= {"strength": steering.strength, "clamp": steering.clamp}
+    settings = settings_of_pictures(pipe, plain + reworded) | passed
+    settings |= {"measures": METRICS, "strength": steering.strength, "clamp": steering.clamp}
     settings |= {"relevance": steering.relevance.settings.get("weights")}
     if steering.effect is not None:
         settings |= {"effect": steering.effect.settings.get("weights")}
     settings |= {"words": [prompt.word for prompt in prompts]}
+    settings |= {"things": [len(prompt.things) for prompt in prompts]}
     kept = spread_evenly(comparison.keep_prompts, len(prompts))
 
+    def images(texts: Sequence[str], seed: int, numbers: Sequence[int], *hooks: Hook) -> Sequence[Any]:
+        with hooked(pipe, *hooks):
+            return generate(pipe, texts, seed, numbers, output_type="pil", **passed)
+
+    @lru_cache(1)  # of one call's prompts, generated once for all methods
+    def generate_plain(seed: int, numbers: tuple[int, ...]) -> Sequence[Any]:
+        return images(plain, seed, numbers)
+
+    def plain_images(call: Call) -> Sequence[Any]:
+        return generate_plain(call.label("seed"), tuple(call.numbers))
+
     def generated(call: Call) -> Sequence[Any]:
-        method, options = call.label("method"), comparison.passed | {"output_type": "pil"}
-        with hooked(pipe, *steering.hooks(pipe, method, comparison.of(call))):
-            return generate(pipe, texts[method], call.label("seed"), call.numbers, **options)
+        method = call.label("method")
+        if method == "plain":
+            return plain_images(call)
+        hooks = steering.hooks(pipe, method, comparison.of(call))
+        return images(texts[method], call.label("seed"), call.numbers, *hooks)
 
     return Sweep(
-        {"method": comparison.methods, "seed": comparison.seeds, "prompt": range(len(prompts))},
+        {
+            "method": comparison.methods,
+            "measure": METRICS,
+            "seed": comparison.seeds,
+            "prompt": range(len(prompts)),
+        },
         settings,
-        loops=("method", "seed"),
+        loops=("seed", "prompt", "method"),
         batch_size=comparison.batch_size,
         generate=generated,
-        score=lambda call, images: 1 - score(images, [prompt.case for prompt in comparison.of(call)]),
+        score=lambda call, images: sense_scores(scorer, comparison.of(call), plain_images(call), images),
         keep=lambda call, images: keep_methods(texts[call.label("method")], kept)(call, images),
     )
+
+
+def sense_scores(
+    scorer: CLIPScorer, prompts: Sequence[PolysemyPrompt], plain: Sequence[Any], images: Sequence[Any]
+) -> Float[np.ndarray, "metrics prompts"]:
+    """The three metrics of each picture; the thing counts as shown where the prompt lists no others.
+
+    Args:
+        scorer: A CLIP model that compares pictures with texts and with each other.
+        prompts: The prompt of each picture.
+        plain: The plain picture of each prompt.
+        images: The pictures.
+    """
+    misread = scorer.choose(images, [prompt.case.texts for prompt in prompts]) != 0
+    thing = scorer.choose(images, [prompt.things or prompt.case.texts[:1] for prompt in prompts]) == 0
+    return np.stack([misread, thing, scorer.image_similarity(plain, images)]).astype(np.float64)

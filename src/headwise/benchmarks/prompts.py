@@ -13,9 +13,9 @@ They are read from TOML files of templates, in which {word} and {thing} stand fo
 
 On the left, prompts of a concept: a picture is compared with `text` (with the prompt, if there is no `text`)
 for each of the words in the place of the right one. On the right, words with two senses: the first text
-describes the sense that is meant, the others misreadings. "a" before a vowel becomes "an". Pairs to edit are
-written like prompts of a concept, with the `box` of the thing; several_emoji.toml shows prompts of two
-subjects.
+describes the sense that is meant, the others misreadings (docs/polysemy.md has every key). "a" before a vowel
+becomes "an". Pairs to edit are written like prompts of a concept, with the `box` of the thing;
+several_emoji.toml shows prompts of two subjects.
 """
 
 import csv
@@ -112,6 +112,8 @@ class PolysemyPrompt:
         toward, away: The concept that is meant, and the one that pictures often show instead.
         case: The prompt, and the texts of the senses that its picture may show.
         reworded: A prompt with the same meaning and without the ambiguity.
+        things: The texts with other things in the place of the prompt's, the prompt's first; empty if there
+            are no others.
     """
 
     word: str
@@ -119,6 +121,7 @@ class PolysemyPrompt:
     away: str
     case: EvalPrompt
     reworded: str
+    things: tuple[str, ...] = ()
 
 
 def evaluated_concepts(source: str | Path) -> tuple[str, ...]:
@@ -163,19 +166,11 @@ def polysemy_prompts(source: str | Path, count: int | None = None) -> list[Polys
         source: "emoji", "paper", or the path of a TOML file.
         count: The largest number of prompts, sampled over words; all if None.
     """
-    senses = []
+    senses: list[PolysemyPrompt] = []
     for number, table in enumerate(_read(source, "polysemy").get("senses", [])):
         try:
-            for prompt in table["prompts"]:
-                for thing in table.get("things", [""]):
-                    fill = {"word": table["word"], "thing": thing}
-                    case = EvalPrompt(
-                        _filled(prompt, fill), tuple(_filled(text, fill) for text in table["texts"])
-                    )
-                    reworded = _filled(table["reworded"], fill)
-                    senses.append(
-                        PolysemyPrompt(table["word"], table["toward"], table["away"], case, reworded)
-                    )
+            listed = table.get("things", [""])
+            senses += [_two_sense(table, prompt, thing) for prompt in table["prompts"] for thing in listed]
         except (KeyError, TypeError, IndexError) as error:
             raise bad_prompts(source, f"number {number} of [[senses]] lacks or misspells {error}") from None
     if not senses:
@@ -224,6 +219,22 @@ def multi_subject_prompts(source: str | Path, count: int = 40) -> list[MultiSubj
         except (KeyError, TypeError) as error:
             raise bad_prompts(source, f"[{kind}] lacks or misspells {error}") from None
     return prompts
+
+
+def _two_sense(table: dict[str, Any], prompt: str, thing: str) -> PolysemyPrompt:
+    fill = {"word": table["word"], "thing": thing}
+    case = EvalPrompt(_filled(prompt, fill), tuple(_filled(text, fill) for text in table["texts"]))
+    others = [other for other in table.get("things", ()) if other != thing]
+    meant = (_filled(table["texts"][0], fill | {"thing": each}) for each in (thing, *others))
+    things = tuple(dict.fromkeys(meant))
+    return PolysemyPrompt(
+        table["word"],
+        table["toward"],
+        table["away"],
+        case,
+        _filled(table["reworded"], fill),
+        things if len(things) > 1 else (),
+    )
 
 
 def _pair(

@@ -14,8 +14,9 @@ from typing import Any, ClassVar
 import numpy as np
 from jaxtyping import Float
 
+from headwise.benchmarks.polysemy_results import Polysemy
 from headwise.errors import HeadwiseError
-from headwise.intervals import Interval, bootstrap, bootstrap_interval, wilson
+from headwise.intervals import Interval, bootstrap, bootstrap_interval
 from headwise.measuring.estimators import PAPER
 from headwise.runs.scores import Scores
 
@@ -116,33 +117,6 @@ class _ByMethod:
         """The mean over the chosen prompts and all seeds, with its bootstrap interval over prompts."""
         values = self.scores.values[self.methods.index(method), metric][:, chosen].T
         return bootstrap_interval(values.mean(1, keepdims=True), lambda mean: mean[0])
-
-
-@dataclass(frozen=True)
-class Polysemy(_ByMethod):
-    """How often two-sense words were misread.
-
-    Args:
-        misread: 1 where the scorer saw another sense than the one that was meant, 0 where not; along the axes
-            method, seed and prompt.
-        words: The word with two senses of each prompt.
-    """
-
-    misread: Scores
-    words: tuple[str, ...]
-
-    @property
-    def scores(self) -> Scores:  # type: ignore[override]
-        """The same as `misread`."""
-        return self.misread
-
-    def rate(self, method: str, word: str | None = None) -> Interval:
-        """The share of misread pictures, with its Wilson interval; of one word's prompts, if it is given."""
-        values = self.misread.values[self.methods.index(method)]
-        if word is not None:
-            values = values[:, [w == word for w in self.words]]
-        scored = values[np.isfinite(values)]
-        return wilson(int(scored.sum()), len(scored))
 
 
 @dataclass(frozen=True)
@@ -358,6 +332,8 @@ def _kind_in_json(folder: Path) -> str:
 def kind_of_scores(scores: Scores) -> str:
     """The kind of a sweep by its axes, for folders written before run.json said it; "" where unknown."""
     axes, settings = scores.axes, scores.settings
+    if "misread" in axes.get("measure", ()):
+        return "polysemy"
     if "pair" in axes:
         return "strengthening" if isinstance(settings.get("relevance"), dict) else "editing"
     if "measure" in axes:

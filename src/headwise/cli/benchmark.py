@@ -28,6 +28,7 @@ from headwise.cli.output import finite, print_report, table
 from headwise.cli.running import running
 from headwise.cli.steer import weakening_json
 from headwise.editing.baselines.table import OFFERED
+from headwise.intervals import Interval
 
 __all__ = ["Only", "editing", "multi_concept", "polysemy", "segmentation", "weakening"]
 
@@ -99,17 +100,15 @@ def polysemy(
 ) -> None:
     """How often is a word with two senses misread: plain, adjusted, and under controls?
 
-    Gates are compared where relevance by effect is known. If run again, it goes on where it stopped.
+    Also says whether the prompt's thing is still recognised, and how similar each picture is to the plain
+    one. Gates are compared where relevance by effect is known. If run again, it goes on where it stopped.
 
     \b
     Examples:
       headwise benchmark polysemy --json
       headwise benchmark polysemy -m CompVis/stable-diffusion-v1-4 --senses mine.toml --seeds 0,1,2,3,4
     """
-    import numpy as np
-
-    from headwise.benchmarks.clip_scorer import scoring
-    from headwise.benchmarks.polysemy import benchmark_polysemy
+    from headwise.benchmarks.polysemy import BY_HEADS, benchmark_polysemy
     from headwise.benchmarks.prompts import polysemy_prompts
     from headwise.measuring.concepts import ConceptSet
 
@@ -119,25 +118,56 @@ def polysemy(
     options = sweep.settings | {"strength": strength, "keep_prompts": 12, "methods": methods}
     options |= {"effect": model.effect(effect_file), "concepts": concepts}
     with running(model, sharing, sweep.out) as run:
-        score = scoring(scorer_of(judge, model), "choice")
         options |= run.place(len(prompts))
-        result = benchmark_polysemy(run.pipe, relevance, prompts, score, **options)
-    if run.ends_as_shard(len(result.misread), sweep.as_json):
+        result = benchmark_polysemy(run.pipe, relevance, prompts, scorer_of(judge, model), **options)
+    if run.ends_as_shard(len(result.scores), sweep.as_json):
         return
-    rates = {method: result.rate(method) for method in result.methods}
-    n = int(np.isfinite(result.misread.values[0]).sum())
-    numbers = {
-        method.replace(", ", "_").replace(" ", "_"): {
-            "misread": rate.value,
-            "low": rate.low,
-            "high": rate.high,
-            "n": n,
-        }
-        for method, rate in rates.items()
+    compared = {method: result.against_others(method) for method in BY_HEADS if method in result.methods}
+    numbers = _polysemy_json(result, compared)
+    columns = ("method", "misread (95 %)>", "thing>", "kept>", "misread − plain (95 %)>")
+    means_table = table(*columns, rows=[_polysemy_row(result, method) for method in result.methods])
+    wins = [
+        f"{method} is misread less than {sum(each.high < 0 for each in others.values())} of {len(others)} "
+        "other methods (interval of the difference below 0)."
+        for method, others in compared.items()
+        if others
+    ]
+    summary = f"{result.rate(result.methods[0]).n} images per method."
+    print_report(sweep.out, numbers, sweep.as_json, means_table, *wins, summary)
+
+
+def _polysemy_row(result: Any, method: str) -> tuple[str, ...]:
+    """A method's row of the table; without a picture to score, a cell is empty."""
+    means = (f"{result.of(method, m).value:.3f}".replace("nan", "") for m in ("thing", "kept"))
+    to_plain = f"{result.difference(method):+.3f}" if "plain" in result.methods and method != "plain" else ""
+    return method, f"{result.rate(method)}", *means, to_plain
+
+
+def _polysemy_json(result: Any, compared: dict[str, dict[str, Interval]]) -> dict[str, Any]:
+    """Every method's means, the differences to the other methods, and the share misread by word."""
+    methods = {}
+    for method in result.methods:
+        misread = result.rate(method)
+        numbers = {"misread": misread.value, "low": misread.low, "high": misread.high, "n": misread.n}
+        numbers |= {metric: _ends(result.of(method, metric)) for metric in ("thing", "kept")}
+        if "plain" in result.methods:
+            differences = {m: _ends(result.difference(method, metric=m)) for m in ("misread", "thing")}
+            numbers["difference_to_plain"] = differences
+        methods[_key(method)] = numbers
+    against = {
+        _key(method): {_key(other): _ends(difference) for other, difference in others.items()}
+        for method, others in compared.items()
     }
-    rows = [(method, f"{rate}") for method, rate in rates.items()]
-    rates_table = table("method", "misread (95 %)>", rows=rows)
-    print_report(sweep.out, {"methods": numbers}, sweep.as_json, rates_table, f"{n} images per method.")
+    words = {
+        word: {_key(method): result.rate(method, word).value for method in result.methods}
+        for word in dict.fromkeys(result.words)
+    }
+    return {"methods": methods, "against": against, "words": words}
+
+
+def _key(method: str) -> str:
+    """The name of a method in JSON."""
+    return method.replace(", ", "_").replace(" ", "_")
 
 
 def editing(
@@ -265,14 +295,15 @@ def segmentation(
 def _intervals(result: Any, groups: Iterable[str], metrics: Iterable[str]) -> dict[str, Any]:
     """Mean and interval of every metric, by group of prompts and by method."""
 
-    def interval(*cell: str) -> dict[str, float]:
-        mean = result.of(*cell)
-        return {"mean": mean.value, "low": finite(mean.low), "high": finite(mean.high)}
-
     return {
-        group: {method: {m: interval(method, m, group) for m in metrics} for method in result.methods}
+        group: {method: {m: _ends(result.of(method, m, group)) for m in metrics} for method in result.methods}
         for group in dict.fromkeys(groups)
     }
+
+
+def _ends(mean: Interval) -> dict[str, float | None]:
+    """A mean and its interval, for JSON."""
+    return {"mean": mean.value, "low": finite(mean.low), "high": finite(mean.high)}
 
 
 def _means_table(title: str, numbers: dict[str, Any], metrics: dict[str, str]) -> Table:

@@ -34,8 +34,10 @@ WEAKENING = (
     "sooner when its most relevant heads come first."
 )
 POLYSEMY = (
-    "Prompts use a word in a rare sense, and an image-text model decides which sense each picture shows. "
-    "The controls change as much as adjusting does, but not at the heads that relevance names."
+    "Prompts use a word in a rare sense, and an image-text model decides which sense each picture shows, "
+    "whether the prompt's thing is recognised among others (thing), and how similar the picture is to the "
+    "plain one of the same latents (kept). The controls change as much as adjusting does, but not at the "
+    "heads that relevance names."
 )
 
 
@@ -175,31 +177,50 @@ def _named(weakenings: list[Weakening]) -> dict[str, Weakening]:
 
 def polysemy_page(folder: Path, scores: Scores) -> Page:
     """The page of a folder in which words with several meanings were adjusted."""
-    polysemy = Polysemy(scores, tuple(scores.settings["words"]))
+    polysemy = Polysemy.of_scores(scores)
     rates = {method: polysemy.rate(method) for method in polysemy.methods}
-    columns = ("word", *polysemy.methods)
-    rows = [
+    by_word = [
         (word, *(f"{polysemy.rate(method, word).value:.2f}" for method in polysemy.methods))
         for word in dict.fromkeys(polysemy.words)
     ]
     alt = "; ".join(f"{method} {rate}" for method, rate in rates.items())
-    per_method = int(np.isfinite(scores.values[0]).sum())
     overview = Section(
         "Misread",
         "Share of pictures that show another sense than the one meant; 95 % intervals (Wilson).",
         (Drawing.of(plots.rates(rates, "share misread"), f"Misread by method: {alt}.", "34rem"),),
-        (Table("By word", columns, rows, columns[1:], open=True),),
+        (
+            _means_table(polysemy),
+            Table("By word", ("word", *polysemy.methods), by_word, polysemy.methods, open=True),
+        ),
     )
     strips = tuple(strips_of_methods(folder, polysemy.methods))
+    per_prompt = ("words", "things", "measures")
     return Page(
         title="Which sense does the picture show?",
         lead=POLYSEMY,
         numbers=[
             *((method, f"{rate.value:.0%}") for method, rate in rates.items()),
-            ("pictures per method", str(per_method)),
+            ("pictures per method", str(polysemy.rate(polysemy.methods[0]).n)),
         ],
         sections=[overview, Section("Pictures", "The same latents in every column.", strips=strips)],
-        settings=list(settings_rows({k: v for k, v in scores.settings.items() if k != "words"})),
+        settings=list(settings_rows({k: v for k, v in scores.settings.items() if k not in per_prompt})),
+    )
+
+
+def _means_table(polysemy: Polysemy) -> Table:
+    """What methods changed besides the sense, and how much less they are misread than plain pictures."""
+    first = polysemy.methods[0]
+    measured = tuple(m for m in ("thing", "kept") if np.isfinite(polysemy.of(first, m).value))
+    beside_plain = ("misread − plain",) if "plain" in polysemy.methods else ()
+    rows = []
+    for method in polysemy.methods:
+        cells = [f"{polysemy.of(method, metric)}" for metric in measured]
+        if beside_plain:
+            cells.append("" if method == "plain" else _signed(polysemy.difference(method)))
+        rows.append((method, *cells))
+    columns = (*measured, *beside_plain)
+    return Table(
+        "Means, with intervals by bootstrap over words", ("method", *columns), rows, columns, open=True
     )
 
 

@@ -92,7 +92,7 @@ def benchmark_scales(
     weakened = {name: weakened.get(name, weakened[scales[0]]) for name in scales}
     adjusted = {
         name: benchmark_polysemy(
-            pipe, on[name], two_sense_prompts, choice,
+            pipe, on[name], two_sense_prompts, scorer,
             methods=("adjust",), clamp=math.inf, seeds=seeds, out=out / "adjust" / name, **common,
         )
         for name in scales
