@@ -144,6 +144,15 @@ class Stub(CLIPScorer):
         return torch.nn.functional.normalize(made, dim=-1)
 
 
+class ScaledStub(Stub):
+    """`Stub` with the logit scale of a CLIP model, which probabilities ask for."""
+
+    def __init__(self):
+        super().__init__()
+        self.model = torch.nn.Module()
+        self.model.logit_scale = torch.tensor(3.0)
+
+
 def text(words):
     return Stub().embed_texts([words])[0].double().numpy()
 

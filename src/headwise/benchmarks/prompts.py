@@ -30,15 +30,19 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool
 
+from headwise.benchmarks.nouns import with_articles
 from headwise.errors import UnreadablePrompts
 from headwise.measuring.concepts import unknown_concept
 from headwise.model.tokens import words_of
 
 __all__ = [
-    "EditPair", "EvalPrompt", "MultiSubjectPrompt", "PolysemyPrompt", "edit_pairs", "eval_prompts",
-    "evaluated_concepts", "multi_subject_prompts", "polysemy_prompts",
+    "EditPair", "EvalPrompt", "MultiSubjectPrompt", "PolysemyPrompt", "bad_file", "edit_pairs",
+    "eval_prompts", "evaluated_concepts", "filled", "multi_subject_prompts", "polysemy_prompts",
+    "read_toml", "sample",
 ]  # fmt: skip
 
+REGION_SIZE = (512, 512)
+"""Height and width of the picture that a region's stretches of pixels are counted in."""
 _DATA = Path(__file__).parents[1] / "data"
 
 
@@ -55,6 +59,9 @@ class EditPair(NamedTuple):
         box: Where the thing is in the picture: left, top, right and bottom as shares of its width and height;
             None if unknown.
         keeps_object: Whether the thing is to stay, and its surroundings to change, instead of the reverse.
+        picture: The file of a picture to edit; None where the source is generated.
+        region: Where the picture may differ, in place of a box: the starts and lengths of stretches of
+            pixels, row by row, at `REGION_SIZE`.
     """
 
     attribute: str
@@ -65,10 +72,15 @@ class EditPair(NamedTuple):
     things: tuple[str, ...]
     box: tuple[float, float, float, float] | None = None
     keeps_object: bool = False
+    picture: Path | None = None
+    region: tuple[tuple[int, int], ...] = ()
 
     def mask(self, size: tuple[int, int]) -> Bool[np.ndarray, "height width"]:
         """Where pictures of this width and height may differ: it is covered when they are compared."""
         width, height = size
+        if self.region:
+            shown = (np.arange(n) * of // n for n, of in zip((height, width), REGION_SIZE, strict=True))
+            return _of_stretches(self.region)[np.ix_(*shown)]
         covered = np.zeros((height, width), bool)
         if self.box is not None:
             left, top, right, bottom = self.box
@@ -126,7 +138,7 @@ def evaluated_concepts(source: str | Path) -> tuple[str, ...]:
     Args:
         source: "emoji", "paper", or the path of a TOML file.
     """
-    return tuple(_read(source, "weakening"))
+    return tuple(read_toml(source, "weakening"))
 
 
 def eval_prompts(source: str | Path, concept: str, count: int | None = None) -> list[EvalPrompt]:
@@ -137,7 +149,7 @@ def eval_prompts(source: str | Path, concept: str, count: int | None = None) -> 
         concept: One of the file's concepts.
         count: The largest number of prompts, sampled over words, things and templates; all if None.
     """
-    tables = _read(source, "weakening")
+    tables = read_toml(source, "weakening")
     if concept not in tables:
         raise unknown_concept(concept, tuple(tables))
     table = tables[concept]
@@ -151,8 +163,8 @@ def eval_prompts(source: str | Path, concept: str, count: int | None = None) -> 
             for word in words
         ]
     except (KeyError, TypeError) as error:
-        raise _bad(source, f"[{concept}] lacks or misspells {error}") from None
-    return cases if count is None else _sample(cases, count)
+        raise bad_file(source, f"[{concept}] lacks or misspells {error}") from None
+    return cases if count is None else sample(cases, count)
 
 
 def polysemy_prompts(source: str | Path, count: int | None = None) -> list[PolysemyPrompt]:
@@ -163,23 +175,23 @@ def polysemy_prompts(source: str | Path, count: int | None = None) -> list[Polys
         count: The largest number of prompts, sampled over words; all if None.
     """
     senses = []
-    for number, table in enumerate(_read(source, "polysemy").get("senses", [])):
+    for number, table in enumerate(read_toml(source, "polysemy").get("senses", [])):
         try:
             for prompt in table["prompts"]:
                 for thing in table.get("things", [""]):
                     fill = {"word": table["word"], "thing": thing}
                     case = EvalPrompt(
-                        _filled(prompt, fill), tuple(_filled(text, fill) for text in table["texts"])
+                        filled(prompt, fill), tuple(filled(text, fill) for text in table["texts"])
                     )
-                    reworded = _filled(table["reworded"], fill)
+                    reworded = filled(table["reworded"], fill)
                     senses.append(
                         PolysemyPrompt(table["word"], table["toward"], table["away"], case, reworded)
                     )
         except (KeyError, TypeError, IndexError) as error:
-            raise _bad(source, f"number {number} of [[senses]] lacks or misspells {error}") from None
+            raise bad_file(source, f"number {number} of [[senses]] lacks or misspells {error}") from None
     if not senses:
-        raise _bad(source, "there are no [[senses]]")
-    return senses if count is None else _sample(senses, count)
+        raise bad_file(source, "there are no [[senses]]")
+    return senses if count is None else sample(senses, count)
 
 
 def edit_pairs(source: str | Path, count: int = 20) -> list[EditPair]:
@@ -193,7 +205,7 @@ def edit_pairs(source: str | Path, count: int = 20) -> list[EditPair]:
     if str(source).endswith(".csv"):
         return _pairs_in_csv(Path(source), count)
     pairs: list[EditPair] = []
-    for attribute, table in _read(source, "editing").items():
+    for attribute, table in read_toml(source, "editing").items():
         try:
             each = [
                 _pair(attribute, table, prompt, thing, before, after)
@@ -204,8 +216,8 @@ def edit_pairs(source: str | Path, count: int = 20) -> list[EditPair]:
                 if before != after
             ]
         except (KeyError, TypeError, ValueError) as error:
-            raise _bad(source, f"[{attribute}] lacks or misspells {error}") from None
-        pairs += _sample(each, count)
+            raise bad_file(source, f"[{attribute}] lacks or misspells {error}") from None
+        pairs += sample(each, count)
     return pairs
 
 
@@ -217,21 +229,28 @@ def multi_subject_prompts(source: str | Path, count: int = 40) -> list[MultiSubj
         count: The largest number of prompts of each type.
     """
     prompts: list[MultiSubjectPrompt] = []
-    for kind, table in _read(source, "several").items():
+    for kind, table in read_toml(source, "several").items():
         try:
-            prompts += _sample(list(_multi_subject(kind, table)), count)
+            prompts += sample(list(_multi_subject(kind, table)), count)
         except (KeyError, TypeError) as error:
-            raise _bad(source, f"[{kind}] lacks or misspells {error}") from None
+            raise bad_file(source, f"[{kind}] lacks or misspells {error}") from None
     return prompts
+
+
+def _of_stretches(region: tuple[tuple[int, int], ...]) -> Bool[np.ndarray, "height width"]:
+    flat = np.zeros(REGION_SIZE[0] * REGION_SIZE[1], bool)
+    for start, length in region:
+        flat[start : start + length] = True
+    return flat.reshape(REGION_SIZE)
 
 
 def _pair(
     attribute: str, table: dict[str, Any], prompt: str, thing: str, before: str, after: str
 ) -> EditPair:
-    prompts = {word: _filled(prompt, {"word": word, "thing": thing}) for word in table["words"]}
+    prompts = {word: filled(prompt, {"word": word, "thing": thing}) for word in table["words"]}
     texts = (prompts[after], *(text for word, text in prompts.items() if word != after))
     others = (other for other in table["things"] if other != thing)
-    things = tuple(_filled(prompt, {"word": after, "thing": name}) for name in (thing, *others))
+    things = tuple(filled(prompt, {"word": after, "thing": name}) for name in (thing, *others))
     box = tuple(float(edge) for edge in table["box"]) if "box" in table else None
     keeps = table.get("edits", "object") == "surroundings"
     return EditPair(
@@ -256,13 +275,13 @@ def _pairs_in_csv(path: Path, count: int) -> list[EditPair]:
     for number, row in enumerate(rows, 2):
         source, target = row.get("source_prompt"), row.get("target_prompt")
         if not source or not target or not row.get("attribute"):
-            raise _bad(path, f"line {number} lacks source_prompt, target_prompt or attribute")
+            raise bad_file(path, f"line {number} lacks source_prompt, target_prompt or attribute")
         words = [word for word in words_of(target) if word not in words_of(source)]
         if not words:
-            raise _bad(path, f"line {number}: the target has no word that the source has not")
+            raise bad_file(path, f"line {number}: the target has no word that the source has not")
         pair = EditPair(row["attribute"], source, target, words[0], (target, source), (target,))
         pairs.setdefault(row["attribute"], []).append(pair)
-    return [pair for of_attribute in pairs.values() for pair in _sample(of_attribute, count)]
+    return [pair for of_attribute in pairs.values() for pair in sample(of_attribute, count)]
 
 
 def _multi_subject(kind: str, table: dict[str, Any]) -> Iterator[MultiSubjectPrompt]:
@@ -273,31 +292,33 @@ def _multi_subject(kind: str, table: dict[str, Any]) -> Iterator[MultiSubjectPro
                 continue
             fill = {"a": a, "b": b, "color_a": color_a, "color_b": color_b}
             subjects = tuple(
-                _filled("a {word}", {"word": f"{color} {thing}".strip()})
+                filled("a {word}", {"word": f"{color} {thing}".strip()})
                 for color, thing in ((color_a, a), (color_b, b))
             )
             concepts = {a: table["concept"], b: table["concept"]}
-            yield MultiSubjectPrompt(kind, _filled(table["prompt"], fill), subjects, (a, b), concepts)
+            yield MultiSubjectPrompt(kind, filled(table["prompt"], fill), subjects, (a, b), concepts)
 
 
 def _eval_prompt(prompt: str, text: str, word: str, words: Sequence[str], thing: str) -> EvalPrompt:
-    texts = [_filled(text, {"word": other, "thing": thing}) for other in words]
+    texts = [filled(text, {"word": other, "thing": thing}) for other in words]
     right = texts[list(words).index(word)]
     others = tuple(dict.fromkeys(other for other in texts if other != right))
-    return EvalPrompt(_filled(prompt, {"word": word, "thing": thing}), (right, *others))
+    return EvalPrompt(filled(prompt, {"word": word, "thing": thing}), (right, *others))
 
 
-def _filled(template: str, fill: dict[str, str]) -> str:
-    return re.sub(r"\b([Aa]) (?=[aeiouAEIOU])", r"\1n ", template.format(**fill)).strip()
+def filled(template: str, fill: dict[str, str]) -> str:
+    """A template with its words filled in; "a" before a vowel becomes "an"."""
+    return with_articles(template.format(**fill)).strip()
 
 
-def _sample(items: list[Any], count: int) -> list[Any]:
+def sample(items: list[Any], count: int) -> list[Any]:
     """A random sample in the list's order, the same every time."""
     order = np.random.Generator(np.random.Philox(0)).permutation(len(items))
     return [items[i] for i in sorted(order[:count])]
 
 
-def _read(source: str | Path, kind: str) -> dict[str, Any]:
+def read_toml(source: str | Path, kind: str) -> dict[str, Any]:
+    """The tables of a file, or of the package's own of this kind."""
     named = _DATA / f"{kind}_{source}.toml"
     path = named if re.fullmatch(r"\w+", str(source)) and named.is_file() else Path(source)
     try:
@@ -307,8 +328,9 @@ def _read(source: str | Path, kind: str) -> dict[str, Any]:
             f"{path} cannot be read: {error.strerror}. Give 'emoji', 'paper' or the path of a TOML file."
         ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise _bad(path, f"it is not valid TOML ({error})") from None
+        raise bad_file(path, f"it is not valid TOML ({error})") from None
 
 
-def _bad(source: str | Path, fault: str) -> UnreadablePrompts:
+def bad_file(source: str | Path, fault: str) -> UnreadablePrompts:
+    """The error for a file whose prompts cannot be used."""
     return UnreadablePrompts(f"{source}: {fault}. The guide shows how such a file is written.")
