@@ -121,7 +121,7 @@ def test_dsg(tmp_path):
     assert kite.atoms[1].texts == ("a glass kite", "a wooden kite") and kite.atoms[1].answer == "Yes"
 
 
-def test_an_atom_left_out_is_nobodys_parent(tmp_path):
+def test_an_atom_that_is_left_out_is_no_parent(tmp_path):
     changed = DSG.replace("entity - whole (boat)", "entity - part (the boat's red sail)")
     with pytest.warns(UserWarning, match="1 thing"):
         owls, _ = read(tmp_path, "own.csv", changed)
@@ -159,6 +159,20 @@ def test_templates(tmp_path, name):
     assert prompts[6].atoms[0].texts == ("three mice", "one mouse", "two mice")
     assert [each.word for each in prompts[6].atoms] == ["three", "blue", "mice"]
     assert {prompt.group for prompt in prompts} == {"colored counts"}
+
+
+def test_no_wrong_text_of_a_template_is_right_of_the_same_prompt(tmp_path):
+    table = """[pairs]
+prompts = ["a {color_a} {thing_a} and a {color_b} {thing_b}"]
+colors = ["red", "blue"]
+things = ["kite", "owl", "boat"]
+texts = { thing_a = "a {thing_a}", color_a = "a {color_a} {thing_a}", thing_b = "a {thing_b}" }
+"""
+    pair = read(tmp_path, "own.toml", table)[0]
+    assert pair.prompt == "a red kite and a blue owl"
+    assert [each.texts for each in pair.atoms] == [
+        ("a kite", "a boat"), ("a red kite", "a blue kite"), ("an owl", "a boat"),
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from headwise.runs.scores import Scores
 
 __all__ = [
     "ATTRIBUTION_FILE", "ENOUGH", "ESTIMATORS_FILE", "LEAST", "LEAST_LAYERS", "MOST", "MOST_LAYERS",
-    "QUESTIONS_FILE", "SCALES_FILE", "TARGET_ONLY", "Answer", "Curve", "Editing", "Estimators",
+    "QUESTIONS_FILE", "SCALES_FILE", "TARGET_ONLY", "Answer", "Atoms", "Curve", "Editing", "Estimators",
     "MultiConcept", "Polysemy", "Scales", "Weakening", "estimator_name", "kind_of", "kind_of_scores", "mean",
 ]  # fmt: skip
 
@@ -182,6 +182,33 @@ class MultiConcept(_ByMethod):
 
 
 @dataclass(frozen=True)
+class Atoms(_ByMethod):
+    """How much of every prompt was there by every method.
+
+    Args:
+        scores: Along the axes method, measure (`METRICS`), seed and prompt.
+        groups: The group of each prompt.
+    """
+
+    METRICS: ClassVar = ("am", "gm", "accuracy")
+    scores: Scores
+    groups: tuple[str, ...]
+
+    def of(self, method: str, metric: str, group: str | None = None) -> Interval:
+        """The mean over prompts (of one group, if it is given) and seeds, with its interval over prompts."""
+        return self._mean(method, self.METRICS.index(metric), self._chosen(group))
+
+    def gain(self, method: str, metric: str, group: str | None = None, over: str = "plain") -> Interval:
+        """How much more a method reaches than another on the same prompts, with its interval over them."""
+        chosen, metrics = self._chosen(group), self.METRICS.index(metric)
+        more, less = (self.scores.values[self.methods.index(name), metrics] for name in (method, over))
+        return mean((more - less)[:, chosen].mean(0))
+
+    def _chosen(self, group: str | None) -> list[bool]:
+        return [group in (None, each) for each in self.groups]
+
+
+@dataclass(frozen=True)
 class Scales:
     """What steering by relevance on every scale showed.
 
@@ -272,7 +299,8 @@ def kind_of(folder: str | Path) -> str:
 
     Returns:
         "votes" or "effect" of a measurement; "weakening", "polysemy", "editing", "multi-concept",
-        "strengthening" or "interventions" of a sweep, or the name that a sweep of the user's gave itself;
+        "atoms", "strengthening" or "interventions" of a sweep, or the name that a sweep of the user's gave
+        itself;
         "scales", "estimators" or "questions"; "weakenings" of a folder whose folders hold runs of weakening.
     """
     folder = Path(folder)
@@ -308,7 +336,7 @@ def kind_of_scores(scores: Scores) -> str:
     if "pair" in axes:
         return "strengthening" if isinstance(settings.get("relevance"), dict) else "editing"
     if "measure" in axes:
-        return "multi-concept"
+        return "atoms" if axes["measure"] == Atoms.METRICS else "multi-concept"
     if "method" in axes:
         return "polysemy"
     if "order" in axes:

@@ -30,6 +30,7 @@ KINDS = {  # what the page calls each kind of run that it can show
     "editing": "editing",
     "strengthening": "strengthening",
     "multi-concept": "multi-concept",
+    "atoms": "atoms",
     "weakenings": "trials",
 }
 
@@ -52,8 +53,8 @@ class Run:
 
     Args:
         name: The name of its folder.
-        kind: "measurement", "weakening", "polysemy", "editing", "strengthening", "multi-concept", "trials"
-            or "pictures".
+        kind: "measurement", "weakening", "polysemy", "editing", "strengthening", "multi-concept", "atoms",
+            "trials" or "pictures".
         state: "finished" or "unfinished".
         counted: How many pictures are counted.
         request: The fields of the request that started it; empty for runs of the command line.
@@ -221,7 +222,7 @@ def _finished(folder: Path, kind: str, card: dict[str, Any]) -> bool:
         return bool(card.get("finished"))
     if kind == "measurement":
         return (folder / "relevance.safetensors").is_file()
-    if kind in ("weakening", "polysemy", "editing", "strengthening", "multi-concept"):
+    if kind in ("weakening", "polysemy", "editing", "strengthening", "multi-concept", "atoms"):
         return bool(np.isfinite(_scores(folder).values).all())
     return True
 
