@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from headwise.benchmarks.atoms import Atom, AtomPrompt, answers, counted, saying, soft_tifa
+from headwise.benchmarks.atoms import Atom, AtomPrompt, counted, prompts_with, score_atoms, soft_tifa
 from headwise.benchmarks.atoms_benchmark import atom_scores
 from headwise.benchmarks.clip_scorer import CLIPScorer
 from headwise.benchmarks.nouns import numbered, phrase, plural, singular
@@ -105,21 +105,25 @@ def test_the_metrics_are_those_computed_one_by_one():
 
 def test_a_picture_is_looked_at_once_for_all_its_atoms():
     scorer, pictures = ScaledStub(), images(2)
-    (p, holds), (q, _) = answers(scorer, pictures, PROMPTS)
+    (p, holds), (q, _) = score_atoms(scorer, pictures, PROMPTS)
     assert scorer.looked == 2 and len(p) == len(holds) == 2
     assert q == pytest.approx(scorer.probability(pictures[1:], [PROMPTS[1].atoms[0].texts]))
 
 
-def test_saying_keeps_prompts_with_a_word_of_the_kind_and_samples_groups():
+def test_prompts_with_a_kind_keeps_prompts_with_a_word_of_the_kind_and_samples_groups():
     silent = AtomPrompt("a dog", (Atom("count", None, ("one dog", "two dogs")),))
     other = PROMPTS[1]._replace(group="other")
-    assert saying([*PROMPTS, silent], "count") == PROMPTS
-    assert saying(PROMPTS * 5 + [other] * 5, "count", 2) == [*saying(PROMPTS * 5, "count", 2), other, other]
+    assert prompts_with([*PROMPTS, silent], "count") == PROMPTS
+    assert prompts_with(PROMPTS * 5 + [other] * 5, "count", 2) == [
+        *prompts_with(PROMPTS * 5, "count", 2),
+        other,
+        other,
+    ]
     assert PROMPTS[0].words("count") == ("three",) and silent.words("count") == ()
     with pytest.raises(
         HeadwiseError, match="No prompt has a word that says a 'size'. They say: color, count."
     ):
-        saying(PROMPTS, "size")
+        prompts_with(PROMPTS, "size")
 
 
 def test_nouns_in_numbers():
@@ -159,5 +163,5 @@ def test_the_built_in_prompts_say_words_that_reports_use():
 
 def test_the_judge_of_the_built_in_model_answers_for_every_atom():
     prompts = read_prompts("emoji")[:3]
-    for p, holds in answers(CLIPScorer.load("emoji"), images(3), prompts):
+    for p, holds in score_atoms(CLIPScorer.load("emoji"), images(3), prompts):
         assert ((p > 0) & (p < 1)).all() and holds.dtype == bool

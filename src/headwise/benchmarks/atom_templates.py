@@ -52,8 +52,8 @@ def _of_template(group: str, table: dict[str, Any], template: str) -> Iterator[A
     lists = {_slot(name, table): table[_list_of(_slot(name, table))] for name in fields}
     for words in itertools.product(*lists.values()):
         fill = dict(zip(lists, words, strict=True))
-        said = [(_list_of(slot), word) for slot, word in fill.items()]
-        if len(set(said)) < len(said):
+        used = [(_list_of(slot), word) for slot, word in fill.items()]
+        if len(set(used)) < len(used):
             continue
         prompt = filled(template, _forms(fill))
         right = {filled(text, _forms(fill)) for text in table["texts"].values()}

@@ -62,12 +62,12 @@ def atom_prompts(prompts: Sequence[DraftPrompt]) -> tuple[list[AtomPrompt], Coun
 
     Prompts without any atom are left out, and counted as "prompts".
     """
-    said: dict[str, Counter[str]] = {"color": Counter(COLORS), "count": Counter(NUMBERS)}
+    words: dict[str, Counter[str]] = {"color": Counter(COLORS), "count": Counter(NUMBERS)}
     for prompt in prompts:
         for draft in prompt.drafts:
             if draft.value and draft.kind not in ("color", "count"):
-                said.setdefault(draft.kind, Counter())[draft.value] += 1
-    siblings = {kind: [word for word, _ in words.most_common(SIBLINGS)] for kind, words in said.items()}
+                words.setdefault(draft.kind, Counter())[draft.value] += 1
+    siblings = {kind: [word for word, _ in counts.most_common(SIBLINGS)] for kind, counts in words.items()}
     made, left_out = [], Counter[str]()
     for prompt in prompts:
         atoms = _atoms(prompt, siblings, left_out)

@@ -4,8 +4,8 @@ r"""Atoms: what a prompt says, one thing at a time, each of which a picture can 
 that a judge gives to the right description of atom i among wrong ones, in which sibling words stand in its
 place ("two red dogs"), and h_i = 1 if no other is likelier, a prompt of n atoms scores
 
-    q_i = p_i · Π_{j ∈ parents(i)} h_j c_j       c_i = Π_{j ∈ parents(i)} h_j c_j
-    AM  = Σ q_i / n                              GM  = (Π q_i)^{1/n}
+    c_i = Π_{j ∈ parents(i)} h_j c_j     q_i = c_i p_i
+    AM  = Σ q_i / n                      GM  = (Π q_i)^{1/n}
 
 which are Soft-TIFA's means over atoms: the arithmetic one says how much of the prompt is there, the geometric
 one whether all of it is. The factor c is the Davidsonian Scene Graph's: an atom counts if those that it is
@@ -29,7 +29,7 @@ from headwise.benchmarks.clip_scorer import CLIPScorer
 from headwise.benchmarks.prompts import sample
 from headwise.errors import HeadwiseError
 
-__all__ = ["Atom", "AtomPrompt", "SoftTIFA", "answers", "counted", "saying", "soft_tifa"]
+__all__ = ["Atom", "AtomPrompt", "SoftTIFA", "score_atoms", "counted", "prompts_with", "soft_tifa"]
 
 
 class Atom(NamedTuple):
@@ -81,7 +81,7 @@ class SoftTIFA(NamedTuple):
     gm: float
 
 
-def answers(
+def score_atoms(
     scorer: CLIPScorer, pictures: Sequence[Any], prompts: Sequence[AtomPrompt]
 ) -> list[tuple[Float[np.ndarray, " atoms"], Bool[np.ndarray, " atoms"]]]:
     """For each picture, the probability p of the right text of each atom, and whether the atom holds, h.
@@ -129,7 +129,7 @@ def soft_tifa(
         return SoftTIFA(float(q.mean()), float(np.exp(np.log(q).mean())))
 
 
-def saying(prompts: Sequence[AtomPrompt], kind: str, count: int | None = None) -> list[AtomPrompt]:
+def prompts_with(prompts: Sequence[AtomPrompt], kind: str, count: int | None = None) -> list[AtomPrompt]:
     """Those prompts in which a word says an atom of this kind, in their order.
 
     Args:

@@ -22,7 +22,7 @@ from zlib import crc32
 import numpy as np
 from jaxtyping import Float
 
-from headwise.benchmarks.atoms import AtomPrompt, answers, counted, soft_tifa
+from headwise.benchmarks.atoms import AtomPrompt, counted, score_atoms, soft_tifa
 from headwise.benchmarks.clip_scorer import CLIPScorer
 from headwise.benchmarks.results import Atoms
 from headwise.benchmarks.sweep import (
@@ -73,7 +73,7 @@ def benchmark_atoms(
 
     Args:
         pipe: The user's pipeline, which is left as it was; or workers, which share the prompts (runs/ray.py).
-        prompts: Prompts with their atoms, each with a word that says an atom of the kind: `atoms.saying`.
+        prompts: Prompts with their atoms, each with a word of the kind: `atoms.prompts_with`.
         scorer: A CLIP model that compares pictures with texts.
         kind: The kind of atoms whose words are turned up.
         concept: The concept of these words.
@@ -106,7 +106,7 @@ def benchmark_atoms(
             continue
         raise HeadwiseError(
             f'No word of "{prompt.prompt}" says an atom of the kind {kind!r}. Give prompts that have one: '
-            f"`saying(prompts, {kind!r})`."
+            f"`prompts_with(prompts, {kind!r})`."
         )
     comparison = Comparison(
         measured, tuple(prompts), known, tuple(seeds), batch_size, keep_prompts,
@@ -203,7 +203,7 @@ def atom_scores(
         kind: The kind of atoms of which the accuracy is.
     """
     rows = []
-    for prompt, (probabilities, holds) in zip(prompts, answers(scorer, images, prompts), strict=True):
+    for prompt, (probabilities, holds) in zip(prompts, score_atoms(scorer, images, prompts), strict=True):
         means = soft_tifa(prompt.atoms, probabilities, holds)
         asked = np.array([atom.kind == kind for atom in prompt.atoms])
         right = (holds & counted(prompt.atoms, holds))[asked]

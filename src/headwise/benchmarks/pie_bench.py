@@ -34,6 +34,8 @@ EXPECTED = f"Expected PIE-Bench's mapping_file.json: an object whose entries hav
 def pie_pairs(path: str | Path, pictures: str | Path | None = None) -> list[EditPair]:
     """The pairs of a mapping_file.json, with the files of their pictures.
 
+    `benchmark_editing` edits pictures that it generates, and not yet these.
+
     Args:
         path: The file.
         pictures: The folder of the pictures; by default annotation_images beside the file.

@@ -75,11 +75,11 @@ def read_prompts(source: str | Path) -> list[AtomPrompt]:
             f"{path}: of none of its {len(drafts)} prompts texts can be made. Expected {EXPECTED}."
         )
     if left_out:
-        warnings.warn(f"{path}: {_said_of(left_out)}", stacklevel=2)
+        warnings.warn(f"{path}: {_describe(left_out)}", stacklevel=2)
     return made
 
 
-def _said_of(left_out: Counter[str]) -> str:
+def _describe(left_out: Counter[str]) -> str:
     """What is left out, with the kinds that are it most often."""
     prompts = left_out.pop("prompts", 0)
     kinds = [f"{n} {kind}" for kind, n in left_out.most_common(5)]

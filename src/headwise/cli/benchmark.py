@@ -247,7 +247,7 @@ def atoms(
       headwise benchmark atoms --kind color --concept Color --dial 0.5
       headwise benchmark atoms -m CompVis/stable-diffusion-v1-4 --prompts geneval2_data.jsonl --count 10
     """
-    from headwise.benchmarks.atoms import saying
+    from headwise.benchmarks.atoms import prompts_with
     from headwise.benchmarks.atoms_benchmark import METRICS, benchmark_atoms
     from headwise.benchmarks.prompt_files import read_prompts
 
@@ -255,7 +255,7 @@ def atoms(
     votes = measured if measured.kind == "votes" else None
     effect = measured if votes is None and effect_file is None else effect
     concept = concept_named(concept, measured.concepts)
-    asked = saying(read_prompts(prompts or model.defaults.pairs), kind, count)
+    asked = prompts_with(read_prompts(prompts or model.defaults.pairs), kind, count)
     options = sweep.settings | {"kind": kind, "concept": concept, "dial": dial, "methods": methods}
     options |= {"effect": effect, "relevance": votes, "keep_prompts": 10}
     with running(model, sharing, sweep.out) as run:
