@@ -39,11 +39,10 @@ from headwise.benchmarks.clip_scorer import CLIPScorer, scoring
 from headwise.benchmarks.defaults import defaults_of
 from headwise.benchmarks.partial_correlation import ceiling_of, partial_correlation, split_half
 from headwise.benchmarks.prompts import EvalPrompt, eval_prompts
-from headwise.benchmarks.results import mean
 from headwise.benchmarks.subset_losses import SubsetLosses
 from headwise.benchmarks.subsets import benchmark_subsets
 from headwise.benchmarks.weakening_sweeps import folder_of
-from headwise.intervals import Interval
+from headwise.intervals import Interval, mean
 from headwise.measuring.relevance import Relevance
 from headwise.model.pipelines import load_pipeline
 from headwise.runs.folder import versions

@@ -12,7 +12,8 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from headwise.benchmarks.clip_scorer import CLIPScorer
-from headwise.benchmarks.prompts import EditPair, EvalPrompt, MultiSubjectPrompt, PolysemyPrompt
+from headwise.benchmarks.edit_pairs import EditPair
+from headwise.benchmarks.prompts import EvalPrompt, MultiSubjectPrompt, PolysemyPrompt
 from headwise.measuring.concepts import ConceptSet
 from headwise.measuring.relevance import Relevance
 from headwise.measuring.votes import BLOCKS, Votes
@@ -142,6 +143,15 @@ class Stub(CLIPScorer):
         seeds = [sum(map(ord, text)) for text in texts]
         made = torch.stack([torch.rand(3, generator=torch.Generator().manual_seed(s)) for s in seeds])
         return torch.nn.functional.normalize(made, dim=-1)
+
+
+class ScaledStub(Stub):
+    """`Stub` with the logit scale of a CLIP model, which probabilities ask for."""
+
+    def __init__(self):
+        super().__init__()
+        self.model = torch.nn.Module()
+        self.model.logit_scale = torch.tensor(3.0)
 
 
 def text(words):

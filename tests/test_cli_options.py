@@ -118,7 +118,7 @@ def test_a_default_changed_in_one_group_shows_in_every_command():
     out = subprocess.run(
         [sys.executable, "-c", script], input=changed, capture_output=True, text=True, check=True
     )
-    assert json.loads(out.stdout) == ["cuda:7"] * 18
+    assert json.loads(out.stdout) == ["cuda:7"] * 19
 
 
 def test_a_shared_option_has_one_help_and_one_default_everywhere():

@@ -7,16 +7,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from headwise.benchmarks.edit_pairs import edit_pairs
 from headwise.benchmarks.editing import EDITING, METRICS, Edits, benchmark_editing, edit_scores, together
+from headwise.benchmarks.method_results import MultiConcept
 from headwise.benchmarks.multi_concept import COMPOSING, benchmark_multi_concept, subject_scores
-from headwise.benchmarks.prompts import (
-    EvalPrompt,
-    PolysemyPrompt,
-    edit_pairs,
-    multi_subject_prompts,
-)
+from headwise.benchmarks.prompts import EvalPrompt, PolysemyPrompt, multi_subject_prompts
 from headwise.benchmarks.questions.scales import benchmark_scales
-from headwise.benchmarks.results import MultiConcept, kind_of
+from headwise.benchmarks.results import kind_of
 from headwise.editing.groups import generate_edits
 from headwise.editing.prompt_to_prompt import PromptToPrompt, edit
 from headwise.errors import HeadwiseError, RunMismatch, UnreadablePrompts

@@ -16,9 +16,10 @@ from PIL import Image
 
 from headwise.benchmarks import polysemy
 from headwise.benchmarks.clip_scorer import CLIPScorer
+from headwise.benchmarks.method_results import Polysemy
 from headwise.benchmarks.polysemy import METHODS, METRICS, benchmark_polysemy, sense_scores
 from headwise.benchmarks.prompts import EvalPrompt, PolysemyPrompt, polysemy_prompts
-from headwise.benchmarks.results import Polysemy, kind_of
+from headwise.benchmarks.results import kind_of
 from headwise.errors import HeadwiseError, RunMismatch, VotesMismatch
 from headwise.intervals import RESAMPLES
 from headwise.report.measurement import report

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from headwise.benchmarks.results import Editing
+from headwise.benchmarks.method_results import Editing
 from headwise.errors import UnreadableFile
 from headwise.measuring.relevance import Relevance
 from headwise.report.measurement import report

@@ -12,7 +12,7 @@ from PIL import Image
 
 from conftest import TRANSFORMERS, ddim, tiny_sd
 from headwise.benchmarks.masked_words import masked_words
-from headwise.benchmarks.results import Segmentation
+from headwise.benchmarks.method_results import Segmentation
 from headwise.benchmarks.segmentation import SEGMENTING, average_precision, benchmark_segmentation, ious
 from headwise.errors import HeadwiseError, UnknownConcept, UnreadablePrompts
 from headwise.measuring.attention_maps import AttentionMaps

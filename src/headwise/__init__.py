@@ -62,6 +62,8 @@ _HOME = {
     "benchmark_polysemy": "benchmarks.polysemy",
     "benchmark_editing": "benchmarks.editing",
     "benchmark_multi_concept": "benchmarks.multi_concept",
+    "read_prompts": "benchmarks.prompt_files",
+    "benchmark_atoms": "benchmarks.atoms_benchmark",
     "beside": "pictures",
     "HeadwiseError": "errors",
 }

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-__all__ = ["Interval", "bootstrap", "bootstrap_interval", "wilson"]
+__all__ = ["Interval", "bootstrap", "bootstrap_interval", "mean", "wilson"]
 
 Z = 1.959963984540054
 RESAMPLES = 2000
@@ -109,3 +109,8 @@ def bootstrap_interval(
     """A statistic that is one number, with its interval; arguments as in `bootstrap`."""
     value, low, high = map(float, bootstrap(cases, statistic, seed))
     return Interval(value, low, high, len(cases))
+
+
+def mean(values: Float[np.ndarray, " cases"]) -> Interval:
+    """The mean, with its interval by bootstrap over cases."""
+    return bootstrap_interval(np.asarray(values, float), lambda mean: mean)

@@ -8,6 +8,10 @@ weakening           ordered weakening of one concept; weakening_sweeps of many c
 polysemy            words with two senses: how often are they misread? polysemy_results: its numbers
 editing             which method shows the target best, and keeps the source best?
 multi_concept       are all subjects of a prompt there?
+atoms               what a prompt says, one thing at a time, and how much of it a picture shows
+atoms_benchmark     is everything there that a prompt says?
+prompt_files        prompts of public benchmarks, with texts (atom_texts, nouns); templates (atom_templates)
+pie_bench           pairs to edit from PIE-Bench
 questions/          what the paper leaves open
 demo                what heads carry and what follows from it, on the built-in model
 """

@@ -117,9 +117,15 @@ class CLIPScorer:
         self, pictures: Pictures, texts: Sequence[Sequence[str]]
     ) -> Float[np.ndarray, " pictures"]:
         """The probability, 0 … 1, of the first of each picture's texts among them."""
+        return np.array([float(shares[0]) for shares in self.probabilities(pictures, texts)])
+
+    def probabilities(
+        self, pictures: Pictures, texts: Sequence[Sequence[str]]
+    ) -> list[Float[np.ndarray, " texts"]]:
+        """The probability, 0 … 1, of each of each picture's texts among them."""
         scale = float(self.model.logit_scale.detach().exp())
-        scores = [scale * (s - s.max()) for s in self._scores(pictures, texts)]
-        return np.array([float(np.exp(s[0]) / np.exp(s).sum()) for s in scores])
+        scores = [np.exp(scale * (s - s.max())) for s in self._scores(pictures, texts)]
+        return [shares / shares.sum() for shares in scores]
 
     def _scores(self, pictures: Pictures, texts: Sequence[Sequence[str]]) -> list[np.ndarray]:
         if len(pictures) != len(texts):
@@ -127,10 +133,11 @@ class CLIPScorer:
                 f"{len(pictures)} pictures and {len(texts)} lists of texts were given; expected one list for "
                 "each picture."
             )
-        vectors = self.embed_images(pictures)
+        different = {id(picture): picture for picture in pictures}  # one may be asked about several times
+        vectors = dict(zip(different, self.embed_images(list(different.values())), strict=True))
         return [
-            (self.embed_texts(choices) @ vector).cpu().numpy()
-            for vector, choices in zip(vectors, texts, strict=True)
+            (self.embed_texts(choices) @ vectors[id(picture)]).cpu().numpy()
+            for picture, choices in zip(pictures, texts, strict=True)
         ]
 
 

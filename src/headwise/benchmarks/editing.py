@@ -26,8 +26,8 @@ import numpy as np
 from jaxtyping import Float
 
 from headwise.benchmarks.clip_scorer import CLIPScorer, without_object
-from headwise.benchmarks.prompts import EditPair
-from headwise.benchmarks.results import TARGET_ONLY, Editing
+from headwise.benchmarks.edit_pairs import EditPair
+from headwise.benchmarks.method_results import TARGET_ONLY, Editing
 from headwise.benchmarks.sweep import (
     Call,
     Comparison,

@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Bool
 from PIL import Image
 
-from headwise.benchmarks.prompts import bad_prompts, file_of_prompts, tables_in
+from headwise.benchmarks.prompts import bad_file, file_of_prompts, tables_in
 from headwise.errors import UnreadablePrompts
 from headwise.model.tokens import words_of
 from headwise.pictures import fitted, read_picture
@@ -94,10 +94,10 @@ def masked_words(source: str | Path) -> list[MaskedWord]:
                 for each in table["words"]
             ]
         except (KeyError, TypeError) as error:
-            raise bad_prompts(file, f"number {number} of [[pictures]] lacks or misspells {error}") from None
+            raise bad_file(file, f"number {number} of [[pictures]] lacks or misspells {error}") from None
     for word in words:
         if not set(words_of(word.word)) <= set(words_of(word.prompt)):
-            raise bad_prompts(file, f'"{word.word}" is not in its prompt "{word.prompt}"')
+            raise bad_file(file, f'"{word.word}" is not in its prompt "{word.prompt}"')
     if not words:
-        raise bad_prompts(file, "there are no [[pictures]] with words")
+        raise bad_file(file, "there are no [[pictures]] with words")
     return words

@@ -20,8 +20,8 @@ import numpy as np
 from jaxtyping import Float
 
 from headwise.benchmarks.clip_scorer import CLIPScorer
+from headwise.benchmarks.method_results import MultiConcept
 from headwise.benchmarks.prompts import MultiSubjectPrompt
-from headwise.benchmarks.results import MultiConcept
 from headwise.benchmarks.sweep import (
     Call,
     Comparison,

@@ -35,8 +35,8 @@ import numpy as np
 from jaxtyping import Float
 
 from headwise.benchmarks.clip_scorer import CLIPScorer
+from headwise.benchmarks.method_results import Polysemy
 from headwise.benchmarks.prompts import PolysemyPrompt
-from headwise.benchmarks.results import Polysemy
 from headwise.benchmarks.sweep import (
     Call,
     Comparison,

@@ -14,11 +14,9 @@ They are read from TOML files of templates, in which {word} and {thing} stand fo
 On the left, prompts of a concept: a picture is compared with `text` (with the prompt, if there is no `text`)
 for each of the words in the place of the right one. On the right, words with two senses: the first text
 describes the sense that is meant, the others misreadings (docs/polysemy.md has every key). "a" before a vowel
-becomes "an". Pairs to edit are written like prompts of a concept, with the `box` of the thing;
-several_emoji.toml shows prompts of two subjects.
+becomes "an". several_emoji.toml shows prompts of two subjects; pairs to edit are in edit_pairs.py.
 """
 
-import csv
 import itertools
 import re
 import tomllib
@@ -28,54 +26,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool
 
+from headwise.benchmarks.nouns import with_articles
 from headwise.errors import UnreadablePrompts
 from headwise.measuring.concepts import unknown_concept
-from headwise.model.tokens import words_of
 
 __all__ = [
-    "EditPair", "EvalPrompt", "MultiSubjectPrompt", "PolysemyPrompt", "bad_prompts", "edit_pairs",
-    "eval_prompts", "evaluated_concepts", "file_of_prompts", "multi_subject_prompts", "polysemy_prompts",
+    "EvalPrompt", "MultiSubjectPrompt", "PolysemyPrompt", "bad_file", "eval_prompts", "evaluated_concepts",
+    "file_of_prompts", "filled", "multi_subject_prompts", "polysemy_prompts", "read_toml", "sample",
     "tables_in",
 ]  # fmt: skip
 
 _DATA = Path(__file__).parents[1] / "data"
-
-
-class EditPair(NamedTuple):
-    """A source prompt and a target that differs in one word of an attribute.
-
-    Args:
-        attribute: The concept of the word that differs.
-        source, target: The prompts.
-        word: The word that only the target has.
-        texts: The texts with other words of the attribute that the target's picture is compared with, the
-            target's first.
-        things: The texts with other things in the place of the prompt's, the prompt's first.
-        box: Where the thing is in the picture: left, top, right and bottom as shares of its width and height;
-            None if unknown.
-        keeps_object: Whether the thing is to stay, and its surroundings to change, instead of the reverse.
-    """
-
-    attribute: str
-    source: str
-    target: str
-    word: str
-    texts: tuple[str, ...]
-    things: tuple[str, ...]
-    box: tuple[float, float, float, float] | None = None
-    keeps_object: bool = False
-
-    def mask(self, size: tuple[int, int]) -> Bool[np.ndarray, "height width"]:
-        """Where pictures of this width and height may differ: it is covered when they are compared."""
-        width, height = size
-        covered = np.zeros((height, width), bool)
-        if self.box is not None:
-            left, top, right, bottom = self.box
-            rows = slice(round(top * height), round(bottom * height))
-            covered[rows, round(left * width) : round(right * width)] = True
-        return ~covered if self.keeps_object and self.box is not None else covered
 
 
 class MultiSubjectPrompt(NamedTuple):
@@ -130,7 +92,7 @@ def evaluated_concepts(source: str | Path) -> tuple[str, ...]:
     Args:
         source: "emoji", "paper", or the path of a TOML file.
     """
-    return tuple(_read(source, "weakening"))
+    return tuple(read_toml(source, "weakening"))
 
 
 def eval_prompts(source: str | Path, concept: str, count: int | None = None) -> list[EvalPrompt]:
@@ -141,7 +103,7 @@ def eval_prompts(source: str | Path, concept: str, count: int | None = None) -> 
         concept: One of the file's concepts.
         count: The largest number of prompts, sampled over words, things and templates; all if None.
     """
-    tables = _read(source, "weakening")
+    tables = read_toml(source, "weakening")
     if concept not in tables:
         raise unknown_concept(concept, tuple(tables))
     table = tables[concept]
@@ -155,8 +117,8 @@ def eval_prompts(source: str | Path, concept: str, count: int | None = None) -> 
             for word in words
         ]
     except (KeyError, TypeError) as error:
-        raise bad_prompts(source, f"[{concept}] lacks or misspells {error}") from None
-    return cases if count is None else _sample(cases, count)
+        raise bad_file(source, f"[{concept}] lacks or misspells {error}") from None
+    return cases if count is None else sample(cases, count)
 
 
 def polysemy_prompts(source: str | Path, count: int | None = None) -> list[PolysemyPrompt]:
@@ -167,42 +129,15 @@ def polysemy_prompts(source: str | Path, count: int | None = None) -> list[Polys
         count: The largest number of prompts, sampled over words; all if None.
     """
     senses: list[PolysemyPrompt] = []
-    for number, table in enumerate(_read(source, "polysemy").get("senses", [])):
+    for number, table in enumerate(read_toml(source, "polysemy").get("senses", [])):
         try:
             listed = table.get("things", [""])
             senses += [_two_sense(table, prompt, thing) for prompt in table["prompts"] for thing in listed]
         except (KeyError, TypeError, IndexError) as error:
-            raise bad_prompts(source, f"number {number} of [[senses]] lacks or misspells {error}") from None
+            raise bad_file(source, f"number {number} of [[senses]] lacks or misspells {error}") from None
     if not senses:
-        raise bad_prompts(source, "there are no [[senses]]")
-    return senses if count is None else _sample(senses, count)
-
-
-def edit_pairs(source: str | Path, count: int = 20) -> list[EditPair]:
-    """Pairs to edit.
-
-    Args:
-        source: "emoji", or the path of a TOML file; or of a CSV with the columns source_prompt, target_prompt
-            and attribute.
-        count: The largest number of pairs of each attribute, sampled over words and things.
-    """
-    if str(source).endswith(".csv"):
-        return _pairs_in_csv(Path(source), count)
-    pairs: list[EditPair] = []
-    for attribute, table in _read(source, "editing").items():
-        try:
-            each = [
-                _pair(attribute, table, prompt, thing, before, after)
-                for prompt in table["prompts"]
-                for thing in table["things"]
-                for before in table["words"]
-                for after in table["words"]
-                if before != after
-            ]
-        except (KeyError, TypeError, ValueError) as error:
-            raise bad_prompts(source, f"[{attribute}] lacks or misspells {error}") from None
-        pairs += _sample(each, count)
-    return pairs
+        raise bad_file(source, "there are no [[senses]]")
+    return senses if count is None else sample(senses, count)
 
 
 def multi_subject_prompts(source: str | Path, count: int = 40) -> list[MultiSubjectPrompt]:
@@ -213,68 +148,28 @@ def multi_subject_prompts(source: str | Path, count: int = 40) -> list[MultiSubj
         count: The largest number of prompts of each type.
     """
     prompts: list[MultiSubjectPrompt] = []
-    for kind, table in _read(source, "several").items():
+    for kind, table in read_toml(source, "several").items():
         try:
-            prompts += _sample(list(_multi_subject(kind, table)), count)
+            prompts += sample(list(_multi_subject(kind, table)), count)
         except (KeyError, TypeError) as error:
-            raise bad_prompts(source, f"[{kind}] lacks or misspells {error}") from None
+            raise bad_file(source, f"[{kind}] lacks or misspells {error}") from None
     return prompts
 
 
 def _two_sense(table: dict[str, Any], prompt: str, thing: str) -> PolysemyPrompt:
     fill = {"word": table["word"], "thing": thing}
-    case = EvalPrompt(_filled(prompt, fill), tuple(_filled(text, fill) for text in table["texts"]))
+    case = EvalPrompt(filled(prompt, fill), tuple(filled(text, fill) for text in table["texts"]))
     others = [other for other in table.get("things", ()) if other != thing]
-    meant = (_filled(table["texts"][0], fill | {"thing": each}) for each in (thing, *others))
+    meant = (filled(table["texts"][0], fill | {"thing": each}) for each in (thing, *others))
     things = tuple(dict.fromkeys(meant))
     return PolysemyPrompt(
         table["word"],
         table["toward"],
         table["away"],
         case,
-        _filled(table["reworded"], fill),
+        filled(table["reworded"], fill),
         things if len(things) > 1 else (),
     )
-
-
-def _pair(
-    attribute: str, table: dict[str, Any], prompt: str, thing: str, before: str, after: str
-) -> EditPair:
-    prompts = {word: _filled(prompt, {"word": word, "thing": thing}) for word in table["words"]}
-    texts = (prompts[after], *(text for word, text in prompts.items() if word != after))
-    others = (other for other in table["things"] if other != thing)
-    things = tuple(_filled(prompt, {"word": after, "thing": name}) for name in (thing, *others))
-    box = tuple(float(edge) for edge in table["box"]) if "box" in table else None
-    keeps = table.get("edits", "object") == "surroundings"
-    return EditPair(
-        attribute,
-        prompts[before],
-        prompts[after],
-        after,
-        texts,
-        things,
-        box,  # type: ignore[arg-type]
-        keeps,
-    )
-
-
-def _pairs_in_csv(path: Path, count: int) -> list[EditPair]:
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UnreadablePrompts(f"{path} cannot be read: {error}.") from None
-    pairs: dict[str, list[EditPair]] = {}
-    for number, row in enumerate(rows, 2):
-        source, target = row.get("source_prompt"), row.get("target_prompt")
-        if not source or not target or not row.get("attribute"):
-            raise bad_prompts(path, f"line {number} lacks source_prompt, target_prompt or attribute")
-        words = [word for word in words_of(target) if word not in words_of(source)]
-        if not words:
-            raise bad_prompts(path, f"line {number}: the target has no word that the source has not")
-        pair = EditPair(row["attribute"], source, target, words[0], (target, source), (target,))
-        pairs.setdefault(row["attribute"], []).append(pair)
-    return [pair for of_attribute in pairs.values() for pair in _sample(of_attribute, count)]
 
 
 def _multi_subject(kind: str, table: dict[str, Any]) -> Iterator[MultiSubjectPrompt]:
@@ -285,25 +180,26 @@ def _multi_subject(kind: str, table: dict[str, Any]) -> Iterator[MultiSubjectPro
                 continue
             fill = {"a": a, "b": b, "color_a": color_a, "color_b": color_b}
             subjects = tuple(
-                _filled("a {word}", {"word": f"{color} {thing}".strip()})
+                filled("a {word}", {"word": f"{color} {thing}".strip()})
                 for color, thing in ((color_a, a), (color_b, b))
             )
             concepts = {a: table["concept"], b: table["concept"]}
-            yield MultiSubjectPrompt(kind, _filled(table["prompt"], fill), subjects, (a, b), concepts)
+            yield MultiSubjectPrompt(kind, filled(table["prompt"], fill), subjects, (a, b), concepts)
 
 
 def _eval_prompt(prompt: str, text: str, word: str, words: Sequence[str], thing: str) -> EvalPrompt:
-    texts = [_filled(text, {"word": other, "thing": thing}) for other in words]
+    texts = [filled(text, {"word": other, "thing": thing}) for other in words]
     right = texts[list(words).index(word)]
     others = tuple(dict.fromkeys(other for other in texts if other != right))
-    return EvalPrompt(_filled(prompt, {"word": word, "thing": thing}), (right, *others))
+    return EvalPrompt(filled(prompt, {"word": word, "thing": thing}), (right, *others))
 
 
-def _filled(template: str, fill: dict[str, str]) -> str:
-    return re.sub(r"\b([Aa]) (?=[aeiouAEIOU])", r"\1n ", template.format(**fill)).strip()
+def filled(template: str, fill: dict[str, str]) -> str:
+    """A template with its words filled in; "a" before a vowel becomes "an"."""
+    return with_articles(template.format(**fill)).strip()
 
 
-def _sample(items: list[Any], count: int) -> list[Any]:
+def sample(items: list[Any], count: int) -> list[Any]:
     """A random sample in the list's order, the same every time."""
     order = np.random.Generator(np.random.Philox(0)).permutation(len(items))
     return [items[i] for i in sorted(order[:count])]
@@ -328,13 +224,14 @@ def tables_in(path: Path) -> dict[str, Any]:
             f"{path} cannot be read: {error.strerror}. Give 'emoji', 'paper' or the path of a TOML file."
         ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise bad_prompts(path, f"it is not valid TOML ({error})") from None
+        raise bad_file(path, f"it is not valid TOML ({error})") from None
 
 
-def _read(source: str | Path, kind: str) -> dict[str, Any]:
+def read_toml(source: str | Path, kind: str) -> dict[str, Any]:
+    """The tables of a file, or of the package's own of this kind."""
     return tables_in(file_of_prompts(source, kind))
 
 
-def bad_prompts(source: str | Path, fault: str) -> UnreadablePrompts:
-    """The error that names the file and its fault."""
+def bad_file(source: str | Path, fault: str) -> UnreadablePrompts:
+    """The error for a file whose prompts cannot be used."""
     return UnreadablePrompts(f"{source}: {fault}. The guide shows how such a file is written.")

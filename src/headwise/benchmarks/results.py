@@ -9,12 +9,12 @@ With m_o(k) the mean score over pictures when the first k of H heads of the orde
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
-from headwise.benchmarks.polysemy_results import Polysemy
+from headwise.benchmarks.method_results import Atoms, Editing, Polysemy
 from headwise.errors import HeadwiseError
 from headwise.intervals import Interval, bootstrap, bootstrap_interval
 from headwise.measuring.estimators import PAPER
@@ -22,24 +22,17 @@ from headwise.runs.scores import Scores
 
 __all__ = [
     "ATTRIBUTION_FILE", "ENOUGH", "ESTIMATORS_FILE", "LEAST", "LEAST_LAYERS", "MOST", "MOST_LAYERS",
-    "QUESTIONS_FILE", "SCALES_FILE", "TARGET_ONLY", "Answer", "Curve", "Editing", "Estimators",
-    "MultiConcept", "Polysemy", "Scales", "Segmentation", "Weakening", "estimator_name",
-    "kind_of", "kind_of_scores", "mean",
+    "QUESTIONS_FILE", "SCALES_FILE", "Answer", "Curve", "Estimators", "Scales", "Weakening",
+    "estimator_name", "kind_of", "kind_of_scores",
 ]  # fmt: skip
 
 MOST, LEAST = "most relevant", "least relevant"
 MOST_LAYERS, LEAST_LAYERS = "most relevant layers", "least relevant layers"
-TARGET_ONLY = "target alone"  # as files call it: the target generated from its prompt, without an edit
 SCALES_FILE, ESTIMATORS_FILE, QUESTIONS_FILE = "scales.json", "estimators.json", "questions.json"
 ATTRIBUTION_FILE = "attribution.json"
 ENOUGH = 0.95  # rank correlation over heads with a long run
 Curve = list[tuple[float, float, float, float]]
 """Denoiser rows, and the mean, lowest and highest agreement."""
-
-
-def mean(values: Float[np.ndarray, " cases"]) -> Interval:
-    """The mean, with its interval by bootstrap over cases."""
-    return bootstrap_interval(np.asarray(values, float), lambda mean: mean)
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,110 +94,6 @@ class Weakening:
 
     def _height(self, mean: Float[np.ndarray, " ks"]) -> float:
         return float(np.trapezoid(mean, self.ks) / self.ks[-1])
-
-
-class _ByMethod:
-    """Scores with an axis of methods."""
-
-    scores: Scores
-
-    @property
-    def methods(self) -> tuple[str, ...]:
-        """The names of the methods that were compared."""
-        return self.scores.axes["method"]  # type: ignore[return-value]
-
-    def _mean(self, method: str, metric: int, chosen: list[bool]) -> Interval:
-        """The mean over the chosen prompts and all seeds, with its bootstrap interval over prompts."""
-        values = self.scores.values[self.methods.index(method), metric][:, chosen].T
-        return bootstrap_interval(values.mean(1, keepdims=True), lambda mean: mean[0])
-
-
-@dataclass(frozen=True)
-class Editing(_ByMethod):
-    """What every method reached for every pair of prompts.
-
-    Args:
-        scores: Along the axes method, measure (`METRICS`), seed and pair.
-        attributes: The attribute that each pair changes.
-    """
-
-    METRICS: ClassVar = ("alignment", "accuracy", "preservation", "identity")
-    scores: Scores
-    attributes: tuple[str, ...]
-
-    def of(self, method: str, metric: str, attribute: str | None = None) -> Interval:
-        """The mean over pairs (of one attribute, if it is given) and seeds, with its interval over pairs."""
-        chosen = [attribute in (None, each) for each in self.attributes]
-        return self._mean(method, self.METRICS.index(metric), chosen)
-
-
-@dataclass(frozen=True)
-class MultiConcept(_ByMethod):
-    """What every method reached for every prompt of two subjects.
-
-    Args:
-        scores: Along the axes method, measure (`METRICS`), seed and prompt.
-        types: The type of each prompt: "type1" for two things, "type2" for two coloured ones.
-    """
-
-    METRICS: ClassVar = ("full", "minimum", "caption")
-    scores: Scores
-    types: tuple[str, ...]
-
-    def of(self, method: str, metric: str, kind: str) -> Interval:
-        """The mean over prompts of one type and seeds, with its interval over prompts."""
-        return self._mean(method, self.METRICS.index(metric), [kind == each for each in self.types])
-
-
-@dataclass(frozen=True)
-class Segmentation(_ByMethod):
-    """How well the map of every method fits the mask of every word.
-
-    Args:
-        scores: Along the axes method, measure (`METRICS`), seed and word.
-        kinds: The kind of each word, such as "thing".
-        images: The image of each word; words of one image are one case.
-    """
-
-    THRESHOLDS: ClassVar = tuple(round(0.05 * n, 2) for n in range(1, 20))
-    METRICS: ClassVar = ("precision", *(f"IoU at {threshold}" for threshold in THRESHOLDS))
-    scores: Scores
-    kinds: tuple[str, ...]
-    images: tuple[str, ...]
-
-    def precision(self, method: str, kind: str | None = None) -> Interval:
-        """The mean average precision over words (of one kind, if it is given) and seeds."""
-        return self._over_images(self._precision(method), kind)
-
-    def iou(self, method: str, kind: str | None = None) -> Interval:
-        """The mean IoU, with the method's best threshold on the other half of the images."""
-        return self._over_images(self._iou(method), kind)
-
-    def iou_above(self, method: str, other: str, kind: str | None = None) -> Interval:
-        """How much larger the mean IoU of a method is than that of another, on the same images."""
-        return self._over_images(self._iou(method) - self._iou(other), kind)
-
-    def _precision(self, method: str) -> Float[np.ndarray, " words"]:
-        return self.scores.values[self.methods.index(method), 0].mean(0)
-
-    def _iou(self, method: str) -> Float[np.ndarray, " words"]:
-        """The IoU of each word; images are halved in turn, and each half lends the other its threshold."""
-        ious = self.scores.values[self.methods.index(method), 1:].mean(1)
-        order = {image: n for n, image in enumerate(dict.fromkeys(self.images))}
-        half = np.array([order[image] % 2 for image in self.images])
-        chosen = np.full(len(half), np.nan)
-        for this, other in ((0, 1), (1, 0)):
-            if (half == other).any():
-                chosen[half == this] = ious[ious[:, half == other].mean(1).argmax()][half == this]
-        return chosen
-
-    def _over_images(self, values: Float[np.ndarray, " words"], kind: str | None) -> Interval:
-        """The mean over images of the mean of their words, with its interval over images."""
-        of_image: dict[str, list[float]] = {}
-        for value, image, each in zip(values, self.images, self.kinds, strict=True):
-            if kind in (None, each):
-                of_image.setdefault(image, []).append(value)
-        return mean(np.array([np.mean(group) for group in of_image.values()]))
 
 
 @dataclass(frozen=True)
@@ -298,9 +187,9 @@ def kind_of(folder: str | Path) -> str:
 
     Returns:
         "votes" or "effect" of a measurement; "weakening", "polysemy", "editing", "multi-concept",
-        "segmentation", "strengthening" or "interventions" of a sweep, or the name that a sweep of the user's
-        gave itself; "scales", "estimators" or "questions"; "weakenings" of a folder whose folders hold runs
-        of weakening.
+        "segmentation", "atoms", "strengthening" or "interventions" of a sweep, or the name that a sweep of
+        the user's gave itself; "scales", "estimators" or "questions"; "weakenings" of a folder whose folders
+        hold runs of weakening.
     """
     folder = Path(folder)
     for kind in ("votes", "effect"):
@@ -337,7 +226,9 @@ def kind_of_scores(scores: Scores) -> str:
     if "pair" in axes:
         return "strengthening" if isinstance(settings.get("relevance"), dict) else "editing"
     if "measure" in axes:
-        return "segmentation" if "word" in axes else "multi-concept"
+        if "word" in axes:
+            return "segmentation"
+        return "atoms" if axes["measure"] == Atoms.METRICS else "multi-concept"
     if "method" in axes:
         return "polysemy"
     if "order" in axes:

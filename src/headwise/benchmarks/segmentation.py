@@ -31,7 +31,7 @@ from jaxtyping import Bool, Float
 from PIL import Image
 
 from headwise.benchmarks.masked_words import MaskedWord
-from headwise.benchmarks.results import Segmentation
+from headwise.benchmarks.method_results import Segmentation
 from headwise.benchmarks.sweep import (
     Call,
     KeptImage,

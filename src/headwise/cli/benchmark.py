@@ -30,7 +30,7 @@ from headwise.cli.steer import weakening_json
 from headwise.editing.baselines.table import OFFERED
 from headwise.intervals import Interval
 
-__all__ = ["Only", "editing", "multi_concept", "polysemy", "segmentation", "weakening"]
+__all__ = ["Only", "atoms", "editing", "multi_concept", "polysemy", "segmentation", "weakening"]
 
 Names = list[str] | None
 Only = Annotated[Names, typer.Option("--concept", help="Only this concept. May be repeated.")]
@@ -188,8 +188,8 @@ def editing(
       headwise benchmark editing --json
       headwise benchmark editing -m CompVis/stable-diffusion-v1-4 --pairs mine.csv --method relevance
     """
+    from headwise.benchmarks.edit_pairs import edit_pairs
     from headwise.benchmarks.editing import benchmark_editing
-    from headwise.benchmarks.prompts import edit_pairs
 
     relevance, edits = model.relevance(), edit_pairs(pairs or model.defaults.pairs, count)
     options = sweep.settings | {"methods": methods, "keep_pairs": 10}
@@ -290,6 +290,65 @@ def segmentation(
     above = (f"IoU above {other}>" for other in others.values())
     grid = table("words", "method", "IoU (95 %)>", "precision>", *above, rows=rows)
     print_report(output.out, {"kinds": numbers}, output.as_json, grid)
+
+
+def atoms(
+    model: Measured = Measured(),
+    prompts: Annotated[
+        str | None,
+        typer.Option(
+            help="'emoji', or your file of GenEval 2, GenEval, T2I-CompBench or DSG, or of templates in TOML."
+        ),
+    ] = None,
+    kind: Annotated[
+        str, typer.Option(help="Turn up the words that say this: count, color, thing, ...")
+    ] = "count",
+    concept: Annotated[str, typer.Option(help="The concept of these words, by whose heads.")] = "Counting",
+    dial: Annotated[
+        float, typer.Option(help="How far; 0 changes nothing, 1 doubles what the words do.")
+    ] = 1.0,
+    judge: Judge = None,
+    count: Annotated[int, typer.Option(min=1, help="Prompts per group, at most.")] = 40,
+    effect_file: Effect = None,
+    methods: Methods = None,
+    sweep: Sweep = Sweep("0,1,2,3", Path("runs/benchmark-atoms"), 20, batch_size=16),
+    sharing: Sharing = Sharing(),
+) -> None:
+    """Is everything there that the prompt says, and does turning up its words help?
+
+    Scored by GenEval 2's Soft-TIFA with a CLIP model as the judge: means over what each prompt says. Words
+    are turned up by the effect of heads where it is known, by votes, and under controls. If run again, it
+    goes on where it stopped.
+
+    \b
+    Examples:
+      headwise benchmark atoms --json
+      headwise benchmark atoms --kind color --concept Color --dial 0.5
+      headwise benchmark atoms -m CompVis/stable-diffusion-v1-4 --prompts geneval2_data.jsonl --count 10
+    """
+    from headwise.benchmarks.atoms import prompts_with
+    from headwise.benchmarks.atoms_benchmark import METRICS, benchmark_atoms
+    from headwise.benchmarks.prompt_files import read_prompts
+
+    measured, effect = model.relevance(), model.effect(effect_file)
+    votes = measured if measured.kind == "votes" else None
+    effect = measured if votes is None and effect_file is None else effect
+    concept = concept_named(concept, measured.concepts)
+    asked = prompts_with(read_prompts(prompts or model.defaults.pairs), kind, count)
+    options = sweep.settings | {"kind": kind, "concept": concept, "dial": dial, "methods": methods}
+    options |= {"effect": effect, "relevance": votes, "keep_prompts": 10}
+    with running(model, sharing, sweep.out) as run:
+        options |= run.place(len(asked))
+        result = benchmark_atoms(run.pipe, asked, scorer_of(judge, model), **options)
+    if run.ends_as_shard(len(result.scores), sweep.as_json):
+        return
+    numbers = _intervals(result, result.groups, METRICS)
+    others = [method for method in result.methods if method != "plain" and "plain" in result.methods]
+    gains = {method: result.gain(method, "gm") for method in others}
+    lines = [f"{method}: gm {gain:+.3f} over plain." for method, gain in gains.items()]
+    values = {"groups": numbers, "gm_gains": {method: gain.as_json() for method, gain in gains.items()}}
+    means_table = _means_table("group", numbers, {metric: metric for metric in METRICS})
+    print_report(sweep.out, values, sweep.as_json, means_table, *lines, f"{len(asked)} prompts.")
 
 
 def _intervals(result: Any, groups: Iterable[str], metrics: Iterable[str]) -> dict[str, Any]:

@@ -66,7 +66,8 @@ def scales(
       headwise benchmark scales --json
       headwise benchmark scales --scale sum --scale "clamp 4"
     """
-    from headwise.benchmarks.prompts import edit_pairs, eval_prompts, polysemy_prompts
+    from headwise.benchmarks.edit_pairs import edit_pairs
+    from headwise.benchmarks.prompts import eval_prompts, polysemy_prompts
     from headwise.benchmarks.questions.scales import SCALES, benchmark_scales
 
     defaults, relevance = model.defaults, model.relevance()
@@ -141,7 +142,7 @@ def questions(
       headwise benchmark questions --json
       headwise benchmark questions --other ./another-checkpoint --whole 1024
     """
-    from headwise.benchmarks.prompts import edit_pairs
+    from headwise.benchmarks.edit_pairs import edit_pairs
     from headwise.benchmarks.questions.answers import benchmark_questions, other_schedulers
 
     if len({Path(name).name for name in other or ()}) < len(other or ()):

@@ -43,6 +43,7 @@ COMMANDS: dict[str, Callable[..., None] | dict[str, Callable[..., None]]] = {
         "polysemy": benchmark.polysemy,
         "editing": benchmark.editing,
         "multi-concept": benchmark.multi_concept,
+        "atoms": benchmark.atoms,
         "segmentation": benchmark.segmentation,
         "scales": benchmark_questions.scales,
         "estimators": benchmark_questions.estimators,

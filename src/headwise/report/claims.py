@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from headwise.benchmarks.results import LEAST, LEAST_LAYERS, MOST, MOST_LAYERS, Polysemy, Weakening
+from headwise.benchmarks.method_results import Polysemy
+from headwise.benchmarks.results import LEAST, LEAST_LAYERS, MOST, MOST_LAYERS, Weakening
 from headwise.intervals import Interval
 from headwise.report import plots
 from headwise.report.page import (

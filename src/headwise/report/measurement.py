@@ -92,6 +92,7 @@ _OF_SCORES: dict[str, Callable[[Path, Scores], Page]] = {
     "editing": methods.editing_page,
     "strengthening": methods.strengthening_page,
     "multi-concept": methods.multi_subject_page,
+    "atoms": methods.atoms_page,
     "segmentation": methods.segmentation_page,
 }
 

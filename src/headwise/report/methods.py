@@ -10,12 +10,18 @@ from pathlib import Path
 
 import numpy as np
 
-from headwise.benchmarks.results import TARGET_ONLY, Editing, MultiConcept, Segmentation
+from headwise.benchmarks.method_results import TARGET_ONLY, Atoms, Editing, MultiConcept, Segmentation
 from headwise.report import plots
 from headwise.report.page import Drawing, Page, Section, Table, settings_rows, strips_of_methods
 from headwise.runs.scores import Scores
 
-__all__ = ["editing_page", "multi_subject_page", "segmentation_page", "strengthening_page"]
+__all__ = [
+    "atoms_page",
+    "editing_page",
+    "multi_subject_page",
+    "segmentation_page",
+    "strengthening_page",
+]
 
 EDITING = (
     "Every method edits the same pictures, from the same latents. An image-text model scores how well the "
@@ -38,6 +44,12 @@ SEGMENTATION = (
     "the weighted mean of the heads' attention to it; methods differ in the weights. Precision ranks the "
     "pixels by the map; intersection over union (IoU) takes each method's best threshold on the other half "
     "of the images."
+)
+ATOMS = (
+    "Words of one kind are turned up by several methods, from the same latents. For each thing that a prompt "
+    "says, an image-text model gives the right description a probability among wrong ones. Shown are its "
+    "arithmetic mean over a prompt (am), its geometric mean (gm), which is small if anything is missing, and "
+    "how often the right description is the likeliest for the words that are turned up (accuracy)."
 )
 SAME = "The same latents in every column."
 
@@ -134,6 +146,28 @@ def segmentation_page(folder: Path, scores: Scores) -> Page:
     )
 
 
+def atoms_page(folder: Path, scores: Scores) -> Page:
+    """The page of a folder in which it was counted how much of each prompt is there."""
+    atoms = Atoms(scores, tuple(scores.settings["groups"]))
+    points = {m: (atoms.of(m, "am"), atoms.of(m, "gm")) for m in atoms.methods}
+    alt = "; ".join(f"{m} am {a.value:.2f}, gm {g.value:.2f}" for m, (a, g) in points.items())
+    overview = Section(
+        "How much of the prompts is there",
+        "Means over all prompts and seeds with 95 % intervals (bootstrap over prompts).",
+        (Drawing.of(plots.tradeoff(points, "arithmetic mean", "geometric mean"), f"{alt}.", "30rem"),),
+        tuple(_table(atoms, group, Atoms.METRICS) for group in dict.fromkeys(atoms.groups)),
+    )
+    strips = tuple(strips_of_methods(folder, atoms.methods))
+    words = f"{scores.settings['kind']}, by {scores.settings['concept']}"
+    return Page(
+        title="Is everything there that the prompt says?",
+        lead=ATOMS,
+        numbers=[("prompts", str(len(atoms.groups))), _per_method(scores), ("words turned up", words)],
+        sections=[overview, Section("Pictures", SAME, strips=strips)],
+        settings=_settings(scores),
+    )
+
+
 def _worst_and_whole(subjects: MultiConcept, kind: str) -> Drawing:
     points = {m: (subjects.of(m, "full", kind), subjects.of(m, "minimum", kind)) for m in subjects.methods}
     alt = "; ".join(f"{m} full {f.value:.2f}, minimum {n.value:.2f}" for m, (f, n) in points.items())
@@ -141,7 +175,7 @@ def _worst_and_whole(subjects: MultiConcept, kind: str) -> Drawing:
     return Drawing.of(figure, f"{kind}: {alt}.", "30rem")
 
 
-def _table(results: Editing | MultiConcept, group: str, measures: tuple[str, ...]) -> Table:
+def _table(results: Atoms | Editing | MultiConcept, group: str, measures: tuple[str, ...]) -> Table:
     rows = [(m, *(str(results.of(m, measure, group)) for measure in measures)) for m in results.methods]
     return Table(group, ("method", *measures), rows, measures, open=True)
 
@@ -151,5 +185,5 @@ def _per_method(scores: Scores) -> tuple[str, str]:
 
 
 def _settings(scores: Scores) -> list[tuple[str, str]]:
-    lists = ("attributes", "types", "words", "kinds", "images")
+    lists = ("attributes", "types", "groups", "words", "kinds", "images")
     return list(settings_rows({k: v for k, v in scores.settings.items() if k not in lists}))

@@ -4,14 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from headwise.benchmarks.results import (
-    ATTRIBUTION_FILE,
-    ENOUGH,
-    ESTIMATORS_FILE,
-    QUESTIONS_FILE,
-    SCALES_FILE,
-    Editing,
-)
+from headwise.benchmarks.method_results import Editing
+from headwise.benchmarks.results import ATTRIBUTION_FILE, ENOUGH, ESTIMATORS_FILE, QUESTIONS_FILE, SCALES_FILE
 from headwise.intervals import Interval
 from headwise.report import plots
 from headwise.report.page import Drawing, Page, Section, Table, settings_rows

@@ -30,9 +30,11 @@ KINDS = {  # what the page calls each kind of run that it can show
     "editing": "editing",
     "strengthening": "strengthening",
     "multi-concept": "multi-concept",
+    "atoms": "atoms",
     "segmentation": "segmentation",
     "weakenings": "trials",
 }
+SCORED = ("weakening", "polysemy", "editing", "strengthening", "multi-concept", "atoms", "segmentation")
 
 
 class OutsideRuns(HeadwiseError):
@@ -53,7 +55,7 @@ class Run:
 
     Args:
         name: The name of its folder.
-        kind: "measurement", "weakening", "polysemy", "editing", "strengthening", "multi-concept",
+        kind: "measurement", "weakening", "polysemy", "editing", "strengthening", "multi-concept", "atoms",
             "segmentation", "trials" or "pictures".
         state: "finished" or "unfinished".
         counted: How many pictures are counted.
@@ -222,7 +224,7 @@ def _finished(folder: Path, kind: str, card: dict[str, Any]) -> bool:
         return bool(card.get("finished"))
     if kind == "measurement":
         return (folder / "relevance.safetensors").is_file()
-    if kind in ("weakening", "polysemy", "editing", "strengthening", "multi-concept", "segmentation"):
+    if kind in SCORED:
         return bool(np.isfinite(_scores(folder).values).all())
     return True
 

@@ -27,13 +27,13 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from headwise.benchmarks.clip_scorer import CLIPScorer
-from headwise.benchmarks.prompts import EditPair
+from headwise.benchmarks.edit_pairs import EditPair
 from headwise.benchmarks.questions.interventions import PARTS, SAMPLING, Interventions
 from headwise.benchmarks.questions.pooling import POOLS, Pool, PooledProbe
 from headwise.benchmarks.questions.prediction import nearest, predict_relevance, similarity
-from headwise.benchmarks.results import QUESTIONS_FILE, Answer, mean
+from headwise.benchmarks.results import QUESTIONS_FILE, Answer
 from headwise.files import write_whole
-from headwise.intervals import Interval
+from headwise.intervals import Interval, mean
 from headwise.measuring.concepts import ConceptSet
 from headwise.measuring.estimators import LEAN
 from headwise.measuring.measure import measure, settings_of

@@ -23,14 +23,14 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from headwise.benchmarks.clip_scorer import CLIPScorer
-from headwise.benchmarks.prompts import EditPair
-from headwise.benchmarks.results import LEAST, LEAST_LAYERS, MOST, MOST_LAYERS, Answer, mean
+from headwise.benchmarks.edit_pairs import EditPair
+from headwise.benchmarks.results import LEAST, LEAST_LAYERS, MOST, MOST_LAYERS, Answer
 from headwise.benchmarks.sweep import Call, Sweep, run_sweep
 from headwise.benchmarks.weakening import orders_of
 from headwise.benchmarks.weakening_sweeps import eighths
 from headwise.editing.groups import generate_edits
 from headwise.editing.patch import Patch
-from headwise.intervals import Interval
+from headwise.intervals import Interval, mean
 from headwise.measuring.estimators import LEAN
 from headwise.measuring.relevance import Relevance
 from headwise.model.attention import hooked

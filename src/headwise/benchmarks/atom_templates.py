@@ -1,0 +1,103 @@
+"""Prompts with atoms from templates, in a TOML file of one's own.
+
+    ["coloured counts"]
+    prompts = ["{count} {color} {things}"]
+    counts = ["two", "four"]
+    colors = ["blue", "brown"]
+    things = ["cat", "bird"]
+    texts = { count = "{count} {things}", color = "{color} {things}", thing = "{things}" }
+    siblings = { counts = ["one", "two", "three", "four"] }
+
+{color} stands for one of `colors`, and so on for any name; {color_a} and {color_b} for two different ones;
+{things} is {thing} in the plural, unless {count} is "one"; {things_a} goes by {count_a}. Each entry of
+`texts` is an atom of the kind that its name says: its wrong texts have another word of the list in its place,
+or another of `siblings`, if there are some.
+"""
+
+import itertools
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from string import Formatter
+from typing import Any
+
+from headwise.benchmarks.atoms import Atom, AtomPrompt
+from headwise.benchmarks.nouns import plural
+from headwise.benchmarks.prompts import bad_file, filled
+
+__all__ = ["templated_prompts"]
+
+
+def templated_prompts(source: str | Path, tables: dict[str, Any]) -> list[AtomPrompt]:
+    """Every template of every table with all its words; the tables' names are the groups.
+
+    Args:
+        source: What errors call the file.
+        tables: What it holds.
+    """
+    made: list[AtomPrompt] = []
+    for group, table in tables.items():
+        try:
+            for template in table["prompts"]:
+                made += _of_template(group, table, template)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise bad_file(source, f"[{group}] lacks or misspells {error}") from None
+    if not made:
+        raise bad_file(source, "there are no prompts in it")
+    return made
+
+
+def _of_template(group: str, table: dict[str, Any], template: str) -> Iterator[AtomPrompt]:
+    fields = [name for _, name, _, _ in Formatter().parse(template) if name]
+    lists = {_slot(name, table): table[_list_of(_slot(name, table))] for name in fields}
+    for words in itertools.product(*lists.values()):
+        fill = dict(zip(lists, words, strict=True))
+        used = [(_list_of(slot), word) for slot, word in fill.items()]
+        if len(set(used)) < len(used):
+            continue
+        prompt = filled(template, _forms(fill))
+        right = {filled(text, _forms(fill)) for text in table["texts"].values()}
+        atoms = (_atom(table, slot, text, fill, right, fields) for slot, text in table["texts"].items())
+        yield AtomPrompt(prompt, tuple(atoms), group)
+
+
+def _atom(
+    table: dict[str, Any], slot: str, text: str, fill: dict[str, str], right: set[str], fields: list[str]
+) -> Atom:
+    name = _list_of(slot)
+    others = table.get("siblings", {}).get(name, table[name])
+    alone = len({_slot(field, table) for _, field, _, _ in Formatter().parse(text) if field}) == 1
+    # beside a cat, "a cat" is no wrong text of the dog; "a red cat" is one of the blue cat beside a red dog
+    beside = {word for other, word in fill.items() if _list_of(other) == name} if alone else {fill[slot]}
+    wrong = (filled(text, _forms(fill | {slot: word})) for word in others if word not in beside)
+    texts = dict.fromkeys([filled(text, _forms(fill)), *(each for each in wrong if each not in right)])
+    if len(texts) < 2:
+        raise ValueError(f"siblings: there is no wrong text for {fill[slot]!r}")
+    spelled = slot if slot in fields else _plural_of(slot)
+    return Atom(slot.partition("_")[0], _forms(fill)[spelled], tuple(texts))
+
+
+def _forms(fill: dict[str, str]) -> dict[str, str]:
+    """The words of the slots, and each in the number that the count of its slot asks for."""
+    numbers = {
+        slot.partition("_")[2]: word for slot, word in fill.items() if slot.partition("_")[0] == "count"
+    }
+    return fill | {
+        _plural_of(slot): word if numbers.get(slot.partition("_")[2]) == "one" else plural(word)
+        for slot, word in fill.items()
+    }
+
+
+def _slot(field: str, table: dict[str, Any]) -> str:
+    """The slot that a field of a template is a form of: {things_a} is one of thing_a."""
+    name, _, which = field.partition("_")
+    name = name.removesuffix("s") if name in table else name
+    return f"{name}_{which}" if which else name
+
+
+def _list_of(slot: str) -> str:
+    return f"{slot.partition('_')[0]}s"
+
+
+def _plural_of(slot: str) -> str:
+    return re.sub(r"^[^_]+", lambda name: f"{name[0]}s", slot)

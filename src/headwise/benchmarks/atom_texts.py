@@ -1,0 +1,119 @@
+"""From what a file says of atoms to texts that a CLIP model can choose between.
+
+    kind     text                        the words that wrong texts put in its place
+    count    three dogs                  one to ten
+    color    red dogs, a red dog         ordinary colours
+    thing    dogs, a dog                 the other things of the file
+    others   wooden chairs               the other words of this kind in the file
+
+No text is a wrong one that is right of the same prompt: beside a cat, "a cat" is no wrong text of the dog.
+But "a red cat" is one of the blue cat beside a red dog.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from headwise.benchmarks.atoms import Atom, AtomPrompt
+from headwise.benchmarks.nouns import COLORS, NUMBERS, numbered, phrase, plural, same_word
+from headwise.model.words import find
+
+__all__ = ["Draft", "DraftPrompt", "atom_prompts", "spelled_in"]
+
+SIBLINGS = 20  # of the words of a file, those that it says most often
+
+
+class Draft(NamedTuple):
+    """An atom before its wrong texts are known.
+
+    Args:
+        kind: As in `Atom`.
+        value: What is said: "three", "red", "dog" (things in the singular); "" where there is no text for it.
+        noun: The thing that it is said of, in the singular; "" for things themselves.
+        many: Whether there are several of the thing.
+        question, answer, parents: As in `Atom`.
+    """
+
+    kind: str
+    value: str = ""
+    noun: str = ""
+    many: bool = False
+    question: str | None = None
+    answer: str | None = None
+    parents: tuple[int, ...] = ()
+
+    def text(self, value: str) -> str:
+        """The description with this value."""
+        if self.kind == "count":
+            return numbered(value, self.noun)
+        return phrase(value, self.noun, self.many) if self.noun else phrase("", value, self.many)
+
+
+class DraftPrompt(NamedTuple):
+    """A prompt as a file has it, with what it says of its atoms."""
+
+    prompt: str
+    drafts: tuple[Draft, ...]
+    group: str
+
+
+def atom_prompts(prompts: Sequence[DraftPrompt]) -> tuple[list[AtomPrompt], Counter[str]]:
+    """The prompts with their texts, and how many atoms of each kind are left out for want of them.
+
+    Prompts without any atom are left out, and counted as "prompts".
+    """
+    words: dict[str, Counter[str]] = {"color": Counter(COLORS), "count": Counter(NUMBERS)}
+    for prompt in prompts:
+        for draft in prompt.drafts:
+            if draft.value and draft.kind not in ("color", "count"):
+                words.setdefault(draft.kind, Counter())[draft.value] += 1
+    siblings = {kind: [word for word, _ in counts.most_common(SIBLINGS)] for kind, counts in words.items()}
+    made, left_out = [], Counter[str]()
+    for prompt in prompts:
+        atoms = _atoms(prompt, siblings, left_out)
+        if atoms:
+            made.append(AtomPrompt(prompt.prompt, atoms, prompt.group))
+        else:
+            left_out["prompts"] += 1
+    return made, left_out
+
+
+def spelled_in(prompt: str, *spellings: str) -> str | None:
+    """The first of these spellings that is in the prompt; None where none is."""
+    return next((spelling for spelling in spellings if find(prompt, spelling)), None)
+
+
+def _atoms(prompt: DraftPrompt, siblings: dict[str, list[str]], left_out: Counter[str]) -> tuple[Atom, ...]:
+    right = {draft.text(draft.value) for draft in prompt.drafts if draft.value}
+    texts = [_texts(draft, prompt.drafts, siblings, right) for draft in prompt.drafts]
+    left_out.update(draft.kind for draft, each in zip(prompt.drafts, texts, strict=True) if len(each) < 2)
+    kept = [i for i, each in enumerate(texts) if len(each) > 1]
+    atoms = []
+    for i in kept:
+        draft = prompt.drafts[i]
+        word = spelled_in(prompt.prompt, *_spellings(draft))
+        parents = tuple(kept.index(j) for j in draft.parents if j in kept)
+        atoms.append(Atom(draft.kind, word, texts[i], draft.question, draft.answer, parents))
+    return tuple(atoms)
+
+
+def _spellings(draft: Draft) -> tuple[str, ...]:
+    """How prompts may spell what is said, likeliest first; files make plurals by rule alone: "benchs"."""
+    if draft.kind != "thing":
+        return (draft.value,)
+    forms = (plural(draft.value), f"{draft.value}s")
+    return (*forms, draft.value) if draft.many else (draft.value, *forms)
+
+
+def _texts(
+    draft: Draft, drafts: Sequence[Draft], siblings: dict[str, list[str]], right: set[str]
+) -> tuple[str, ...]:
+    """The right text, then the wrong ones; none where there is no value."""
+    if not draft.value:
+        return ()
+    beside = [draft.value, *(other.value for other in drafts if other.kind == "thing" == draft.kind)]
+    others = [
+        word for word in siblings[draft.kind] if not any(same_word(word, present) for present in beside)
+    ]
+    wrong = [text for text in map(draft.text, others) if text not in right]
+    return (draft.text(draft.value), *dict.fromkeys(wrong))

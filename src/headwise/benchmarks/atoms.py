@@ -1,0 +1,152 @@
+r"""Atoms: what a prompt says, one thing at a time, each of which a picture can be asked about.
+
+"Three red dogs" says that there are dogs, that they are three and that they are red. With p_i the probability
+that a judge gives to the right description of atom i among wrong ones, in which sibling words stand in its
+place ("two red dogs"), and h_i = 1 if no other is likelier, a prompt of n atoms scores
+
+    c_i = Π_{j ∈ parents(i)} h_j c_j     q_i = c_i p_i
+    AM  = Σ q_i / n                      GM  = (Π q_i)^{1/n}
+
+which are Soft-TIFA's means over atoms: the arithmetic one says how much of the prompt is there, the geometric
+one whether all of it is. The factor c is the Davidsonian Scene Graph's: an atom counts if those that it is
+about hold, as a dog that is not there cannot be red. Soft-TIFA asks a model that answers questions; here p is
+CLIP's, as the "certainty" of `clip_scorer.scoring`.
+
+References:
+    | GenEval 2: Addressing Benchmark Drift in Text-to-Image Evaluation (Kamath et al., 2025)
+    | https://arxiv.org/abs/2512.16853
+    | Davidsonian Scene Graph: Improving Reliability in Fine-grained Evaluation for Text-to-Image Generation
+    | (Cho et al., 2023), https://arxiv.org/abs/2310.18235
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from headwise.benchmarks.clip_scorer import CLIPScorer
+from headwise.benchmarks.prompts import sample
+from headwise.errors import HeadwiseError
+
+__all__ = ["Atom", "AtomPrompt", "SoftTIFA", "score_atoms", "counted", "prompts_with", "soft_tifa"]
+
+
+class Atom(NamedTuple):
+    """One thing that a prompt says.
+
+    Args:
+        kind: What it is about: "thing", "color", "count", or another word.
+        word: The word of the prompt that says it; None where no word does.
+        texts: Descriptions of a picture, the right one first, then wrong ones with sibling words in place.
+        question, answer: The question and its right answer, where a file gives them.
+        parents: The numbers of the prompt's atoms that must hold for this one to count.
+    """
+
+    kind: str
+    word: str | None
+    texts: tuple[str, ...]
+    question: str | None = None
+    answer: str | None = None
+    parents: tuple[int, ...] = ()
+
+
+class AtomPrompt(NamedTuple):
+    """A prompt with its atoms.
+
+    Args:
+        prompt: The prompt.
+        atoms: What it says.
+        group: What results are listed by, such as a file's name for this sort of prompt.
+    """
+
+    prompt: str
+    atoms: tuple[Atom, ...]
+    group: str = "all"
+
+    def words(self, kind: str) -> tuple[str, ...]:
+        """The words that say atoms of a kind, each once."""
+        return tuple(dict.fromkeys(atom.word for atom in self.atoms if atom.kind == kind and atom.word))
+
+
+class SoftTIFA(NamedTuple):
+    """How much of a prompt is there, 0 … 1.
+
+    Args:
+        am: The arithmetic mean over its atoms.
+        gm: The geometric mean over its atoms.
+    """
+
+    am: float
+    gm: float
+
+
+def score_atoms(
+    scorer: CLIPScorer, pictures: Sequence[Any], prompts: Sequence[AtomPrompt]
+) -> list[tuple[Float[np.ndarray, " atoms"], Bool[np.ndarray, " atoms"]]]:
+    """For each picture, the probability p of the right text of each atom, and whether the atom holds, h.
+
+    Args:
+        scorer: A CLIP model that compares pictures with texts.
+        pictures: The pictures.
+        prompts: The prompt of each picture.
+    """
+    asked = [(picture, atom) for picture, each in zip(pictures, prompts, strict=True) for atom in each.atoms]
+    texts = [atom.texts for _, atom in asked]
+    shares = iter(scorer.probabilities([picture for picture, _ in asked], texts))
+    of_prompt = [[next(shares) for _ in prompt.atoms] for prompt in prompts]
+    return [
+        (np.array([float(p[0]) for p in each]), np.array([bool(p[0] >= p.max()) for p in each]))
+        for each in of_prompt
+    ]
+
+
+def counted(atoms: Sequence[Atom], holds: Bool[np.ndarray, " atoms"]) -> Bool[np.ndarray, " atoms"]:
+    """Which atoms count, c: those whose parents all hold and count themselves.
+
+    Args:
+        atoms: The atoms of one prompt.
+        holds: Whether each of them holds.
+    """
+    counts = np.ones(len(atoms), bool)
+    for _ in atoms:  # there are no more generations than atoms
+        counts = np.array([all(holds[j] and counts[j] for j in atom.parents) for atom in atoms])
+    return counts
+
+
+def soft_tifa(
+    atoms: Sequence[Atom], probabilities: Float[np.ndarray, " atoms"], holds: Bool[np.ndarray, " atoms"]
+) -> SoftTIFA:
+    """The means over the atoms of one prompt.
+
+    Args:
+        atoms: The atoms, one or more.
+        probabilities: The probability p of the right text of each.
+        holds: Whether each of them holds, h.
+    """
+    q = np.where(counted(atoms, holds), probabilities, 0.0)
+    with np.errstate(divide="ignore"):  # log 0 is −∞, and a mean with one such term 0
+        return SoftTIFA(float(q.mean()), float(np.exp(np.log(q).mean())))
+
+
+def prompts_with(prompts: Sequence[AtomPrompt], kind: str, count: int | None = None) -> list[AtomPrompt]:
+    """Those prompts in which a word says an atom of this kind, in their order.
+
+    Args:
+        prompts: The prompts.
+        kind: A kind of atoms.
+        count: The largest number of prompts of each group, a sample; all if None.
+
+    Raises:
+        HeadwiseError: No prompt has such a word.
+    """
+    groups: dict[str, list[AtomPrompt]] = {}
+    for prompt in prompts:
+        if prompt.words(kind):
+            groups.setdefault(prompt.group, []).append(prompt)
+    if not groups:
+        kinds = sorted({atom.kind for prompt in prompts for atom in prompt.atoms if atom.word})
+        raise HeadwiseError(f"No prompt has a word that says a {kind!r}. They say: {', '.join(kinds)}.")
+    return [
+        prompt for group in groups.values() for prompt in (group if count is None else sample(group, count))
+    ]

@@ -1,0 +1,138 @@
+"""Pairs of prompts to edit: a source, and a target that differs in one word of an attribute.
+
+They are read from TOML files that are written like prompts of a concept (prompts.py), with the `box` of the
+thing; or from CSV files with the columns source_prompt, target_prompt and attribute.
+"""
+
+import csv
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool
+
+from headwise.benchmarks.prompts import bad_file, filled, read_toml, sample
+from headwise.errors import UnreadablePrompts
+from headwise.model.tokens import words_of
+
+__all__ = ["EditPair", "REGION_SIZE", "edit_pairs"]
+
+REGION_SIZE = (512, 512)
+"""Height and width of the picture that a region's stretches of pixels are counted in."""
+
+
+class EditPair(NamedTuple):
+    """A source prompt and a target that differs in one word of an attribute.
+
+    Args:
+        attribute: The concept of the word that differs.
+        source, target: The prompts.
+        word: The word that only the target has.
+        texts: The texts with other words of the attribute that the target's picture is compared with, the
+            target's first.
+        things: The texts with other things in the place of the prompt's, the prompt's first.
+        box: Where the thing is in the picture: left, top, right and bottom as shares of its width and height;
+            None if unknown.
+        keeps_object: Whether the thing is to stay, and its surroundings to change, instead of the reverse.
+        picture: The file of a picture to edit; None where the source is generated.
+        region: Where the picture may differ, in place of a box: the starts and lengths of stretches of
+            pixels, row by row, at `REGION_SIZE`.
+    """
+
+    attribute: str
+    source: str
+    target: str
+    word: str
+    texts: tuple[str, ...]
+    things: tuple[str, ...]
+    box: tuple[float, float, float, float] | None = None
+    keeps_object: bool = False
+    picture: Path | None = None
+    region: tuple[tuple[int, int], ...] = ()
+
+    def mask(self, size: tuple[int, int]) -> Bool[np.ndarray, "height width"]:
+        """Where pictures of this width and height may differ: it is covered when they are compared."""
+        width, height = size
+        if self.region:
+            shown = (np.arange(n) * of // n for n, of in zip((height, width), REGION_SIZE, strict=True))
+            return _of_stretches(self.region)[np.ix_(*shown)]
+        covered = np.zeros((height, width), bool)
+        if self.box is not None:
+            left, top, right, bottom = self.box
+            rows = slice(round(top * height), round(bottom * height))
+            covered[rows, round(left * width) : round(right * width)] = True
+        return ~covered if self.keeps_object and self.box is not None else covered
+
+
+def edit_pairs(source: str | Path, count: int = 20) -> list[EditPair]:
+    """Pairs to edit.
+
+    Args:
+        source: "emoji", or the path of a TOML file; or of a CSV with the columns source_prompt, target_prompt
+            and attribute.
+        count: The largest number of pairs of each attribute, sampled over words and things.
+    """
+    if str(source).endswith(".csv"):
+        return _pairs_in_csv(Path(source), count)
+    pairs: list[EditPair] = []
+    for attribute, table in read_toml(source, "editing").items():
+        try:
+            each = [
+                _pair(attribute, table, prompt, thing, before, after)
+                for prompt in table["prompts"]
+                for thing in table["things"]
+                for before in table["words"]
+                for after in table["words"]
+                if before != after
+            ]
+        except (KeyError, TypeError, ValueError) as error:
+            raise bad_file(source, f"[{attribute}] lacks or misspells {error}") from None
+        pairs += sample(each, count)
+    return pairs
+
+
+def _of_stretches(region: tuple[tuple[int, int], ...]) -> Bool[np.ndarray, "height width"]:
+    flat = np.zeros(REGION_SIZE[0] * REGION_SIZE[1], bool)
+    for start, length in region:
+        flat[start : start + length] = True
+    return flat.reshape(REGION_SIZE)
+
+
+def _pair(
+    attribute: str, table: dict[str, Any], prompt: str, thing: str, before: str, after: str
+) -> EditPair:
+    prompts = {word: filled(prompt, {"word": word, "thing": thing}) for word in table["words"]}
+    texts = (prompts[after], *(text for word, text in prompts.items() if word != after))
+    others = (other for other in table["things"] if other != thing)
+    things = tuple(filled(prompt, {"word": after, "thing": name}) for name in (thing, *others))
+    box = tuple(float(edge) for edge in table["box"]) if "box" in table else None
+    keeps = table.get("edits", "object") == "surroundings"
+    return EditPair(
+        attribute,
+        prompts[before],
+        prompts[after],
+        after,
+        texts,
+        things,
+        box,  # type: ignore[arg-type]
+        keeps,
+    )
+
+
+def _pairs_in_csv(path: Path, count: int) -> list[EditPair]:
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UnreadablePrompts(f"{path} cannot be read: {error}.") from None
+    pairs: dict[str, list[EditPair]] = {}
+    for number, row in enumerate(rows, 2):
+        source, target = row.get("source_prompt"), row.get("target_prompt")
+        if not source or not target or not row.get("attribute"):
+            raise bad_file(path, f"line {number} lacks source_prompt, target_prompt or attribute")
+        words = [word for word in words_of(target) if word not in words_of(source)]
+        if not words:
+            raise bad_file(path, f"line {number}: the target has no word that the source has not")
+        pair = EditPair(row["attribute"], source, target, words[0], (target, source), (target,))
+        pairs.setdefault(row["attribute"], []).append(pair)
+    return [pair for of_attribute in pairs.values() for pair in sample(of_attribute, count)]

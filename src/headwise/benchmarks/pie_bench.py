@@ -1,0 +1,100 @@
+"""Pairs to edit from PIE-Bench's mapping_file.json, which is the user's own as its pictures are.
+
+Its object has an entry for each picture: image_path, original_prompt, editing_prompt (words that differ may
+stand in brackets), editing_type_id and mask, the starts and lengths of stretches of pixels, row by row, of a
+picture of 512 × 512. Left out, and counted in a warning, are pairs whose mask covers everything, as no
+background is left to compare, and pairs whose target has no word that the source has not.
+
+References:
+    | Direct Inversion: Boosting Diffusion-based Editing with 3 Lines of Code (Ju et al., 2023)
+    | https://arxiv.org/abs/2310.01506
+"""
+
+import json
+import re
+import warnings
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from headwise.benchmarks.edit_pairs import REGION_SIZE, EditPair
+from headwise.errors import UnreadablePrompts
+from headwise.model.words import words_of
+
+__all__ = ["pie_pairs"]
+
+TYPES = (
+    "random", "change object", "add object", "delete object", "change content", "change pose",
+    "change color", "change material", "change background", "change style",
+)  # fmt: skip
+FIELDS = ("image_path", "original_prompt", "editing_prompt", "editing_type_id", "mask")
+EXPECTED = f"Expected PIE-Bench's mapping_file.json: an object whose entries have {', '.join(FIELDS)}"
+
+
+def pie_pairs(path: str | Path, pictures: str | Path | None = None) -> list[EditPair]:
+    """The pairs of a mapping_file.json, with the files of their pictures.
+
+    `benchmark_editing` edits pictures that it generates, and not yet these.
+
+    Args:
+        path: The file.
+        pictures: The folder of the pictures; by default annotation_images beside the file.
+
+    Raises:
+        UnreadablePrompts: The file cannot be read, or an entry of it breaks the format.
+    """
+    path = Path(path)
+    folder = path.parent / "annotation_images" if pictures is None else Path(pictures)
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UnreadablePrompts(f"{path} cannot be read: {error.strerror}. {EXPECTED}.") from None
+    except ValueError as error:
+        raise UnreadablePrompts(f"{path} is not JSON ({error}). {EXPECTED}.") from None
+    if not isinstance(entries, dict) or not entries:
+        raise UnreadablePrompts(f"{path} holds no object with entries. {EXPECTED}.")
+    pairs, left_out = [], Counter[str]()
+    for name, entry in entries.items():
+        try:
+            pair = _pair(entry, folder)
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            raise UnreadablePrompts(
+                f"{path}: entry {name!r} lacks or misspells {error}. {EXPECTED}."
+            ) from None
+        fault = _fault(pair)
+        left_out.update([fault] * bool(fault))
+        pairs += [pair] * (not fault)
+    if left_out:
+        reasons = " and ".join(f"{n} {reason}" for reason, n in left_out.items())
+        warnings.warn(f"{path}: pairs are left out: {reasons}.", stacklevel=2)
+    return pairs
+
+
+def _pair(entry: dict[str, Any], folder: Path) -> EditPair:
+    source, target = (re.sub(r"[\[\]]", "", entry[key]) for key in ("original_prompt", "editing_prompt"))
+    new = [word for word in words_of(target) if word not in words_of(source)]
+    return EditPair(
+        TYPES[int(entry["editing_type_id"])],
+        source,
+        target,
+        new[0] if new else "",
+        (target, source),
+        (target,),
+        picture=folder / entry["image_path"],
+        region=_stretches(entry["mask"]),
+    )
+
+
+def _stretches(mask: list[int] | str) -> tuple[tuple[int, int], ...]:
+    """The starts and lengths of a mask, which are numbers in turn."""
+    numbers = [int(number) for number in (mask.split() if isinstance(mask, str) else mask)]
+    if len(numbers) % 2 or any(number < 0 for number in numbers):
+        raise ValueError("mask, which has to be starts and lengths in turn")
+    return tuple(zip(numbers[::2], numbers[1::2], strict=True))
+
+
+def _fault(pair: EditPair) -> str:
+    """Why a pair cannot be used; "" if it can."""
+    if pair.region and pair.mask((REGION_SIZE[1], REGION_SIZE[0])).all():
+        return "whose mask covers everything"
+    return "" if pair.word else "whose target has no word of its own"
