@@ -82,11 +82,23 @@ def test_excite_draws_plain_and_excited(run, workspace):
     code, out, _ = run(*line, "--concept", "dog:Animals", "--concept", "cat:Animals")
     assert code == 0
     names = [file.split("/")[-1] for file in json.loads(out)["files"]]
-    assert names == ["000-plain.png", "000-attend-and-excite.png", "000-relevance.png"]
-    plain, excited = (pixels(workspace / "runs/excite" / name) for name in names[:2])
-    assert not np.array_equal(plain, excited)
+    methods = ("plain", "attend-and-excite", "relevance", "neglected")
+    assert names == [f"000-{method}.png" for method in methods]
+    plain, *others = (pixels(workspace / "runs/excite" / name) for name in names)
+    assert not any(np.array_equal(plain, other) for other in others)
     run("generate", "a dog and a cat", *FAST, "--seed", 1, "-n", 1, "--out", "stock")
     assert np.array_equal(plain, pixels(workspace / "stock/000-plain.png"))
+
+
+def test_excite_turns_up_the_neglected_subject_where_no_gradient_is_supported(run, workspace):
+    line = ("excite", "a dog and a cat", "-w", "dog", "-w", "cat", "--model", "emoji-dit", "--seeds", "1")
+    options = ("--num-inference-steps", "2", "--json")
+    code, out, _ = run(*line, *options, "--concept", "dog:Animals", "--concept", "cat:Animals")
+    assert code == 0
+    names = [file.split("/")[-1] for file in json.loads(out)["files"]]
+    assert names == ["000-plain.png", "000-neglected.png"]
+    code, _, err = run(*line, *options)
+    assert code == 2 and "Attend-and-Excite works on" in err
 
 
 def test_benchmark_editing(run, workspace):

@@ -51,6 +51,7 @@ _HOME = {
     "invert": "editing.inversion",
     "edit_picture": "editing.inversion",
     "Excite": "editing.attend_and_excite",
+    "StrengthenNeglected": "editing.neglected",
     "excite": "editing.attend_and_excite",
     "EvalPrompt": "benchmarks.prompts",
     "eval_prompts": "benchmarks.prompts",

@@ -4,6 +4,12 @@ r"""Are all subjects of a prompt there?
     minimum   the smaller of the cosines with the two subjects alone
     caption   cosine between the prompt and the caption that fits the picture best, of all prompts of its type
 
+    plain, composable                  no steering; one prompt for each subject
+    attend-and-excite, relevance       by the gradient of maps, plain and weighted by relevance
+    neglected                          the least attended subject turned up in its heads, without a gradient
+    neglected, random heads            the same factors at other heads
+    all subjects                       every subject turned up in its heads, from the first call on
+
 A new method is one more row of `COMPOSING`.
 
 References:
@@ -14,6 +20,7 @@ References:
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import zip_longest
 from typing import Any, Unpack
 
 import numpy as np
@@ -32,11 +39,17 @@ from headwise.benchmarks.sweep import (
     run_sweep,
     spread_evenly,
 )
-from headwise.editing.attend_and_excite import Excite, excite
+from headwise.editing.attend_and_excite import Excite
 from headwise.editing.baselines.composable import compose
+from headwise.editing.neglected import StrengthenNeglected
 from headwise.editing.support import require_support
 from headwise.measuring.relevance import Relevance
-from headwise.model.pipelines import settings_of_pictures
+from headwise.model.attention import hooked
+from headwise.model.generate import generate_keys
+from headwise.model.hooks import Hook
+from headwise.model.pipelines import quiet, settings_of_pictures
+from headwise.steering.dose import amplify
+from headwise.steering.steer import Steer, strengthen
 
 __all__ = ["COMPOSING", "METRICS", "MultiConcept", "benchmark_multi_concept", "subject_scores"]
 
@@ -86,7 +99,7 @@ def _sweep(comparison: Comparison, scorer: CLIPScorer, pipe: Any) -> Sweep:
     relevance, prompts, passed = comparison.relevance, comparison.prompts, comparison.passed
     methods, seeds = comparison.methods, comparison.seeds
     texts, types = [prompt.prompt for prompt in prompts], [prompt.kind for prompt in prompts]
-    require_support(pipe, *(compose if method == "composable" else Excite for method in methods))
+    require_support(pipe, *(NEEDS[method] for method in methods if method in NEEDS))
     settings = settings_of_pictures(pipe, texts) | passed | {"noise": "seed"}
     settings |= {"relevance": relevance.settings.get("weights"), "types": types}
     captions = {kind: sorted({p.prompt for p in prompts if p.kind == kind}) for kind in types}
@@ -148,16 +161,43 @@ class Composition:
     seeds: Sequence[int]
     passed: Mapping[str, Any]
 
-    def excited(self, **options: Any) -> Sequence[Any]:
-        """One picture per prompt by Attend-and-Excite, with options of `Excite`."""
-        hook = Excite([prompt.words for prompt in self.prompts], **options)
+    @property
+    def concepts(self) -> dict[str, str]:
+        """The concept of each subject."""
+        return {word: concept for prompt in self.prompts for word, concept in prompt.concepts.items()}
+
+    @property
+    def words(self) -> list[tuple[str, ...]]:
+        """The subjects of each prompt."""
+        return [prompt.words for prompt in self.prompts]
+
+    def generated(self, *hooks: Hook) -> Sequence[Any]:
+        """One picture per prompt, with these hooks at work."""
         texts = [prompt.prompt for prompt in self.prompts]
-        return excite(self.pipe, texts, hook, seeds=self.seeds, **self.passed)
+        with quiet(self.pipe), hooked(self.pipe, *hooks):
+            return generate_keys(self.pipe, texts, self.seeds, **self.passed)
 
 
 def _by_relevance(batch: Composition) -> Sequence[Any]:
-    concepts = {word: concept for prompt in batch.prompts for word, concept in prompt.concepts.items()}
-    return batch.excited(relevance=batch.relevance, concepts=concepts)
+    return batch.generated(Excite(batch.words, relevance=batch.relevance, concepts=batch.concepts))
+
+
+def _neglected(batch: Composition, random: bool = False) -> Sequence[Any]:
+    hook = StrengthenNeglected(batch.words, batch.relevance, batch.concepts)
+    return batch.generated(hook.at_random_heads() if random else hook)
+
+
+def _all_subjects(batch: Composition) -> Sequence[Any]:
+    relevance, concepts = batch.relevance, batch.concepts
+    rule = amplify if relevance.kind == "effect" else strengthen
+    factors: dict[str | None, np.ndarray]
+    factors = {word: rule(relevance, None, concept).factors[0] for word, concept in concepts.items()}
+    factors[None] = np.ones(relevance.values.shape[1])  # where other prompts have more subjects
+    hooks = [
+        Steer(np.stack([factors[word] for word in words]), list(words), head_map=relevance.head_map)
+        for words in zip_longest(*batch.words)
+    ]
+    return batch.generated(*hooks)
 
 
 def _composable(batch: Composition) -> Sequence[Any]:
@@ -166,8 +206,12 @@ def _composable(batch: Composition) -> Sequence[Any]:
 
 
 COMPOSING: dict[str, Callable[[Composition], Sequence[Any]]] = {
-    "plain": lambda batch: batch.excited(thresholds={0.0: 0.0}),
+    "plain": lambda batch: batch.generated(),
     "composable": _composable,
-    "attend-and-excite": lambda batch: batch.excited(),
+    "attend-and-excite": lambda batch: batch.generated(Excite(batch.words)),
     "relevance": _by_relevance,
+    "neglected": _neglected,
+    "neglected, random heads": partial(_neglected, random=True),
+    "all subjects": _all_subjects,
 }
+NEEDS = {"composable": compose, "attend-and-excite": Excite, "relevance": Excite}

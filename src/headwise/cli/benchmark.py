@@ -280,12 +280,12 @@ def segmentation(
     numbers: dict[str, Any] = {}
     rows = []
     for kind, method in itertools.product(dict.fromkeys(result.kinds), result.methods):
-        found = {"iou": result.iou(method, kind), "precision": result.precision(method, kind)}
-        found |= {key: result.iou_above(method, other, kind) for key, other in others.items()}
-        rows.append((kind, method, *(f"{each}" for each in found.values())))
+        measures = {"iou": result.iou(method, kind), "precision": result.precision(method, kind)}
+        measures |= {key: result.iou_above(method, other, kind) for key, other in others.items()}
+        rows.append((kind, method, *(f"{each}" for each in measures.values())))
         numbers.setdefault(kind, {})[method] = {
             name: {"mean": each.value, "low": each.low, "high": each.high, "n": each.n}
-            for name, each in found.items()
+            for name, each in measures.items()
         }
     above = (f"IoU above {other}>" for other in others.values())
     grid = table("words", "method", "IoU (95 %)>", "precision>", *above, rows=rows)

@@ -124,7 +124,8 @@ def excite(
 ) -> None:
     """Generate a prompt so that each of its subjects is there.
 
-    Writes plain and excited images side by side.
+    Writes plain and excited images side by side; given concepts, also those in which the neglected subject
+    is turned up without a gradient, which works on every model.
 
     \b
     Examples:
@@ -132,8 +133,11 @@ def excite(
       headwise excite "a cat and a dog" -w cat -w dog --concept cat:Animals --concept dog:Animals
     """
     from headwise.editing.attend_and_excite import Excite
-    from headwise.editing.attend_and_excite import excite as run
-    from headwise.model.pipelines import watched
+    from headwise.editing.neglected import StrengthenNeglected
+    from headwise.editing.support import require_support, supports
+    from headwise.model.attention import hooked
+    from headwise.model.generate import generate_keys
+    from headwise.model.pipelines import quiet, watched
     from headwise.pictures import save_columns
 
     pipe, relevance = model.load(), model.relevance() if concept else None
@@ -142,17 +146,23 @@ def excite(
         raise HeadwiseError(
             f"--concept {' '.join(concept or ())} has a strength; expected WORD:CONCEPT alone."
         )
-    options: dict[str, Any] = {"seeds": numbers_in(seeds, int), **vars(sampling)}
-    methods = {"plain": Excite([words], thresholds={0.0: 0.0}), "attend-and-excite": Excite([words])}
-    if concepts:
-        methods["relevance"] = Excite([words], relevance=relevance, concepts=concepts)
-    prompts = [prompt] * len(options["seeds"])
+    keys = numbers_in(seeds, int)
+    methods: dict[str, list[Any]] = {"plain": []}
+    if supports(pipe, Excite) or relevance is None:
+        methods["attend-and-excite"] = [Excite([words])]
+    if relevance is not None and supports(pipe, Excite):
+        methods["relevance"] = [Excite([words], relevance=relevance, concepts=concepts)]
+    if relevance is not None:
+        methods["neglected"] = [StrengthenNeglected([words], relevance, concepts)]
+    require_support(pipe, *(hook for hooks in methods.values() for hook in hooks))
     columns, total = {}, len(methods) * sampling.num_inference_steps
     with tqdm(total=total, unit="step") as bar, watched(pipe, lambda: bar.update() and None):
-        for name, method in methods.items():
+        for name, hooks in methods.items():
             bar.set_description(name)
-            columns[name] = run(pipe, prompts, method, **options)
-    settings = {"model": model.name, "prompt": prompt, "words": words, "concepts": concepts, **options}
+            with quiet(pipe), hooked(pipe, *hooks):
+                columns[name] = generate_keys(pipe, [prompt] * len(keys), keys, **vars(sampling))
+    settings = {"model": model.name, "prompt": prompt, "words": words, "concepts": concepts}
+    settings |= {"seeds": keys, **vars(sampling)}
     print_files(save_columns(output.out, columns, settings), output.as_json)
 
 

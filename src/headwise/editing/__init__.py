@@ -6,6 +6,7 @@ local_blend         keep the source outside the edited region
 prompt_to_prompt    prompt-to-prompt, plain and by relevance
 inversion           real pictures: the noise they can be generated from again
 attend_and_excite   Attend-and-Excite, plain and by relevance
+neglected           several subjects without a gradient: the least attended one is turned up
 patch               activation patching between prompts
 baselines/          other methods, one file each, to be compared with
 """

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 from headwise.errors import Unsupported
 from headwise.model.heads import HeadMap, denoiser_of
 
-__all__ = ["require_support"]
+__all__ = ["require_support", "supports"]
 
 UNET = "Stable Diffusion 1, 2, XL"
 TEXT_ALONE = "Stable Diffusion 1, 2"
@@ -44,9 +44,8 @@ def require_support(model: Any, *methods: Any) -> None:
     Raises:
         Unsupported: One of the methods does not work on this model.
     """
-    families = _families(model)
     for method in filter(None, map(_known, methods)):
-        if not families & set(method.families):
+        if not supports(model, method):
             name = "this one" if isinstance(model, HeadMap) else type(model).__name__
             raise Unsupported(
                 f"{method.title} works on {', '.join(method.families)}, not on models such as {name}. "
@@ -54,8 +53,16 @@ def require_support(model: Any, *methods: Any) -> None:
             )
 
 
+def supports(model: Any, method: Any) -> bool:
+    """Whether a method works on a model; arguments as in `require_support`."""
+    known = _known(method)
+    return known is None or bool(_families(model) & set(known.families))
+
+
 def _known(method: Any) -> _Method | None:
     """What is known of a method; None of a hook that is the user's own."""
+    if isinstance(method, _Method):
+        return method
     if isinstance(method, str):
         return METHODS[method]
     kind = method if hasattr(method, "__name__") else type(method)

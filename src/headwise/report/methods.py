@@ -119,15 +119,15 @@ def multi_subject_page(folder: Path, scores: Scores) -> Page:
 
 def segmentation_page(folder: Path, scores: Scores) -> Page:
     """The page of a folder in which maps of words were compared with masks."""
-    said = scores.settings
-    found = Segmentation(scores, tuple(said["kinds"]), tuple(said["images"]))
-    kinds = list(dict.fromkeys(found.kinds))
+    settings = scores.settings
+    maps = Segmentation(scores, tuple(settings["kinds"]), tuple(settings["images"]))
+    kinds = list(dict.fromkeys(maps.kinds))
     figures, tables = [], []
     for kind in kinds:
-        ious = {method: found.iou(method, kind) for method in found.methods}
+        ious = {method: maps.iou(method, kind) for method in maps.methods}
         alt = "; ".join(f"{method} {iou}" for method, iou in ious.items())
         figures.append(Drawing.of(plots.rates(ious, f"IoU, {kind}"), f"{kind}: {alt}.", "30rem"))
-        rows = [(m, str(iou), str(found.precision(m, kind))) for m, iou in ious.items()]
+        rows = [(m, str(iou), str(maps.precision(m, kind))) for m, iou in ious.items()]
         columns = ("method", "IoU", "precision")
         tables.append(Table(kind, columns, rows, columns[1:], open=True))
     overview = Section(
@@ -136,11 +136,11 @@ def segmentation_page(folder: Path, scores: Scores) -> Page:
         tuple(figures),
         tuple(tables),
     )
-    strips = tuple(strips_of_methods(folder, ("mask", *found.methods), "mask"))
+    strips = tuple(strips_of_methods(folder, ("mask", *maps.methods), "mask"))
     return Page(
         title="Do the maps of words show where they are?",
         lead=SEGMENTATION,
-        numbers=[("words", str(len(found.kinds))), ("images", str(len(set(found.images))))],
+        numbers=[("words", str(len(maps.kinds))), ("images", str(len(set(maps.images))))],
         sections=[overview, Section("Images", "Lit by the mask, and by each method's map.", strips=strips)],
         settings=_settings(scores),
     )

@@ -1,0 +1,157 @@
+r"""Several subjects without a gradient: turn up the subject that the first denoiser calls attend to least.
+
+With a[h, x, s] the attention of head h at position x to the token of subject s, and the relevance of the
+subject's concept as weights, W[s, h] = max(R[c_s, h], 0),
+
+    A[s] = Σ_h W[s, h] · mean over the first calls of max_x a[h, x, s]  /  Σ_h W[s, h]
+
+and the neglected subject of an image is the one with the smallest A. From the next call on its word is turned
+up in the heads of its concept, by the rule of its relevance: `amplify` by effect, `strengthen` by votes.
+
+References:
+    | Attend-and-Excite: Attention-Based Semantic Guidance for Text-to-Image Diffusion Models
+    | (Chefer et al., 2023), which moves the latents of the neglected subject by a gradient
+    | https://arxiv.org/abs/2301.13826
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from copy import copy
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from headwise.errors import BadStrength, HeadwiseError, HookMisuse
+from headwise.measuring.relevance import Relevance
+from headwise.model.hooks import Hook
+from headwise.model.sites import Attend, DenoiserCall, Site
+from headwise.steering.dose import amplify
+from headwise.steering.steer import Steer, strengthen
+
+__all__ = ["StrengthenNeglected"]
+
+
+class StrengthenNeglected(Hook):
+    """A hook that finds the neglected subject of each image in the first calls, and turns it up in the rest.
+
+        concepts = {"dog": "Animals", "car": "Vehicles"}
+        with hooked(pipe, StrengthenNeglected([["dog", "car"]], relevance, concepts)):
+            pipe("a dog and a car")
+
+    It works on every family whose heads are measured, and costs no gradient.
+
+    Args:
+        words: The subjects of each image of the batch; one list for all images, or one for each.
+        relevance: The relevance measured on this model, by effect or by votes.
+        concepts: The concept of each subject, or one name for all.
+        dial: How far the neglected subject is turned up: the dial of `amplify` by effect, the strength of
+            `strengthen` by votes; 0 leaves images as they are.
+        after: The share of the denoiser calls in which subjects are compared, above 0 and below 1; the word
+            is turned up in the rest.
+
+    Attributes:
+        neglected: The neglected subject of each image of the last pipeline call.
+
+    Raises:
+        HeadwiseError: No subject was given, or one without a concept.
+        UnknownConcept, BadStrength: A concept was not measured, or a number is out of range.
+    """
+
+    once_per_step = True
+
+    def __init__(
+        self,
+        words: Sequence[Sequence[str]],
+        relevance: Relevance,
+        concepts: Mapping[str, str] | str,
+        *,
+        dial: float | int = 1.0,
+        after: float | int = 0.2,
+    ) -> None:
+        if any(not of_image for of_image in words) or not words:
+            raise HeadwiseError("No subject was given. Give one or more words of each prompt.")
+        if not 0 < after < 1:
+            raise BadStrength(f"after={after} was given; expected a share of the calls between 0 and 1.")
+        self.words, self.relevance, self.after = [tuple(of_image) for of_image in words], relevance, after
+        rule = amplify if relevance.kind == "effect" else strengthen
+        self._factors, self._weights = {}, {}
+        for word in {word for of_image in words for word in of_image}:
+            concept = concepts if isinstance(concepts, str) else concepts.get(word)
+            if concept is None:
+                raise HeadwiseError(f"No concept was given for {word!r}. Name one for each subject.")
+            self._factors[word] = rule(relevance, None, concept, dial).factors[0]
+            self._weights[word] = np.maximum(relevance[concept], 0)
+        self.neglected: list[str] = []
+        self._steer: Steer | None = None
+
+    def at_random_heads(self) -> "StrengthenNeglected":
+        """The control: as this hook, with its factors permuted over heads."""
+        other = copy(self)
+        other._factors = {
+            word: Steer(factors[None]).control("random heads").factors[0]
+            for word, factors in self._factors.items()
+        }
+        return other
+
+    def prepare(self, call: DenoiserCall) -> None:
+        """Begin to compare at the first call, and choose when the share of the calls is over."""
+        if not call.prompted:
+            if self._steer is not None:
+                self._steer.prepare(call)
+            return
+        if call.step == 0:
+            self._begin(call)
+        if self._steer is None and call.step >= math.ceil(self.after * call.steps):
+            self._choose()
+        if self._steer is not None:
+            self._steer.prepare(call)
+
+    def __call__(self, attend: Attend, site: Site, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Look at the subjects and attend unchanged, or attend with the neglected one turned up."""
+        if self._steer is not None:
+            return self._steer(attend, site, query, key, value)
+        if site.call.prompted:
+            with torch.no_grad():
+                self._look(attend, site, query, key, value)
+        return attend(query, key, value)
+
+    def _begin(self, call: DenoiserCall) -> None:
+        if len(self.words) not in (1, call.pictures) or not call.prompts:
+            raise HookMisuse(
+                f"Subjects of {len(self.words)} images were given for {call.pictures} images. "
+                "Give those of one, or of each, and call the pipeline with `prompt`."
+            )
+        self.relevance.require(call.head_map)
+        self._subjects = self.words * (call.pictures // len(self.words))
+        most = max(map(len, self._subjects))
+        self._steer, self._peaks = None, torch.zeros(call.pictures, call.head_map.all_heads, most)
+        self._token = torch.zeros(call.pictures, call.tokens, most)
+        for picture, of_image in enumerate(self._subjects):
+            for s, word in enumerate(of_image):
+                self._token[picture, call.positions(picture, word)[-1], s] = 1
+
+    def _look(self, attend: Attend, site: Site, query: Tensor, key: Tensor, value: Tensor) -> None:
+        """Add how strongly each head attends to each subject where it does so most."""
+        marks = value.new_zeros(len(value), 1, key.shape[-2], self._token.shape[-1])
+        marks[site.conditional, 0, site.text] = self._token[list(site.call.picture[site.conditional])].to(
+            marks
+        )
+        shares = attend(query, key, marks.expand(-1, value.shape[1], -1, -1))[site.conditional]
+        start, stop = site.call.head_map.slices[site.layer]
+        self._peaks[:, start:stop] += shares.amax(2).float().cpu()
+
+    def _choose(self) -> None:
+        """The least attended subject of each image, and the steering of its word."""
+        self.neglected = []
+        for of_image, peaks in zip(self._subjects, self._peaks.double().numpy(), strict=True):
+            attended = [_mean(peaks[:, s], self._weights[word]) for s, word in enumerate(of_image)]
+            self.neglected.append(of_image[int(np.argmin(attended))])
+        factors = np.stack([self._factors[word] for word in self.neglected])
+        self._steer = Steer(factors, list(self.neglected), head_map=self.relevance.head_map)
+
+
+def _mean(peaks: Float[np.ndarray, " all_heads"], weights: Float[np.ndarray, " all_heads"]) -> float:
+    """The weighted mean over heads."""
+    return float(peaks @ weights / max(weights.sum(), np.finfo(np.float64).tiny))
