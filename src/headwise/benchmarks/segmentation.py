@@ -11,6 +11,8 @@ their attention to it, scaled to 0 … 1 over the image. Of each map,
     random quarter                       a quarter of the heads, the same for all words
     votes, effect                        heads weighted by relevance, those below 0 left out
     votes, top quarter; effect, …        the quarter of the heads with most relevance, alike
+    effect, other concepts               the quarter with most effect in the mean of all other concepts: is
+                                         it the concept, or are these heads that act on any word?
 
 References:
     | What the DAAM: Interpreting Stable Diffusion Using Cross Attention (Tang et al., 2022)
@@ -65,30 +67,36 @@ def _quarter(order: np.ndarray) -> Heads:
     return chosen
 
 
-def _alike(relevance: Heads) -> Heads:
-    return np.ones(len(relevance))
+def _alike(relevance: Relevance, concept: str) -> Heads:
+    return np.ones(relevance.values.shape[1])
 
 
-def _random_quarter(relevance: Heads) -> Heads:
-    return _quarter(np.random.Generator(np.random.Philox(0)).permutation(len(relevance)))
+def _random_quarter(relevance: Relevance, concept: str) -> Heads:
+    return _quarter(np.random.Generator(np.random.Philox(0)).permutation(relevance.values.shape[1]))
 
 
-def _by_relevance(relevance: Heads) -> Heads:
-    return np.maximum(relevance, 0)
+def _by_relevance(relevance: Relevance, concept: str) -> Heads:
+    return np.maximum(relevance[concept], 0)
 
 
-def _top_quarter(relevance: Heads) -> Heads:
-    return _quarter(np.argsort(-relevance, kind="stable"))
+def _top_quarter(relevance: Relevance, concept: str) -> Heads:
+    return _quarter(np.argsort(-relevance[concept], kind="stable"))
 
 
-# Each method: the relevance that it reads, and from that of a word's concept to how much each head counts.
-SEGMENTING: dict[str, tuple[str, Callable[[Heads], Heads]]] = {
+def _top_quarter_of_others(relevance: Relevance, concept: str) -> Heads:
+    others = [name for name in relevance.concepts if name != concept] or [concept]
+    return _quarter(np.argsort(-np.mean([relevance[name] for name in others], 0), kind="stable"))
+
+
+# Each method: the relevance that it reads, and from that and a word's concept to how much each head counts.
+SEGMENTING: dict[str, tuple[str, Callable[[Relevance, str], Heads]]] = {
     "all heads": ("votes", _alike),
     "random quarter": ("votes", _random_quarter),
     "votes": ("votes", _by_relevance),
     "votes, top quarter": ("votes", _top_quarter),
     "effect": ("effect", _by_relevance),
     "effect, top quarter": ("effect", _top_quarter),
+    "effect, other concepts": ("effect", _top_quarter_of_others),
 }
 
 
@@ -210,7 +218,7 @@ def _map(
     kind, weigh = SEGMENTING[method]
     given[kind].require(maps.head_map)
     columns = [n for n, each in enumerate(maps.words) if each.text in words_of(word.word)]
-    weights = np.tile(weigh(given[kind][word.concept].astype(np.float64)), (len(maps.words), 1))
+    weights = np.tile(weigh(given[kind], word.concept).astype(np.float64), (len(maps.words), 1))
     return maps.together(weights)[..., columns].mean(-1)
 
 
