@@ -32,7 +32,7 @@ from looking import add_output_to, tell
 
 from headwise.files import serialise
 from headwise.measuring.concepts import ConceptSet
-from headwise.measuring.measure import CHUNK
+from headwise.measuring.counting import CHUNK
 from headwise.measuring.official import head_map_of
 from headwise.measuring.votes import Votes
 from headwise.runs.folder import Progress, RunFolder
@@ -76,10 +76,6 @@ class Played:
 
     def __len__(self) -> int:
         return self.count
-
-    def begin(self, task: Callable[[Any], Any]) -> Any:
-        """They know what to do."""
-        raise NotImplementedError
 
     def idle(self) -> Sequence[Hashable]:
         """Those who are there and wait."""

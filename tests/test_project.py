@@ -1,5 +1,7 @@
 """The project itself: what installing brings, what importing costs, what the wheel holds."""
 
+import ast
+import importlib.util
 import re
 import subprocess
 import sys
@@ -149,3 +151,18 @@ def test_no_path_of_one_machine_is_written_down():
     texts = [ROOT / name for name in tracked(".") if name.endswith((".py", ".md", ".toml", ".txt", ".html"))]
     assert len(texts) > 20
     assert [str(file) for file in texts if home.search(file.read_text(errors="ignore"))] == []
+
+
+SCRIPTS = sorted(
+    file for folder in ("benchmarks", "training", "examples") for file in (ROOT / folder).glob("*.py")
+)
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda file: f"{file.parent.name}/{file.name}")
+def test_what_scripts_import_of_the_library_exists(script):
+    for node in ast.walk(ast.parse(script.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "headwise":
+            module = importlib.import_module(node.module)
+            for name in node.names:
+                inner = f"{node.module}.{name.name}"
+                assert hasattr(module, name.name) or importlib.util.find_spec(inner), inner

@@ -200,7 +200,7 @@ texts = { thing_a = "a {thing_a}", color_a = "a {color_a} {thing_a}", thing_b = 
             "holds pairs of prompts to edit",
         ),
         ("a.toml", "[counts]\nprompts = ['{count} owls']\n", "lacks or misspells 'counts'"),
-        ("a.toml", TEMPLATES.replace('["mouse", "owl"]', '["owl"]'), "no wrong text for 'owl'"),
+        ("a.toml", TEMPLATES.replace('["mouse", "owl"]', '["owl"]'), "'owl' needs at least one other word"),
         ("a.toml", "[broken", "it is not valid TOML"),
     ],
 )

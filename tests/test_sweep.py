@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from headwise.benchmarks.comparison import spread_evenly
 from headwise.benchmarks.results import kind_of, kind_of_scores
-from headwise.benchmarks.sweep import Call, KeptImage, Sweep, run_sweep, spread_evenly
+from headwise.benchmarks.sweep import Call, KeptImage, Sweep, run_sweep
 from headwise.errors import RunMismatch
 from headwise.runs.image_names import ImageName
 from headwise.runs.scores import Scores

@@ -88,8 +88,7 @@ def fit(
     orthogonal: bool = False,
     until: float = 1e9,
 ) -> dict[str, float]:
-    """Minimise `loss(step)["loss"]` for a number of minutes, counted over all resumed runs: of a core's work on a CPU, of the
-    clock elsewhere. So a run comes to the same on a machine that others use.
+    """Minimise `loss(step)["loss"]` for so many minutes over all resumed runs: of a core's work on a CPU, of the clock elsewhere.
 
     Arguments:
         modules: what is trained, by the names their weights get in the checkpoint.

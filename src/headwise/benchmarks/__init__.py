@@ -3,6 +3,7 @@
 prompts             evaluation prompts, with the texts pictures are compared with; edit_pairs, masked_words
 results             what sweeps found, as numbers with intervals, and method_results; needs no torch
 sweep               the loop of all benchmarks: what is missing → generate → score → checkpoint
+comparison          what those that compare methods share
 clip_scorer         what a picture shows, by a CLIP model
 weakening           ordered weakening of one concept; weakening_sweeps of many concepts or factors
 polysemy            words with two senses: how often are they misread?

@@ -67,12 +67,12 @@ def _atom(
     name = _list_of(slot)
     others = table.get("siblings", {}).get(name, table[name])
     alone = len({_slot(field, table) for _, field, _, _ in Formatter().parse(text) if field}) == 1
-    # beside a cat, "a cat" is no wrong text of the dog; "a red cat" is one of the blue cat beside a red dog
+    # "a cat" cannot be a wrong text for the dog beside it; "a red cat" can, for a blue cat beside a red dog
     beside = {word for other, word in fill.items() if _list_of(other) == name} if alone else {fill[slot]}
     wrong = (filled(text, _forms(fill | {slot: word})) for word in others if word not in beside)
     texts = dict.fromkeys([filled(text, _forms(fill)), *(each for each in wrong if each not in right)])
     if len(texts) < 2:
-        raise ValueError(f"siblings: there is no wrong text for {fill[slot]!r}")
+        raise ValueError(f"siblings: {fill[slot]!r} needs at least one other word for its wrong texts")
     spelled = slot if slot in fields else _plural_of(slot)
     return Atom(slot.partition("_")[0], _forms(fill)[spelled], tuple(texts))
 

@@ -1,4 +1,4 @@
-"""From what a file says of atoms to texts that a CLIP model can choose between.
+"""Makes the texts of atoms, between which a CLIP model can choose, from the words that a file gives.
 
     kind     text                        the words that wrong texts put in its place
     count    three dogs                  one to ten
@@ -6,8 +6,8 @@
     thing    dogs, a dog                 the other things of the file
     others   wooden chairs               the other words of this kind in the file
 
-No text is a wrong one that is right of the same prompt: beside a cat, "a cat" is no wrong text of the dog.
-But "a red cat" is one of the blue cat beside a red dog.
+A text that is right for another part of the same prompt is left out of the wrong ones: with "a dog and a
+cat", the dog's wrong texts lack "a cat". Beside a red dog, "a red cat" stays a wrong text for a blue cat.
 """
 
 from collections import Counter
@@ -28,8 +28,8 @@ class Draft(NamedTuple):
 
     Args:
         kind: As in `Atom`.
-        value: What is said: "three", "red", "dog" (things in the singular); "" where there is no text for it.
-        noun: The thing that it is said of, in the singular; "" for things themselves.
+        value: The word, "three", "red", "dog" (things in the singular); "" if no text can be made of it.
+        noun: The thing that it describes, in the singular; "" for things themselves.
         many: Whether there are several of the thing.
         question, answer, parents: As in `Atom`.
     """
@@ -50,7 +50,7 @@ class Draft(NamedTuple):
 
 
 class DraftPrompt(NamedTuple):
-    """A prompt as a file has it, with what it says of its atoms."""
+    """A prompt of a file, with its atoms as the file describes them."""
 
     prompt: str
     drafts: tuple[Draft, ...]
@@ -108,7 +108,7 @@ def _spellings(draft: Draft) -> tuple[str, ...]:
 def _texts(
     draft: Draft, drafts: Sequence[Draft], siblings: dict[str, list[str]], right: set[str]
 ) -> tuple[str, ...]:
-    """The right text, then the wrong ones; none where there is no value."""
+    """The right text, then the wrong ones; empty without a value."""
     if not draft.value:
         return ()
     beside = [draft.value, *(other.value for other in drafts if other.kind == "thing" == draft.kind)]

@@ -24,17 +24,9 @@ from jaxtyping import Float
 
 from headwise.benchmarks.atoms import AtomPrompt, counted, score_atoms, soft_tifa
 from headwise.benchmarks.clip_scorer import CLIPScorer
+from headwise.benchmarks.comparison import Comparison, keep_methods, known_methods, spread_evenly
 from headwise.benchmarks.method_results import Atoms
-from headwise.benchmarks.sweep import (
-    Call,
-    Comparison,
-    RunOptions,
-    Sweep,
-    keep_methods,
-    known_methods,
-    run_sweep,
-    spread_evenly,
-)
+from headwise.benchmarks.sweep import Call, RunOptions, Sweep, run_sweep
 from headwise.errors import HeadwiseError
 from headwise.measuring.relevance import Relevance
 from headwise.model.attention import hooked
@@ -93,19 +85,13 @@ def benchmark_atoms(
     measured = effect if effect is not None else relevance
     if measured is None:
         raise HeadwiseError("Neither `effect` nor `relevance` was given. Give one or both.")
-    known = known_methods(methods, METHODS, prompts, "prompt with atoms")
     given = {"effect": effect, "relevance": relevance}
     lacking = {method: name for method, name in NEEDS.items() if given[name] is None}
-    if methods is None:
-        known = tuple(method for method in known if method not in lacking)
-    for method in known:
-        if method in lacking:
-            raise HeadwiseError(f"The method {method!r} needs `{lacking[method]}`, which was not given.")
-    for prompt in prompts:
-        if prompt.words(kind):
-            continue
+    known = known_methods(methods, METHODS, prompts, "prompt with atoms", lacking)
+    wordless = [prompt.prompt for prompt in prompts if not prompt.words(kind)]
+    if wordless:
         raise HeadwiseError(
-            f'No word of "{prompt.prompt}" says an atom of the kind {kind!r}. Give prompts that have one: '
+            f'No word of "{wordless[0]}" says an atom of the kind {kind!r}. Give prompts that have one: '
             f"`prompts_with(prompts, {kind!r})`."
         )
     comparison = Comparison(

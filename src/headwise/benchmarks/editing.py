@@ -26,19 +26,10 @@ import numpy as np
 from jaxtyping import Float
 
 from headwise.benchmarks.clip_scorer import CLIPScorer, without_object
+from headwise.benchmarks.comparison import Comparison, keep_methods, known_methods, spread_evenly
 from headwise.benchmarks.edit_pairs import EditPair
 from headwise.benchmarks.method_results import TARGET_ONLY, Editing
-from headwise.benchmarks.sweep import (
-    Call,
-    Comparison,
-    KeptImage,
-    RunOptions,
-    Sweep,
-    keep_methods,
-    known_methods,
-    run_sweep,
-    spread_evenly,
-)
+from headwise.benchmarks.sweep import Call, KeptImage, RunOptions, Sweep, run_sweep
 from headwise.editing.baselines.table import BASELINES, Baseline
 from headwise.editing.groups import generate_edits
 from headwise.editing.prompt_to_prompt import PromptToPrompt

@@ -27,18 +27,10 @@ import numpy as np
 from jaxtyping import Float
 
 from headwise.benchmarks.clip_scorer import CLIPScorer
+from headwise.benchmarks.comparison import Comparison, keep_methods, known_methods, spread_evenly
 from headwise.benchmarks.method_results import MultiConcept
 from headwise.benchmarks.prompts import MultiSubjectPrompt
-from headwise.benchmarks.sweep import (
-    Call,
-    Comparison,
-    RunOptions,
-    Sweep,
-    keep_methods,
-    known_methods,
-    run_sweep,
-    spread_evenly,
-)
+from headwise.benchmarks.sweep import Call, RunOptions, Sweep, run_sweep
 from headwise.editing.attend_and_excite import Excite
 from headwise.editing.baselines.composable import compose
 from headwise.editing.neglected import StrengthenNeglected

@@ -35,18 +35,10 @@ import numpy as np
 from jaxtyping import Float
 
 from headwise.benchmarks.clip_scorer import CLIPScorer
+from headwise.benchmarks.comparison import Comparison, keep_methods, known_methods, spread_evenly
 from headwise.benchmarks.method_results import Polysemy
 from headwise.benchmarks.prompts import PolysemyPrompt
-from headwise.benchmarks.sweep import (
-    Call,
-    Comparison,
-    RunOptions,
-    Sweep,
-    keep_methods,
-    known_methods,
-    run_sweep,
-    spread_evenly,
-)
+from headwise.benchmarks.sweep import Call, RunOptions, Sweep, run_sweep
 from headwise.errors import HeadwiseError
 from headwise.measuring.concepts import ConceptSet
 from headwise.measuring.relevance import Relevance
@@ -107,14 +99,9 @@ def benchmark_polysemy(
     Raises:
         HeadwiseError: A method is not known or lacks what it needs, or `relevance` is not by votes.
     """
-    known = known_methods(methods, METHODS, prompts, "prompt with a two-sense word")
     lacking = {method: "effect" for method in BY_EFFECT if effect is None}
     lacking |= {method: "concepts" for method in MIXTURES if concepts is None}
-    if methods is None:
-        known = tuple(method for method in known if method not in lacking)
-    for method in known:
-        if method in lacking:
-            raise HeadwiseError(f"The method {method!r} needs `{lacking[method]}`, which was not given.")
+    known = known_methods(methods, METHODS, prompts, "prompt with a two-sense word", lacking)
     if relevance.kind != "votes" and set(known) & set(BY_VOTES):
         raise HeadwiseError(
             f"Relevance by {relevance.kind} was given, but words are adjusted by votes. Give it as `effect` "

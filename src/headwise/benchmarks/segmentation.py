@@ -32,18 +32,10 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from PIL import Image
 
+from headwise.benchmarks.comparison import known_methods, spread_evenly
 from headwise.benchmarks.masked_words import MaskedWord
 from headwise.benchmarks.method_results import Segmentation
-from headwise.benchmarks.sweep import (
-    Call,
-    KeptImage,
-    RunOptions,
-    Sweep,
-    known_methods,
-    run_sweep,
-    spread_evenly,
-)
-from headwise.errors import HeadwiseError
+from headwise.benchmarks.sweep import Call, KeptImage, RunOptions, Sweep, run_sweep
 from headwise.measuring.attention_maps import AttentionMaps, WordMaps
 from headwise.measuring.relevance import Relevance
 from headwise.model.attention import hooked
@@ -129,13 +121,9 @@ def benchmark_segmentation(
         HeadwiseError: A method is not known, or the relevance that it reads was not given.
         UnknownConcept: The concept of a word was not measured.
     """
-    known = known_methods(methods, SEGMENTING, words, "word with its mask")
     given = {"votes": relevance} | ({} if effect is None else {"effect": effect})
-    if methods is None:
-        known = tuple(method for method in known if SEGMENTING[method][0] in given)
-    for method in known:
-        if SEGMENTING[method][0] not in given:
-            raise HeadwiseError(f"The method {method!r} needs `effect`, which was not given.")
+    lacking = {method: kind for method, (kind, _) in SEGMENTING.items() if kind not in given}
+    known = known_methods(methods, SEGMENTING, words, "word with its mask", lacking)
     for word in words:
         for each in given.values():
             each[word.concept]  # refuses a concept that was not measured
@@ -186,6 +174,7 @@ def _sweep(comparing: _Comparing, pipe: Any) -> Sweep:
         return np.stack([_scores(map_, mask) for map_, mask in zip(maps, masks, strict=True)], 1)
 
     def keep(call: Call, maps: Sequence[Any]) -> Iterator[KeptImage]:
+        """The image of each kept word lit by its mask, and by its map."""
         rows = zip(call.numbers, call.labels("method"), call.index("seed"), maps, strict=True)
         for number, method, seed, map_ in rows:
             if seed == 0 and number in kept:

@@ -29,9 +29,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from tqdm.auto import tqdm
 
-from headwise.errors import HeadwiseError
 from headwise.measuring.plan import work_seconds
-from headwise.measuring.relevance import Relevance
 from headwise.model.generate import generate
 from headwise.model.pipelines import quiet
 from headwise.runs.folder import Progress, ProgressCallback, RunFolder
@@ -40,10 +38,7 @@ from headwise.runs.scores import Axes, Label, Scores
 from headwise.runs.shards import subrange
 from headwise.runs.workers import Job, Keep
 
-__all__ = [
-    "Call", "Comparison", "KeptImage", "RunOptions", "Sweep", "keep_methods", "known_methods",
-    "run_sweep", "spread_evenly",
-]  # fmt: skip
+__all__ = ["Call", "KeptImage", "RunOptions", "Sweep", "run_sweep"]
 
 METRICS_AXIS = "measure"  # as files call it
 
@@ -172,56 +167,6 @@ class Sweep:
         return part
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """What is compared, on which prompts; a benchmark makes a sweep of it and a pipeline.
-
-    Args:
-        relevance: As measured, with its head map.
-        prompts: The prompts, or pairs of prompts, with what their images are scored by.
-        methods: The names of what is compared.
-        seeds: Each prompt is generated once from each seed.
-        batch_size: The batch size of the sweep.
-        keep_prompts: How many prompts' images are saved.
-        passed: Options of the pipeline call.
-    """
-
-    relevance: Relevance
-    prompts: tuple[Any, ...]
-    methods: tuple[str, ...]
-    seeds: tuple[int, ...]
-    batch_size: int
-    keep_prompts: int
-    passed: dict[str, Any]
-
-    def of(self, call: Call) -> list[Any]:
-        """The prompt of each image of a call."""
-        return [self.prompts[n] for n in call.numbers]
-
-
-def known_methods(
-    methods: Sequence[str] | None, known: Iterable[str], prompts: Sequence[Any], prompt: str
-) -> tuple[str, ...]:
-    """The methods to compare; all that are known if None.
-
-    Args:
-        methods: Their names.
-        known: The names of those that there are.
-        prompts: What they are compared on.
-        prompt: What the error calls one of these.
-
-    Raises:
-        HeadwiseError: One of the methods is not known, or there is no prompt.
-    """
-    known = tuple(known)
-    unknown = [method for method in methods or () if method not in known]
-    if unknown:
-        raise HeadwiseError(f"{unknown[0]!r} is not a method. The methods are: {', '.join(known)}.")
-    if not prompts:
-        raise HeadwiseError(f"No {prompt} was given. Give one or more.")
-    return known if methods is None else tuple(methods)
-
-
 class RunOptions(TypedDict, total=False):
     """Options of `run_sweep` that every benchmark passes on."""
 
@@ -322,28 +267,3 @@ class _ScoreCounter:
                         keep(str(name), image, prompt)
                         kept.add(name)
                 yield sweep.scores(call, np.asarray(sweep.score(call, images), float))
-
-
-def spread_evenly(count: int, of: int) -> range:
-    """About `count` of the numbers from 0 to `of`, at equal distances; none if `count` is 0."""
-    return range(0, of if count else 0, max(1, -(-of // count) if count else 1))
-
-
-def keep_methods(
-    prompts: Sequence[str], kept: Iterable[int]
-) -> Callable[[Call, Sequence[Any]], Iterator[KeptImage]]:
-    """Keep the images of every method for some prompts, of the first seed.
-
-    Args:
-        prompts: What was generated, by number.
-        kept: The numbers whose images are saved.
-    """
-    chosen = frozenset(kept)
-
-    def keep(call: Call, images: Sequence[Any]) -> Iterator[KeptImage]:
-        rows = zip(call.numbers, call.labels("method"), call.index("seed"), images, strict=True)
-        for number, method, seed, image in rows:
-            if seed == 0 and number in chosen:
-                yield KeptImage(ImageName(number, method), image, prompts[number])
-
-    return keep

@@ -1,22 +1,16 @@
 """Commands that put claims to the test, each beside its controls or baselines: headwise benchmark …"""
 
-import itertools
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 
 from headwise.cli.options import (
     Cases,
-    EditSweep,
     Judge,
     Ks,
     Measured,
     Methods,
-    Output,
-    Pairs,
     Senses,
     Sharing,
     Sweep,
@@ -24,13 +18,12 @@ from headwise.cli.options import (
     numbers_in,
     scorer_of,
 )
-from headwise.cli.output import finite, print_report, table
+from headwise.cli.output import ends, print_report, table
 from headwise.cli.running import running
 from headwise.cli.steer import weakening_json
-from headwise.editing.baselines.table import OFFERED
 from headwise.intervals import Interval
 
-__all__ = ["Only", "atoms", "editing", "multi_concept", "polysemy", "segmentation", "weakening"]
+__all__ = ["Effect", "Only", "polysemy", "weakening"]
 
 Names = list[str] | None
 Only = Annotated[Names, typer.Option("--concept", help="Only this concept. May be repeated.")]
@@ -149,13 +142,13 @@ def _polysemy_json(result: Any, compared: dict[str, dict[str, Interval]]) -> dic
     for method in result.methods:
         misread = result.rate(method)
         numbers = {"misread": misread.value, "low": misread.low, "high": misread.high, "n": misread.n}
-        numbers |= {metric: _ends(result.of(method, metric)) for metric in ("thing", "kept")}
+        numbers |= {metric: ends(result.of(method, metric)) for metric in ("thing", "kept")}
         if "plain" in result.methods:
-            differences = {m: _ends(result.difference(method, metric=m)) for m in ("misread", "thing")}
+            differences = {m: ends(result.difference(method, metric=m)) for m in ("misread", "thing")}
             numbers["difference_to_plain"] = differences
         methods[_key(method)] = numbers
     against = {
-        _key(method): {_key(other): _ends(difference) for other, difference in others.items()}
+        _key(method): {_key(other): ends(difference) for other, difference in others.items()}
         for method, others in compared.items()
     }
     words = {
@@ -168,208 +161,3 @@ def _polysemy_json(result: Any, compared: dict[str, dict[str, Interval]]) -> dic
 def _key(method: str) -> str:
     """The name of a method in JSON."""
     return method.replace(", ", "_").replace(" ", "_")
-
-
-def editing(
-    model: Measured = Measured(),
-    pairs: Pairs = None,
-    judge: Judge = None,
-    count: Annotated[int, typer.Option(min=1, help="Pairs per attribute, at most.")] = 20,
-    methods: Methods = None,
-    sweep: EditSweep = EditSweep("0,1,2,3", Path("runs/benchmark-editing"), 20),
-    sharing: Sharing = Sharing(),
-) -> None:
-    """Which way of editing shows the target best, and keeps the source best?
-
-    Compares prompt-to-prompt by relevance with {}. If run again, it goes on where it stopped.
-
-    \b
-    Examples:
-      headwise benchmark editing --json
-      headwise benchmark editing -m CompVis/stable-diffusion-v1-4 --pairs mine.csv --method relevance
-    """
-    from headwise.benchmarks.edit_pairs import edit_pairs
-    from headwise.benchmarks.editing import benchmark_editing
-
-    relevance, edits = model.relevance(), edit_pairs(pairs or model.defaults.pairs, count)
-    options = sweep.settings | {"methods": methods, "keep_pairs": 10}
-    with running(model, sharing, sweep.out) as run:
-        options |= run.place(len(edits))
-        result = benchmark_editing(run.pipe, relevance, edits, scorer_of(judge, model), **options)
-    if run.ends_as_shard(len(result.scores), sweep.as_json):
-        return
-    metrics = {m: m for m in ("alignment", "accuracy", "preservation")} | {"identity": "same thing"}
-    numbers = _intervals(result, result.attributes, metrics)
-    for attribute, of_method in numbers.items():
-        n = result.attributes.count(attribute) * len(result.scores.axes["seed"])
-        for intervals in of_method.values():
-            intervals["n"] = n
-    means_table = _means_table("attribute", numbers, metrics)
-    print_report(sweep.out, {"attributes": numbers}, sweep.as_json, means_table)
-
-
-editing.__doc__ = (editing.__doc__ or "").format(", ".join(method.title for method in OFFERED.values()))
-
-
-def multi_concept(
-    model: Measured = Measured(),
-    prompts: Annotated[str | None, typer.Option(help="'emoji', or a TOML file.")] = None,
-    judge: Judge = None,
-    count: Annotated[int, typer.Option(min=1, help="Prompts per type, at most.")] = 40,
-    methods: Methods = None,
-    sweep: Sweep = Sweep("0,1,2,3", Path("runs/benchmark-multi-concept"), 20, batch_size=16),
-    sharing: Sharing = Sharing(),
-) -> None:
-    """Are all subjects of a prompt there?
-
-    Attend-and-Excite, plain and by relevance, beside plain and composable prompts. If run again, it goes on
-    where it stopped.
-
-    \b
-    Examples:
-      headwise benchmark multi-concept --json
-      headwise benchmark multi-concept --prompts mine.toml --method attend-and-excite --method relevance
-    """
-    from headwise.benchmarks.multi_concept import METRICS, benchmark_multi_concept
-    from headwise.benchmarks.prompts import multi_subject_prompts
-
-    relevance, subjects = model.relevance(), multi_subject_prompts(prompts or model.defaults.pairs, count)
-    options = sweep.settings | {"methods": methods, "keep_prompts": 10}
-    with running(model, sharing, sweep.out) as run:
-        options |= run.place(len(subjects))
-        result = benchmark_multi_concept(run.pipe, relevance, subjects, scorer_of(judge, model), **options)
-    if run.ends_as_shard(len(result.scores), sweep.as_json):
-        return
-    numbers = _intervals(result, result.types, METRICS)
-    means_table = _means_table("type", numbers, {metric: metric for metric in METRICS})
-    print_report(sweep.out, {"types": numbers}, sweep.as_json, means_table)
-
-
-def segmentation(
-    model: Measured = Measured(),
-    effect_file: Effect = None,
-    pictures: Annotated[str | None, typer.Option(help="'emoji', or a TOML file of [[pictures]].")] = None,
-    methods: Methods = None,
-    seeds: Annotated[str, typer.Option(help="Each image is noised once by each seed.")] = "0",
-    num_inference_steps: Annotated[int, typer.Option(min=1, help="Noise levels per image.")] = 10,
-    output: Output = Output(Path("runs/benchmark-segmentation")),
-    sharing: Sharing = Sharing(),
-) -> None:
-    """Do maps of a word show where it is in images, weighted by relevance or not?
-
-    If run again, it goes on where it stopped.
-
-    \b
-    Examples:
-      headwise benchmark segmentation --json
-      headwise benchmark segmentation -m CompVis/stable-diffusion-v1-4 --pictures mine.toml --seeds 0,1,2
-    """
-    from headwise.benchmarks.masked_words import masked_words
-    from headwise.benchmarks.segmentation import benchmark_segmentation
-
-    relevance, words = model.relevance(), masked_words(pictures or model.defaults.pairs)
-    options: dict[str, Any] = {"seeds": numbers_in(seeds, int), "num_inference_steps": num_inference_steps}
-    options |= {"effect": model.effect(effect_file), "methods": methods, "keep_words": 12}
-    with running(model, sharing, output.out) as run:
-        options |= run.place(len(words))
-        result = benchmark_segmentation(run.pipe, relevance, words, **options)
-    if run.ends_as_shard(len(result.scores), output.as_json):
-        return
-    others = {"iou_above_all_heads": "all heads", "iou_above_votes_top_quarter": "votes, top quarter"}
-    others = {key: other for key, other in others.items() if other in result.methods}
-    numbers: dict[str, Any] = {}
-    rows = []
-    for kind, method in itertools.product(dict.fromkeys(result.kinds), result.methods):
-        measures = {"iou": result.iou(method, kind), "precision": result.precision(method, kind)}
-        measures |= {key: result.iou_above(method, other, kind) for key, other in others.items()}
-        rows.append((kind, method, *(f"{each}" for each in measures.values())))
-        numbers.setdefault(kind, {})[method] = {
-            name: {"mean": each.value, "low": each.low, "high": each.high, "n": each.n}
-            for name, each in measures.items()
-        }
-    above = (f"IoU above {other}>" for other in others.values())
-    grid = table("words", "method", "IoU (95 %)>", "precision>", *above, rows=rows)
-    print_report(output.out, {"kinds": numbers}, output.as_json, grid)
-
-
-def atoms(
-    model: Measured = Measured(),
-    prompts: Annotated[
-        str | None,
-        typer.Option(
-            help="'emoji', or your file of GenEval 2, GenEval, T2I-CompBench or DSG, or of templates in TOML."
-        ),
-    ] = None,
-    kind: Annotated[
-        str, typer.Option(help="Turn up the words that say this: count, color, thing, ...")
-    ] = "count",
-    concept: Annotated[str, typer.Option(help="The concept of these words, by whose heads.")] = "Counting",
-    dial: Annotated[
-        float, typer.Option(help="How far; 0 changes nothing, 1 doubles what the words do.")
-    ] = 1.0,
-    judge: Judge = None,
-    count: Annotated[int, typer.Option(min=1, help="Prompts per group, at most.")] = 40,
-    effect_file: Effect = None,
-    methods: Methods = None,
-    sweep: Sweep = Sweep("0,1,2,3", Path("runs/benchmark-atoms"), 20, batch_size=16),
-    sharing: Sharing = Sharing(),
-) -> None:
-    """Is everything there that the prompt says, and does turning up its words help?
-
-    Scored by GenEval 2's Soft-TIFA with a CLIP model as the judge: means over what each prompt says. Words
-    are turned up by the effect of heads where it is known, by votes, and under controls. If run again, it
-    goes on where it stopped.
-
-    \b
-    Examples:
-      headwise benchmark atoms --json
-      headwise benchmark atoms --kind color --concept Color --dial 0.5
-      headwise benchmark atoms -m CompVis/stable-diffusion-v1-4 --prompts geneval2_data.jsonl --count 10
-    """
-    from headwise.benchmarks.atoms import prompts_with
-    from headwise.benchmarks.atoms_benchmark import METRICS, benchmark_atoms
-    from headwise.benchmarks.prompt_files import read_prompts
-
-    measured, effect = model.relevance(), model.effect(effect_file)
-    votes = measured if measured.kind == "votes" else None
-    effect = measured if votes is None and effect_file is None else effect
-    concept = concept_named(concept, measured.concepts)
-    asked = prompts_with(read_prompts(prompts or model.defaults.pairs), kind, count)
-    options = sweep.settings | {"kind": kind, "concept": concept, "dial": dial, "methods": methods}
-    options |= {"effect": effect, "relevance": votes, "keep_prompts": 10}
-    with running(model, sharing, sweep.out) as run:
-        options |= run.place(len(asked))
-        result = benchmark_atoms(run.pipe, asked, scorer_of(judge, model), **options)
-    if run.ends_as_shard(len(result.scores), sweep.as_json):
-        return
-    numbers = _intervals(result, result.groups, METRICS)
-    others = [method for method in result.methods if method != "plain" and "plain" in result.methods]
-    gains = {method: result.gain(method, "gm") for method in others}
-    lines = [f"{method}: gm {gain:+.3f} over plain." for method, gain in gains.items()]
-    values = {"groups": numbers, "gm_gains": {method: gain.as_json() for method, gain in gains.items()}}
-    means_table = _means_table("group", numbers, {metric: metric for metric in METRICS})
-    print_report(sweep.out, values, sweep.as_json, means_table, *lines, f"{len(asked)} prompts.")
-
-
-def _intervals(result: Any, groups: Iterable[str], metrics: Iterable[str]) -> dict[str, Any]:
-    """Mean and interval of every metric, by group of prompts and by method."""
-
-    return {
-        group: {method: {m: _ends(result.of(method, m, group)) for m in metrics} for method in result.methods}
-        for group in dict.fromkeys(groups)
-    }
-
-
-def _ends(mean: Interval) -> dict[str, float | None]:
-    """A mean and its interval, for JSON."""
-    return {"mean": mean.value, "low": finite(mean.low), "high": finite(mean.high)}
-
-
-def _means_table(title: str, numbers: dict[str, Any], metrics: dict[str, str]) -> Table:
-    """The means of `_intervals`, a row for every group and method, with the metrics by their titles."""
-    rows = [
-        (group, method, *(f"{intervals[metric]['mean']:.3f}" for metric in metrics))
-        for group, of_method in numbers.items()
-        for method, intervals in of_method.items()
-    ]
-    return table(title, "method", *(f"{column}>" for column in metrics.values()), rows=rows)

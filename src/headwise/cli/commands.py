@@ -8,6 +8,7 @@ from typer.core import TyperGroup
 
 from headwise.cli import (
     benchmark,
+    benchmark_methods,
     benchmark_questions,
     compare,
     demo,
@@ -41,10 +42,10 @@ COMMANDS: dict[str, Callable[..., None] | dict[str, Callable[..., None]]] = {
     "benchmark": {
         "weakening": benchmark.weakening,
         "polysemy": benchmark.polysemy,
-        "editing": benchmark.editing,
-        "multi-concept": benchmark.multi_concept,
-        "atoms": benchmark.atoms,
-        "segmentation": benchmark.segmentation,
+        "editing": benchmark_methods.editing,
+        "multi-concept": benchmark_methods.multi_concept,
+        "atoms": benchmark_methods.atoms,
+        "segmentation": benchmark_methods.segmentation,
         "scales": benchmark_questions.scales,
         "estimators": benchmark_questions.estimators,
         "attribution": benchmark_questions.attribution,

@@ -10,15 +10,22 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from headwise.intervals import Interval
+
 __all__ = [
-    "console", "duration", "finite", "interval", "print_files", "print_json", "print_report", "print_rows",
-    "table",
+    "console", "duration", "ends", "finite", "interval", "print_files", "print_json", "print_report",
+    "print_rows", "table",
 ]  # fmt: skip
 
 
 def finite(number: float) -> float | None:
     """The number, or None for NaN and infinity, which JSON does not have."""
     return number if math.isfinite(number) else None
+
+
+def ends(mean: Interval) -> dict[str, float | None]:
+    """A mean and the ends of its interval, for JSON."""
+    return {"mean": mean.value, "low": finite(mean.low), "high": finite(mean.high)}
 
 
 def interval(relevance: float, standard_error: float) -> str:

@@ -6,7 +6,7 @@ A name that is a local folder is read from there, without any request to the net
 import math
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from headwise.errors import UnreadableFile
 from headwise.files import write_whole
@@ -15,20 +15,24 @@ __all__ = ["HubFile", "card_of"]
 
 NAME = "relevance.safetensors"
 
-Saved = TypeVar("Saved", bound="HubFile")
+
+@runtime_checkable
+class _OneFile(Protocol):
+    """Something that `save` writes to one file, and `load` reads again."""
+
+    def save(self, path: str | Path) -> None: ...
+
+    @classmethod
+    def load(cls, path: str | Path) -> Any: ...
+
+    def save_pretrained(self, folder: str | Path) -> Path: ...
+
+
+Saved = TypeVar("Saved", bound=_OneFile)
 
 
 class HubFile:
-    """What can be saved to one file gains a place in a folder, or in a repository of the Hub, with a card."""
-
-    def save(self, path: str | Path) -> None:
-        """Write one file with everything in it."""
-        raise NotImplementedError
-
-    @classmethod
-    def load(cls, path: str | Path) -> Any:
-        """Read what `save` wrote."""
-        raise NotImplementedError
+    """Gives a class with `save` and `load` a place in a folder or in a repository of the Hub, with a card."""
 
     @classmethod
     def from_pretrained(cls: type[Saved], name: str | Path, **options: Any) -> Saved:
@@ -56,7 +60,7 @@ class HubFile:
                 f"{reasons[0]} Check the name and the network."
             ) from error
 
-    def save_pretrained(self, folder: str | Path) -> Path:
+    def save_pretrained(self: _OneFile, folder: str | Path) -> Path:
         """Write the file and its card into a folder; returns the path of the file."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -64,7 +68,7 @@ class HubFile:
         write_whole(folder / "README.md", card_of(self).encode())
         return folder / NAME
 
-    def push_to_hub(self, name: str, *, private: bool = False, token: str | None = None) -> str:
+    def push_to_hub(self: _OneFile, name: str, *, private: bool = False, token: str | None = None) -> str:
         """Upload the file and its card to a repository of the Hub; returns the address of the commit.
 
         Args:

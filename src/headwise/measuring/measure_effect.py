@@ -37,37 +37,20 @@ ROUND = 4  # pictures of each concept after which a run may stop
 
 
 def measure_effect(
-    pipe: Any,
-    concepts: Concepts,
-    *,
-    prompts: WordPrompts | Sequence[str] | str | Path | None = None,
-    pictures: int = PICTURES_OF_CONCEPT,
-    numbers: range | None = None,
-    against: Against = "nothing",
-    points: int = 1,
-    calls: int | None = 1,
-    window: tuple[float | int, float | int] = (0, 1),
-    seed: int = 0,
-    out: str | Path | None = None,
-    batch_size: int = BATCH_SIZE,
-    num_inference_steps: int = STEPS,
-    guidance_scale: float | int = 7.5,
-    negative_prompt: str | None = None,
-    height: int | None = None,
-    width: int | None = None,
-    until: float | int | None = None,
-    checkpoint_every: float | int = 10,
-    keep_pictures: int = 0,
-    checkpointing: bool | None = None,
-    progress: ProgressCallback = True,
-) -> Relevance:
+    pipe: Any, concepts: Concepts, *, prompts: WordPrompts | Sequence[str] | str | Path | None = None,
+    pictures: int = PICTURES_OF_CONCEPT, numbers: range | None = None, against: Against = "nothing",
+    points: int = 1, calls: int | None = 1, window: tuple[float | int, float | int] = (0, 1), seed: int = 0,
+    out: str | Path | None = None, batch_size: int = BATCH_SIZE, num_inference_steps: int = STEPS,
+    guidance_scale: float | int = 7.5, negative_prompt: str | None = None, height: int | None = None,
+    width: int | None = None, until: float | int | None = None, checkpoint_every: float | int = 10,
+    keep_pictures: int = 0, checkpointing: bool | None = None, progress: ProgressCallback = True,
+) -> Relevance:  # fmt: skip
     """Measure what heads do with the words of each concept; with the same `out` it goes on where it ended.
 
         relevance = hw.measure_effect(pipe, {"Color": ["red", "blue"]})
         relevance["Color"]     # H times each head's share; below 0 for a head that works against the words
 
-    A picture costs 2 rows of the denoiser for each step, with guidance, and 2 + 3 · `points` more for each
-    call that is measured (a gradient costs as much as three rows).
+    A picture costs 2 rows of the denoiser a step with guidance, and 2 + 3 · `points` for each measured call.
 
     Args:
         pipe: The user's pipeline, which is left as it was; or workers, which share the work (runs/ray.py).

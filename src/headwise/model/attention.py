@@ -301,6 +301,7 @@ class _Hooked:
 
         @functools.wraps(forward)
         def wrapped(*args: Any, **kwargs: Any) -> Any:
+            """The layer's output, of its own shape; LayerNotReached if its attention was passed by."""
             if self.left or self.shared.in_side_pass not in (None, self):
                 return forward(*args, **kwargs)
             site_of = functools.partial(self._site, index, module)

@@ -207,6 +207,7 @@ def watch_call(pipe: Any, call: PipelineCall) -> Callable[[], None]:
     watched: list[tuple[Any, str, Any]] = []
 
     def watch(owner: Any, name: str, tell: Callable[[Any, tuple, dict], None]) -> None:
+        """Have a method tell its result and arguments after each call; nothing where it does not exist."""
         original = getattr(owner, name, None)
         if original is None:
             return

@@ -91,6 +91,7 @@ def text_segments(pipe: Any, arguments: Mapping[str, Any] | None = None) -> tupl
     arguments = {**(_defaults(pipe.__call__) if callable(pipe) else {}), **(arguments or {})}
 
     def segment(tokenizer: Any, start: int = 0, argument: str = "") -> TextSegment:
+        """The tokens of one tokenizer, from position `start`; `argument` names its prompt in the call."""
         is_clip = type(tokenizer).__name__.startswith("CLIP")  # which has a length that no call changes
         length = None if is_clip else arguments.get("max_sequence_length")
         padding_first = getattr(tokenizer, "padding_side", "") == "left"

@@ -247,6 +247,7 @@ def _add_jobs(app: FastAPI) -> None:
         owner: Owner,
         strip: str = "",
     ) -> Json:
+        """Keep the images of a job, and those of its strip, as a run of this name, which is returned."""
         service.keep(job, name, service.jobs.get(strip, owner) if strip else None)
         return {"run": name}
 

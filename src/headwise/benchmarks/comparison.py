@@ -1,0 +1,98 @@
+"""What comparisons of methods share: the methods asked for, the prompts, the images that are kept."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+from headwise.benchmarks.sweep import Call, KeptImage
+from headwise.errors import HeadwiseError
+from headwise.measuring.relevance import Relevance
+from headwise.runs.image_names import ImageName
+
+__all__ = ["Comparison", "keep_methods", "known_methods", "spread_evenly"]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What is compared, on which prompts; a benchmark makes a sweep of it and a pipeline.
+
+    Args:
+        relevance: As measured, with its head map.
+        prompts: The prompts, or pairs of prompts, with what their images are scored by.
+        methods: The names of what is compared.
+        seeds: Each prompt is generated once from each seed.
+        batch_size: The batch size of the sweep.
+        keep_prompts: How many prompts' images are saved.
+        passed: Options of the pipeline call.
+    """
+
+    relevance: Relevance
+    prompts: tuple[Any, ...]
+    methods: tuple[str, ...]
+    seeds: tuple[int, ...]
+    batch_size: int
+    keep_prompts: int
+    passed: dict[str, Any]
+
+    def of(self, call: Call) -> list[Any]:
+        """The prompt of each image of a call."""
+        return [self.prompts[n] for n in call.numbers]
+
+
+def known_methods(
+    methods: Sequence[str] | None,
+    known: Iterable[str],
+    prompts: Sequence[Any],
+    prompt: str,
+    lacking: Mapping[str, str] = MappingProxyType({}),
+) -> tuple[str, ...]:
+    """The methods to compare; all that are known and lack nothing if None.
+
+    Args:
+        methods: Their names.
+        known: The names of those that there are.
+        prompts: What they are compared on.
+        prompt: What the error calls one of these.
+        lacking: By method, the argument that it needs and that was not given.
+
+    Raises:
+        HeadwiseError: One of the methods is not known or lacks an argument, or there is no prompt.
+    """
+    known = tuple(known)
+    unknown = [method for method in methods or () if method not in known]
+    if unknown:
+        raise HeadwiseError(f"{unknown[0]!r} is not a method. The methods are: {', '.join(known)}.")
+    if not prompts:
+        raise HeadwiseError(f"No {prompt} was given. Give one or more.")
+    if methods is None:
+        return tuple(method for method in known if method not in lacking)
+    for method in methods:
+        if method in lacking:
+            raise HeadwiseError(f"The method {method!r} needs `{lacking[method]}`, which was not given.")
+    return tuple(methods)
+
+
+def spread_evenly(count: int, of: int) -> range:
+    """About `count` of the numbers from 0 to `of`, at equal distances; none if `count` is 0."""
+    return range(0, of if count else 0, max(1, -(-of // count) if count else 1))
+
+
+def keep_methods(
+    prompts: Sequence[str], kept: Iterable[int]
+) -> Callable[[Call, Sequence[Any]], Iterator[KeptImage]]:
+    """Keep the images of every method for some prompts, of the first seed.
+
+    Args:
+        prompts: What was generated, by number.
+        kept: The numbers whose images are saved.
+    """
+    chosen = frozenset(kept)
+
+    def keep(call: Call, images: Sequence[Any]) -> Iterator[KeptImage]:
+        rows = zip(call.numbers, call.labels("method"), call.index("seed"), images, strict=True)
+        for number, method, seed, image in rows:
+            if seed == 0 and number in chosen:
+                yield KeptImage(ImageName(number, method), image, prompts[number])
+
+    return keep
