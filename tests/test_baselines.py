@@ -1,7 +1,6 @@
 """Every baseline against a naive twin of its own equations: float64, one image at a time, every map made."""
 
 import math
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -201,10 +200,7 @@ def test_sdedit_noises_and_denoises(strength):
 @pytest.mark.parametrize("name", BASELINES)
 def test_the_table_makes_every_baseline(name):
     pipe, images = tiny_sd(), [Image.new("RGB", (16, 16), color) for color in ("red", "blue")]
-    block = "up_blocks.1.resnets.0"  # the tiny denoiser has no second one
     baseline = BASELINES[name]
-    if name == "plug-and-play":
-        baseline = replace(baseline, options={"block": block})
     sources, targets = ["a red dog", "a cat"], ["a red cat", "a vase"]
     found = baseline.edit(pipe, sources, targets, images, seeds=[1, 2], num_inference_steps=2)
     assert [image.size for image in found] == [(16, 16)] * 2
@@ -234,3 +230,11 @@ def test_a_key_is_a_seed_and_a_picture(sd):
     assert torch.equal(keyed, stock)
     edited = generate_edits(sd, [["a red dog"], ["a cat"]], [], seeds=[(5, 3), 5], **options)
     assert torch.equal(torch.stack([row[0] for row in edited]), keyed)
+
+
+def test_plug_and_play_finds_the_block_of_its_paper_or_one_like_it():
+    resnets = [f"up_blocks.{b}.resnets.{r}" for b in range(4) for r in range(3)]
+    assert PlugAndPlay().features_among(["conv_in", *resnets]) == ("up_blocks.1.resnets.1",)
+    one_level = [f"up_blocks.0.resnets.{r}" for r in range(6)]
+    assert PlugAndPlay().features_among(one_level) == ("up_blocks.0.resnets.2",)
+    assert PlugAndPlay(block="mid_block.resnets.0").features_among(one_level) == ("mid_block.resnets.0",)

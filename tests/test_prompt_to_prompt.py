@@ -289,3 +289,12 @@ def test_targets_that_are_read_alike_are_warned_of(sd):
     with pytest.warns(UserWarning, match="alike, so their images will be the same"):
         check_targets(sd, "a photo of a dog", [LONG + "dog", LONG + "cat"])
     check_targets(sd, "a red dog", ["a red cat", "a red cat", "a red vase"])
+
+
+def test_by_default_grids_of_eight_by_eight_are_coarse_on_small_latents_too(sd):
+    """On latents of 8² and less a sixteenth of the positions would leave no layer to exchange."""
+    group = [("a red dog", "a blue dog")]
+    windows = {"cross": 0, "self_attention": 1}
+    by_default = draw(sd, group, PromptToPrompt(**windows))
+    assert torch.equal(by_default, draw(sd, group, PromptToPrompt(**windows, coarse=1)))
+    assert not torch.equal(by_default, draw(sd, group, PromptToPrompt(**windows, coarse=0)))

@@ -72,6 +72,9 @@ def main() -> None:
     parse.add_argument(
         "--name", choices=FOLDERS, default="emoji", help="which of the built-in models this is"
     )
+    parse.add_argument(
+        "--words", action="store_true", help="write words and prompts too; relevance is then to be measured anew"
+    )
     given = parse.parse_args()
     folder = FOLDERS[given.name]
     folder.mkdir(exist_ok=True)
@@ -95,7 +98,7 @@ def main() -> None:
     for kind in ("relevance", "effect"):
         if (relevance := given.work / kind / "relevance.safetensors").exists():
             shutil.copy(relevance, folder / f"{kind}.safetensors")
-    if given.name == "emoji":
+    if given.words:
         write_words()
     (folder / "card.json").write_text(json.dumps(card(given.work), indent=1, ensure_ascii=False) + "\n")
     size = sum(f.stat().st_size for f in FOLDERS["emoji"].rglob("*") if f.is_file())

@@ -95,7 +95,7 @@ def generate_edits(
 
 
 def coarse_side(side: int) -> int:
-    """The height of the layers whose maps are read: a quarter of the latents', though not under 8."""
+    """The height of the layers that count as coarse: a quarter of the latents', though not under 8."""
     goal = max(8, side / 4)
     while side > goal:
         side = -(-side // 2)

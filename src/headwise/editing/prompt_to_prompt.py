@@ -38,7 +38,7 @@ from tqdm.auto import tqdm
 
 from headwise.editing.alignment import Alignment, align, align_images
 from headwise.editing.alignment_published import align_as_published
-from headwise.editing.groups import generate_edits, source_rows
+from headwise.editing.groups import coarse_side, generate_edits, source_rows
 from headwise.editing.support import require_support
 from headwise.errors import BadStrength, HeadwiseError, HookMisuse, PromptsNotAlike, WordNotInPrompt
 from headwise.measuring.relevance import Relevance
@@ -65,8 +65,8 @@ class PromptToPrompt(Hook):
             the targets, if a mapping, with "" for all other words.
         self_attention: The share in which coarse self-attention comes from the source; the paper of
             prompt-to-prompt has 0.4, that of relevance 0.9, which are the defaults without and with concepts.
-        coarse: The largest share of the latents' positions at which a layer's self-attention is exchanged:
-            1/16 is 16² of 64².
+        coarse: The largest share of the latents' positions at which a layer's self-attention is exchanged.
+            By default 1/16, as 16² of 64², though never below 8².
         weights: The weight w of words of the targets, at all calls.
         relevance, concepts: Words of the targets, and the concept by whose heads each is strengthened instead
             of taking the source's map.
@@ -86,7 +86,7 @@ class PromptToPrompt(Hook):
         targets: int = 1,
         cross: Share | Mapping[str, Share] = 0.8,
         self_attention: Share | None = None,
-        coarse: Share = 1 / 16,
+        coarse: Share | None = None,
         weights: Mapping[str, float | int] | None = None,
         relevance: Relevance | None = None,
         concepts: Mapping[str, str] | None = None,
@@ -131,8 +131,7 @@ class PromptToPrompt(Hook):
         """Attend with columns of two maps; at coarse self-attention with the source's map."""
         rows = self._rows
         if site.kind == "self":
-            grid = site.call.grid[0] * site.call.grid[1]
-            if not self._same_layout or site.height * site.width > self.coarse * grid:
+            if not self._same_layout or not self._is_coarse(site):
                 return attend(query, key, value)
             return attend(query[rows], key[rows], value)
         b = self._b[site.layer].to(value.dtype)
@@ -141,6 +140,11 @@ class PromptToPrompt(Hook):
             return output
         mav = torch.einsum("rst,rhtd->rhsd", self._ma.to(value.dtype), value)
         return output + attend(query[rows], key[rows], mav)  # A M diag(a) V*
+
+    def _is_coarse(self, site: Site) -> bool:
+        if self.coarse is None:
+            return site.height <= coarse_side(site.call.grid[0])
+        return site.height * site.width <= self.coarse * site.call.grid[0] * site.call.grid[1]
 
     def _within(self, call: DenoiserCall, until: Tensor, more: int = 0) -> Tensor:
         """Whether a call is among the first; published windows are shares of the steps and `more`."""

@@ -106,7 +106,7 @@ class _Hooked:
                 wrap = functools.partial(self._wrapped, index, "self")
                 self.undo.append(replace_forward(beside, modules[beside], wrap))
         for hook in self.hooks:
-            for address in hook.features:
+            for address in hook.features_among(modules):
                 self.undo.append(register_feature(modules, address, hook, lambda: self.left))
         if hasattr(self.denoiser, "cache_context"):
             self.undo.append(replace_cache_context(self.denoiser, self._note_unconditional))

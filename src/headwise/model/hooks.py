@@ -8,13 +8,14 @@ is the model's own fused kernel, with the mask and scale its processor passed, a
     for each call of the denoiser:
         prepare(call)
         __call__(attend, site, query, key, value)    at each layer of its `kinds`
-        feature(output)                              at each residual block of its `features`
+        feature(output)                              at each residual block of its `features_among`
         finish(call)
     after_step(latents, call)                   after each step of the scheduler
 
 Every method does nothing by default. A plain callable with the arguments of `__call__` is a hook too.
 """
 
+from collections.abc import Collection
 from typing import Any
 
 from torch import Tensor
@@ -77,8 +78,16 @@ class Hook:
         """
         return attend(query, key, value)
 
+    def features_among(self, modules: Collection[str]) -> tuple[str, ...]:
+        """Return the module paths of the residual blocks whose output is passed through `feature`.
+
+        Args:
+            modules: The paths of the denoiser's modules, in its own order.
+        """
+        return self.features
+
     def feature(self, output: Tensor) -> Tensor:
-        """Return what a residual block named in `features` hands on in place of its output."""
+        """Return what a residual block of `features_among` passes on in place of its output."""
         return output
 
     def finish(self, call: DenoiserCall) -> None:

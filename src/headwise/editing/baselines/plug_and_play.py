@@ -8,6 +8,9 @@ References:
     | https://arxiv.org/abs/2211.12572
 """
 
+import re
+from collections.abc import Collection
+
 from torch import Tensor
 
 from headwise.editing.groups import FromSource
@@ -23,7 +26,8 @@ class PlugAndPlay(FromSource):
         targets: The number of targets that follow each source in the batch.
         features_until, attention_until: The shares of the denoiser calls, from the first, in which features
             and maps are the source's.
-        block: The module path of the residual block whose output is the source's.
+        block: The module path of the residual block whose output is the source's. By default the paper's,
+            up_blocks.1.resnets.1, or the one after a third of the upward path where a denoiser lacks that.
     """
 
     def __init__(
@@ -32,10 +36,18 @@ class PlugAndPlay(FromSource):
         targets: int = 1,
         features_until: float | int = 0.8,
         attention_until: float | int = 0.5,
-        block: str = "up_blocks.1.resnets.1",
+        block: str | None = None,
     ) -> None:
         super().__init__(targets, until=attention_until)
-        self.features, self.features_until = (block,), features_until
+        self.block, self.features_until = block, features_until
+
+    def features_among(self, modules: Collection[str]) -> tuple[str, ...]:
+        """The block whose output is the source's."""
+        block = self.block or "up_blocks.1.resnets.1"
+        if self.block or block in modules:
+            return (block,)
+        upward = [path for path in modules if re.fullmatch(r"up_blocks\.\d+\.resnets\.\d+", path)]
+        return (upward[len(upward) // 3],) if upward else (block,)
 
     def prepare(self, call: DenoiserCall) -> None:
         """Find each row's source, and whether maps and features are still exchanged."""
