@@ -133,6 +133,8 @@ class Stub(CLIPScorer):
 
     def __init__(self):
         self.looked = 0
+        self.model = torch.nn.Module()
+        self.model.logit_scale = torch.tensor(3.0)  # which probabilities ask for
 
     def embed_images(self, pictures):
         self.looked += len(pictures)
@@ -143,15 +145,6 @@ class Stub(CLIPScorer):
         seeds = [sum(map(ord, text)) for text in texts]
         made = torch.stack([torch.rand(3, generator=torch.Generator().manual_seed(s)) for s in seeds])
         return torch.nn.functional.normalize(made, dim=-1)
-
-
-class ScaledStub(Stub):
-    """`Stub` with the logit scale of a CLIP model, which probabilities ask for."""
-
-    def __init__(self):
-        super().__init__()
-        self.model = torch.nn.Module()
-        self.model.logit_scale = torch.tensor(3.0)
 
 
 def text(words):

@@ -14,7 +14,7 @@ from headwise.benchmarks.prompt_files import read_prompts
 from headwise.errors import HeadwiseError
 from headwise.measuring.concepts import ConceptSet
 from headwise.model.words import find
-from helpers import ScaledStub, text
+from helpers import Stub, text
 
 
 def atom(kind="thing", *parents, word="dog", texts=("a dog", "a cat")):
@@ -88,7 +88,7 @@ PROMPTS = [
 
 def test_the_metrics_are_those_computed_one_by_one():
     pictures, prompts = images(12), PROMPTS * 6
-    scores, naive = atom_scores(ScaledStub(), pictures, prompts, "count"), []
+    scores, naive = atom_scores(Stub(), pictures, prompts, "count"), []
     for picture, prompt in zip(pictures, prompts, strict=True):
         seen = np.asarray(picture, float).reshape(-1, 3).mean(0) + 1
         fits = [
@@ -104,7 +104,7 @@ def test_the_metrics_are_those_computed_one_by_one():
 
 
 def test_a_picture_is_looked_at_once_for_all_its_atoms():
-    scorer, pictures = ScaledStub(), images(2)
+    scorer, pictures = Stub(), images(2)
     (p, holds), (q, _) = score_atoms(scorer, pictures, PROMPTS)
     assert scorer.looked == 2 and len(p) == len(holds) == 2
     assert q == pytest.approx(scorer.probability(pictures[1:], [PROMPTS[1].atoms[0].texts]))

@@ -16,7 +16,7 @@ from headwise.report.measurement import report
 from headwise.runs.scores import Scores
 from headwise.steering.dose import amplify
 from headwise.steering.steer import strengthen
-from helpers import ScaledStub, relevance_for
+from helpers import Stub, relevance_for
 
 FAST = {"seeds": (0, 1), "num_inference_steps": 2, "batch_size": 4, "progress": False}
 
@@ -49,7 +49,7 @@ def given(sd):
 
 @pytest.mark.filterwarnings("ignore")
 def test_every_method_generates_every_prompt_from_every_seed(sd, given, tmp_path):
-    found = benchmark_atoms(sd, PROMPTS, ScaledStub(), out=tmp_path, keep_prompts=1, **given, **FAST)
+    found = benchmark_atoms(sd, PROMPTS, Stub(), out=tmp_path, keep_prompts=1, **given, **FAST)
     values = found.scores.values
     assert found.methods == METHODS and values.shape == (5, 3, 2, 3) and np.isfinite(values).all()
     assert ((values >= 0) & (values <= 1)).all() and (values[:, 1] <= values[:, 0] + 1e-9).all()
@@ -65,7 +65,7 @@ def test_every_method_generates_every_prompt_from_every_seed(sd, given, tmp_path
     assert kept == {f"000 {method}" for method in METHODS} and kind_of(tmp_path) == "atoms"
     page = report(tmp_path).read_text()
     assert "Is everything there" in page and "random heads" in page and "color, by Color" in page
-    again = ScaledStub()
+    again = Stub()
     benchmark_atoms(sd, PROMPTS, again, out=tmp_path, **given, **FAST)
     assert again.looked == 0
     with pytest.raises(RunMismatch, match="dial"):
@@ -73,7 +73,7 @@ def test_every_method_generates_every_prompt_from_every_seed(sd, given, tmp_path
 
 
 def test_a_dial_of_zero_changes_no_score(sd, given):
-    found = benchmark_atoms(sd, PROMPTS, ScaledStub(), dial=0, **given, **FAST)
+    found = benchmark_atoms(sd, PROMPTS, Stub(), dial=0, **given, **FAST)
     for method in METHODS:
         assert np.array_equal(found.scores.values[found.methods.index(method)], found.scores.values[0])
 
@@ -102,23 +102,23 @@ def test_every_word_of_the_kind_is_turned_up_once(sd, given):
 
 def test_methods_need_what_they_steer_by(sd, given):
     votes = given | {"effect": None}
-    found = benchmark_atoms(sd, PROMPTS[:1], ScaledStub(), **votes, **FAST | {"seeds": (0,)})
+    found = benchmark_atoms(sd, PROMPTS[:1], Stub(), **votes, **FAST | {"seeds": (0,)})
     assert found.methods == ("plain", "votes", "all heads")
     with pytest.raises(HeadwiseError, match="The method 'effect' needs `effect`, which was not given"):
-        benchmark_atoms(sd, PROMPTS, ScaledStub(), methods=["effect"], **votes, **FAST)
+        benchmark_atoms(sd, PROMPTS, Stub(), methods=["effect"], **votes, **FAST)
     with pytest.raises(HeadwiseError, match="Neither `effect` nor `relevance` was given"):
-        benchmark_atoms(sd, PROMPTS, ScaledStub(), kind="color", concept="Color", **FAST)
+        benchmark_atoms(sd, PROMPTS, Stub(), kind="color", concept="Color", **FAST)
     with pytest.raises(HeadwiseError, match='No word of "a red dog" says an atom of the kind .count.'):
-        benchmark_atoms(sd, PROMPTS, ScaledStub(), **given | {"kind": "count"}, **FAST)
+        benchmark_atoms(sd, PROMPTS, Stub(), **given | {"kind": "count"}, **FAST)
     with pytest.raises(HeadwiseError, match="'magic' is not a method"):
-        benchmark_atoms(sd, PROMPTS, ScaledStub(), methods=["magic"], **given, **FAST)
+        benchmark_atoms(sd, PROMPTS, Stub(), methods=["magic"], **given, **FAST)
 
 
 def test_it_is_shared_by_prompts(sd, given):
     once = FAST | {"seeds": (0,), "methods": ("plain", "effect")}
-    one = benchmark_atoms(sd, PROMPTS, ScaledStub(), **given, **once).scores
+    one = benchmark_atoms(sd, PROMPTS, Stub(), **given, **once).scores
     parts = [
-        benchmark_atoms(sd, PROMPTS, ScaledStub(), numbers=numbers, **given, **once).scores
+        benchmark_atoms(sd, PROMPTS, Stub(), numbers=numbers, **given, **once).scores
         for numbers in (range(0, 1), range(1, 3))
     ]
     assert np.allclose((parts[0] + parts[1]).values, one.values, atol=1e-5)
@@ -148,7 +148,7 @@ texts = { color = "a {color} {thing}", thing = "a {thing}" }
 
 @pytest.mark.filterwarnings("ignore:A dial of")
 def test_the_command(run, workspace, sd, monkeypatch):
-    monkeypatch.setattr("headwise.benchmarks.clip_scorer.CLIPScorer.load", lambda name: ScaledStub())
+    monkeypatch.setattr("headwise.benchmarks.clip_scorer.CLIPScorer.load", lambda name: Stub())
     (workspace / "own.toml").write_text(TEMPLATES)
     effect_for(sd).save(workspace / "effect.safetensors")
     line = ("benchmark", "atoms", "-m", "./tiny", "--num-inference-steps", 2, "--seeds", 0, "--out", "b")
@@ -176,7 +176,7 @@ def test_the_command(run, workspace, sd, monkeypatch):
 
 
 def test_relevance_by_effect_alone_is_taken_by_the_command(run, workspace, sd, monkeypatch):
-    monkeypatch.setattr("headwise.benchmarks.clip_scorer.CLIPScorer.load", lambda name: ScaledStub())
+    monkeypatch.setattr("headwise.benchmarks.clip_scorer.CLIPScorer.load", lambda name: Stub())
     (workspace / "own.toml").write_text(TEMPLATES)
     effect_for(sd).save(workspace / "effect.safetensors")
     code, out, err = run(

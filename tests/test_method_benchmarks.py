@@ -10,7 +10,13 @@ from PIL import Image
 from headwise.benchmarks.edit_pairs import edit_pairs
 from headwise.benchmarks.editing import EDITING, METRICS, Edits, benchmark_editing, edit_scores, together
 from headwise.benchmarks.method_results import MultiConcept
-from headwise.benchmarks.multi_concept import COMPOSING, benchmark_multi_concept, subject_scores
+from headwise.benchmarks.multi_concept import (
+    COMPOSING,
+    benchmark_multi_concept,
+    subject_atoms,
+    subject_scores,
+)
+from headwise.benchmarks.nouns import COLORS, COMMON_THINGS, with_articles
 from headwise.benchmarks.prompts import EvalPrompt, PolysemyPrompt, multi_subject_prompts
 from headwise.benchmarks.questions.scales import benchmark_scales
 from headwise.benchmarks.results import kind_of
@@ -122,7 +128,7 @@ def test_the_metrics_of_several_subjects_are_those_computed_one_by_one():
     ] * 5
     pictures = images(len(prompts))
     captions = {"type1": [prompts[n].prompt for n in (0, 2, 3)], "type2": [prompts[1].prompt]}
-    scores = subject_scores(Stub(), prompts, pictures, captions)
+    scores = subject_scores(Stub(), prompts, pictures, captions, subject_atoms(prompts))
     naive = []
     for prompt, picture in zip(prompts, pictures, strict=True):
         seen = colour(picture)
@@ -134,10 +140,35 @@ def test_the_metrics_of_several_subjects_are_those_computed_one_by_one():
                 cosine(text(best), text(prompt.prompt)),
             ]
         )
-    assert np.allclose(scores, naive, atol=1e-6)
+    assert np.allclose(scores[:, :3], naive, atol=1e-6)
     caption = scores[:, MultiConcept.METRICS.index("caption")]
     assert (caption > 1 - 1e-6).any() and (caption < 0.999).any(), "some fit another caption best"
     assert np.allclose(caption[1::4], 1), "of one caption, that one fits best"
+
+
+def test_subjects_are_asked_for_one_by_one_and_colours_only_of_things_that_are_there():
+    """By hand: softmax of the cosines; a colour whose thing does not hold counts nothing."""
+    prompts = [SEVERAL[1], SEVERAL[0]._replace(prompt="a vase", subjects=("a vase",), words=("vase",))]
+    atoms = subject_atoms(prompts)
+    kinds = [(atom.kind, atom.word, atom.parents) for atom in atoms[0].atoms]
+    assert kinds == [("thing", "dog", ()), ("thing", "cat", ()), ("color", "red", (0,))]
+    assert [set(atom.texts[1:]) for atom in atoms[0].atoms[:2]] == [{"a vase"}] * 2
+    assert set(atoms[0].atoms[2].texts) == {with_articles(f"a {color} dog") for color in COLORS}
+    assert atoms[0].atoms[2].texts[0] == "a red dog"
+    picture = images(1)
+    am, gm = subject_scores(Stub(), prompts[:1], picture, {"type2": [prompts[0].prompt]}, atoms[:1])[0, 3:]
+    seen, q, holds = colour(picture[0]), [], []
+    for atom in atoms[0].atoms:
+        logits = np.exp(np.exp(3.0) * np.array([cosine(seen, text(each)) for each in atom.texts]))
+        right = logits[0] / logits.sum()
+        q.append(right if all(holds[j] for j in atom.parents) else 0.0)
+        holds.append(logits[0] >= logits.max())
+    assert np.isclose(am, np.mean(q), atol=1e-5) and np.isclose(gm, np.prod(q) ** (1 / 3), atol=1e-5)
+
+
+def test_prompts_of_two_things_are_told_from_common_ones():
+    [both, _] = subject_atoms(SEVERAL)
+    assert set(both.atoms[0].texts[1:]) == {f"a {thing}" for thing in COMMON_THINGS}
 
 
 @pytest.mark.parametrize("strength", [0.0, 0.5, 1.0, 2.0])

@@ -18,7 +18,7 @@ from headwise.benchmarks.edit_pairs import EditPair, edit_pairs
 from headwise.benchmarks.editing import METRICS as EDIT_METRICS
 from headwise.benchmarks.editing import edit_scores
 from headwise.benchmarks.multi_concept import METRICS as SUBJECT_METRICS
-from headwise.benchmarks.multi_concept import subject_scores
+from headwise.benchmarks.multi_concept import subject_atoms, subject_scores
 from headwise.benchmarks.prompts import MultiSubjectPrompt, multi_subject_prompts
 
 
@@ -62,7 +62,7 @@ def main() -> None:
     prompts = multi_subject_prompts("emoji", 40)
     captions = {k: sorted({p.prompt for p in prompts if p.kind == k}) for k in {p.kind for p in prompts}}
     pictures = [drawn(of_several(several)) for several in prompts]
-    scores = subject_scores(judge, prompts, pictures, captions)
+    scores = subject_scores(judge, prompts, pictures, captions, subject_atoms(prompts))
     for kind in sorted(captions):
         mine = [several.kind == kind for several in prompts]
         means = zip(SUBJECT_METRICS, scores[mine].mean(0), strict=True)

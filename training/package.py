@@ -73,7 +73,9 @@ def main() -> None:
         "--name", choices=FOLDERS, default="emoji", help="which of the built-in models this is"
     )
     parse.add_argument(
-        "--words", action="store_true", help="write words and prompts too; relevance is then to be measured anew"
+        "--words",
+        action="store_true",
+        help="write words and prompts too; relevance is then to be measured anew",
     )
     given = parse.parse_args()
     folder = FOLDERS[given.name]

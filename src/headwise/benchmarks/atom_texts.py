@@ -57,12 +57,18 @@ class DraftPrompt(NamedTuple):
     group: str
 
 
-def atom_prompts(prompts: Sequence[DraftPrompt]) -> tuple[list[AtomPrompt], Counter[str]]:
+def atom_prompts(
+    prompts: Sequence[DraftPrompt], things: Sequence[str] = ()
+) -> tuple[list[AtomPrompt], Counter[str]]:
     """The prompts with their texts, and how many atoms of each kind are left out for want of them.
 
     Prompts without any atom are left out, and counted as "prompts".
+
+    Args:
+        prompts: The prompts of a file.
+        things: Things for wrong texts, besides those of the prompts.
     """
-    words: dict[str, Counter[str]] = {"color": Counter(COLORS), "count": Counter(NUMBERS)}
+    words = {"color": Counter(COLORS), "count": Counter(NUMBERS), "thing": Counter(things)}
     for prompt in prompts:
         for draft in prompt.drafts:
             if draft.value and draft.kind not in ("color", "count"):

@@ -33,6 +33,11 @@ class _ByMethod:
         """The names of the methods that were compared."""
         return self.scores.axes["method"]  # type: ignore[return-value]
 
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The metrics that were scored; folders of earlier versions may have fewer."""
+        return self.scores.axes["measure"]  # type: ignore[return-value]
+
     def _mean(self, method: str, metric: int, chosen: list[bool]) -> Interval:
         """The mean over the chosen prompts and all seeds, with its bootstrap interval over prompts."""
         values = self.scores.values[self.methods.index(method), metric][:, chosen].T
@@ -67,13 +72,13 @@ class MultiConcept(_ByMethod):
         types: The type of each prompt: "type1" for two things, "type2" for two coloured ones.
     """
 
-    METRICS: ClassVar = ("full", "minimum", "caption")
+    METRICS: ClassVar = ("full", "minimum", "caption", "am", "gm")
     scores: Scores
     types: tuple[str, ...]
 
     def of(self, method: str, metric: str, kind: str) -> Interval:
         """The mean over prompts of one type and seeds, with its interval over prompts."""
-        return self._mean(method, self.METRICS.index(metric), [kind == each for each in self.types])
+        return self._mean(method, self.metrics.index(metric), [kind == each for each in self.types])
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@ r"""Are all subjects of a prompt there?
     full      cosine of the scorer between the picture and the whole prompt
     minimum   the smaller of the cosines with the two subjects alone
     caption   cosine between the prompt and the caption that fits the picture best, of all prompts of its type
+    am, gm    means over the prompt's atoms, its things and their colours, as in atoms.py
 
     plain, composable                  no steering; one prompt for each subject
     attend-and-excite, relevance       by the gradient of maps, plain and weighted by relevance
@@ -17,7 +18,7 @@ References:
     | https://arxiv.org/abs/2412.02237
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import zip_longest
@@ -26,9 +27,12 @@ from typing import Any, Unpack
 import numpy as np
 from jaxtyping import Float
 
+from headwise.benchmarks.atom_texts import Draft, DraftPrompt, atom_prompts
+from headwise.benchmarks.atoms import AtomPrompt, score_atoms, soft_tifa
 from headwise.benchmarks.clip_scorer import CLIPScorer
 from headwise.benchmarks.comparison import Comparison, keep_methods, known_methods, spread_evenly
 from headwise.benchmarks.method_results import MultiConcept
+from headwise.benchmarks.nouns import COMMON_THINGS
 from headwise.benchmarks.prompts import MultiSubjectPrompt
 from headwise.benchmarks.sweep import Call, RunOptions, Sweep, run_sweep
 from headwise.editing.attend_and_excite import Excite
@@ -43,7 +47,14 @@ from headwise.model.pipelines import quiet, settings_of_pictures
 from headwise.steering.dose import amplify
 from headwise.steering.steer import Steer, strengthen
 
-__all__ = ["COMPOSING", "METRICS", "MultiConcept", "benchmark_multi_concept", "subject_scores"]
+__all__ = [
+    "COMPOSING",
+    "METRICS",
+    "MultiConcept",
+    "benchmark_multi_concept",
+    "subject_atoms",
+    "subject_scores",
+]
 
 METRICS = MultiConcept.METRICS
 
@@ -95,10 +106,15 @@ def _sweep(comparison: Comparison, scorer: CLIPScorer, pipe: Any) -> Sweep:
     settings = settings_of_pictures(pipe, texts) | passed | {"noise": "seed"}
     settings |= {"relevance": relevance.settings.get("weights"), "types": types}
     captions = {kind: sorted({p.prompt for p in prompts if p.kind == kind}) for kind in types}
+    atoms = subject_atoms(prompts)
 
     def generate(call: Call) -> Sequence[Any]:
         batch = Composition(pipe, relevance, comparison.of(call), call.labels("seed"), passed)
         return COMPOSING[call.label("method")](batch)
+
+    def score(call: Call, images: Sequence[Any]) -> Float[np.ndarray, "metrics prompts"]:
+        chosen = [atoms[n] for n in call.numbers]
+        return subject_scores(scorer, comparison.of(call), images, captions, chosen).T
 
     return Sweep(
         {"method": methods, "measure": METRICS, "seed": seeds, "prompt": range(len(texts))},
@@ -106,7 +122,7 @@ def _sweep(comparison: Comparison, scorer: CLIPScorer, pipe: Any) -> Sweep:
         loops=("method", "seed"),
         batch_size=comparison.batch_size,
         generate=generate,
-        score=lambda call, images: subject_scores(scorer, comparison.of(call), images, captions).T,
+        score=score,
         keep=keep_methods(texts, spread_evenly(comparison.keep_prompts, len(texts))),
     )
 
@@ -116,23 +132,52 @@ def subject_scores(
     prompts: Sequence[MultiSubjectPrompt],
     images: Sequence[Any],
     captions: Mapping[str, Sequence[str]],
+    atoms: Sequence[AtomPrompt],
 ) -> Float[np.ndarray, "prompts metrics"]:
-    """The three metrics of each picture.
+    """The metrics of each picture.
 
     Args:
         scorer: A CLIP model that compares pictures with texts.
         prompts: The prompt of each picture.
         images: The pictures.
         captions: The captions to choose among, by the prompts' type.
+        atoms: The atoms of each prompt, as from `subject_atoms`.
     """
+    means = [
+        soft_tifa(each.atoms, probabilities, holds)
+        for each, (probabilities, holds) in zip(atoms, score_atoms(scorer, images, atoms), strict=True)
+    ]
     rows = []
-    for prompt, image in zip(prompts, scorer.embed_images(images), strict=True):
+    for prompt, image, mean in zip(prompts, scorer.embed_images(images), means, strict=True):
         texts = scorer.embed_texts([prompt.prompt, *prompt.subjects])
         full, *each_subject = (texts @ image).tolist()
         choices = captions[prompt.kind]
         best = choices[int((scorer.embed_texts(choices) @ image).argmax())]
-        rows.append([full, min(each_subject), float(scorer.embed_texts([best])[0] @ texts[0])])
+        rows.append([full, min(each_subject), float(scorer.embed_texts([best])[0] @ texts[0]), *mean])
     return np.array(rows)
+
+
+def subject_atoms(prompts: Sequence[MultiSubjectPrompt]) -> list[AtomPrompt]:
+    """What each prompt says: that its subjects are there, and the colour of those that have one.
+
+    A colour counts if its thing is there. Wrong texts have the other things of these prompts in place of a
+    thing (`COMMON_THINGS` where they are fewer than three), and ordinary colours in place of a colour.
+
+    Args:
+        prompts: Prompts with their subjects.
+    """
+    drafts = [DraftPrompt(each.prompt, tuple(_drafts(each)), each.kind) for each in prompts]
+    few = len({word for each in prompts for word in each.words}) < 3
+    return atom_prompts(drafts, COMMON_THINGS if few else ())[0]
+
+
+def _drafts(prompt: MultiSubjectPrompt) -> Iterator[Draft]:
+    for word in prompt.words:
+        yield Draft("thing", word)
+    for number, (word, subject) in enumerate(zip(prompt.words, prompt.subjects, strict=True)):
+        color = subject.split()[1 : -len(word.split())]
+        if color:
+            yield Draft("color", " ".join(color), word, parents=(number,))
 
 
 @dataclass(frozen=True)

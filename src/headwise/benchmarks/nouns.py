@@ -8,9 +8,13 @@ Plurals go by rule, but for a list of common exceptions.
 
 import re
 
-__all__ = ["COLORS", "NUMBERS", "numbered", "phrase", "plural", "same_word", "singular", "with_articles"]
+__all__ = [
+    "COLORS", "COMMON_THINGS", "NUMBERS", "numbered", "phrase", "plural", "same_word", "singular",
+    "with_articles",
+]  # fmt: skip
 
 COLORS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white", "gray")
+COMMON_THINGS = ("person", "car", "tree", "house", "chair", "cup")
 NUMBERS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 
 _PLURALS = {

@@ -105,7 +105,7 @@ def multi_subject_page(folder: Path, scores: Scores) -> Page:
         "How well prompts fit",
         "Means with 95 % intervals (bootstrap over prompts).",
         tuple(_worst_and_whole(subjects, kind) for kind in kinds),
-        tuple(_table(subjects, kind, MultiConcept.METRICS) for kind in kinds),
+        tuple(_table(subjects, kind, subjects.metrics) for kind in kinds),
     )
     strips = tuple(strips_of_methods(folder, subjects.methods))
     return Page(
