@@ -1,4 +1,4 @@
-"""The optimiser that the built-in models are trained with (training/)."""
+"""What the built-in models are trained with (training/): the optimiser, and which layers hear."""
 
 import sys
 from pathlib import Path
@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "training"))
 muon = pytest.importorskip("muon", reason="training/ is in the repository only")
+hearing = pytest.importorskip("hearing", reason="training/ is in the repository only")
 
 
 def by_singular_values(matrix):
@@ -45,3 +46,15 @@ def test_steps_are_those_of_torch_within_its_rounding():
             stepper.step()
     moved = (theirs - start).norm()
     assert (ours - theirs).norm() < 0.02 * moved  # bfloat16 has three digits
+
+
+def test_the_first_layers_hear_more_often_than_the_last():
+    """A share hears everything; of the rest each layer hears where the drawn number of first layers reaches it."""
+    chance, layers, heads = torch.Generator().manual_seed(0), 12, 8
+    hears = hearing.draw_hearing("first 0.8", 20_000, torch.ones(layers, dtype=torch.bool), heads, chance)
+    assert hears.shape == (20_000, layers, heads)
+    everything = hears.all(2).all(1)
+    assert abs(float(everything.float().mean()) - 0.2) < 0.02
+    rate = hears[~everything].float().mean((0, 2))
+    assert (rate.diff() < 0).all()
+    assert torch.allclose(rate / rate[0], torch.linspace(1, 1 / layers, layers), atol=0.04)
