@@ -214,7 +214,7 @@ def main() -> None:
     file = given.work / "denoiser.safetensors"
     spent = loop.fit(
         {"unet": model}, loss, file, 0.0 if given.export else given.minutes, preset["lr"], preset["batch"], averaged, floor=0.02,
-        fall=0.4, orthogonal=True, until=given.until,
+        fall=0.25, orthogonal=True, until=given.until,
     )  # fmt: skip
     if loop.Crew().rank == 0:  # of several processes one writes
         save(given.parts, model, averaged, given.work / "model")

@@ -9,8 +9,8 @@ A layer that does not hear a sample meets the empty caption in place of its word
 
     heads 0.75       as turns, and in the samples that not all hear every head of a hearing layer hears with a chance of its own,
                      0.3 … 1, so that no few heads alone may learn to read
-    first 0.8        as heads, and in the samples that not all hear only the first layers may hear, as many as is drawn for the
-                     sample, so that the last, which are nearest to the output, cannot do it all
+    window 0.8       as heads, and in the samples that not all hear only neighbouring layers hear: how many, and from which on, is
+                     drawn for the sample, so that neither the first nor the last, which skip connections favour, can do it all
 
 Layers may be told apart further: `Ears` can also say how alike the heads of a layer look at words, so that training can make
 them disagree.
@@ -44,7 +44,7 @@ def draw_hearing(rule: str, samples: int, top: Tensor, heads: int, generator: to
     kind, *numbers = rule.split()
     hears = _layers_hear(kind, [float(n) for n in numbers], samples, top, generator)
     each = torch.ones(samples, len(top), heads, dtype=torch.bool)
-    if kind in ("heads", "first"):
+    if kind in ("heads", "window"):
         rate = 0.3 + 0.7 * torch.rand(samples, 1, 1, generator=generator)
         each = hears.all(1)[:, None, None] | (torch.rand(each.shape, generator=generator) < rate)
     return hears[..., None] & each
@@ -62,11 +62,12 @@ def _layers_hear(
     all_hear = torch.rand(samples, 1, generator=generator) >= shares[0]
     hears = chance < rate
     alone = torch.randint(0, len(top), (samples,), generator=generator)  # somebody hears, always
-    if kind == "first":
-        last = torch.randint(0, len(top), (samples,), generator=generator)
-        hears &= torch.arange(len(top)) <= last[:, None]
-        alone = torch.minimum(alone, last)
     hears[torch.arange(samples), alone] = True
+    if kind == "window":
+        many = torch.randint(1, len(top) + 1, (samples, 1), generator=generator)
+        first = (torch.rand(samples, 1, generator=generator) * (len(top) - many + 1)).long()
+        number = torch.arange(len(top))
+        hears = (first <= number) & (number < first + many)
     return all_hear | hears
 
 
