@@ -128,7 +128,10 @@ def _from_inversion(given: GivenEdit, hooks: Sequence[AttentionHook], skip: floa
     """The target from the inverted noise."""
     guidance_scale, targets = given.passed["guidance_scale"], [given.pair.target]
     options = {"skip": skip, "guidance_scale": guidance_scale}
-    return edit_picture(given.pipe, given.inversion(), targets, hooks, **options)[1]
+    with warnings.catch_warnings():
+        # what the autoencoder loses is in the preservation, and would be said at every setting
+        warnings.filterwarnings("ignore", "The image cannot be generated again well")
+        return edit_picture(given.pipe, given.inversion(), targets, hooks, **options)[1]
 
 
 def _sdedit(given: GivenEdit, strength: float) -> Image.Image:
