@@ -48,14 +48,22 @@ def drawn(
         if kind == "pair"
         else (busy_background(scene, rng), busy_places(scene, rng))
     )
-    masks = []
-    for thing, size, (x, y) in placed:
-        mask = np.zeros((SIDE, SIDE), bool)
-        mask[y : y + size, x : x + size] = (
-            painter.sprite(thing, scene.style, size)[: SIDE - y, : SIDE - x, 3] > 0.5
-        )
-        masks.append(mask)
+    masks = [mask > 0.5 for mask in covers(painter, scene, placed)]
     return painter.paint(scene, picture.astype(np.float32), placed), masks
+
+
+def covers(
+    painter: Painter, scene: world.Scene, placed: list[tuple[world.Thing, int, tuple[int, int]]]
+) -> list[np.ndarray]:
+    """How much of each pixel each thing's sprite covers: 64 × 64 in 0 … 1."""
+    covered = []
+    for thing, size, (x, y) in placed:
+        alpha = np.zeros((SIDE, SIDE), np.float32)
+        alpha[y : y + size, x : x + size] = painter.sprite(thing, scene.style, size)[
+            : SIDE - y, : SIDE - x, 3
+        ]
+        covered.append(alpha)
+    return covered
 
 
 def words_of(scene: world.Scene, caption: str) -> Iterator[tuple[int, str, str]]:

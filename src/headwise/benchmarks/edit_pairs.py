@@ -1,7 +1,8 @@
 """Pairs of prompts to edit: a source, and a target that differs in one word of an attribute.
 
 They are read from TOML files that are written like prompts of a concept (prompts.py), with the `box` of the
-thing; or from CSV files with the columns source_prompt, target_prompt and attribute.
+thing; or from CSV files with the columns source_prompt, target_prompt and attribute. Pairs with pictures are
+read by given_pictures.py.
 """
 
 import csv
@@ -11,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool
 
+from headwise.benchmarks.masked_words import mask_in_file
 from headwise.benchmarks.prompts import bad_file, filled, read_toml, sample
 from headwise.errors import UnreadablePrompts
 from headwise.model.tokens import words_of
@@ -37,6 +39,10 @@ class EditPair(NamedTuple):
         picture: The file of a picture to edit; None where the source is generated.
         region: Where the picture may differ, in place of a box: the starts and lengths of stretches of
             pixels, row by row, at `REGION_SIZE`.
+        mask_file: The file of a picture of the same size, white where the picture may differ, in place of a
+            box or region.
+        truth: The file of the picture that an edit should reach; None if unknown.
+        concept: The concept of the word, where the attribute is only the name of a group.
     """
 
     attribute: str
@@ -49,10 +55,19 @@ class EditPair(NamedTuple):
     keeps_object: bool = False
     picture: Path | None = None
     region: tuple[tuple[int, int], ...] = ()
+    mask_file: Path | None = None
+    truth: Path | None = None
+    concept: str | None = None
 
     def mask(self, size: tuple[int, int]) -> Bool[np.ndarray, "height width"]:
-        """Where pictures of this width and height may differ: it is covered when they are compared."""
+        """Where pictures of this width and height may differ: it is covered when they are compared.
+
+        Raises:
+            UnreadablePrompts: The mask's file has another size than the picture, or says the same everywhere.
+        """
         width, height = size
+        if self.mask_file is not None and self.picture is not None:
+            return mask_in_file(self.mask_file, self.picture, size, "the picture may change")
         if self.region:
             shown = (np.arange(n) * of // n for n, of in zip((height, width), REGION_SIZE, strict=True))
             return _of_stretches(self.region)[np.ix_(*shown)]

@@ -38,7 +38,15 @@ from headwise.measuring.relevance import Relevance
 from headwise.model.pipelines import settings_of_pictures
 from headwise.runs.image_names import ImageName
 
-__all__ = ["EDITING", "METRICS", "TARGET_ONLY", "Editing", "benchmark_editing", "edit_scores"]
+__all__ = [
+    "EDITING",
+    "METRICS",
+    "TARGET_ONLY",
+    "Editing",
+    "benchmark_editing",
+    "edit_scores",
+    "with_random_heads",
+]
 
 METRICS = Editing.METRICS
 Images = Sequence[Any]  # PIL images; arrays too, where they are not scored
@@ -230,9 +238,14 @@ def _relevant(strength: float) -> MakeHook:
 
 
 def _random_heads(relevance: Relevance, pairs: Sequence[EditPair]) -> PromptToPrompt:
-    """The control: the same factors, permuted over heads."""
+    """Prompt-to-prompt with the control's relevance."""
+    return _relevant(1.0)(with_random_heads(relevance), pairs)
+
+
+def with_random_heads(relevance: Relevance) -> Relevance:
+    """The control: the same values, and so the same factors, permuted over heads, always in one way."""
     order = np.random.Generator(np.random.Philox(0)).permutation(relevance.values.shape[1])
-    return _relevant(1.0)(replace(relevance, values=relevance.values[:, order]), pairs)
+    return replace(relevance, values=relevance.values[:, order])
 
 
 EDITING: dict[str, Method] = {

@@ -26,7 +26,7 @@ from headwise.errors import UnreadablePrompts
 from headwise.model.tokens import words_of
 from headwise.pictures import fitted, read_picture
 
-__all__ = ["MaskedWord", "masked_words"]
+__all__ = ["MaskedWord", "mask_in_file", "masked_words"]
 
 
 @dataclass(frozen=True)
@@ -58,19 +58,35 @@ class MaskedWord:
         Raises:
             UnreadablePrompts: The mask has another size than the image, or says the same everywhere.
         """
-        picture, mask = self.image(), read_picture(self.mask_file)
-        if mask.size != picture.size:
-            raise UnreadablePrompts(
-                f"{self.mask_file} has {mask.width} × {mask.height} pixels, its picture {picture.width} × "
-                f"{picture.height}. Give a mask of the picture's size."
-            )
-        inside = np.asarray(fitted(mask, size).convert("L")) > 127
-        if inside.all() or not inside.any():
-            raise UnreadablePrompts(
-                f"{self.mask_file} is {'white' if inside.all() else 'black'} all over the part of the image "
-                f'that is generated; expected white where "{self.word}" is and black elsewhere.'
-            )
-        return inside
+        return mask_in_file(self.mask_file, self.picture, size, f'"{self.word}" is')
+
+
+def mask_in_file(
+    mask_file: Path, picture_file: Path, size: tuple[int, int], where: str
+) -> Bool[np.ndarray, "height width"]:
+    """True where a mask is white in the middle of its picture, scaled to a width and height in pixels.
+
+    Args:
+        mask_file, picture_file: The files of the mask and of its picture.
+        size: Width and height.
+        where: What the error says is white: '"car" is'.
+
+    Raises:
+        UnreadablePrompts: The mask has another size than the picture, or says the same everywhere.
+    """
+    picture, mask = read_picture(picture_file), read_picture(mask_file)
+    if mask.size != picture.size:
+        raise UnreadablePrompts(
+            f"{mask_file} has {mask.width} × {mask.height} pixels, its picture {picture.width} × "
+            f"{picture.height}. Give a mask of the picture's size."
+        )
+    inside = np.asarray(fitted(mask, size).convert("L")) > 127
+    if inside.all() or not inside.any():
+        raise UnreadablePrompts(
+            f"{mask_file} is {'white' if inside.all() else 'black'} all over the part of the picture that is "
+            f"generated; expected white where {where} and black elsewhere."
+        )
+    return inside
 
 
 def masked_words(source: str | Path) -> list[MaskedWord]:

@@ -27,14 +27,14 @@ TYPES = (
     "random", "change object", "add object", "delete object", "change content", "change pose",
     "change color", "change material", "change background", "change style",
 )  # fmt: skip
+# The concept of the word that is new, where a type of edits has one.
+CONCEPTS = {"change color": "Color", "change material": "Material", "change style": "Image Style"}
 FIELDS = ("image_path", "original_prompt", "editing_prompt", "editing_type_id", "mask")
 EXPECTED = f"Expected PIE-Bench's mapping_file.json: an object whose entries have {', '.join(FIELDS)}"
 
 
 def pie_pairs(path: str | Path, pictures: str | Path | None = None) -> list[EditPair]:
-    """The pairs of a mapping_file.json, with the files of their pictures.
-
-    `benchmark_editing` edits pictures that it generates, and not yet these.
+    """The pairs of a mapping_file.json, with their pictures, for `benchmark_given_editing`.
 
     Args:
         path: The file.
@@ -73,8 +73,9 @@ def pie_pairs(path: str | Path, pictures: str | Path | None = None) -> list[Edit
 def _pair(entry: dict[str, Any], folder: Path) -> EditPair:
     source, target = (re.sub(r"[\[\]]", "", entry[key]) for key in ("original_prompt", "editing_prompt"))
     new = [word for word in words_of(target) if word not in words_of(source)]
+    kind = TYPES[int(entry["editing_type_id"])]
     return EditPair(
-        TYPES[int(entry["editing_type_id"])],
+        kind,
         source,
         target,
         new[0] if new else "",
@@ -82,6 +83,7 @@ def _pair(entry: dict[str, Any], folder: Path) -> EditPair:
         (target,),
         picture=folder / entry["image_path"],
         region=_stretches(entry["mask"]),
+        concept=CONCEPTS.get(kind),
     )
 
 

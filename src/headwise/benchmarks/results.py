@@ -187,9 +187,9 @@ def kind_of(folder: str | Path) -> str:
 
     Returns:
         "votes" or "effect" of a measurement; "weakening", "polysemy", "editing", "multi-concept",
-        "segmentation", "atoms", "strengthening" or "interventions" of a sweep, or the name that a sweep of
-        the user's gave itself; "scales", "estimators" or "questions"; "weakenings" of a folder whose folders
-        hold runs of weakening.
+        "given-editing", "segmentation", "atoms", "strengthening" or "interventions" of a sweep, or the name
+        that a sweep of the user's gave itself; "scales", "estimators" or "questions"; "weakenings" of a
+        folder whose folders hold runs of weakening.
     """
     folder = Path(folder)
     for kind in ("votes", "effect"):
@@ -223,6 +223,8 @@ def kind_of_scores(scores: Scores) -> str:
     axes, settings = scores.axes, scores.settings
     if "misread" in axes.get("measure", ()):
         return "polysemy"
+    if "setting" in axes and "pair" in axes:
+        return "given-editing"
     if "pair" in axes:
         return "strengthening" if isinstance(settings.get("relevance"), dict) else "editing"
     if "measure" in axes:

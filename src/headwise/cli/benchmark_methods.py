@@ -9,6 +9,7 @@ import typer
 from rich.table import Table
 
 from headwise.cli.benchmark import Effect
+from headwise.cli.given_editing import given_editing
 from headwise.cli.options import (
     EditSweep,
     Judge,
@@ -25,6 +26,7 @@ from headwise.cli.options import (
 from headwise.cli.output import ends, print_report, table
 from headwise.cli.running import running
 from headwise.editing.baselines.table import OFFERED
+from headwise.errors import HeadwiseError
 
 __all__ = ["atoms", "editing", "multi_concept", "segmentation"]
 
@@ -32,6 +34,14 @@ __all__ = ["atoms", "editing", "multi_concept", "segmentation"]
 def editing(
     model: Measured = Measured(),
     pairs: Pairs = None,
+    pictures: Annotated[
+        str | None,
+        typer.Option(
+            help="Edit given pictures in place of generated ones: 'emoji', a TOML file of [[pictures]], or "
+            "PIE-Bench's mapping_file.json."
+        ),
+    ] = None,
+    effect_file: Effect = None,
     judge: Judge = None,
     count: Annotated[int, typer.Option(min=1, help="Pairs per attribute, at most.")] = 20,
     methods: Methods = None,
@@ -40,13 +50,20 @@ def editing(
 ) -> None:
     """Which way of editing shows the target best, and keeps the source best?
 
-    Compares prompt-to-prompt by relevance with {}. If run again, it goes on where it stopped.
+    Compares prompt-to-prompt by relevance with {}. Given pictures are inverted, and methods compared at
+    equal preservation; --effect and its methods are for these. If run again, it goes on where it stopped.
 
     \b
     Examples:
       headwise benchmark editing --json
+      headwise benchmark editing --pictures emoji --seeds 0 --out runs/benchmark-given-editing
       headwise benchmark editing -m CompVis/stable-diffusion-v1-4 --pairs mine.csv --method relevance
     """
+    if pictures is not None:
+        if pairs is not None:
+            raise HeadwiseError("--pairs and --pictures were given. Give one: pictures have their own pairs.")
+        given = {"effect_file": effect_file, "judge": judge, "methods": methods}
+        return given_editing(model, pictures, count, sweep, sharing, **given)
     from headwise.benchmarks.edit_pairs import edit_pairs
     from headwise.benchmarks.editing import benchmark_editing
 

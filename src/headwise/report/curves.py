@@ -13,7 +13,16 @@ from headwise.intervals import Interval
 from headwise.measuring.agreement import Agreement
 from headwise.report.style import ACCENT, GREY, INK, SEQUENTIAL, Figure, canvas, matplotlib, name_concepts
 
-__all__ = ["agreements", "intervals", "lines", "rates", "tradeoff", "weakening_areas", "weakening_curves"]
+__all__ = [
+    "agreements",
+    "intervals",
+    "lines",
+    "rates",
+    "tradeoff",
+    "tradeoff_curves",
+    "weakening_areas",
+    "weakening_curves",
+]
 
 _ORDER_STYLE = {
     MOST: (ACCENT, "-", 2.2),
@@ -84,6 +93,26 @@ def tradeoff(points: Mapping[str, tuple[Interval, Interval]], x: str, y: str) ->
             shift = (5, lowest - height)
             axes.annotate(name, at, shift, textcoords="offset points", color=_color(name), fontsize=8)
         axes.set(xlabel=x, ylabel=y)
+    return figure
+
+
+def tradeoff_curves(points: Mapping[str, Sequence[tuple[float, float]]], x: str, y: str) -> Figure:
+    """One line for each method over the positions of its dial, with a mark at each.
+
+    Args:
+        points: The coordinates of each method's positions, in the order of the dial, by its name.
+        x: The label of the horizontal axis.
+        y: The label of the vertical axis.
+    """
+    with canvas(9, 5) as (figure, axes):
+        shades = matplotlib.colormaps[SEQUENTIAL](np.linspace(0, 0.85, max(1, len(points))))
+        for color, marker, (name, at) in zip(
+            shades, itertools.cycle("osD^vXP"), points.items(), strict=False
+        ):
+            across, up = np.array(at).T
+            axes.plot(across, up, marker=marker, markersize=4, linewidth=1.2, color=color, label=name)
+        axes.set(xlabel=x, ylabel=y)
+        axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
 

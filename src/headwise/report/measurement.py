@@ -90,6 +90,7 @@ _OF_SCORES: dict[str, Callable[[Path, Scores], Page]] = {
     "weakening": lambda folder, scores: claims.weakening_page(folder, Weakening(scores)),
     "polysemy": claims.polysemy_page,
     "editing": methods.editing_page,
+    "given-editing": methods.given_editing_page,
     "strengthening": methods.strengthening_page,
     "multi-concept": methods.multi_subject_page,
     "atoms": methods.atoms_page,

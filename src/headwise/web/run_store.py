@@ -31,10 +31,11 @@ KINDS = {  # what the page calls each kind of run that it can show
     "strengthening": "strengthening",
     "multi-concept": "multi-concept",
     "atoms": "atoms",
+    "given-editing": "given-editing",
     "segmentation": "segmentation",
     "weakenings": "trials",
 }
-SCORED = ("weakening", "polysemy", "editing", "strengthening", "multi-concept", "atoms", "segmentation")
+SCORED = tuple(kind for kind in KINDS if kind not in ("votes", "effect", "weakenings"))
 
 
 class OutsideRuns(HeadwiseError):
@@ -56,7 +57,7 @@ class Run:
     Args:
         name: The name of its folder.
         kind: "measurement", "weakening", "polysemy", "editing", "strengthening", "multi-concept", "atoms",
-            "segmentation", "trials" or "pictures".
+            "given-editing", "segmentation", "trials" or "pictures".
         state: "finished" or "unfinished".
         counted: How many pictures are counted.
         request: The fields of the request that started it; empty for runs of the command line.

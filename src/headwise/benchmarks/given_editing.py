@@ -1,0 +1,325 @@
+r"""Which way of editing given pictures shows the target best, at equal preservation?
+
+The pictures are not the model's own. Each is inverted once per seed (edit friendly, with the guidance of the
+edit, so that its own prompt gives it back), and edited by every method at every position of the method's
+dial, scored by the metrics of editing.py. Methods are compared along their curves of alignment against
+preservation (trade_off.py), because each of them can be turned up to change more, and down to keep more.
+
+    inversion                       the target from the inverted noise, without a hook
+    sdedit                          no inversion: noise and denoise again
+    prompt-to-prompt, plug-and-play, masactrl, free-prompt         see editing/baselines
+    all heads                       prompt-to-prompt, the target's word by one factor in all heads
+    votes, effect                   prompt-to-prompt, the target's word strengthened by relevance
+    votes, random heads; effect, …  the same factors, permuted over heads
+    truth                           the picture that an edit should reach, where it is known
+
+References:
+    | An Edit Friendly DDPM Noise Space: Inversion and Manipulations (Huberman-Spiegelglas et al., 2023)
+    | https://arxiv.org/abs/2304.06140
+    | Direct Inversion: Boosting Diffusion-based Editing with 3 Lines of Code (Ju et al., 2023)
+    | https://arxiv.org/abs/2310.01506
+"""
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from typing import Any, Unpack
+
+import numpy as np
+from PIL import Image
+
+from headwise.benchmarks.clip_scorer import CLIPScorer
+from headwise.benchmarks.comparison import known_methods, spread_evenly
+from headwise.benchmarks.edit_pairs import EditPair
+from headwise.benchmarks.editing import METRICS, edit_scores, with_random_heads
+from headwise.benchmarks.sweep import Call, KeptImage, RunOptions, Sweep, run_sweep
+from headwise.benchmarks.trade_off import SOURCE, GivenEditing
+from headwise.editing.baselines.free_prompt import FreePrompt
+from headwise.editing.baselines.masactrl import MasaCtrl
+from headwise.editing.baselines.plug_and_play import PlugAndPlay
+from headwise.editing.baselines.sdedit import sdedit
+from headwise.editing.inversion import Inversion, edit_picture, invert
+from headwise.editing.prompt_to_prompt import PromptToPrompt
+from headwise.editing.support import require_support
+from headwise.errors import HeadwiseError, HookMisuse, Unsupported
+from headwise.measuring.relevance import Relevance
+from headwise.model.attention import hooked
+from headwise.model.generate import image_size
+from headwise.model.pipelines import settings_of_pictures
+from headwise.model.sites import AttentionHook
+from headwise.pictures import fitted, read_picture
+from headwise.runs.image_names import ImageName
+from headwise.runs.scores import Axes
+
+__all__ = ["GIVEN_METHODS", "GivenEdit", "GivenMethod", "benchmark_given_editing"]
+
+
+@dataclass(frozen=True)
+class GivenEdit:
+    """What a method edits.
+
+    Args:
+        pipe: The pipeline.
+        pair: Source and target prompts.
+        picture: The given picture, of the pipeline's size.
+        inversion: Inverts the picture, once for all methods.
+        relevance: Relevance by its kind, "votes" or "effect".
+        seed: The seed of all chance.
+        passed: Options of the pipeline call.
+    """
+
+    pipe: Any
+    pair: EditPair
+    picture: Image.Image
+    inversion: Callable[[], Inversion]
+    relevance: Mapping[str, Relevance]
+    seed: int
+    passed: Mapping[str, Any]
+
+
+MakeHooks = Callable[[Mapping[str, Relevance], EditPair, float], list[AttentionHook]]
+
+
+@dataclass(frozen=True)
+class GivenMethod:
+    """A way of editing given pictures, and its dial.
+
+    Args:
+        edit: From what is edited and a position of the dial to the edited picture.
+        dial: The positions of the dial; none if there is no dial.
+        reads: The relevance that it reads, "votes" or "effect"; "" if none.
+        needs: What it uses, as `require_support` takes it.
+        hooks: Its hooks, from the relevance by kind, a pair and a position of the dial.
+    """
+
+    edit: Callable[[GivenEdit, float], Image.Image]
+    dial: tuple[float | int, ...] = ()
+    reads: str = ""
+    needs: tuple[Any, ...] = ()
+    hooks: MakeHooks = lambda relevance, pair, dial: []
+
+    def settings(self, name: str) -> list[tuple[str, float]]:
+        """Its settings by name, such as "votes, 0.5", with their positions of the dial."""
+        return [(f"{name}, {position:g}", float(position)) for position in self.dial] or [(name, 0.0)]
+
+    def require(self, pipe: Any, relevance: Mapping[str, Relevance], pair: EditPair) -> None:
+        """Refuse a pipeline on which this would not work.
+
+        Raises:
+            Unsupported: It does not work on this kind of model.
+            HookMisuse: The model lacks a block that it needs.
+        """
+        require_support(pipe, *self.needs)
+        with hooked(pipe, *self.hooks(relevance, pair, self.settings("")[0][1])):
+            pass  # the blocks that hooks name are looked up
+
+
+def _with(make: MakeHooks, *dial: float | int, reads: str = "") -> GivenMethod:
+    """A method that is hooks on the way from the inverted noise."""
+
+    def edited(given: GivenEdit, position: float) -> Image.Image:
+        return _from_inversion(given, make(given.relevance, given.pair, position))
+
+    return GivenMethod(edited, dial, reads, (invert,), make)
+
+
+def _from_inversion(given: GivenEdit, hooks: Sequence[AttentionHook], skip: float | int = 0) -> Image.Image:
+    """The target from the inverted noise."""
+    guidance_scale, targets = given.passed["guidance_scale"], [given.pair.target]
+    options = {"skip": skip, "guidance_scale": guidance_scale}
+    with warnings.catch_warnings():
+        # what the autoencoder loses is in the preservation, and would be said at every setting
+        warnings.filterwarnings("ignore", "The image cannot be generated again well")
+        return edit_picture(given.pipe, given.inversion(), targets, hooks, **options)[1]
+
+
+def _sdedit(given: GivenEdit, strength: float) -> Image.Image:
+    options = {"strength": strength, "seeds": [given.seed], **given.passed}
+    return sdedit(given.pipe, [given.picture], [given.pair.target], **options)[0]
+
+
+def _truth(given: GivenEdit, position: float) -> Image.Image:
+    if given.pair.truth is None:
+        raise HeadwiseError(f'The picture that "{given.pair.target}" should reach is not known.')
+    return fitted(read_picture(given.pair.truth), given.picture.size)
+
+
+def _by_heads(kind: str, *dial: float | int, random: bool = False) -> GivenMethod:
+    """Prompt-to-prompt that strengthens the target's word by relevance of this kind."""
+
+    def hooks(relevance: Mapping[str, Relevance], pair: EditPair, dial: float) -> list[AttentionHook]:
+        values = with_random_heads(relevance[kind]) if random else relevance[kind]
+        concepts = {pair.word: pair.concept or pair.attribute}
+        return [PromptToPrompt(relevance=values, concepts=concepts, strength=dial)]
+
+    return _with(hooks, *dial, reads=kind)
+
+
+def _all_heads(relevance: Mapping[str, Relevance], pair: EditPair, factor: float) -> list[AttentionHook]:
+    """As by relevance the word keeps its own map, here with one factor, and the layout stays as long."""
+    cross, weights = {"": 0.8, pair.word: 0.0}, {pair.word: factor}
+    return [PromptToPrompt(cross=cross, weights=weights, self_attention=0.9)]
+
+
+GIVEN_METHODS: dict[str, GivenMethod] = {
+    "inversion": GivenMethod(lambda g, skip: _from_inversion(g, [], skip), (0, 0.2, 0.4, 0.6), "", (invert,)),
+    "sdedit": GivenMethod(_sdedit, (0.35, 0.5, 0.65, 0.8, 0.9), "", (sdedit,)),
+    "prompt-to-prompt": _with(
+        lambda r, pair, until: [PromptToPrompt(self_attention=until)], 0, 0.2, 0.4, 0.6, 0.9
+    ),
+    "plug-and-play": _with(
+        lambda r, pair, until: [PlugAndPlay(features_until=until, attention_until=until)], 0.2, 0.4, 0.6, 0.8
+    ),
+    "masactrl": _with(lambda r, pair, start: [MasaCtrl(start=start)], 0, 0.08, 0.2, 0.4, 0.6),
+    "free-prompt": _with(lambda r, pair, until: [FreePrompt(until=until)], 0.1, 0.3, 0.5, 0.7, 0.9),
+    "all heads": _with(_all_heads, 1, 1.5, 2, 3, 5),
+    "votes": _by_heads("votes", 0.25, 0.5, 1, 2, 4),
+    "votes, random heads": _by_heads("votes", 0.25, 0.5, 1, 2, 4, random=True),
+    "effect": _by_heads("effect", 0.25, 0.5, 1, 1.5, 2),  # doses; beyond 2 factors meet their bounds
+    "effect, random heads": _by_heads("effect", 0.25, 0.5, 1, 1.5, 2, random=True),
+    "truth": GivenMethod(_truth),
+}
+
+
+def benchmark_given_editing(
+    pipe: Any,
+    relevance: Relevance,
+    pairs: Sequence[EditPair],
+    scorer: CLIPScorer,
+    *,
+    effect: Relevance | None = None,
+    methods: Sequence[str] | None = None,
+    seeds: Sequence[int] = (0,),
+    num_inference_steps: int = 50,
+    guidance_scale: float | int = 7.5,
+    keep_pairs: int = 0,
+    **run: Unpack[RunOptions],
+) -> GivenEditing:
+    """Edit every given picture by every method at every position of its dial.
+
+    Args:
+        pipe: The user's pipeline, which is left as it was; or workers, which share the pairs (runs/ray.py).
+        relevance: By votes, as measured on this model, with its head map.
+        pairs: Pairs with pictures, as `given_pairs` reads them.
+        scorer: A CLIP model that compares pictures with texts and with each other.
+        effect: Relevance by effect, for the methods of that name.
+        methods: Some of `GIVEN_METHODS`; if None, all that have what they need, with a warning about those
+            that do not work on this pipeline.
+        seeds: Each picture is inverted and edited once from each seed.
+        num_inference_steps, guidance_scale: Of the inversion and of the edits.
+        keep_pairs: How many pairs' pictures to save in `out`/pictures, spread evenly, first seed.
+        run: `out`, `numbers`, `checkpoint_every` and `progress`, as in `run_sweep`.
+
+    Raises:
+        HeadwiseError: A pair has no picture, or a method is not known or lacks what it needs.
+        Unsupported, HookMisuse: A method that was asked for does not work on this pipeline.
+    """
+    measured = {"votes": relevance} | ({} if effect is None else {"effect": effect})
+    known = known_methods(methods, GIVEN_METHODS, pairs, "pair with a picture", _lacking(measured, pairs))
+    for pair in pairs:
+        if pair.picture is None:
+            raise HeadwiseError(f'"{pair.target}" has no picture to edit. Read pairs by `given_pairs`.')
+    passed = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
+    comparing = _Comparing(
+        tuple(pairs), known, methods is not None, measured, tuple(seeds), keep_pairs, passed
+    )
+    scores = run_sweep(pipe, partial(_sweep, comparing, scorer), kind="given-editing", **run)
+    return GivenEditing(scores, tuple(pair.attribute for pair in pairs))
+
+
+def _lacking(measured: Mapping[str, Relevance], pairs: Sequence[EditPair]) -> dict[str, str]:
+    """By method, what it needs and was not given."""
+    lacking = {}
+    for name, method in GIVEN_METHODS.items():
+        concepts = measured.get(method.reads, ())
+        unmeasured = [c for p in pairs if (c := p.concept or p.attribute) not in concepts]
+        if method.reads and method.reads not in measured:
+            lacking[name] = method.reads
+        elif method.reads and unmeasured:
+            lacking[name] = f"relevance of {unmeasured[0]}"
+        elif name == "truth" and any(pair.truth is None for pair in pairs):
+            lacking[name] = "truth of every pair"
+    return lacking
+
+
+@dataclass(frozen=True)
+class _Comparing:
+    """What is compared; arguments as in `benchmark_given_editing`, relevance by its kind."""
+
+    pairs: tuple[EditPair, ...]
+    methods: tuple[str, ...]
+    by_name: bool
+    measured: dict[str, Relevance]
+    seeds: tuple[int, ...]
+    keep_pairs: int
+    passed: dict[str, Any]
+
+    def positions(self, pipe: Any) -> dict[str, tuple[str, float]]:
+        """By setting its method and position of the dial, of the methods that work on this pipeline."""
+        positions = {SOURCE: ("", 0.0)}
+        for name in self.methods:
+            method = GIVEN_METHODS[name]
+            try:
+                method.require(pipe, self.measured, self.pairs[0])
+            except (Unsupported, HookMisuse) as error:
+                if self.by_name:
+                    raise
+                warnings.warn(f"{name} is left out: {error}", stacklevel=2)
+                continue
+            positions |= {setting: (name, position) for setting, position in method.settings(name)}
+        return positions
+
+
+def _sweep(comparing: _Comparing, scorer: CLIPScorer, pipe: Any) -> Sweep:
+    """The sweep over seeds, pairs and settings; a picture is inverted once for all settings."""
+    pairs, passed, size = comparing.pairs, comparing.passed, image_size(pipe)
+    positions, kept = comparing.positions(pipe), spread_evenly(comparing.keep_pairs, len(pairs))
+    settings = settings_of_pictures(pipe, [text for pair in pairs for text in (pair.source, pair.target)])
+    settings |= passed | {kind: each.settings.get("weights") for kind, each in comparing.measured.items()}
+    settings |= {"attributes": [pair.attribute for pair in pairs]}
+    settings |= {"images": [pair.picture.name for pair in pairs if pair.picture]}
+
+    @lru_cache(1)
+    def picture_of(number: int) -> Image.Image:
+        return fitted(read_picture(pairs[number].picture or ""), size)
+
+    @lru_cache(1)
+    def inverted(number: int, seed: int) -> Inversion:
+        return invert(pipe, picture_of(number), pairs[number].source, seed=seed, **passed)
+
+    def edited(number: int, seed: int, setting: str) -> Image.Image:
+        if setting == SOURCE:
+            return picture_of(number)
+        name, position = positions[setting]
+        inversion = partial(inverted, number, seed)
+        given = GivenEdit(
+            pipe, pairs[number], picture_of(number), inversion, comparing.measured, seed, passed
+        )
+        return GIVEN_METHODS[name].edit(given, position)
+
+    def generate(call: Call) -> Sequence[Image.Image]:
+        rows = zip(call.numbers, call.labels("seed"), call.labels("setting"), strict=True)
+        return [edited(*row) for row in rows]
+
+    def score(call: Call, images: Sequence[Image.Image]) -> np.ndarray:
+        sources = [picture_of(number) for number in call.numbers]
+        return edit_scores(scorer, [pairs[number] for number in call.numbers], sources, images)
+
+    def keep(call: Call, images: Sequence[Image.Image]) -> Iterator[KeptImage]:
+        rows = zip(call.numbers, call.labels("setting"), call.index("seed"), images, strict=True)
+        for number, setting, seed, image in rows:
+            if seed == 0 and number in kept:
+                prompt = pairs[number].source if setting == SOURCE else pairs[number].target
+                yield KeptImage(ImageName(number, setting), image, prompt)
+
+    axes: Axes = {"setting": tuple(positions), "measure": METRICS, "seed": comparing.seeds}
+    return Sweep(
+        {**axes, "pair": range(len(pairs))},
+        settings,
+        loops=("seed", "pair", "setting"),
+        batch_size=1,
+        generate=generate,
+        score=score,
+        keep=keep,
+    )
