@@ -49,7 +49,7 @@ def test_steps_are_those_of_torch_within_its_rounding():
 
 
 def test_layers_that_hear_in_a_window_are_neighbours_and_the_middle_hears_most():
-    """A share hears everything, and a window of all layers is everything; the others are at every place alike."""
+    """A share hears everything, and a window of all layers is everything; others are at every place alike."""
     chance, layers, heads = torch.Generator().manual_seed(0), 12, 8
     hears = hearing.draw_hearing("window 0.8", 20_000, torch.ones(layers, dtype=torch.bool), heads, chance)
     assert hears.shape == (20_000, layers, heads)

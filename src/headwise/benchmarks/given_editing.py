@@ -2,10 +2,11 @@ r"""Which way of editing given pictures shows the target best, at equal preserva
 
 The pictures are not the model's own. Each is inverted once per seed (edit friendly, with the guidance of the
 edit, so that its own prompt gives it back), and edited by every method at every position of the method's
-dial, scored by the metrics of editing.py. Methods are compared along their curves of alignment against
-preservation (trade_off.py), because each of them can be turned up to change more, and down to keep more.
+dial, from the inverted noise without the first 0.36 of the steps. Pictures are scored by the metrics of
+editing.py, and methods compared along their curves of alignment against preservation (trade_off.py), because
+each of them can be turned up to change more, and down to keep more.
 
-    inversion                       the target from the inverted noise, without a hook
+    inversion                       the target from the inverted noise, without a hook; its dial is the skip
     sdedit                          no inversion: noise and denoise again
     prompt-to-prompt, plug-and-play, masactrl, free-prompt         see editing/baselines
     all heads                       prompt-to-prompt, the target's word by one factor in all heads
@@ -53,6 +54,8 @@ from headwise.runs.image_names import ImageName
 from headwise.runs.scores import Axes
 
 __all__ = ["GIVEN_METHODS", "GivenEdit", "GivenMethod", "benchmark_given_editing"]
+
+SKIP = 0.36  # of the steps, left out by all methods on inverted noise: the share of the edit-friendly paper
 
 
 @dataclass(frozen=True)
@@ -124,8 +127,8 @@ def _with(make: MakeHooks, *dial: float | int, reads: str = "") -> GivenMethod:
     return GivenMethod(edited, dial, reads, (invert,), make)
 
 
-def _from_inversion(given: GivenEdit, hooks: Sequence[AttentionHook], skip: float | int = 0) -> Image.Image:
-    """The target from the inverted noise."""
+def _from_inversion(given: GivenEdit, hooks: Sequence[AttentionHook], skip: float = SKIP) -> Image.Image:
+    """The target from the inverted noise, without the first steps."""
     guidance_scale, targets = given.passed["guidance_scale"], [given.pair.target]
     options = {"skip": skip, "guidance_scale": guidance_scale}
     with warnings.catch_warnings():

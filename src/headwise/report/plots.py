@@ -48,7 +48,7 @@ from headwise.report.style import (
 __all__ = [
     "agreements", "as_png", "as_svg", "concept_similarity", "convergence", "correlation", "explanation",
     "heat_map", "intervals", "layer_means", "layer_summary", "lines", "rates", "reliability", "tradeoff",
-    "tradeoff_curves",     "weakening_areas", "weakening_curves",
+    "tradeoff_curves", "weakening_areas", "weakening_curves",
 ]  # fmt: skip
 
 
