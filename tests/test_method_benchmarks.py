@@ -262,12 +262,14 @@ def test_the_built_in_pairs():
         assert len(set(pair.texts)) == len(pair.texts)
 
 
-def test_the_built_in_prompts_of_two():
+def test_the_built_in_prompts_of_several_subjects():
     prompts = multi_subject_prompts("emoji", 30)
-    assert {p.kind for p in prompts} == {"type1", "type2"} and len(prompts) == 60
+    subjects = {p.kind: len(p.subjects) for p in prompts}
+    assert subjects == {"type1": 2, "type2": 2, "three": 3, "four": 4} and len(prompts) == 120
     for several in prompts:
         assert all(subject in several.prompt for subject in several.subjects)
         assert set(several.words) == set(several.concepts)
+    assert len({concept for several in prompts for concept in several.concepts.values()}) > 1
 
 
 def test_pairs_of_a_csv(tmp_path):

@@ -9,6 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from headwise.benchmarks.edit_pairs import edit_pairs
+from headwise.benchmarks.given_pictures import given_pairs
+from headwise.benchmarks.prompt_files import read_prompts
+from headwise.benchmarks.prompts import multi_subject_prompts
+from headwise.model.words import words_of
+
 TRAINING = Path(__file__).parent.parent / "training"
 sys.path.insert(0, str(TRAINING))
 world = pytest.importorskip("world", reason="training/ is in the repository only")
@@ -89,3 +95,17 @@ def test_every_word_of_an_attribute_is_drawn_differently(painter, concept):
     for i, a in enumerate(pictures):
         for b in pictures[:i]:
             assert np.abs(a - b).mean() > 1, concept
+
+
+def test_methods_are_compared_on_reporting_words_alone():
+    """What is settled beforehand, such as recipes and doses, is settled on the words at even places."""
+    reporting = {word for words in vocabulary.CONCEPTS.values() for word in words[1::2]}
+    tuning = {word for words in vocabulary.CONCEPTS.values() for word in words[::2]} - reporting
+    edits = [*edit_pairs("emoji", 1000), *given_pairs("emoji")]
+    several = [word for each in multi_subject_prompts("emoji", 1000) for word in each.words]
+    said = {word for pair in edits for text in (pair.source, pair.target) for word in words_of(text)}
+    assert {*said, *several} & tuning == set()
+    assert {pair.word for pair in edits} | set(several) <= reporting
+    atoms = [atom.word for prompt in read_prompts("emoji") for atom in prompt.atoms]
+    singular = {vocabulary.plural(word): word for word in reporting}
+    assert {singular.get(word, word) for word in atoms} <= reporting | {"one"}

@@ -1,8 +1,9 @@
 """Pairs of prompts to edit: a source, and a target that differs in one word of an attribute.
 
 They are read from TOML files that are written like prompts of a concept (prompts.py), with the `box` of the
-thing; or from CSV files with the columns source_prompt, target_prompt and attribute. Pairs with pictures are
-read by given_pictures.py.
+thing, and `siblings`, words of the attribute that pictures are compared with besides `words`; or from CSV
+files with the columns source_prompt, target_prompt and attribute. Pairs with pictures are read by
+given_pictures.py.
 """
 
 import csv
@@ -116,7 +117,8 @@ def _of_stretches(region: tuple[tuple[int, int], ...]) -> Bool[np.ndarray, "heig
 def _pair(
     attribute: str, table: dict[str, Any], prompt: str, thing: str, before: str, after: str
 ) -> EditPair:
-    prompts = {word: filled(prompt, {"word": word, "thing": thing}) for word in table["words"]}
+    words = dict.fromkeys([*table["words"], *table.get("siblings", [])])
+    prompts = {word: filled(prompt, {"word": word, "thing": thing}) for word in words}
     texts = (prompts[after], *(text for word, text in prompts.items() if word != after))
     others = (other for other in table["things"] if other != thing)
     things = tuple(filled(prompt, {"word": after, "thing": name}) for name in (thing, *others))

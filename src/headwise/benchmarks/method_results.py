@@ -65,7 +65,7 @@ class Editing(_ByMethod):
 
 @dataclass(frozen=True)
 class MultiConcept(_ByMethod):
-    """What every method reached for every prompt of two subjects.
+    """What every method reached for every prompt of several subjects.
 
     Args:
         scores: Along the axes method, measure (`METRICS`), seed and prompt.

@@ -1,7 +1,7 @@
 r"""Are all subjects of a prompt there?
 
     full      cosine of the scorer between the picture and the whole prompt
-    minimum   the smaller of the cosines with the two subjects alone
+    minimum   the smallest of the cosines with each subject alone
     caption   cosine between the prompt and the caption that fits the picture best, of all prompts of its type
     am, gm    means over the prompt's atoms, its things and their colours, as in atoms.py
 

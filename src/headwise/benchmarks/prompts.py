@@ -14,7 +14,7 @@ They are read from TOML files of templates, in which {word} and {thing} stand fo
 On the left, prompts of a concept: a picture is compared with `text` (with the prompt, if there is no `text`)
 for each of the words in the place of the right one. On the right, words with two senses: the first text
 describes the sense that is meant, the others misreadings (docs/polysemy.md has every key). "a" before a vowel
-becomes "an". several_emoji.toml shows prompts of two subjects; pairs to edit are in edit_pairs.py.
+becomes "an". several_emoji.toml shows prompts of several subjects; pairs to edit are in edit_pairs.py.
 """
 
 import itertools
@@ -23,6 +23,7 @@ import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from string import Formatter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -41,11 +42,11 @@ _DATA = Path(__file__).parents[1] / "data"
 
 
 class MultiSubjectPrompt(NamedTuple):
-    """A prompt with two subjects.
+    """A prompt with several subjects.
 
     Args:
-        kind: "type1" for things, "type2" for coloured ones.
-        prompt: The prompt with both subjects.
+        kind: The name of its table: "type1" for two things, "type2" for two coloured ones, or another.
+        prompt: The prompt with all subjects.
         subjects: Each subject with its article and colour.
         words: Each subject's noun.
         concepts: The concept of each noun.
@@ -141,7 +142,7 @@ def polysemy_prompts(source: str | Path, count: int | None = None) -> list[Polys
 
 
 def multi_subject_prompts(source: str | Path, count: int = 40) -> list[MultiSubjectPrompt]:
-    """Prompts with two subjects.
+    """Prompts with several subjects, as many as its template has letters: {a}, {b} …
 
     Args:
         source: "emoji", or the path of a TOML file.
@@ -173,18 +174,23 @@ def _two_sense(table: dict[str, Any], prompt: str, thing: str) -> PolysemyPrompt
 
 
 def _multi_subject(kind: str, table: dict[str, Any]) -> Iterator[MultiSubjectPrompt]:
+    slots = [name for _, name, _, _ in Formatter().parse(table["prompt"]) if name and len(name) == 1]
     colors = table.get("colors", [""])
-    for a, b in itertools.combinations(table["things"], 2):
-        for color_a, color_b in itertools.product(colors, colors):
-            if color_a and color_a == color_b:
+    listed = table["things"]
+    of_concept = listed if isinstance(listed, dict) else {table["concept"]: listed}
+    concept_of = {thing: concept for concept, things in of_concept.items() for thing in things}
+    for things in itertools.combinations(concept_of, len(slots)):
+        for chosen in itertools.product(colors, repeat=len(slots)):
+            if any(chosen) and len(set(chosen)) < len(chosen):
                 continue
-            fill = {"a": a, "b": b, "color_a": color_a, "color_b": color_b}
+            fill = dict(zip(slots, things, strict=True))
+            fill |= {f"color_{slot}": color for slot, color in zip(slots, chosen, strict=True)}
             subjects = tuple(
                 filled("a {word}", {"word": f"{color} {thing}".strip()})
-                for color, thing in ((color_a, a), (color_b, b))
+                for color, thing in zip(chosen, things, strict=True)
             )
-            concepts = {a: table["concept"], b: table["concept"]}
-            yield MultiSubjectPrompt(kind, filled(table["prompt"], fill), subjects, (a, b), concepts)
+            concepts = {thing: concept_of[thing] for thing in things}
+            yield MultiSubjectPrompt(kind, filled(table["prompt"], fill), subjects, things, concepts)
 
 
 def _eval_prompt(prompt: str, text: str, word: str, words: Sequence[str], thing: str) -> EvalPrompt:
