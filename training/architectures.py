@@ -49,6 +49,10 @@ SHAPES = {
         "block_out_channels": (128,), "down_block_types": DOWN, "up_block_types": UP, "layers_per_block": 5,
         "transformer_layers_per_block": 1,
     },
+    "up": {
+        "block_out_channels": (128,), "down_block_types": ["DownBlock2D"], "mid_block_type": "UNetMidBlock2D", "up_block_types": UP,
+        "layers_per_block": 2, "transformer_layers_per_block": 4,
+    },
     "dit": {"num_layers": 8, "num_attention_heads": 12, "attention_head_dim": 16},
 }  # fmt: skip
 
