@@ -2,9 +2,10 @@ r"""Which way of editing given pictures shows the target best, at equal preserva
 
 The pictures are not the model's own. Each is inverted once per seed (edit friendly, with the guidance of the
 edit, so that its own prompt gives it back), and edited by every method at every position of the method's
-dial, from the inverted noise without the first 0.36 of the steps. Pictures are scored by the metrics of
-editing.py, and methods compared along their curves of alignment against preservation (trade_off.py), because
-each of them can be turned up to change more, and down to keep more.
+dial, from the inverted noise without the first 0.36 of the steps; windows of attention are shares of the
+others. Pictures are scored by the metrics of editing.py, and methods compared along their curves of alignment
+against preservation (trade_off.py), because each of them can be turned up to change more, and down to keep
+more.
 
     inversion                       the target from the inverted noise, without a hook; its dial is the skip
     sdedit                          no inversion: noise and denoise again
@@ -169,13 +170,13 @@ GIVEN_METHODS: dict[str, GivenMethod] = {
     "inversion": GivenMethod(lambda g, skip: _from_inversion(g, [], skip), (0, 0.2, 0.4, 0.6), "", (invert,)),
     "sdedit": GivenMethod(_sdedit, (0.35, 0.5, 0.65, 0.8, 0.9), "", (sdedit,)),
     "prompt-to-prompt": _with(
-        lambda r, pair, until: [PromptToPrompt(self_attention=until)], 0, 0.2, 0.4, 0.6, 0.9
+        lambda r, pair, until: [PromptToPrompt(self_attention=until)], 0, 0.25, 0.5, 0.75, 1
     ),
     "plug-and-play": _with(
-        lambda r, pair, until: [PlugAndPlay(features_until=until, attention_until=until)], 0.2, 0.4, 0.6, 0.8
+        lambda r, pair, until: [PlugAndPlay(features_until=until, attention_until=until)], 0.25, 0.5, 0.75, 1
     ),
-    "masactrl": _with(lambda r, pair, start: [MasaCtrl(start=start)], 0, 0.08, 0.2, 0.4, 0.6),
-    "free-prompt": _with(lambda r, pair, until: [FreePrompt(until=until)], 0.1, 0.3, 0.5, 0.7, 0.9),
+    "masactrl": _with(lambda r, pair, start: [MasaCtrl(start=start)], 0, 0.1, 0.25, 0.5, 0.75),
+    "free-prompt": _with(lambda r, pair, until: [FreePrompt(until=until)], 0.2, 0.4, 0.6, 0.8, 1),
     "all heads": _with(_all_heads, 1, 1.5, 2, 3, 5),
     "votes": _by_heads("votes", 0.25, 0.5, 1, 2, 4),
     "votes, random heads": _by_heads("votes", 0.25, 0.5, 1, 2, 4, random=True),
