@@ -159,7 +159,7 @@ def ways(setting: Setting) -> dict[str, Callable[[], None]]:
             grid = int(of_layer.shape[1] ** 0.5)
             each = _coarsened(of_layer.permute(0, 2, 1).unflatten(-1, (grid, grid)))
             total = total + (each * factors[start:stop, None, None, None]).sum(0)
-        loss = excitement_loss((total / head_map.all_heads).expand(1, 2, -1, -1, -1), [(3, 6)], [7])
+        loss = excitement_loss((total / head_map.all_heads).expand(1, 2, -1, -1, -1), [(3, 6)], [(1, 7)])
         torch.autograd.grad(loss.sum(), moving)
         unet.set_attn_processor(dict(stock))
 

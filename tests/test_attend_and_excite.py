@@ -8,11 +8,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from conftest import BUILD
+from conftest import BUILD, tiny_pixart
 from headwise.editing.attend_and_excite import Excite, excite
 from headwise.errors import BadStrength, HeadwiseError, HookMisuse, WordNotInPrompt
 from headwise.model.attention import hooked
 from headwise.model.heads import HeadMap
+from headwise.model.hooks import Hook, as_hook
 from headwise.model.tokens import token_positions
 from helpers import relevance_for
 
@@ -57,11 +58,16 @@ def naive_loss(pipe, latents, timestep, text, prompt, words, weights):
 
     with hooked(pipe.unet, keep):
         pipe.unet(latents, timestep, **text)
+    return loss_of_maps(pipe, latents, kept, prompt, words, weights)
+
+
+def loss_of_maps(pipe, latents, kept, prompt, words, weights, start=1):
+    """The loss from the maps of each layer; the words' first token is at `start`."""
     end = len(pipe.tokenizer(prompt).input_ids) - 1
     losses = []
     for n, word in enumerate(words):
         if weights is None:
-            coarse = [m[0] for m in kept.values() if m.shape[2] == 8]
+            coarse = [m[0] for m in kept.values() if m.shape[2] == 8 or hasattr(pipe, "transformer")]
             total = torch.cat(coarse).mean(0).permute(2, 0, 1)
         else:
             total, h = 0.0, 0
@@ -75,9 +81,9 @@ def naive_loss(pipe, latents, timestep, text, prompt, words, weights):
                         goal = (8, round(8 * latents.shape[-1] / latents.shape[-2]))
                         maps = F.interpolate(maps[:, None], goal, mode="bilinear", align_corners=False)[:, 0]
                     total, h = total + weights[n][h] * maps, h + 1
-        said = torch.softmax(100 * total[1:end], 0)
+        said = torch.softmax(100 * total[start:end], 0)
         token = token_positions(pipe.tokenizer, prompt, word)[-1]
-        losses.append(1 - smooth(said[token - 1], 0.5, 1).max())
+        losses.append(1 - smooth(said[token - start], 0.5, 1).max())
     return torch.stack(losses).max().clamp(min=0)
 
 
@@ -232,3 +238,42 @@ def test_the_pipeline_is_left_as_it_was(sd):
 def test_refusals(sd, call, error, said):
     with pytest.raises(error, match=said):
         call(sd)
+
+
+@pytest.mark.filterwarnings("ignore:.*clean_caption.*")
+@pytest.mark.parametrize("form", ["plain", "relevance"])
+def test_on_a_transformer_padding_is_masked_and_the_first_word_counts(form):
+    """T5 says no start token; all layers have the latents' grid, and are read in the plain form, too."""
+    pipe, prompt, words = tiny_pixart(dtype=torch.float64), "a dog on the beach", ("dog", "beach")
+    relevance = relevance_for(pipe) if form == "relevance" else None
+    concepts = {"dog": "Animals", "beach": "Food"} if relevance else None
+    exciting, seen = Excite([words], relevance=relevance, concepts=concepts, thresholds={}), []
+    length = len(pipe.tokenizer(prompt).input_ids)
+
+    class Check(Hook):
+        def after_step(self, latents, call):
+            kept, timestep = {}, call.scheduler.timesteps[call.step]
+
+            def keep(attend, site, q, k, v):
+                scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
+                scores[..., length:] = -10_000
+                kept[site.layer] = torch.softmax(scores, -1).unflatten(-2, (site.height, site.width))
+                return attend(q, k, v)
+
+            call.rerun(as_hook(keep), latents, timestep)
+            weights = None
+            if relevance is not None:
+                weights = [relevance[concepts[word]] / HeadMap.of(pipe).all_heads for word in words]
+            naive = loss_of_maps(pipe, latents, kept, prompt, words, weights, start=0)
+            seen.append((exciting.loss(latents, timestep)[0], naive))
+            return latents
+
+    options = {"num_inference_steps": 2, "output_type": "latent", "use_resolution_binning": False}
+    with hooked(pipe, exciting, Check()):
+        pipe(prompt, height=16, width=16, max_sequence_length=24, **options)
+    assert len(seen) == 2 and all(abs(ours - naive) < 1e-12 for ours, naive in seen)
+    plain, moved = (
+        excite(pipe, [prompt], hook, seeds=[1], max_sequence_length=24, **options)
+        for hook in (Excite([words], thresholds={}, until=0), Excite([words]))
+    )
+    assert not torch.equal(plain, moved)

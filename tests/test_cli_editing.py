@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from headwise.editing.support import METHODS
 from headwise.pictures import settings_in
 from helpers import Stub
 
@@ -90,7 +91,9 @@ def test_excite_draws_plain_and_excited(run, workspace):
     assert np.array_equal(plain, pixels(workspace / "stock/000-plain.png"))
 
 
-def test_excite_turns_up_the_neglected_subject_where_no_gradient_is_supported(run, workspace):
+def test_excite_turns_up_the_neglected_subject_where_no_gradient_is_supported(run, workspace, monkeypatch):
+    unets = METHODS["Excite"]._replace(families=METHODS["compose"].families)
+    monkeypatch.setitem(METHODS, "Excite", unets)  # as on families that are tested without weights
     line = ("excite", "a dog and a cat", "-w", "dog", "-w", "cat", "--model", "emoji-dit", "--seeds", "1")
     options = ("--num-inference-steps", "2", "--json")
     code, out, _ = run(*line, *options, "--concept", "dog:Animals", "--concept", "cat:Animals")
@@ -99,6 +102,16 @@ def test_excite_turns_up_the_neglected_subject_where_no_gradient_is_supported(ru
     assert names == ["000-plain.png", "000-neglected.png"]
     code, _, err = run(*line, *options)
     assert code == 2 and "Attend-and-Excite works on" in err
+
+
+def test_edit_and_excite_work_on_the_built_in_transformer(run, workspace):
+    options = ("--model", "emoji-dit", "--seeds", "1", "--num-inference-steps", "2", "--json")
+    code, out, _ = run("edit", "--source", "a red car", "--target", "a blue car", *options)
+    assert code == 0 and len(json.loads(out)["files"]) == 2
+    subjects = ("-w", "dog", "-w", "cat", "--concept", "dog:Animals", "--concept", "cat:Animals")
+    code, out, _ = run("excite", "a dog and a cat", *subjects, *options)
+    names = [file.split("/")[-1].removesuffix(".png") for file in json.loads(out)["files"]]
+    assert names == ["000-plain", "000-attend-and-excite", "000-relevance", "000-neglected"]
 
 
 def test_benchmark_editing(run, workspace):

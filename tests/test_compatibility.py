@@ -433,7 +433,7 @@ def table():
         "",
         "Model families, each tested with the same hooks (`tests/test_families.py`): Stable Diffusion 1.x,",
         "2.x and XL, PixArt-Σ, Sana, Stable Diffusion 3 and 3.5, FLUX.1 dev and schnell. Editing and",
-        "exciting are for the first three.",
+        "exciting are for the first four; plug-and-play is for the first three, local blending for Sana too.",
         "",
     ]
     return "\n".join([*head, *lines, *guided, *families])

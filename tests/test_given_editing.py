@@ -15,7 +15,7 @@ from headwise.benchmarks.given_editing import GIVEN_METHODS, GivenEdit, benchmar
 from headwise.benchmarks.given_pictures import given_pairs
 from headwise.benchmarks.trade_off import SOURCE
 from headwise.editing.inversion import invert, psnr
-from headwise.errors import HeadwiseError, Unsupported
+from headwise.errors import HeadwiseError, HookMisuse
 from headwise.measuring.relevance import Relevance
 from headwise.model.autoencoder import decoded, encoded
 from headwise.model.generate import image_size
@@ -108,14 +108,14 @@ def test_relevance_alike_in_all_heads_is_one_factor_in_all_heads(sd, drawings):
 
 
 def test_what_does_not_fit_the_pipeline_is_left_out_or_refused(drawings, monkeypatch):
-    pipe = tiny_pixart()  # on which nothing is inverted
+    pipe = tiny_pixart()  # which has no residual blocks
     pairs, relevance = given_pairs(drawings)[:1], relevance_for(pipe)
     options = {"num_inference_steps": 3, "progress": False}
-    with pytest.raises(Unsupported, match="Inversion works on Stable Diffusion"):
+    with pytest.raises(HookMisuse, match=r"up_blocks.1.resnets.1 as a feature"):
         benchmark_given_editing(pipe, relevance, pairs, Stub(), methods=["plug-and-play"], **options)
     few = {name: GIVEN_METHODS[name] for name in ("plug-and-play", "effect", "truth")}
     monkeypatch.setattr("headwise.benchmarks.given_editing.GIVEN_METHODS", few)
-    with pytest.warns(UserWarning, match="plug-and-play is left out: "):
+    with pytest.warns(UserWarning, match="plug-and-play is left out: .*up_blocks.1.resnets.1"):
         found = benchmark_given_editing(pipe, relevance, pairs, Stub(), **options)
     assert found.methods == ("truth",), "effect was not given either"
 

@@ -25,6 +25,7 @@ from headwise.model.attention import hooked
 from headwise.model.generate import generate_keys, generator_for, latents_for, start_of
 from headwise.model.heads import HeadMap
 from headwise.model.hooks import Hook, as_hook
+from headwise.model.steps import require_steps
 from headwise.steering.steer import strengthen, weaken
 from helpers import relevance_for
 
@@ -336,17 +337,41 @@ def test_latents_move_in_transformers_too(name):
 
 
 @pytest.mark.filterwarnings("ignore:.*clean_caption.*")
-def test_a_pipeline_without_a_callback_is_refused():
-    pipe = TRANSFORMERS["pixart"]()
-    stock = type(pipe)
-    with pytest.raises(
-        HookMisuse, match="after each step, for which PixArtSigmaPipeline would need callback"
-    ):
-        with hooked(pipe, LocalBlend()):
-            pass
-    assert type(pipe) is stock
-    with hooked(pipe, Hook()):  # the refusal left nothing behind
-        pass
+@pytest.mark.parametrize("return_dict", [True, False])
+def test_a_pipeline_without_a_callback_is_changed_at_the_steps_of_its_scheduler(return_dict):
+    pipe, seen = TRANSFORMERS["pixart"](), []
+    stock, config = type(pipe), dict(pipe.scheduler.config)
+    step = pipe.scheduler.step
+
+    class Shift(Hook):
+        def after_step(self, latents, call):
+            seen.append(call.step)
+            return latents + 0.25
+
+    def run(*hooks):
+        generator = torch.Generator().manual_seed(3)
+        with hooked(pipe, *hooks):
+            options = {"num_inference_steps": 3, "output_type": "latent", "use_resolution_binning": False}
+            return pipe("a red dog", height=16, width=16, generator=generator, **options).images
+
+    def shifted(*args, **kwargs):
+        output = step(*args, **kwargs | {"return_dict": True})
+        output.prev_sample = output.prev_sample + 0.25
+        return output if return_dict else (output.prev_sample,)
+
+    plain = run()
+    changed = run(Shift())
+    assert seen == [0, 1, 2] and "step" not in pipe.scheduler.__dict__
+    assert type(pipe) is stock and dict(pipe.scheduler.config) == config
+    assert torch.equal(run(), plain)
+    pipe.scheduler.__dict__["step"] = shifted  # a step of the user's own
+    assert torch.equal(run(), changed) and pipe.scheduler.__dict__["step"] is shifted
+    assert torch.allclose(run(Shift()), run(Shift())) and not torch.equal(run(Shift()), changed)
+
+
+def test_a_pipeline_without_a_callback_or_scheduler_is_refused():
+    with pytest.raises(HookMisuse, match="after each step, for which Bare would need callback"):
+        require_steps(type("Bare", (), {"__call__": lambda self: None})(), [LocalBlend()])
 
 
 def test_a_pipeline_that_takes_no_latents_is_refused(sd):

@@ -9,10 +9,12 @@ from diffusers import DDIMScheduler
 from PIL import Image
 
 from conftest import BUILD, ddim, pndm, tiny_sd, tiny_sdxl
+from headwise.benchmarks.given_pictures import given_pairs
 from headwise.editing.inversion import _mean, edit_picture, invert, psnr
 from headwise.editing.prompt_to_prompt import PromptToPrompt
 from headwise.errors import HeadwiseError, NotFinite
 from headwise.model.autoencoder import decoded, encoded
+from headwise.model.pipelines import load_pipeline
 from headwise.pictures import read_picture
 
 
@@ -34,6 +36,15 @@ def test_edit_friendly_is_exact(name):
     found = invert(pipe, picture(), "a red dog", num_inference_steps=6)
     assert found.error < 1e-9 and found.psnr == pytest.approx(found.limit)
     assert found.path.shape == (7, 4, 8, 8) and found.residuals.shape == (6, 4, 8, 8)
+
+
+def test_a_transformer_gives_a_picture_back_and_edits_it():
+    pipe, [pair] = load_pipeline("emoji-dit"), given_pairs("emoji", 1)[:1]
+    found = invert(pipe, pair.picture, pair.source, num_inference_steps=6)
+    assert found.error < 1e-4 and found.psnr == pytest.approx(found.limit, abs=0.01) and found.limit > 30
+    source, edited = edit_picture(pipe, found, [pair.target], [PromptToPrompt()], skip=0.36)
+    assert psnr(source, found.picture) == pytest.approx(found.limit, abs=0.01)
+    assert psnr(edited, found.picture) < found.limit - 3
 
 
 @pytest.mark.parametrize("scheduler", [pndm, ddim])

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from conftest import BUILD, tiny_sd
+from conftest import BUILD, tiny_pixart, tiny_sd
 from headwise.editing.alignment import align
 from headwise.editing.baselines.composable import compose
 from headwise.editing.baselines.free_prompt import FreePrompt
@@ -52,20 +52,28 @@ class Explicit(Hook):
     def __init__(self, pipe, groups, cross, self_until, weights=None, factors=None):
         self.tokenizer, self.groups, self.cross, self.self_until = pipe.tokenizer, groups, cross, self_until
         self.weights, self.factors = weights or {}, factors or {}
+        self.masked = hasattr(pipe, "transformer")  # whose padding is masked, and which has one grid
         self.starts = [start for start, _ in HeadMap.of(pipe).slices]
 
+    def maps(self, site, q, k):
+        scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
+        if self.masked and site.kind == "cross":
+            prompts = [p.lower() for group in self.groups for p in group]
+            prompts = [""] * site.conditional.start + prompts  # negative prompts come first
+            for row, prompt in zip(scores, prompts, strict=True):
+                row[..., len(self.tokenizer(prompt).input_ids) :] = -10_000
+        return torch.softmax(scores, -1)
+
     def __call__(self, attend, site, q, k, v):
-        maps = torch.softmax(q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1]), -1)
+        maps = self.maps(site, q, k)
         done, first = site.step / site.call.steps, site.conditional.start
         new = maps.clone()
         for g, group in enumerate(self.groups):
             source = first + g * len(group)
             for n, target in enumerate(group[1:], 1):
                 if site.kind == "self":
-                    if (
-                        done < self.self_until
-                        and site.height * site.width * 16 <= site.call.grid[0] * site.call.grid[1]
-                    ):
+                    coarse = site.height * site.width * 16 <= site.call.grid[0] * site.call.grid[1]
+                    if done < self.self_until and (coarse or self.masked):
                         new[source + n] = maps[source]
                 else:
                     new[source + n] = self.columns(
@@ -115,6 +123,28 @@ def test_two_attentions_are_the_map_with_exchanged_columns(exact_pipe, guidance)
     assert (found - expected).abs().max() < 1e-12 * expected.abs().max()
     plain = draw(exact_pipe, GROUPS, guidance_scale=guidance)
     assert not torch.allclose(found[:, 1:], plain[:, 1:], atol=1e-6)  # something was edited at all
+
+
+@pytest.mark.filterwarnings("ignore:.*clean_caption.*")
+@pytest.mark.parametrize("guidance", [1.0, 5.0])
+def test_two_attentions_are_the_map_in_transformers_too_whose_padding_is_masked(guidance):
+    """Prompts of a group have other lengths, so that each row's keys are masked as those of its prompt."""
+    pipe = tiny_pixart(dtype=torch.float64)
+    relevance = relevance_for(pipe)
+    windows = {"cross": {"": 0.6}, "self_attention": 0.5}
+    ours = PromptToPrompt(
+        targets=2, **windows, relevance=relevance, concepts={"cat": "Animals"}, strength=1.5
+    )
+    twin = Explicit(pipe, GROUPS, {"": 0.6}, 0.5, factors={"cat": 1 + 1.5 * (relevance["Animals"] - 1)})
+    options = {"guidance_scale": guidance, "use_resolution_binning": False, "max_sequence_length": 24}
+    found, expected = (draw(pipe, GROUPS, hook, **options) for hook in (ours, twin))
+    assert (found - expected).abs().max() < 1e-12 * expected.abs().max()
+    plain = draw(pipe, GROUPS, **options)
+    assert not torch.allclose(found[:, 1:], plain[:, 1:], atol=1e-6)
+    assert torch.equal(found[:, 0], plain[:, 0])
+    looking = as_hook(lambda attend, site, q, k, v: attend(q, k, v))
+    for beside in ((looking, ours), (ours, looking)):
+        assert torch.equal(draw(pipe, GROUPS, *beside, **options), found)
 
 
 def test_a_word_is_strengthened_by_the_rule_of_the_relevance(sd):

@@ -1,16 +1,18 @@
 """What comparisons of methods share: the methods asked for, the prompts, the images that are kept."""
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
 from headwise.benchmarks.sweep import Call, KeptImage
-from headwise.errors import HeadwiseError
+from headwise.editing.support import require_support
+from headwise.errors import HeadwiseError, Unsupported
 from headwise.measuring.relevance import Relevance
 from headwise.runs.image_names import ImageName
 
-__all__ = ["Comparison", "keep_methods", "known_methods", "spread_evenly"]
+__all__ = ["Comparison", "keep_methods", "known_methods", "spread_evenly", "supported_methods"]
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,7 @@ class Comparison:
         batch_size: The batch size of the sweep.
         keep_prompts: How many prompts' images are saved.
         passed: Options of the pipeline call.
+        by_name: Whether the methods were asked for by name.
     """
 
     relevance: Relevance
@@ -34,6 +37,7 @@ class Comparison:
     batch_size: int
     keep_prompts: int
     passed: dict[str, Any]
+    by_name: bool = True
 
     def of(self, call: Call) -> list[Any]:
         """The prompt of each image of a call."""
@@ -71,6 +75,34 @@ def known_methods(
         if method in lacking:
             raise HeadwiseError(f"The method {method!r} needs `{lacking[method]}`, which was not given.")
     return tuple(methods)
+
+
+def supported_methods(
+    pipe: Any, methods: Sequence[str], needs: Mapping[str, Any], by_name: bool
+) -> tuple[str, ...]:
+    """Those methods that work on a pipeline.
+
+    Args:
+        pipe: The pipeline.
+        methods: The names of the methods.
+        needs: By method, what it uses, as `require_support` takes it. Others work on every pipeline.
+        by_name: Whether they were asked for by name; otherwise those that do not work are left out, with a
+            warning.
+
+    Raises:
+        Unsupported: A method that was asked for does not work on this kind of model.
+    """
+    working = []
+    for method in methods:
+        try:
+            require_support(pipe, *([needs[method]] if method in needs else ()))
+        except Unsupported as error:
+            if by_name:
+                raise
+            warnings.warn(f"{method} is left out: {error}", stacklevel=2)
+        else:
+            working.append(method)
+    return tuple(working)
 
 
 def spread_evenly(count: int, of: int) -> range:

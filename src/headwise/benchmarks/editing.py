@@ -26,14 +26,19 @@ import numpy as np
 from jaxtyping import Float
 
 from headwise.benchmarks.clip_scorer import CLIPScorer, without_object
-from headwise.benchmarks.comparison import Comparison, keep_methods, known_methods, spread_evenly
+from headwise.benchmarks.comparison import (
+    Comparison,
+    keep_methods,
+    known_methods,
+    spread_evenly,
+    supported_methods,
+)
 from headwise.benchmarks.edit_pairs import EditPair
 from headwise.benchmarks.method_results import TARGET_ONLY, Editing
 from headwise.benchmarks.sweep import Call, KeptImage, RunOptions, Sweep, run_sweep
 from headwise.editing.baselines.table import BASELINES, Baseline
 from headwise.editing.groups import generate_edits
 from headwise.editing.prompt_to_prompt import PromptToPrompt
-from headwise.editing.support import require_support
 from headwise.measuring.relevance import Relevance
 from headwise.model.pipelines import settings_of_pictures
 from headwise.runs.image_names import ImageName
@@ -73,7 +78,7 @@ def benchmark_editing(
         relevance: As measured on this model, with its head map.
         pairs: Source and target prompts, and the texts that their pictures are compared with.
         scorer: A CLIP model that compares pictures with texts and with each other.
-        methods: Some of `EDITING`; all if None.
+        methods: Some of `EDITING`; all that work on the pipeline if None, with a warning about the others.
         seeds: Each pair is generated once from each seed, as `headwise edit --seeds` generates it.
         keep_pairs: How many pairs' pictures to save in `out`/pictures, spread evenly, first seed.
         batch_size: Pictures per pipeline call, sources counted.
@@ -83,7 +88,7 @@ def benchmark_editing(
     comparison = Comparison(
         relevance, tuple(pairs), known_methods(methods, EDITING, pairs, "pair of prompts"), tuple(seeds),
         max(1, batch_size // 2), keep_pairs,
-        {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale},
+        {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}, methods is not None,
     )  # fmt: skip
     scores = run_sweep(pipe, partial(_sweep, comparison, scorer), kind="editing", together=batch_size, **run)
     return Editing(scores, tuple(pair.attribute for pair in pairs))
@@ -92,11 +97,10 @@ def benchmark_editing(
 def _sweep(comparison: Comparison, scorer: CLIPScorer, pipe: Any) -> Sweep:
     """The sweep over methods, seeds and pairs."""
     relevance, pairs, passed = comparison.relevance, comparison.prompts, comparison.passed
-    methods, seeds = comparison.methods, comparison.seeds
+    methods = supported_methods(pipe, comparison.methods, _needs(), comparison.by_name)
+    seeds = comparison.seeds
     settings = settings_of_pictures(pipe, [text for pair in pairs for text in (pair.source, pair.target)])
     settings |= passed | {"noise": "seed", "relevance": relevance.settings.get("weights")}
-    edited = [method for method in methods if method != TARGET_ONLY]
-    require_support(pipe, *(BASELINES[m].object if m in BASELINES else PromptToPrompt for m in edited))
     settings |= {"attributes": [pair.attribute for pair in pairs]}
     kept = spread_evenly(comparison.keep_prompts, len(pairs))
     keep_edits = keep_methods([pair.target for pair in pairs], kept)
@@ -128,6 +132,12 @@ def _sweep(comparison: Comparison, scorer: CLIPScorer, pipe: Any) -> Sweep:
         score=lambda call, images: edit_scores(scorer, comparison.of(call), sources(call), images),
         keep=keep,
     )
+
+
+def _needs() -> dict[str, Any]:
+    """What each method uses."""
+    edited = (method for method in EDITING if method != TARGET_ONLY)
+    return {m: BASELINES[m].object if m in BASELINES else PromptToPrompt for m in edited}
 
 
 def edit_scores(

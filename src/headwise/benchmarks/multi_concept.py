@@ -30,7 +30,13 @@ from jaxtyping import Float
 from headwise.benchmarks.atom_texts import Draft, DraftPrompt, atom_prompts
 from headwise.benchmarks.atoms import AtomPrompt, score_atoms, soft_tifa
 from headwise.benchmarks.clip_scorer import CLIPScorer
-from headwise.benchmarks.comparison import Comparison, keep_methods, known_methods, spread_evenly
+from headwise.benchmarks.comparison import (
+    Comparison,
+    keep_methods,
+    known_methods,
+    spread_evenly,
+    supported_methods,
+)
 from headwise.benchmarks.method_results import MultiConcept
 from headwise.benchmarks.nouns import COMMON_THINGS
 from headwise.benchmarks.prompts import MultiSubjectPrompt
@@ -38,7 +44,6 @@ from headwise.benchmarks.sweep import Call, RunOptions, Sweep, run_sweep
 from headwise.editing.attend_and_excite import Excite
 from headwise.editing.baselines.composable import compose
 from headwise.editing.neglected import StrengthenNeglected
-from headwise.editing.support import require_support
 from headwise.measuring.relevance import Relevance
 from headwise.model.attention import hooked
 from headwise.model.generate import generate_keys
@@ -80,7 +85,7 @@ def benchmark_multi_concept(
         relevance: As measured on this model, with its head map.
         prompts: Prompts with their subjects.
         scorer: A CLIP model that compares pictures with texts.
-        methods: Some of `COMPOSING`; all if None.
+        methods: Some of `COMPOSING`; all that work on the pipeline if None, with a warning about the others.
         seeds: Each prompt is generated once from each seed, as `headwise excite --seeds` generates it.
         keep_prompts: How many prompts' pictures to save in `out`/pictures, spread evenly, first seed.
         batch_size: Pictures per pipeline call.
@@ -90,7 +95,7 @@ def benchmark_multi_concept(
     comparison = Comparison(
         relevance, tuple(prompts), known_methods(methods, COMPOSING, prompts, "prompt with its subjects"),
         tuple(seeds), batch_size, keep_prompts,
-        {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale},
+        {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}, methods is not None,
     )  # fmt: skip
     sweep = partial(_sweep, comparison, scorer)
     scores = run_sweep(pipe, sweep, kind="multi-concept", together=batch_size, **run)
@@ -100,9 +105,9 @@ def benchmark_multi_concept(
 def _sweep(comparison: Comparison, scorer: CLIPScorer, pipe: Any) -> Sweep:
     """The sweep over methods, seeds and prompts."""
     relevance, prompts, passed = comparison.relevance, comparison.prompts, comparison.passed
-    methods, seeds = comparison.methods, comparison.seeds
+    methods = supported_methods(pipe, comparison.methods, NEEDS, comparison.by_name)
+    seeds = comparison.seeds
     texts, types = [prompt.prompt for prompt in prompts], [prompt.kind for prompt in prompts]
-    require_support(pipe, *(NEEDS[method] for method in methods if method in NEEDS))
     settings = settings_of_pictures(pipe, texts) | passed | {"noise": "seed"}
     settings |= {"relevance": relevance.settings.get("weights"), "types": types}
     captions = {kind: sorted({p.prompt for p in prompts if p.kind == kind}) for kind in types}

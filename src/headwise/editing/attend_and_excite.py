@@ -37,7 +37,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from headwise.editing.groups import coarse_side
+from headwise.editing.groups import is_coarse
 from headwise.editing.support import require_support
 from headwise.errors import BadStrength, HeadwiseError, HookMisuse
 from headwise.measuring.relevance import Relevance
@@ -119,13 +119,20 @@ class Excite(Hook):
 
     def __call__(self, attend: Attend, site: Site, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Make the map while `loss` asks for it, and attend unchanged."""
-        if self._maps is not None and (self.relevance is not None or site.height == self._coarse):
+        if self._maps is not None and (self.relevance is not None or is_coarse(site)):
             rows, size = site.conditional, (site.height, site.width)
             start, stop = site.call.head_map.slices[site.layer]
             weights = self._weights[:, :, start:stop].to(query)
             goal = _grid(site.call.grid) if self.relevance is not None else size
             self._maps[site.layer] = checkpoint(
-                weighted_maps, query[rows], key[rows], weights, size, goal, use_reentrant=False
+                weighted_maps,
+                query[rows],
+                key[rows],
+                weights,
+                size,
+                goal,
+                site.mask_of_rows(rows),
+                use_reentrant=False,
             )
             if site.layer == self._last:
                 raise _Enough
@@ -160,7 +167,7 @@ class Excite(Hook):
         total = torch.stack(list(maps.values())).sum(0)
         if self.relevance is None:  # the mean over heads and layers
             total = total / sum(call.head_map.layers[i].heads for i in maps)
-        return excitement_loss(total, self._subjects, self._ends, self.as_published)
+        return excitement_loss(total, self._subjects, self._words, self.as_published)
 
     def _moved(self, latents: Tensor, step: int, call: DenoiserCall) -> Tensor:
         """The latents from which denoiser call `step` of the pipeline call is to be made."""
@@ -205,14 +212,15 @@ class Excite(Hook):
         self._subjects = [
             [call.positions(p, word)[-1] for word in of_picture] for p, of_picture in enumerate(words)
         ]
-        self._ends = [max(call.positions(p, None)) + 1 for p in range(call.pictures)]
+        of_words = [call.positions(p, None) for p in range(call.pictures)]
+        self._words = [(min(positions), max(positions) + 1) for positions in of_words]
         if self.as_published:
-            self._ends = [call.tokens - 1] * call.pictures
+            self._words = [(1, call.tokens - 1)] * call.pictures
         self._weights = torch.zeros(call.pictures, max(map(len, words)), call.head_map.all_heads).double()
         for p, of_picture in enumerate(words):
             for k, word in enumerate(of_picture):
                 self._weights[p, k] = torch.from_numpy(self._heads(word, call.head_map))
-        self._coarse, self._last = coarse_side(call.grid[0]), -1
+        self._last = -1
 
     def _heads(self, word: str, head_map: HeadMap) -> Float[np.ndarray, " all_heads"]:
         """The weight of each head for a subject."""
@@ -233,9 +241,13 @@ def weighted_maps(
     weights: Float[Tensor, "pictures subjects heads"],
     size: tuple[int, int],
     goal: tuple[int, int],
+    mask: Tensor | None = None,
 ) -> Float[Tensor, "pictures subjects tokens grid_height grid_width"]:
     """The weighted sum of a layer's maps over its heads, for each subject, at the goal's height and width."""
-    maps = torch.softmax(query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5, -1)
+    scores = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
+    maps = torch.softmax(scores, -1)
     of_subjects = torch.einsum("pkh,phxt->pktx", weights, maps)
     return _resized(of_subjects.unflatten(-1, size), goal)
 
@@ -243,7 +255,7 @@ def weighted_maps(
 def excitement_loss(
     maps: Float[Tensor, "pictures subjects tokens height width"],
     subjects: Sequence[Sequence[int]],
-    ends: Sequence[int],
+    words: Sequence[tuple[int, int]],
     as_published: bool = False,
 ) -> Float[Tensor, " pictures"]:
     """max_k max(0, 1 − max over pixels of the smoothed map of subject k).
@@ -251,15 +263,15 @@ def excitement_loss(
     Args:
         maps: For each subject, the maps of all tokens.
         subjects: The position of the token of each image's subjects.
-        ends: The position of each image's end token; the softmax is over the words before it.
+        words: Where the words of each image's prompt begin and end; the softmax is over their tokens.
         as_published: Whether maps are smoothed as in the published code, whose Gaussian of "sigma 0.5" is
             exp(−x²), and which reflects maps at their edges.
     """
     sigma, edges = (math.sqrt(0.5), "reflect") if as_published else (0.5, "replicate")
     losses = []
-    for of_picture, tokens, end in zip(maps, subjects, ends, strict=True):
-        words = torch.softmax(100 * of_picture[:, 1:end], 1)
-        attended = torch.stack([words[k, token - 1] for k, token in enumerate(tokens)])
+    for of_picture, tokens, (start, end) in zip(maps, subjects, words, strict=True):
+        shares = torch.softmax(100 * of_picture[:, start:end], 1)
+        attended = torch.stack([shares[k, token - start] for k, token in enumerate(tokens)])
         strongest = _smooth(attended, sigma, edges).flatten(1).amax(1)
         losses.append((1 - strongest).clamp(min=0).amax())
     return torch.stack(losses)
@@ -278,7 +290,7 @@ def excite(
         options: Passed to the pipeline: `negative_prompt`, `height`, `width` …
 
     Raises:
-        Unsupported: The model has no U-Net.
+        Unsupported: The model is neither a Stable Diffusion 1, 2 or XL nor a PixArt.
     """
     require_support(pipe, exciting)
     with quiet(pipe), hooked(pipe, exciting):

@@ -16,9 +16,9 @@ from headwise.errors import HookMisuse
 from headwise.model.attention import hooked
 from headwise.model.generate import Key, generate_keys
 from headwise.model.hooks import Hook
-from headwise.model.sites import AttentionHook, DenoiserCall
+from headwise.model.sites import AttentionHook, DenoiserCall, Site
 
-__all__ = ["FromSource", "coarse_side", "generate_edits", "source_rows"]
+__all__ = ["FromSource", "coarse_side", "generate_edits", "is_coarse", "source_rows"]
 
 
 def source_rows(call: DenoiserCall, targets: int, both: bool = False) -> Int[Tensor, " rows"]:
@@ -92,6 +92,21 @@ def generate_edits(
     with hooked(pipe, *hooks):
         images = iter(generate_keys(pipe, prompts, keys, latents=latents, **options))
     return [[next(images) for _ in group] for group in groups]
+
+
+def is_coarse(site: Site, smaller: bool = False) -> bool:
+    """Whether a layer is one of those that see the layout, and whose maps are read.
+
+    In UNets these are the layers of height `coarse_side`. Transformers have one grid, and all layers count.
+
+    Args:
+        site: The layer.
+        smaller: Whether smaller heights count as well.
+    """
+    if site.address.startswith("transformer_blocks"):
+        return True
+    goal = coarse_side(site.call.grid[0])
+    return site.height <= goal if smaller else site.height == goal
 
 
 def coarse_side(side: int) -> int:

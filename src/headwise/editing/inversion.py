@@ -293,7 +293,7 @@ def _scheduler(pipe: Any, kind: Any) -> Any:
     if not hasattr(config, "prediction_type") or not hasattr(pipe.scheduler, "alphas_cumprod"):
         raise HeadwiseError(
             f"Images can be inverted by a schedule with noise levels; this pipeline has a "
-            f"{type(pipe.scheduler).__name__}. Use a Stable Diffusion 1, 2 or XL pipeline."
+            f"{type(pipe.scheduler).__name__}. Use a Stable Diffusion 1, 2, XL or PixArt pipeline."
         )
     return kind.from_config(config, clip_sample=False, thresholding=False)
 

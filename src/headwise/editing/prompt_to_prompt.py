@@ -38,7 +38,7 @@ from tqdm.auto import tqdm
 
 from headwise.editing.alignment import Alignment, align, align_images
 from headwise.editing.alignment_published import align_as_published
-from headwise.editing.groups import coarse_side, generate_edits, source_rows
+from headwise.editing.groups import generate_edits, is_coarse, source_rows
 from headwise.editing.support import require_support
 from headwise.errors import BadStrength, HeadwiseError, HookMisuse, PromptsNotAlike, WordNotInPrompt
 from headwise.measuring.relevance import Relevance
@@ -66,7 +66,8 @@ class PromptToPrompt(Hook):
         self_attention: The share in which coarse self-attention comes from the source; the paper of
             prompt-to-prompt has 0.4, that of relevance 0.9, which are the defaults without and with concepts.
         coarse: The largest share of the latents' positions at which a layer's self-attention is exchanged.
-            By default 1/16, as 16² of 64², though never below 8².
+            By default 1/16, as 16² of 64², though never below 8²; transformers have one grid, at which it is
+            exchanged in all layers.
         weights: The weight w of words of the targets, at all calls.
         relevance, concepts: Words of the targets, and the concept by whose heads each is strengthened instead
             of taking the source's map.
@@ -139,11 +140,11 @@ class PromptToPrompt(Hook):
         if self._ma is None:
             return output
         mav = torch.einsum("rst,rhtd->rhsd", self._ma.to(value.dtype), value)
-        return output + attend(query[rows], key[rows], mav)  # A M diag(a) V*
+        return output + attend(query[rows], key[rows], mav, rows=rows)  # A M diag(a) V*
 
     def _is_coarse(self, site: Site) -> bool:
         if self.coarse is None:
-            return site.height <= coarse_side(site.call.grid[0])
+            return is_coarse(site, smaller=True)
         return site.height * site.width <= self.coarse * site.call.grid[0] * site.call.grid[1]
 
     def _within(self, call: DenoiserCall, until: Tensor, more: int = 0) -> Tensor:

@@ -9,7 +9,8 @@ __all__ = ["require_support", "supports"]
 
 UNET = "Stable Diffusion 1, 2, XL"
 TEXT_ALONE = "Stable Diffusion 1, 2"
-TRANSFORMER = "PixArt, Sana"
+PIXART = "PixArt"
+SANA = "Sana"  # whose self-attention is linear, and has no maps
 JOINT = "Stable Diffusion 3, FLUX"
 
 
@@ -21,14 +22,14 @@ class _Method(NamedTuple):
 
 
 METHODS = {  # by the name of the hook's class, or of the function
-    "PromptToPrompt": _Method("Prompt-to-prompt"),
-    "LocalBlend": _Method("Local blending"),
-    "MasaCtrl": _Method("MasaCtrl"),
-    "FreePrompt": _Method("Free-prompt editing"),
+    "PromptToPrompt": _Method("Prompt-to-prompt", (UNET, PIXART)),
+    "LocalBlend": _Method("Local blending", (UNET, PIXART, SANA)),
+    "MasaCtrl": _Method("MasaCtrl", (UNET, PIXART)),
+    "FreePrompt": _Method("Free-prompt editing", (UNET, PIXART)),
     "PlugAndPlay": _Method("Plug-and-Play"),
-    "Patch": _Method("Patching", (UNET, TRANSFORMER)),
-    "Excite": _Method("Attend-and-Excite"),
-    "invert": _Method("Inversion"),
+    "Patch": _Method("Patching", (UNET, PIXART, SANA)),
+    "Excite": _Method("Attend-and-Excite", (UNET, PIXART)),
+    "invert": _Method("Inversion", (UNET, PIXART)),
     "compose": _Method("Composable diffusion", (TEXT_ALONE,)),
     "sdedit": _Method("SDEdit", (UNET, JOINT)),
 }
@@ -76,7 +77,9 @@ def _families(model: Any) -> set[str]:
     if any(layer.kind == "joint" for layer in head_map):
         return {JOINT}
     if any(layer.address.startswith("transformer_blocks") for layer in head_map):
-        return {TRANSFORMER}
+        if isinstance(model, HeadMap):
+            return {PIXART, SANA}
+        return {SANA if type(denoiser_of(model)).__name__.startswith("Sana") else PIXART}
     config = getattr(None if isinstance(model, HeadMap) else denoiser_of(model), "config", None)
     alone = getattr(config, "addition_embed_type", None) is None
     return {UNET, TEXT_ALONE} if alone else {UNET}

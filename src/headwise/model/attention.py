@@ -12,7 +12,7 @@ change latents before the first step and after each one (steps.py).
 import functools
 import inspect
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -24,7 +24,7 @@ from headwise.model.calls import PipelineCall, require_hooked_pipeline, watch_ca
 from headwise.model.contexts import Contexts
 from headwise.model.heads import HeadMap, denoiser_of, self_attention_beside, wrapped_denoiser_of
 from headwise.model.hooks import as_hook, overrides
-from headwise.model.inputs import crop_latents, grid_of, latents_in, least_side, rows_of
+from headwise.model.inputs import at_time, crop_latents, grid_of, latents_in, least_side, rows_of
 from headwise.model.intercept import Intercept
 from headwise.model.pipelines import text_segments
 from headwise.model.replacing import (
@@ -142,9 +142,10 @@ class _Hooked:
             return run(*arguments.args, **arguments.kwargs)
         named = inspect.BoundArguments(arguments.signature, arguments.arguments.copy())  # type: ignore[arg-type]
         named.apply_defaults()
-        outer, self.pipeline_call = self.pipeline_call, PipelineCall.of(self.pipe, named.arguments)
-        end = watch_call(self.pipe, self.pipeline_call)
-        try:
+        with ExitStack() as ending:
+            ending.callback(setattr, self, "pipeline_call", self.pipeline_call)
+            self.pipeline_call = PipelineCall.of(self.pipe, named.arguments)
+            ending.callback(watch_call(self.pipe, self.pipeline_call))
             if any(overrides(hook, "before_first_step") for hook in self.hooks) and not self.shared.beginning:
                 self.shared.beginning = self
                 try:
@@ -155,11 +156,9 @@ class _Hooked:
                 if latents is not None:
                     arguments.arguments["latents"] = latents
             if any(overrides(hook, "after_step") for hook in self.hooks):
-                add_after_step(self.hooks, lambda: self.prompted_call, arguments)
+                of_step = lambda: self.prompted_call  # noqa: E731
+                ending.callback(add_after_step(self.pipe, self.hooks, of_step, arguments))
             return run(*arguments.args, **arguments.kwargs)
-        finally:
-            end()
-            self.pipeline_call = outer
 
     def _begin(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
         """Note what a denoiser call holds, before it is made."""
@@ -244,7 +243,7 @@ class _Hooked:
         modes.require_gradients(self.denoiser)
         first, name = call.conditional.start, latents_in(inputs)
         rows = [first + image for image in (range(call.pictures) if images is None else images)]
-        changed = {} if latents is None else {name: latents, "timestep": modes.tracked(timestep)}
+        changed = {} if latents is None else at_time(inputs, latents, modes.tracked(timestep))
         if latents_of is not None:
             changed = {name: modes.tracked(inputs[name][[first + image for image in latents_of]])}
         inputs = modes.tracked(rows_of(inputs, call.rows, rows)) | changed
@@ -322,7 +321,9 @@ class _Hooked:
 
         return modes.mark(wrapped)
 
-    def _site(self, index: int, module: nn.Module, kind: str, pixels: int, text: slice) -> Site:
+    def _site(
+        self, index: int, module: nn.Module, kind: str, pixels: int, text: slice, mask: Tensor | None
+    ) -> Site:
         """Where layer `index` stands in the denoiser call under way."""
         layer, call = self.head_map.layers[index], self.denoiser_call
         patch = getattr(self.denoiser.config, "patch_size", None) or 1
@@ -339,6 +340,7 @@ class _Hooked:
             width=width,
             module=module,
             call=call,
+            mask=mask,
         )
 
     def _guided(self) -> bool:

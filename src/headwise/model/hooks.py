@@ -2,7 +2,9 @@ r"""The hook protocol: what may stand at a pipeline's attention, and when each o
 
 A cross-attention layer computes `attend(q, k, v) = softmax(q kᵀ/√d) v`. A hook stands in that place; `attend`
 is the model's own fused kernel, with the mask and scale its processor passed, and of several hooks each one's
-`attend` is the next hook. During one call of the pipeline a hook's methods are called in this order:
+`attend` is the next hook. Where queries and keys are taken from other rows of the batch, their padding is
+masked by saying so: `attend(q[rows], k[rows], v, rows=rows)`. During one call of the pipeline a hook's
+methods are called in this order:
 
     before_first_step(latents, call)            once, before the first call of the denoiser
     for each call of the denoiser:

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from headwise.errors import HookMisuse
 
-__all__ = ["crop_latents", "grid_of", "latents_in", "least_side", "rows_of"]
+__all__ = ["at_time", "crop_latents", "grid_of", "latents_in", "least_side", "rows_of"]
 
 
 def latents_in(inputs: dict[str, Any]) -> str:
@@ -55,6 +55,19 @@ def crop_latents(inputs: dict[str, Any], side: int) -> dict[str, Any]:
     if inputs[name].ndim == 3:
         return changed | {name: inputs[name][:, :1], "img_ids": inputs["img_ids"][..., :1, :]}
     return changed | {name: inputs[name][..., :side, :side]}
+
+
+def at_time(inputs: dict[str, Any], latents: Tensor, timestep: Tensor) -> dict[str, Any]:
+    """The inputs that change where other latents are computed, at this timestep.
+
+    Args:
+        inputs: The inputs of a call; transformers get a timestep for each row.
+        latents: The other latents.
+        timestep: The scheduler's timestep, one number.
+    """
+    given = inputs["timestep"]
+    each = timestep.expand(len(latents)) if isinstance(given, Tensor) and given.ndim else timestep
+    return {latents_in(inputs): latents, "timestep": each}
 
 
 def rows_of(value: Any, rows: int, chosen: slice | list[int]) -> Any:

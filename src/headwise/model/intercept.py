@@ -34,7 +34,7 @@ class Intercept(TorchFunctionMode):
         call: The denoiser call under way.
         module: The attention module whose forward is running.
         kind: The kind of the layer: "cross", "joint" or "self".
-        site_of: `site_of(kind, pixels, text)` is the layer's site for queries of this kind.
+        site_of: `site_of(kind, pixels, text, mask)` is the layer's site for queries of this kind.
 
     Attributes:
         met: Whether an attention has been intercepted.
@@ -46,7 +46,7 @@ class Intercept(TorchFunctionMode):
         call: DenoiserCall,
         module: nn.Module,
         kind: str,
-        site_of: Callable[[str, int, slice], Site],
+        site_of: Callable[[str, int, slice, Tensor | None], Site],
     ) -> None:
         super().__init__()
         self.hooks, self.call, self.module, self.kind, self.site_of = hooks, call, module, kind, site_of
@@ -72,14 +72,17 @@ class Intercept(TorchFunctionMode):
     ) -> Float[Tensor, "batch heads pixels dim"]:
         """The attention as the hooks compute it; the kernel keeps its own mask, dropout and scale."""
 
-        def attend(q: Tensor, k: Tensor, v: Tensor, rows: slice = slice(None)) -> Tensor:
-            return kernel(q, k, v, _mask_of(attn_mask, rows), *args, **options)
+        def attend(
+            q: Tensor, k: Tensor, v: Tensor, rows: Tensor | None = None, queries: slice = slice(None)
+        ) -> Tensor:
+            return kernel(q, k, v, _mask_of(attn_mask, rows, queries), *args, **options)
 
         self.require_rows(len(query), key.shape[-2])
         if self.kind == "joint":
-            return self.intercept_joint(attend, query, key, value)
+            return self.intercept_joint(attend, query, key, value, attn_mask)
         text = slice(0, 0 if self.kind == "self" else key.shape[-2])
-        return self.call_hooks(attend, self.site_of(self.kind, query.shape[-2], text), query, key, value)
+        site = self.site_of(self.kind, query.shape[-2], text, attn_mask)
+        return self.call_hooks(attend, site, query, key, value)
 
     def require_rows(self, rows: int, keys: int) -> None:
         """HookMisuse unless the layer computes the call's rows, and in cross-attention all its tokens."""
@@ -92,7 +95,7 @@ class Intercept(TorchFunctionMode):
             )
 
     def intercept_joint(
-        self, kernel: Callable[..., Tensor], query: Tensor, key: Tensor, value: Tensor
+        self, kernel: Callable[..., Tensor], query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None
     ) -> Tensor:
         """Joint attention: the pixels' queries and the text's go to hooks apart, with all keys."""
         length, tokens = query.shape[-2], self.call.tokens
@@ -101,18 +104,20 @@ class Intercept(TorchFunctionMode):
             text, pixels = slice(0, tokens), slice(tokens, length)
         unchanged: list[Tensor] = []
 
-        def attend_from(rows: slice, original: Tensor, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            if q is not original or k is not key or v is not value:
-                return kernel(q, k, v, rows)
+        def attend_from(
+            part: slice, original: Tensor, q: Tensor, k: Tensor, v: Tensor, rows: Tensor | None = None
+        ) -> Tensor:
+            if q is not original or k is not key or v is not value or rows is not None:
+                return kernel(q, k, v, rows, part)
             if not unchanged:  # the layer's own attention in one piece, so that its bits are the layer's own
                 unchanged.append(kernel(query, key, value))
-            return unchanged[0][..., rows, :]
+            return unchanged[0][..., part, :]
 
         outputs = []
-        for kind, rows in sorted((("joint", pixels), ("text", text)), key=lambda queries: queries[1].start):
-            queries = query[..., rows, :]
-            attend = functools.partial(attend_from, rows, queries)
-            site = self.site_of(kind, length - tokens, text)
+        for kind, part in sorted((("joint", pixels), ("text", text)), key=lambda queries: queries[1].start):
+            queries = query[..., part, :]
+            attend = functools.partial(attend_from, part, queries)
+            site = self.site_of(kind, length - tokens, text, _mask_of(mask, None, part))
             outputs.append(self.call_hooks(attend, site, queries, key, value))
         return torch.cat(outputs, -2)
 
@@ -124,12 +129,24 @@ class Intercept(TorchFunctionMode):
         return attend(query, key, value)
 
 
-def _mask_of(mask: Tensor | None, queries: slice) -> Tensor | None:
-    """The rows of an attention mask, "… queries keys", for some of the queries."""
+def _mask_of(mask: Tensor | None, rows: Tensor | None, queries: slice) -> Tensor | None:
+    """An attention mask, "batch … queries keys", for these rows of the batch and some of the queries."""
+    if mask is not None and rows is not None and len(mask) > 1:
+        mask = mask[rows.to(mask.device)]
     return mask if mask is None or mask.shape[-2] == 1 else mask[..., queries, :]
 
 
-def _checked(hook: Hook, attend: Attend, site: Site, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+def _checked(
+    hook: Hook,
+    attend: Attend,
+    site: Site,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    rows: Tensor | None = None,
+) -> Tensor:
+    if rows is not None:  # the hook before passed queries and keys of other rows on
+        attend = functools.partial(_in_rows, attend, rows)
     output = hook(attend, site, query, key, value)
     if not isinstance(output, Tensor) or output.shape != query.shape[:-1] + value.shape[-1:]:
         came = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
@@ -139,3 +156,9 @@ def _checked(hook: Hook, attend: Attend, site: Site, query: Tensor, key: Tensor,
             "Did it forget to return attend(query, key, value)?"
         )
     return output
+
+
+def _in_rows(
+    attend: Attend, outer: Tensor, query: Tensor, key: Tensor, value: Tensor, rows: Tensor | None = None
+) -> Tensor:
+    return attend(query, key, value, rows=outer if rows is None else outer[rows])

@@ -13,7 +13,7 @@ from headwise.model.tokens import TextSegment, positions_in
 
 __all__ = ["Attend", "AttentionHook", "DenoiserCall", "Site", "layer_grid"]
 
-Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
+Attend = Callable[..., Tensor]  # attend(query, key, value, rows=None), see hooks.py
 AttentionHook = Callable[[Attend, "Site", Tensor, Tensor, Tensor], Tensor]
 
 
@@ -33,6 +33,9 @@ class Site:
         height, width: The latent grid of this layer; the query's pixels are its rows one after the other.
         module: The attention module, to be read and called, never changed.
         call: The denoiser call that the layer is computed for.
+        mask: What the processor masks attention with, "rows heads pixels keys" or of size 1 along some of
+            these: False, or a large negative number that is added to the scores, where there is padding; None
+            where nothing is masked. `attend` applies it.
     """
 
     layer: int
@@ -46,6 +49,7 @@ class Site:
     width: int
     module: nn.Module
     call: "DenoiserCall"
+    mask: Tensor | None = None
 
     # Properties, so that a compiled denoiser is compiled anew at each step only for hooks that ask for it.
 
@@ -53,6 +57,10 @@ class Site:
     def step(self) -> int:
         """Index of the denoiser call within the pipeline call, counted: 0, 1, 2 …"""
         return self.call.step
+
+    def mask_of_rows(self, rows: slice) -> Tensor | None:
+        """The mask of these rows of the batch; None where nothing is masked."""
+        return self.mask if self.mask is None or len(self.mask) == 1 else self.mask[rows]
 
     @property
     def prompts(self) -> tuple[str, ...]:

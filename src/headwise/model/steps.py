@@ -1,12 +1,13 @@
 """Latents between denoiser calls: what hooks change before the first and after each step.
 
-After a step, hooks come by the pipeline's own `callback_on_step_end`, and the user's callback after them.
-Before the first call there is nothing to come by: the pipeline's call is begun and stopped at its first
-denoiser call, and then made again from other latents. Generators are not set back in between, since the
-latents have been drawn from them and the noise of later steps has not. Of nested contexts the innermost
-moves the latents first.
+After a step, hooks come by the pipeline's own `callback_on_step_end`, and the user's callback after them; in
+a pipeline that has none, by the step of its scheduler. Before the first call there is nothing to come by: the
+pipeline's call is begun and stopped at its first denoiser call, and then made again from other latents.
+Generators are not set back in between, since the latents have been drawn from them and the noise of later
+steps has not. Of nested contexts the innermost moves the latents first.
 """
 
+import functools
 import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -37,10 +38,11 @@ def require_steps(pipe: Any, hooks: Sequence[Hook]) -> None:
     """HookMisuse if a hook changes latents in a pipeline that offers no way to change them."""
     parameters = inspect.signature(type(pipe).__call__).parameters
     for hook in hooks:
-        if overrides(hook, "after_step") and not {CALLBACK, INPUTS} <= {*parameters}:
+        steps = {CALLBACK, INPUTS} <= {*parameters} or hasattr(getattr(pipe, "scheduler", None), "step")
+        if overrides(hook, "after_step") and not steps:
             raise HookMisuse(
                 f"{hook!r} changes latents after each step, for which {type(pipe).__name__} would need "
-                f"{CALLBACK}. Use a pipeline that has it, or leave the hook out."
+                f"{CALLBACK} or a scheduler. Use a pipeline that has one, or leave the hook out."
             )
         if overrides(hook, "before_first_step") and not (
             "latents" in parameters and hasattr(pipe, "prepare_latents")
@@ -81,15 +83,21 @@ def moved_start(
 
 
 def add_after_step(
-    hooks: Sequence[Hook], call_of_step: Callable[[], DenoiserCall], arguments: inspect.BoundArguments
-) -> None:
-    """Put the hooks' `after_step` before the user's own callback in the arguments of a pipeline's call.
+    pipe: Any,
+    hooks: Sequence[Hook],
+    call_of_step: Callable[[], DenoiserCall],
+    arguments: inspect.BoundArguments,
+) -> Callable[[], None]:
+    """Have a pipeline's call pass its latents through the hooks' `after_step`; returns how to end that.
 
     Args:
+        pipe: The user's pipeline.
         hooks: The hooks of the context.
         call_of_step: Returns the denoiser call of the step that has been made.
-        arguments: The arguments, which are changed.
+        arguments: The arguments of the call, to which a callback is added, before the user's own.
     """
+    if INPUTS not in arguments.signature.parameters:
+        return _after_scheduler_step(pipe.scheduler, hooks, call_of_step)
     default = arguments.signature.parameters[INPUTS].default
     users = arguments.arguments.get(CALLBACK)
     names = arguments.arguments.get(INPUTS, default)
@@ -108,3 +116,31 @@ def add_after_step(
 
     arguments.arguments[CALLBACK] = callback
     arguments.arguments[INPUTS] = list(dict.fromkeys(["latents", *names]))
+    return lambda: None
+
+
+def _after_scheduler_step(
+    scheduler: Any, hooks: Sequence[Hook], call_of_step: Callable[[], DenoiserCall]
+) -> Callable[[], None]:
+    """Pass what a scheduler's step returns through the hooks' `after_step`; returns how to end that."""
+    original, before = scheduler.step, scheduler.__dict__.get("step")
+
+    @functools.wraps(original)
+    def step(*args: Any, **kwargs: Any) -> Any:
+        """The step's own output, with the latents after the hooks."""
+        output = original(*args, **kwargs)
+        latents = output[0]
+        for hook in hooks:
+            latents = hook.after_step(latents, call_of_step())
+        if isinstance(output, tuple):
+            return (latents, *output[1:])
+        output["prev_sample"] = latents
+        return output
+
+    def end() -> None:
+        scheduler.__dict__.pop("step", None)
+        if before is not None:
+            scheduler.__dict__["step"] = before
+
+    scheduler.__dict__["step"] = step  # as diffusers' __setattr__ would write it into the configuration
+    return end
