@@ -122,7 +122,7 @@ def options() -> argparse.Namespace:
         "--parts", type=Path, help="folder of the trained vae, text_encoder, tokenizer; --work if not given"
     )
     parse.add_argument("--preset", choices=PRESETS, default="cpu")
-    parse.add_argument("--shape", choices=SHAPES, default="flat", help="at which levels text is read")
+    parse.add_argument("--shape", choices=SHAPES, default="up", help="where text is read")
     parse.add_argument(
         "--rule", default="heads 0.5", help="which layers hear a sample's words, see hearing.py"
     )

@@ -109,7 +109,8 @@ class _Hooked:
             for address in hook.features_among(modules):
                 self.undo.append(register_feature(modules, address, hook, lambda: self.left))
         if hasattr(self.denoiser, "cache_context"):
-            self.undo.append(replace_cache_context(self.denoiser, self._note_unconditional))
+            note = functools.partial(setattr, self, "unconditional")
+            self.undo.append(replace_cache_context(self.denoiser, note))
         if callable(self.pipe) and not isinstance(self.pipe, nn.Module):
             require_steps(self.pipe, self.hooks)
             self.undo.append(replace_call(self.pipe, self._call_pipeline))
@@ -133,9 +134,6 @@ class _Hooked:
                 + "The denoiser must run all its layers; switch off caching and layer skipping."
             )
 
-    def _note_unconditional(self, unconditional: bool) -> None:
-        self.unconditional = unconditional
-
     def _call_pipeline(self, run: Callable[..., Any], arguments: inspect.BoundArguments) -> Any:
         """One call of the pipeline, whose latents hooks may change."""
         if self.left:
@@ -156,8 +154,7 @@ class _Hooked:
                 if latents is not None:
                     arguments.arguments["latents"] = latents
             if any(overrides(hook, "after_step") for hook in self.hooks):
-                of_step = lambda: self.prompted_call  # noqa: E731
-                ending.callback(add_after_step(self.pipe, self.hooks, of_step, arguments))
+                ending.callback(add_after_step(self.pipe, self.hooks, lambda: self.prompted_call, arguments))
             return run(*arguments.args, **arguments.kwargs)
 
     def _begin(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
