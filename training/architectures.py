@@ -3,7 +3,8 @@
     all      UNet 8×8, 4×4, 2×2, text at every level                                             16 text layers × 8 heads
     below    the same without text at 8×8                                                        16 × 8
     four     UNet 8×8, 4×4, text at 4×4 alone: every text layer sees the same grid               16 × 8
-    flat     UNet of one level, 8×8, text in every layer: no layer sees a coarser grid                   12 × 8
+    flat     UNet of one level, 8×8, text in every layer: no layer sees a coarser grid           12 × 8
+    up       UNet of one level, text on the way up: skip connections carry nothing that was read 12 × 8
     dit      PixArt-shaped: self-attention, cross-attention, gated MLP on the 8×8 latents        8 × 12
 
 Queries and keys on text begin larger than usual (`SHARP`): with the usual ones attention stays flat, since the mean over a short
