@@ -366,7 +366,7 @@ def test_a_pipeline_without_a_callback_is_changed_at_the_steps_of_its_scheduler(
     assert torch.equal(run(), plain)
     pipe.scheduler.__dict__["step"] = shifted  # a step of the user's own
     assert torch.equal(run(), changed) and pipe.scheduler.__dict__["step"] is shifted
-    assert torch.allclose(run(Shift()), run(Shift())) and not torch.equal(run(Shift()), changed)
+    assert not torch.equal(run(Shift()), changed)  # shifted twice
 
 
 def test_a_pipeline_without_a_callback_or_scheduler_is_refused():

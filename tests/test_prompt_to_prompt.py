@@ -222,6 +222,31 @@ def test_local_blend_keeps_the_source_outside_its_mask(sd):
     assert 0 < kept.sum() < kept.numel()
 
 
+@pytest.mark.filterwarnings("ignore:.*clean_caption.*")
+def test_local_blend_looks_at_plain_maps_whose_padding_is_masked():
+    """By hand, on a transformer; a hook inside, which changes what comes of attention, changes no map."""
+    pipe, group = tiny_pixart(dtype=torch.float64), ("a red dog", "a red cat on the beach")
+    changed = [[2], [2, 3, 4, 5]]  # dog; cat on the beach
+    naive, words = 0.0, [prompt.split() for prompt in group]
+
+    def look(attend, site, q, k, v):
+        nonlocal naive
+        maps = []
+        for image, prompt in enumerate(group):
+            row = site.conditional.start + image
+            scores = q[row] @ k[row].transpose(-1, -2) / math.sqrt(q.shape[-1])
+            scores[..., len(pipe.tokenizer(prompt).input_ids) :] = -10_000
+            tokens = [t for n in changed[image] for t in site.call.positions(image, words[image][n])]
+            maps.append(torch.softmax(scores, -1)[..., tokens].sum(-1).mean(0))
+        naive = naive + torch.stack(maps).unflatten(-1, (site.height, site.width))
+        return attend(q, k, v)
+
+    blend, doubling = LocalBlend(threshold=0.0), as_hook(lambda attend, site, q, k, v: attend(q, k, 2 * v))
+    options = {"num_inference_steps": 1, "use_resolution_binning": False, "max_sequence_length": 24}
+    draw(pipe, [group], blend, as_hook(look), doubling, **options, guidance_scale=5.0)
+    assert torch.allclose(blend._sum.double(), naive, atol=1e-6)
+
+
 def test_every_baseline_runs_on_every_pipeline(pipe):
     plain = draw(pipe, GROUPS)
     block = next(

@@ -7,8 +7,7 @@ from types import MappingProxyType
 from typing import Any
 
 from headwise.benchmarks.sweep import Call, KeptImage
-from headwise.editing.support import require_support
-from headwise.errors import HeadwiseError, Unsupported
+from headwise.errors import HeadwiseError, HookMisuse, Unsupported
 from headwise.measuring.relevance import Relevance
 from headwise.runs.image_names import ImageName
 
@@ -78,25 +77,24 @@ def known_methods(
 
 
 def supported_methods(
-    pipe: Any, methods: Sequence[str], needs: Mapping[str, Any], by_name: bool
+    methods: Sequence[str], require: Callable[[str], None], by_name: bool
 ) -> tuple[str, ...]:
     """Those methods that work on a pipeline.
 
     Args:
-        pipe: The pipeline.
         methods: The names of the methods.
-        needs: By method, what it uses, as `require_support` takes it. Others work on every pipeline.
+        require: Refuses the method of a name if it does not work on the pipeline.
         by_name: Whether they were asked for by name; otherwise those that do not work are left out, with a
             warning.
 
     Raises:
-        Unsupported: A method that was asked for does not work on this kind of model.
+        Unsupported, HookMisuse: A method that was asked for does not work on the pipeline.
     """
     working = []
     for method in methods:
         try:
-            require_support(pipe, *([needs[method]] if method in needs else ()))
-        except Unsupported as error:
+            require(method)
+        except (Unsupported, HookMisuse) as error:
             if by_name:
                 raise
             warnings.warn(f"{method} is left out: {error}", stacklevel=2)

@@ -39,6 +39,7 @@ from headwise.benchmarks.sweep import Call, KeptImage, RunOptions, Sweep, run_sw
 from headwise.editing.baselines.table import BASELINES, Baseline
 from headwise.editing.groups import generate_edits
 from headwise.editing.prompt_to_prompt import PromptToPrompt
+from headwise.editing.support import require_support
 from headwise.measuring.relevance import Relevance
 from headwise.model.pipelines import settings_of_pictures
 from headwise.runs.image_names import ImageName
@@ -97,7 +98,8 @@ def benchmark_editing(
 def _sweep(comparison: Comparison, scorer: CLIPScorer, pipe: Any) -> Sweep:
     """The sweep over methods, seeds and pairs."""
     relevance, pairs, passed = comparison.relevance, comparison.prompts, comparison.passed
-    methods = supported_methods(pipe, comparison.methods, _needs(), comparison.by_name)
+    require = partial(_require_method, pipe)
+    methods = supported_methods(comparison.methods, require, comparison.by_name)
     seeds = comparison.seeds
     settings = settings_of_pictures(pipe, [text for pair in pairs for text in (pair.source, pair.target)])
     settings |= passed | {"noise": "seed", "relevance": relevance.settings.get("weights")}
@@ -134,10 +136,9 @@ def _sweep(comparison: Comparison, scorer: CLIPScorer, pipe: Any) -> Sweep:
     )
 
 
-def _needs() -> dict[str, Any]:
-    """What each method uses."""
-    edited = (method for method in EDITING if method != TARGET_ONLY)
-    return {m: BASELINES[m].object if m in BASELINES else PromptToPrompt for m in edited}
+def _require_method(pipe: Any, method: str) -> None:
+    if method != TARGET_ONLY:
+        require_support(pipe, BASELINES[method].object if method in BASELINES else PromptToPrompt)
 
 
 def edit_scores(

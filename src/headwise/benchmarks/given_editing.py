@@ -32,7 +32,7 @@ import numpy as np
 from PIL import Image
 
 from headwise.benchmarks.clip_scorer import CLIPScorer
-from headwise.benchmarks.comparison import known_methods, spread_evenly
+from headwise.benchmarks.comparison import known_methods, spread_evenly, supported_methods
 from headwise.benchmarks.edit_pairs import EditPair
 from headwise.benchmarks.editing import METRICS, edit_scores, with_random_heads
 from headwise.benchmarks.sweep import Call, KeptImage, RunOptions, Sweep, run_sweep
@@ -44,7 +44,7 @@ from headwise.editing.baselines.sdedit import sdedit
 from headwise.editing.inversion import Inversion, edit_picture, invert
 from headwise.editing.prompt_to_prompt import PromptToPrompt
 from headwise.editing.support import require_support
-from headwise.errors import HeadwiseError, HookMisuse, Unsupported
+from headwise.errors import HeadwiseError
 from headwise.measuring.relevance import Relevance
 from headwise.model.attention import hooked
 from headwise.model.generate import image_size
@@ -261,17 +261,11 @@ class _Comparing:
 
     def positions(self, pipe: Any) -> dict[str, tuple[str, float]]:
         """By setting its method and position of the dial, of the methods that work on this pipeline."""
+        require = lambda name: GIVEN_METHODS[name].require(pipe, self.measured, self.pairs[0])  # noqa: E731
         positions = {SOURCE: ("", 0.0)}
-        for name in self.methods:
-            method = GIVEN_METHODS[name]
-            try:
-                method.require(pipe, self.measured, self.pairs[0])
-            except (Unsupported, HookMisuse) as error:
-                if self.by_name:
-                    raise
-                warnings.warn(f"{name} is left out: {error}", stacklevel=2)
-                continue
-            positions |= {setting: (name, position) for setting, position in method.settings(name)}
+        for name in supported_methods(self.methods, require, self.by_name):
+            settings = GIVEN_METHODS[name].settings(name)
+            positions |= {setting: (name, position) for setting, position in settings}
         return positions
 
 
@@ -293,6 +287,7 @@ def _sweep(comparing: _Comparing, scorer: CLIPScorer, pipe: Any) -> Sweep:
         return invert(pipe, picture_of(number), pairs[number].source, seed=seed, **passed)
 
     def edited(number: int, seed: int, setting: str) -> Image.Image:
+        """The picture of a pair by its number, of the pipeline's size, edited at a setting of `positions`."""
         if setting == SOURCE:
             return picture_of(number)
         name, position = positions[setting]

@@ -44,6 +44,7 @@ from headwise.benchmarks.sweep import Call, RunOptions, Sweep, run_sweep
 from headwise.editing.attend_and_excite import Excite
 from headwise.editing.baselines.composable import compose
 from headwise.editing.neglected import StrengthenNeglected
+from headwise.editing.support import require_support
 from headwise.measuring.relevance import Relevance
 from headwise.model.attention import hooked
 from headwise.model.generate import generate_keys
@@ -105,7 +106,8 @@ def benchmark_multi_concept(
 def _sweep(comparison: Comparison, scorer: CLIPScorer, pipe: Any) -> Sweep:
     """The sweep over methods, seeds and prompts."""
     relevance, prompts, passed = comparison.relevance, comparison.prompts, comparison.passed
-    methods = supported_methods(pipe, comparison.methods, NEEDS, comparison.by_name)
+    require = lambda method: require_support(pipe, *NEEDS.get(method, ()))  # noqa: E731
+    methods = supported_methods(comparison.methods, require, comparison.by_name)
     seeds = comparison.seeds
     texts, types = [prompt.prompt for prompt in prompts], [prompt.kind for prompt in prompts]
     settings = settings_of_pictures(pipe, texts) | passed | {"noise": "seed"}
@@ -256,4 +258,4 @@ COMPOSING: dict[str, Callable[[Composition], Sequence[Any]]] = {
     "neglected, random heads": partial(_neglected, random=True),
     "all subjects": _all_subjects,
 }
-NEEDS = {"composable": compose, "attend-and-excite": Excite, "relevance": Excite}
+NEEDS = {"composable": (compose,), "attend-and-excite": (Excite,), "relevance": (Excite,)}

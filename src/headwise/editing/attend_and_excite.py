@@ -37,7 +37,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from headwise.editing.groups import is_coarse
+from headwise.editing.groups import is_coarse, plain_maps
 from headwise.editing.support import require_support
 from headwise.errors import BadStrength, HeadwiseError, HookMisuse
 from headwise.measuring.relevance import Relevance
@@ -244,11 +244,7 @@ def weighted_maps(
     mask: Tensor | None = None,
 ) -> Float[Tensor, "pictures subjects tokens grid_height grid_width"]:
     """The weighted sum of a layer's maps over its heads, for each subject, at the goal's height and width."""
-    scores = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
-    if mask is not None:
-        scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
-    maps = torch.softmax(scores, -1)
-    of_subjects = torch.einsum("pkh,phxt->pktx", weights, maps)
+    of_subjects = torch.einsum("pkh,phxt->pktx", weights, plain_maps(query, key, mask))
     return _resized(of_subjects.unflatten(-1, size), goal)
 
 

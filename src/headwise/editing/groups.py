@@ -18,7 +18,7 @@ from headwise.model.generate import Key, generate_keys
 from headwise.model.hooks import Hook
 from headwise.model.sites import AttentionHook, DenoiserCall, Site
 
-__all__ = ["FromSource", "coarse_side", "generate_edits", "is_coarse", "source_rows"]
+__all__ = ["FromSource", "coarse_side", "generate_edits", "is_coarse", "plain_maps", "source_rows"]
 
 
 def source_rows(call: DenoiserCall, targets: int, both: bool = False) -> Int[Tensor, " rows"]:
@@ -92,6 +92,23 @@ def generate_edits(
     with hooked(pipe, *hooks):
         images = iter(generate_keys(pipe, prompts, keys, latents=latents, **options))
     return [[next(images) for _ in group] for group in groups]
+
+
+def plain_maps(
+    query: Float[Tensor, "rows heads pixels dim"],
+    key: Float[Tensor, "rows heads keys dim"],
+    mask: Tensor | None,
+) -> Float[Tensor, "rows heads pixels keys"]:
+    """softmax(q kᵀ/√d) with padding masked: what a layer attends to, whatever other hooks make of it.
+
+    Args:
+        query, key: Those of some rows of the batch.
+        mask: `Site.mask_of_rows` of the same rows.
+    """
+    scores = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
+    return torch.softmax(scores, -1)
 
 
 def is_coarse(site: Site, smaller: bool = False) -> bool:

@@ -21,7 +21,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from headwise.editing.alignment import align_images
-from headwise.editing.groups import is_coarse, source_rows
+from headwise.editing.groups import is_coarse, plain_maps, source_rows
 from headwise.editing.support import require_support
 from headwise.errors import BadStrength, HookMisuse
 from headwise.model.hooks import Hook
@@ -64,10 +64,10 @@ class LocalBlend(Hook):
     def __call__(self, attend: Attend, site: Site, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Keep the maps of changed words at coarse layers, and attend unchanged."""
         if is_coarse(site):
-            words = torch.zeros_like(value[..., :1])
-            words[site.conditional] = self._words.to(words)[:, None, :, None]
-            shares = attend(query, key, words)[site.conditional, ..., 0].float()
-            maps = shares.mean(1).unflatten(-1, (site.height, site.width))
+            rows = site.conditional
+            shares = plain_maps(query[rows].float(), key[rows].float(), site.mask_of_rows(rows))
+            of_words = (shares * self._words.to(shares)[:, None, None]).sum(-1).mean(1)
+            maps = of_words.unflatten(-1, (site.height, site.width))
             self._sum = maps if self._sum is None else self._sum + maps
         return attend(query, key, value)
 

@@ -107,6 +107,11 @@ class Intercept(TorchFunctionMode):
         def attend_from(
             part: slice, original: Tensor, q: Tensor, k: Tensor, v: Tensor, rows: Tensor | None = None
         ) -> Tensor:
+            """The attention of one part of the queries, "batch heads part dim", to all keys.
+
+            `original` is the part as the layer has it: while nothing is changed, both parts are cut from one
+            call of the kernel. `rows` are those of the batch whose mask applies.
+            """
             if q is not original or k is not key or v is not value or rows is not None:
                 return kernel(q, k, v, rows, part)
             if not unchanged:  # the layer's own attention in one piece, so that its bits are the layer's own
