@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from headwise.benchmarks.edit_pairs import edit_pairs
@@ -234,6 +235,19 @@ def test_runs_from_before_pictures_came_from_the_seed_are_refused(sd, tmp_path):
     (tmp_path / "run.json").write_text(json.dumps(described))
     with pytest.raises(RunMismatch, match="noise is None there and 'seed' here"):
         benchmark_multi_concept(sd, relevance_for(sd), SEVERAL, Stub(), out=tmp_path, **options)
+
+
+def test_a_run_does_not_go_on_with_another_judge(sd, tmp_path):
+    class Other(Stub):
+        def __init__(self):
+            super().__init__()
+            self.model.projection = torch.nn.Linear(3, 3)
+
+    relevance = relevance_for(sd)
+    options = {"num_inference_steps": 2, "methods": ["target alone"], "progress": False}
+    benchmark_editing(sd, relevance, PAIRS, Stub(), seeds=(0,), out=tmp_path / "run", **options)
+    with pytest.raises(RunMismatch, match="judge"):
+        benchmark_editing(sd, relevance, PAIRS, Other(), seeds=(0, 1), out=tmp_path / "run", **options)
 
 
 def test_every_composing_method_generates_every_prompt(sd, tmp_path):

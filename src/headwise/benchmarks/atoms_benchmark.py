@@ -153,7 +153,8 @@ def _sweep(comparison: Comparison, scorer: CLIPScorer, steering: _Steering, pipe
     prompts, passed = comparison.prompts, comparison.passed
     texts = [prompt.prompt for prompt in prompts]
     settings = settings_of_pictures(pipe, texts) | passed | {"noise": "seed"}
-    settings |= steering.settings | {"kind": steering.kind, "groups": [prompt.group for prompt in prompts]}
+    settings |= {"judge": scorer.weights, "kind": steering.kind} | steering.settings
+    settings |= {"groups": [prompt.group for prompt in prompts]}
     settings |= {"atoms": f"{crc32(repr([prompt.atoms for prompt in prompts]).encode()):08x}"}
 
     def generated(call: Call) -> Sequence[Any]:

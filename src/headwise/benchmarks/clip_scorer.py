@@ -29,6 +29,7 @@ from torch import Tensor
 from headwise import emoji
 from headwise.benchmarks.prompts import EvalPrompt
 from headwise.errors import HeadwiseError, ModelNotLoaded
+from headwise.model.pipelines import fingerprint_of
 
 __all__ = ["CLIPScorer", "scoring", "without_object"]
 
@@ -66,6 +67,11 @@ class CLIPScorer:
         scorer = cls(model, processor, AutoTokenizer.from_pretrained(folder))
         scorer.name = name
         return scorer
+
+    @property
+    def weights(self) -> str:
+        """A short hash of a sample of its weights, which runs keep: no run mixes the scores of two judges."""
+        return fingerprint_of(getattr(self, "model", None))
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """A scorer that was loaded by name goes to other machines by name, without its weights."""

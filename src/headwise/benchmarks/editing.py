@@ -103,7 +103,7 @@ def _sweep(comparison: Comparison, scorer: CLIPScorer, pipe: Any) -> Sweep:
     seeds = comparison.seeds
     settings = settings_of_pictures(pipe, [text for pair in pairs for text in (pair.source, pair.target)])
     settings |= passed | {"noise": "seed", "relevance": relevance.settings.get("weights")}
-    settings |= {"attributes": [pair.attribute for pair in pairs]}
+    settings |= {"judge": scorer.weights, "attributes": [pair.attribute for pair in pairs]}
     kept = spread_evenly(comparison.keep_prompts, len(pairs))
     keep_edits = keep_methods([pair.target for pair in pairs], kept)
 

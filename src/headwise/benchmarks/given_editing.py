@@ -275,7 +275,7 @@ def _sweep(comparing: _Comparing, scorer: CLIPScorer, pipe: Any) -> Sweep:
     positions, kept = comparing.positions(pipe), spread_evenly(comparing.keep_pairs, len(pairs))
     settings = settings_of_pictures(pipe, [text for pair in pairs for text in (pair.source, pair.target)])
     settings |= passed | {kind: each.settings.get("weights") for kind, each in comparing.measured.items()}
-    settings |= {"attributes": [pair.attribute for pair in pairs]}
+    settings |= {"judge": scorer.weights, "attributes": [pair.attribute for pair in pairs]}
     settings |= {"images": [pair.picture.name for pair in pairs if pair.picture]}
 
     @lru_cache(1)

@@ -111,7 +111,7 @@ def _sweep(comparison: Comparison, scorer: CLIPScorer, pipe: Any) -> Sweep:
     seeds = comparison.seeds
     texts, types = [prompt.prompt for prompt in prompts], [prompt.kind for prompt in prompts]
     settings = settings_of_pictures(pipe, texts) | passed | {"noise": "seed"}
-    settings |= {"relevance": relevance.settings.get("weights"), "types": types}
+    settings |= {"judge": scorer.weights, "relevance": relevance.settings.get("weights"), "types": types}
     captions = {kind: sorted({p.prompt for p in prompts if p.kind == kind}) for kind in types}
     atoms = subject_atoms(prompts)
 

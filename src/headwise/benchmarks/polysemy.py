@@ -155,7 +155,7 @@ def _sweep(comparison: Comparison, scorer: CLIPScorer, steering: _Steering, pipe
     texts = {method: reworded if method == "rewording" else plain for method in comparison.methods}
     settings = settings_of_pictures(pipe, plain + reworded) | passed
     settings |= {"measures": METRICS, "strength": steering.strength, "clamp": steering.clamp}
-    settings |= {"relevance": steering.relevance.settings.get("weights")}
+    settings |= {"judge": scorer.weights, "relevance": steering.relevance.settings.get("weights")}
     if steering.effect is not None:
         settings |= {"effect": steering.effect.settings.get("weights")}
     settings |= {"words": [prompt.word for prompt in prompts]}

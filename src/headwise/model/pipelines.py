@@ -23,8 +23,8 @@ from headwise.model.text_to_image import require_text_to_image
 from headwise.model.tokens import TextSegment, positions_in, read
 
 __all__ = [
-    "digest_of", "encode_word", "fingerprint", "is_emoji", "load_pipeline", "model_name", "quiet",
-    "settings_of_pictures", "text_segments", "watched",
+    "digest_of", "encode_word", "fingerprint", "fingerprint_of", "is_emoji", "load_pipeline", "model_name",
+    "quiet", "settings_of_pictures", "text_segments", "watched",
 ]  # fmt: skip
 
 
@@ -67,9 +67,14 @@ def _built_in_name(pipe: Any) -> str | None:
 
 def fingerprint(pipe: Any) -> str:
     """A short hash of a sample of the weights, so that another checkpoint is not taken for this one."""
-    digest = sha256()
     encoders = ("text_encoder", "text_encoder_2", "text_encoder_3")
-    for module in [denoiser_of(pipe), *(getattr(pipe, name, None) for name in encoders)]:
+    return fingerprint_of(denoiser_of(pipe), *(getattr(pipe, name, None) for name in encoders))
+
+
+def fingerprint_of(*modules: Any) -> str:
+    """A short hash of a sample of the weights of modules, which runs keep; None has no weights."""
+    digest = sha256()
+    for module in modules:
         for name, parameter in module.named_parameters() if isinstance(module, nn.Module) else ():
             name = name.removeprefix("text_model.")  # where transformers had all of a text model before 5.x
             digest.update(f"{name} {tuple(parameter.shape)}".encode())
