@@ -105,9 +105,9 @@ def tradeoff_curves(points: Mapping[str, Sequence[tuple[float, float]]], x: str,
         y: The label of the vertical axis.
     """
     with canvas(9, 5) as (figure, axes):
-        shades = matplotlib.colormaps[SEQUENTIAL](np.linspace(0, 0.85, max(1, len(points))))
+        colours = itertools.cycle(matplotlib.color_sequences["tab10"])  # and marks, for colour-blind eyes
         for color, marker, (name, at) in zip(
-            shades, itertools.cycle("osD^vXP"), points.items(), strict=False
+            colours, itertools.cycle("osD^vXP"), points.items(), strict=False
         ):
             across, up = np.array(at).T
             axes.plot(across, up, marker=marker, markersize=4, linewidth=1.2, color=color, label=name)
