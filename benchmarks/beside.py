@@ -16,7 +16,7 @@ import numpy as np
 from looking import add_output_to, tell
 
 from headwise.benchmarks.clip_scorer import CLIPScorer, scoring
-from headwise.benchmarks.prompts import eval_prompts
+from headwise.benchmarks.prompts.evaluation import eval_prompts
 from headwise.benchmarks.weakening import LEAST, MOST, measure_weakening
 from headwise.measuring.concepts import ConceptSet
 from headwise.measuring.measure import measure

@@ -41,7 +41,7 @@ from PIL import Image
 
 from headwise import emoji
 from headwise.benchmarks.clip_scorer import CLIPScorer
-from headwise.benchmarks.prompts import EvalPrompt
+from headwise.benchmarks.prompts.evaluation import EvalPrompt
 from headwise.files import write_whole
 from headwise.intervals import bootstrap
 from headwise.measuring.concepts import ConceptSet

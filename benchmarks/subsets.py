@@ -35,12 +35,12 @@ import numpy as np
 from looking import add_output_to, tell
 
 from headwise import emoji
+from headwise.benchmarks.attribution.partial_correlation import ceiling_of, partial_correlation, split_half
+from headwise.benchmarks.attribution.subset_losses import SubsetLosses
+from headwise.benchmarks.attribution.subsets import benchmark_subsets
 from headwise.benchmarks.clip_scorer import CLIPScorer, scoring
 from headwise.benchmarks.defaults import defaults_of
-from headwise.benchmarks.partial_correlation import ceiling_of, partial_correlation, split_half
-from headwise.benchmarks.prompts import EvalPrompt, eval_prompts
-from headwise.benchmarks.subset_losses import SubsetLosses
-from headwise.benchmarks.subsets import benchmark_subsets
+from headwise.benchmarks.prompts.evaluation import EvalPrompt, eval_prompts
 from headwise.benchmarks.weakening_sweeps import folder_of
 from headwise.intervals import Interval, mean
 from headwise.measuring.relevance import Relevance

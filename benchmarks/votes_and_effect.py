@@ -21,7 +21,7 @@ from looking import add_output_to, tell
 from headwise import emoji
 from headwise.benchmarks.clip_scorer import CLIPScorer, scoring
 from headwise.benchmarks.defaults import defaults_of
-from headwise.benchmarks.prompts import eval_prompts
+from headwise.benchmarks.prompts.evaluation import eval_prompts
 from headwise.benchmarks.weakening import LEAST, MOST
 from headwise.benchmarks.weakening_sweeps import benchmark_weakening
 from headwise.measuring.relevance import Relevance

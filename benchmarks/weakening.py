@@ -16,7 +16,7 @@ import numpy as np
 from looking import add_output_to, summary, tell, timed
 
 from headwise import emoji
-from headwise.benchmarks.prompts import EvalPrompt
+from headwise.benchmarks.prompts.evaluation import EvalPrompt
 from headwise.benchmarks.weakening import LEAST, MOST, grid, measure_weakening
 from headwise.measuring.relevance import Relevance
 from headwise.model.generate import generate

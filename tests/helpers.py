@@ -12,8 +12,8 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from headwise.benchmarks.clip_scorer import CLIPScorer
-from headwise.benchmarks.edit_pairs import EditPair
-from headwise.benchmarks.prompts import EvalPrompt, MultiSubjectPrompt, PolysemyPrompt
+from headwise.benchmarks.prompts.edit_pairs import EditPair
+from headwise.benchmarks.prompts.evaluation import EvalPrompt, MultiSubjectPrompt, PolysemyPrompt
 from headwise.measuring.concepts import ConceptSet
 from headwise.measuring.relevance import Relevance
 from headwise.measuring.votes import BLOCKS, Votes

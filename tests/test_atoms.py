@@ -6,11 +6,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from headwise.benchmarks.atoms import Atom, AtomPrompt, counted, prompts_with, score_atoms, soft_tifa
+from headwise.benchmarks.atoms import counted, score_atoms, soft_tifa
 from headwise.benchmarks.atoms_benchmark import atom_scores
 from headwise.benchmarks.clip_scorer import CLIPScorer
-from headwise.benchmarks.nouns import numbered, phrase, plural, singular
-from headwise.benchmarks.prompt_files import read_prompts
+from headwise.benchmarks.prompts.atoms import Atom, AtomPrompt, prompts_with
+from headwise.benchmarks.prompts.files import read_prompts
+from headwise.benchmarks.prompts.nouns import numbered, phrase, plural, singular
 from headwise.errors import HeadwiseError
 from headwise.measuring.concepts import ConceptSet
 from headwise.model.words import find

@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from headwise.benchmarks.atoms import Atom, AtomPrompt
 from headwise.benchmarks.atoms_benchmark import METHODS, METRICS, _Steering, _steers, benchmark_atoms
 from headwise.benchmarks.method_results import Atoms
+from headwise.benchmarks.prompts.atoms import Atom, AtomPrompt
 from headwise.benchmarks.results import kind_of, kind_of_scores
 from headwise.errors import HeadwiseError, RunMismatch
 from headwise.report.measurement import report

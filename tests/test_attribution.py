@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from headwise.benchmarks.attribution import benchmark_attribution
-from headwise.benchmarks.attribution_estimators import (
+from headwise.benchmarks.attribution.benchmark import benchmark_attribution
+from headwise.benchmarks.attribution.estimators import (
     effect,
     mean_attention,
     random_values,
@@ -16,9 +16,11 @@ from headwise.benchmarks.attribution_estimators import (
     votes,
     word_removed,
 )
-from headwise.benchmarks.attribution_gates import gates
-from headwise.benchmarks.attribution_scores import RIDGE, permuted_scores
-from headwise.benchmarks.attribution_tuning import (
+from headwise.benchmarks.attribution.gates import gates
+from headwise.benchmarks.attribution.partial_correlation import partial_correlation
+from headwise.benchmarks.attribution.scores import RIDGE, permuted_scores
+from headwise.benchmarks.attribution.subset_losses import SubsetLosses, random_subsets
+from headwise.benchmarks.attribution.tuning import (
     Sampling,
     Truth,
     Tuning,
@@ -26,9 +28,7 @@ from headwise.benchmarks.attribution_tuning import (
     reporting_of,
     tuning_of,
 )
-from headwise.benchmarks.partial_correlation import partial_correlation
-from headwise.benchmarks.prompts import EvalPrompt
-from headwise.benchmarks.subset_losses import SubsetLosses, random_subsets
+from headwise.benchmarks.prompts.evaluation import EvalPrompt
 from headwise.errors import HeadwiseError, RunMismatch, UnreadableFile
 from headwise.measuring.concepts import ConceptSet
 from headwise.measuring.effect import EffectProbe

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from headwise.benchmarks.polysemy import METHODS, METRICS, Polysemy, benchmark_polysemy
-from headwise.benchmarks.prompts import EvalPrompt
+from headwise.benchmarks.prompts.evaluation import EvalPrompt
 from headwise.benchmarks.weakening_sweeps import benchmark_weakening, eighths, sweep_factors
 from headwise.errors import HeadwiseError, UnknownConcept
 from headwise.measuring.concepts import ConceptSet

@@ -12,7 +12,7 @@ from given_helpers import mapping_file, write_drawings
 from headwise import emoji
 from headwise.benchmarks.editing import METRICS
 from headwise.benchmarks.given_editing import GIVEN_METHODS, GivenEdit, benchmark_given_editing
-from headwise.benchmarks.given_pictures import given_pairs
+from headwise.benchmarks.prompts.given_pictures import given_pairs
 from headwise.benchmarks.trade_off import SOURCE
 from headwise.editing.inversion import invert, psnr
 from headwise.errors import HeadwiseError, HookMisuse

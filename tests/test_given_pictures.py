@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from given_helpers import mapping_file, write_drawings
-from headwise.benchmarks.given_pictures import given_pairs
+from headwise.benchmarks.prompts.given_pictures import given_pairs
 from headwise.errors import UnreadablePrompts
 
 

@@ -9,7 +9,7 @@ from diffusers import DDIMScheduler
 from PIL import Image
 
 from conftest import BUILD, ddim, pndm, tiny_sd, tiny_sdxl
-from headwise.benchmarks.given_pictures import given_pairs
+from headwise.benchmarks.prompts.given_pictures import given_pairs
 from headwise.editing.inversion import _mean, edit_picture, invert, psnr
 from headwise.editing.prompt_to_prompt import PromptToPrompt
 from headwise.errors import HeadwiseError, NotFinite

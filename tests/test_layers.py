@@ -14,8 +14,8 @@ import pytest
 ROOT = Path(__file__).parents[1] / "src" / "headwise"
 GROUND = ("errors", "files", "intervals", "pictures", "serving", "emoji")
 ORDER = (
-    "model", "runs", "measuring", "steering", "editing", "editing.baselines", "benchmarks",
-    "benchmarks.questions", "report", "study", "web", "cli",
+    "model", "runs", "measuring", "steering", "editing", "editing.baselines", "benchmarks.prompts",
+    "benchmarks", "benchmarks.attribution", "benchmarks.questions", "report", "study", "web", "cli",
 )  # fmt: skip
 
 # Who alone may import a library, call a built-in function, or use an attribute of a pipeline.

@@ -8,7 +8,6 @@ import pytest
 import torch
 from PIL import Image
 
-from headwise.benchmarks.edit_pairs import edit_pairs
 from headwise.benchmarks.editing import EDITING, METRICS, Edits, benchmark_editing, edit_scores, together
 from headwise.benchmarks.method_results import MultiConcept
 from headwise.benchmarks.multi_concept import (
@@ -17,8 +16,9 @@ from headwise.benchmarks.multi_concept import (
     subject_atoms,
     subject_scores,
 )
-from headwise.benchmarks.nouns import COLORS, COMMON_THINGS, with_articles
-from headwise.benchmarks.prompts import EvalPrompt, PolysemyPrompt, multi_subject_prompts
+from headwise.benchmarks.prompts.edit_pairs import edit_pairs
+from headwise.benchmarks.prompts.evaluation import EvalPrompt, PolysemyPrompt, multi_subject_prompts
+from headwise.benchmarks.prompts.nouns import COLORS, COMMON_THINGS, with_articles
 from headwise.benchmarks.questions.scales import benchmark_scales
 from headwise.benchmarks.results import kind_of
 from headwise.editing.groups import generate_edits

@@ -18,7 +18,7 @@ from headwise.benchmarks import polysemy
 from headwise.benchmarks.clip_scorer import CLIPScorer
 from headwise.benchmarks.method_results import Polysemy
 from headwise.benchmarks.polysemy import METHODS, METRICS, benchmark_polysemy, sense_scores
-from headwise.benchmarks.prompts import EvalPrompt, PolysemyPrompt, polysemy_prompts
+from headwise.benchmarks.prompts.evaluation import EvalPrompt, PolysemyPrompt, polysemy_prompts
 from headwise.benchmarks.results import kind_of
 from headwise.errors import HeadwiseError, RunMismatch, VotesMismatch
 from headwise.intervals import RESAMPLES

@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from headwise.benchmarks.pie_bench import pie_pairs
-from headwise.benchmarks.prompt_files import read_prompts
+from headwise.benchmarks.prompts.files import read_prompts
+from headwise.benchmarks.prompts.pie_bench import pie_pairs
 from headwise.errors import UnreadablePrompts
 
 

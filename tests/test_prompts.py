@@ -2,7 +2,7 @@
 
 import pytest
 
-from headwise.benchmarks.prompts import eval_prompts, evaluated_concepts, polysemy_prompts
+from headwise.benchmarks.prompts.evaluation import eval_prompts, evaluated_concepts, polysemy_prompts
 from headwise.errors import UnknownConcept, UnreadablePrompts
 from headwise.measuring.concepts import ConceptSet
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from headwise.benchmarks.edit_pairs import edit_pairs
+from headwise.benchmarks.prompts.edit_pairs import edit_pairs
 from headwise.benchmarks.questions.answers import benchmark_questions, other_schedulers
 from headwise.benchmarks.questions.estimators import WAYS, Estimators, Setting, benchmark_estimators
 from headwise.benchmarks.questions.interventions import Choices, unique_rows

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from conftest import tiny_sd
-from headwise.benchmarks.prompts import EvalPrompt
+from headwise.benchmarks.prompts.evaluation import EvalPrompt
 from headwise.benchmarks.weakening import measure_weakening
 from headwise.errors import HeadwiseError, MissingExtra, ModelNotLoaded, WorkersDied
 from headwise.measuring.concepts import ConceptSet

@@ -11,8 +11,8 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image
 
 from conftest import TRANSFORMERS, ddim, tiny_sd
-from headwise.benchmarks.masked_words import masked_words
 from headwise.benchmarks.method_results import Segmentation
+from headwise.benchmarks.prompts.masked_words import masked_words
 from headwise.benchmarks.segmentation import SEGMENTING, average_precision, benchmark_segmentation, ious
 from headwise.errors import HeadwiseError, UnknownConcept, UnreadablePrompts
 from headwise.measuring.attention_maps import AttentionMaps

@@ -9,16 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conftest import tiny_sd
-from headwise.benchmarks.partial_correlation import (
+from headwise.benchmarks.attribution.partial_correlation import (
     ceiling_of,
     partial_correlation,
     reliability_of,
     split_half,
 )
-from headwise.benchmarks.prompts import EvalPrompt
+from headwise.benchmarks.attribution.subset_losses import SubsetLosses, random_subsets, ridge_values
+from headwise.benchmarks.attribution.subsets import benchmark_subsets, measure_subsets
+from headwise.benchmarks.prompts.evaluation import EvalPrompt
 from headwise.benchmarks.results import kind_of
-from headwise.benchmarks.subset_losses import SubsetLosses, random_subsets, ridge_values
-from headwise.benchmarks.subsets import benchmark_subsets, measure_subsets
 from headwise.errors import HeadwiseError, RunMismatch, UnreadableFile
 from headwise.intervals import Interval
 from headwise.measuring.merge import merge
@@ -190,7 +190,7 @@ def test_the_penalty_of_ridge_is_that_of_leaving_out_one_subset(monkeypatch):
             each.append(y[i] - np.concatenate([z[i], x[i]]) @ solution)
         errors.append(np.mean(np.square(each)))
     best = fit(x, z, y, penalties[np.argmin(errors)] * scale)
-    monkeypatch.setattr("headwise.benchmarks.subset_losses.PENALTIES", penalties)
+    monkeypatch.setattr("headwise.benchmarks.attribution.subset_losses.PENALTIES", penalties)
     assert ridge_values(losses.subsets, y) == pytest.approx(best[2:] + best[1], abs=1e-8)
 
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conftest import tiny_sd
-from headwise.benchmarks.prompts import EvalPrompt
+from headwise.benchmarks.prompts.evaluation import EvalPrompt
 from headwise.benchmarks.results import Weakening
 from headwise.benchmarks.weakening import grid, measure_weakening, orders_of
 from headwise.errors import HeadMapMismatch, HeadwiseError, RunMismatch, UnknownConcept

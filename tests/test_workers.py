@@ -14,7 +14,7 @@ from conftest import tiny_sd
 from headwise.benchmarks.editing import benchmark_editing
 from headwise.benchmarks.multi_concept import benchmark_multi_concept
 from headwise.benchmarks.polysemy import benchmark_polysemy
-from headwise.benchmarks.prompts import EvalPrompt
+from headwise.benchmarks.prompts.evaluation import EvalPrompt
 from headwise.benchmarks.results import kind_of
 from headwise.benchmarks.sweep import Sweep, run_sweep
 from headwise.benchmarks.weakening import measure_weakening

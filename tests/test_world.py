@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headwise.benchmarks.edit_pairs import edit_pairs
-from headwise.benchmarks.given_pictures import given_pairs
-from headwise.benchmarks.prompt_files import read_prompts
-from headwise.benchmarks.prompts import multi_subject_prompts
+from headwise.benchmarks.prompts.edit_pairs import edit_pairs
+from headwise.benchmarks.prompts.evaluation import multi_subject_prompts
+from headwise.benchmarks.prompts.files import read_prompts
+from headwise.benchmarks.prompts.given_pictures import given_pairs
 from headwise.model.words import words_of
 
 TRAINING = Path(__file__).parent.parent / "training"

@@ -14,12 +14,12 @@ from PIL import Image
 from world import OF_THING, SLOTS, Scene, Thing
 
 from headwise.benchmarks.clip_scorer import CLIPScorer
-from headwise.benchmarks.edit_pairs import EditPair, edit_pairs
 from headwise.benchmarks.editing import METRICS as EDIT_METRICS
 from headwise.benchmarks.editing import edit_scores
 from headwise.benchmarks.multi_concept import METRICS as SUBJECT_METRICS
 from headwise.benchmarks.multi_concept import subject_atoms, subject_scores
-from headwise.benchmarks.prompts import MultiSubjectPrompt, multi_subject_prompts
+from headwise.benchmarks.prompts.edit_pairs import EditPair, edit_pairs
+from headwise.benchmarks.prompts.evaluation import MultiSubjectPrompt, multi_subject_prompts
 
 
 def of_pair(pair: EditPair, things: list[str]) -> Scene:

@@ -30,7 +30,7 @@ from drawings import DATA, covers
 from PIL import Image
 from vocabulary import CONCEPTS, RARE, THINGS
 
-from headwise.benchmarks.prompts import filled
+from headwise.benchmarks.prompts.evaluation import filled
 
 EACH = 12  # drawings per attribute
 SOLID = 0.38  # the share of its square that a sprite must fill

@@ -22,10 +22,11 @@ from zlib import crc32
 import numpy as np
 from jaxtyping import Float
 
-from headwise.benchmarks.atoms import AtomPrompt, counted, score_atoms, soft_tifa
+from headwise.benchmarks.atoms import counted, score_atoms, soft_tifa
 from headwise.benchmarks.clip_scorer import CLIPScorer
 from headwise.benchmarks.comparison import Comparison, keep_methods, known_methods, spread_evenly
 from headwise.benchmarks.method_results import Atoms
+from headwise.benchmarks.prompts.atoms import AtomPrompt
 from headwise.benchmarks.sweep import Call, RunOptions, Sweep, run_sweep
 from headwise.errors import HeadwiseError
 from headwise.measuring.relevance import Relevance

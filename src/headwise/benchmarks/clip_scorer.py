@@ -27,7 +27,7 @@ from PIL import Image
 from torch import Tensor
 
 from headwise import emoji
-from headwise.benchmarks.prompts import EvalPrompt
+from headwise.benchmarks.prompts.evaluation import EvalPrompt
 from headwise.errors import HeadwiseError, ModelNotLoaded
 from headwise.model.pipelines import fingerprint_of
 

@@ -45,7 +45,7 @@ class Defaults:
         Args:
             source: "emoji", "paper", or the path of a TOML file, as `eval_prompts` takes it.
         """
-        from headwise.benchmarks.prompts import evaluated_concepts
+        from headwise.benchmarks.prompts.evaluation import evaluated_concepts
 
         accuracy = emoji.MODELS[self.judge].card()["judge"] if self.built_in else {}
         return [name for name in evaluated_concepts(source) if accuracy.get(name, 1.0) >= READ_RIGHTLY]

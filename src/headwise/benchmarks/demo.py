@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 
 from headwise.benchmarks.clip_scorer import CLIPScorer, scoring
 from headwise.benchmarks.defaults import defaults_of
-from headwise.benchmarks.prompts import eval_prompts
+from headwise.benchmarks.prompts.evaluation import eval_prompts
 from headwise.benchmarks.results import LEAST, MOST, Weakening
 from headwise.benchmarks.weakening import Score, measure_weakening
 from headwise.errors import RunMismatch

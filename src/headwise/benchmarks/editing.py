@@ -33,8 +33,8 @@ from headwise.benchmarks.comparison import (
     spread_evenly,
     supported_methods,
 )
-from headwise.benchmarks.edit_pairs import EditPair
 from headwise.benchmarks.method_results import TARGET_ONLY, Editing
+from headwise.benchmarks.prompts.edit_pairs import EditPair
 from headwise.benchmarks.sweep import Call, KeptImage, RunOptions, Sweep, run_sweep
 from headwise.editing.baselines.table import BASELINES, Baseline
 from headwise.editing.groups import generate_edits

@@ -33,8 +33,8 @@ from PIL import Image
 
 from headwise.benchmarks.clip_scorer import CLIPScorer
 from headwise.benchmarks.comparison import known_methods, spread_evenly, supported_methods
-from headwise.benchmarks.edit_pairs import EditPair
 from headwise.benchmarks.editing import METRICS, edit_scores, with_random_heads
+from headwise.benchmarks.prompts.edit_pairs import EditPair
 from headwise.benchmarks.sweep import Call, KeptImage, RunOptions, Sweep, run_sweep
 from headwise.benchmarks.trade_off import SOURCE, GivenEditing
 from headwise.editing.baselines.free_prompt import FreePrompt

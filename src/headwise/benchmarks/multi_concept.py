@@ -27,8 +27,7 @@ from typing import Any, Unpack
 import numpy as np
 from jaxtyping import Float
 
-from headwise.benchmarks.atom_texts import Draft, DraftPrompt, atom_prompts
-from headwise.benchmarks.atoms import AtomPrompt, score_atoms, soft_tifa
+from headwise.benchmarks.atoms import score_atoms, soft_tifa
 from headwise.benchmarks.clip_scorer import CLIPScorer
 from headwise.benchmarks.comparison import (
     Comparison,
@@ -38,8 +37,10 @@ from headwise.benchmarks.comparison import (
     supported_methods,
 )
 from headwise.benchmarks.method_results import MultiConcept
-from headwise.benchmarks.nouns import COMMON_THINGS
-from headwise.benchmarks.prompts import MultiSubjectPrompt
+from headwise.benchmarks.prompts.atom_texts import Draft, DraftPrompt, atom_prompts
+from headwise.benchmarks.prompts.atoms import AtomPrompt
+from headwise.benchmarks.prompts.evaluation import MultiSubjectPrompt
+from headwise.benchmarks.prompts.nouns import COMMON_THINGS
 from headwise.benchmarks.sweep import Call, RunOptions, Sweep, run_sweep
 from headwise.editing.attend_and_excite import Excite
 from headwise.editing.baselines.composable import compose

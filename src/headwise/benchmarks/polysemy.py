@@ -37,7 +37,7 @@ from jaxtyping import Float
 from headwise.benchmarks.clip_scorer import CLIPScorer
 from headwise.benchmarks.comparison import Comparison, keep_methods, known_methods, spread_evenly
 from headwise.benchmarks.method_results import Polysemy
-from headwise.benchmarks.prompts import PolysemyPrompt
+from headwise.benchmarks.prompts.evaluation import PolysemyPrompt
 from headwise.benchmarks.sweep import Call, RunOptions, Sweep, run_sweep
 from headwise.errors import HeadwiseError
 from headwise.measuring.concepts import ConceptSet

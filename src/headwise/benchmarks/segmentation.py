@@ -33,8 +33,8 @@ from jaxtyping import Bool, Float
 from PIL import Image
 
 from headwise.benchmarks.comparison import known_methods, spread_evenly
-from headwise.benchmarks.masked_words import MaskedWord
 from headwise.benchmarks.method_results import Segmentation
+from headwise.benchmarks.prompts.masked_words import MaskedWord
 from headwise.benchmarks.sweep import Call, KeptImage, RunOptions, Sweep, run_sweep
 from headwise.measuring.attention_maps import AttentionMaps, WordMaps
 from headwise.measuring.relevance import Relevance

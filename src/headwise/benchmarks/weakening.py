@@ -24,7 +24,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from headwise.benchmarks.comparison import Comparison
-from headwise.benchmarks.prompts import EvalPrompt
+from headwise.benchmarks.prompts.evaluation import EvalPrompt
 from headwise.benchmarks.results import LEAST, LEAST_LAYERS, MOST, MOST_LAYERS, Weakening
 from headwise.benchmarks.sweep import Call, KeptImage, Sweep, run_sweep
 from headwise.errors import HeadwiseError

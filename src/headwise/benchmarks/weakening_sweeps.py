@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from headwise.benchmarks.prompts import EvalPrompt
+from headwise.benchmarks.prompts.evaluation import EvalPrompt
 from headwise.benchmarks.weakening import Score, Weakening, measure_weakening
 from headwise.errors import UnknownConcept
 from headwise.measuring.relevance import Relevance

@@ -55,7 +55,7 @@ def weakening(
       headwise benchmark weakening --concept Color --concept "Image Style" --count 48
     """
     from headwise.benchmarks.clip_scorer import scoring
-    from headwise.benchmarks.prompts import eval_prompts, evaluated_concepts
+    from headwise.benchmarks.prompts.evaluation import eval_prompts, evaluated_concepts
     from headwise.benchmarks.weakening_sweeps import benchmark_weakening
 
     defaults, relevance, source = model.defaults, model.relevance(), cases or model.defaults.cases
@@ -102,7 +102,7 @@ def polysemy(
       headwise benchmark polysemy -m CompVis/stable-diffusion-v1-4 --senses mine.toml --seeds 0,1,2,3,4
     """
     from headwise.benchmarks.polysemy import BY_HEADS, benchmark_polysemy
-    from headwise.benchmarks.prompts import polysemy_prompts
+    from headwise.benchmarks.prompts.evaluation import polysemy_prompts
     from headwise.measuring.concepts import ConceptSet
 
     relevance, prompts = model.relevance(), polysemy_prompts(senses or model.defaults.cases, count)

@@ -64,8 +64,8 @@ def editing(
             raise HeadwiseError("--pairs and --pictures were given. Give one: pictures have their own pairs.")
         given = {"effect_file": effect_file, "judge": judge, "methods": methods}
         return given_editing(model, pictures, count, sweep, sharing, **given)
-    from headwise.benchmarks.edit_pairs import edit_pairs
     from headwise.benchmarks.editing import benchmark_editing
+    from headwise.benchmarks.prompts.edit_pairs import edit_pairs
 
     relevance, edits = model.relevance(), edit_pairs(pairs or model.defaults.pairs, count)
     options = sweep.settings | {"methods": methods, "keep_pairs": 10}
@@ -107,7 +107,7 @@ def multi_concept(
       headwise benchmark multi-concept --prompts mine.toml --method attend-and-excite --method relevance
     """
     from headwise.benchmarks.multi_concept import METRICS, benchmark_multi_concept
-    from headwise.benchmarks.prompts import multi_subject_prompts
+    from headwise.benchmarks.prompts.evaluation import multi_subject_prompts
 
     relevance, subjects = model.relevance(), multi_subject_prompts(prompts or model.defaults.pairs, count)
     options = sweep.settings | {"methods": methods, "keep_prompts": 10}
@@ -140,7 +140,7 @@ def segmentation(
       headwise benchmark segmentation --json
       headwise benchmark segmentation -m CompVis/stable-diffusion-v1-4 --pictures mine.toml --seeds 0,1,2
     """
-    from headwise.benchmarks.masked_words import masked_words
+    from headwise.benchmarks.prompts.masked_words import masked_words
     from headwise.benchmarks.segmentation import benchmark_segmentation
 
     relevance, words = model.relevance(), masked_words(pictures or model.defaults.pairs)
@@ -201,9 +201,9 @@ def atoms(
       headwise benchmark atoms --kind color --concept Color --dial 0.5
       headwise benchmark atoms -m CompVis/stable-diffusion-v1-4 --prompts geneval2_data.jsonl --count 10
     """
-    from headwise.benchmarks.atoms import prompts_with
     from headwise.benchmarks.atoms_benchmark import METRICS, benchmark_atoms
-    from headwise.benchmarks.prompt_files import read_prompts
+    from headwise.benchmarks.prompts.atoms import prompts_with
+    from headwise.benchmarks.prompts.files import read_prompts
 
     measured, effect = model.relevance(), model.effect(effect_file)
     votes = measured if measured.kind == "votes" else None

@@ -66,8 +66,8 @@ def scales(
       headwise benchmark scales --json
       headwise benchmark scales --scale sum --scale "clamp 4"
     """
-    from headwise.benchmarks.edit_pairs import edit_pairs
-    from headwise.benchmarks.prompts import eval_prompts, polysemy_prompts
+    from headwise.benchmarks.prompts.edit_pairs import edit_pairs
+    from headwise.benchmarks.prompts.evaluation import eval_prompts, polysemy_prompts
     from headwise.benchmarks.questions.scales import SCALES, benchmark_scales
 
     defaults, relevance = model.defaults, model.relevance()
@@ -142,7 +142,7 @@ def questions(
       headwise benchmark questions --json
       headwise benchmark questions --other ./another-checkpoint --whole 1024
     """
-    from headwise.benchmarks.edit_pairs import edit_pairs
+    from headwise.benchmarks.prompts.edit_pairs import edit_pairs
     from headwise.benchmarks.questions.answers import benchmark_questions, other_schedulers
 
     if len({Path(name).name for name in other or ()}) < len(other or ()):
@@ -192,8 +192,8 @@ def attribution(
       headwise benchmark attribution --truth losses.json --json
       headwise benchmark attribution --truth losses.json --concept Color --estimator "value norm" --areas 10
     """
-    from headwise.benchmarks.attribution import benchmark_attribution, standard_estimators
-    from headwise.benchmarks.attribution_tuning import Sampling, read_truth, reporting_of, tuning_of
+    from headwise.benchmarks.attribution.benchmark import benchmark_attribution, standard_estimators
+    from headwise.benchmarks.attribution.tuning import Sampling, read_truth, reporting_of, tuning_of
     from headwise.benchmarks.clip_scorer import scoring
 
     losses, concept_set = read_truth(truth), model.concepts(concepts)

@@ -25,7 +25,7 @@ def given_editing(
         options: `judge`, `effect_file` and `methods`.
     """
     from headwise.benchmarks.given_editing import benchmark_given_editing
-    from headwise.benchmarks.given_pictures import given_pairs
+    from headwise.benchmarks.prompts.given_pictures import given_pairs
 
     relevance, pairs = model.relevance(), given_pairs(pictures, count)
     settings = {name: value for name, value in sweep.settings.items() if name != "batch_size"}

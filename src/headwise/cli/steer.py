@@ -136,7 +136,7 @@ def weaken(
       headwise weaken "Image Style" -m CompVis/stable-diffusion-v1-4 --score similarity --ray auto
     """
     from headwise.benchmarks.clip_scorer import scoring
-    from headwise.benchmarks.prompts import eval_prompts, evaluated_concepts
+    from headwise.benchmarks.prompts.evaluation import eval_prompts, evaluated_concepts
     from headwise.benchmarks.weakening import measure_weakening
     from headwise.benchmarks.weakening_sweeps import sweep_factors
 

@@ -150,7 +150,7 @@ def _plan(folder: Path, rows: Rows, senses: str | Path | None) -> _Plan:
 
 
 def _polysemy(folder: Path, rows: Rows, scores: Scores, senses: str | Path | None) -> _Plan:
-    from headwise.benchmarks.prompts import polysemy_prompts  # torch comes with it
+    from headwise.benchmarks.prompts.evaluation import polysemy_prompts  # torch comes with it
 
     polysemy = {
         sense.case.prompt: sense

@@ -173,7 +173,7 @@ def weaken(request: Weaken, folder: Path, ks: Sequence[int], model: str, judge: 
         judge: The name of the CLIP model, which decides on the score.
     """
     cases = defaults_of(model).cases
-    prompts = call("benchmarks.prompts.eval_prompts", cases, request.concept, request.count)
+    prompts = call("benchmarks.prompts.evaluation.eval_prompts", cases, request.concept, request.count)
     options = {"ks": tuple(ks), "factor": request.factor, "seeds": (request.seed,), "out": folder}
     return call(
         "hw.measure_weakening",

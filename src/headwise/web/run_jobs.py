@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from headwise.benchmarks.defaults import defaults_of
-from headwise.benchmarks.prompts import evaluated_concepts
+from headwise.benchmarks.prompts.evaluation import evaluated_concepts
 from headwise.benchmarks.results import LEAST, MOST, Weakening
 from headwise.errors import HeadwiseError
 from headwise.measuring.relevance import Relevance

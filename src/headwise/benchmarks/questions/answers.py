@@ -27,7 +27,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from headwise.benchmarks.clip_scorer import CLIPScorer
-from headwise.benchmarks.edit_pairs import EditPair
+from headwise.benchmarks.prompts.edit_pairs import EditPair
 from headwise.benchmarks.questions.interventions import PARTS, SAMPLING, Interventions
 from headwise.benchmarks.questions.pooling import POOLS, Pool, PooledProbe
 from headwise.benchmarks.questions.prediction import nearest, predict_relevance, similarity

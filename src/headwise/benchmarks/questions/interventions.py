@@ -23,7 +23,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from headwise.benchmarks.clip_scorer import CLIPScorer
-from headwise.benchmarks.edit_pairs import EditPair
+from headwise.benchmarks.prompts.edit_pairs import EditPair
 from headwise.benchmarks.results import LEAST, LEAST_LAYERS, MOST, MOST_LAYERS, Answer
 from headwise.benchmarks.sweep import Call, Sweep, run_sweep
 from headwise.benchmarks.weakening import orders_of

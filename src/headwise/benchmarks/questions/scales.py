@@ -21,11 +21,11 @@ import numpy as np
 
 from headwise.benchmarks.clip_scorer import CLIPScorer, scoring
 from headwise.benchmarks.comparison import Comparison
-from headwise.benchmarks.edit_pairs import EditPair
 from headwise.benchmarks.editing import METRICS, edit_scores
 from headwise.benchmarks.method_results import Editing
 from headwise.benchmarks.polysemy import benchmark_polysemy
-from headwise.benchmarks.prompts import EvalPrompt, PolysemyPrompt
+from headwise.benchmarks.prompts.edit_pairs import EditPair
+from headwise.benchmarks.prompts.evaluation import EvalPrompt, PolysemyPrompt
 from headwise.benchmarks.results import SCALES_FILE, Scales
 from headwise.benchmarks.sweep import Call, Sweep, run_sweep
 from headwise.benchmarks.weakening_sweeps import benchmark_weakening

@@ -26,7 +26,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from headwise.benchmarks.partial_correlation import partial_correlation, require_enough, split_half
+from headwise.benchmarks.attribution.partial_correlation import (
+    partial_correlation,
+    require_enough,
+    split_half,
+)
 from headwise.errors import UnreadableFile
 from headwise.files import read_whole, write_whole
 from headwise.intervals import Interval

@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool
 
-from headwise.benchmarks.prompts import EvalPrompt
-from headwise.benchmarks.subset_losses import SubsetLosses, random_subsets
+from headwise.benchmarks.attribution.subset_losses import SubsetLosses, random_subsets
+from headwise.benchmarks.prompts.evaluation import EvalPrompt
 from headwise.benchmarks.sweep import Call, Sweep, run_sweep
 from headwise.benchmarks.weakening import Score
 from headwise.benchmarks.weakening_sweeps import folder_of

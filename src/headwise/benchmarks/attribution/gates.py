@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from headwise.benchmarks.attribution_tuning import Sampling, Tuning, batches_of, generate_with, tokens_of
+from headwise.benchmarks.attribution.tuning import Sampling, Tuning, batches_of, generate_with, tokens_of
 from headwise.measuring.effect import ScaledWords, output_of
 from headwise.model.heads import HeadMap
 from headwise.model.hooks import Hook

@@ -31,11 +31,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from headwise.benchmarks.atom_templates import templated_prompts
-from headwise.benchmarks.atom_texts import Draft, DraftPrompt, atom_prompts
-from headwise.benchmarks.atoms import AtomPrompt
-from headwise.benchmarks.nouns import COLORS, NUMBERS, plural, same_word, singular
-from headwise.benchmarks.prompts import read_toml
+from headwise.benchmarks.prompts.atom_templates import templated_prompts
+from headwise.benchmarks.prompts.atom_texts import Draft, DraftPrompt, atom_prompts
+from headwise.benchmarks.prompts.atoms import AtomPrompt
+from headwise.benchmarks.prompts.evaluation import read_toml
+from headwise.benchmarks.prompts.nouns import COLORS, NUMBERS, plural, same_word, singular
 from headwise.errors import UnreadablePrompts
 
 __all__ = ["read_prompts"]

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from headwise.benchmarks.partial_correlation import ceiling_of, median_correlation
-from headwise.benchmarks.subset_losses import SubsetLosses
+from headwise.benchmarks.attribution.partial_correlation import ceiling_of, median_correlation
+from headwise.benchmarks.attribution.subset_losses import SubsetLosses
 from headwise.intervals import Interval
 from headwise.model.heads import HeadMap
 from headwise.model.row_count import RowCount

@@ -15,8 +15,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from headwise.benchmarks.prompts import EvalPrompt, eval_prompts
-from headwise.benchmarks.subset_losses import SubsetLosses
+from headwise.benchmarks.attribution.subset_losses import SubsetLosses
+from headwise.benchmarks.prompts.evaluation import EvalPrompt, eval_prompts
 from headwise.errors import HeadwiseError, UnreadableFile
 from headwise.files import read_whole
 from headwise.measuring.concepts import ConceptSet

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool
 
-from headwise.benchmarks.masked_words import mask_in_file
-from headwise.benchmarks.prompts import bad_file, filled, read_toml, sample
+from headwise.benchmarks.prompts.evaluation import bad_file, filled, read_toml, sample
+from headwise.benchmarks.prompts.masked_words import mask_in_file
 from headwise.errors import UnreadablePrompts
 from headwise.model.tokens import words_of
 

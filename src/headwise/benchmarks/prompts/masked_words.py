@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Bool
 from PIL import Image
 
-from headwise.benchmarks.prompts import bad_file, file_of_prompts, tables_in
+from headwise.benchmarks.prompts.evaluation import bad_file, file_of_prompts, tables_in
 from headwise.errors import UnreadablePrompts
 from headwise.model.tokens import words_of
 from headwise.pictures import fitted, read_picture

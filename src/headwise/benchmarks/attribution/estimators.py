@@ -32,7 +32,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from headwise.benchmarks.attribution_tuning import (
+from headwise.benchmarks.attribution.tuning import (
     Sampling,
     Tuning,
     batches_of,

@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from headwise.benchmarks.nouns import with_articles
+from headwise.benchmarks.prompts.nouns import with_articles
 from headwise.errors import UnreadablePrompts
 from headwise.measuring.concepts import unknown_concept
 
@@ -38,7 +38,7 @@ __all__ = [
     "tables_in",
 ]  # fmt: skip
 
-_DATA = Path(__file__).parents[1] / "data"
+_DATA = Path(__file__).parents[2] / "data"
 
 
 class MultiSubjectPrompt(NamedTuple):

@@ -17,7 +17,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from headwise.benchmarks.edit_pairs import REGION_SIZE, EditPair
+from headwise.benchmarks.prompts.edit_pairs import REGION_SIZE, EditPair
 from headwise.errors import UnreadablePrompts
 from headwise.model.words import words_of
 

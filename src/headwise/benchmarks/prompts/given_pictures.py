@@ -20,9 +20,9 @@ one, whole pictures are compared. `truth` is the picture that an edit should rea
 from pathlib import Path
 from typing import Any
 
-from headwise.benchmarks.edit_pairs import EditPair
-from headwise.benchmarks.pie_bench import pie_pairs
-from headwise.benchmarks.prompts import bad_file, file_of_prompts, sample, tables_in
+from headwise.benchmarks.prompts.edit_pairs import EditPair
+from headwise.benchmarks.prompts.evaluation import bad_file, file_of_prompts, sample, tables_in
+from headwise.benchmarks.prompts.pie_bench import pie_pairs
 from headwise.model.words import words_of
 
 __all__ = ["given_pairs"]

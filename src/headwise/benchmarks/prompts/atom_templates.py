@@ -21,9 +21,9 @@ from pathlib import Path
 from string import Formatter
 from typing import Any
 
-from headwise.benchmarks.atoms import Atom, AtomPrompt
-from headwise.benchmarks.nouns import plural
-from headwise.benchmarks.prompts import bad_file, filled
+from headwise.benchmarks.prompts.atoms import Atom, AtomPrompt
+from headwise.benchmarks.prompts.evaluation import bad_file, filled
+from headwise.benchmarks.prompts.nouns import plural
 
 __all__ = ["templated_prompts"]
 

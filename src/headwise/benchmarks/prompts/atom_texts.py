@@ -14,8 +14,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from headwise.benchmarks.atoms import Atom, AtomPrompt
-from headwise.benchmarks.nouns import COLORS, NUMBERS, numbered, phrase, plural, same_word
+from headwise.benchmarks.prompts.atoms import Atom, AtomPrompt
+from headwise.benchmarks.prompts.nouns import COLORS, NUMBERS, numbered, phrase, plural, same_word
 from headwise.model.words import find
 
 __all__ = ["Draft", "DraftPrompt", "atom_prompts", "spelled_in"]

@@ -34,7 +34,7 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
-from headwise.benchmarks.attribution_estimators import (
+from headwise.benchmarks.attribution.estimators import (
     effect,
     mean_attention,
     random_values,
@@ -42,11 +42,11 @@ from headwise.benchmarks.attribution_estimators import (
     votes,
     word_removed,
 )
-from headwise.benchmarks.attribution_gates import gates
-from headwise.benchmarks.attribution_scores import Attribution, Estimate
-from headwise.benchmarks.attribution_tuning import HeadEstimator, Sampling, Truth, Tuning
-from headwise.benchmarks.partial_correlation import FEWEST
-from headwise.benchmarks.prompts import EvalPrompt
+from headwise.benchmarks.attribution.gates import gates
+from headwise.benchmarks.attribution.partial_correlation import FEWEST
+from headwise.benchmarks.attribution.scores import Attribution, Estimate
+from headwise.benchmarks.attribution.tuning import HeadEstimator, Sampling, Truth, Tuning
+from headwise.benchmarks.prompts.evaluation import EvalPrompt
 from headwise.benchmarks.results import ATTRIBUTION_FILE, LEAST, MOST
 from headwise.benchmarks.weakening import Score, measure_weakening
 from headwise.benchmarks.weakening_sweeps import eighths, folder_of
