@@ -20,12 +20,12 @@ ASKED, COMPARED = RESULTS / "emoji-questions-2026-11-23.json", RESULTS / "emoji-
 HEAD = """\
 # Open questions
 
-What the paper leaves open, asked of the built-in model. Agreement is the rank correlation over heads, the
-mean over its 32 concepts with a 95 % interval (bootstrap over concepts), held against relevance of {whole}
-other pictures (split-half {split_half:.3f}) unless a row says otherwise. Areas between curves are means over
-{pairs} pairs of prompts that differ in one word, two drawings each, with a bootstrap over pairs. No interval
-holds the chance of which pictures, words or random orders were drawn. One small model is not every model: the
-command asks the same of yours.
+What the paper leaves open, asked of the UNet that came with the package until commit f4e580d. Agreement
+is the rank correlation over heads, the mean over its 32 concepts with a 95 % interval (bootstrap over
+concepts), held against relevance of {whole} other pictures (split-half {split_half:.3f}) unless a row
+says otherwise. Areas between curves are means over {pairs} pairs of prompts that differ in one word, two
+drawings each, with a bootstrap over pairs. No interval holds the chance of which pictures, words or
+random orders were drawn. One small model is not every model: the command asks the same of yours.
 
 ```console
 $ headwise benchmark questions --json --other an-earlier-model
