@@ -4,17 +4,18 @@
 #     gpu.sh MINUTES OUT [DEVICE] [PRESET]      for example   sh training/gpu.sh 9 "$OUT"      or, to try it,  gpu.sh 2 /tmp/out cpu tiny
 #
 # Needs training/build/sprites.npz, and diffusers: installed, or as a wheel in training/build/*.whl. Trains the denoiser with all cores
-# drawing (and before it autoencoder and reader, if a checkout lacks them in trained/; set SHARE to 0.55 then), prints the effect table, and leaves the
-# pipeline in OUT/parts as parts of at most 15 MiB (join: cat OUT/parts/FILE.* > FILE). Parts that lie in training/trained are not trained
-# again: vae and patches.safetensors, text_encoder and tokenizer.
+# drawing (and before it autoencoder and reader, where the package lacks them; set SHARE to 0.55 then), prints the effect table, and leaves the
+# pipeline in OUT/parts as parts of at most 15 MiB (join: cat OUT/parts/FILE.* > FILE). Parts that lie in the package are not trained
+# again: vae (with trained/patches.safetensors), text_encoder and tokenizer.
 set -eu
 minutes=$1 out=$2 device=${3:-cuda} preset=${4:-gpu}
 cd "$(dirname "$0")"
 python=${PYTHON:-python3} cores=$(nproc) work=$out/work
 mkdir -p "$work" "$out/parts"
 $python -c "import diffusers" 2> /dev/null || $python -m pip install -q --no-deps --no-index build/*.whl
-for part in vae patches.safetensors text_encoder tokenizer autoencoder.json reader.json; do
-  [ ! -e "trained/$part" ] || cp -r "trained/$part" "$work/"
+shipped=../src/headwise/emoji/model
+for part in $shipped/vae $shipped/text_encoder $shipped/tokenizer trained/*.safetensors trained/*.json; do
+  [ ! -e "$part" ] || cp -r "$part" "$work/"
 done
 [ "$device" = cpu ] && workers=0 threads=1 || { workers=$((cores - 1)); threads=4; }
 run="--sprites build/sprites.npz --work $work --device $device --workers $workers --threads $threads"

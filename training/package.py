@@ -80,7 +80,7 @@ def main() -> None:
     given = parse.parse_args()
     folder = FOLDERS[given.name]
     folder.mkdir(exist_ok=True)
-    model, judge = folder / "model", folder / "judge"
+    model, judge = folder / "model", FOLDERS["emoji"] / "judge"  # one judge reads the pictures of both
     for before in (model, judge):
         shutil.rmtree(before, ignore_errors=True)
     shutil.copytree(given.work / "model", model)

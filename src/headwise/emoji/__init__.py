@@ -1,5 +1,5 @@
-"""The built-in models: small latent diffusion models of one world of emoji, with image-text models to score
-them.
+"""The built-in models: small latent diffusion models of one world of emoji, and an image-text model that
+reads the pictures of both.
 
 Plain diffusers and transformers objects, trained by the scripts in the repository's `training/` on pictures
 composed of emoji, so that what a picture should show is known. README.md in a model's folder is its card.
@@ -13,6 +13,8 @@ from typing import Any
 from headwise.errors import ModelNotLoaded
 
 __all__ = ["DIT", "EFFECT", "JUDGE", "MODEL", "MODELS", "RELEVANCE", "UNET", "BuiltIn", "card", "load"]
+
+_HERE = Path(__file__).parent
 
 
 @dataclass(frozen=True)
@@ -36,8 +38,8 @@ class BuiltIn:
 
     @property
     def judge(self) -> Path:
-        """The folder of the CLIP model that reads its pictures."""
-        return self.folder / "judge"
+        """The folder of the CLIP model that reads its pictures: one for all models of this world."""
+        return _HERE / "judge"
 
     @property
     def relevance(self) -> Path:
@@ -75,7 +77,6 @@ class BuiltIn:
         return dict(json.loads((self.folder / "card.json").read_text()))
 
 
-_HERE = Path(__file__).parent
 UNET = BuiltIn("emoji", "diffusers.StableDiffusionPipeline", _HERE)
 DIT = BuiltIn("emoji-dit", "headwise.emoji.transformer.EmojiTransformerPipeline", _HERE / "dit")
 MODELS = {model.name: model for model in (UNET, DIT)}
