@@ -25,6 +25,7 @@ from diffusers.models.attention_processor import AttnProcessor
 from PIL import Image
 
 from conftest import TRANSFORMERS, tiny_sd, tiny_sdxl
+from headwise.editing.support import EVERY, METHODS, TEXT_ALONE, UNET
 from headwise.errors import HeadwiseError
 from headwise.measuring.concepts import ConceptSet
 from headwise.measuring.probe import ConceptProbe
@@ -433,10 +434,26 @@ def table():
         "",
         "Model families, each tested with the same hooks (`tests/test_families.py`): Stable Diffusion 1.x,",
         "2.x and XL, PixArt-Σ, Sana, Stable Diffusion 3 and 3.5, FLUX.1 dev and schnell. Editing and",
-        "exciting are for the first four; plug-and-play is for the first three, local blending for Sana too.",
+        "exciting (`tests/test_support.py`):",
+        "",
+        f"| | {' | '.join(EVERY)} |",
+        f"|---|{'---|' * len(EVERY)}",
+        *(
+            f"| {method.title} | {' | '.join(where(method, family) for family in EVERY)} |"
+            for method in METHODS.values()
+        ),
+        "",
+        "Sana's self-attention is linear and has no maps, so prompt-to-prompt exchanges none there.",
         "",
     ]
     return "\n".join([*head, *lines, *guided, *families])
+
+
+def where(method, family):
+    """Whether a method works on a family of models, as far as the page tells them apart."""
+    if family in method.families:
+        return "works"
+    return f"on {TEXT_ALONE}" if family == UNET and TEXT_ALONE in method.families else "refused"
 
 
 def test_the_page_is_this_table():

@@ -3,6 +3,7 @@
 alignment           two prompts, token by token
 groups              a source and its targets in one batch
 local_blend         keep the source outside the edited region
+exchange            map columns exchanged without maps, in cross-attention and in joint attention
 prompt_to_prompt    prompt-to-prompt, plain and by relevance
 inversion           real pictures: the noise they can be generated from again
 attend_and_excite   Attend-and-Excite, plain and by relevance

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -18,7 +19,9 @@ from headwise.model.generate import Key, generate_keys
 from headwise.model.hooks import Hook
 from headwise.model.sites import AttentionHook, DenoiserCall, Site
 
-__all__ = ["FromSource", "coarse_side", "generate_edits", "is_coarse", "plain_maps", "source_rows"]
+__all__ = [
+    "FromSource", "coarse_side", "generate_edits", "is_coarse", "plain_maps", "plain_shares", "source_rows",
+]  # fmt: skip
 
 
 def source_rows(call: DenoiserCall, targets: int, both: bool = False) -> Int[Tensor, " rows"]:
@@ -111,6 +114,19 @@ def plain_maps(
     return torch.softmax(scores, -1)
 
 
+def plain_shares(
+    query: Float[Tensor, "rows heads pixels dim"],
+    key: Float[Tensor, "rows heads keys dim"],
+    marks: Float[Tensor, "rows keys"],
+    mask: Tensor | None,
+) -> Float[Tensor, "rows heads pixels 1"]:
+    """How much of its attention each pixel gives to marked keys: `plain_maps` @ marks, without maps."""
+    # as wide as the queries, so that the kernel that the layer uses can be used
+    values = marks[:, None, :, None].expand(*key.shape[:3], query.shape[-1]).contiguous()
+    mask = mask if mask is None or mask.dtype == torch.bool else mask.to(query.dtype)
+    return F.scaled_dot_product_attention(query, key, values, attn_mask=mask)[..., :1]
+
+
 def is_coarse(site: Site, smaller: bool = False) -> bool:
     """Whether a layer is one of those that see the layout, and whose maps are read.
 
@@ -120,7 +136,7 @@ def is_coarse(site: Site, smaller: bool = False) -> bool:
         site: The layer.
         smaller: Whether smaller heights count as well.
     """
-    if site.address.startswith("transformer_blocks"):
+    if not site.address.startswith(("down_blocks", "mid_block", "up_blocks")):
         return True
     goal = coarse_side(site.call.grid[0])
     return site.height <= goal if smaller else site.height == goal

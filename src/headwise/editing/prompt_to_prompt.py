@@ -13,8 +13,8 @@ and afterwards its own again. No map is made: with a and b the factors of the tw
 
     output = attend(q, k, M diag(a) V*) + attend(q*, k*, diag(b) V*)
 
-is the same sum. In the first calls, too, self-attention at coarse layers is the source's, so that the layout
-stays: attend(q, k, V*).
+is the same sum (exchange.py, which also says it of joint attention). In the first calls, too, self-attention
+at coarse layers is the source's, so that the layout stays: attend(q, k, V*).
 
 `as_published` brings back what the published code does otherwise: it aligns prompts in its own way
 (alignment_published.py), counts its windows in steps and rounds them down, and weights words in the first
@@ -38,9 +38,17 @@ from tqdm.auto import tqdm
 
 from headwise.editing.alignment import Alignment, align, align_images
 from headwise.editing.alignment_published import align_as_published
+from headwise.editing.exchange import Columns, exchange_cross, exchange_joint
 from headwise.editing.groups import generate_edits, is_coarse, source_rows
-from headwise.editing.support import require_support
-from headwise.errors import BadStrength, HeadwiseError, HookMisuse, PromptsNotAlike, WordNotInPrompt
+from headwise.editing.support import NO_LAYOUT, require_cross_attention, require_support
+from headwise.errors import (
+    BadStrength,
+    HeadwiseError,
+    HookMisuse,
+    PromptsNotAlike,
+    Unsupported,
+    WordNotInPrompt,
+)
 from headwise.measuring.relevance import Relevance
 from headwise.model.generate import Key
 from headwise.model.hooks import Hook
@@ -67,7 +75,8 @@ class PromptToPrompt(Hook):
             prompt-to-prompt has 0.4, that of relevance 0.9, which are the defaults without and with concepts.
         coarse: The largest share of the latents' positions at which a layer's self-attention is exchanged.
             By default 1/16, as 16² of 64², though never below 8²; transformers have one grid, at which it is
-            exchanged in all layers.
+            exchanged in all layers. Sana's is linear and has no maps: none is exchanged, and a share that is
+            given for `self_attention` is refused.
         weights: The weight w of words of the targets, at all calls.
         relevance, concepts: Words of the targets, and the concept by whose heads each is strengthened instead
             of taking the source's map.
@@ -78,7 +87,7 @@ class PromptToPrompt(Hook):
             words are weighted while `cross` lasts, and in a mapping without "" other words have the share 1.
     """
 
-    kinds = ("cross", "self")
+    kinds = ("cross", "joint", "self")
     once_per_step = True
 
     def __init__(
@@ -110,11 +119,14 @@ class PromptToPrompt(Hook):
         for share in (*self.cross.values(), self.self_attention):
             if not 0 <= share <= 1:
                 raise BadStrength(f"{share} was given as a share of the denoiser calls; expected 0 to 1.")
+        self.needs_layout, self._met_layout = bool(self_attention), False
         self._prepared: Any = None
 
     @torch.inference_mode(False)  # kept for later calls, in whatever mode the first is made
     def prepare(self, call: DenoiserCall) -> None:
         """Lay out M, a and b for this call, anew only where the batch or the exchanged words change."""
+        if not call.prompted:
+            return
         text = (call.prompts, call.tokens, call.segments)
         batch = (text, call.rows, call.conditional, call.device, call.dtype, call.head_map)
         if not call.step or batch != self._prepared:
@@ -129,18 +141,21 @@ class PromptToPrompt(Hook):
         self._same_layout = bool(self._within(call, torch.tensor(self.self_attention, dtype=torch.float64)))
 
     def __call__(self, attend: Attend, site: Site, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Attend with columns of two maps; at coarse self-attention with the source's map."""
-        rows = self._rows
-        if site.kind == "self":
-            if not self._same_layout or not self._is_coarse(site):
-                return attend(query, key, value)
-            return attend(query[rows], key[rows], value)
-        b = self._b[site.layer].to(value.dtype)
-        output = attend(query, key, value * b)  # A* diag(b) V*
-        if self._ma is None:
-            return output
-        mav = torch.einsum("rst,rhtd->rhsd", self._ma.to(value.dtype), value)
-        return output + attend(query[rows], key[rows], mav, rows=rows)  # A M diag(a) V*
+        """Attend with columns of two maps; among pixels, while the layout is the source's, with its map."""
+        if not site.call.prompted:
+            return attend(query, key, value)
+        if site.kind == "cross":
+            return exchange_cross(attend, site, query, key, value, self._columns)
+        self._met_layout = True
+        same_layout = self._same_layout and self._is_coarse(site)
+        if site.kind == "joint":
+            return exchange_joint(attend, site, query, key, value, self._columns, same_layout)
+        return attend(query[self._rows], key[self._rows], value) if same_layout else attend(query, key, value)
+
+    def finish(self, call: DenoiserCall) -> None:
+        """Unsupported if self-attention was to be exchanged, and the model has none with maps."""
+        if call.prompted and self.needs_layout and not self._met_layout:
+            raise Unsupported(NO_LAYOUT)
 
     def _is_coarse(self, site: Site) -> bool:
         if self.coarse is None:
@@ -157,6 +172,8 @@ class PromptToPrompt(Hook):
     def _read(self, call: DenoiserCall) -> None:
         """Read from the prompts, for each image: M, the share of calls of each token, w and R."""
         require_support(call.head_map, self)
+        if self.as_published:
+            require_cross_attention(call.head_map)
         self._rows = source_rows(call, self.targets)
         sources = self._rows[call.conditional] - call.conditional.start
         blank = np.zeros((call.pictures, call.tokens))
@@ -203,20 +220,10 @@ class PromptToPrompt(Hook):
         return positions
 
     def _lay_out(self, call: DenoiserCall, inside: Tensor) -> None:
-        """M diag(a) and b of this call, in rows of the batch; rows without the prompt keep their own maps."""
-        from_source = self._from_source & inside
+        """The columns of this call: those inside their window come from the source, or are strengthened."""
         w = torch.where(inside, self._w, 1.0) if self.as_published else self._w
-        a = from_source * w
-        b = torch.where(inside[:, None], self._r, 1.0) * w[:, None]
-        b = torch.where(from_source[:, None], 0.0, b)
-        b_of_rows = torch.ones(call.rows, *b.shape[1:], dtype=b.dtype)
-        b_of_rows[call.conditional] = b
-        # rounded before it is moved, as Apple's GPUs hold no float64
-        b_of_rows = b_of_rows.to(call.dtype).to(call.device)[..., None]
-        self._b = [b_of_rows[:, start:stop] for start, stop in call.head_map.slices]
-        ma = torch.zeros(call.rows, call.tokens, call.tokens, dtype=b.dtype)
-        ma[call.conditional] = self._m * a[:, None]
-        self._ma = ma.to(call.dtype).to(call.device) if a.any() else None
+        r = torch.where(inside[:, None], self._r, 1.0)
+        self._columns = Columns.of(call, self._rows, self._m, self._from_source & inside, w, r)
 
 
 def edit(
@@ -294,8 +301,9 @@ def _as_read(pipe: Any, prompt: str) -> tuple[tuple[int, ...], ...]:
     """The tokens of a prompt as far as each text encoder reads it, without the end token."""
     tokenizers = [getattr(pipe, name, None) for name in ("tokenizer", "tokenizer_2", "tokenizer_3")]
     convert = getattr(pipe, "maybe_convert_prompt", lambda prompt, tokenizer: prompt)
-    return tuple(
-        tuple(tokenizer(convert(prompt, tokenizer)).input_ids[:-1][: tokenizer.model_max_length - 1])
-        for tokenizer in tokenizers
-        if tokenizer is not None
-    )
+    every = []
+    for tokenizer in filter(None, tokenizers):
+        tokens = tokenizer(convert(prompt, tokenizer)).input_ids
+        ended = bool(tokens) and tokens[-1] == tokenizer.eos_token_id  # Gemma says no end token
+        every.append(tuple(tokens[:-1] if ended else tokens)[: tokenizer.model_max_length - 1])
+    return tuple(every)

@@ -2,16 +2,21 @@
 
 from typing import Any, NamedTuple
 
-from headwise.errors import Unsupported
+from headwise.errors import HookMisuse, Unsupported
 from headwise.model.heads import HeadMap, denoiser_of
 
-__all__ = ["require_support", "supports"]
+__all__ = ["require_cross_attention", "require_support", "supports"]
 
 UNET = "Stable Diffusion 1, 2, XL"
 TEXT_ALONE = "Stable Diffusion 1, 2"
 PIXART = "PixArt"
 SANA = "Sana"  # whose self-attention is linear, and has no maps
 JOINT = "Stable Diffusion 3, FLUX"
+EVERY = (UNET, PIXART, SANA, JOINT)
+NO_LAYOUT = (
+    "self_attention was given, but this model's self-attention is linear and has no maps to exchange. "
+    "Leave self_attention out."
+)
 
 
 class _Method(NamedTuple):
@@ -22,7 +27,7 @@ class _Method(NamedTuple):
 
 
 METHODS = {  # by the name of the hook's class, or of the function
-    "PromptToPrompt": _Method("Prompt-to-prompt", (UNET, PIXART)),
+    "PromptToPrompt": _Method("Prompt-to-prompt", EVERY),
     "LocalBlend": _Method("Local blending", (UNET, PIXART, SANA)),
     "MasaCtrl": _Method("MasaCtrl", (UNET, PIXART)),
     "FreePrompt": _Method("Free-prompt editing", (UNET, PIXART)),
@@ -45,6 +50,8 @@ def require_support(model: Any, *methods: Any) -> None:
     Raises:
         Unsupported: One of the methods does not work on this model.
     """
+    if any(getattr(method, "needs_layout", False) for method in methods) and _families(model) == {SANA}:
+        raise Unsupported(NO_LAYOUT)
     for method in filter(None, map(_known, methods)):
         if not supports(model, method):
             name = "this one" if isinstance(model, HeadMap) else type(model).__name__
@@ -58,6 +65,12 @@ def supports(model: Any, method: Any) -> bool:
     """Whether a method works on a model; arguments as in `require_support`."""
     known = _known(method)
     return known is None or bool(_families(model) & set(known.families))
+
+
+def require_cross_attention(head_map: HeadMap) -> None:
+    """HookMisuse where the published code is asked for in joint attention, which it was not written for."""
+    if any(layer.kind == "joint" for layer in head_map):
+        raise HookMisuse("The published code does not work in joint attention. Leave as_published out.")
 
 
 def _known(method: Any) -> _Method | None:

@@ -23,7 +23,7 @@ from headwise.model import modes
 from headwise.model.calls import PipelineCall, require_hooked_pipeline, watch_call
 from headwise.model.contexts import Contexts
 from headwise.model.heads import HeadMap, denoiser_of, self_attention_beside, wrapped_denoiser_of
-from headwise.model.hooks import as_hook, overrides
+from headwise.model.hooks import as_hook, overrides, stands_beside
 from headwise.model.inputs import at_time, crop_latents, grid_of, latents_in, least_side, rows_of
 from headwise.model.intercept import Intercept
 from headwise.model.pipelines import text_segments
@@ -102,7 +102,7 @@ class _Hooked:
             wrap = functools.partial(self._wrapped, index, layer.kind)
             self.undo.append(replace_forward(layer.address, modules[layer.address], wrap))
             beside = self_attention_beside(layer.address)
-            if beside in modules and any("self" in hook.kinds for hook in self.hooks):
+            if beside in modules and any(stands_beside(hook, modules[beside]) for hook in self.hooks):
                 wrap = functools.partial(self._wrapped, index, "self")
                 self.undo.append(replace_forward(beside, modules[beside], wrap))
         for hook in self.hooks:

@@ -169,5 +169,8 @@ def _place(address: str) -> int:
 
 
 def self_attention_beside(address: str) -> str:
-    """A transformer block of diffusers reads itself in `attn1` and the text in `attn2`."""
-    return address.removesuffix("attn2") + "attn1"
+    """A block of diffusers reads itself in `attn1` and the text in `attn2`, or both in `attn`.
+
+    Some blocks of Stable Diffusion 3.5 read themselves once more, in `attn2` beside `attn`.
+    """
+    return address[:-1] + "1" if address.endswith("attn2") else address + "2"

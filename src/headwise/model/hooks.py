@@ -25,7 +25,7 @@ from torch import Tensor
 from headwise.errors import HookMisuse
 from headwise.model.sites import Attend, AttentionHook, DenoiserCall, Site
 
-__all__ = ["Hook", "as_hook", "overrides"]
+__all__ = ["Hook", "as_hook", "overrides", "stands_beside"]
 
 
 class Hook:
@@ -41,7 +41,8 @@ class Hook:
     Attributes:
         kinds: The kinds of site at which `__call__` is called: "cross" and "joint" where pixels read text,
             "self" at the self-attention beside each of these layers, where keys are pixels too, and "text"
-            for the queries of the text in joint attention.
+            for the queries of the text in joint attention. Linear self-attention, as Sana's, has no maps: a
+            hook is not called there, and one that stands nowhere else is refused.
         features: Module paths of residual blocks whose output is passed through `feature`.
         once_per_step: Whether the hook needs one row with the prompt for each image, once a step. Guidance
             that computes more, such as perturbed-attention guidance, is then refused.
@@ -136,6 +137,12 @@ def as_hook(hook: AttentionHook, kinds: tuple[str, ...] = Hook.kinds) -> Hook:
             f"{hook!r} has {ignored[0]!r}, but is not a headwise.Hook. Make its class a subclass of Hook."
         )
     return _Plain(hook, kinds)
+
+
+def stands_beside(hook: Hook, module: Any) -> bool:
+    """Is the hook to be called at this self-attention? If it is linear, only one that stands nowhere else."""
+    linear = "Linear" in type(module.processor).__name__
+    return "self" in hook.kinds and (not linear or set(hook.kinds) == {"self"})
 
 
 def overrides(hook: Hook, method: str) -> bool:

@@ -58,9 +58,11 @@ class Site:
         """Index of the denoiser call within the pipeline call, counted: 0, 1, 2 …"""
         return self.call.step
 
-    def mask_of_rows(self, rows: slice) -> Tensor | None:
+    def mask_of_rows(self, rows: slice | Tensor) -> Tensor | None:
         """The mask of these rows of the batch; None where nothing is masked."""
-        return self.mask if self.mask is None or len(self.mask) == 1 else self.mask[rows]
+        if self.mask is None or len(self.mask) == 1:
+            return self.mask
+        return self.mask[rows if isinstance(rows, slice) else rows.to(self.mask.device)]
 
     @property
     def prompts(self) -> tuple[str, ...]:

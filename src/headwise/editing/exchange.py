@@ -1,0 +1,179 @@
+r"""The exchange of map columns as a sum of fused attentions, in cross-attention and in joint attention.
+
+With A the map of the source's image, A* that of a target's and V* the target's values, column t of the
+target's map becomes (A M)[:, t] a[t] + A*[:, t] b[t]. In **cross-attention** no map is needed for it:
+
+    output = attend(q, k, M diag(a) V*) + attend(q*, k*, diag(b) V*)
+
+In **joint attention** the keys are text and pixels in one softmax, A = [A_T, A_I]. Only what pixels ask is
+exchanged; the text's own queries keep their maps. Text columns are exchanged as above, and the columns of
+pixels are the source's A_I while the layout is, the target's own otherwise. Columns of two softmaxes need not
+sum to 1 in a row, so the row is divided by its sum, and a pixel goes on attending by 1 in all. The factors w
+and R are left out of the sum, so that they raise what they are said to raise:
+
+    n = A M 1_a + A*_T 1_b + (A_I or A*_I) 1
+    output = (attend(q, k, [M diag(a) V*_T; V*_I or 0]) + attend(q*, k*, [diag(b) V*_T; 0 or V*_I])) / n
+
+with 1_a and 1_b the marks of the columns that are borrowed and of those that are kept. n comes from the same
+kernel with marks in place of values. Where every word was there before or stands in another's place, and the
+pixels' columns are the source's too, n is 1.
+
+References:
+    | Prompt-to-Prompt Image Editing with Cross Attention Control (Hertz et al., 2022)
+    | https://arxiv.org/abs/2208.01626
+    | Exploring Multimodal Diffusion Transformers for Enhanced Prompt-based Image Editing (Shin et al., 2025),
+    | which takes joint maps apart in these blocks https://arxiv.org/abs/2508.07519
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from headwise.editing.groups import plain_shares
+from headwise.model.sites import Attend, DenoiserCall, Site
+
+__all__ = ["Columns", "exchange_cross", "exchange_joint"]
+
+
+@dataclass(frozen=True, eq=False)
+class Columns:
+    """Which columns of each row's map come from its source, and the factors of all.
+
+    Args:
+        rows: For each row of the batch, the row of its source.
+        ma: M diag(a); None where no column is borrowed.
+        b: For each layer, the factors of a row's own columns, "rows heads tokens 1".
+        borrowed: For each row, M 1_a: how much of a source's column goes to columns that are borrowed.
+        kept: For each row, 1_b: 1 where a column is the row's own, whatever its factor.
+        acting: Whether any column is borrowed or has another factor than 1.
+    """
+
+    rows: Int[Tensor, " rows"]
+    ma: Float[Tensor, "rows source_tokens tokens"] | None
+    b: list[Tensor]
+    borrowed: Float[Tensor, "rows tokens"]
+    kept: Float[Tensor, "rows tokens"]
+    acting: bool
+
+    @classmethod
+    def of(
+        cls,
+        call: DenoiserCall,
+        rows: Int[Tensor, " rows"],
+        m: Float[Tensor, "pictures source_tokens tokens"],
+        from_source: Bool[Tensor, "pictures tokens"],
+        w: Float[Tensor, "pictures tokens"],
+        r: Float[Tensor, "pictures all_heads tokens"],
+    ) -> "Columns":
+        """From M, the marks of borrowed columns, w and R of each image.
+
+        Rows of the batch that do not carry the prompt keep their own maps.
+        """
+
+        def in_rows(of_images: Tensor, elsewhere: float) -> Tensor:
+            """The values of each image in its row of the batch."""
+            every = torch.full((call.rows, *of_images.shape[1:]), elsewhere, dtype=torch.float64)
+            every[call.conditional] = of_images.double()
+            return every
+
+        def moved(factors: Tensor) -> Tensor:
+            # rounded before it is moved, as Apple's GPUs hold no float64
+            return factors.to(call.dtype).to(call.device)
+
+        a, own = from_source * w, ~from_source * 1.0
+        b = in_rows(r * w[:, None] * own[:, None], 1.0)
+        b_of_rows = moved(b)[..., None]
+        return cls(
+            rows,
+            moved(in_rows(m * a[:, None], 0.0)) if a.any() else None,
+            [b_of_rows[:, start:stop] for start, stop in call.head_map.slices],
+            in_rows((m * from_source[:, None]).sum(-1), 0.0),
+            in_rows(own, 1.0),
+            bool(a.any() or (b != 1).any()),
+        )
+
+
+def exchange_cross(
+    attend: Attend,
+    site: Site,
+    query: Float[Tensor, "rows heads pixels dim"],
+    key: Float[Tensor, "rows heads tokens dim"],
+    value: Float[Tensor, "rows heads tokens dim"],
+    columns: Columns,
+) -> Float[Tensor, "rows heads pixels dim"]:
+    """The output of cross-attention with exchanged columns."""
+    rows = columns.rows
+    output = attend(query, key, value * columns.b[site.layer].to(value.dtype))  # A* diag(b) V*
+    if columns.ma is None:
+        return output
+    mav = torch.einsum("rst,rhtd->rhsd", columns.ma.to(value.dtype), value)
+    return output + attend(query[rows], key[rows], mav, rows=rows)  # A M diag(a) V*
+
+
+def exchange_joint(
+    attend: Attend,
+    site: Site,
+    query: Float[Tensor, "rows heads pixels dim"],
+    key: Float[Tensor, "rows heads keys dim"],
+    value: Float[Tensor, "rows heads keys dim"],
+    columns: Columns,
+    same_layout: bool,
+) -> Float[Tensor, "rows heads pixels dim"]:
+    """The output of the pixels' joint attention with exchanged columns, rows kept at 1.
+
+    Args:
+        attend, site, query, key, value: As a hook gets them.
+        columns: The columns of the text.
+        same_layout: Whether the columns of the pixels come from the source.
+    """
+    plain, rows = attend(query, key, value), columns.rows
+    targets = rows != torch.arange(len(rows))
+    if not targets.any() or not (columns.acting or same_layout):
+        return plain
+    text = site.text
+    pixels = slice(text.stop, None) if text.start == 0 else slice(0, text.start)
+    kept_values, borrowed_values = value.clone(), torch.zeros_like(value)
+    kept_values[..., text, :] *= columns.b[site.layer].to(value.dtype)  # diag(b) V*_T
+    if columns.ma is not None:
+        borrowed_values[..., text, :] = torch.einsum(
+            "rst,rhtd->rhsd", columns.ma.to(value.dtype), value[..., text, :]
+        )
+    if same_layout:
+        kept_values[..., pixels, :], borrowed_values[..., pixels, :] = 0.0, value[..., pixels, :]
+    kept = _on_keys(columns.kept, site, key.shape[-2], float(not same_layout))
+    borrowed = _on_keys(columns.borrowed, site, key.shape[-2], float(same_layout))
+    edited = torch.zeros_like(plain)
+    n: Tensor | float = 0.0
+    if kept[targets].any():
+        edited = attend(query, key, kept_values)
+        n = n + _row_sums(site, query, key, kept, targets, torch.arange(len(rows)))
+    if borrowed[targets].any():
+        edited = edited + attend(query[rows], key[rows], borrowed_values, rows=rows)
+        n = n + _row_sums(site, query, key, borrowed, targets, rows)
+    return torch.where(targets.to(plain.device)[:, None, None, None], edited / n, plain)
+
+
+def _on_keys(
+    marks: Float[Tensor, "rows tokens"], site: Site, keys: int, at_pixels: float
+) -> Float[Tensor, "rows keys"]:
+    """Marks of the text's tokens and one mark for all pixels, where their keys stand."""
+    on_keys = torch.full((len(marks), keys), at_pixels, dtype=marks.dtype)
+    on_keys[:, site.text] = marks
+    return on_keys
+
+
+def _row_sums(
+    site: Site,
+    query: Tensor,
+    key: Tensor,
+    marks: Float[Tensor, "rows keys"],
+    targets: Bool[Tensor, " rows"],
+    rows: Int[Tensor, " rows"],
+) -> Tensor | float:
+    """What the marked columns of each row of the map sum to, with queries and keys of these rows."""
+    of_targets = marks[targets]
+    if bool((of_targets == of_targets[0, 0]).all()):  # as a whole row sums to 1
+        return float(of_targets[0, 0])
+    return plain_shares(query[rows], key[rows], marks.to(query), site.mask_of_rows(rows))
