@@ -12,6 +12,7 @@ import torch
 from conftest import TRANSFORMERS, tiny_flux, tiny_sana
 from headwise.editing.alignment import align
 from headwise.editing.groups import generate_edits
+from headwise.editing.local_blend import LocalBlend
 from headwise.editing.prompt_to_prompt import PromptToPrompt, check_targets, edit
 from headwise.errors import HookMisuse, LayerNotReached, Unsupported
 from headwise.model.attention import hooked
@@ -205,6 +206,47 @@ def test_in_sana_columns_are_exchanged_and_its_self_attention_has_none():
         draw(pipe, groups, asked, **options)
     with pytest.raises(Unsupported, match="self-attention is linear"), hooked(pipe, asked):
         pipe([*groups[0]], output_type="latent", **options)
+
+
+@pytest.mark.parametrize("name", ["sd3", "flux-dev"])
+def test_local_blend_looks_at_columns_of_the_joint_map(name):
+    """By hand; a hook inside, which changes what comes of attention, changes no map."""
+    pipe, group = TRANSFORMERS[name](dtype=torch.float64), ("a red dog", "a red cat on the beach")
+    changed = [["dog"], ["cat", "on", "the", "beach"]]
+    naive = 0.0
+
+    def look(attend, site, q, k, v):
+        nonlocal naive
+        maps = []
+        for image in range(2):
+            row = site.conditional.start + image
+            shares = torch.softmax(q[row] @ k[row].transpose(-1, -2) / math.sqrt(q.shape[-1]), -1)
+            tokens = [t for word in changed[image] for t in site.call.positions(image, word)]
+            maps.append(shares[..., site.text][..., tokens].sum(-1).mean(0))
+        naive = naive + torch.stack(maps).unflatten(-1, (site.height, site.width))
+        return attend(q, k, v)
+
+    blend, doubling = LocalBlend(threshold=0.0), as_hook(lambda attend, site, q, k, v: attend(q, k, 2 * v))
+    draw(pipe, [group], blend, as_hook(look), doubling, num_inference_steps=1, guidance_scale=5.0)
+    assert torch.allclose(blend._sum.double(), naive, atol=1e-6) and naive.std() > 1e-4
+
+
+@pytest.mark.parametrize("name", ["sd3", "flux-dev", "sana"])
+def test_local_blend_keeps_the_source_outside_its_mask(name):
+    pipe, group = TRANSFORMERS[name](), [("a red dog", "a red cat")]
+    of_sana = {"use_resolution_binning": False, "height": 32, "width": 32}
+    options, side = (of_sana, 16) if name == "sana" else ({}, 4 if name == "flux-dev" else 8)
+    edited = draw(pipe, group, PromptToPrompt(), **options)
+    everything = draw(pipe, group, PromptToPrompt(), LocalBlend(threshold=0.0, start=0.0), **options)
+    assert torch.equal(everything, edited)
+    nothing = draw(pipe, group, PromptToPrompt(), LocalBlend(threshold=1.0, start=0.0), **options)
+    assert torch.equal(nothing[:, 1], nothing[:, 0])
+    blend = LocalBlend(threshold=0.9, start=0.0)
+    [[source, target]] = draw(pipe, group, PromptToPrompt(), blend, **options)
+    size = (side, side)  # one mask for a patch of packed latents
+    kept = (source == target).all(-1).unflatten(0, size) if source.ndim == 2 else (source == target).all(0)
+    mask = blend.mask(size)
+    assert torch.equal(kept, ~(mask[0] | mask[1])) and 0 < kept.sum() < kept.numel()
 
 
 def test_a_hook_at_self_attention_alone_is_told_that_there_is_none():

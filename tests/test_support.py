@@ -48,9 +48,8 @@ def benchmark_by_name(benchmark, pipe, prompts, method):
     return benchmark(pipe, relevance_of(pipe), prompts, Stub(), methods=[method], progress=False)
 
 
-EVERYWHERE = {"PromptToPrompt"}
+EVERYWHERE = {"PromptToPrompt", "LocalBlend"}
 WORKS = dict.fromkeys(ONE_OF_A_KIND, EVERYWHERE) | {"pixart": {*EVERYWHERE, "LocalBlend", "MasaCtrl", "FreePrompt"}}
-WORKS["sana"] = EVERYWHERE | {"LocalBlend"}
 
 
 @pytest.mark.parametrize("name", ONE_OF_A_KIND)

@@ -6,7 +6,8 @@ A batch holds groups, each a source and its targets. After every step a target's
 
 with x the source's latents and m the mask where either of the two pictures attends to a word that was
 changed: the map of those words, averaged over heads, coarse layers and the calls so far, widened by one
-position, relative to its own maximum, above a threshold.
+position, relative to its own maximum, above a threshold. In joint attention it is their columns of the one
+softmax over text and pixels. Latents that come as a row of patches (FLUX) are blended patch by patch.
 
 References:
     | Prompt-to-Prompt Image Editing with Cross Attention Control (Hertz et al., 2022)
@@ -21,7 +22,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from headwise.editing.alignment import align_images
-from headwise.editing.groups import is_coarse, plain_maps, source_rows
+from headwise.editing.groups import is_coarse, plain_shares, source_rows
 from headwise.editing.support import require_support
 from headwise.errors import BadStrength, HookMisuse
 from headwise.model.hooks import Hook
@@ -53,6 +54,8 @@ class LocalBlend(Hook):
     def prepare(self, call: DenoiserCall) -> None:
         """At the first call, find the changed words and forget the maps of the batch before."""
         batch = (call.prompts, call.rows, call.tokens)
+        if not call.prompted:
+            return
         if call.step and batch == self._prepared:
             return
         self._prepared = batch
@@ -63,17 +66,19 @@ class LocalBlend(Hook):
 
     def __call__(self, attend: Attend, site: Site, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Keep the maps of changed words at coarse layers, and attend unchanged."""
-        if is_coarse(site):
+        if site.call.prompted and is_coarse(site):
             rows = site.conditional
-            shares = plain_maps(query[rows].float(), key[rows].float(), site.mask_of_rows(rows))
-            of_words = (shares * self._words.to(shares)[:, None, None]).sum(-1).mean(1)
+            q, k = query[rows].float(), key[rows].float()
+            marks = k.new_zeros(len(k), k.shape[-2])
+            marks[:, site.text] = self._words.to(marks)
+            of_words = plain_shares(q, k, marks, site.mask_of_rows(rows))[..., 0].mean(1)
             maps = of_words.unflatten(-1, (site.height, site.width))
             self._sum = maps if self._sum is None else self._sum + maps
         return attend(query, key, value)
 
     def after_step(
-        self, latents: Float[Tensor, "pictures channels height width"], call: DenoiserCall
-    ) -> Float[Tensor, "pictures channels height width"]:
+        self, latents: Float[Tensor, "pictures ..."], call: DenoiserCall
+    ) -> Float[Tensor, "pictures ..."]:
         """Return latents in which each target equals its source outside the mask."""
         if self._sum is None:
             raise HookMisuse(
@@ -81,10 +86,12 @@ class LocalBlend(Hook):
             )
         if (call.step + 1) / max(1, call.steps) < self.start:
             return latents
-        mask = self.mask((latents.shape[-2], latents.shape[-1]))
+        in_patches = latents.ndim == 3
+        mask = self.mask(call.grid if in_patches else (latents.shape[-2], latents.shape[-1]))
         sources = (self._rows[call.conditional] - call.conditional.start).to(latents.device)
         mask = mask | mask[sources]
-        return torch.where(mask[:, None], latents, latents[sources])
+        mask = mask.flatten(1)[..., None] if in_patches else mask[:, None]
+        return torch.where(mask, latents, latents[sources])
 
     def mask(self, size: tuple[int, int]) -> Bool[Tensor, "pictures height width"]:
         """Where each picture attends to the words that make the difference."""

@@ -28,7 +28,7 @@ class _Method(NamedTuple):
 
 METHODS = {  # by the name of the hook's class, or of the function
     "PromptToPrompt": _Method("Prompt-to-prompt", EVERY),
-    "LocalBlend": _Method("Local blending", (UNET, PIXART, SANA)),
+    "LocalBlend": _Method("Local blending", EVERY),
     "MasaCtrl": _Method("MasaCtrl", (UNET, PIXART)),
     "FreePrompt": _Method("Free-prompt editing", (UNET, PIXART)),
     "PlugAndPlay": _Method("Plug-and-Play"),
