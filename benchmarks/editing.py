@@ -27,7 +27,8 @@ from diffusers.models.attention_processor import AttnProcessor
 from looking import PROMPT_TOKENS, Pipeline, Setting, summary, tell, timed
 from torch import Tensor
 
-from headwise.editing.attend_and_excite import Excite, excitement_loss
+from headwise.editing.attend_and_excite import Excite
+from headwise.editing.excitement import excitement_loss
 from headwise.editing.prompt_to_prompt import PromptToPrompt
 from headwise.measuring.relevance import Relevance
 from headwise.model.attention import hooked
@@ -159,7 +160,9 @@ def ways(setting: Setting) -> dict[str, Callable[[], None]]:
             grid = int(of_layer.shape[1] ** 0.5)
             each = _coarsened(of_layer.permute(0, 2, 1).unflatten(-1, (grid, grid)))
             total = total + (each * factors[start:stop, None, None, None]).sum(0)
-        loss = excitement_loss((total / head_map.all_heads).expand(1, 2, -1, -1, -1), [(3, 6)], [(1, 7)])
+        loss = excitement_loss(
+            (total / head_map.all_heads).expand(1, 2, -1, -1, -1), [((3,), (6,))], [range(1, 7)]
+        )
         torch.autograd.grad(loss.sum(), moving)
         unet.set_attn_processor(dict(stock))
 

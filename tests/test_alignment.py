@@ -123,7 +123,8 @@ def test_hooks_find_words_behind_learned_ones():
         hook.prepare(call)
     assert (edit._w[1] != 1).nonzero().flatten().tolist() == [6]
     assert blend._words[1].nonzero().flatten().tolist() == [5, 6]
-    assert excite._subjects == [[5], [5, 6]] and excite._words == [(1, 6), (1, 8)]
+    assert excite._subjects == [[(5,)], [(5,), (6,)]]
+    assert excite._words == [[*range(1, 6)], [*range(1, 8)]]
 
 
 @pytest.mark.parametrize("name", ["sd3", "flux-dev", "sana", "pixart"])

@@ -1,20 +1,23 @@
 """Attend-and-Excite: loss and gradient are those of the plain formula; thresholds of 0 ask nothing."""
 
 import math
+from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from diffusers import FlowMatchEulerDiscreteScheduler
 
-from conftest import BUILD, tiny_pixart
+from conftest import BUILD, TRANSFORMERS, tiny_pixart
 from headwise.editing.attend_and_excite import Excite, excite
 from headwise.errors import BadStrength, HeadwiseError, HookMisuse, WordNotInPrompt
 from headwise.model.attention import hooked
+from headwise.model.generate import generate_keys
 from headwise.model.heads import HeadMap
 from headwise.model.hooks import Hook, as_hook
-from headwise.model.tokens import token_positions
+from headwise.model.tokens import readings, token_positions
 from helpers import relevance_for
 
 PROMPTS, WORDS = ["a red dog on the beach", "a cat on a vase"], [["dog", "beach"], ["cat"]]
@@ -277,3 +280,141 @@ def test_on_a_transformer_padding_is_masked_and_the_first_word_counts(form):
         for hook in (Excite([words], thresholds={}, until=0), Excite([words]))
     )
     assert not torch.equal(plain, moved)
+
+
+FLOWING = ("sd3", "flux-dev", "sana")
+
+
+def flowing(name, dtype=torch.float64):
+    """A pipeline of flow matching, and the options of its call."""
+    pipe = TRANSFORMERS[name](dtype=dtype, scheduler=FlowMatchEulerDiscreteScheduler())
+    if name != "sana":
+        return pipe, {"max_sequence_length": 24}
+    own = {"complex_human_instruction": None, "max_sequence_length": 40, "use_resolution_binning": False}
+    return pipe, own | {"height": 32, "width": 32}
+
+
+def maps_of_text(call, latents, timestep):
+    """The softmax over the keys of the text alone, of every layer."""
+    kept = {}
+
+    def keep(attend, site, q, k, v):
+        scores = q @ k[..., site.text, :].transpose(-1, -2) / math.sqrt(q.shape[-1])
+        scores = scores if site.mask is None else scores + site.mask
+        kept[site.layer] = torch.softmax(scores, -1).unflatten(-2, (site.height, site.width))
+        return attend(q, k, v)
+
+    call.rerun(as_hook(keep), latents, timestep)
+    return kept
+
+
+def blurred(maps, sigma, reach):
+    """What `smooth` says, in one convolution, as there are many of these maps."""
+    at = torch.arange(-reach, reach + 1, dtype=maps.dtype)
+    kernel = torch.exp(-(at[:, None] ** 2 + at**2) / (2 * sigma**2))
+    padded = F.pad(maps[:, None], (reach,) * 4, mode="replicate")
+    return F.conv2d(padded, (kernel / kernel.sum())[None, None])[:, 0]
+
+
+def loss_among_encoders(call, kept, words, weights, resized):
+    """The loss from these maps; a subject has the last of its tokens in each encoder that reads it."""
+    groups = readings(call.segments, call.prompts[0], 0, call.tokens)
+    bounds = [side_by_side[0].bounds for side_by_side in groups]
+    among, losses = [t for start, stop in bounds for t in range(start, stop)], []
+    for n, word in enumerate(words):
+        total, h = 0.0, 0
+        for layer in range(len(kept)):
+            for head in kept[layer][0]:
+                maps, weight = head.permute(2, 0, 1), weights[n][h]
+                ratio = maps.shape[-1] / 8
+                if resized and ratio > 1:
+                    maps = blurred(maps, ratio / 2, math.ceil(ratio))
+                if resized:
+                    maps = F.interpolate(maps[:, None], (8, 8), mode="bilinear", align_corners=False)[:, 0]
+                total, h = total + weight * maps, h + 1
+        said = torch.softmax(100 * total[among], 0)
+        last = [max(t for t in call.positions(0, word) if a <= t < b) for a, b in bounds]
+        losses.append(1 - smooth(sum(said[among.index(t)] for t in last), 0.5, 1).max())
+    return torch.stack(losses).max().clamp(min=0)
+
+
+@pytest.mark.filterwarnings("ignore:.*clean_caption.*")
+@pytest.mark.parametrize("name", FLOWING)
+@pytest.mark.parametrize("form", ["plain", "relevance"])
+def test_with_flow_matching_loss_and_gradient_are_those_of_the_formula(name, form):
+    pipe, options = flowing(name)
+    prompt, words, seen = "a red dog on the beach", ("dog", "beach"), []
+    relevance = relevance_for(pipe) if form == "relevance" else None
+    concepts = {"dog": "Animals", "beach": "Food"} if relevance else None
+    heads = HeadMap.of(pipe).all_heads
+    weights = [np.ones(heads) / heads if relevance is None else relevance[concepts[w]] / heads for w in words]
+    exciting = Excite([words], relevance=relevance, concepts=concepts, thresholds={}, until=0)
+
+    class Check(Hook):
+        def after_step(self, latents, call):
+            timestep, resized = call.scheduler.timesteps[call.step], relevance is not None
+            with torch.inference_mode(False), torch.enable_grad():
+                moving = [latents.detach().double().clone().requires_grad_(True) for _ in range(2)]
+                kept = maps_of_text(call, moving[1], timestep)
+                losses = (
+                    exciting.loss(moving[0], timestep)[0],
+                    loss_among_encoders(call, kept, words, weights, resized),
+                )
+                pairs = zip(losses, moving, strict=True)
+                seen.append((losses, [torch.autograd.grad(loss, start)[0] for loss, start in pairs]))
+            return latents
+
+    with hooked(pipe, exciting, Check()):
+        pipe(prompt, num_inference_steps=2, output_type="latent", **options)
+    assert len(seen) == 2
+    for (ours, naive), (gradient, expected) in seen:
+        assert abs(ours - naive) < 1e-12 and expected.abs().max() > 0
+        assert (gradient - expected).abs().max() < 1e-10 * expected.abs().max()
+
+
+@pytest.mark.filterwarnings("ignore:.*clean_caption.*")
+@pytest.mark.parametrize("name", FLOWING)
+def test_what_is_run_again_is_what_the_pipeline_runs_next(name):
+    """On the same latents at the scheduler's timestep, which FLUX's and Sana's pipelines scale."""
+    pipe, options = flowing(name)
+    if name == "sana":
+        pipe.transformer.register_to_config(timestep_scale=0.001)
+    seen, again = [], []
+
+    def look(attend, site, q, k, v):
+        seen.append(q[site.conditional])
+        return attend(q, k, v)
+
+    class Again(Hook):
+        def after_step(self, latents, call):
+            if call.step + 1 < call.steps:
+                keep = as_hook(lambda attend, site, q, k, v: again.append(q) or attend(q, k, v))
+                call.rerun(keep, latents, call.scheduler.timesteps[call.step + 1])
+            return latents
+
+    with hooked(pipe, Again(), look):
+        pipe(["a red dog", "a cat"], num_inference_steps=3, output_type="latent", **options)
+    layers = len(HeadMap.of(pipe))
+    assert len(again) == 2 * layers
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(seen[layers:], again, strict=True))
+
+
+@pytest.mark.filterwarnings("ignore:.*clean_caption.*")
+@pytest.mark.parametrize("name", FLOWING)
+def test_with_flow_matching_latents_are_moved_until_subjects_are_attended_to(name):
+    pipe, options = flowing(name, torch.bfloat16 if name == "sana" else torch.float32)
+    prompts, subjects = ["a red dog", "a cat in a vase"], [["dog"], ["cat", "vase"]]
+    options |= {"num_inference_steps": 2, "output_type": "latent"}
+    nothing, some = (
+        torch.stack(list(excite(pipe, prompts, hook, seeds=[0, 1], **options)))
+        for hook in (Excite(subjects, thresholds={0.0: 0.0}), Excite(subjects, refinements=1))
+    )
+    stock = torch.stack(list(generate_keys(pipe, prompts, [0, 1], **options)))
+    assert torch.equal(nothing, stock)
+    assert some.isfinite().all() and not torch.equal(some, nothing)
+    with (
+        pytest.raises(HookMisuse, match="does not work in joint attention")
+        if name != "sana"
+        else nullcontext()
+    ):
+        excite(pipe, prompts, Excite(subjects, as_published=True, refinements=1), seeds=[0, 1], **options)

@@ -6,6 +6,7 @@ local_blend         keep the source outside the edited region
 exchange            map columns exchanged without maps, in cross-attention and in joint attention
 prompt_to_prompt    prompt-to-prompt, plain and by relevance
 inversion           real pictures: the noise they can be generated from again
+excitement          the loss of Attend-and-Excite, from maps
 attend_and_excite   Attend-and-Excite, plain and by relevance
 neglected           several subjects without a gradient: the least attended one is turned up
 patch               activation patching between prompts

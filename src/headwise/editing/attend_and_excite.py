@@ -9,6 +9,11 @@ threshold. The map is the mean over the heads of coarse layers or, in the form o
 
     A[k] = Σ_h max(R[c_k, h], 0) · resize(map_h) / H      over all heads, R of the subject's concept
 
+In joint attention the map is that among the text, the softmax over the text's keys alone: how a pixel divides
+what it gives to the text, whatever it gives to pixels, so that 100 means what it means in cross-attention.
+Where several encoders read the prompt, their tokens are in one softmax, and a subject has the sum of what its
+tokens have, one of each encoder.
+
 Maps are made at the layers that the loss reads and nowhere else, and made again for the gradient instead of
 being kept; what the denoiser computes after the last of them is not computed at all.
 
@@ -25,20 +30,19 @@ References:
     | https://arxiv.org/abs/2412.02237
 """
 
-import functools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from headwise.editing.groups import is_coarse, plain_maps
-from headwise.editing.support import require_support
+from headwise.editing.excitement import by_encoder, excitement_loss, map_size, weighted_maps
+from headwise.editing.groups import is_coarse
+from headwise.editing.support import require_cross_attention, require_support
 from headwise.errors import BadStrength, HeadwiseError, HookMisuse
 from headwise.measuring.relevance import Relevance
 from headwise.model.attention import hooked
@@ -51,7 +55,6 @@ from headwise.steering.steer import clamped
 
 __all__ = ["Excite", "excite"]
 
-GRID = 8  # the maps of relevance meet at this height
 THRESHOLDS = {0.0: 0.05, 0.2: 0.5, 0.4: 0.8}
 PUBLISHED_CALLS = 50  # shares are of these in the published code, however many calls are made
 
@@ -112,6 +115,8 @@ class Excite(Hook):
 
     def prepare(self, call: DenoiserCall) -> None:
         """Find the subjects' tokens, and the layers to read, unless they are those of the call before."""
+        if not call.prompted:
+            return
         state = (call.prompts, call.tokens, call.grid, call.head_map, call.segments)
         if state != self._state:
             self._read(call)
@@ -122,16 +127,18 @@ class Excite(Hook):
         if self._maps is not None and (self.relevance is not None or is_coarse(site)):
             rows, size = site.conditional, (site.height, site.width)
             start, stop = site.call.head_map.slices[site.layer]
+            mask = site.mask_of_rows(rows)
+            mask = mask if mask is None or mask.shape[-1] == 1 else mask[..., site.text]
             weights = self._weights[:, :, start:stop].to(query)
-            goal = _grid(site.call.grid) if self.relevance is not None else size
+            goal = map_size(site.call.grid) if self.relevance is not None else size
             self._maps[site.layer] = checkpoint(
                 weighted_maps,
                 query[rows],
-                key[rows],
+                key[rows][..., site.text, :],
                 weights,
                 size,
                 goal,
-                site.mask_of_rows(rows),
+                mask,
                 use_reentrant=False,
             )
             if site.layer == self._last:
@@ -143,9 +150,7 @@ class Excite(Hook):
         step = call.step + 1
         return self._moved(latents, step, call) if step < call.steps else latents
 
-    def loss(
-        self, latents: Float[Tensor, "pictures channels height width"], timestep: Tensor
-    ) -> Float[Tensor, " pictures"]:
+    def loss(self, latents: Float[Tensor, "pictures ..."], timestep: Tensor) -> Float[Tensor, " pictures"]:
         """How little the least subject of each image is attended to, 0 … 1, with its gradient.
 
         Args:
@@ -184,7 +189,7 @@ class Excite(Hook):
         for _ in range(self.refinements):
             if not late.any():
                 break
-            latents = latents - alpha * gradient * late[:, None, None, None]
+            latents = latents - alpha * gradient * late.view(-1, *[1] * (latents.ndim - 1))
             late_before = late & (loss > goal)
             loss, gradient = self._gradient(call.scheduler, latents, timestep)
             late = late_before if self.as_published else loss > goal
@@ -193,8 +198,8 @@ class Excite(Hook):
     def _gradient(self, scheduler: Any, latents: Tensor, timestep: Tensor) -> tuple[Tensor, Tensor]:
         with torch.inference_mode(False), torch.enable_grad():
             moving = latents.detach().clone().requires_grad_(True)
-            scaled = moving if self.as_published else scheduler.scale_model_input(moving, timestep)
-            loss = self.loss(scaled, timestep)
+            scales = hasattr(scheduler, "scale_model_input") and not self.as_published
+            loss = self.loss(scheduler.scale_model_input(moving, timestep) if scales else moving, timestep)
             (gradient,) = torch.autograd.grad(loss.sum(), moving)
         return loss.detach(), gradient
 
@@ -209,13 +214,18 @@ class Excite(Hook):
         words = self.words * (call.pictures // len(self.words))
         if self.relevance is not None:
             self.relevance.require(call.head_map)
-        self._subjects = [
-            [call.positions(p, word)[-1] for word in of_picture] for p, of_picture in enumerate(words)
-        ]
-        of_words = [call.positions(p, None) for p in range(call.pictures)]
-        self._words = [(min(positions), max(positions) + 1) for positions in of_words]
         if self.as_published:
-            self._words = [(1, call.tokens - 1)] * call.pictures
+            require_cross_attention(call.head_map)
+        self._subjects = [
+            [tuple(part[-1] for part in by_encoder(call, call.positions(p, word))) for word in of_picture]
+            for p, of_picture in enumerate(words)
+        ]
+        self._words = [
+            [t for part in by_encoder(call, call.positions(p, None)) for t in range(part[0], part[-1] + 1)]
+            for p in range(call.pictures)
+        ]
+        if self.as_published:
+            self._words = [[*range(1, call.tokens - 1)]] * call.pictures
         self._weights = torch.zeros(call.pictures, max(map(len, words)), call.head_map.all_heads).double()
         for p, of_picture in enumerate(words):
             for k, word in enumerate(of_picture):
@@ -235,44 +245,6 @@ class Excite(Hook):
         return np.maximum(clamped(self.relevance, concept), 0.0) / head_map.all_heads
 
 
-def weighted_maps(
-    query: Float[Tensor, "pictures heads pixels dim"],
-    key: Float[Tensor, "pictures heads tokens dim"],
-    weights: Float[Tensor, "pictures subjects heads"],
-    size: tuple[int, int],
-    goal: tuple[int, int],
-    mask: Tensor | None = None,
-) -> Float[Tensor, "pictures subjects tokens grid_height grid_width"]:
-    """The weighted sum of a layer's maps over its heads, for each subject, at the goal's height and width."""
-    of_subjects = torch.einsum("pkh,phxt->pktx", weights, plain_maps(query, key, mask))
-    return _resized(of_subjects.unflatten(-1, size), goal)
-
-
-def excitement_loss(
-    maps: Float[Tensor, "pictures subjects tokens height width"],
-    subjects: Sequence[Sequence[int]],
-    words: Sequence[tuple[int, int]],
-    as_published: bool = False,
-) -> Float[Tensor, " pictures"]:
-    """max_k max(0, 1 − max over pixels of the smoothed map of subject k).
-
-    Args:
-        maps: For each subject, the maps of all tokens.
-        subjects: The position of the token of each image's subjects.
-        words: Where the words of each image's prompt begin and end; the softmax is over their tokens.
-        as_published: Whether maps are smoothed as in the published code, whose Gaussian of "sigma 0.5" is
-            exp(−x²), and which reflects maps at their edges.
-    """
-    sigma, edges = (math.sqrt(0.5), "reflect") if as_published else (0.5, "replicate")
-    losses = []
-    for of_picture, tokens, (start, end) in zip(maps, subjects, words, strict=True):
-        shares = torch.softmax(100 * of_picture[:, start:end], 1)
-        attended = torch.stack([shares[k, token - start] for k, token in enumerate(tokens)])
-        strongest = _smooth(attended, sigma, edges).flatten(1).amax(1)
-        losses.append((1 - strongest).clamp(min=0).amax())
-    return torch.stack(losses)
-
-
 def excite(
     pipe: Any, prompts: Sequence[str], exciting: Excite, *, seeds: Sequence[Key], **options: Any
 ) -> Any:
@@ -286,7 +258,7 @@ def excite(
         options: Passed to the pipeline: `negative_prompt`, `height`, `width` …
 
     Raises:
-        Unsupported: The model is neither a Stable Diffusion 1, 2 or XL nor a PixArt.
+        Unsupported: The model is of no family that it works on.
     """
     require_support(pipe, exciting)
     with quiet(pipe), hooked(pipe, exciting):
@@ -295,44 +267,3 @@ def excite(
 
 class _Enough(Exception):
     """Raised to end a denoiser run whose last map has been made."""
-
-
-def _grid(latents: tuple[int, int]) -> tuple[int, int]:
-    return GRID, max(1, round(GRID * latents[1] / latents[0]))
-
-
-def _resized(maps: Tensor, goal: tuple[int, int]) -> Tensor:
-    """Maps "… height width" at another size; a Gaussian as wide as the step goes before a smaller one.
-
-    Both work along one axis, then the other, so that each axis is one small matrix.
-    """
-    height, width = maps.shape[-2:]
-    if (height, width) == goal:
-        return maps
-    spread = height / goal[0]
-    rows = _along(height, goal[0], spread).to(maps)
-    columns = _along(width, goal[1], spread).to(maps)
-    return rows @ maps @ columns.T
-
-
-@functools.cache
-@torch.inference_mode(False)  # kept for later calls, in whatever mode the first is made
-def _along(size: int, goal: int, spread: float) -> Float[Tensor, "goal size"]:
-    """The smoothing and resizing of one axis, as a matrix."""
-    each = torch.eye(size, dtype=torch.float64)[:, None]
-    if spread > 1:
-        reach = math.ceil(spread)
-        kernel = _gaussian(spread / 2, reach).to(each)
-        each = F.conv1d(F.pad(each, (reach, reach), mode="replicate"), kernel[None, None])
-    return F.interpolate(each, size=goal, mode="linear", align_corners=False)[:, 0].T
-
-
-def _smooth(maps: Float[Tensor, "some height width"], sigma: float, edges: str) -> Tensor:
-    """Convolved with a Gaussian of 3 × 3 positions, the edges continued or reflected."""
-    kernel = _gaussian(sigma, 1).to(maps)
-    padded = F.pad(maps[:, None], (1,) * 4, mode=edges)
-    return F.conv2d(F.conv2d(padded, kernel[None, None, :, None]), kernel[None, None, None])[:, 0]
-
-
-def _gaussian(sigma: float, reach: int) -> Float[Tensor, " positions"]:
-    return torch.softmax(-(torch.arange(-reach, reach + 1, dtype=torch.float64) ** 2) / (2 * sigma**2), 0)

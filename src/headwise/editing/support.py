@@ -33,7 +33,7 @@ METHODS = {  # by the name of the hook's class, or of the function
     "FreePrompt": _Method("Free-prompt editing", (UNET, PIXART)),
     "PlugAndPlay": _Method("Plug-and-Play"),
     "Patch": _Method("Patching", (UNET, PIXART, SANA)),
-    "Excite": _Method("Attend-and-Excite", (UNET, PIXART)),
+    "Excite": _Method("Attend-and-Excite", EVERY),
     "invert": _Method("Inversion", (UNET, PIXART)),
     "compose": _Method("Composable diffusion", (TEXT_ALONE,)),
     "sdedit": _Method("SDEdit", (UNET, JOINT)),

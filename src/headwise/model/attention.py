@@ -240,7 +240,7 @@ class _Hooked:
         modes.require_gradients(self.denoiser)
         first, name = call.conditional.start, latents_in(inputs)
         rows = [first + image for image in (range(call.pictures) if images is None else images)]
-        changed = {} if latents is None else at_time(inputs, latents, modes.tracked(timestep))
+        changed = {} if latents is None else at_time(self.denoiser, inputs, latents, modes.tracked(timestep))
         if latents_of is not None:
             changed = {name: modes.tracked(inputs[name][[first + image for image in latents_of]])}
         inputs = modes.tracked(rows_of(inputs, call.rows, rows)) | changed

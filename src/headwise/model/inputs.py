@@ -57,17 +57,22 @@ def crop_latents(inputs: dict[str, Any], side: int) -> dict[str, Any]:
     return changed | {name: inputs[name][..., :side, :side]}
 
 
-def at_time(inputs: dict[str, Any], latents: Tensor, timestep: Tensor) -> dict[str, Any]:
+def at_time(denoiser: Any, inputs: dict[str, Any], latents: Tensor, timestep: Tensor) -> dict[str, Any]:
     """The inputs that change where other latents are computed, at this timestep.
 
     Args:
-        inputs: The inputs of a call; transformers get a timestep for each row.
+        denoiser: The denoiser; Sana's pipelines scale the timesteps that they give theirs.
+        inputs: The inputs of a call; transformers get a timestep for each row, FLUX in thousandths.
         latents: The other latents.
         timestep: The scheduler's timestep, one number.
     """
     given = inputs["timestep"]
-    each = timestep.expand(len(latents)) if isinstance(given, Tensor) and given.ndim else timestep
-    return {latents_in(inputs): latents, "timestep": each}
+    if isinstance(given, Tensor) and given.ndim:
+        timestep = timestep.expand(len(latents)).to(given)
+    timestep = timestep * (getattr(denoiser.config, "timestep_scale", None) or 1)
+    name = latents_in(inputs)  # in the denoiser's type, as Sana's pipeline keeps its latents in float32
+    latents = latents.to(inputs[name].dtype)
+    return {name: latents, "timestep": timestep / 1000 if "img_ids" in inputs else timestep}
 
 
 def rows_of(value: Any, rows: int, chosen: slice | list[int]) -> Any:
