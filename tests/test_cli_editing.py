@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from conftest import TRANSFORMERS, flow
 from headwise.editing.support import METHODS
 from headwise.pictures import settings_in
-from helpers import Stub
+from helpers import Stub, relevance_for
 
 FAST = ("-m", "./tiny", "--num-inference-steps", 2)
 PAIRS = """["Color"]
@@ -110,6 +111,29 @@ def test_edit_and_excite_work_on_the_built_in_transformer(run, workspace):
     assert code == 0 and len(json.loads(out)["files"]) == 2
     subjects = ("-w", "dog", "-w", "cat", "--concept", "dog:Animals", "--concept", "cat:Animals")
     code, out, _ = run("excite", "a dog and a cat", *subjects, *options)
+    names = [file.split("/")[-1].removesuffix(".png") for file in json.loads(out)["files"]]
+    assert names == ["000-plain", "000-attend-and-excite", "000-relevance", "000-neglected"]
+
+
+@pytest.mark.filterwarnings("ignore:.*clean_caption.*")
+@pytest.mark.parametrize("name", ["sd3", "flux-dev", "sana"])
+def test_edit_and_excite_accept_transformers_of_flow_matching(run, workspace, monkeypatch, name):
+    pipe = TRANSFORMERS[name](scheduler=flow())
+    if name == "sana":  # whose pipeline knows four sizes of models
+        pipe.transformer.register_to_config(sample_size=16)
+        monkeypatch.setattr(f"{type(pipe).__module__}.ASPECT_RATIO_512_BIN", {"1.0": [32.0, 32.0]})
+    monkeypatch.setattr("headwise.cli.options.Model.load", lambda self: pipe)
+    relevance_for(pipe).save("relevance.safetensors")
+    options = ("--relevance", "relevance.safetensors", "--num-inference-steps", 2, "--json")
+    line = ("edit", "-s", "a red dog", "-t", "a red cat", "--strengthen", "cat:Animals", "--blend", *options)
+    for image in ((), ("--image", "photo.png"), ("--image", "photo.png", "--inversion", "ddim")):
+        code, out, err = run(*line, *image, "--seeds", "1")
+        assert code == 0, err
+        source, edited = (pixels(workspace / file) for file in json.loads(out)["files"])
+        assert not np.array_equal(source, edited)
+    subjects = ("-w", "dog", "-w", "cat", "--concept", "dog:Animals", "--concept", "cat:Animals")
+    code, out, err = run("excite", "a dog and a cat", *subjects, *options, "--seeds", "1")
+    assert code == 0, err
     names = [file.split("/")[-1].removesuffix(".png") for file in json.loads(out)["files"]]
     assert names == ["000-plain", "000-attend-and-excite", "000-relevance", "000-neglected"]
 

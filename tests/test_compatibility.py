@@ -443,7 +443,8 @@ def table():
             for method in METHODS.values()
         ),
         "",
-        "Sana's self-attention is linear and has no maps, so prompt-to-prompt exchanges none there.",
+        "Sana's self-attention is linear and has no maps, so prompt-to-prompt exchanges none there. Images",
+        "are inverted with noise levels and with flow matching, whichever the pipeline's schedule has.",
         "",
     ]
     return "\n".join([*head, *lines, *guided, *families])

@@ -5,13 +5,15 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler
+from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler
 from PIL import Image
 
-from conftest import BUILD, ddim, pndm, tiny_sd, tiny_sdxl
+from conftest import BUILD, TRANSFORMERS, ddim, pndm, tiny_sd, tiny_sdxl
 from headwise.benchmarks.prompts.given_pictures import given_pairs
-from headwise.editing.inversion import _mean, edit_picture, invert, psnr
+from headwise.editing.inversion import edit_picture, invert, psnr
+from headwise.editing.local_blend import LocalBlend
 from headwise.editing.prompt_to_prompt import PromptToPrompt
+from headwise.editing.walks import Replaying, walk_of
 from headwise.errors import HeadwiseError, NotFinite
 from headwise.model.autoencoder import decoded, encoded
 from headwise.model.pipelines import load_pipeline
@@ -133,7 +135,9 @@ def test_a_schedule_without_noise_levels_is_refused(sd):
     from diffusers import FlowMatchEulerDiscreteScheduler
 
     sd.scheduler = FlowMatchEulerDiscreteScheduler()
-    with pytest.raises(HeadwiseError, match="FlowMatchEulerDiscreteScheduler. Use a Stable Diffusion"):
+    with pytest.raises(
+        HeadwiseError, match="FlowMatchEulerDiscreteScheduler. Use a Stable Diffusion, PixArt"
+    ):
         invert(sd, picture(), "a dog")
     assert isinstance(sd.scheduler, FlowMatchEulerDiscreteScheduler)
 
@@ -143,14 +147,16 @@ def test_a_schedule_that_starts_from_noise_alone_is_inverted_in_any_number_of_st
         "rescale_betas_zero_snr": True,
         "timestep_spacing": "trailing",
         "beta_schedule": "scaled_linear",
+        "steps_offset": 1,
     }
     scheduler = DDIMScheduler(
         prediction_type="v_prediction", clip_sample=False, beta_start=0.00085, beta_end=0.012, **zero_snr
     )
-    sample = torch.randn(1, 4, 2, 2)
+    sample, pipe = torch.randn(1, 4, 2, 2), tiny_sd(scheduler=scheduler)
+    walk = walk_of(pipe, Replaying)
     for steps in range(5, 60):
-        scheduler.set_timesteps(steps)
-        assert _mean(scheduler.step, sample, scheduler.timesteps[0], sample).isfinite().all(), steps
+        walk.set_timesteps(steps)
+        assert walk.mean(sample, 0, sample).isfinite().all(), steps
 
 
 def test_an_autoencoder_that_overflows_in_half_precision_is_widened():
@@ -181,3 +187,89 @@ def test_latents_are_normalised_as_the_autoencoder_says(sd):
     image = decoded(sd, scaled, "pt")
     sd.vae.register_to_config(latents_mean=None, latents_std=None)
     assert torch.allclose(image, decoded(sd, plain, "pt"), atol=1e-5)
+
+
+FLOWS = {name: TRANSFORMERS[name] for name in ("sd3", "flux-dev", "sana")}
+SHORT = {"num_inference_steps": 4}
+
+
+def flowing(name, dtype=torch.float64, little=1.0):
+    """A pipeline of flow matching, whose denoiser says less the smaller `little` is."""
+    pipe = FLOWS[name](dtype=dtype, scheduler=FlowMatchEulerDiscreteScheduler(shift=2.0))
+    with torch.no_grad():
+        pipe.transformer.proj_out.weight.mul_(little)
+    return pipe
+
+
+@pytest.mark.filterwarnings("ignore:.*clean_caption.*")
+@pytest.mark.parametrize("name", FLOWS)
+def test_with_flow_matching_too_a_picture_comes_back_and_is_edited(name):
+    """Exactly, up to the float32 in which Sana's pipeline keeps its latents."""
+    pipe, size = flowing(name), (32, 32) if name == "sana" else (16, 24)  # whose sides are multiples of 32
+    scheduler = pipe.scheduler
+    found = invert(pipe, picture(size), "a red dog", **SHORT)
+    assert found.error < (1e-6 if name == "sana" else 1e-12) and found.psnr == pytest.approx(found.limit)
+    shape = (4, size[1] // 2, size[0] // 2)
+    assert found.path.shape == (5, *shape) and found.residuals.shape == (4, *shape)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        drawn = edit_picture(pipe, found, ["a red cat"], [PromptToPrompt(), LocalBlend()], skip=0.25)
+    assert psnr(drawn[0], found.picture) == pytest.approx(found.limit, abs=1e-6)
+    assert drawn[1].size == size and not np.array_equal(np.asarray(drawn[1]), np.asarray(drawn[0]))
+    assert pipe.scheduler is scheduler
+
+
+@pytest.mark.filterwarnings("ignore:.*clean_caption.*")
+@pytest.mark.parametrize("name", FLOWS)
+def test_fixed_points_of_eulers_step_are_its_inverse(name):
+    pipe, options = flowing(name, little=0.1), {"method": "ddim", **SHORT}
+    given = picture((32, 32) if name == "sana" else (16, 16))
+    once, often = (invert(pipe, given, "a dog", iterations=n, **options).error for n in (1, 12))
+    assert often < 1e-6 and often < once / 100
+
+
+def test_edit_friendly_residuals_of_flow_matching_edit_as_flow_edit_does():
+    """Without hooks, against the equation of its paper, with one noise per step."""
+    pipe, source, target = flowing("sd3"), "a red dog", "a lavender cat"
+    found = invert(pipe, picture(), source, guidance_scale=2.0, **SHORT)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        ours = edit_picture(pipe, found, [target], [], guidance_scale=5.0, output_type="latent")[1]
+
+    def velocity(prompt, latents, timestep, scale):
+        text, no_text, pooled, no_pooled = pipe.encode_prompt(prompt, None, None)
+        states = {"encoder_hidden_states": torch.cat([no_text, text])}
+        states["pooled_projections"] = torch.cat([no_pooled, pooled])
+        both = pipe.transformer(latents.expand(2, -1, -1, -1), timestep=timestep.expand(2), **states).sample
+        return both[:1] + scale * (both[1:] - both[:1])
+
+    schedule = FlowMatchEulerDiscreteScheduler(shift=2.0)
+    schedule.set_timesteps(**SHORT)
+    clean = edited = found.path[-1:]
+    with torch.no_grad():
+        for i, t in enumerate(schedule.timesteps):
+            noisy = found.path[i : i + 1]
+            change = velocity(target, edited + noisy - clean, t, 5.0) - velocity(source, noisy, t, 2.0)
+            edited = edited + (float(schedule.sigmas[i + 1]) - float(schedule.sigmas[i])) * change
+    assert (ours - edited[0]).abs().max() < 1e-12 * edited.abs().max()
+
+
+def test_other_solvers_of_a_flow_are_inverted_by_eulers_steps_with_their_shift():
+    flow = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": 3.0}
+    pipe = FLOWS["sana"](scheduler=DPMSolverMultistepScheduler(**flow))
+    found = invert(pipe, picture((32, 32)), "a dog", **SHORT)
+    assert found.error < 1e-5
+    assert walk_of(pipe, Replaying).config.shift == 3.0
+
+
+def test_a_flow_that_does_not_start_from_noise_alone_is_refused():
+    pipe = flowing("sd3")
+    pipe.scheduler = FlowMatchEulerDiscreteScheduler(invert_sigmas=True)
+    with pytest.raises(HeadwiseError, match="first level is 0.000, not 1"):
+        invert(pipe, picture(), "a dog", **SHORT)
+
+
+def test_a_size_that_patches_do_not_fill_is_fitted():
+    with pytest.warns(UserWarning, match="Only the middle 16 × 16"):
+        found = invert(flowing("flux-dev"), picture((18, 16)), "a dog", **SHORT)
+    assert found.picture.size == (16, 16)

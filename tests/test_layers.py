@@ -25,7 +25,7 @@ ALONE = {
         {
             "model",
             "emoji",
-            "editing.inversion",
+            "editing.walks",
             "editing.baselines.sdedit",
             "measuring.official",
         },

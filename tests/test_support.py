@@ -64,8 +64,6 @@ def test_transformers_are_refused_before_anything_is_generated(name, monkeypatch
         partial(benchmark_by_name, hw.benchmark_editing, pipe, PAIRS, "plug-and-play"),
         partial(benchmark_by_name, hw.benchmark_multi_concept, pipe, SEVERAL, "composable"),
     ]
-    if name != "pixart":
-        calls += [partial(hw.invert, pipe, PICTURE, "a red dog")]
     calls += [
         partial(baseline.edit, pipe, ["a red dog"], ["a red cat"], [PICTURE], **options)
         for baseline in BASELINES.values()

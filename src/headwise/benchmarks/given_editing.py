@@ -115,8 +115,10 @@ class GivenMethod:
             HookMisuse: The model lacks a block that it needs.
         """
         require_support(pipe, *self.needs)
-        with hooked(pipe, *self.hooks(relevance, pair, self.settings("")[0][1])):
+        at_each = [self.hooks(relevance, pair, position) for _, position in self.settings("")]
+        with hooked(pipe, *at_each[0]):
             pass  # the blocks that hooks name are looked up
+        require_support(pipe, *(hook for hooks in at_each for hook in hooks))
 
 
 def _with(make: MakeHooks, *dial: float | int, reads: str = "") -> GivenMethod:

@@ -34,7 +34,7 @@ METHODS = {  # by the name of the hook's class, or of the function
     "PlugAndPlay": _Method("Plug-and-Play"),
     "Patch": _Method("Patching", (UNET, PIXART, SANA)),
     "Excite": _Method("Attend-and-Excite", EVERY),
-    "invert": _Method("Inversion", (UNET, PIXART)),
+    "invert": _Method("Inversion", EVERY),
     "compose": _Method("Composable diffusion", (TEXT_ALONE,)),
     "sdedit": _Method("SDEdit", (UNET, JOINT)),
 }

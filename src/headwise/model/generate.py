@@ -19,7 +19,7 @@ from headwise.model.heads import denoiser_of
 
 __all__ = [
     "Key", "generate", "generate_keys", "generator_for", "generators_of", "image_size", "latent_shape",
-    "latents_for", "packed", "start_of",
+    "latents_for", "packed", "side_step", "start_of", "unpacked",
 ]  # fmt: skip
 
 _INSTEAD = {
@@ -74,6 +74,13 @@ def start_of(
 def packed(pipe: Any, latents: Float[Tensor, "n channels height width"]) -> Float[Tensor, "n ..."]:
     """Latents in the form in which the pipeline's denoiser takes them: in patches of 2 × 2 for FLUX."""
     return pipe._pack_latents(latents, *latents.shape) if _packs(pipe) else latents
+
+
+def unpacked(
+    pipe: Any, latents: Float[Tensor, "n ..."], height: int, width: int
+) -> Float[Tensor, "n channels latent_height latent_width"]:
+    """The inverse of `packed`, for images of this height and width in pixels."""
+    return pipe._unpack_latents(latents, height, width, pipe.vae_scale_factor) if _packs(pipe) else latents
 
 
 def generate_keys(
@@ -159,6 +166,12 @@ def image_size(pipe: Any) -> tuple[int, int]:
     """Width and height, in pixels, of the images that a model generates where no size is asked for."""
     _, height, width = latent_shape(pipe, None, None)
     return width * pipe.vae_scale_factor, height * pipe.vae_scale_factor
+
+
+def side_step(pipe: Any) -> int:
+    """The number of pixels of which the sides of an image are multiples: whole patches of whole latents."""
+    patch = 2 if _packs(pipe) else getattr(denoiser_of(pipe).config, "patch_size", None) or 1
+    return pipe.vae_scale_factor * patch
 
 
 def _refuse(options: dict[str, Any]) -> None:
