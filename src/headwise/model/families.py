@@ -75,6 +75,7 @@ FAMILIES = (
     Family("Sana", "SanaTransformer2DModel"),
     Family("Stable Diffusion 3", "SD3Transformer2DModel", r"transformer_blocks\.\d+\.attn"),
     Family("FLUX.1", "FluxTransformer2DModel", _BLOCKS, text_first=True),
+    Family("Chroma", "ChromaTransformer2DModel", _BLOCKS, text_first=True),
 )
 
 _OF_ONES_OWN = Family("a denoiser of one's own", "")  # whose layers say of themselves that they read text

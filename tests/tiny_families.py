@@ -1,0 +1,38 @@
+"""Tiny randomly initialised pipelines of the newer transformers, beside those of conftest."""
+
+from diffusers import (
+    ChromaPipeline,
+    ChromaTransformer2DModel,
+    FlowMatchEulerDiscreteScheduler,
+)
+
+HEADS = {"attention_head_dim": 8, "num_attention_heads": 2}
+
+
+def tiny_chroma(parts, scheduler=None):
+    tokenizer, t5 = parts.t5()
+    transformer = ChromaTransformer2DModel(
+        in_channels=16,
+        num_layers=1,
+        num_single_layers=2,
+        joint_attention_dim=32,
+        axes_dims_rope=(2, 2, 4),
+        approximator_num_channels=8,
+        approximator_hidden_dim=16,
+        approximator_layers=1,
+        **HEADS,
+    )
+    pipe = ChromaPipeline(
+        scheduler=scheduler or FlowMatchEulerDiscreteScheduler(),
+        vae=parts.vae(shift_factor=0.0609, scaling_factor=1.5),
+        text_encoder=t5,
+        tokenizer=tokenizer,
+        transformer=transformer,
+    )
+    pipe.default_sample_size = 8
+    return pipe
+
+
+NEWER = {
+    "chroma": tiny_chroma,
+}
