@@ -1,6 +1,8 @@
 """Tiny randomly initialised pipelines of the newer transformers, beside those of conftest."""
 
 from diffusers import (
+    AuraFlowPipeline,
+    AuraFlowTransformer2DModel,
     ChromaPipeline,
     ChromaTransformer2DModel,
     FlowMatchEulerDiscreteScheduler,
@@ -33,6 +35,27 @@ def tiny_chroma(parts, scheduler=None):
     return pipe
 
 
+def tiny_auraflow(parts, scheduler=None):
+    tokenizer, t5 = parts.t5()
+    transformer = AuraFlowTransformer2DModel(
+        sample_size=8,
+        num_mmdit_layers=1,
+        num_single_dit_layers=2,
+        joint_attention_dim=32,
+        caption_projection_dim=16,
+        pos_embed_max_size=64,
+        **HEADS,
+    )
+    return AuraFlowPipeline(
+        tokenizer=tokenizer,
+        text_encoder=t5,
+        vae=parts.vae(),
+        transformer=transformer,
+        scheduler=scheduler or FlowMatchEulerDiscreteScheduler(),
+    )
+
+
 NEWER = {
     "chroma": tiny_chroma,
+    "auraflow": tiny_auraflow,
 }

@@ -76,6 +76,7 @@ FAMILIES = (
     Family("Stable Diffusion 3", "SD3Transformer2DModel", r"transformer_blocks\.\d+\.attn"),
     Family("FLUX.1", "FluxTransformer2DModel", _BLOCKS, text_first=True),
     Family("Chroma", "ChromaTransformer2DModel", _BLOCKS, text_first=True),
+    Family("AuraFlow", "AuraFlowTransformer2DModel", f"(joint_)?{_BLOCKS}", text_first=True, registers=8),
 )
 
 _OF_ONES_OWN = Family("a denoiser of one's own", "")  # whose layers say of themselves that they read text
