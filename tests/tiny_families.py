@@ -5,6 +5,9 @@ from diffusers import (
     AuraFlowTransformer2DModel,
     ChromaPipeline,
     ChromaTransformer2DModel,
+    CogVideoXDDIMScheduler,
+    CogView3PlusPipeline,
+    CogView3PlusTransformer2DModel,
     FlowMatchEulerDiscreteScheduler,
 )
 
@@ -55,7 +58,31 @@ def tiny_auraflow(parts, scheduler=None):
     )
 
 
+COGVIEW = {
+    "in_channels": 4,
+    "out_channels": 4,
+    "num_layers": 3,
+    "time_embed_dim": 8,
+    "condition_dim": 2,
+    "pos_embed_max_size": 8,
+    "sample_size": 8,
+    **HEADS,
+}
+
+
+def tiny_cogview3(parts, scheduler=None):
+    tokenizer, t5 = parts.t5()
+    return CogView3PlusPipeline(
+        tokenizer=tokenizer,
+        text_encoder=t5,
+        vae=parts.vae(),
+        transformer=CogView3PlusTransformer2DModel(text_embed_dim=32, **COGVIEW),
+        scheduler=scheduler or CogVideoXDDIMScheduler(),
+    )
+
+
 NEWER = {
     "chroma": tiny_chroma,
     "auraflow": tiny_auraflow,
+    "cogview3+": tiny_cogview3,
 }

@@ -77,6 +77,7 @@ FAMILIES = (
     Family("FLUX.1", "FluxTransformer2DModel", _BLOCKS, text_first=True),
     Family("Chroma", "ChromaTransformer2DModel", _BLOCKS, text_first=True),
     Family("AuraFlow", "AuraFlowTransformer2DModel", f"(joint_)?{_BLOCKS}", text_first=True, registers=8),
+    Family("CogView 3+", "CogView3PlusTransformer2DModel", f"{_BLOCKS}1", text_first=True),
 )
 
 _OF_ONES_OWN = Family("a denoiser of one's own", "")  # whose layers say of themselves that they read text
