@@ -8,10 +8,47 @@ from diffusers import (
     CogVideoXDDIMScheduler,
     CogView3PlusPipeline,
     CogView3PlusTransformer2DModel,
+    CogView4Pipeline,
+    CogView4Transformer2DModel,
     FlowMatchEulerDiscreteScheduler,
+)
+from tokenizers import Regex, Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Sequence, Split
+from tokenizers.processors import TemplateProcessing
+from transformers import (
+    GlmConfig,
+    GlmModel,
+    PreTrainedTokenizerFast,
 )
 
 HEADS = {"attention_head_dim": 8, "num_attention_heads": 2}
+DECODER = {
+    "hidden_size": 16,
+    "intermediate_size": 16,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 8,
+}
+CHAT = "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "[gMASK]", "<sop>", "<think>", "</think>"]
+
+
+def letters(side="right", start=()):
+    """A tokenizer of single characters, spaces too, that knows the marks of a conversation."""
+    pieces = [*SPECIAL, *map(chr, range(32, 127)), "\n", "\u00e9"]
+    model = Tokenizer(WordLevel({piece: n for n, piece in enumerate(pieces)}, unk_token="<|endoftext|>"))
+    model.pre_tokenizer = Sequence([Split(Regex(r"[\s\S]"), "isolated")])
+    if start:
+        special = [(piece, pieces.index(piece)) for piece in start]
+        model.post_processor = TemplateProcessing(single=" ".join([*start, "$A"]), special_tokens=special)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=model, pad_token="<|endoftext|>", padding_side=side, model_max_length=1024
+    )
+    tokenizer.add_special_tokens({"additional_special_tokens": SPECIAL[1:]})
+    tokenizer.chat_template = CHAT + "<|im_start|>assistant\n<think></think>"
+    return tokenizer
 
 
 def tiny_chroma(parts, scheduler=None):
@@ -81,8 +118,21 @@ def tiny_cogview3(parts, scheduler=None):
     )
 
 
+def tiny_cogview4(parts, scheduler=None):
+    tokenizer = letters("left", ("[gMASK]", "<sop>"))
+    glm = GlmConfig(vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id, **DECODER)
+    return CogView4Pipeline(
+        tokenizer=tokenizer,
+        text_encoder=GlmModel(glm),
+        vae=parts.vae(),
+        transformer=CogView4Transformer2DModel(text_embed_dim=16, rope_axes_dim=(16, 16), **COGVIEW),
+        scheduler=scheduler or FlowMatchEulerDiscreteScheduler(),
+    )
+
+
 NEWER = {
     "chroma": tiny_chroma,
     "auraflow": tiny_auraflow,
     "cogview3+": tiny_cogview3,
+    "cogview4": tiny_cogview4,
 }

@@ -78,6 +78,7 @@ FAMILIES = (
     Family("Chroma", "ChromaTransformer2DModel", _BLOCKS, text_first=True),
     Family("AuraFlow", "AuraFlowTransformer2DModel", f"(joint_)?{_BLOCKS}", text_first=True, registers=8),
     Family("CogView 3+", "CogView3PlusTransformer2DModel", f"{_BLOCKS}1", text_first=True),
+    Family("CogView 4", "CogView4Transformer2DModel", f"{_BLOCKS}1", text_first=True, multiple=16),
 )
 
 _OF_ONES_OWN = Family("a denoiser of one's own", "")  # whose layers say of themselves that they read text
