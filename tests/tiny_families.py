@@ -3,6 +3,7 @@
 from diffusers import (
     AuraFlowPipeline,
     AuraFlowTransformer2DModel,
+    AutoencoderKLQwenImage,
     ChromaPipeline,
     ChromaTransformer2DModel,
     CogVideoXDDIMScheduler,
@@ -11,6 +12,8 @@ from diffusers import (
     CogView4Pipeline,
     CogView4Transformer2DModel,
     FlowMatchEulerDiscreteScheduler,
+    QwenImagePipeline,
+    QwenImageTransformer2DModel,
 )
 from tokenizers import Regex, Tokenizer
 from tokenizers.models import WordLevel
@@ -20,6 +23,8 @@ from transformers import (
     GlmConfig,
     GlmModel,
     PreTrainedTokenizerFast,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
 )
 
 HEADS = {"attention_head_dim": 8, "num_attention_heads": 2}
@@ -72,6 +77,45 @@ def tiny_chroma(parts, scheduler=None):
         transformer=transformer,
     )
     pipe.default_sample_size = 8
+    return pipe
+
+
+def tiny_qwen(parts, scheduler=None):
+    tokenizer = letters()
+    seen = {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": 16}
+    rope = {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 1e6}
+    told = DECODER | {"vocab_size": len(tokenizer), "rope_parameters": rope}
+    transformer = QwenImageTransformer2DModel(
+        in_channels=16,
+        out_channels=4,
+        num_layers=2,
+        joint_attention_dim=16,
+        axes_dims_rope=(2, 2, 4),
+        **HEADS,
+    )
+    vae = AutoencoderKLQwenImage(
+        base_dim=8,
+        z_dim=4,
+        dim_mult=[1, 1],
+        num_res_blocks=1,
+        temperal_downsample=[False],
+        latents_mean=[0.0] * 4,
+        latents_std=[1.0] * 4,
+    )
+    pipe = QwenImagePipeline(
+        scheduler=scheduler or FlowMatchEulerDiscreteScheduler(),
+        vae=vae,
+        text_encoder=Qwen2_5_VLForConditionalGeneration(
+            Qwen2_5_VLConfig(text_config=told, vision_config=seen)
+        ),
+        tokenizer=tokenizer,
+        transformer=transformer,
+    )
+    pipe.default_sample_size = 8
+    pipe.prompt_template_encode = "<|im_start|>system\nDescribe:<|im_end|>\n<|im_start|>user\n{}<|im_end|>\n"
+    pipe.prompt_template_encode_start_idx = len(
+        tokenizer(pipe.prompt_template_encode.partition("{}")[0]).input_ids
+    )
     return pipe
 
 
@@ -132,6 +176,7 @@ def tiny_cogview4(parts, scheduler=None):
 
 NEWER = {
     "chroma": tiny_chroma,
+    "qwen-image": tiny_qwen,
     "auraflow": tiny_auraflow,
     "cogview3+": tiny_cogview3,
     "cogview4": tiny_cogview4,

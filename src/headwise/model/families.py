@@ -68,6 +68,12 @@ class Family(NamedTuple):
         return "cross" if getattr(module, "is_cross_attention", False) else None
 
 
+def _template(pipe: Any) -> Frame:
+    """The template that the pipeline holds."""
+    before, _, after = pipe.prompt_template_encode.partition("{}")
+    return Frame(before, after, pipe.prompt_template_encode_start_idx)
+
+
 _BLOCKS = r"(single_)?transformer_blocks\.\d+\.attn"
 FAMILIES = (
     Family("Stable Diffusion 1, 2, XL", "UNet2DConditionModel"),
@@ -76,6 +82,14 @@ FAMILIES = (
     Family("Stable Diffusion 3", "SD3Transformer2DModel", r"transformer_blocks\.\d+\.attn"),
     Family("FLUX.1", "FluxTransformer2DModel", _BLOCKS, text_first=True),
     Family("Chroma", "ChromaTransformer2DModel", _BLOCKS, text_first=True),
+    Family(
+        "Qwen-Image",
+        "QwenImageTransformer2DModel",
+        _BLOCKS,
+        text_first=True,
+        frame=_template,
+        rotary="pos_embed",
+    ),
     Family("AuraFlow", "AuraFlowTransformer2DModel", f"(joint_)?{_BLOCKS}", text_first=True, registers=8),
     Family("CogView 3+", "CogView3PlusTransformer2DModel", f"{_BLOCKS}1", text_first=True),
     Family("CogView 4", "CogView4Transformer2DModel", f"{_BLOCKS}1", text_first=True, multiple=16),
