@@ -3,6 +3,7 @@
 from diffusers import (
     AuraFlowPipeline,
     AuraFlowTransformer2DModel,
+    AutoencoderKLFlux2,
     AutoencoderKLQwenImage,
     ChromaPipeline,
     ChromaTransformer2DModel,
@@ -12,6 +13,8 @@ from diffusers import (
     CogView4Pipeline,
     CogView4Transformer2DModel,
     FlowMatchEulerDiscreteScheduler,
+    Flux2KleinPipeline,
+    Flux2Transformer2DModel,
     QwenImagePipeline,
     QwenImageTransformer2DModel,
 )
@@ -25,6 +28,8 @@ from transformers import (
     PreTrainedTokenizerFast,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
+    Qwen3Config,
+    Qwen3ForCausalLM,
 )
 
 HEADS = {"attention_head_dim": 8, "num_attention_heads": 2}
@@ -73,6 +78,40 @@ def tiny_chroma(parts, scheduler=None):
         scheduler=scheduler or FlowMatchEulerDiscreteScheduler(),
         vae=parts.vae(shift_factor=0.0609, scaling_factor=1.5),
         text_encoder=t5,
+        tokenizer=tokenizer,
+        transformer=transformer,
+    )
+    pipe.default_sample_size = 8
+    return pipe
+
+
+def tiny_flux2(parts, scheduler=None):
+    tokenizer = letters()
+    transformer = Flux2Transformer2DModel(
+        in_channels=16,
+        num_layers=1,
+        num_single_layers=2,
+        joint_attention_dim=48,
+        timestep_guidance_channels=16,
+        axes_dims_rope=(2, 2, 2, 2),
+        guidance_embeds=False,
+        **HEADS,
+    )
+    vae = AutoencoderKLFlux2(
+        block_out_channels=(8, 8),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        latent_channels=4,
+        norm_num_groups=4,
+        layers_per_block=1,
+        sample_size=16,
+    )
+    pipe = Flux2KleinPipeline(
+        scheduler=scheduler or FlowMatchEulerDiscreteScheduler(),
+        vae=vae,
+        text_encoder=Qwen3ForCausalLM(
+            Qwen3Config(vocab_size=len(tokenizer), **DECODER | {"num_hidden_layers": 28})
+        ),
         tokenizer=tokenizer,
         transformer=transformer,
     )
@@ -176,6 +215,7 @@ def tiny_cogview4(parts, scheduler=None):
 
 NEWER = {
     "chroma": tiny_chroma,
+    "flux2-klein": tiny_flux2,
     "qwen-image": tiny_qwen,
     "auraflow": tiny_auraflow,
     "cogview3+": tiny_cogview3,

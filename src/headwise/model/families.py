@@ -68,6 +68,15 @@ class Family(NamedTuple):
         return "cross" if getattr(module, "is_cross_attention", False) else None
 
 
+def _chat(pipe: Any) -> Frame:
+    """The user's turn in a conversation, before the answer of a model that is not asked to think."""
+    mark = "\0"
+    turn = [{"role": "user", "content": mark}]
+    options = {"tokenize": False, "add_generation_prompt": True, "enable_thinking": False}
+    before, _, after = pipe.tokenizer.apply_chat_template(turn, **options).partition(mark)
+    return Frame(before, after)
+
+
 def _template(pipe: Any) -> Frame:
     """The template that the pipeline holds."""
     before, _, after = pipe.prompt_template_encode.partition("{}")
@@ -82,6 +91,7 @@ FAMILIES = (
     Family("Stable Diffusion 3", "SD3Transformer2DModel", r"transformer_blocks\.\d+\.attn"),
     Family("FLUX.1", "FluxTransformer2DModel", _BLOCKS, text_first=True),
     Family("Chroma", "ChromaTransformer2DModel", _BLOCKS, text_first=True),
+    Family("FLUX.2", "Flux2Transformer2DModel", _BLOCKS, text_first=True, frame=_chat),
     Family(
         "Qwen-Image",
         "QwenImageTransformer2DModel",

@@ -17,7 +17,9 @@ NEEDED = ("prompt", "num_inference_steps", "generator", "latents", "output_type"
 PARTS = ("vae", "tokenizer")
 OTHER_INPUT = re.compile(r"(?!num_|negative_|ip_adapter_)(.*_)?images?(_.*)?$")
 OTHER_OUTPUT = re.compile(r"(.*_)?(videos?|frames?|audio)(_.*)?$")
+ALONE = ("Flux2KleinPipeline",)  # take images too, and a prompt alone
 REFUSED = {  # whatever their call says
+    "Flux2Pipeline": "reads its prompt with a processor of images and text, in which no word is found",
     "KolorsPipeline": "has a tokenizer that does not tell which characters its tokens stand for",
     "KolorsPAGPipeline": "has a tokenizer that does not tell which characters its tokens stand for",
     "StableDiffusionLDM3DPipeline": "generates depth beside images",
@@ -66,7 +68,7 @@ def obstacle(kind: Any) -> str | None:
     if "dummy" in kind.__module__:
         return None  # what stands for a class of which a package is missing
     for name in taken:
-        if OTHER_INPUT.match(name):
+        if OTHER_INPUT.match(name) and kind.__name__ not in ALONE:
             return f"takes an image beside the prompt (`{name}`)"
         if OTHER_OUTPUT.match(name):
             return f"generates video or sound (`{name}`)"
