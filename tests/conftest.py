@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 if "PYTEST_XDIST_WORKER" in os.environ:  # as many processes as cores: threads would wait for one another
@@ -51,6 +52,7 @@ from headwise.cli import commands as cli
 from headwise.measuring.concepts import ConceptSet
 from headwise.measuring.relevance import Relevance
 from headwise.model.heads import HeadMap, denoiser_of
+from tiny_families import NEWER
 
 settings.register_profile("busy machine", deadline=None)  # how long an example takes is no law
 settings.load_profile("busy machine")
@@ -364,6 +366,19 @@ TRANSFORMERS = {
     "flux-dev": tiny_flux,
     "flux-schnell": lambda **options: tiny_flux(guidance_embeds=False, **options),
 }
+
+
+def newer(build):
+    """A pipeline of tiny_families, made of the same parts."""
+
+    def make(dtype=torch.float32, **options):
+        torch.manual_seed(0)
+        return settled(build(SimpleNamespace(t5=tiny_t5, vae=tiny_vae), **options), dtype)
+
+    return make
+
+
+TRANSFORMERS |= {name: newer(build) for name, build in NEWER.items()}
 
 
 @pytest.fixture(params=BUILD)

@@ -16,12 +16,12 @@ from diffusers import EulerDiscreteScheduler, HeunDiscreteScheduler
 
 from conftest import BUILD, ddim, pndm, tiny_sd
 from headwise.errors import HeadwiseError, HookMisuse, ModelNotLoaded, NotFinite, RunMismatch
-from headwise.measuring.concepts import ConceptSet
+from headwise.measuring.concepts import ConceptSet, WordEmbeddings
 from headwise.measuring.estimators import Estimator, estimator_of
 from headwise.measuring.measure import measure
 from headwise.measuring.probe import ConceptProbe
 from headwise.measuring.votes import Votes
-from headwise.measuring.word_samples import sample_words
+from headwise.measuring.word_samples import WordTokens, sample_words
 from headwise.model.attention import hooked
 from headwise.model.generate import latents_for
 
@@ -304,3 +304,13 @@ def test_text_of_another_width_is_refused(concepts):
     with pytest.raises(ModelNotLoaded, match="reads text 32 wide, the concept words' embeddings are 48 wide"):
         with hooked(pipe, ConceptProbe(pipe, concepts, embeddings=embeddings)):
             pipe("a dog", num_inference_steps=1, output_type="latent")
+
+
+def test_words_stand_behind_every_token_of_the_start():
+    """Where a pipeline writes a text before the prompt, the start has several tokens, each read once."""
+    words = ((torch.randn(2, 4),), (torch.randn(1, 4),))
+    tokens = WordTokens(WordEmbeddings(torch.randn(3, 4), words))
+    packed = tokens.pack(np.zeros((1, 2), np.int64))
+    assert packed.tokens.tolist() == [[0, 1, 2, 3, 4, 5]]
+    assert packed.token_index.tolist() == [[[3, 4], [5, 0]]]
+    assert tokens.places.tolist() == [0, 1, 2, 3, 4, 3]

@@ -3,6 +3,7 @@
 from typing import Any, NamedTuple
 
 from headwise.errors import HookMisuse, Unsupported
+from headwise.model.families import family_of
 from headwise.model.heads import HeadMap, denoiser_of
 
 __all__ = ["require_cross_attention", "require_support", "supports"]
@@ -12,6 +13,7 @@ TEXT_ALONE = "Stable Diffusion 1, 2"
 PIXART = "PixArt"
 SANA = "Sana"  # whose self-attention is linear, and has no maps
 JOINT = "Stable Diffusion 3, FLUX"
+JOINT_FAMILIES = ("Stable Diffusion 3", "FLUX.1")  # what `JOINT` is called in model/families.py
 EVERY = (UNET, PIXART, SANA, JOINT)
 NO_LAYOUT = (
     "self_attention was given, but this model's self-attention is linear and has no maps to exchange. "
@@ -88,7 +90,8 @@ def _families(model: Any) -> set[str]:
     """The families that a model belongs to."""
     head_map = model if isinstance(model, HeadMap) else HeadMap.of(model)
     if any(layer.kind == "joint" for layer in head_map):
-        return {JOINT}
+        known = isinstance(model, HeadMap) or family_of(denoiser_of(model)).name in JOINT_FAMILIES
+        return {JOINT} if known else set()
     if any(layer.address.startswith("transformer_blocks") for layer in head_map):
         if isinstance(model, HeadMap):
             return {PIXART, SANA}

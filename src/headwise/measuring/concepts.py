@@ -39,7 +39,8 @@ class WordEmbeddings:
     """The text embeddings of each word of a concept set.
 
     Args:
-        start: The embedding of the start token, "1 dim"; "0 dim" for encoders without one.
+        start: The embedding of the start token, "1 dim"; "0 dim" for encoders without one, and more where the
+            pipeline writes a text before the prompt.
         words: The embeddings of the tokens of each word of each concept, "tokens dim".
     """
 

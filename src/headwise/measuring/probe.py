@@ -20,7 +20,8 @@ V₀ of that call's own layer, a word's tokens with queries q, keys k and values
 
     softmax(q [K₀ ; k]ᵀ/√d) [V₀ ; v]
 
-as if each word were the whole prompt and pixels did not attend to text.
+as if each word were the whole prompt, without the tokens of its own that a denoiser may put before it, and
+pixels did not attend to text.
 
 Samples come from (seed, picture) alone, and of one image's calls the first n are the same however many
 follow.
@@ -212,7 +213,7 @@ class ConceptProbe(Hook):
                 f"The denoiser reads text {call.width} wide, the concept words' embeddings are {width} wide. "
                 "Embed them with the same pipeline."
             )
-        call.encode_text(reading, self.tokens.embeddings, rows)
+        call.encode_text(reading, self.tokens.embeddings, rows, self.tokens.places)
 
     def attention(self, query: Tensor, key: Tensor, words: PackedWords) -> Tensor:
         """The attention of each head to each concept's word, pooled by the mean over tokens."""
@@ -275,14 +276,18 @@ class _ReadKeys(Hook):
             self.keys[site.layer] = key[0] * key.shape[-1] ** -0.5
             return attend(query, key, value)
         pixel_query, pixel_key, pixel_value = self.pixels[site.layer]
-        key, value = key[..., site.text, :], value[..., site.text, :]
+        own = key[..., site.text, :].shape[-2] - len(self.word_id)  # tokens of the denoiser before the text
+        key, value = key[..., site.text, :][..., own:, :], value[..., site.text, :][..., own:, :]
         if self.on_keys is not None:
             self.on_keys(site, pixel_query, key * pixel_query.shape[-1] ** -0.5)
         word_id = self.word_id.to(query.device)
         allowed = (word_id[:, None] == word_id) | (word_id == -1)
         allowed = torch.cat([allowed.new_ones(len(word_id), pixel_key.shape[-2]), allowed], 1)
         keys, values = torch.cat([pixel_key, key], -2), torch.cat([pixel_value, value], -2)
-        return torch.nn.functional.scaled_dot_product_attention(query, keys, values, attn_mask=allowed)
+        output = torch.nn.functional.scaled_dot_product_attention(
+            query[..., own:, :], keys, values, attn_mask=allowed
+        )
+        return torch.nn.functional.pad(output, (0, 0, own, 0))  # nothing else is read of them
 
 
 def _of_pixels(tensor: Tensor, text: slice) -> Tensor:

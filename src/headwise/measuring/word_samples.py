@@ -74,6 +74,7 @@ class WordTokens:
     Attributes:
         embeddings: The embeddings of all tokens, "all_tokens dim".
         word_id: The word that each token is of, "all_tokens"; −1 for the start token.
+        places: Where each token would stand if its word were the whole prompt, "all_tokens".
         counts: The number of words of each concept.
         first: The index of each concept's first word among all words.
         words: The tokens of each word, "all_words longest"; −1 where a word is shorter.
@@ -96,6 +97,8 @@ class WordTokens:
                 words.append(tokens_of[content] + [-1] * (longest - len(word)))
         self.embeddings = torch.cat(rows)
         self.word_id = torch.cat([torch.full((len(row),), n - 1) for n, row in enumerate(rows)])
+        after = [0] + [self.starts] * (len(rows) - 1)
+        self.places = torch.cat([n + torch.arange(len(row)) for n, row in zip(after, rows, strict=True)])
         self.counts = [len(concept) for concept in embeddings.words]
         self.first = np.cumsum([0, *self.counts[:-1]])
         self.words = np.array(words)
@@ -108,6 +111,7 @@ class WordTokens:
         token_index = np.where(mask, after - 1 + self.starts, 0)
         lengths = self.starts + mask.sum((1, 2))
         packed = np.zeros((len(samples), lengths.max()), np.int64)
+        packed[:, : self.starts] = np.arange(self.starts)
         picture = np.nonzero(mask)[0]
         packed[picture, token_index[mask]] = tokens[mask]
         # A token that occurs twice is read at its first place both times: equal words get equal numbers.

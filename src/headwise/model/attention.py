@@ -22,9 +22,17 @@ from headwise.errors import HookMisuse, LayerNotReached
 from headwise.model import modes
 from headwise.model.calls import PipelineCall, require_hooked_pipeline, watch_call
 from headwise.model.contexts import Contexts
+from headwise.model.families import family_of
 from headwise.model.heads import HeadMap, denoiser_of, self_attention_beside, wrapped_denoiser_of
-from headwise.model.hooks import as_hook, overrides, stands_beside
-from headwise.model.inputs import at_time, crop_latents, grid_of, latents_in, least_side, rows_of
+from headwise.model.hooks import as_hook, overrides, require_once_per_step, stands_beside
+from headwise.model.inputs import (
+    at_time,
+    grid_of,
+    latents_in,
+    patches,
+    reading,
+    rows_of,
+)
 from headwise.model.intercept import Intercept
 from headwise.model.pipelines import text_segments
 from headwise.model.replacing import (
@@ -80,7 +88,7 @@ class _Hooked:
     def __init__(self, pipe: Any, hooks: tuple[AttentionHook, ...]) -> None:
         self.pipe, self.passed, self.hooks = pipe, hooks, tuple(map(as_hook, hooks))
         self.denoiser = denoiser_of(pipe)
-        self.head_map = HeadMap.of(self.denoiser)
+        self.head_map, self.family = HeadMap.of(self.denoiser), family_of(self.denoiser)
         self.shared = Contexts.of(self.denoiser)
         self.pipeline_call: PipelineCall | None = None
         self.calls_outside = 0  # denoiser calls outside any pipeline call
@@ -169,22 +177,13 @@ class _Hooked:
         if self.shared.beginning is self:
             raise FirstCall(self.denoiser_call)
         if self.denoiser_call.prompted:
-            self._require_once_per_step(self.denoiser_call)
+            again = self.pipeline_call is not None and self.pipeline_call.prompted
+            require_once_per_step(self.hooks, self.denoiser_call, again)
+            if self.pipeline_call is not None:
+                self.pipeline_call.prompted = True
             self.prompted_call = self.denoiser_call
         for hook in self.hooks:
             hook.prepare(self.denoiser_call)
-
-    def _require_once_per_step(self, call: DenoiserCall) -> None:
-        rows, again = call.conditional.stop - call.conditional.start, False
-        if self.pipeline_call is not None:
-            again, self.pipeline_call.prompted = self.pipeline_call.prompted, True
-        for hook in self.hooks:
-            if hook.once_per_step and (again or rows != call.pictures):
-                seen = "a second call in one step" if again else f"{rows} rows for {call.pictures} images"
-                raise HookMisuse(
-                    f"{hook!r} needs one row with the prompt for each image, once a step; the denoiser "
-                    f"got {seen}. Switch off perturbed-attention guidance, skip-layer guidance and their kin."
-                )
 
     def _describe(self, inputs: dict[str, Any]) -> DenoiserCall:
         latents, pipeline_call = inputs[latents_in(inputs)], self.pipeline_call
@@ -211,7 +210,7 @@ class _Hooked:
             conditional=held.conditional,
             grid=grid,
             prompts=call.prompts_of(held.images),
-            tokens=sum(text.shape[1] for text in texts),
+            tokens=sum(text.shape[1] for text in texts) + (self.family.registers if texts else 0),
             width=texts[0].shape[-1] if texts else 0,
             device=latents.device,
             dtype=latents.dtype,
@@ -251,21 +250,26 @@ class _Hooked:
             return then(self.denoiser.forward(**inputs))
 
     def _encode_text(
-        self, call: DenoiserCall, inputs: dict[str, Any], hook: AttentionHook, text: Tensor, rows: int
+        self,
+        call: DenoiserCall,
+        inputs: dict[str, Any],
+        hook: AttentionHook,
+        text: Tensor,
+        rows: int,
+        places: Tensor | None = None,
     ) -> None:
         """The denoiser run once on another text, as `DenoiserCall.encode_text` says."""
         first = call.conditional.start
-        inputs, states = rows_of(inputs, call.rows, slice(first, first + rows)), "encoder_hidden_states"
-        inputs |= crop_latents(inputs, least_side(self.denoiser))
-        inputs |= modes.without_masks(inputs)
-        text = text.to(inputs[states])
-        inputs[states] = text.expand(rows, -1, -1)
-        if "txt_ids" in inputs:
-            inputs["txt_ids"] = inputs["txt_ids"][..., :1, :].expand(*text.shape[:1], -1)
-        grid = grid_of(inputs[latents_in(inputs)], inputs)
-        beside = call.of_rows(rows, grid=grid, tokens=len(text))
-        with self._side_pass(hook, beside), torch.no_grad():
-            self.denoiser.forward(**inputs)
+        places = torch.arange(len(text)) if places is None else places
+        inputs = rows_of(inputs, call.rows, slice(first, first + rows))
+        changed, grid = reading(inputs, text.expand(rows, -1, -1), places, self.denoiser)
+        beside = call.of_rows(rows, grid=grid, tokens=len(text) + self.family.registers)
+        with (
+            self._side_pass(hook, beside),
+            modes.rotated(self.denoiser, self.family.rotary, places),
+            torch.no_grad(),
+        ):
+            self.denoiser.forward(**inputs | changed)
 
     @contextmanager
     def _side_pass(self, hook: AttentionHook, call: DenoiserCall) -> Iterator[None]:
@@ -301,7 +305,7 @@ class _Hooked:
             if self.left or self.shared.in_side_pass not in (None, self):
                 return forward(*args, **kwargs)
             site_of = functools.partial(self._site, index, module)
-            intercept = Intercept(self.hooks, self.denoiser_call, module, kind, site_of)
+            intercept = Intercept(self.hooks, self.denoiser_call, module, kind, site_of, self.family)
             with intercept:
                 output = forward(*args, **kwargs)
             if not intercept.met:
@@ -323,8 +327,7 @@ class _Hooked:
     ) -> Site:
         """Where layer `index` stands in the denoiser call under way."""
         layer, call = self.head_map.layers[index], self.denoiser_call
-        patch = getattr(self.denoiser.config, "patch_size", None) or 1
-        height, width = layer_grid(layer.address, (call.grid[0] // patch, call.grid[1] // patch), pixels)
+        height, width = layer_grid(layer.address, patches(call.grid, self.denoiser, pixels), pixels)
         return Site(
             layer=index,
             address=layer.address,

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from headwise.errors import NotFinite
+from headwise.errors import NotFinite, Unsupported
 from headwise.model.heads import denoiser_of
 
 __all__ = ["decoded", "encoded"]
@@ -48,8 +48,17 @@ def decoded(pipe: Any, latents: Float[Tensor, "n channels height width"], output
 
 @contextmanager
 def _wide_autoencoder(pipe: Any) -> Iterator[Any]:
-    """The autoencoder, in float32 if it overflows in float16, which its `force_upcast` says."""
+    """The autoencoder, in float32 if it overflows in float16, which its `force_upcast` says.
+
+    Raises:
+        Unsupported: It is of another kind than mean and scale, or of video.
+    """
     vae, dtype = pipe.vae, pipe.vae.dtype
+    if hasattr(vae, "bn") or hasattr(vae.config, "temperal_downsample"):
+        raise Unsupported(
+            f"Images are not encoded with {type(vae).__name__}, the autoencoder of {type(pipe).__name__}. "
+            "Generate the image, or use a model with AutoencoderKL or AutoencoderDC."
+        )
     if not (dtype is torch.float16 and getattr(vae.config, "force_upcast", False)):
         yield vae
         return

@@ -72,7 +72,9 @@ def start_of(
 
 
 def packed(pipe: Any, latents: Float[Tensor, "n channels height width"]) -> Float[Tensor, "n ..."]:
-    """Latents in the form in which the pipeline's denoiser takes them: in patches of 2 × 2 for FLUX."""
+    """Latents in the form in which the pipeline is called with them: in patches of 2 × 2 for FLUX."""
+    if hasattr(pipe, "_patchify_latents"):  # FLUX.2 makes rows of the patches itself
+        return pipe._patchify_latents(latents)
     return pipe._pack_latents(latents, *latents.shape) if _packs(pipe) else latents
 
 

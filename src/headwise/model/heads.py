@@ -15,8 +15,9 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from headwise.errors import HeadMapMismatch, ModelNotLoaded
+from headwise.model.families import family_of, named_families
 
-__all__ = ["HeadMap", "Layer", "denoiser_of", "self_attention_beside", "text_first", "wrapped_denoiser_of"]
+__all__ = ["HeadMap", "Layer", "denoiser_of", "self_attention_beside", "wrapped_denoiser_of"]
 
 _PLACES = ("down_blocks", "mid_block", "up_blocks")
 
@@ -46,16 +47,16 @@ class HeadMap:
     def of(cls, model: Any) -> "HeadMap":
         """The head map of a pipeline or of a denoiser; the meta device will do, as no weight is looked at."""
         denoiser = denoiser_of(model)
+        family = family_of(denoiser)
         layers = [
             Layer(name, module.heads, kind)
             for name, module in denoiser.named_modules()
-            if (kind := _kind_of(module, denoiser)) is not None
+            if (kind := family.kind_of(name, module)) is not None
         ]
         if not layers:
             raise ModelNotLoaded(
                 f"{type(denoiser).__name__} has no attention layer known to read text, so there is no "
-                "head to hook. Expected cross-attention, as in Stable Diffusion, SDXL, PixArt and Sana, "
-                "or the joint attention of Stable Diffusion 3 and FLUX."
+                f"head to hook. Expected the denoiser of a model such as {named_families()}."
             )
         # sorted() keeps ties in order
         return cls(tuple(sorted(layers, key=lambda layer: _place(layer.address))))
@@ -141,26 +142,6 @@ def wrapped_denoiser_of(model: Any) -> Any:
         f"{type(model).__name__} holds neither a `unet` nor a `transformer`. "
         "Expected a text-to-image pipeline."
     )
-
-
-def text_first(module: Any) -> bool:
-    """Does the text stand before the pixels in this joint attention? In FLUX it does, in SD 3 it follows."""
-    return "Flux" in type(module.processor).__name__
-
-
-def _kind_of(module: Any, denoiser: Any) -> Literal["cross", "joint"] | None:
-    """How an attention module reads text; None if it does not, or if it is something else."""
-    if not (hasattr(module, "heads") and hasattr(module, "processor")):
-        return None
-    processor = type(module.processor).__name__
-    # By the class, not by the processor's name, which others borrow for a text that stands elsewhere.
-    if not {"FluxTransformer2DModel", "SD3Transformer2DModel"}.isdisjoint(
-        c.__name__ for c in type(denoiser).__mro__
-    ):
-        return "joint" if "Flux" in processor or getattr(module, "add_k_proj", None) is not None else None
-    if getattr(module, "add_k_proj", None) is not None:
-        return None  # its keys are pixels and text together
-    return "cross" if getattr(module, "is_cross_attention", False) else None
 
 
 def _place(address: str) -> int:

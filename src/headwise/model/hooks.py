@@ -17,7 +17,7 @@ methods are called in this order:
 Every method does nothing by default. A plain callable with the arguments of `__call__` is a hook too.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -25,7 +25,7 @@ from torch import Tensor
 from headwise.errors import HookMisuse
 from headwise.model.sites import Attend, AttentionHook, DenoiserCall, Site
 
-__all__ = ["Hook", "as_hook", "overrides", "stands_beside"]
+__all__ = ["Hook", "as_hook", "overrides", "require_once_per_step", "stands_beside"]
 
 
 class Hook:
@@ -148,3 +148,21 @@ def stands_beside(hook: Hook, module: Any) -> bool:
 def overrides(hook: Hook, method: str) -> bool:
     """Does this hook's class define the method itself?"""
     return getattr(type(hook), method) is not getattr(Hook, method)
+
+
+def require_once_per_step(hooks: Sequence[Hook], call: DenoiserCall, again: bool) -> None:
+    """HookMisuse if a hook needs one row with the prompt for each image, once a step, and there are more.
+
+    Args:
+        hooks: The hooks of a context.
+        call: A denoiser call with the prompt.
+        again: Whether there was such a call in this step before.
+    """
+    rows = call.conditional.stop - call.conditional.start
+    for hook in hooks:
+        if hook.once_per_step and (again or rows != call.pictures):
+            seen = "a second call in one step" if again else f"{rows} rows for {call.pictures} images"
+            raise HookMisuse(
+                f"{hook!r} needs one row with the prompt for each image, once a step; the denoiser "
+                f"got {seen}. Switch off perturbed-attention guidance, skip-layer guidance and their kin."
+            )

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from headwise.errors import HookMisuse
-from headwise.model.heads import text_first
+from headwise.model.families import Family
 from headwise.model.hooks import Hook
 from headwise.model.sites import Attend, DenoiserCall, Site
 
@@ -35,6 +35,7 @@ class Intercept(TorchFunctionMode):
         module: The attention module whose forward is running.
         kind: The kind of the layer: "cross", "joint" or "self".
         site_of: `site_of(kind, pixels, text, mask)` is the layer's site for queries of this kind.
+        family: The family of the denoiser, which says where the text stands in joint attention.
 
     Attributes:
         met: Whether an attention has been intercepted.
@@ -47,9 +48,11 @@ class Intercept(TorchFunctionMode):
         module: nn.Module,
         kind: str,
         site_of: Callable[[str, int, slice, Tensor | None], Site],
+        family: Family,
     ) -> None:
         super().__init__()
         self.hooks, self.call, self.module, self.kind, self.site_of = hooks, call, module, kind, site_of
+        self.family = family
         self.met = False
 
     def __torch_function__(
@@ -100,7 +103,7 @@ class Intercept(TorchFunctionMode):
         """Joint attention: the pixels' queries and the text's go to hooks apart, with all keys."""
         length, tokens = query.shape[-2], self.call.tokens
         text, pixels = slice(length - tokens, length), slice(0, length - tokens)
-        if text_first(self.module):
+        if self.family.text_first:
             text, pixels = slice(0, tokens), slice(tokens, length)
         unchanged: list[Tensor] = []
 

@@ -19,7 +19,7 @@ from headwise.model.heads import HeadMap
 
 __all__ = [
     "caches_of", "differentiated", "mark", "register_calls", "require_gradients", "require_no_cache",
-    "run_blocks_uncompiled", "side_pass", "text_weights", "tracked", "without_masks",
+    "rotated", "run_blocks_uncompiled", "side_pass", "text_weights", "tracked", "without_masks",
 ]  # fmt: skip
 
 _TEXT_PARTS = ("encoder_hid_proj", "caption_projection", "caption_norm", "context_embedder")
@@ -190,6 +190,30 @@ def without_masks(inputs: dict[str, Any]) -> dict[str, Any]:
         for name, value in inputs.items()
         if isinstance(value, dict) and "attention_mask" in value
     }
+
+
+@contextmanager
+def rotated(denoiser: nn.Module, rotary: str | None, places: Tensor) -> Iterator[None]:
+    """Rotate one pixel and a text whose tokens stand at these places, where a module makes the rotations.
+
+    Args:
+        denoiser: The denoiser.
+        rotary: The module that returns the rotations of pixels and those of the text; None for none.
+        places: The place of each token in the text.
+    """
+    if rotary is None:
+        yield
+        return
+
+    def chosen(module: nn.Module, args: Any, output: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        pixels, text = output
+        return pixels[:1], text[places.to(text.device)]
+
+    handle = denoiser.get_submodule(rotary).register_forward_hook(chosen)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def tracked(value: Any) -> Any:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from headwise import emoji
 from headwise.errors import HookMisuse, ModelNotLoaded, WordWithoutTokens
+from headwise.model.families import family_of
 from headwise.model.heads import HeadMap, denoiser_of, wrapped_denoiser_of
 from headwise.model.text_to_image import require_text_to_image
 from headwise.model.tokens import TextSegment, positions_in, read
@@ -106,6 +107,8 @@ def text_segments(pipe: Any, arguments: Mapping[str, Any] | None = None) -> tupl
         clean, texts = _cleaning(pipe, tokenizer, arguments), _texts_of(arguments, argument)
         return TextSegment(tokenizer, start, clean, "", length, texts, padding_first)
 
+    if hasattr(first, "image_processor"):  # a processor of images and text, which tells no characters
+        return ()
     if first is None:  # as in the refiner of SDXL, whose second encoder reads the prompt
         return () if second is None else (segment(second),)
     if hasattr(pipe, "tokenizer_3"):  # Stable Diffusion 3: CLIP's tokens, then T5's, or zeros in their place
@@ -123,8 +126,26 @@ def text_segments(pipe: Any, arguments: Mapping[str, Any] | None = None) -> tupl
     before = "\n".join(arguments.get("complex_human_instruction") or ())
     if before and of_first.length:  # Sana keeps the first token, and the last of what it pads to both lengths
         skipped = len(first.encode(before)) - 2
-        of_first = of_first._replace(start=-skipped, before=before, length=of_first.length + skipped)
-    return (of_first,)
+        length = of_first.length + skipped
+        return (of_first._replace(start=-skipped, before=before, length=length, start_kept=True),)
+    return (_framed(pipe, of_first),)
+
+
+def _framed(pipe: Any, segment: TextSegment) -> TextSegment:
+    """The tokens of the only encoder, with what its family writes around the prompt."""
+    family = family_of(denoiser_of(pipe))
+    segment = segment._replace(start=family.registers, multiple=family.multiple)
+    if family.frame is None:
+        return segment
+    before, after, dropped = family.frame(pipe)
+    length = None if segment.length is None else segment.length + dropped
+    return segment._replace(
+        start=family.registers - dropped,
+        before=before,
+        after=after,
+        length=length,
+        padding_first=segment.padding_first and not dropped,  # what drops tokens drops the padding too
+    )
 
 
 def encode_word(pipe: Any, word: str) -> tuple[Float[Tensor, "starts dim"], Float[Tensor, "tokens dim"]]:
@@ -155,13 +176,17 @@ def encode_word(pipe: Any, word: str) -> tuple[Float[Tensor, "starts dim"], Floa
             device=pipe._execution_device,
             **{name: value for name, value in options.items() if name in accepted},
         )
-    starts, positions = min(read(segments[0], word).words), list(positions_in(segments, word, None))
+    own = family_of(denoiser_of(pipe)).registers
+    first = read(segments[0], word)
+    begin = min(position for position in first.positions if position is not None) - own
+    starts = min(first.words) - own
+    positions = [position - own for position in positions_in(segments, word, None)]
     if max(positions) >= encoded[0].shape[1]:  # as Hunyuan-DiT's, whose second text comes apart
         raise ModelNotLoaded(
             f"{type(pipe).__name__} encodes a text of {encoded[0].shape[1]} tokens, and {word!r} stands at "
             f"{positions} of all its texts. Expected encoders whose tokens make one text, as SD 3's do."
         )
-    return encoded[0][0, :starts], encoded[0][0, positions]
+    return encoded[0][0, begin:starts], encoded[0][0, positions]
 
 
 def _defaults(function: Any) -> dict[str, Any]:

@@ -100,7 +100,8 @@ class DenoiserCall:
             them.
         encode_text: `encode_text(hook, text, rows)` runs the denoiser once on `text`, "tokens dim", in place
             of the prompt, for the first `rows` rows with the prompt and the smallest latents it accepts. Only
-            `hook` is called, without `prepare` and `finish`, and the step counter does not advance.
+            `hook` is called, without `prepare` and `finish`, and the step counter does not advance. With
+            `places=…` each token is read as if it stood at that place of the text.
     """
 
     step: int = 0
@@ -119,7 +120,7 @@ class DenoiserCall:
     head_map: HeadMap = field(default_factory=lambda: HeadMap(()))
     scheduler: Any = None
     rerun: Callable[..., Any] | None = None
-    encode_text: Callable[[AttentionHook, Tensor, int], None] | None = None
+    encode_text: Callable[..., None] | None = None
 
     @property
     def prompted(self) -> bool:

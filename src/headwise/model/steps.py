@@ -44,9 +44,9 @@ def require_steps(pipe: Any, hooks: Sequence[Hook]) -> None:
                 f"{hook!r} changes latents after each step, for which {type(pipe).__name__} would need "
                 f"{CALLBACK} or a scheduler. Use a pipeline that has one, or leave the hook out."
             )
-        if overrides(hook, "before_first_step") and not (
-            "latents" in parameters and hasattr(pipe, "prepare_latents")
-        ):
+        # FLUX.2 prepares rows of patches, and cannot be called with them.
+        movable = "latents" in parameters and hasattr(pipe, "prepare_latents")
+        if overrides(hook, "before_first_step") and (not movable or hasattr(pipe, "_patchify_latents")):
             raise HookMisuse(
                 f"{hook!r} changes the latents before the first step, but {type(pipe).__name__} cannot be "
                 "called with latents. Use a text-to-image pipeline, or leave the hook out."

@@ -4,16 +4,27 @@ import inspect
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
+
+from torch import nn
 
 from headwise.errors import ModelNotLoaded
+from headwise.model.families import is_known, refusal
 
-__all__ = ["require_text_to_image"]
+__all__ = ["obstacle", "require_text_to_image"]
 
 NEEDED = ("prompt", "num_inference_steps", "generator", "latents", "output_type")
 PARTS = ("vae", "tokenizer")
 OTHER_INPUT = re.compile(r"(?!num_|negative_|ip_adapter_)(.*_)?images?(_.*)?$")
 OTHER_OUTPUT = re.compile(r"(.*_)?(videos?|frames?|audio)(_.*)?$")
+ALONE = ("Flux2KleinPipeline",)  # take images too, and a prompt alone
+REFUSED = {  # whatever their call says
+    "Flux2Pipeline": "reads its prompt with a processor of images and text, in which no word is found",
+    "KolorsPipeline": "has a tokenizer that does not tell which characters its tokens stand for",
+    "KolorsPAGPipeline": "has a tokenizer that does not tell which characters its tokens stand for",
+    "StableDiffusionLDM3DPipeline": "generates depth beside images",
+    "StableUnCLIPPipeline": "makes the embedding of an image of the prompt first (`prior`)",
+}
 
 
 def require_text_to_image(name: str) -> None:
@@ -29,10 +40,10 @@ def require_text_to_image(name: str) -> None:
     import diffusers
 
     kind = getattr(diffusers, str(_description(name).get("_class_name")), None)
-    obstacle = None if kind is None else _obstacle(kind)
-    if kind is not None and obstacle is not None:
+    reason = None if kind is None else obstacle(kind)
+    if kind is not None and reason is not None:
         raise ModelNotLoaded(
-            f"{name} is a {kind.__name__}, which {obstacle}; expected a text-to-image pipeline. "
+            f"{name} is a {kind.__name__}, which {reason}; expected a text-to-image pipeline. "
             "Give the model that it was made from, or another text-to-image model."
         )
 
@@ -49,13 +60,15 @@ def _description(name: str) -> dict[str, Any]:
         return {}
 
 
-def _obstacle(kind: Any) -> str | None:
+def obstacle(kind: Any) -> str | None:
     """Why a class of pipelines does not make images of prompts; None if it does."""
     taken, parts = inspect.signature(kind.__call__).parameters, inspect.signature(kind.__init__).parameters
+    if kind.__name__ in REFUSED:
+        return REFUSED[kind.__name__]
     if "dummy" in kind.__module__:
         return None  # what stands for a class of which a package is missing
     for name in taken:
-        if OTHER_INPUT.match(name):
+        if OTHER_INPUT.match(name) and kind.__name__ not in ALONE:
             return f"takes an image beside the prompt (`{name}`)"
         if OTHER_OUTPUT.match(name):
             return f"generates video or sound (`{name}`)"
@@ -71,4 +84,17 @@ def _obstacle(kind: Any) -> str | None:
     for names, why in ((required, "cannot be called without"), (missing, "takes no"), (absent, "has no")):
         if names:
             return f"{why} `{names[0]}`"
+    denoisers = _denoisers(kind)
+    if denoisers and not any(map(is_known, denoisers)):
+        return refusal(denoisers[0].__name__)
     return None
+
+
+def _denoisers(kind: Any) -> list[type]:
+    """The classes of denoisers that a class of pipelines says it takes."""
+    parts = inspect.signature(kind.__init__).parameters
+    said = [parts[name].annotation for name in ("unet", "transformer") if name in parts]
+    if any(isinstance(annotation, str) for annotation in said):
+        said = [get_type_hints(kind.__init__)[name] for name in ("unet", "transformer") if name in parts]
+    each = [kind for annotation in said for kind in (get_args(annotation) or (annotation,))]
+    return [kind for kind in each if isinstance(kind, type) and issubclass(kind, nn.Module)]

@@ -33,6 +33,9 @@ class TextSegment(NamedTuple):
         length: The number of tokens to which the pipeline cuts the text; the tokenizer's own if None.
         texts: What the encoder reads in place of the prompt of each image; empty where it reads the prompt.
         padding_first: Whether the text is padded to its length in front.
+        after: The text that the pipeline then writes behind the prompt.
+        start_kept: Whether the encoder's first token stays though those behind it are cut off.
+        multiple: Where the text is padded to a multiple of this many tokens; None if to its length.
     """
 
     tokenizer: Any
@@ -42,6 +45,9 @@ class TextSegment(NamedTuple):
     length: int | None = None
     texts: tuple[str, ...] = ()
     padding_first: bool = False
+    after: str = ""
+    start_kept: bool = False
+    multiple: int | None = None
 
     @property
     def stop(self) -> int:
@@ -70,8 +76,8 @@ class Reading(NamedTuple):
 
     Args:
         written: The prompt, or the text that was given to this encoder in its place.
-        text: What is tokenized: `written`, cleaned, behind what the pipeline writes before it.
-        skipped: The number of characters of `text` before the prompt.
+        text: What is tokenized: `written`, cleaned, between what the pipeline writes around it.
+        skipped, end: Where the prompt begins in `text`, and where it ends.
         spans: The characters of `text` that each token stands for; none for start, end and padding.
         positions: Where each token stands in the text of all encoders; None for those that are cut off.
         start, stop: The positions between which this encoder's tokens stand, padding included.
@@ -82,6 +88,7 @@ class Reading(NamedTuple):
     written: str
     text: str
     skipped: int
+    end: int
     spans: tuple[Span, ...]
     positions: tuple[int | None, ...]
     start: int
@@ -93,7 +100,13 @@ class Reading(NamedTuple):
     def words(self) -> tuple[int, ...]:
         """Where the tokens of all words stand, punctuation with them: not start, end or padding."""
         each = zip(self.spans, self.positions, strict=True)
-        return tuple(p for (a, b), p in each if p is not None and max(a, self.skipped) < b)
+        inside = [(p, max(a, self.skipped) < min(b, self.end)) for (a, b), p in each]
+        return tuple(p for p, is_word in inside if is_word and p is not None)
+
+    @property
+    def cleaned(self) -> str:
+        """The prompt, cleaned."""
+        return self.text[self.skipped : self.end]
 
     @property
     def bounds(self) -> Span:
@@ -110,7 +123,7 @@ class Reading(NamedTuple):
 
     def find(self, word: str) -> list[Span]:
         """Where a word of the prompt stands in `text`."""
-        spans, cleaned = find(self.written, word), self.text[self.skipped :]
+        spans, cleaned = find(self.written, word), self.cleaned
         if cleaned != self.written:
             carried = [self._carried(span) for span in spans]
             known = [span for span in carried if span is not None]
@@ -127,11 +140,7 @@ class Reading(NamedTuple):
         stop = max([span[1], *(b for _, b in tokens)])
         before, through = self.clean(self.written[:start]), self.clean(self.written[:stop])
         written = through[len(before) :]
-        if (
-            not written.strip()
-            or not through.startswith(before)
-            or not self.text[self.skipped :].startswith(through)
-        ):
+        if not written.strip() or not through.startswith(before) or not self.cleaned.startswith(through):
             return None
         return len(through) - len(written.lstrip()), len(through)
 
@@ -140,7 +149,7 @@ class Reading(NamedTuple):
         spans = self.find(word)
         if not spans:
             cleaned_away = find(self.written, word)
-            raise unknown_word(self.text[self.skipped :] if cleaned_away else self.written, word)
+            raise unknown_word(self.cleaned if cleaned_away else self.written, word)
         if occurrence is not None:
             if not 1 <= occurrence <= len(spans):
                 times = "once" if len(spans) == 1 else f"{len(spans)} times"
@@ -173,20 +182,24 @@ def read(segment: TextSegment, prompt: str, picture: int = 0, tokens: int | None
     tokenizer, length = segment.tokenizer, segment.stop - segment.start
     written = segment.texts[picture] if segment.texts else prompt
     cleaned = segment.clean(written)
-    text = segment.before + cleaned
+    text = segment.before + cleaned + segment.after
     spans = kept = _offsets(tokenizer, text)
     if len(spans) > length:
         kept = _offsets(tokenizer, text, truncation=True, max_length=length)
+    if segment.multiple is not None:  # of how many, the longest prompt of the batch says
+        rounded = -(-len(kept) // segment.multiple) * segment.multiple
+        length = rounded if tokens is None else tokens - segment.start
     shift = segment.start + (length - len(kept) if segment.padding_first else 0)
-    first = 1 if segment.before else 0  # what comes before the prompt is cut off but for the start token
+    first = max(0, segment.start) + segment.start_kept
     last = segment.stop if tokens is None else min(tokens, segment.stop)
     positions = tuple(
         i + shift if i < len(kept) and kept[i] == span and first <= i + shift < last else None
         for i, span in enumerate(spans)
     )
     units = () if cleaned == written else _offsets(tokenizer, written)
-    start = max(0, segment.start)
-    return Reading(written, text, len(segment.before), spans, positions, start, last, units, segment.clean)
+    start, skipped = max(0, segment.start), len(segment.before)
+    end = skipped + len(cleaned)
+    return Reading(written, text, skipped, end, spans, positions, start, last, units, segment.clean)
 
 
 def positions_in(
