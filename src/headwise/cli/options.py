@@ -34,7 +34,15 @@ __all__ = [
     "numbers_in", "scorer_of",
 ]  # fmt: skip
 
-LAST = ("shard", "ray", "workers", "dtype", "device", "as_json")  # what --help shows after all others
+LAST = (
+    "shard",
+    "ray",
+    "workers",
+    "config",
+    "dtype",
+    "device",
+    "as_json",
+)  # what --help shows after all others
 
 Dtype = Annotated[Literal["auto", "fp32", "fp16", "bf16"], typer.Option(help="Type of the weights.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps; 'auto' is a GPU if there is one.")]
@@ -80,9 +88,17 @@ class Model:
         typer.Option(
             "--model",
             "-m",
-            help="Hub name, folder in diffusers format, 'sd14', 'sdxl', 'emoji' or 'emoji-dit'.",
+            help="Hub name, folder in diffusers format, .safetensors file, 'sd14', 'sdxl', 'emoji' or "
+            "'emoji-dit'.",
         ),
     ] = "emoji"
+    config: Annotated[
+        str | None,
+        typer.Option(
+            help="For a .safetensors file: the folder of a pipeline of its family, whose weights may be "
+            "missing, or a hub name; fetched if not given."
+        ),
+    ] = None
     dtype: Dtype = "auto"
     device: Device = "auto"
 
@@ -99,7 +115,13 @@ class Model:
 
     def load(self) -> Any:
         """The pipeline, on its device."""
-        return load(self.name, self.dtype, self.device)
+        return load(self)
+
+    @property
+    def run_name(self) -> str:
+        """What its folder in runs/ is called."""
+        path = Path(self.name)
+        return path.stem if path.suffix == ".safetensors" else path.name
 
 
 @dataclass(frozen=True)
@@ -112,7 +134,7 @@ class Measured(Model):
         """The file or folder given, else the built-in model's own file, else that of runs/<model>."""
         if self.relevance_file is None and (built_in := emoji.MODELS.get(self.name)):
             return built_in.relevance
-        file = self.relevance_file or runs / Path(self.name).name
+        file = self.relevance_file or runs / self.run_name
         if self.relevance_file is None and not file.exists():
             raise UnreadableFile(
                 f"Nothing has been measured of {self.name}: there is no {file}. Measure it with `headwise "
@@ -290,7 +312,7 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
     return flat
 
 
-def load(model: str, dtype: str, device: str) -> Any:
+def load(model: Model) -> Any:
     """The pipeline, on the device, quietly."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it would advise to install torchvision
     import torch
@@ -301,9 +323,10 @@ def load(model: str, dtype: str, device: str) -> Any:
 
     transformers.utils.logging.disable_progress_bar()  # diffusers shows one of its own around it
     types = {"auto": None, "fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-    device = device_named(device)
-    name = MODELS[SHORT[model]] if model in SHORT and not Path(model).exists() else model
-    return load_pipeline(name, dtype=types[dtype], device=device)
+    device = device_named(model.device)
+    short = model.name in SHORT and not Path(model.name).exists()
+    name = MODELS[SHORT[model.name]] if short else model.name
+    return load_pipeline(name, dtype=types[model.dtype], device=device, config=model.config)
 
 
 def scorer_of(judge: str | None, model: Model) -> Any:

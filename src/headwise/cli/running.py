@@ -82,8 +82,7 @@ def _pipeline(model: Model, sharing: Sharing) -> Iterator[Any]:
     from headwise.runs.ray import RayWorkers
 
     gpus = None if model.device == "auto" else int(model.device.startswith("cuda"))
-    make = partial(load, model.name, model.dtype, model.device)
-    with RayWorkers(make, sharing.ray, sharing.workers, gpus=gpus) as crew:
+    with RayWorkers(partial(load, model), sharing.ray, sharing.workers, gpus=gpus) as crew:
         yield crew
 
 

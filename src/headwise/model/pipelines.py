@@ -1,7 +1,7 @@
 r"""Pipelines: loading one, and the few questions that only diffusers' internals answer.
 
 `load_pipeline("emoji")` and `load_pipeline("emoji-dit")` are the built-in models; any other name is a folder
-or a hub name in diffusers format.
+or a hub name in diffusers format, or a checkpoint of a single file (single_file.py).
 Weights come from safetensors only, and no code of a model's author is ever run.
 """
 
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from headwise import emoji
 from headwise.errors import HookMisuse, ModelNotLoaded, WordWithoutTokens
 from headwise.model.heads import HeadMap, denoiser_of, wrapped_denoiser_of
+from headwise.model.single_file import is_single_file, load_single_file
 from headwise.model.text_to_image import require_text_to_image
 from headwise.model.tokens import TextSegment, positions_in, read
 
@@ -29,15 +30,35 @@ __all__ = [
 
 
 def load_pipeline(
-    name_or_path: str | Path, dtype: torch.dtype | None = None, device: str | torch.device | None = None
+    name_or_path: str | Path,
+    dtype: torch.dtype | None = None,
+    device: str | torch.device | None = None,
+    *,
+    config: str | Path | None = None,
 ) -> Any:
-    """A text-to-image pipeline by hub name, by folder, or a built-in one: "emoji", "emoji-dit"."""
-    if (built_in := emoji.MODELS.get(str(name_or_path))) is not None:
+    """A text-to-image pipeline by hub name, by folder or file, or a built-in one: "emoji", "emoji-dit".
+
+    Args:
+        name_or_path: A hub name, a folder in diffusers format, or a .safetensors file that holds a model.
+        dtype: Type of the weights; float32 if None.
+        device: Where they are; the CPU if None.
+        config: For a single file alone: a pipeline's folder in diffusers format, whose weights may be
+            missing, or its hub name. Without it diffusers fetches what belongs to the file's family.
+    """
+    name = str(name_or_path)
+    if config is not None and not is_single_file(name):
+        raise ModelNotLoaded(
+            f"A configuration was given beside {name}, which is not a single file; expected a .safetensors "
+            "file. Leave the configuration out."
+        )
+    if (built_in := emoji.MODELS.get(name)) is not None:
         pipe = built_in.load()
         pipe = pipe if dtype is None else pipe.to(dtype)
+    elif is_single_file(name):
+        pipe = _of_one_type(load_single_file(name, None if config is None else str(config), dtype), dtype)
     else:
-        require_text_to_image(str(name_or_path))
-        pipe = _from_pretrained(str(name_or_path), dtype)
+        require_text_to_image(name)
+        pipe = _from_pretrained(name, dtype)
     HeadMap.of(pipe)
     return pipe if device is None else pipe.to(device)
 
@@ -270,7 +291,7 @@ def _from_pretrained(name: str, dtype: torch.dtype | None) -> Any:
     if not folder.exists() and looks_local:
         raise ModelNotLoaded(
             f"There is no folder {name}. "
-            "Give a pipeline's folder, a hub name (owner/name), emoji or emoji-dit."
+            "Give a pipeline's folder, a .safetensors file, a hub name (owner/name), emoji or emoji-dit."
         )
     try:
         pipe = DiffusionPipeline.from_pretrained(name, dtype=dtype, use_safetensors=True)

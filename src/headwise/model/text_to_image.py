@@ -8,7 +8,7 @@ from typing import Any
 
 from headwise.errors import ModelNotLoaded
 
-__all__ = ["require_text_to_image"]
+__all__ = ["class_of", "require_class", "require_text_to_image"]
 
 NEEDED = ("prompt", "num_inference_steps", "generator", "latents", "output_type")
 PARTS = ("vae", "tokenizer")
@@ -26,9 +26,18 @@ def require_text_to_image(name: str) -> None:
     Raises:
         ModelNotLoaded: It is of another kind, such as inpainting or video.
     """
+    require_class(name, class_of(name))
+
+
+def class_of(name: str) -> Any:
+    """diffusers' class of the pipeline that a folder or hub name describes; None if that cannot be told."""
     import diffusers
 
-    kind = getattr(diffusers, str(_description(name).get("_class_name")), None)
+    return getattr(diffusers, str(_description(name).get("_class_name")), None)
+
+
+def require_class(name: str, kind: Any) -> None:
+    """`require_text_to_image` for the class of a pipeline; None passes."""
     obstacle = None if kind is None else _obstacle(kind)
     if kind is not None and obstacle is not None:
         raise ModelNotLoaded(
