@@ -99,7 +99,7 @@ def edit(
         strength=strengths,
     )
     hooks = (p2p, LocalBlend(targets=len(targets))) if blend else (p2p,)
-    settings: dict[str, Any] = {"model": model.name, "source": source, "targets": targets}
+    settings: dict[str, Any] = {**model.described, "source": source, "targets": targets}
     settings |= {"strengthen": concepts, "strength": strength, "strengths": strengths, "weight": p2p.weights}
     settings |= {"cross": cross, "self_attention": p2p.self_attention, "blend": blend, **vars(sampling)}
     if image is None:
@@ -161,7 +161,7 @@ def excite(
             bar.set_description(name)
             with quiet(pipe), hooked(pipe, *hooks):
                 columns[name] = generate_keys(pipe, [prompt] * len(keys), keys, **vars(sampling))
-    settings = {"model": model.name, "prompt": prompt, "words": words, "concepts": concepts}
+    settings = {**model.described, "prompt": prompt, "words": words, "concepts": concepts}
     settings |= {"seeds": keys, **vars(sampling)}
     print_files(save_columns(output.out, columns, settings), output.as_json)
 

@@ -64,7 +64,7 @@ def explain(
         "batch_size": batch_size,
     }
     explained = run(pipe, prompt, word or None, seed=seed, picture=picture, **measuring, **options)
-    settings = {"prompt": prompt, "headwise": __version__, **explained.settings, "model": model.name}
+    settings = {"prompt": prompt, "headwise": __version__, **explained.settings, **model.described}
     save_picture(output.out / PICTURE, explained.image, settings)
     explained.save(output.out / NUMBERS)
     write_whole(output.out / FIGURE, plots.as_png(plots.explanation(explained)))

@@ -102,7 +102,7 @@ def generate(
 
     options = vars(sampling) | {"negative_prompt": negative_prompt} | vars(size)
     images = compare(pipe, prompt, columns, seed=seed, pictures=pictures, batch_size=batch_size, **options)
-    settings = {"prompt": prompt, "model": model.name, "seed": seed, **options, "steering": steering}
+    settings = {"prompt": prompt, **model.described, "seed": seed, **options, "steering": steering}
     print_files(save_columns(output.out, images, settings), output.as_json)
 
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from headwise import emoji
 from headwise.errors import HookMisuse, ModelNotLoaded, WordWithoutTokens
 from headwise.model.heads import HeadMap, denoiser_of, wrapped_denoiser_of
+from headwise.model.loras import ENCODERS, load_loras, loras_of, own_name, update
 from headwise.model.single_file import is_single_file, load_single_file
 from headwise.model.text_to_image import require_text_to_image
 from headwise.model.tokens import TextSegment, positions_in, read
@@ -35,6 +36,7 @@ def load_pipeline(
     device: str | torch.device | None = None,
     *,
     config: str | Path | None = None,
+    loras: Mapping[str | Path, float | int] | None = None,
 ) -> Any:
     """A text-to-image pipeline by hub name, by folder or file, or a built-in one: "emoji", "emoji-dit".
 
@@ -44,6 +46,7 @@ def load_pipeline(
         device: Where they are; the CPU if None.
         config: For a single file alone: a pipeline's folder in diffusers format, whose weights may be
             missing, or its hub name. Without it diffusers fetches what belongs to the file's family.
+        loras: LoRA files that are loaded beside the model, and the scale of each: {"style.safetensors": 0.8}.
     """
     name = str(name_or_path)
     if config is not None and not is_single_file(name):
@@ -60,6 +63,7 @@ def load_pipeline(
         require_text_to_image(name)
         pipe = _from_pretrained(name, dtype)
     HeadMap.of(pipe)
+    load_loras(pipe, loras or {})
     return pipe if device is None else pipe.to(device)
 
 
@@ -87,9 +91,11 @@ def _built_in_name(pipe: Any) -> str | None:
 
 
 def fingerprint(pipe: Any) -> str:
-    """A short hash of a sample of the weights, so that another checkpoint is not taken for this one."""
-    encoders = ("text_encoder", "text_encoder_2", "text_encoder_3")
-    return fingerprint_of(denoiser_of(pipe), *(getattr(pipe, name, None) for name in encoders))
+    """A short hash of a sample of the weights, so that another checkpoint is not taken for this one.
+
+    LoRA are not part of it: `loras_of` tells them apart.
+    """
+    return fingerprint_of(denoiser_of(pipe), *(getattr(pipe, name, None) for name in ENCODERS))
 
 
 def fingerprint_of(*modules: Any) -> str:
@@ -97,11 +103,9 @@ def fingerprint_of(*modules: Any) -> str:
     digest = sha256()
     for module in modules:
         for name, parameter in module.named_parameters() if isinstance(module, nn.Module) else ():
-            name = name.removeprefix("text_model.")  # where transformers had all of a text model before 5.x
-            digest.update(f"{name} {tuple(parameter.shape)}".encode())
-            if parameter.device.type != "meta":  # as under offloading, where only names and shapes are known
-                sample = parameter.detach().flatten()[:: max(1, parameter.numel() // 32)]
-                digest.update(sample.cpu().double().numpy().tobytes())
+            if (own := own_name(name)) is not None:
+                # where transformers had all of a text model before 5.x
+                update(digest, own.removeprefix("text_model."), parameter)
     return digest.hexdigest()[:16]
 
 
@@ -259,7 +263,7 @@ def settings_of_pictures(pipe: Any, prompts: Sequence[str]) -> dict[str, Any]:
         ),
         "head_map": f"{HeadMap.of(pipe).all_heads} heads, {digest_of(HeadMap.of(pipe).to_json())}",
         "prompts": f"{len(prompts)} prompts, {digest_of(repr(prompts))}",
-    }
+    } | ({"loras": loras} if (loras := loras_of(pipe)) else {})
 
 
 def digest_of(content: str | bytes) -> str:

@@ -7,6 +7,7 @@ takes the configuration of the file's family from the hub, or from what it fetch
 
 import inspect
 import json
+import re
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -42,6 +43,7 @@ class Family(NamedTuple):
     sign: str
 
 
+LORA = re.compile(r"(^|\.|_)(lora|lokr|hada)_")
 DENOISER = "model.diffusion_model."  # which files of a denoiser alone leave out
 FAMILIES = (
     Family("Stable Diffusion 3", "StableDiffusion3Pipeline", "joint_blocks.0."),
@@ -80,6 +82,11 @@ def load_single_file(name: str, config: str | None, dtype: torch.dtype | None) -
     family = next(
         (f for f in FAMILIES if any(k.removeprefix(DENOISER).startswith(f.sign) for k in keys)), None
     )
+    if family is None and any(LORA.search(key) for key in keys):
+        raise ModelNotLoaded(
+            f"{name} is a LoRA, which changes a model and is none by itself. Give the model it was made "
+            f"for, and this beside it: --lora {name}, or loras={{{name!r}: 1}}"
+        )
     kind = _kind(name, family, config)
     require_class(name, kind)
     dtype = dtype or torch.float32
