@@ -24,8 +24,9 @@ from headwise.cli.steer import generate
 from headwise.measuring.relevance import Relevance
 
 SHARED = (
-    "name", "config", "loras", "dtype", "device", "relevance_file", "judge", "shard", "ray", "workers",
-    "guidance_scale", "height", "width", "as_json", "negative_prompt", "ks",
+    "name", "config", "loras", "scheduler", "clip_skip", "dtype", "device", "relevance_file",
+    "judge", "shard", "ray", "workers", "guidance_scale", "height", "width", "as_json",
+    "negative_prompt", "ks",
 )  # fmt: skip
 HEADWISE = [sys.executable, "-c", "from headwise.cli.commands import main; main()"]
 
@@ -94,7 +95,7 @@ def test_without_options_a_group_is_its_default():
 def test_options_stand_in_the_order_of_the_parameters_but_for_those_that_all_commands_have():
     assert list(signature(grouped(example)).parameters) == [
         "concept", "name", "relevance_file", "num_inference_steps", "guidance_scale", "count",
-        "shard", "ray", "workers", "config", "loras", "dtype", "device",
+        "shard", "ray", "workers", "config", "loras", "scheduler", "clip_skip", "dtype", "device",
     ]  # fmt: skip
 
 

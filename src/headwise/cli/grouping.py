@@ -17,7 +17,7 @@ from typing import Any, get_type_hints
 __all__ = ["grouped"]
 
 LAST = (  # what --help shows after all others
-    "shard", "ray", "workers", "config", "loras", "dtype", "device", "as_json",
+    "shard", "ray", "workers", "config", "loras", "scheduler", "clip_skip", "dtype", "device", "as_json",
 )  # fmt: skip
 
 

@@ -87,6 +87,17 @@ class Model:
             "--lora", help="LoRA file, or FILE:SCALE, such as style.safetensors:0.8. May be repeated."
         ),
     ] = None
+    scheduler: Annotated[
+        str | None,
+        typer.Option(
+            help="Sampler: euler, euler-a, heun, dpm++-2m, dpm++-2m-karras, dpm++-2m-sde-karras, unipc, "
+            "ddim, lcm …; the model's own if not given."
+        ),
+    ] = None
+    clip_skip: Annotated[
+        int | None,
+        typer.Option(min=1, help="2 leaves out the last layer of the text encoder, as A1111 counts."),
+    ] = None
     dtype: Dtype = "auto"
     device: Device = "auto"
 
@@ -120,7 +131,12 @@ class Model:
     @property
     def loading(self) -> dict[str, Any]:
         """What `load_pipeline` takes beside the name, the type and the device, where it was given."""
-        given = {"config": self.config, "loras": scales_in(self.loras or ())}
+        given = {
+            "config": self.config,
+            "loras": scales_in(self.loras or ()),
+            "scheduler": self.scheduler,
+            "clip_skip": self.clip_skip,
+        }
         return {name: value for name, value in given.items() if value}
 
 

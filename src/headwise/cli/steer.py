@@ -120,6 +120,8 @@ def weaken(
     out: WeakenFolder = None,
     num_inference_steps: Steps = 20,
     guidance_scale: Guidance = 7.5,
+    negative_prompt: NegativePrompt = None,
+    size: Size = Size(),
     batch_size: Annotated[int, typer.Option(min=1, help="Images at a time, over all k.")] = 16,
     keep_prompts: Annotated[int, typer.Option(min=0, help="Save the images of the first N prompts.")] = 2,
     sharing: Sharing = Sharing(),
@@ -153,8 +155,11 @@ def weaken(
         "keep_prompts": keep_prompts,
         "num_inference_steps": num_inference_steps,
         "guidance_scale": guidance_scale,
+        "negative_prompt": negative_prompt,
+        **vars(size),
     }
     with running(model, sharing, out) as run:
+        size.require(run.pipe)
         options |= run.place(len(prompts))
         trial = (run.pipe, relevance, concept, prompts, scoring(scorer_of(judge, model), score))
         if len(multipliers) == 1:

@@ -18,8 +18,10 @@ from torch import Tensor, nn
 
 from headwise import emoji
 from headwise.errors import HookMisuse, ModelNotLoaded, WordWithoutTokens
+from headwise.model.clip_skip import clip_skip_of, skip_layers
 from headwise.model.heads import HeadMap, denoiser_of, wrapped_denoiser_of
 from headwise.model.loras import ENCODERS, load_loras, loras_of, own_name, update
+from headwise.model.samplers import use_sampler
 from headwise.model.single_file import is_single_file, load_single_file
 from headwise.model.text_to_image import require_text_to_image
 from headwise.model.tokens import TextSegment, positions_in, read
@@ -37,6 +39,8 @@ def load_pipeline(
     *,
     config: str | Path | None = None,
     loras: Mapping[str | Path, float | int] | None = None,
+    scheduler: str | None = None,
+    clip_skip: int | None = None,
 ) -> Any:
     """A text-to-image pipeline by hub name, by folder or file, or a built-in one: "emoji", "emoji-dit".
 
@@ -47,6 +51,8 @@ def load_pipeline(
         config: For a single file alone: a pipeline's folder in diffusers format, whose weights may be
             missing, or its hub name. Without it diffusers fetches what belongs to the file's family.
         loras: LoRA files that are loaded beside the model, and the scale of each: {"style.safetensors": 0.8}.
+        scheduler: A sampler by name, such as "DPM++ 2M Karras", in place of the model's own; see samplers.py.
+        clip_skip: How the text encoder is cut short: 2 leaves out its last layer; see clip_skip.py.
     """
     name = str(name_or_path)
     if config is not None and not is_single_file(name):
@@ -64,6 +70,10 @@ def load_pipeline(
         pipe = _from_pretrained(name, dtype)
     HeadMap.of(pipe)
     load_loras(pipe, loras or {})
+    if scheduler is not None:
+        use_sampler(pipe, scheduler)
+    if clip_skip is not None:
+        skip_layers(pipe, clip_skip)
     return pipe if device is None else pipe.to(device)
 
 
@@ -253,6 +263,8 @@ def watched(pipe: Any, on_call: Callable[[], None]) -> Iterator[None]:
 def settings_of_pictures(pipe: Any, prompts: Sequence[str]) -> dict[str, Any]:
     """The settings of the pipeline and the prompts that decide the images."""
     scheduler: Any = getattr(pipe, "scheduler", None)
+    skipped = clip_skip_of(pipe)
+    changed = {"loras": loras_of(pipe), "clip_skip": skipped if skipped > 1 else None}
     return {
         "model": model_name(pipe),
         "weights": fingerprint(pipe),
@@ -263,7 +275,8 @@ def settings_of_pictures(pipe: Any, prompts: Sequence[str]) -> dict[str, Any]:
         ),
         "head_map": f"{HeadMap.of(pipe).all_heads} heads, {digest_of(HeadMap.of(pipe).to_json())}",
         "prompts": f"{len(prompts)} prompts, {digest_of(repr(prompts))}",
-    } | ({"loras": loras} if (loras := loras_of(pipe)) else {})
+        **{name: value for name, value in changed.items() if value},  # runs of before lack these
+    }
 
 
 def digest_of(content: str | bytes) -> str:
