@@ -20,6 +20,7 @@ from headwise import emoji
 from headwise.errors import HookMisuse, ModelNotLoaded, WordWithoutTokens
 from headwise.model.clip_skip import clip_skip_of, skip_layers
 from headwise.model.heads import HeadMap, denoiser_of, wrapped_denoiser_of
+from headwise.model.inpainting import paint_everything
 from headwise.model.loras import ENCODERS, load_loras, loras_of, own_name, update
 from headwise.model.samplers import use_sampler
 from headwise.model.single_file import is_single_file, load_single_file
@@ -44,6 +45,9 @@ def load_pipeline(
 ) -> Any:
     """A text-to-image pipeline by hub name, by folder or file, or a built-in one: "emoji", "emoji-dit".
 
+    Models for image-to-image and inpainting are loaded as the text-to-image pipeline of the same parts; those
+    for inpainting paint the whole image.
+
     Args:
         name_or_path: A hub name, a folder in diffusers format, or a .safetensors file that holds a model.
         dtype: Type of the weights; float32 if None.
@@ -66,9 +70,9 @@ def load_pipeline(
     elif is_single_file(name):
         pipe = _of_one_type(load_single_file(name, None if config is None else str(config), dtype), dtype)
     else:
-        require_text_to_image(name)
-        pipe = _from_pretrained(name, dtype)
+        pipe = _from_pretrained(name, require_text_to_image(name), dtype)
     HeadMap.of(pipe)
+    paint_everything(pipe)
     load_loras(pipe, loras or {})
     if scheduler is not None:
         use_sampler(pipe, scheduler)
@@ -296,7 +300,7 @@ def _of_one_type(pipe: Any, dtype: torch.dtype | None) -> Any:
     return pipe
 
 
-def _from_pretrained(name: str, dtype: torch.dtype | None) -> Any:
+def _from_pretrained(name: str, kind: Any, dtype: torch.dtype | None) -> Any:
     from diffusers import DiffusionPipeline
 
     folder = Path(name)
@@ -311,7 +315,7 @@ def _from_pretrained(name: str, dtype: torch.dtype | None) -> Any:
             "Give a pipeline's folder, a .safetensors file, a hub name (owner/name), emoji or emoji-dit."
         )
     try:
-        pipe = DiffusionPipeline.from_pretrained(name, dtype=dtype, use_safetensors=True)
+        pipe = (kind or DiffusionPipeline).from_pretrained(name, dtype=dtype, use_safetensors=True)
         return _of_one_type(pipe, dtype)
     except Exception as error:  # diffusers, the hub and safetensors each raise their own kinds
         message = str(error).strip().splitlines()

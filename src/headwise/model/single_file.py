@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from headwise.errors import ModelNotLoaded
-from headwise.model.text_to_image import class_of, require_class
+from headwise.model.text_to_image import class_for, require_class
 
 __all__ = ["is_single_file", "load_single_file"]
 
@@ -142,7 +142,7 @@ def _kind(name: str, family: Family | None, config: str | None) -> Any:
                 f"{config} is not a pipeline's folder: it has no model_index.json. "
                 "Give one in diffusers format."
             )
-        kind = class_of(config)
+        kind = class_for(config)
         if kind is None:
             raise ModelNotLoaded(
                 f"{config} does not say which pipeline it is the configuration of. "

@@ -8,7 +8,7 @@ from typing import Any
 
 from headwise.errors import ModelNotLoaded
 
-__all__ = ["class_of", "require_class", "require_text_to_image"]
+__all__ = ["class_for", "require_class", "require_text_to_image"]
 
 NEEDED = ("prompt", "num_inference_steps", "generator", "latents", "output_type")
 PARTS = ("vae", "tokenizer")
@@ -16,24 +16,34 @@ OTHER_INPUT = re.compile(r"(?!num_|negative_|ip_adapter_)(.*_)?images?(_.*)?$")
 OTHER_OUTPUT = re.compile(r"(.*_)?(videos?|frames?|audio)(_.*)?$")
 
 
-def require_text_to_image(name: str) -> None:
-    """Refuse a pipeline that cannot be called with a prompt alone, or that does not make images of it.
+def require_text_to_image(name: str) -> Any:
+    """The class to load a pipeline by; refused is what takes more than a prompt, or makes no images of it.
 
     Args:
         name: A folder in diffusers format, or a hub name. What has no description, or one of a class that
             diffusers does not have, passes: loading it will say why.
 
     Raises:
-        ModelNotLoaded: It is of another kind, such as inpainting or video.
+        ModelNotLoaded: It is of another kind, such as video.
     """
-    require_class(name, class_of(name))
+    kind = class_for(name)
+    require_class(name, kind)
+    return kind
 
 
-def class_of(name: str) -> Any:
-    """diffusers' class of the pipeline that a folder or hub name describes; None if that cannot be told."""
+def class_for(name: str) -> Any:
+    """The class of diffusers that makes images of prompts with what a folder or hub name describes.
+
+    That of its description, or, for image-to-image and inpainting, the text-to-image class of the same parts.
+    None if it cannot be told.
+    """
     import diffusers
 
-    return getattr(diffusers, str(_description(name).get("_class_name")), None)
+    description = _description(name)
+    kind = str(description.get("_class_name"))
+    if not description.get("requires_aesthetics_score"):  # as the refiner of SDXL, which finishes images
+        kind = kind.replace("Img2Img", "").replace("Inpaint", "")
+    return getattr(diffusers, kind, getattr(diffusers, str(description.get("_class_name")), None))
 
 
 def require_class(name: str, kind: Any) -> None:
