@@ -9,7 +9,16 @@ from PIL import Image
 
 from headwise import pictures
 from headwise.errors import UnreadableFile, UnwritableFolder
-from headwise.pictures import beside, cropped, holds, picture_in, read_picture, save_picture, settings_in
+from headwise.pictures import (
+    beside,
+    cropped,
+    holds,
+    picture_in,
+    read_picture,
+    save_picture,
+    settings_in,
+    size_of_shape,
+)
 from headwise.steering.compare import compare
 from headwise.steering.steer import strengthen
 from helpers import relevance_for
@@ -189,6 +198,14 @@ def test_letters_that_one_font_of_several_has_are_kept():
     pytest.importorskip("matplotlib")
     for title in ("× 2", "− 1", "café"):
         assert pictures._drawable(title)[1] == title
+
+
+@pytest.mark.parametrize(
+    "shape, own",
+    [((600, 400), (624, 416)), ((400, 600), (416, 624)), ((9, 9), (512, 512)), ((900, 9), (5120, 48))],
+)
+def test_a_picture_s_own_shape_has_as_many_pixels(shape, own):
+    assert size_of_shape(plain("red", shape), (512, 512), 8) == own
 
 
 @pytest.mark.parametrize(

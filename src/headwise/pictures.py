@@ -22,7 +22,7 @@ from headwise.files import write_whole
 
 __all__ = [
     "beside", "cropped", "fitted", "holds", "picture_in", "png_of", "read_picture", "save_columns",
-    "save_picture", "settings_in",
+    "save_picture", "settings_in", "size_of_shape",
 ]  # fmt: skip
 
 LARGEST = 64_000_000  # pixels
@@ -105,6 +105,13 @@ def picture_in(content: bytes, name: str = "The picture") -> Image.Image:
 def fitted(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
     """The middle of a picture, cropped and scaled to a width and height in pixels."""
     return ImageOps.fit(picture, size, Image.Resampling.LANCZOS)
+
+
+def size_of_shape(picture: Image.Image, size: tuple[int, int], step: int) -> tuple[int, int]:
+    """Width and height in a picture's own shape, in multiples of `step`, with about the pixels of `size`."""
+    scale = (size[0] * size[1] / (picture.width * picture.height)) ** 0.5
+    width, height = (max(1, round(side * scale / step)) * step for side in picture.size)
+    return width, height
 
 
 def cropped(picture: Image.Image, size: tuple[int, int]) -> str:

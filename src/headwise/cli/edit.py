@@ -178,16 +178,19 @@ def excite(
 def _inverted(
     pipe: Any, image: Path, source: str, inversion: str, num_inference_steps: int, size: Size
 ) -> Any:
-    """The noise that generates an image; how much of the image was lost goes to stderr."""
+    """The noise that generates an image; what was cropped, and how much of it was lost, goes to stderr."""
     from headwise.editing.inversion import invert
     from headwise.model.generate import image_size
-    from headwise.pictures import cropped, fitted, read_picture
+    from headwise.pictures import cropped, fitted, read_picture, size_of_shape
 
     picture = read_picture(image)
     goal = image_size(pipe) if size.width is None or size.height is None else (size.width, size.height)
     left_out = cropped(picture, goal)
     if left_out:
         print(left_out, file=sys.stderr)
+        width, height = size_of_shape(picture, image_size(pipe), size.step(pipe))
+        if size.height is None and (width, height) != goal:
+            print(f"In its own shape it would be --height {height} --width {width}.", file=sys.stderr)
     pixels = fitted(picture, goal)
     method: Any = inversion.replace("-", " ")
     inverted = invert(pipe, pixels, source, method=method, num_inference_steps=num_inference_steps)
