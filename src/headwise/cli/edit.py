@@ -83,6 +83,7 @@ def edit(
     from headwise.editing.prompt_to_prompt import PromptToPrompt, check_targets
     from headwise.editing.prompt_to_prompt import edit as run
     from headwise.editing.support import require_support
+    from headwise.model.samplers import sampler_of
     from headwise.pictures import save_columns
 
     pipe = model.load()
@@ -106,7 +107,7 @@ def edit(
     settings |= {"strengthen": concepts, "strength": strength, "strengths": strengths, "weight": p2p.weights}
     settings |= {"cross": cross, "self_attention": p2p.self_attention, "blend": blend}
     options = {**vars(sampling), "negative_prompt": negative_prompt}
-    settings |= {**options, **vars(size)}
+    settings |= {**options, **vars(size), "sampler": sampler_of(pipe)}
     if image is None:
         settings["seeds"] = numbers_in(seeds, int)
         rows = run(pipe, source, targets, *hooks, seeds=settings["seeds"], **options, **vars(size))
@@ -145,6 +146,7 @@ def excite(
     from headwise.model.attention import hooked
     from headwise.model.generate import generate_keys
     from headwise.model.pipelines import quiet, watched
+    from headwise.model.samplers import sampler_of
     from headwise.pictures import save_columns
 
     pipe, relevance = model.load(), model.relevance() if concept else None
@@ -171,7 +173,7 @@ def excite(
             with quiet(pipe), hooked(pipe, *hooks):
                 columns[name] = generate_keys(pipe, [prompt] * len(keys), keys, **options)
     settings = {**model.described, "prompt": prompt, "words": words, "concepts": concepts}
-    settings |= {"seeds": keys, **options}
+    settings |= {"seeds": keys, **options, "sampler": sampler_of(pipe)}
     print_files(save_columns(output.out, columns, settings), output.as_json)
 
 

@@ -97,12 +97,14 @@ def generate(
         return
     steering = [*(strengthen or ()), *(adjust or ())]
     columns = _columns(steering, relevance, strengths)
+    from headwise.model.samplers import sampler_of
     from headwise.pictures import save_columns
     from headwise.steering.compare import compare
 
     options = vars(sampling) | {"negative_prompt": negative_prompt} | vars(size)
     images = compare(pipe, prompt, columns, seed=seed, pictures=pictures, batch_size=batch_size, **options)
     settings = {"prompt": prompt, **model.described, "seed": seed, **options, "steering": steering}
+    settings |= {"sampler": sampler_of(pipe)}
     print_files(save_columns(output.out, images, settings), output.as_json)
 
 
