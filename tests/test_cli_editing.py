@@ -68,6 +68,20 @@ def test_edit_of_a_photo_says_what_the_inversion_lost(run, workspace):
     assert settings_in(workspace / "e/000-a-red-cat.png")["skip"] == "0.0"
 
 
+@pytest.mark.parametrize("shape", [(9, 31), (31, 9), (16, 16), (250, 90)])
+def test_photos_of_any_size_are_scaled_and_what_is_cropped_is_said(run, workspace, shape):
+    Image.new("RGB", shape, "orange").save("odd.png")
+    line = ("edit", "--image", "odd.png", "-s", "a red dog", "-t", "a red cat", *FAST, "--json")
+    code, out, err = run(*line, "--out", "odd")
+    assert code == 0 and Image.open(json.loads(out)["files"][1]).size == (16, 16)
+    assert (
+        ("Only the middle" in err) == ("In its own shape it would be --height" in err) == (shape != (16, 16))
+    )
+    code, out, err = run(*line, "--out", "wide", "--height", 16, "--width", 32)
+    assert code == 0 and Image.open(json.loads(out)["files"][1]).size == (32, 16)
+    assert "In its own shape" not in err
+
+
 def test_edit_strengthens_by_its_strength(run, workspace):
     line = ("edit", "-s", "a red dog", "-t", "a color dog", "--strengthen", "color:Color", *FAST)
     drawn = []

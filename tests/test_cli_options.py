@@ -18,13 +18,15 @@ import headwise
 from headwise.benchmarks.defaults import defaults_of
 from headwise.cli import options, output, running
 from headwise.cli.commands import COMMANDS, app
-from headwise.cli.options import Measured, Model, Sampling, Sharing, grouped
+from headwise.cli.grouping import grouped
+from headwise.cli.options import Measured, Model, Sampling, Sharing
 from headwise.cli.steer import generate
 from headwise.measuring.relevance import Relevance
 
 SHARED = (
-    "name", "dtype", "device", "relevance_file", "judge", "shard", "ray", "workers", "guidance_scale",
-    "height", "width", "as_json", "negative_prompt", "ks",
+    "name", "config", "loras", "scheduler", "clip_skip", "dtype", "device", "relevance_file",
+    "judge", "shard", "ray", "workers", "guidance_scale", "height", "width", "as_json",
+    "negative_prompt", "ks",
 )  # fmt: skip
 HEADWISE = [sys.executable, "-c", "from headwise.cli.commands import main; main()"]
 
@@ -93,7 +95,7 @@ def test_without_options_a_group_is_its_default():
 def test_options_stand_in_the_order_of_the_parameters_but_for_those_that_all_commands_have():
     assert list(signature(grouped(example)).parameters) == [
         "concept", "name", "relevance_file", "num_inference_steps", "guidance_scale", "count",
-        "shard", "ray", "workers", "dtype", "device",
+        "shard", "ray", "workers", "config", "loras", "scheduler", "clip_skip", "dtype", "device",
     ]  # fmt: skip
 
 
@@ -258,9 +260,9 @@ def test_a_table_is_printed_for_eyes_and_its_numbers_for_programs(monkeypatch, c
 
 
 def test_a_shard_has_a_folder_and_numbers_of_its_own(monkeypatch, tmp_path):
-    monkeypatch.setattr(options, "load", lambda *words: words)
+    monkeypatch.setattr(options, "pipeline_of", lambda *words: words)
     with running.running(Model("m"), Sharing(), tmp_path) as run:
-        assert run.pipe == ("m", "auto", "auto") and run.place(7) == {"numbers": None, "out": tmp_path}
+        assert run.pipe == ("m", "auto", "auto", {}) and run.place(7) == {"numbers": None, "out": tmp_path}
         assert not run.ends_as_shard(3, True)
     with running.running(Model("m"), replace(Sharing(), shard="1/2"), tmp_path) as run:
         assert run.place(7) == {"numbers": range(3, 7), "out": tmp_path / "shards/00001-of-00002"}

@@ -428,8 +428,9 @@ def table():
             for name, (_, ok, measures) in GUIDANCE.items()
         ),
         "",
-        "Pipelines that commands and `load_pipeline` refuse before loading, with the reason",
-        "(`tests/test_text_to_image.py`):",
+        "Image-to-image and inpainting models are loaded as the text-to-image pipeline of the same parts,",
+        "those for inpainting with a mask over the whole image (`tests/test_inpainting.py`). Refused before",
+        "loading, with the reason (`tests/test_text_to_image.py`), are:",
         "",
         "| | it |",
         "|---|---|",

@@ -1,5 +1,7 @@
 """Pictures know what made them and are read whatever their kind; grids show all of them."""
 
+import json
+import re
 import struct
 import zlib
 
@@ -7,9 +9,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from headwise import pictures
+from headwise import __version__, pictures
 from headwise.errors import UnreadableFile, UnwritableFolder
-from headwise.pictures import beside, cropped, holds, picture_in, read_picture, save_picture, settings_in
+from headwise.pictures import (
+    beside,
+    cropped,
+    holds,
+    picture_in,
+    read_picture,
+    save_columns,
+    save_picture,
+    settings_in,
+    size_of_shape,
+)
 from headwise.steering.compare import compare
 from headwise.steering.steer import strengthen
 from helpers import relevance_for
@@ -30,6 +42,66 @@ def test_a_picture_says_how_it_was_made(tmp_path):
     }
     assert settings_in(tmp_path / "new" / "one.png") == expected
     assert [file.name for file in (tmp_path / "new").iterdir()] == ["one.png"]
+
+
+def read_as_a1111_does(text):
+    """Prompt, negative prompt and settings, by the pattern with which its readers take them apart."""
+    *lines, last = text.split("\n")
+    found = re.findall(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)', last)
+    assert len(found) >= 3, "else the line is taken for prompt"
+    settings = {name: json.loads(value) if value.startswith('"') else value for name, value in found}
+    start = next((n for n, line in enumerate(lines) if line.startswith("Negative prompt:")), len(lines))
+    negative = "\n".join(lines[start:]).removeprefix("Negative prompt: ")
+    return "\n".join(lines[:start]), negative, settings
+
+
+MADE = {
+    "prompt": "a café, \u732b\nin the snow",
+    "model": "models/mine.v1.safetensors",
+    "seed": 7,
+    "num_inference_steps": 20,
+    "guidance_scale": 6.5,
+    "sampler": "DPM++ 2M Karras",
+    "negative_prompt": "fog, rain",
+    "loras": {"loras/style.safetensors": 0.8},
+    "clip_skip": 2,
+    "steering": ["red:Color*1.5", "vase:Color-Plants"],
+}
+
+
+def test_other_programs_read_the_settings_too(tmp_path):
+    save_picture(tmp_path / "one.png", plain("red", (24, 16)), MADE)
+    prompt, negative, settings = read_as_a1111_does(settings_in(tmp_path / "one.png")["parameters"])
+    assert prompt == MADE["prompt"] + " <lora:style:0.8>" and negative == "fog, rain"
+    assert settings == {
+        "Steps": "20",
+        "Sampler": "DPM++ 2M Karras",
+        "CFG scale": "6.5",
+        "Seed": "7",
+        "Size": "24x16",
+        "Model": "mine.v1",
+        "Clip skip": "2",
+        "Steering": "red:Color*1.5, vase:Color-Plants",
+        "Version": f"Headwise {__version__}",
+    }
+    assert holds(tmp_path / "one.png", MADE), "ours are what they were"
+
+
+def test_each_picture_of_an_edit_has_its_own_prompt_and_seed_and_a_sheet_none(tmp_path):
+    settings = {"source": "a dog", "targets": ["a cat"], "seeds": [3, 5], "num_inference_steps": 2}
+    columns = {name: [plain("red")] * 2 for name in ("source", "a cat")}
+    *files, sheet = save_columns(tmp_path, columns, settings)
+    said = [read_as_a1111_does(settings_in(file)["parameters"]) for file in files]
+    assert [(prompt, of["Seed"]) for prompt, _, of in said] == [
+        ("a dog", "3"), ("a dog", "5"), ("a cat", "3"), ("a cat", "5"),
+    ]  # fmt: skip
+    assert "parameters" not in settings_in(sheet)
+
+
+def test_what_does_not_say_how_it_was_made_has_no_parameters(tmp_path):
+    for settings in ({}, {"prompt": "a dog"}, {"prompt": "a dog", "seed": 3}):
+        save_picture(tmp_path / "one.png", plain("red"), settings)
+        assert "parameters" not in settings_in(tmp_path / "one.png")
 
 
 def test_whether_a_file_holds_a_picture_made_in_this_way(tmp_path):
@@ -189,6 +261,14 @@ def test_letters_that_one_font_of_several_has_are_kept():
     pytest.importorskip("matplotlib")
     for title in ("× 2", "− 1", "café"):
         assert pictures._drawable(title)[1] == title
+
+
+@pytest.mark.parametrize(
+    "shape, own",
+    [((600, 400), (624, 416)), ((400, 600), (416, 624)), ((9, 9), (512, 512)), ((900, 9), (5120, 48))],
+)
+def test_a_picture_s_own_shape_has_as_many_pixels(shape, own):
+    assert size_of_shape(plain("red", shape), (512, 512), 8) == own
 
 
 @pytest.mark.parametrize(

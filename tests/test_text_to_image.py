@@ -10,9 +10,7 @@ from headwise.errors import ModelNotLoaded
 from headwise.model.text_to_image import require_text_to_image
 
 OTHERS = {
-    "StableDiffusionInpaintPipeline": "takes an image beside the prompt (`image`)",
     "StableDiffusionInstructPix2PixPipeline": "takes an image beside the prompt (`image`)",
-    "StableDiffusionXLImg2ImgPipeline": "takes an image beside the prompt (`image`)",
     "StableDiffusionUpscalePipeline": "takes an image beside the prompt (`image`)",
     "StableDiffusionControlNetPipeline": "takes an image beside the prompt (`image`)",
     "FluxControlNetPipeline": "takes an image beside the prompt (`control_image`)",
@@ -57,7 +55,7 @@ def test_what_cannot_be_told_is_left_to_loading(content, tmp_path):
     require_text_to_image(str(tmp_path / "missing"))
 
 
-@pytest.mark.parametrize("kind", ["StableDiffusionInpaintPipeline", "StableDiffusionInstructPix2PixPipeline"])
+@pytest.mark.parametrize("kind", ["StableDiffusionInstructPix2PixPipeline"])
 def test_commands_refuse_a_saved_pipeline_of_another_kind(kind, sd, run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     getattr(diffusers, kind)(**sd.components, requires_safety_checker=False).save_pretrained("model")

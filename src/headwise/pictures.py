@@ -21,11 +21,12 @@ from headwise.errors import UnreadableFile, UnwritableFolder
 from headwise.files import write_whole
 
 __all__ = [
-    "beside", "cropped", "fitted", "holds", "picture_in", "png_of", "read_picture", "save_columns",
-    "save_picture", "settings_in",
+    "beside", "cropped", "fitted", "holds", "parameters_of", "picture_in", "png_of", "read_picture",
+    "save_columns", "save_picture", "settings_in", "size_of_shape",
 ]  # fmt: skip
 
 LARGEST = 64_000_000  # pixels
+PARAMETERS = "parameters"  # the text by this name is A1111's form of the others
 UPLOADS = ("PNG", "JPEG", "WEBP")  # Pillow reads many more formats, some with the help of other programs
 LIMIT = f"{LARGEST // 10**6} million pixels in all"
 
@@ -56,14 +57,56 @@ def png_of(picture: Image.Image, settings: Mapping[str, Any]) -> bytes:
     info, content = PngInfo(), io.BytesIO()
     for name, text in _as_texts(settings).items():
         info.add_itxt(name, text)
+    if (parameters := parameters_of(settings, picture.size)) is not None:
+        info.add_text(PARAMETERS, parameters)
     picture.save(content, format="PNG", pnginfo=info)
     return content.getvalue()
+
+
+def parameters_of(settings: Mapping[str, Any], size: tuple[int, int]) -> str | None:
+    """Settings in the form of A1111's "parameters", which other programs for images read.
+
+    Args:
+        settings: As `save_picture` takes them, named as diffusers names its arguments.
+        size: Width and height of the picture.
+
+    Returns:
+        The prompt, the negative prompt, and a line of settings; None if one of those that every reader asks
+        for is missing, or for a sheet of pictures.
+    """
+    seed, column = settings.get("seed"), settings.get("column")
+    if "seeds" in settings and "picture" in settings:
+        seed = settings["seeds"][settings["picture"]]
+    prompt = settings.get("prompt", settings.get("source") if column == "source" else column)
+    if prompt is None or seed is None or "num_inference_steps" not in settings or "columns" in settings:
+        return None
+    loras = (f" <lora:{Path(file).stem}:{scale:g}>" for file, scale in settings.get("loras", {}).items())
+    model = Path(str(settings.get("model", "")))
+    written = {
+        "Steps": settings["num_inference_steps"],
+        "Sampler": settings.get("sampler"),
+        "CFG scale": settings.get("guidance_scale"),
+        "Seed": seed,
+        "Size": f"{size[0]}x{size[1]}",
+        "Model": model.stem if model.suffix == ".safetensors" else model.name,
+        "Clip skip": settings.get("clip_skip"),
+        "Steering": ", ".join(settings.get("steering") or ()),
+        "Version": f"Headwise {__version__}",
+    }
+    values = {name: str(value) for name, value in written.items() if value not in (None, "")}
+    line = ", ".join(
+        f"{name}: {json.dumps(value, ensure_ascii=False) if set(value) & set(',:') else value}"
+        for name, value in values.items()
+    )
+    negative = settings.get("negative_prompt")
+    return "\n".join([prompt + "".join(loras), *([f"Negative prompt: {negative}"] if negative else ()), line])
 
 
 def holds(path: str | Path, settings: Mapping[str, Any]) -> bool:
     """Whether a file is a picture, undamaged, that `save_picture` wrote with these settings."""
     try:
-        return settings_in(path) == _as_texts(settings)
+        held = settings_in(path)
+        return {name: held[name] for name in held if name != PARAMETERS} == _as_texts(settings)
     except (OSError, SyntaxError, ValueError):  # there is none, or it is damaged
         return False
 
@@ -107,6 +150,13 @@ def fitted(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
     return ImageOps.fit(picture, size, Image.Resampling.LANCZOS)
 
 
+def size_of_shape(picture: Image.Image, size: tuple[int, int], step: int) -> tuple[int, int]:
+    """Width and height in a picture's own shape, in multiples of `step`, with about the pixels of `size`."""
+    scale = (size[0] * size[1] / (picture.width * picture.height)) ** 0.5
+    width, height = (max(1, round(side * scale / step)) * step for side in picture.size)
+    return width, height
+
+
 def cropped(picture: Image.Image, size: tuple[int, int]) -> str:
     """What `fitted` leaves out, as a sentence; empty if it only scales."""
     (width, height), (fitted_width, fitted_height) = picture.size, size
@@ -137,7 +187,8 @@ def save_columns(
             files.append(out / f"{number:03d}-{plain}.png")
             save_picture(files[-1], picture, settings | {"picture": number, "column": name})
     files.append(out / "grid.png")
-    save_picture(files[-1], beside(list(zip(*columns.values(), strict=True)), list(columns)), settings)
+    sheet = beside(list(zip(*columns.values(), strict=True)), list(columns))
+    save_picture(files[-1], sheet, settings | {"columns": list(columns)})
     return files
 
 

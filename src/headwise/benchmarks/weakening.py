@@ -95,6 +95,9 @@ def measure_weakening(
     keep_prompts: int = 0,
     num_inference_steps: int = 50,
     guidance_scale: float | int = 7.5,
+    negative_prompt: str | None = None,
+    height: int | None = None,
+    width: int | None = None,
     checkpoint_every: float | int = 10,
     progress: ProgressCallback = True,
 ) -> Weakening:
@@ -115,14 +118,16 @@ def measure_weakening(
         out: Folder for checkpoint, result and pictures; None keeps nothing on disk.
         batch_size: Pictures per pipeline call, of whatever k and order.
         keep_prompts: How many prompts' pictures to save in `out`/pictures, the first ones, first seed.
-        num_inference_steps, guidance_scale: Passed to the pipeline.
+        num_inference_steps, guidance_scale, negative_prompt, height, width: Passed to the pipeline.
         checkpoint_every: Seconds between checkpoints.
         progress: Whether to show a bar on stderr, or a function that is called as that of `measure` is.
     """
     if not prompts:
         raise HeadwiseError("No prompt was given to weaken. Give one or more.")
     by_name = _chosen(orders_of(relevance, concept, random_orders), orders)
-    passed = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
+    passed: dict[str, Any] = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
+    optional = {"negative_prompt": negative_prompt, "height": height, "width": width}
+    passed |= {name: value for name, value in optional.items() if value is not None}
     comparison = Comparison(
         relevance, tuple(prompts), tuple(by_name), tuple(seeds), batch_size, keep_prompts, passed
     )

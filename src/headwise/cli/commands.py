@@ -23,7 +23,7 @@ from headwise.cli import (
     study,
 )
 from headwise.cli.app import app, main
-from headwise.cli.options import grouped
+from headwise.cli.grouping import grouped
 
 __all__ = ["app", "main"]
 

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from headwise.cli.options import Json, Output, file_of
+from headwise.cli.loading import file_of
+from headwise.cli.options import Json, Output
 from headwise.cli.output import console, finite, print_json, print_rows, table
 from headwise.errors import HeadwiseError
 

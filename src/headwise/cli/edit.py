@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import typer
 from tqdm.auto import tqdm
 
-from headwise.cli.options import Measured, Output, Sampling, numbers_in
+from headwise.cli.options import Measured, NegativePrompt, Output, Sampling, Size, numbers_in
 from headwise.cli.output import print_files
 from headwise.errors import HeadwiseError
 
@@ -67,6 +67,8 @@ def edit(
     seeds: Seeds = "0,1,2,3",
     output: Output = Output(Path("runs/edit")),
     sampling: Sampling = Sampling(50),
+    negative_prompt: NegativePrompt = None,
+    size: Size = Size(),
 ) -> None:
     """Edit an image by editing its prompt.
 
@@ -81,9 +83,11 @@ def edit(
     from headwise.editing.prompt_to_prompt import PromptToPrompt, check_targets
     from headwise.editing.prompt_to_prompt import edit as run
     from headwise.editing.support import require_support
+    from headwise.model.samplers import sampler_of
     from headwise.pictures import save_columns
 
     pipe = model.load()
+    size.require(pipe)
     require_support(pipe, PromptToPrompt)
     check_targets(pipe, source, targets)
     relevance = model.relevance() if strengthen else None
@@ -99,16 +103,18 @@ def edit(
         strength=strengths,
     )
     hooks = (p2p, LocalBlend(targets=len(targets))) if blend else (p2p,)
-    settings: dict[str, Any] = {"model": model.name, "source": source, "targets": targets}
+    settings: dict[str, Any] = {**model.described, "source": source, "targets": targets}
     settings |= {"strengthen": concepts, "strength": strength, "strengths": strengths, "weight": p2p.weights}
-    settings |= {"cross": cross, "self_attention": p2p.self_attention, "blend": blend, **vars(sampling)}
+    settings |= {"cross": cross, "self_attention": p2p.self_attention, "blend": blend}
+    options = {**vars(sampling), "negative_prompt": negative_prompt}
+    settings |= {**options, **vars(size), "sampler": sampler_of(pipe)}
     if image is None:
         settings["seeds"] = numbers_in(seeds, int)
-        rows = run(pipe, source, targets, *hooks, seeds=settings["seeds"], **vars(sampling))
+        rows = run(pipe, source, targets, *hooks, seeds=settings["seeds"], **options, **vars(size))
     else:
         settings |= {"image": str(image), "inversion": inversion, "skip": skip}
-        inverted = _inverted(pipe, image, source, inversion, sampling.num_inference_steps)
-        rows = [_edited(pipe, inverted, targets, hooks, sampling.guidance_scale, skip)]
+        inverted = _inverted(pipe, image, source, inversion, options.pop("num_inference_steps"), size)
+        rows = [_edited(pipe, inverted, targets, hooks, skip=skip, **options)]
     columns = dict(zip(("source", *targets), map(list, zip(*rows, strict=True)), strict=True))
     print_files(save_columns(output.out, columns, settings), output.as_json)
 
@@ -121,6 +127,8 @@ def excite(
     seeds: Seeds = "0,1,2,3",
     output: Output = Output(Path("runs/excite")),
     sampling: Sampling = Sampling(50),
+    negative_prompt: NegativePrompt = None,
+    size: Size = Size(),
 ) -> None:
     """Generate a prompt so that each of its subjects is there.
 
@@ -138,9 +146,11 @@ def excite(
     from headwise.model.attention import hooked
     from headwise.model.generate import generate_keys
     from headwise.model.pipelines import quiet, watched
+    from headwise.model.samplers import sampler_of
     from headwise.pictures import save_columns
 
     pipe, relevance = model.load(), model.relevance() if concept else None
+    size.require(pipe)
     concepts, factors = _strengthened(concept or (), relevance)
     if any(factor != 1 for factor in factors.values()):
         raise HeadwiseError(
@@ -155,28 +165,35 @@ def excite(
     if relevance is not None:
         methods["neglected"] = [StrengthenNeglected([words], relevance, concepts)]
     require_support(pipe, *(hook for hooks in methods.values() for hook in hooks))
+    options = {**vars(sampling), "negative_prompt": negative_prompt, **vars(size)}
     columns, total = {}, len(methods) * sampling.num_inference_steps
     with tqdm(total=total, unit="step") as bar, watched(pipe, lambda: bar.update() and None):
         for name, hooks in methods.items():
             bar.set_description(name)
             with quiet(pipe), hooked(pipe, *hooks):
-                columns[name] = generate_keys(pipe, [prompt] * len(keys), keys, **vars(sampling))
-    settings = {"model": model.name, "prompt": prompt, "words": words, "concepts": concepts}
-    settings |= {"seeds": keys, **vars(sampling)}
+                columns[name] = generate_keys(pipe, [prompt] * len(keys), keys, **options)
+    settings = {**model.described, "prompt": prompt, "words": words, "concepts": concepts}
+    settings |= {"seeds": keys, **options, "sampler": sampler_of(pipe)}
     print_files(save_columns(output.out, columns, settings), output.as_json)
 
 
-def _inverted(pipe: Any, image: Path, source: str, inversion: str, num_inference_steps: int) -> Any:
-    """The noise that generates an image; how much of the image was lost goes to stderr."""
+def _inverted(
+    pipe: Any, image: Path, source: str, inversion: str, num_inference_steps: int, size: Size
+) -> Any:
+    """The noise that generates an image; what was cropped, and how much of it was lost, goes to stderr."""
     from headwise.editing.inversion import invert
     from headwise.model.generate import image_size
-    from headwise.pictures import cropped, fitted, read_picture
+    from headwise.pictures import cropped, fitted, read_picture, size_of_shape
 
-    picture, size = read_picture(image), image_size(pipe)
-    left_out = cropped(picture, size)
+    picture = read_picture(image)
+    goal = image_size(pipe) if size.width is None or size.height is None else (size.width, size.height)
+    left_out = cropped(picture, goal)
     if left_out:
         print(left_out, file=sys.stderr)
-    pixels = fitted(picture, size)
+        width, height = size_of_shape(picture, image_size(pipe), size.step(pipe))
+        if size.height is None and (width, height) != goal:
+            print(f"In its own shape it would be --height {height} --width {width}.", file=sys.stderr)
+    pixels = fitted(picture, goal)
     method: Any = inversion.replace("-", " ")
     inverted = invert(pipe, pixels, source, method=method, num_inference_steps=num_inference_steps)
     print(
@@ -187,15 +204,13 @@ def _inverted(pipe: Any, image: Path, source: str, inversion: str, num_inference
     return inverted
 
 
-def _edited(
-    pipe: Any, inverted: Any, targets: list[str], hooks: Any, guidance_scale: float, skip: float
-) -> list[Any]:
+def _edited(pipe: Any, inverted: Any, targets: list[str], hooks: Any, **options: Any) -> list[Any]:
     """The inverted image and its edits; warnings go to stderr."""
     from headwise.editing.inversion import edit_picture
 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
-        row = edit_picture(pipe, inverted, targets, hooks, guidance_scale=guidance_scale, skip=skip)
+        row = edit_picture(pipe, inverted, targets, hooks, **options)
     for warning in caught:
         print(f"warning: {warning.message}", file=sys.stderr)
     return row

@@ -54,6 +54,7 @@ def explain(
     from headwise import __version__
     from headwise.files import write_whole
     from headwise.measuring.explain import explain as run
+    from headwise.model.samplers import sampler_of
     from headwise.pictures import save_picture
 
     options = {**vars(sampling), "negative_prompt": negative_prompt, **vars(size)}
@@ -64,7 +65,8 @@ def explain(
         "batch_size": batch_size,
     }
     explained = run(pipe, prompt, word or None, seed=seed, picture=picture, **measuring, **options)
-    settings = {"prompt": prompt, "headwise": __version__, **explained.settings, "model": model.name}
+    settings = {"prompt": prompt, "headwise": __version__, **explained.settings, **model.described}
+    settings |= {"sampler": sampler_of(pipe)}
     save_picture(output.out / PICTURE, explained.image, settings)
     explained.save(output.out / NUMBERS)
     write_whole(output.out / FIGURE, plots.as_png(plots.explanation(explained)))

@@ -92,7 +92,7 @@ def measure(
     options = {name: value for name, value in options.items() if value is not None}
     chosen = _by_votes if by == "votes" else _by_effect
     measuring = chosen(model, concepts, options, by_votes, by_effect)
-    with running(model, sharing, out or Path("runs") / Path(model.name).name) as run:
+    with running(model, sharing, out or Path("runs") / model.run_name) as run:
         size.require(run.pipe)
         resumed_from = _images_in(run.folder)
         relevance = measuring.start(run.pipe, **run.place(measuring.total))

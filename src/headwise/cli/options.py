@@ -1,26 +1,18 @@
 """The options that commands share: each is declared once, in a group that commands take as one parameter.
 
-    def weaken(model: Measured = Measured(), sampling: Sampling = Sampling(20)) -> None: ...
-
-    app.command()(grouped(weaken))
-
-gives the command --model, --relevance, --dtype, --device, --num-inference-steps and --guidance-scale, with
-the values of `Measured()` and `Sampling(20)` as their defaults.
+How typer comes to read them is in grouping.py.
 """
 
-import inspect
-import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, is_dataclass
-from functools import wraps
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from headwise import emoji
 from headwise.benchmarks.defaults import Defaults, defaults_of
-from headwise.cli.devices import device_named
+from headwise.cli.loading import file_of, pipeline_of, scales_in
 from headwise.errors import HeadwiseError, UnreadableFile
 
 if TYPE_CHECKING:  # torch takes seconds to import, which --help need not pay
@@ -30,11 +22,9 @@ if TYPE_CHECKING:  # torch takes seconds to import, which --help need not pay
 __all__ = [
     "BatchSize", "Cases", "Concepts", "Counting", "EditSweep", "Guidance", "Json", "Judge", "Ks",
     "Measured", "Methods", "Model", "NegativePrompt", "Output", "Pairs", "Sampling", "Seed", "Seeds",
-    "Senses", "Sharing", "Size", "Steps", "Sweep", "concept_named", "file_of", "grouped", "load",
-    "numbers_in", "scorer_of",
+    "Senses", "Sharing", "Size", "Steps", "Sweep", "concept_named", "numbers_in",
+    "scorer_of",
 ]  # fmt: skip
-
-LAST = ("shard", "ray", "workers", "dtype", "device", "as_json")  # what --help shows after all others
 
 Dtype = Annotated[Literal["auto", "fp32", "fp16", "bf16"], typer.Option(help="Type of the weights.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps; 'auto' is a GPU if there is one.")]
@@ -80,9 +70,34 @@ class Model:
         typer.Option(
             "--model",
             "-m",
-            help="Hub name, folder in diffusers format, 'sd14', 'sdxl', 'emoji' or 'emoji-dit'.",
+            help="Hub name, folder in diffusers format, .safetensors file, 'sd14', 'sdxl', 'emoji' or "
+            "'emoji-dit'.",
         ),
     ] = "emoji"
+    config: Annotated[
+        str | None,
+        typer.Option(
+            help="For a .safetensors file: the folder of a pipeline of its family, whose weights may be "
+            "missing, or a hub name; fetched if not given."
+        ),
+    ] = None
+    loras: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--lora", help="LoRA file, or FILE:SCALE, such as style.safetensors:0.8. May be repeated."
+        ),
+    ] = None
+    scheduler: Annotated[
+        str | None,
+        typer.Option(
+            help="Sampler: euler, euler-a, heun, dpm++-2m, dpm++-2m-karras, dpm++-2m-sde-karras, unipc, "
+            "ddim, lcm …; the model's own if not given."
+        ),
+    ] = None
+    clip_skip: Annotated[
+        int | None,
+        typer.Option(min=1, help="2 leaves out the last layer of the text encoder, as A1111 counts."),
+    ] = None
     dtype: Dtype = "auto"
     device: Device = "auto"
 
@@ -99,7 +114,30 @@ class Model:
 
     def load(self) -> Any:
         """The pipeline, on its device."""
-        return load(self.name, self.dtype, self.device)
+        return pipeline_of(self.name, self.dtype, self.device, self.loading)
+
+    @property
+    def run_name(self) -> str:
+        """What its folder in runs/ is called; a model with LoRA has one of its own."""
+        path = Path(self.name)
+        name = path.stem if path.suffix == ".safetensors" else path.name
+        return "+".join([name, *(Path(file).stem for file in scales_in(self.loras or ()))])
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """The name of the model and how it is loaded, for the settings that images hold."""
+        return {"model": self.name, **self.loading}
+
+    @property
+    def loading(self) -> dict[str, Any]:
+        """What `load_pipeline` takes beside the name, the type and the device, where it was given."""
+        given = {
+            "config": self.config,
+            "loras": scales_in(self.loras or ()),
+            "scheduler": self.scheduler,
+            "clip_skip": self.clip_skip,
+        }
+        return {name: value for name, value in given.items() if value}
 
 
 @dataclass(frozen=True)
@@ -112,7 +150,8 @@ class Measured(Model):
         """The file or folder given, else the built-in model's own file, else that of runs/<model>."""
         if self.relevance_file is None and (built_in := emoji.MODELS.get(self.name)):
             return built_in.relevance
-        file = self.relevance_file or runs / Path(self.name).name
+        own = (self.run_name, replace(self, loras=None).run_name)  # heads are the same with LoRA and without
+        file = self.relevance_file or next((f for name in own if (f := runs / name).exists()), runs / own[0])
         if self.relevance_file is None and not file.exists():
             raise UnreadableFile(
                 f"Nothing has been measured of {self.name}: there is no {file}. Measure it with `headwise "
@@ -163,18 +202,23 @@ class Size:
 
     def require(self, pipe: Any) -> None:
         """Refuse a size at which the pipeline does not generate, before it is called."""
-        from headwise.model.heads import denoiser_of
-
         if self.height is None or self.width is None or not hasattr(pipe, "vae_scale_factor"):
             return
-        patch = getattr(denoiser_of(pipe).config, "patch_size", None) or 1
-        step = max(8, pipe.vae_scale_factor * max(patch, 1 + hasattr(pipe, "_pack_latents")))
+        step = self.step(pipe)
         if self.height % step or self.width % step:
             raise HeadwiseError(
                 f"--height {self.height} --width {self.width} was given; expected multiples of {step} for "
                 f"{type(pipe).__name__}, such as --height {max(1, round(self.height / step)) * step} "
                 f"--width {max(1, round(self.width / step)) * step}."
             )
+
+    @staticmethod
+    def step(pipe: Any) -> int:
+        """The number of pixels that heights and widths of this pipeline are multiples of."""
+        from headwise.model.heads import denoiser_of
+
+        patch = getattr(denoiser_of(pipe).config, "patch_size", None) or 1
+        return max(8, pipe.vae_scale_factor * max(patch, 1 + hasattr(pipe, "_pack_latents")))
 
 
 @dataclass(frozen=True)
@@ -252,75 +296,11 @@ class EditSweep(Sweep):
     batch_size: Annotated[int, typer.Option(min=2, help="Images at a time, sources included.")] = 32
 
 
-def grouped(command: Callable[..., None]) -> Callable[..., None]:
-    """The command as typer reads it: every parameter that is a dataclass becomes an option per field.
-
-    Args:
-        command: A function whose dataclass parameters have an instance as their default; its values are the
-            defaults of the options.
-    """
-    groups: dict[str, type[Any]] = {}
-    options = []
-    for parameter in inspect.signature(command, eval_str=True).parameters.values():
-        if not is_dataclass(parameter.annotation):
-            options.append(parameter.replace(kind=parameter.KEYWORD_ONLY))
-            continue
-        group: Any = parameter.annotation
-        groups[parameter.name] = group
-        hints = get_type_hints(group, include_extras=True)
-        options += [
-            inspect.Parameter(
-                field.name,
-                parameter.KEYWORD_ONLY,
-                default=getattr(parameter.default, field.name),
-                annotation=hints[field.name],
-            )
-            for field in fields(group)
-        ]
-    options.sort(key=lambda option: LAST.index(option.name) if option.name in LAST else -1)
-
-    @wraps(command)
-    def flat(**values: Any) -> None:
-        for name, group in groups.items():
-            values[name] = group(**{field.name: values.pop(field.name) for field in fields(group)})
-        command(**values)
-
-    flat.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined]
-    flat.__annotations__ = {option.name: option.annotation for option in options}
-    return flat
-
-
-def load(model: str, dtype: str, device: str) -> Any:
-    """The pipeline, on the device, quietly."""
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it would advise to install torchvision
-    import torch
-    import transformers
-
-    from headwise.measuring.official import MODELS, SHORT
-    from headwise.model.pipelines import load_pipeline
-
-    transformers.utils.logging.disable_progress_bar()  # diffusers shows one of its own around it
-    types = {"auto": None, "fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-    device = device_named(device)
-    name = MODELS[SHORT[model]] if model in SHORT and not Path(model).exists() else model
-    return load_pipeline(name, dtype=types[dtype], device=device)
-
-
 def scorer_of(judge: str | None, model: Model) -> Any:
     """The CLIP scorer that --judge names, or that goes with the model."""
     from headwise.benchmarks.clip_scorer import CLIPScorer
 
     return CLIPScorer.load(judge or model.defaults.judge)
-
-
-def file_of(path: Path) -> Path:
-    """The relevance file of a path that may be a folder."""
-    file = path / "relevance.safetensors" if path.is_dir() else path
-    if not file.is_file():
-        raise UnreadableFile(
-            f"There is no {file}. Give a relevance file, or the folder of a finished `headwise measure`."
-        )
-    return file
 
 
 def concept_named(concept: str, names: Sequence[str]) -> str:

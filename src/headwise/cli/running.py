@@ -6,11 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from headwise.cli.options import Model, Sharing, load
+from headwise.cli.options import Model, Sharing
 from headwise.cli.output import print_json
 from headwise.errors import HeadwiseError, RunMismatch
 
@@ -82,8 +81,7 @@ def _pipeline(model: Model, sharing: Sharing) -> Iterator[Any]:
     from headwise.runs.ray import RayWorkers
 
     gpus = None if model.device == "auto" else int(model.device.startswith("cuda"))
-    make = partial(load, model.name, model.dtype, model.device)
-    with RayWorkers(make, sharing.ray, sharing.workers, gpus=gpus) as crew:
+    with RayWorkers(model.load, sharing.ray, sharing.workers, gpus=gpus) as crew:
         yield crew
 
 

@@ -64,6 +64,7 @@ def serve(
         judge=judge or (defaults.judge if defaults.built_in else None),
         steps=defaults.steps,
         guidance_scale=defaults.guidance_scale,
+        loading=model.loading,
     )
     listening = serving.listen(host, port)
     address = _address(*listening.getsockname()[:2])

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from headwise.cli.options import Json, concept_named, file_of
+from headwise.cli.loading import file_of
+from headwise.cli.options import Json, concept_named
 from headwise.cli.output import console, finite, interval, print_json, table
 
 if TYPE_CHECKING:  # torch takes seconds to import, which --help need not pay

@@ -97,12 +97,14 @@ def generate(
         return
     steering = [*(strengthen or ()), *(adjust or ())]
     columns = _columns(steering, relevance, strengths)
+    from headwise.model.samplers import sampler_of
     from headwise.pictures import save_columns
     from headwise.steering.compare import compare
 
     options = vars(sampling) | {"negative_prompt": negative_prompt} | vars(size)
     images = compare(pipe, prompt, columns, seed=seed, pictures=pictures, batch_size=batch_size, **options)
-    settings = {"prompt": prompt, "model": model.name, "seed": seed, **options, "steering": steering}
+    settings = {"prompt": prompt, **model.described, "seed": seed, **options, "steering": steering}
+    settings |= {"sampler": sampler_of(pipe)}
     print_files(save_columns(output.out, images, settings), output.as_json)
 
 
@@ -120,6 +122,8 @@ def weaken(
     out: WeakenFolder = None,
     num_inference_steps: Steps = 20,
     guidance_scale: Guidance = 7.5,
+    negative_prompt: NegativePrompt = None,
+    size: Size = Size(),
     batch_size: Annotated[int, typer.Option(min=1, help="Images at a time, over all k.")] = 16,
     keep_prompts: Annotated[int, typer.Option(min=0, help="Save the images of the first N prompts.")] = 2,
     sharing: Sharing = Sharing(),
@@ -153,8 +157,11 @@ def weaken(
         "keep_prompts": keep_prompts,
         "num_inference_steps": num_inference_steps,
         "guidance_scale": guidance_scale,
+        "negative_prompt": negative_prompt,
+        **vars(size),
     }
     with running(model, sharing, out) as run:
+        size.require(run.pipe)
         options |= run.place(len(prompts))
         trial = (run.pipe, relevance, concept, prompts, scoring(scorer_of(judge, model), score))
         if len(multipliers) == 1:

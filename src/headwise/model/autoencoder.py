@@ -16,7 +16,7 @@ __all__ = ["decoded", "encoded"]
 
 
 @torch.no_grad()
-def encoded(pipe: Any, picture: Image.Image) -> Float[Tensor, "1 channels height width"]:
+def encoded(pipe: Any, picture: Image.Image | Tensor) -> Float[Tensor, "1 channels height width"]:
     """The latents of an image, the mode of what the encoder says, in the denoiser's type.
 
     Raises:

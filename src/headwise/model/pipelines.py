@@ -1,7 +1,7 @@
 r"""Pipelines: loading one, and the few questions that only diffusers' internals answer.
 
 `load_pipeline("emoji")` and `load_pipeline("emoji-dit")` are the built-in models; any other name is a folder
-or a hub name in diffusers format.
+or a hub name in diffusers format, or a checkpoint of a single file (single_file.py).
 Weights come from safetensors only, and no code of a model's author is ever run.
 """
 
@@ -18,8 +18,13 @@ from torch import Tensor, nn
 
 from headwise import emoji
 from headwise.errors import HookMisuse, ModelNotLoaded, WordWithoutTokens
+from headwise.model.clip_skip import clip_skip_of, skip_layers
 from headwise.model.families import family_of
 from headwise.model.heads import HeadMap, denoiser_of, wrapped_denoiser_of
+from headwise.model.inpainting import paint_everything
+from headwise.model.loras import ENCODERS, load_loras, loras_of, own_name, update
+from headwise.model.samplers import use_sampler
+from headwise.model.single_file import is_single_file, load_single_file
 from headwise.model.text_to_image import require_text_to_image
 from headwise.model.tokens import TextSegment, positions_in, read
 
@@ -30,16 +35,50 @@ __all__ = [
 
 
 def load_pipeline(
-    name_or_path: str | Path, dtype: torch.dtype | None = None, device: str | torch.device | None = None
+    name_or_path: str | Path,
+    dtype: torch.dtype | None = None,
+    device: str | torch.device | None = None,
+    *,
+    config: str | Path | None = None,
+    loras: Mapping[str | Path, float | int] | None = None,
+    scheduler: str | None = None,
+    clip_skip: int | None = None,
 ) -> Any:
-    """A text-to-image pipeline by hub name, by folder, or a built-in one: "emoji", "emoji-dit"."""
-    if (built_in := emoji.MODELS.get(str(name_or_path))) is not None:
+    """A text-to-image pipeline by hub name, by folder or file, or a built-in one: "emoji", "emoji-dit".
+
+    Models for image-to-image and inpainting are loaded as the text-to-image pipeline of the same parts; those
+    for inpainting paint the whole image.
+
+    Args:
+        name_or_path: A hub name, a folder in diffusers format, or a .safetensors file that holds a model.
+        dtype: Type of the weights; float32 if None.
+        device: Where they are; the CPU if None.
+        config: For a single file alone: a pipeline's folder in diffusers format, whose weights may be
+            missing, or its hub name. Without it diffusers fetches what belongs to the file's family.
+        loras: LoRA files that are loaded beside the model, and the scale of each: {"style.safetensors": 0.8}.
+        scheduler: A sampler by name, such as "DPM++ 2M Karras", in place of the model's own; see samplers.py.
+        clip_skip: How the text encoder is cut short: 2 leaves out its last layer; see clip_skip.py.
+    """
+    name = str(name_or_path)
+    if config is not None and not is_single_file(name):
+        raise ModelNotLoaded(
+            f"A configuration was given beside {name}, which is not a single file; expected a .safetensors "
+            "file. Leave the configuration out."
+        )
+    if (built_in := emoji.MODELS.get(name)) is not None:
         pipe = built_in.load()
         pipe = pipe if dtype is None else pipe.to(dtype)
+    elif is_single_file(name):
+        pipe = _of_one_type(load_single_file(name, None if config is None else str(config), dtype), dtype)
     else:
-        require_text_to_image(str(name_or_path))
-        pipe = _from_pretrained(str(name_or_path), dtype)
+        pipe = _from_pretrained(name, require_text_to_image(name), dtype)
     HeadMap.of(pipe)
+    paint_everything(pipe)
+    load_loras(pipe, loras or {})
+    if scheduler is not None:
+        use_sampler(pipe, scheduler)
+    if clip_skip is not None:
+        skip_layers(pipe, clip_skip)
     return pipe if device is None else pipe.to(device)
 
 
@@ -67,9 +106,11 @@ def _built_in_name(pipe: Any) -> str | None:
 
 
 def fingerprint(pipe: Any) -> str:
-    """A short hash of a sample of the weights, so that another checkpoint is not taken for this one."""
-    encoders = ("text_encoder", "text_encoder_2", "text_encoder_3")
-    return fingerprint_of(denoiser_of(pipe), *(getattr(pipe, name, None) for name in encoders))
+    """A short hash of a sample of the weights, so that another checkpoint is not taken for this one.
+
+    LoRA are not part of it: `loras_of` tells them apart.
+    """
+    return fingerprint_of(denoiser_of(pipe), *(getattr(pipe, name, None) for name in ENCODERS))
 
 
 def fingerprint_of(*modules: Any) -> str:
@@ -77,11 +118,9 @@ def fingerprint_of(*modules: Any) -> str:
     digest = sha256()
     for module in modules:
         for name, parameter in module.named_parameters() if isinstance(module, nn.Module) else ():
-            name = name.removeprefix("text_model.")  # where transformers had all of a text model before 5.x
-            digest.update(f"{name} {tuple(parameter.shape)}".encode())
-            if parameter.device.type != "meta":  # as under offloading, where only names and shapes are known
-                sample = parameter.detach().flatten()[:: max(1, parameter.numel() // 32)]
-                digest.update(sample.cpu().double().numpy().tobytes())
+            if (own := own_name(name)) is not None:
+                # where transformers had all of a text model before 5.x
+                update(digest, own.removeprefix("text_model."), parameter)
     return digest.hexdigest()[:16]
 
 
@@ -253,6 +292,8 @@ def watched(pipe: Any, on_call: Callable[[], None]) -> Iterator[None]:
 def settings_of_pictures(pipe: Any, prompts: Sequence[str]) -> dict[str, Any]:
     """The settings of the pipeline and the prompts that decide the images."""
     scheduler: Any = getattr(pipe, "scheduler", None)
+    skipped = clip_skip_of(pipe)
+    changed = {"loras": loras_of(pipe), "clip_skip": skipped if skipped > 1 else None}
     return {
         "model": model_name(pipe),
         "weights": fingerprint(pipe),
@@ -263,6 +304,7 @@ def settings_of_pictures(pipe: Any, prompts: Sequence[str]) -> dict[str, Any]:
         ),
         "head_map": f"{HeadMap.of(pipe).all_heads} heads, {digest_of(HeadMap.of(pipe).to_json())}",
         "prompts": f"{len(prompts)} prompts, {digest_of(repr(prompts))}",
+        **{name: value for name, value in changed.items() if value},  # runs of before lack these
     }
 
 
@@ -283,7 +325,7 @@ def _of_one_type(pipe: Any, dtype: torch.dtype | None) -> Any:
     return pipe
 
 
-def _from_pretrained(name: str, dtype: torch.dtype | None) -> Any:
+def _from_pretrained(name: str, kind: Any, dtype: torch.dtype | None) -> Any:
     from diffusers import DiffusionPipeline
 
     folder = Path(name)
@@ -295,10 +337,10 @@ def _from_pretrained(name: str, dtype: torch.dtype | None) -> Any:
     if not folder.exists() and looks_local:
         raise ModelNotLoaded(
             f"There is no folder {name}. "
-            "Give a pipeline's folder, a hub name (owner/name), emoji or emoji-dit."
+            "Give a pipeline's folder, a .safetensors file, a hub name (owner/name), emoji or emoji-dit."
         )
     try:
-        pipe = DiffusionPipeline.from_pretrained(name, dtype=dtype, use_safetensors=True)
+        pipe = (kind or DiffusionPipeline).from_pretrained(name, dtype=dtype, use_safetensors=True)
         return _of_one_type(pipe, dtype)
     except Exception as error:  # diffusers, the hub and safetensors each raise their own kinds
         message = str(error).strip().splitlines()

@@ -11,7 +11,7 @@ from torch import nn
 from headwise.errors import ModelNotLoaded
 from headwise.model.families import is_known, refusal
 
-__all__ = ["obstacle", "require_text_to_image"]
+__all__ = ["class_for", "obstacle", "require_class", "require_text_to_image"]
 
 NEEDED = ("prompt", "num_inference_steps", "generator", "latents", "output_type")
 PARTS = ("vae", "tokenizer")
@@ -27,19 +27,38 @@ REFUSED = {  # whatever their call says
 }
 
 
-def require_text_to_image(name: str) -> None:
-    """Refuse a pipeline that cannot be called with a prompt alone, or that does not make images of it.
+def require_text_to_image(name: str) -> Any:
+    """The class to load a pipeline by; refused is what takes more than a prompt, or makes no images of it.
 
     Args:
         name: A folder in diffusers format, or a hub name. What has no description, or one of a class that
             diffusers does not have, passes: loading it will say why.
 
     Raises:
-        ModelNotLoaded: It is of another kind, such as inpainting or video.
+        ModelNotLoaded: It is of another kind, such as video.
+    """
+    kind = class_for(name)
+    require_class(name, kind)
+    return kind
+
+
+def class_for(name: str) -> Any:
+    """The class of diffusers that makes images of prompts with what a folder or hub name describes.
+
+    That of its description, or, for image-to-image and inpainting, the text-to-image class of the same parts.
+    None if it cannot be told.
     """
     import diffusers
 
-    kind = getattr(diffusers, str(_description(name).get("_class_name")), None)
+    description = _description(name)
+    kind = str(description.get("_class_name"))
+    if not description.get("requires_aesthetics_score"):  # as the refiner of SDXL, which finishes images
+        kind = kind.replace("Img2Img", "").replace("Inpaint", "")
+    return getattr(diffusers, kind, getattr(diffusers, str(description.get("_class_name")), None))
+
+
+def require_class(name: str, kind: Any) -> None:
+    """`require_text_to_image` for the class of a pipeline; None passes."""
     reason = None if kind is None else obstacle(kind)
     if kind is not None and reason is not None:
         raise ModelNotLoaded(

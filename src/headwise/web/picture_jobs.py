@@ -15,6 +15,7 @@ from headwise.editing.support import require_support
 from headwise.errors import HeadwiseError
 from headwise.measuring.relevance import Relevance
 from headwise.model.pipelines import watched
+from headwise.model.samplers import sampler_of
 from headwise.pictures import png_of
 from headwise.web import calls
 from headwise.web.expressions import Call, evaluate, to_python
@@ -33,7 +34,8 @@ log = logging.getLogger("headwise.web")
 def image_settings(session: ModelSession, request: Drawing, **more: Any) -> dict[str, Any]:
     """What a PNG records of how it was made."""
     settings = {"prompt": request.prompt, "model": session.model, "seed": request.seed}
-    return {**settings, **calls.sampling(request), **more}
+    loaded = {**session.loading, "sampler": sampler_of(session.pipe)}
+    return {**settings, **loaded, **calls.sampling(request), **more}
 
 
 def generate(session: ModelSession, request: Generate, job: Job, relevance: Relevance) -> None:

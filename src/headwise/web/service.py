@@ -247,6 +247,7 @@ class Service:
             self.runs.root / run if run else Path(),
             ks_of(self.relevance(name)) if kind == "weaken" else (),
             kind=self.relevance(name).kind if kind in ("generate", "strip") else "votes",
+            loading=self.session.loading,
             **looked_at,
         )
         return {"python": python_of(checked, setting), "command": command_of(checked, setting)}

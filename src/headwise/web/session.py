@@ -7,7 +7,7 @@ other threads count tokens with copies of its tokenizers, because a tokenizer is
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, Literal
@@ -51,6 +51,7 @@ class ModelSession:
             model, for its own; None if there is none.
         steps: The number of inference steps that the page proposes.
         guidance_scale: The guidance scale that the page proposes.
+        loading: What `hw.load_pipeline` was given beside the name, such as LoRA files.
     """
 
     def __init__(
@@ -62,9 +63,10 @@ class ModelSession:
         judge: str | None = None,
         steps: int = 30,
         guidance_scale: float | int = 7.5,
+        loading: Mapping[str, Any] | None = None,
     ) -> None:
         self.model, self.file, self.judge = model, relevance, judge
-        self.steps, self.guidance_scale = steps, guidance_scale
+        self.steps, self.guidance_scale, self.loading = steps, guidance_scale, loading or {}
         self.state: Literal["loading", "ready", "failed"] = "loading"
         self.error = ""
         self.images: OrderedDict[Any, Any] = OrderedDict()  # by what made them; for the worker alone

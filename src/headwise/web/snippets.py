@@ -6,7 +6,7 @@ and quoted for a shell: whatever a prompt holds, it stays a text.
 
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,6 +34,7 @@ class Setting:
         kind: What the relevance measures, "votes" or "effect".
         head: The head that is looked at, for requests that explore; None for all heads together.
         box: The region that is looked at, for requests that explore.
+        loading: What `hw.load_pipeline` was given beside the name.
     """
 
     model: str
@@ -44,6 +45,7 @@ class Setting:
     head: int | None = None
     kind: str = "votes"
     box: tuple[float, float, float, float] = (0.25, 0.25, 0.75, 0.75)
+    loading: Mapping[str, Any] = field(default_factory=dict)
 
 
 def python_of(request: Any, setting: Setting) -> str:
@@ -74,7 +76,7 @@ class _Program:
     def source(self, setting: Setting) -> str:
         """The program, preceded by its imports and by what it loads."""
         body, self.lines = self.lines, []
-        self.write("pipe = ", call("hw.load_pipeline", setting.model))
+        self.write("pipe = ", call("hw.load_pipeline", setting.model, **setting.loading))
         if "relevance" in self.names:
             built_in = setting.relevance == "built-in"
             self.imports |= {"from headwise import emoji"} if built_in else set()
@@ -174,7 +176,7 @@ _WRITERS: Mapping[str, Any] = {
 def command_of(request: Any, setting: Setting) -> str:
     """The command line that comes nearest to the request."""
     name, positional, options = _command(request, setting)
-    options |= {"--model": setting.model}
+    options |= {"--model": setting.model, **_loading(setting.loading)}
     if isinstance(setting.relevance, Path) and not isinstance(request, Measure | Explain):
         options["--relevance"] = setting.relevance
     words = ["headwise", name]
@@ -185,6 +187,12 @@ def command_of(request: Any, setting: Setting) -> str:
     if any(text.startswith("-") for text in positional):
         positional = ["--", *positional]
     return shlex.join([*words, *positional])
+
+
+def _loading(loading: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that have a pipeline loaded so."""
+    options = {f"--{name.replace('_', '-')}": value for name, value in loading.items() if name != "loras"}
+    return options | {"--lora": [f"{file}:{scale:g}" for file, scale in loading.get("loras", {}).items()]}
 
 
 def _command(request: Any, setting: Setting) -> tuple[str, list[str], dict[str, Any]]:

@@ -1,0 +1,54 @@
+"""Inpainting models generate from a prompt alone where the whole image is to be painted.
+
+Their denoiser takes, beside the latents, a mask and the latents of the picture outside the mask:
+
+    ε(z_t, mask, E(picture · (1 − mask)), prompt)
+
+With a mask of ones there is no picture left, so both can be added to whatever calls the denoiser.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from headwise.errors import ModelNotLoaded
+from headwise.model.autoencoder import encoded
+from headwise.model.heads import denoiser_of
+
+__all__ = ["paint_everything"]
+
+
+def paint_everything(pipe: Any) -> None:
+    """Let the denoiser of an inpainting model take latents alone; other pipelines stay as they are.
+
+    The pipeline is for use, not for saving: its UNet then says that it has the channels of latents alone.
+
+    Raises:
+        ModelNotLoaded: The denoiser takes something else beside the latents.
+    """
+    denoiser = denoiser_of(pipe)
+    taken = getattr(denoiser.config, "in_channels", None)
+    channels = getattr(getattr(getattr(pipe, "vae", None), "config", None), "latent_channels", None)
+    if type(denoiser).__name__ != "UNet2DConditionModel" or channels is None or taken == channels:
+        return
+    if taken != 2 * channels + 1:
+        raise ModelNotLoaded(
+            f"{type(pipe).__name__} has a UNet of {taken} channels for latents of {channels}; expected "
+            f"{channels}, or {2 * channels + 1} as for inpainting. Give a text-to-image or inpainting model."
+        )
+    blank: dict[tuple[int, int], Tensor] = {}
+
+    def add(first: nn.Module, arguments: tuple[Tensor]) -> tuple[Tensor]:
+        """Add the mask and the blank picture, within the denoiser: all around it see latents alone."""
+        [latents] = arguments
+        size = (latents.shape[-2], latents.shape[-1])
+        if size not in blank:
+            factor = pipe.vae_scale_factor
+            with torch.no_grad():
+                blank[size] = encoded(pipe, torch.full((1, 3, size[0] * factor, size[1] * factor), 0.5))
+        picture = blank[size].to(latents).expand(len(latents), -1, -1, -1)
+        return (torch.cat([latents, torch.ones_like(latents[:, :1]), picture], 1),)
+
+    denoiser.conv_in.register_forward_pre_hook(add)
+    denoiser.register_to_config(in_channels=channels)  # by which pipelines draw latents

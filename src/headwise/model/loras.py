@@ -1,0 +1,126 @@
+"""LoRA files: low-rank changes of a model's weights, loaded beside them with a scale, and told apart.
+
+    W x + scale · B A x
+
+diffusers reads the file, whoever trained it; the model's own weights stay as they are.
+
+References:
+    | LoRA: Low-Rank Adaptation of Large Language Models (Hu et al., 2021)
+    | https://arxiv.org/abs/2106.09685
+"""
+
+import re
+from collections.abc import Mapping
+from hashlib import sha256
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from headwise.errors import HeadwiseError, MissingExtra, ModelNotLoaded
+
+__all__ = ["ENCODERS", "adapter_named", "load_loras", "loras_of", "own_name", "update"]
+
+ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
+
+
+def load_loras(pipe: Any, loras: Mapping[str | Path, float | int]) -> None:
+    """Load LoRA files into a pipeline, each with its scale.
+
+    Args:
+        pipe: The pipeline, which is changed.
+        loras: The scale of each .safetensors file.
+
+    Raises:
+        MissingExtra: peft is not installed.
+        ModelNotLoaded: A file cannot be read, or is of another model.
+    """
+    if loras and find_spec("peft") is None:
+        raise MissingExtra("LoRA files need peft, which is not installed. Install it: pip install peft")
+    names = [adapter_named(file) for file in loras]
+    if len(set(names)) < len(names):
+        raise HeadwiseError(f"Two LoRA files are called {max(names, key=names.count)}. Rename one of them.")
+    for file, name in zip(loras, names, strict=True):
+        _load(pipe, Path(file), name)
+    if loras:
+        pipe.set_adapters(names, [float(scale) for scale in loras.values()])
+
+
+def adapter_named(file: str | Path) -> str:
+    """What the pipeline calls a LoRA: the name of its file, without the characters that peft refuses."""
+    return re.sub(r"\W+", "-", Path(file).stem)
+
+
+def loras_of(pipe: Any) -> str:
+    """Which LoRA are at work in a pipeline: the name, the scale and a short hash of each; "" if none is.
+
+    Whether they were loaded here or by the user.
+    """
+    scales: dict[str, float] = {}
+    digests: dict[str, Any] = {}
+    for part in _parts(pipe):
+        for place, module in part.named_modules():
+            for name in _at_work(module):
+                scales.setdefault(
+                    name, module.scaling[name] * module.r[name] / (module.lora_alpha[name] or module.r[name])
+                )
+                digest = digests.setdefault(name, sha256())
+                digest.update(f"{place} {module.scaling[name]}".encode())
+                for key, parameter in module.named_parameters():
+                    if name in key.split(".") and key.startswith("lora_"):
+                        update(digest, key, parameter)
+    return "; ".join(
+        f"{name} × {scales[name]:g}, {digests[name].hexdigest()[:12]}" for name in sorted(scales)
+    )
+
+
+def own_name(name: str) -> str | None:
+    """The name of a model's own parameter as it was before LoRA came; None for one of a LoRA."""
+    return None if ".lora_" in name else name.replace(".base_layer.", ".")
+
+
+def update(digest: Any, name: str, parameter: Tensor) -> None:
+    """Add a parameter's name, its shape and a sample of its values to a hash."""
+    digest.update(f"{name} {tuple(parameter.shape)}".encode())
+    if parameter.device.type != "meta":  # as under offloading, where only names and shapes are known
+        sample = parameter.detach().flatten()[:: max(1, parameter.numel() // 32)]
+        digest.update(sample.cpu().double().numpy().tobytes())
+
+
+def _load(pipe: Any, file: Path, name: str) -> None:
+    if not file.is_file() or file.suffix.lower() != ".safetensors":
+        what = "is not a .safetensors file" if file.exists() else "is not there"
+        raise ModelNotLoaded(f"The LoRA {file} {what}; expected a .safetensors file. Give its path.")
+    if not hasattr(pipe, "load_lora_weights"):
+        raise ModelNotLoaded(
+            f"{type(pipe).__name__} takes no LoRA files. Leave {file} out, or load a model of a family that "
+            "does, such as Stable Diffusion, XL, 3 and FLUX."
+        )
+    problem = ""
+    try:
+        pipe.load_lora_weights(
+            str(file.parent), weight_name=file.name, adapter_name=name, local_files_only=True
+        )
+    except Exception as error:  # diffusers, peft and safetensors each raise their own kinds
+        problem = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".: ")
+    if not problem and name not in {n for part in _parts(pipe) for m in part.modules() for n in _at_work(m)}:
+        problem = "none of its weights has a place there"
+    if problem:
+        raise ModelNotLoaded(
+            f"The LoRA {file} does not fit {type(pipe).__name__}: {problem}. "
+            "Give one that was made for this model."
+        )
+
+
+def _parts(pipe: Any) -> list[Any]:
+    """The denoiser and the text encoders."""
+    parts = (getattr(pipe, name, None) for name in ("unet", "transformer", *ENCODERS))
+    return [part for part in parts if isinstance(part, nn.Module)]
+
+
+def _at_work(module: Any) -> list[str]:
+    """The adapters of peft that change what a layer gives."""
+    if not hasattr(module, "lora_A") or module.disable_adapters:
+        return []
+    return [name for name in module.active_adapters if module.scaling.get(name)]
