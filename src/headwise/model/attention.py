@@ -25,14 +25,7 @@ from headwise.model.contexts import Contexts
 from headwise.model.families import family_of
 from headwise.model.heads import HeadMap, denoiser_of, self_attention_beside, wrapped_denoiser_of
 from headwise.model.hooks import as_hook, overrides, require_once_per_step, stands_beside
-from headwise.model.inputs import (
-    at_time,
-    grid_of,
-    latents_in,
-    patches,
-    reading,
-    rows_of,
-)
+from headwise.model.inputs import at_time, grid_of, latents_in, patches, reading, rows_of
 from headwise.model.intercept import Intercept
 from headwise.model.pipelines import text_segments
 from headwise.model.replacing import (
