@@ -8,7 +8,7 @@ from PIL import Image
 
 from conftest import TRANSFORMERS, flow
 from headwise.editing.support import METHODS
-from headwise.pictures import settings_in
+from headwise.pictures import read_picture, settings_in
 from helpers import Stub, relevance_for
 
 FAST = ("-m", "./tiny", "--num-inference-steps", 2)
@@ -73,12 +73,12 @@ def test_photos_of_any_size_are_scaled_and_what_is_cropped_is_said(run, workspac
     Image.new("RGB", shape, "orange").save("odd.png")
     line = ("edit", "--image", "odd.png", "-s", "a red dog", "-t", "a red cat", *FAST, "--json")
     code, out, err = run(*line, "--out", "odd")
-    assert code == 0 and Image.open(json.loads(out)["files"][1]).size == (16, 16)
+    assert code == 0 and read_picture(json.loads(out)["files"][1]).size == (16, 16)
     assert (
         ("Only the middle" in err) == ("In its own shape it would be --height" in err) == (shape != (16, 16))
     )
     code, out, err = run(*line, "--out", "wide", "--height", 16, "--width", 32)
-    assert code == 0 and Image.open(json.loads(out)["files"][1]).size == (32, 16)
+    assert code == 0 and read_picture(json.loads(out)["files"][1]).size == (32, 16)
     assert "In its own shape" not in err
 
 

@@ -127,6 +127,13 @@ def test_the_page_of_the_commands_is_up_to_date():
     assert (ROOT / "docs" / "cli.md").read_text() == page(), "run: make docs"
 
 
+def test_the_tables_of_the_evidence_are_those_of_the_results():
+    making = runpy.run_path(str(ROOT / "docs" / "make_evidence.py"))
+    page = (ROOT / "docs" / "evidence.md").read_text()
+    assert making["TABLE"].findall(page)
+    assert making["written"](page) == page, "run: python docs/make_evidence.py"
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_somewhere(page):
     for link in re.findall(r"\]\((?!https?://)([^)#]+)", page.read_text()):

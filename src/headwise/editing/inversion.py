@@ -141,8 +141,8 @@ def edit_picture(
     guidance_scale: float | int = 7.5,
     skip: float | int = 0.0,
     **options: Any,
-) -> list[Image.Image]:
-    """Generate the image again, and its edits.
+) -> list[Any]:
+    """Generate the image again, and its edits: images, or what `output_type` asks for.
 
     Args:
         pipe: The user's pipeline; it is left as it was.
@@ -151,7 +151,7 @@ def edit_picture(
         hooks: The hooks that make targets resemble the source, as in `edit`.
         guidance_scale: The guidance of the edit.
         skip: The share of the first steps that are left out, so that more of the image stays, 0 … 1.
-        options: Passed to the pipeline: `negative_prompt`, `callback_on_step_end` …
+        options: Passed to the pipeline: `negative_prompt`, `output_type`, `callback_on_step_end` …
     """
     if inverted.psnr < POOR:
         warnings.warn(

@@ -51,10 +51,12 @@ def class_for(name: str) -> Any:
     import diffusers
 
     description = _description(name)
-    kind = str(description.get("_class_name"))
-    if not description.get("requires_aesthetics_score"):  # as the refiner of SDXL, which finishes images
-        kind = kind.replace("Img2Img", "").replace("Inpaint", "")
-    return getattr(diffusers, kind, getattr(diffusers, str(description.get("_class_name")), None))
+    described = str(description.get("_class_name"))
+    kind = getattr(diffusers, described, None)
+    if description.get("requires_aesthetics_score"):  # as the refiner of SDXL, which finishes images
+        return kind
+    other = getattr(diffusers, described.replace("Img2Img", "").replace("Inpaint", ""), None)
+    return kind if other is None or obstacle(other) is not None else other
 
 
 def require_class(name: str, kind: Any) -> None:
