@@ -128,12 +128,9 @@ def measure_weakening(
     passed: dict[str, Any] = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
     optional = {"negative_prompt": negative_prompt, "height": height, "width": width}
     passed |= {name: value for name, value in optional.items() if value is not None}
-    comparison = Comparison(
-        relevance, tuple(prompts), tuple(by_name), tuple(seeds), batch_size, keep_prompts, passed
-    )
-    sweep = partial(
-        _sweep, comparison, concept, by_name, None if ks is None else tuple(ks), float(factor), score
-    )
+    given = (tuple(prompts), tuple(by_name), tuple(seeds), batch_size, keep_prompts, passed)
+    asked = None if ks is None else tuple(ks)
+    sweep = partial(_sweep, Comparison(relevance, *given), concept, by_name, asked, float(factor), score)
     scores = run_sweep(
         pipe, sweep, kind="weakening", numbers=numbers, out=out, checkpoint_every=checkpoint_every,
         progress=progress,

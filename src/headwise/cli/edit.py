@@ -79,38 +79,32 @@ def edit(
       headwise edit -s "a red car" -t "a blue car" --strengthen blue:Color
       headwise edit --image photo.png -s "a red car" -t "a blue car" --strengthen blue:Color
     """
+    from headwise.editing import prompt_to_prompt
     from headwise.editing.local_blend import LocalBlend
-    from headwise.editing.prompt_to_prompt import PromptToPrompt, check_targets
-    from headwise.editing.prompt_to_prompt import edit as run
     from headwise.editing.support import require_support
     from headwise.model.samplers import sampler_of
     from headwise.pictures import save_columns
 
     pipe = model.load()
     size.require(pipe)
-    require_support(pipe, PromptToPrompt)
-    check_targets(pipe, source, targets)
+    require_support(pipe, prompt_to_prompt.PromptToPrompt)
+    prompt_to_prompt.check_targets(pipe, source, targets)
     relevance = model.relevance() if strengthen else None
     concepts, factors = _strengthened(strengthen or (), relevance)
     strengths = {word: strength * factor for word, factor in factors.items()}
-    p2p = PromptToPrompt(
-        targets=len(targets),
-        cross=cross,
-        self_attention=self_attention,
-        weights=_weights(weight or ()),
-        relevance=relevance,
-        concepts=concepts,
-        strength=strengths,
-    )
+    p2p = prompt_to_prompt.PromptToPrompt(
+        targets=len(targets), cross=cross, self_attention=self_attention, weights=_weights(weight or ()),
+        relevance=relevance, concepts=concepts, strength=strengths,
+    )  # fmt: skip
     hooks = (p2p, LocalBlend(targets=len(targets))) if blend else (p2p,)
-    settings: dict[str, Any] = {**model.described, "source": source, "targets": targets}
-    settings |= {"strengthen": concepts, "strength": strength, "strengths": strengths, "weight": p2p.weights}
-    settings |= {"cross": cross, "self_attention": p2p.self_attention, "blend": blend}
     options = {**vars(sampling), "negative_prompt": negative_prompt}
-    settings |= {**options, **vars(size), "sampler": sampler_of(pipe)}
+    settings: dict[str, Any] = {**model.described, "sampler": sampler_of(pipe), **options, **vars(size)}
+    settings |= {"source": source, "targets": targets, "strengthen": concepts, "strength": strength}
+    settings |= {"strengths": strengths, "weight": p2p.weights, "cross": cross, "blend": blend}
+    settings |= {"self_attention": p2p.self_attention}
     if image is None:
-        settings["seeds"] = numbers_in(seeds, int)
-        rows = run(pipe, source, targets, *hooks, seeds=settings["seeds"], **options, **vars(size))
+        settings["seeds"] = keys = numbers_in(seeds, int)
+        rows = prompt_to_prompt.edit(pipe, source, targets, *hooks, seeds=keys, **options, **vars(size))
     else:
         settings |= {"image": str(image), "inversion": inversion, "skip": skip}
         inverted = _inverted(pipe, image, source, inversion, options.pop("num_inference_steps"), size)

@@ -149,17 +149,10 @@ def weaken(
     concept = concept_named(concept, evaluated_concepts(source))
     prompts = eval_prompts(source, concept, count)
     out = out or Path("runs") / f"weaken-{concept.lower().replace(' ', '-')}"
-    options: dict[str, Any] = {
-        "ks": None if ks is None else numbers_in(ks, int),
-        "random_orders": random_orders,
-        "seeds": numbers_in(seeds, int),
-        "batch_size": batch_size,
-        "keep_prompts": keep_prompts,
-        "num_inference_steps": num_inference_steps,
-        "guidance_scale": guidance_scale,
-        "negative_prompt": negative_prompt,
-        **vars(size),
-    }
+    options: dict[str, Any] = {"ks": None if ks is None else numbers_in(ks, int), **vars(size)}
+    options |= {"seeds": numbers_in(seeds, int), "batch_size": batch_size, "keep_prompts": keep_prompts}
+    options |= {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
+    options |= {"negative_prompt": negative_prompt, "random_orders": random_orders}
     with running(model, sharing, out) as run:
         size.require(run.pipe)
         options |= run.place(len(prompts))
