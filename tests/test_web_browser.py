@@ -308,7 +308,7 @@ def test_generate_drags_a_strength(page):
 def test_what_a_closed_tab_asked_for_is_there_when_it_is_opened_again(page, server):
     tab = page.tab
     page.open("generate")
-    tab.fill("#generate-form [name=num_inference_steps]", "6")
+    tab.fill("#generate-form [name=num_inference_steps]", "100")
     tab.fill("#generate-form [name=prompt]", "a red guitar")
     tab.click("#generate-words button:has-text('red')")
     tab.wait_for_selector("#status:not([hidden])")
@@ -378,7 +378,7 @@ def test_weaken_slides_over_k_with_pictures_and_curve(page):
     tab.focus("#weaken-k")
     tab.keyboard.press("ArrowRight")
     assert page.source("#weaken-pictures img") != first
-    assert re.fullmatch(r"\d+ of 128", tab.inner_text("#weaken-k-said"))
+    assert re.fullmatch(r"\d+ of 96", tab.inner_text("#weaken-k-said"))
     tab.check("#weaken-orders [value='least relevant']")
     assert "least%20relevant" in page.source("#weaken-pictures img")
     tab.click("#weaken summary")
@@ -402,7 +402,7 @@ def test_a_measurement_is_watched_cancelled_resumed_reported_and_deleted(page, b
     page.open("runs")
     tab.click("#measure-card summary")
     tab.fill("#measure-form [name=name]", "watched")
-    tab.fill("#measure-form [name=pictures]", "24")
+    tab.fill("#measure-form [name=pictures]", "120")
     tab.fill("#measure-form [name=num_inference_steps]", "2")
     tab.fill("#measure-form [name=batch_size]", "2")
     tab.click("#measure-form button.main")
