@@ -27,17 +27,20 @@ def main() -> None:
         sync_playwright() as playwright,
     ):
         assert process.stdout is not None
-        tab = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"]).new_page(
-            viewport={"width": 1100, "height": 1750}
-        )
-        tab.goto(process.stdout.readline().split()[-1])
-        tab.wait_for_selector("#stage-words button", timeout=120_000)
-        tab.fill("#map-head", HEAD)
-        tab.press("#map-head", "Enter")
-        tab.wait_for_selector("text=Its attention to each word")
-        tab.evaluate("scrollTo(0, 0)")
-        tab.screenshot(path=Path(__file__).parent / "page.png")
-        process.send_signal(signal.SIGINT)
+        try:
+            tab = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"]).new_page(
+                viewport={"width": 1100, "height": 1750}
+            )
+            tab.set_default_timeout(120_000)
+            tab.goto(process.stdout.readline().split()[-1])
+            tab.wait_for_selector("#stage-words button")
+            tab.fill("#map-head", HEAD)
+            tab.press("#map-head", "Enter")
+            tab.wait_for_selector("text=Its attention to each word")
+            tab.evaluate("scrollTo(0, 0)")
+            tab.screenshot(path=Path(__file__).parent / "page.png")
+        finally:
+            process.send_signal(signal.SIGINT)  # or leaving would wait for it for ever
 
 
 if __name__ == "__main__":
