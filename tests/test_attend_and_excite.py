@@ -374,33 +374,6 @@ def test_with_flow_matching_loss_and_gradient_are_those_of_the_formula(name, for
 
 @pytest.mark.filterwarnings("ignore:.*clean_caption.*")
 @pytest.mark.parametrize("name", FLOWING)
-def test_what_is_run_again_is_what_the_pipeline_runs_next(name):
-    """On the same latents at the scheduler's timestep, which FLUX's and Sana's pipelines scale."""
-    pipe, options = flowing(name)
-    if name == "sana":
-        pipe.transformer.register_to_config(timestep_scale=0.001)
-    seen, again = [], []
-
-    def look(attend, site, q, k, v):
-        seen.append(q[site.conditional])
-        return attend(q, k, v)
-
-    class Again(Hook):
-        def after_step(self, latents, call):
-            if call.step + 1 < call.steps:
-                keep = as_hook(lambda attend, site, q, k, v: again.append(q) or attend(q, k, v))
-                call.rerun(keep, latents, call.scheduler.timesteps[call.step + 1])
-            return latents
-
-    with hooked(pipe, Again(), look):
-        pipe(["a red dog", "a cat"], num_inference_steps=3, output_type="latent", **options)
-    layers = len(HeadMap.of(pipe))
-    assert len(again) == 2 * layers
-    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(seen[layers:], again, strict=True))
-
-
-@pytest.mark.filterwarnings("ignore:.*clean_caption.*")
-@pytest.mark.parametrize("name", FLOWING)
 def test_with_flow_matching_latents_are_moved_until_subjects_are_attended_to(name):
     pipe, options = flowing(name, torch.bfloat16 if name == "sana" else torch.float32)
     prompts, subjects = ["a red dog", "a cat in a vase"], [["dog"], ["cat", "vase"]]

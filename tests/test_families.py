@@ -18,6 +18,7 @@ from headwise.model.attention import hooked
 from headwise.model.families import family_of
 from headwise.model.generate import generate
 from headwise.model.heads import HeadMap, denoiser_of
+from headwise.model.hooks import Hook, as_hook
 from headwise.model.pipelines import text_segments
 from headwise.model.tokens import positions_in, split_words
 from headwise.steering.steer import Steer, adjust, weaken
@@ -139,6 +140,35 @@ def test_steering_follows_its_dial(name):
         after = draw(pipe)
     assert not torch.equal(after[0], before[0])
     assert torch.allclose(after[1], before[1], atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_what_is_run_again_is_what_the_pipeline_runs_next(name):
+    """On the same latents at the scheduler's timestep, which some pipelines scale."""
+    pipe = TRANSFORMERS[name]()
+    if name == "sana":
+        pipe.transformer.register_to_config(timestep_scale=0.001)
+    seen, again = {}, {}
+
+    def look(attend, site, q, k, v):
+        seen[site.call.step, site.layer] = q[site.conditional]
+        return attend(q, k, v)
+
+    class Again(Hook):
+        def after_step(self, latents, call):
+            step = call.step + 1
+            if step < call.steps:
+                keep = as_hook(
+                    lambda attend, site, *qkv: again.update({(step, site.layer): qkv[0]}) or attend(*qkv)
+                )
+                call.rerun(keep, latents, call.scheduler.timesteps[step])
+            return latents
+
+    with hooked(pipe, Again(), look):
+        draw(pipe, steps=3, guidance_scale=1.0)
+    assert again.keys() == {at for at in seen if at[0]} and len(again) == 2 * len(HeadMap.of(pipe))
+    for at, query in again.items():
+        torch.testing.assert_close(query, seen[at], atol=1e-4, rtol=1e-3)
 
 
 @pytest.mark.parametrize("name", ALL)

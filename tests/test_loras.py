@@ -127,10 +127,10 @@ def test_relevance_of_the_plain_model_serves_where_none_was_measured_with_the_lo
 
 
 def test_what_is_refused(style, tmp_path, sd, monkeypatch):
-    with pytest.raises(ModelNotLoaded, match="The LoRA .*none.safetensors is not there; expected"):
+    with pytest.raises(ModelNotLoaded, match="The LoRA .*none.safetensors does not exist; expected"):
         load_loras(sd, {tmp_path / "none.safetensors": 1})
     (tmp_path / "old.pt").write_bytes(b"x")
-    with pytest.raises(ModelNotLoaded, match=r"old.pt is not a \.safetensors file; expected"):
+    with pytest.raises(ModelNotLoaded, match=r"old.pt is a \.pt; expected"):
         load_loras(sd, {tmp_path / "old.pt": 1})
     with pytest.raises(ModelNotLoaded, match="PixArtSigmaPipeline takes no LoRA files"):
         load_loras(tiny_pixart(), {style: 1})

@@ -83,7 +83,7 @@ def test_each_family_is_known_by_its_keys(tmp_path):
 REFUSED = {
     "old.ckpt": (b"x", "is a pickle, which can run any program.* Convert it: python -c"),
     "model.gguf": (b"x", "holds quantised weights; expected a .safetensors file"),
-    "text.safetensors": (b"These are notes.", "is damaged, or is not a safetensors file"),
+    "text.safetensors": (b"These are notes.", "cannot be read as safetensors"),
 }
 
 
@@ -103,14 +103,10 @@ def test_other_mistakes_say_what_to_do(sd, checkpoint, config, tmp_path):
         ModelNotLoaded, match="does not hold a model of a known family; expected a checkpoint of"
     ):
         load_pipeline(tmp_path / "other.safetensors")
-    with pytest.raises(
-        ModelNotLoaded, match="configuration was given beside emoji, which is not a single file"
-    ):
+    with pytest.raises(ModelNotLoaded, match="configuration was given beside emoji; only a single"):
         load_pipeline("emoji", config=config)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(
-        ModelNotLoaded, match=r"empty is not a pipeline's folder: it has no model_index\.json"
-    ):
+    with pytest.raises(ModelNotLoaded, match=r"empty has no model_index\.json; expected the folder"):
         load_pipeline(checkpoint, config=tmp_path / "empty")
 
 

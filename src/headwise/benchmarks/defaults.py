@@ -1,6 +1,6 @@
 """What commands and the page do with a model where they are not told otherwise.
 
-The built-in models have concepts and prompts of their world and each a judge; every other model gets the
+The built-in models have the concepts and prompts of their world and one judge; every other model gets the
 paper's concepts and prompts, and a public CLIP.
 """
 

@@ -129,8 +129,8 @@ def measure_weakening(
     optional = {"negative_prompt": negative_prompt, "height": height, "width": width}
     passed |= {name: value for name, value in optional.items() if value is not None}
     given = (tuple(prompts), tuple(by_name), tuple(seeds), batch_size, keep_prompts, passed)
-    asked = None if ks is None else tuple(ks)
-    sweep = partial(_sweep, Comparison(relevance, *given), concept, by_name, asked, float(factor), score)
+    counts = None if ks is None else tuple(ks)
+    sweep = partial(_sweep, Comparison(relevance, *given), concept, by_name, counts, float(factor), score)
     scores = run_sweep(
         pipe, sweep, kind="weakening", numbers=numbers, out=out, checkpoint_every=checkpoint_every,
         progress=progress,

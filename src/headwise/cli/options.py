@@ -150,8 +150,10 @@ class Measured(Model):
         """The file or folder given, else the built-in model's own file, else that of runs/<model>."""
         if self.relevance_file is None and (built_in := emoji.MODELS.get(self.name)):
             return built_in.relevance
-        own = (self.run_name, replace(self, loras=None).run_name)  # heads are the same with LoRA and without
-        file = self.relevance_file or next((f for name in own if (f := runs / name).exists()), runs / own[0])
+        folder, without = runs / self.run_name, runs / replace(self, loras=None).run_name
+        if not folder.exists() and without.exists():  # LoRA leaves the heads as they are
+            folder = without
+        file = self.relevance_file or folder
         if self.relevance_file is None and not file.exists():
             raise UnreadableFile(
                 f"Nothing has been measured of {self.name}: there is no {file}. Measure it with `headwise "

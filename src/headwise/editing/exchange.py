@@ -82,15 +82,15 @@ class Columns:
             # rounded before it is moved, as Apple's GPUs hold no float64
             return factors.to(call.dtype).to(call.device)
 
-        a, own = from_source * w, ~from_source * 1.0
-        b = in_rows(r * w[:, None] * own[:, None], 1.0)
+        a, kept = from_source * w, ~from_source * 1.0
+        b = in_rows(r * w[:, None] * kept[:, None], 1.0)
         b_of_rows = moved(b)[..., None]
         return cls(
             rows,
             moved(in_rows(m * a[:, None], 0.0)) if a.any() else None,
             [b_of_rows[:, start:stop] for start, stop in call.head_map.slices],
             in_rows((m * from_source[:, None]).sum(-1), 0.0),
-            in_rows(own, 1.0),
+            in_rows(kept, 1.0),
             bool(a.any() or (b != 1).any()),
         )
 

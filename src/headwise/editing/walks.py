@@ -26,6 +26,7 @@ References:
 
 import functools
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -82,19 +83,27 @@ class Flow(_Flow):
     mean = plain
 
 
-class Recording:
+class Walk:
+    """What a walk has of the schedule that it goes over: its timesteps, and the steps of `Ddim` or `Flow`."""
+
+    levels: Tensor
+    timesteps: Tensor
+    noised: Callable[[Tensor, Tensor, int], Tensor]
+    mean: Callable[[Tensor, int, Tensor], Tensor]
+    plain: Callable[[Tensor, int, Tensor], Tensor]
+
+
+class Recording(Walk):
     """Walks from noise along a path fixed beforehand, and records the residual of each step."""
 
     clean: Tensor
     seed: Key
-    levels: Tensor
 
     def begin(self) -> None:
         """Fix the path: the clean latents with noise of its own at each level."""
-        own: Any = self
         [generator] = generators_of([self.seed])
         draws = (torch.randn(self.clean.shape, generator=generator).to(self.clean) for _ in self.levels)
-        self.noisy = [own.noised(self.clean, noise, i) for i, noise in enumerate(draws)] + [self.clean]
+        self.noisy = [self.noised(self.clean, noise, i) for i, noise in enumerate(draws)] + [self.clean]
         self.residuals: list[Tensor] = []
 
     def scale_model_input(self, sample: Tensor, timestep: Any = None) -> Tensor:
@@ -104,9 +113,8 @@ class Recording:
 
     def step(self, model_output: Tensor, timestep: Any, sample: Tensor, return_dict: bool = True) -> Any:
         """Go to the next latents of the path, and record how far the step's mean is from them."""
-        own: Any = self
         at = len(self.residuals)
-        mean = own.mean(model_output, at, self.noisy[at].to(sample))
+        mean = self.mean(model_output, at, self.noisy[at].to(sample))
         # in float32, so that in half precision too a step with its residual is the next latents exactly
         wide = torch.promote_types(mean.dtype, torch.float32)
         self.residuals.append(self.noisy[at + 1].to(mean.device, wide) - mean.to(wide))
@@ -117,12 +125,10 @@ class Recording:
         return torch.cat(self.noisy)
 
 
-class FixedPoint:
+class FixedPoint(Walk):
     """Walks from the image to noise: at each level the latents whose step is those found before."""
 
     iterations: int
-    levels: Tensor
-    timesteps: Tensor
 
     def begin(self) -> None:
         """Go through the timesteps in reverse, each once for every iteration."""
@@ -134,11 +140,10 @@ class FixedPoint:
         """Solve for the latents before the step, with the denoiser's output at the last solution."""
         if self.calls % self.iterations == 0:
             self.walked.append(sample)
-        own: Any = self
         i = len(self.levels) - 1 - self.calls // self.iterations
         self.calls += 1
         unit, zero = torch.ones((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
-        a, b = own.plain(zero, i, unit).item(), own.plain(unit, i, zero).item()
+        a, b = self.plain(zero, i, unit).item(), self.plain(unit, i, zero).item()
         self.last = (self.walked[-1] - b * model_output) / a
         return _stepped(self.last, return_dict)
 
@@ -147,15 +152,13 @@ class FixedPoint:
         return torch.cat([self.last, *reversed(self.walked)])
 
 
-class Replaying:
+class Replaying(Walk):
     """Generates again: adds the residuals, and holds the source of each group to its path."""
 
     way: Tensor
     residuals: Tensor | None
     group: int = 1  # alone, it is not held
     skipped: int = 0
-    levels: Tensor
-    timesteps: Tensor
 
     def begin(self) -> None:
         """Leave out the timesteps that are skipped."""
@@ -163,12 +166,11 @@ class Replaying:
 
     def step(self, model_output: Tensor, timestep: Any, sample: Tensor, return_dict: bool = True) -> Any:
         """Take a step with the residual added, and put the source of each group back on its path."""
-        own: Any = self
         if self.residuals is not None:
-            mean = own.mean(model_output, self.at, sample)
+            mean = self.mean(model_output, self.at, sample)
             stepped = (mean + self.residuals[self.at].to(mean.device)).to(sample.dtype)
         else:
-            stepped = own.plain(model_output, self.at, sample).to(sample.dtype)
+            stepped = self.plain(model_output, self.at, sample).to(sample.dtype)
         self.at += 1
         if self.group > 1:
             stepped[:: self.group] = self.way[self.at].to(stepped)

@@ -276,8 +276,8 @@ class _ReadKeys(Hook):
             self.keys[site.layer] = key[0] * key.shape[-1] ** -0.5
             return attend(query, key, value)
         pixel_query, pixel_key, pixel_value = self.pixels[site.layer]
-        own = key[..., site.text, :].shape[-2] - len(self.word_id)  # tokens of the denoiser before the text
-        key, value = key[..., site.text, :][..., own:, :], value[..., site.text, :][..., own:, :]
+        registers = key[..., site.text, :].shape[-2] - len(self.word_id)  # before the text
+        key, value = key[..., site.text, :][..., registers:, :], value[..., site.text, :][..., registers:, :]
         if self.on_keys is not None:
             self.on_keys(site, pixel_query, key * pixel_query.shape[-1] ** -0.5)
         word_id = self.word_id.to(query.device)
@@ -285,9 +285,9 @@ class _ReadKeys(Hook):
         allowed = torch.cat([allowed.new_ones(len(word_id), pixel_key.shape[-2]), allowed], 1)
         keys, values = torch.cat([pixel_key, key], -2), torch.cat([pixel_value, value], -2)
         output = torch.nn.functional.scaled_dot_product_attention(
-            query[..., own:, :], keys, values, attn_mask=allowed
+            query[..., registers:, :], keys, values, attn_mask=allowed
         )
-        return torch.nn.functional.pad(output, (0, 0, own, 0))  # nothing else is read of them
+        return torch.nn.functional.pad(output, (0, 0, registers, 0))  # nothing else is read of them
 
 
 def _of_pixels(tensor: Tensor, text: slice) -> Tensor:

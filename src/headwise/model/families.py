@@ -46,6 +46,7 @@ class Family(NamedTuple):
             is padded to its length.
         rotary: The name of the module that makes the rotations of pixels and text, where the text stands at
             places of its own; None where it has none, or where the denoiser is told them (`txt_ids`).
+        timestep_scale: What pipelines multiply the scheduler's timestep by before the denoiser gets it.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Family(NamedTuple):
     frame: Callable[[Any], Frame] | None = None
     multiple: int | None = None
     rotary: str | None = None
+    timestep_scale: float = 1.0
 
     def kind_of(self, address: str, module: Any) -> Literal["cross", "joint"] | None:
         """How a module of the denoiser reads text; None if it does not, or if it is something else."""
@@ -84,29 +86,29 @@ def _template(pipe: Any) -> Frame:
 
 
 _BLOCKS = r"(single_)?transformer_blocks\.\d+\.attn"
+_TO_1 = 0.001  # timesteps from 0 to 1
 FAMILIES = (
     Family("Stable Diffusion 1, 2, XL", "UNet2DConditionModel"),
     Family("PixArt", "PixArtTransformer2DModel"),
     Family("Sana", "SanaTransformer2DModel"),
     Family("Stable Diffusion 3", "SD3Transformer2DModel", r"transformer_blocks\.\d+\.attn"),
-    Family("FLUX.1", "FluxTransformer2DModel", _BLOCKS, text_first=True),
-    Family("Chroma", "ChromaTransformer2DModel", _BLOCKS, text_first=True),
-    Family("FLUX.2", "Flux2Transformer2DModel", _BLOCKS, text_first=True, frame=_chat),
+    Family("FLUX.1", "FluxTransformer2DModel", _BLOCKS, text_first=True, timestep_scale=_TO_1),
+    Family("Chroma", "ChromaTransformer2DModel", _BLOCKS, text_first=True, timestep_scale=_TO_1),
+    Family("FLUX.2", "Flux2Transformer2DModel", _BLOCKS, text_first=True, frame=_chat, timestep_scale=_TO_1),
     Family(
-        "Qwen-Image",
-        "QwenImageTransformer2DModel",
-        _BLOCKS,
-        text_first=True,
-        frame=_template,
-        rotary="pos_embed",
+        "Qwen-Image", "QwenImageTransformer2DModel", _BLOCKS, text_first=True, frame=_template,
+        rotary="pos_embed", timestep_scale=_TO_1,
     ),
-    Family("AuraFlow", "AuraFlowTransformer2DModel", f"(joint_)?{_BLOCKS}", text_first=True, registers=8),
+    Family(
+        "AuraFlow", "AuraFlowTransformer2DModel", f"(joint_)?{_BLOCKS}", text_first=True, registers=8,
+        timestep_scale=_TO_1,
+    ),
     Family("CogView 3+", "CogView3PlusTransformer2DModel", f"{_BLOCKS}1", text_first=True),
     Family("CogView 4", "CogView4Transformer2DModel", f"{_BLOCKS}1", text_first=True, multiple=16),
-)
+)  # fmt: skip
 
-_OF_ONES_OWN = Family("a denoiser of one's own", "")  # whose layers say of themselves that they read text
-_OF_NONE = Family("no family", "", r"(?!)")  # of which no layer is known
+_CUSTOM = Family("a custom denoiser", "")  # whose layers say of themselves that they read text
+_UNKNOWN = Family("no family", "", r"(?!)")  # of which no layer is known
 
 
 def family_of(denoiser: Any) -> Family:
@@ -116,12 +118,12 @@ def family_of(denoiser: Any) -> Family:
     known = [by_name[base.__name__] for base in bases if base.__name__ in by_name]
     if known:
         return known[0]
-    return _OF_NONE if any(base.__module__.startswith("diffusers.") for base in bases) else _OF_ONES_OWN
+    return _UNKNOWN if any(base.__module__.startswith("diffusers.") for base in bases) else _CUSTOM
 
 
 def is_known(denoiser: Any) -> bool:
     """Is this a denoiser, or a class of denoisers, whose layers are known?"""
-    return family_of(denoiser) is not _OF_NONE
+    return family_of(denoiser) is not _UNKNOWN
 
 
 def named_families() -> str:

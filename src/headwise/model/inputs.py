@@ -6,6 +6,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from headwise.errors import HookMisuse
+from headwise.model.families import family_of
 from headwise.model.modes import without_masks
 
 __all__ = ["at_time", "grid_of", "latents_in", "least_side", "patches", "reading", "rows_of"]
@@ -107,18 +108,17 @@ def at_time(denoiser: Any, inputs: dict[str, Any], latents: Tensor, timestep: Te
     """The inputs that change where other latents are computed, at this timestep.
 
     Args:
-        denoiser: The denoiser; Sana's pipelines scale the timesteps that they give theirs.
-        inputs: The inputs of a call; transformers get a timestep for each row, FLUX in thousandths.
+        denoiser: The denoiser, whose family and whose configuration (Sana's) may scale timesteps.
+        inputs: The inputs of a call; transformers get a timestep for each row.
         latents: The other latents.
         timestep: The scheduler's timestep, one number.
     """
     given = inputs["timestep"]
     if isinstance(given, Tensor) and given.ndim:
         timestep = timestep.expand(len(latents)).to(given)
-    timestep = timestep * (getattr(denoiser.config, "timestep_scale", None) or 1)
+    scale = (getattr(denoiser.config, "timestep_scale", None) or 1) * family_of(denoiser).timestep_scale
     name = latents_in(inputs)  # in the denoiser's type, as Sana's pipeline keeps its latents in float32
-    latents = latents.to(inputs[name].dtype)
-    return {name: latents, "timestep": timestep / 1000 if "img_ids" in inputs else timestep}
+    return {name: latents.to(inputs[name].dtype), "timestep": timestep * scale}
 
 
 def rows_of(value: Any, rows: int, chosen: slice | list[int]) -> Any:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from headwise.errors import HeadwiseError, MissingExtra, ModelNotLoaded
 
-__all__ = ["ENCODERS", "adapter_named", "load_loras", "loras_of", "own_name", "update"]
+__all__ = ["ENCODERS", "adapter_named", "load_loras", "loras_of", "name_without_lora", "add_to_digest"]
 
 ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
 
@@ -69,18 +69,18 @@ def loras_of(pipe: Any) -> str:
                 digest.update(f"{place} {module.scaling[name]}".encode())
                 for key, parameter in module.named_parameters():
                     if name in key.split(".") and key.startswith("lora_"):
-                        update(digest, key, parameter)
+                        add_to_digest(digest, key, parameter)
     return "; ".join(
         f"{name} × {scales[name]:g}, {digests[name].hexdigest()[:12]}" for name in sorted(scales)
     )
 
 
-def own_name(name: str) -> str | None:
-    """The name of a model's own parameter as it was before LoRA came; None for one of a LoRA."""
+def name_without_lora(name: str) -> str | None:
+    """The name that a parameter of the model had before LoRA was loaded; None for one of a LoRA."""
     return None if ".lora_" in name else name.replace(".base_layer.", ".")
 
 
-def update(digest: Any, name: str, parameter: Tensor) -> None:
+def add_to_digest(digest: Any, name: str, parameter: Tensor) -> None:
     """Add a parameter's name, its shape and a sample of its values to a hash."""
     digest.update(f"{name} {tuple(parameter.shape)}".encode())
     if parameter.device.type != "meta":  # as under offloading, where only names and shapes are known
@@ -90,8 +90,8 @@ def update(digest: Any, name: str, parameter: Tensor) -> None:
 
 def _load(pipe: Any, file: Path, name: str) -> None:
     if not file.is_file() or file.suffix.lower() != ".safetensors":
-        what = "is not a .safetensors file" if file.exists() else "is not there"
-        raise ModelNotLoaded(f"The LoRA {file} {what}; expected a .safetensors file. Give its path.")
+        kind = f"is a {file.suffix or 'file without suffix'}" if file.is_file() else "does not exist"
+        raise ModelNotLoaded(f"The LoRA {file} {kind}; expected a .safetensors file. Give its path.")
     if not hasattr(pipe, "load_lora_weights"):
         raise ModelNotLoaded(
             f"{type(pipe).__name__} takes no LoRA files. Leave {file} out, or load a model of a family that "

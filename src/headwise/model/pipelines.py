@@ -22,7 +22,7 @@ from headwise.model.clip_skip import clip_skip_of, skip_layers
 from headwise.model.families import family_of
 from headwise.model.heads import HeadMap, denoiser_of, wrapped_denoiser_of
 from headwise.model.inpainting import paint_everything
-from headwise.model.loras import ENCODERS, load_loras, loras_of, own_name, update
+from headwise.model.loras import ENCODERS, add_to_digest, load_loras, loras_of, name_without_lora
 from headwise.model.samplers import use_sampler
 from headwise.model.single_file import is_single_file, load_single_file
 from headwise.model.text_to_image import require_text_to_image
@@ -62,8 +62,8 @@ def load_pipeline(
     name = str(name_or_path)
     if config is not None and not is_single_file(name):
         raise ModelNotLoaded(
-            f"A configuration was given beside {name}, which is not a single file; expected a .safetensors "
-            "file. Leave the configuration out."
+            f"A configuration was given beside {name}; only a single .safetensors file takes one. "
+            "Leave it out."
         )
     if (built_in := emoji.MODELS.get(name)) is not None:
         pipe = built_in.load()
@@ -118,9 +118,9 @@ def fingerprint_of(*modules: Any) -> str:
     digest = sha256()
     for module in modules:
         for name, parameter in module.named_parameters() if isinstance(module, nn.Module) else ():
-            if (own := own_name(name)) is not None:
+            if (plain := name_without_lora(name)) is not None:
                 # where transformers had all of a text model before 5.x
-                update(digest, own.removeprefix("text_model."), parameter)
+                add_to_digest(digest, plain.removeprefix("text_model."), parameter)
     return digest.hexdigest()[:16]
 
 
@@ -215,11 +215,11 @@ def encode_word(pipe: Any, word: str) -> tuple[Float[Tensor, "starts dim"], Floa
             device=pipe._execution_device,
             **{name: value for name, value in options.items() if name in accepted},
         )
-    own = family_of(denoiser_of(pipe)).registers
+    registers = family_of(denoiser_of(pipe)).registers
     first = read(segments[0], word)
-    begin = min(position for position in first.positions if position is not None) - own
-    starts = min(first.words) - own
-    positions = [position - own for position in positions_in(segments, word, None)]
+    begin = min(position for position in first.positions if position is not None) - registers
+    starts = min(first.words) - registers
+    positions = [position - registers for position in positions_in(segments, word, None)]
     if max(positions) >= encoded[0].shape[1]:  # as Hunyuan-DiT's, whose second text comes apart
         raise ModelNotLoaded(
             f"{type(pipe).__name__} encodes a text of {encoded[0].shape[1]} tokens, and {word!r} stands at "

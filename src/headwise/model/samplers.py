@@ -61,11 +61,11 @@ def use_sampler(pipe: Any, name: str) -> None:
     label = _known(name)
     made = SAMPLERS[label]
     if _is_flow(pipe.scheduler):
-        own = type(pipe.scheduler).__name__
-        if made.scheduler != own.removeprefix("FlowMatch") or made.options.get("use_karras_sigmas"):
+        scheduler = type(pipe.scheduler).__name__
+        if made.scheduler != scheduler.removeprefix("FlowMatch") or made.options.get("use_karras_sigmas"):
             raise HeadwiseError(
                 f"The sampler {label} was given, but {type(pipe).__name__} was trained by flow matching and "
-                f"keeps its own, {own}. Leave the sampler out."
+                f"keeps its {scheduler}. Leave the sampler out."
             )
         return
     # What the model's own scheduler was set to must not outlive it, and latents are never clipped.

@@ -127,9 +127,7 @@ def _keys(name: str) -> tuple[str, ...]:
         with safe_open(file, "pt") as opened:
             return tuple(opened.keys())
     except SafetensorError:
-        raise ModelNotLoaded(
-            f"{name} is damaged, or is not a safetensors file. Download or convert it again."
-        ) from None
+        raise ModelNotLoaded(f"{name} cannot be read as safetensors. Download or convert it again.") from None
 
 
 def _kind(name: str, family: Family | None, config: str | None) -> Any:
@@ -139,8 +137,8 @@ def _kind(name: str, family: Family | None, config: str | None) -> Any:
     if config is not None:
         if Path(config).exists() and not (Path(config) / "model_index.json").is_file():
             raise ModelNotLoaded(
-                f"{config} is not a pipeline's folder: it has no model_index.json. "
-                "Give one in diffusers format."
+                f"{config} has no model_index.json; expected the folder of a pipeline in diffusers format. "
+                "Give that folder, or its name on the hub."
             )
         kind = class_for(config)
         if kind is None:

@@ -7,7 +7,7 @@ Scaling a word's values by f[h] in head h is, to first order, a dose of
 in units of all that the word does to the denoiser's output: 0 leaves it as it is, −1 takes it away, and
 f = 1 + δ in every head is a dose of δ. Two settings of the same dose do about as much. How much that is above
 0 is up to the model: e is the mean slope of the way from the muted word to the plain one, and beyond that a
-denoiser may saturate, as the built-in one does (docs/evidence.md).
+denoiser may saturate, as the UNet before the built-in one did (docs/evidence.md).
 
 Relevance by effect reaches 30 at single heads, so `strengthen`'s 1 + s (R − 1) is a dose of s (H Σ e² − 1),
 several times what was asked for, in a few heads. `amplify` reaches a dose by the smallest change of factors
