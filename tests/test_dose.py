@@ -10,7 +10,7 @@ from headwise.errors import BadStrength, HeadMapMismatch, HeadwiseError, Unknown
 from headwise.measuring.relevance import Relevance
 from headwise.model.attention import hooked
 from headwise.model.heads import HeadMap, Layer
-from headwise.steering.dose import amplify, gate, least_change, reachable
+from headwise.steering.dose import amplify, contrast, gate, least_change, reachable
 from headwise.steering.spelling import parse_steering
 from helpers import call, relevance_for
 
@@ -130,6 +130,7 @@ def test_dial_zero_changes_no_bit(pipe):
     values = np.random.default_rng(0).normal(2, 2, (2, head_map.all_heads))
     relevance = by_effect(values, head_map=head_map)
     still = amplify(relevance, "red", "Color", 0), gate(relevance, "dog", "Color", "Plants", 0)
+    still += (contrast(relevance, "dog", "Plants", "Color", 0),)
     with hooked(pipe, *still):
         assert torch.equal(call(pipe), stock)
     with hooked(pipe, amplify(relevance, "red", "Color", 0.5)):
@@ -140,6 +141,13 @@ def test_gates_pass_what_is_meant_and_shut_what_is_not():
     assert np.allclose(gate(by_effect(), "rose", "Color", "Plants").factors[0], [1, 0.5, 1, 0, 1 / 3])
     half = gate(by_effect(), "rose", "Color", "Plants", 0.5).factors[0]
     assert np.allclose(half, [1, 0.75, 1, 0.5, 2 / 3])
+
+
+def test_contrast_raises_what_is_meant_and_lowers_what_is_not():
+    assert np.allclose(contrast(by_effect(), "rose", "Color", "Plants").factors[0], [1.5, 1, 1, 0.5, 5 / 6])
+    whole = contrast(by_effect(), "rose", "Color", "Plants", 1).factors[0]
+    back = contrast(by_effect(), "rose", "Plants", "Color", 1).factors[0]
+    assert np.allclose(whole, [2, 1, 1, 0, 2 / 3]) and np.allclose(whole + back, 2)
 
 
 def test_doses_have_the_controls_of_every_steering():
@@ -183,5 +191,7 @@ def test_votes_and_words_that_do_nothing_are_refused(pipe):
         amplify(by_effect(-VALUES), "red", "Color")
     with pytest.raises(BadStrength, match="A strength of 2 was given; expected a number from 0 to 1"):
         gate(by_effect(), "rose", "Color", "Plants", 2)
+    with pytest.raises(BadStrength, match="A strength of nan was given; expected a number from 0 to 1"):
+        contrast(by_effect(), "rose", "Color", "Plants", float("nan"))
     with pytest.raises(HeadMapMismatch), hooked(pipe, amplify(by_effect(), "red", "Color")):
         call(pipe)

@@ -244,6 +244,14 @@ def test_the_other_things_of_a_word_are_told_apart_by_its_first_text(tmp_path):
     assert all(prompt.things[0] == prompt.case.texts[0] for prompt in emoji if prompt.things)
 
 
+def test_words_are_split_into_tuning_and_reporting():
+    every = polysemy_prompts("emoji")
+    halves = [polysemy_prompts("emoji", half=half) for half in ("tuning", "reporting")]
+    tuning, reporting = ({prompt.word for prompt in half} for half in halves)
+    assert not tuning & reporting and abs(len(tuning) - len(reporting)) <= 1
+    assert sorted(map(repr, sum(halves, []))) == sorted(map(repr, every))
+
+
 def test_the_page_is_true(tmp_path, monkeypatch, capsys):
     """Its list is read, with every key that it explains, and its program runs."""
     monkeypatch.chdir(tmp_path)
@@ -254,7 +262,7 @@ def test_the_page_is_true(tmp_path, monkeypatch, capsys):
     assert set(explained) == tomllib.loads(written)["senses"][0].keys()
     assert set(re.findall(r"^\| `(\w+)` \|", page.read_text().split("| key |")[0], re.M)) == set(METRICS)
     for method in METHODS:
-        assert method.removeprefix("gate, ") in page.read_text(), method
+        assert method.split(", ")[-1] in page.read_text(), method
     Path("mine.toml").write_text(written)
     Path("known").mkdir()
     picture(200, 100, 0).save("known/0.png")

@@ -42,6 +42,7 @@ _HOME = {
     "adjust": "steering.steer",
     "weaken": "steering.steer",
     "amplify": "steering.dose",
+    "contrast": "steering.dose",
     "gate": "steering.dose",
     "compare": "steering.compare",
     "suggest": "steering.suggest",

@@ -15,6 +15,9 @@ The methods are
     gate                     `headwise.gate`, by effect
     gate, uniform    gate, random heads    gate, layer means
                              the same without what is claimed for heads
+    contrast                 `headwise.contrast`, by effect
+    contrast, uniform    contrast, random heads    contrast, layer means
+                             the same without what is claimed for heads
     span, neighbours         words of the concept that is meant in place of the word, in all heads
                              (`steering.word_mixture`)
 
@@ -46,7 +49,7 @@ from headwise.model.attention import hooked
 from headwise.model.generate import generate
 from headwise.model.hooks import Hook
 from headwise.model.pipelines import settings_of_pictures
-from headwise.steering.dose import gate
+from headwise.steering.dose import contrast, gate
 from headwise.steering.steer import Steer, adjust
 from headwise.steering.word_mixture import MIXTURES, mixed_words
 
@@ -55,8 +58,10 @@ __all__ = ["BY_HEADS", "METHODS", "METRICS", "Polysemy", "benchmark_polysemy", "
 METRICS = Polysemy.METRICS
 CONTROLS = ("uniform", "random heads", "layer means")
 BY_VOTES = (*CONTROLS, "adjust")
-BY_EFFECT = (*(f"gate, {control}" for control in CONTROLS), "gate")
-BY_HEADS = ("adjust", "gate")  # what the others are baselines and controls of
+BY_EFFECT = tuple(
+    name for each in ("gate", "contrast") for name in (*(f"{each}, {c}" for c in CONTROLS), each)
+)
+BY_HEADS = ("adjust", "gate", "contrast")  # what the others are baselines and controls of
 METHODS = ("plain", "rewording", *BY_VOTES, *BY_EFFECT, *MIXTURES)
 
 
@@ -85,10 +90,11 @@ def benchmark_polysemy(
         relevance: By votes, as measured on this model, with its head map.
         prompts: Prompts with a two-sense word, and the texts of the senses that pictures may show.
         scorer: A CLIP model that compares pictures with texts and with each other.
-        effect: Relevance by effect, for "gate" and its controls.
+        effect: Relevance by effect, for "gate", "contrast" and their controls.
         concepts: The words of the concepts, for "span" and "neighbours".
         methods: Some of `METHODS`; all of them whose arguments are given if None.
-        strength, clamp: Options of adjusting, see `headwise.adjust`; the strength of gates is that up to 1.
+        strength, clamp: Options of adjusting, see `headwise.adjust`; the strength of gates is that up to 1,
+            that of contrast half of it.
         seeds: Each prompt is generated once from each seed.
         keep_prompts: How many prompts' pictures to save in `out`/pictures, spread evenly, first seed.
         batch_size: Pictures per pipeline call. Where "plain" is not among the methods, plain pictures are
@@ -137,7 +143,7 @@ class _Steering(NamedTuple):
         steers = [self._steer(method, prompt) for prompt in prompts]
         factors = np.concatenate([steer.factors for steer in steers])
         steer = Steer(factors, words, head_map=self.relevance.head_map)
-        control = method.removeprefix("gate, ")
+        control = method.split(", ")[-1]
         return [steer.control(control) if control in CONTROLS else steer]  # type: ignore[arg-type]
 
     def _steer(self, method: str, prompt: PolysemyPrompt) -> Steer:
@@ -145,7 +151,8 @@ class _Steering(NamedTuple):
         if method not in BY_EFFECT:
             return adjust(self.relevance, *senses, self.strength, clamp=self.clamp)
         assert self.effect is not None
-        return gate(self.effect, *senses, min(1.0, self.strength))
+        turn, most = (gate, 1.0) if method.startswith("gate") else (contrast, 0.5)
+        return turn(self.effect, *senses, most * min(1.0, self.strength))
 
 
 def _sweep(comparison: Comparison, scorer: CLIPScorer, steering: _Steering, pipe: Any) -> Sweep:

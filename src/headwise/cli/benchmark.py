@@ -1,7 +1,7 @@
 """Commands that put claims to the test, each beside its controls or baselines: headwise benchmark …"""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -88,13 +88,18 @@ def polysemy(
     strength: Annotated[float, typer.Option(help="Strength of adjusting.")] = 1.0,
     effect_file: Effect = None,
     methods: Methods = None,
+    half: Annotated[
+        Literal["tuning", "reporting"] | None,
+        typer.Option(help="Only the first, third … of the words (tuning), or the others (reporting)."),
+    ] = None,
     sweep: Sweep = Sweep("0,1,2", Path("runs/benchmark-polysemy"), 20),
     sharing: Sharing = Sharing(),
 ) -> None:
     """How often is a word with two senses misread: plain, adjusted, and under controls?
 
     Also says whether the prompt's thing is still recognised, and how similar each picture is to the plain
-    one. Gates are compared where relevance by effect is known. If run again, it goes on where it stopped.
+    one. Gates and contrast are compared where relevance by effect is known. If run again, it goes on where
+    it stopped.
 
     \b
     Examples:
@@ -105,7 +110,7 @@ def polysemy(
     from headwise.benchmarks.prompts.evaluation import polysemy_prompts
     from headwise.measuring.concepts import ConceptSet
 
-    relevance, prompts = model.relevance(), polysemy_prompts(senses or model.defaults.cases, count)
+    relevance, prompts = model.relevance(), polysemy_prompts(senses or model.defaults.cases, count, half)
     listed = relevance.settings.get("concepts")
     concepts = None if listed is None else ConceptSet.from_json(listed)
     options = sweep.settings | {"strength": strength, "keep_prompts": 12, "methods": methods}

@@ -24,7 +24,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from string import Formatter
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -122,12 +122,16 @@ def eval_prompts(source: str | Path, concept: str, count: int | None = None) -> 
     return cases if count is None else sample(cases, count)
 
 
-def polysemy_prompts(source: str | Path, count: int | None = None) -> list[PolysemyPrompt]:
+def polysemy_prompts(
+    source: str | Path, count: int | None = None, half: Literal["tuning", "reporting"] | None = None
+) -> list[PolysemyPrompt]:
     """Prompts with two-sense words.
 
     Args:
         source: "emoji", "paper", or the path of a TOML file.
         count: The largest number of prompts, sampled over words; all if None.
+        half: "tuning" for the first, third … of the words, on which a method may be settled, "reporting" for
+            the others; None for all.
     """
     senses: list[PolysemyPrompt] = []
     for number, table in enumerate(read_toml(source, "polysemy").get("senses", [])):
@@ -138,6 +142,9 @@ def polysemy_prompts(source: str | Path, count: int | None = None) -> list[Polys
             raise bad_file(source, f"number {number} of [[senses]] lacks or misspells {error}") from None
     if not senses:
         raise bad_file(source, "there are no [[senses]]")
+    if half is not None:
+        words = list(dict.fromkeys(each.word for each in senses))[half == "reporting" :: 2]
+        senses = [each for each in senses if each.word in words]
     return senses if count is None else sample(senses, count)
 
 
