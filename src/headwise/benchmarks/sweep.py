@@ -17,8 +17,6 @@ A function of the pipeline makes a sweep, so that workers can share one:
 
 import itertools
 import json
-import sys
-import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
@@ -27,10 +25,8 @@ from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from tqdm.auto import tqdm
 
-from headwise.measuring.plan import work_seconds
-from headwise.model.generate import generate
+from headwise.measuring.announcement import announce
 from headwise.model.pipelines import quiet
 from headwise.runs.folder import Progress, ProgressCallback, RunFolder
 from headwise.runs.image_names import ImageName
@@ -209,7 +205,7 @@ def run_sweep(
     share = max(1, min(together, -(-len(wanted) // job.size)))  # of one worker, where that is less
     with RunFolder(out, nothing.settings, nothing, "scores", None, job.versions, kind) as folder:
         if progress is True:
-            _announce(pipe, folder.so_far, wanted)
+            announce(pipe, _images_missing(folder.so_far, wanted), folder.so_far.settings)
         with (
             closing(job.count_missing(folder, wanted, share)) as counts,
             Progress(folder, nothing.values[..., wanted].size, checkpoint_every, progress) as done,
@@ -219,20 +215,9 @@ def run_sweep(
         return folder.so_far
 
 
-def _announce(pipe: Any, so_far: Scores, wanted: range) -> None:
-    """Say on stderr how many images are to be generated, and roughly how long that takes on this machine."""
-    images = int(np.isnan(so_far.values[..., wanted]).sum()) // len(so_far.axes.get(METRICS_AXIS, (0,)))
-    steps, takes = so_far.settings.get("num_inference_steps"), ""
-    if not images or steps is None:
-        return
-    if hasattr(pipe, "scheduler"):  # of workers there may be any number
-        options = {"guidance_scale": so_far.settings.get("guidance_scale", 1.0), "output_type": "latent"}
-        with quiet(pipe):
-            started = time.perf_counter()
-            generate(pipe, ["a photo"], 0, [0], num_inference_steps=1, **options)
-        seconds = work_seconds(images, steps, time.perf_counter() - started)
-        takes = f", about {max(1, seconds / 60):.0f} min here"
-    tqdm.write(f"Up to {images} images of {steps} steps are to be generated{takes}.", file=sys.stderr)
+def _images_missing(so_far: Scores, wanted: range) -> int:
+    """How many of these prompts' images have no scores yet."""
+    return int(np.isnan(so_far.values[..., wanted]).sum()) // len(so_far.axes.get(METRICS_AXIS, (0,)))
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from headwise.cli import (
 )
 from headwise.cli.app import app, main
 from headwise.cli.grouping import grouped
+from headwise.cli.quick import quickly
 
 __all__ = ["app", "main"]
 
@@ -80,11 +81,11 @@ def _register() -> None:
     app.info.cls = _Ordered
     for name, command in COMMANDS.items():
         if not isinstance(command, dict):
-            app.command(name)(grouped(command))
+            app.command(name)(quickly(name, grouped(command)))
             continue
         group = typer.Typer(help=GROUPS[name], no_args_is_help=True)
         for inner, function in command.items():
-            group.command(inner)(grouped(function))
+            group.command(inner)(quickly(f"{name} {inner}", grouped(function)))
         app.add_typer(group, name=name)
 
 

@@ -1,5 +1,6 @@
 """The command that measures heads: measure."""
 
+import shlex
 import sys
 import time
 from collections.abc import Callable
@@ -102,7 +103,7 @@ def measure(
         "resumed_from": resumed_from, "split_half_median": finite(relevance.split_half_median),
     }  # fmt: skip
     results |= {} if run.shard is None else {"shard": str(run.shard)}
-    _print_measured(results, relevance, as_json)
+    _print_measured(results, relevance, model.name, as_json)
 
 
 class _Measuring(NamedTuple):
@@ -149,7 +150,7 @@ def _refuse(options: OfVotes | OfEffect, by: str, other: str) -> None:
         )
 
 
-def _print_measured(results: dict[str, Any], relevance: "Relevance", as_json: bool) -> None:
+def _print_measured(results: dict[str, Any], relevance: "Relevance", model: str, as_json: bool) -> None:
     completeness = relevance.completeness
     if "beside" in relevance.settings:
         results["beside"] = relevance.settings["beside"]
@@ -163,6 +164,19 @@ def _print_measured(results: dict[str, Any], relevance: "Relevance", as_json: bo
     print_rows(results.items())
     for remark in relevance.remarks:
         print(remark)
+    if "shard" not in results:
+        print(_next_step(Path(results["file"]).parent, relevance, model))
+
+
+def _next_step(folder: Path, relevance: "Relevance", model: str) -> str:
+    """What to do with a relevance that was just measured: look at it, then put it to the test."""
+    concept = (relevance.foreground or relevance.concepts)[0]
+    steps = (
+        ["show", str(folder), "--concept", concept],
+        ["weaken", concept, "-m", model, "-r", str(folder), "--quick"],
+    )
+    look, test = (shlex.join(["headwise", *words]) for words in steps)
+    return f"Next: `{look}` lists its heads, and `{test}` says whether they matter."
 
 
 def _lines(text: str) -> list[str]:

@@ -35,7 +35,7 @@ if TYPE_CHECKING:  # torch takes seconds to import, which --help need not pay
     from headwise.benchmarks.weakening import Weakening
     from headwise.measuring.relevance import Relevance
 
-__all__ = ["generate", "weaken", "weakening_json"]
+__all__ = ["generate", "weaken", "weaken_folder", "weakening_json"]
 
 Strengthen = Annotated[
     list[str] | None, typer.Option(help="WORD:CONCEPT or WORD:CONCEPT*STRENGTH. May be repeated.")
@@ -148,7 +148,7 @@ def weaken(
     relevance, source = model.relevance(), cases or model.defaults.cases
     concept = concept_named(concept, evaluated_concepts(source))
     prompts = eval_prompts(source, concept, count)
-    out = out or Path("runs") / f"weaken-{concept.lower().replace(' ', '-')}"
+    out = out or weaken_folder(concept)
     options: dict[str, Any] = {"ks": None if ks is None else numbers_in(ks, int), **vars(size)}
     options |= {"seeds": numbers_in(seeds, int), "batch_size": batch_size, "keep_prompts": keep_prompts}
     options |= {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
@@ -166,6 +166,11 @@ def weaken(
     numbers = {f"{factor:g}": weakening_json(result) for factor, result in results.items()}
     values = {"factors": numbers} if len(multipliers) > 1 else next(iter(numbers.values()))
     print_report(out, values, as_json, *_tables(concept, results))
+
+
+def weaken_folder(concept: str) -> Path:
+    """Where the weakening of a concept goes, unless another folder is given."""
+    return Path("runs") / f"weaken-{concept.lower().replace(' ', '-')}"
 
 
 def weakening_json(result: "Weakening") -> dict[str, Any]:

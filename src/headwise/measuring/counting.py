@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from headwise.errors import HeadwiseError, RunMismatch
+from headwise.measuring.announcement import announce
 from headwise.measuring.effect_samples import EffectSamples
 from headwise.measuring.relevance import Relevance
 from headwise.measuring.votes import Votes
@@ -34,6 +35,7 @@ class Measurement(Protocol):
         until: The median split-half correlation at which it stops early; None for never.
         round_of: The number of pictures after each of which it may stop.
         keep_pictures: How many of the first pictures are decoded and saved.
+        extra_calls: How many denoiser calls a picture costs beside its steps, roughly.
     """
 
     @property
@@ -54,6 +56,11 @@ class Measurement(Protocol):
     @property
     def round_of(self) -> int:
         """1 or more."""
+        ...
+
+    @property
+    def extra_calls(self) -> float:
+        """0 or more."""
         ...
 
     @property
@@ -120,6 +127,9 @@ def count(
         _require_among(folder, wanted)
         if _enough(folder.so_far, len(wanted), task):
             return save_relevance(folder)
+        if progress is True:
+            missing = len(wanted) - len(folder.so_far)
+            announce(getattr(job.counter, "pipe", None), missing, job.nothing.settings, task.extra_calls)
         with (
             closing(job.count_missing(folder, wanted, task.batch_size, **options)) as counts,
             Progress(folder, len(wanted), every, progress, _reliability) as counting,

@@ -120,6 +120,11 @@ class _Measurement:
         return BLOCKS
 
     @property
+    def extra_calls(self) -> float:
+        """Votes are counted within the calls that make the image."""
+        return 0.0
+
+    @property
     def options(self) -> dict[str, Any]:
         """What is passed to the pipeline."""
         steps = self.passed["num_inference_steps"] or self.estimator.num_inference_steps

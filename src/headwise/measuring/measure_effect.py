@@ -123,6 +123,14 @@ class _EffectMeasurement:
         """A run may stop where every concept has as many pictures."""
         return ROUND * len(self.concepts)
 
+    @property
+    def extra_calls(self) -> float:
+        """At a measured call two more rows and a gradient at each point; a sibling is an image more."""
+        steps = self.passed["num_inference_steps"]
+        calls = steps if self.probing["calls"] is None else min(steps, self.probing["calls"])
+        images = 1 + (self.probing["against"] == "sibling")
+        return calls * images * (1.0 + 2.0 * self.probing["points"]) + (images - 1) * steps
+
 
 class _EffectCounter:
     """One pipeline at its share of a measurement."""
