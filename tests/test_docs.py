@@ -62,6 +62,14 @@ def test_the_guide_runs_and_the_format_is_as_written(workspace, capsys):
         assert (workspace / "runs" / "guide" / path).is_file(), path
 
 
+@pytest.mark.filterwarnings("ignore:The first was measured by votes")  # as the page means to
+def test_the_tutorial_runs(workspace, capsys):
+    names = run(ROOT / "docs" / "tutorial_figure.md")
+    assert (workspace / "weather.pdf").is_file()
+    assert names["effect"].kind == "effect" and "weights" in names["settings"]
+    assert "random order:" in capsys.readouterr().out
+
+
 def test_the_readme_runs(workspace, capsys):
     run(ROOT / "README.md")
     assert "±" in capsys.readouterr().out
