@@ -185,17 +185,70 @@ def attribution(found: dict[str, Any]) -> str:
             *chance,
             str(of["forward"]),
             str(of["backward"]),
+            signed(of["area"]) if "area" in of else "",
         )
 
     rows = sorted(found["estimators"].items(), key=lambda row: -row[1]["score"][0])
-    columns = ("estimator", "score", "from others", "by chance", "in layers", "rows", "gradients")
+    columns = ("estimator", "score", "from others", "by chance", "in layers", "rows", "gradients", "area")
     return grid(columns, (cells(*row) for row in rows))
+
+
+PREDICTORS = {
+    "split_half": "two of the prompts, for the other two (split-half)",
+    "ceiling": "losses without noise (the ceiling, from the split-half)",
+    "effect": "**effect of the concept**",
+    "effect_of_others": "mean effect of all other concepts (control)",
+    "votes": "**votes of the concept**",
+    "votes_of_others": "mean votes of all other concepts (control)",
+    "losses_of_others": "mean losses of all other concepts",
+    "ridge": "ridge regression on the losses of the other half of the subsets",
+}
+
+
+def subsets(found: dict[str, Any]) -> str:
+    """What predicts the loss of a subset given its size, and given the losses of the other concepts too."""
+    means, concepts = found["means"]["degree1"], [of["degree1"] for of in found["concepts"].values()]
+
+    def counted(key: str, sign: int) -> str:
+        """How many concepts have their interval above 0, or below."""
+        if key == "ceiling" or key not in concepts[0]:
+            return ""
+        return str(sum(min(sign * of[key][1], sign * of[key][2]) > 0 for of in concepts))
+
+    def cells(key: str, name: str) -> Row:
+        """One predictor's row."""
+        alone = f"{key}_alone"
+        beside = range_of(means[alone]) if alone in means else ""
+        return name, range_of(means[key]), counted(key, 1), counted(key, -1), beside, counted(alone, 1)
+
+    columns = (
+        "what predicts the loss", "given the size", "above 0", "below 0",
+        "given the losses of the others too", "above 0",
+    )  # fmt: skip
+    return grid(columns, (cells(*row) for row in PREDICTORS.items()))
+
+
+def measured(found: dict[str, Any]) -> str:
+    """The relevance that ships with the model, on all concepts of the truth."""
+
+    def cells(kind: str) -> Row:
+        """Of votes or of effect."""
+        (of,) = found[kind]["estimators"].values()
+        return kind, range_of(of["score"]), range_of(of["others"]) if "others" in of else ""
+
+    return grid(("", "score", "from others"), (cells(kind) for kind in ("effect", "votes")))
+
+
+def range_of(numbers: list[float]) -> str:
+    """A number with its interval, as [value, low, high]."""
+    value, low, high = numbers
+    return signed(value) + between(low, high)
 
 
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "weakening": weakening, "votes-and-effect": votes_and_effect, "factors": factors, "polysemy": polysemy,
     "given-editing": given_editing, "multi-concept": multi_concept, "segmentation": segmentation,
-    "atoms": atoms, "attribution": attribution,
+    "atoms": atoms, "attribution": attribution, "subsets": subsets, "measured": measured,
 }  # fmt: skip
 
 
