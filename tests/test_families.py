@@ -19,7 +19,7 @@ from headwise.model.families import family_of
 from headwise.model.generate import generate
 from headwise.model.heads import HeadMap, denoiser_of
 from headwise.model.hooks import Hook, as_hook
-from headwise.model.pipelines import text_segments
+from headwise.model.text_encoders import text_segments
 from headwise.model.tokens import positions_in, split_words
 from headwise.steering.steer import Steer, adjust, weaken
 from helpers import relevance_for

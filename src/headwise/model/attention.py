@@ -27,7 +27,6 @@ from headwise.model.heads import HeadMap, denoiser_of, self_attention_beside, wr
 from headwise.model.hooks import as_hook, overrides, require_once_per_step, stands_beside
 from headwise.model.inputs import at_time, grid_of, latents_in, patches, reading, rows_of
 from headwise.model.intercept import Intercept
-from headwise.model.pipelines import text_segments
 from headwise.model.replacing import (
     Undo,
     register_feature,
@@ -37,6 +36,7 @@ from headwise.model.replacing import (
 )
 from headwise.model.sites import AttentionHook, DenoiserCall, Site, layer_grid
 from headwise.model.steps import FirstCall, add_after_step, moved_start, require_steps
+from headwise.model.text_encoders import text_segments
 
 __all__ = ["hooked"]
 

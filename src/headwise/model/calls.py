@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from headwise.errors import HookMisuse
-from headwise.model.pipelines import text_segments
+from headwise.model.text_encoders import text_segments
 from headwise.model.tokens import TextSegment
 
 __all__ = ["PipelineCall", "Rows", "images_of_rows", "require_hooked_pipeline", "watch_call"]
