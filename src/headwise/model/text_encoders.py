@@ -11,13 +11,14 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from headwise.errors import HookMisuse, ModelNotLoaded, WordWithoutTokens
 from headwise.model.families import family_of
 from headwise.model.heads import denoiser_of
 from headwise.model.tokens import TextSegment, positions_in, read
 
-__all__ = ["encode_word", "text_segments"]
+__all__ = ["embedding_of", "encode_word", "require_own_words", "text_segments"]
 
 
 def text_segments(pipe: Any, arguments: Mapping[str, Any] | None = None) -> tuple[TextSegment, ...]:
@@ -35,6 +36,7 @@ def text_segments(pipe: Any, arguments: Mapping[str, Any] | None = None) -> tupl
         """The tokens of one tokenizer, from position `start`; `argument` names its prompt in the call."""
         is_clip = type(tokenizer).__name__.startswith("CLIP")  # which has a length that no call changes
         length = None if is_clip else arguments.get("max_sequence_length")
+        length = getattr(pipe, "max_sequence_length", length)  # Lumina-Next's, which no call changes
         padding_first = getattr(tokenizer, "padding_side", "") == "left"
         padding_first &= (
             "complex_human_instruction" not in arguments
@@ -53,8 +55,8 @@ def text_segments(pipe: Any, arguments: Mapping[str, Any] | None = None) -> tupl
         return (*of_clip, of_third)
     if type(first).__name__.startswith("CLIP") and type(second).__name__.startswith("T5"):
         return (segment(second, argument="prompt_2"),)  # FLUX, whose CLIP gives no tokens
-    if type(second).__name__.startswith("T5"):  # Hunyuan-DiT
-        return (segment(first), segment(second, segment(first).stop))
+    if type(second).__name__.startswith("T5"):  # Hunyuan-DiT, whose pipeline has these lengths
+        return (segment(first)._replace(length=77), segment(second, 77)._replace(length=256))
     if second is not None:  # SDXL, each of whose tokens is one of both
         return (segment(first), segment(second, argument="prompt_2"))
     of_first = segment(first)
@@ -63,23 +65,28 @@ def text_segments(pipe: Any, arguments: Mapping[str, Any] | None = None) -> tupl
         skipped = len(first.encode(before)) - 2
         length = of_first.length + skipped
         return (of_first._replace(start=-skipped, before=before, length=length, start_kept=True),)
-    return (_framed(pipe, of_first),)
+    return (_framed(pipe, of_first, arguments),)
 
 
-def _framed(pipe: Any, segment: TextSegment) -> TextSegment:
+def _framed(pipe: Any, segment: TextSegment, arguments: Mapping[str, Any]) -> TextSegment:
     """The tokens of the only encoder, with what its family writes around the prompt."""
     family = family_of(denoiser_of(pipe))
-    segment = segment._replace(start=family.registers, multiple=family.multiple)
+    segment = segment._replace(
+        start=family.registers,
+        multiple=family.multiple,
+        padding_first=segment.padding_first and not family.trimmed,
+    )
     if family.frame is None:
         return segment
-    before, after, dropped = family.frame(pipe)
-    length = None if segment.length is None else segment.length + dropped
+    before, after, dropped, behind = family.frame(pipe, arguments)
+    length = None if segment.length is None else segment.length + dropped - behind
     return segment._replace(
         start=family.registers - dropped,
         before=before,
         after=after,
         length=length,
         padding_first=segment.padding_first and not dropped,  # what drops tokens drops the padding too
+        behind=behind,
     )
 
 
@@ -106,22 +113,46 @@ def encode_word(pipe: Any, word: str) -> tuple[Float[Tensor, "starts dim"], Floa
     options |= {"prompt_2": None, "prompt_3": None}
     accepted = inspect.signature(pipe.encode_prompt).parameters
     with torch.no_grad():
-        encoded = pipe.encode_prompt(
-            prompt=word,
-            device=pipe._execution_device,
-            **{name: value for name, value in options.items() if name in accepted},
+        encoded = embedding_of(
+            pipe.encode_prompt(
+                prompt=word,
+                device=pipe._execution_device,
+                **{name: value for name, value in options.items() if name in accepted},
+            )
         )
+    assert encoded is not None
     registers = family_of(denoiser_of(pipe)).registers
     first = read(segments[0], word)
     begin = min(position for position in first.positions if position is not None) - registers
     starts = min(first.words) - registers
     positions = [position - registers for position in positions_in(segments, word, None)]
-    if max(positions) >= encoded[0].shape[1]:  # as Hunyuan-DiT's, whose second text comes apart
+    if max(positions) >= encoded.shape[1]:  # as Hunyuan-DiT's, whose second text comes apart
         raise ModelNotLoaded(
-            f"{type(pipe).__name__} encodes a text of {encoded[0].shape[1]} tokens, and {word!r} stands at "
+            f"{type(pipe).__name__} encodes a text of {encoded.shape[1]} tokens, and {word!r} stands at "
             f"{positions} of all its texts. Expected encoders whose tokens make one text, as SD 3's do."
         )
-    return encoded[0][0, begin:starts], encoded[0][0, positions]
+    return encoded[0, begin:starts].flatten(1), encoded[0, positions].flatten(1)
+
+
+def require_own_words(pipe: Any, arguments: Mapping[str, Any]) -> None:
+    """HookMisuse if this call of the pipeline encodes other words than those of the prompt."""
+    if arguments.get("use_pe") and getattr(pipe, "pe", None) is not None:
+        raise HookMisuse(
+            f"{type(pipe).__name__} rewrites the prompt with a language model (`pe`) before encoding it, so "
+            "no word of the prompt can be found. Pass use_pe=False, or set pipe.pe = None."
+        )
+
+
+def embedding_of(encoded: Any) -> Tensor | None:
+    """The embedding of each prompt, "prompts tokens …", in what `encode_prompt` returned; None for others.
+
+    Prompts of different lengths, which come as a list, are padded with zeros.
+    """
+    if isinstance(encoded, list) and encoded and all(isinstance(e, Tensor) and e.ndim == 2 for e in encoded):
+        return pad_sequence(encoded, batch_first=True)
+    if isinstance(encoded, list | tuple):
+        return embedding_of(encoded[0]) if encoded else None
+    return encoded if isinstance(encoded, Tensor) and encoded.ndim > 2 else None
 
 
 def _defaults(function: Any) -> dict[str, Any]:
