@@ -53,6 +53,7 @@ from headwise.measuring.concepts import ConceptSet
 from headwise.measuring.relevance import Relevance
 from headwise.model.heads import HeadMap, denoiser_of
 from tiny_families import NEWER
+from tiny_recent import RECENT, tiny_hunyuandit
 
 settings.register_profile("busy machine", deadline=None)  # how long an example takes is no law
 settings.load_profile("busy machine")
@@ -369,7 +370,7 @@ TRANSFORMERS = {
 
 
 def newer(build):
-    """A pipeline of tiny_families, made of the same parts."""
+    """A pipeline of tiny_families or tiny_recent, made of the same parts."""
 
     def make(dtype=torch.float32, **options):
         torch.manual_seed(0)
@@ -378,7 +379,8 @@ def newer(build):
     return make
 
 
-TRANSFORMERS |= {name: newer(build) for name, build in NEWER.items()}
+TRANSFORMERS |= {name: newer(build) for name, build in (NEWER | RECENT).items()}
+HUNYUAN = newer(tiny_hunyuandit)  # in which a word has no embedding of its own
 
 
 @pytest.fixture(params=BUILD)

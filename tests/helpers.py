@@ -1,5 +1,6 @@
 """Helpers that several test files share."""
 
+import math
 import os
 import re
 import subprocess
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from diffusers import UNet2DConditionModel
 
 from headwise.benchmarks.clip_scorer import CLIPScorer
@@ -17,7 +19,8 @@ from headwise.benchmarks.prompts.evaluation import EvalPrompt, MultiSubjectPromp
 from headwise.measuring.concepts import ConceptSet
 from headwise.measuring.relevance import Relevance
 from headwise.measuring.votes import BLOCKS, Votes
-from headwise.model.heads import HeadMap, Layer
+from headwise.model.families import family_of
+from headwise.model.heads import HeadMap, Layer, denoiser_of
 
 HEAVY = ("matplotlib", "gradio", "ray", "diffusers", "transformers", "torch", "jinja2", "typer", "fastapi")
 NAMES = ("Color", "Animals", "Food")
@@ -200,3 +203,38 @@ def loaded(script, heavy=HEAVY):
     script += f"\nimport sys; print(*(name for name in {heavy} if name in sys.modules))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     return done.stdout.split()
+
+
+def size_of(pipe):
+    """The size to call a tiny pipeline with, where its own is that of the large model."""
+    known = getattr(pipe.unet if hasattr(pipe, "unet") else pipe.transformer, "config", {})
+    own = known.get("sample_size") or getattr(pipe, "default_sample_size", None)
+    return {} if own else {"height": 16, "width": 16}
+
+
+class Explicit:
+    """Attention by its maps, changed at one layer by `change(maps, layer)`."""
+
+    def __init__(self, monkeypatch, change):
+        self.change, self.layer, self.fused = change, None, F.scaled_dot_product_attention
+        monkeypatch.setattr(F, "scaled_dot_product_attention", self)
+
+    def watch(self, pipe, refiners=False):
+        modules = dict(denoiser_of(pipe).named_modules())
+        watched = [(layer.address, index) for index, layer in enumerate(HeadMap.of(pipe))]
+        if refiners:
+            family = family_of(denoiser_of(pipe))
+            watched += [(address, "refiner") for address in family.refiners_among(modules)]
+        for address, which in watched:
+            modules[address].register_forward_pre_hook(lambda *_, n=which: setattr(self, "layer", n))
+            modules[address].register_forward_hook(lambda *_: setattr(self, "layer", None))
+
+    def __call__(self, query, key, value, attn_mask=None, **options):
+        if self.layer is None:
+            return self.fused(query, key, value, attn_mask=attn_mask, **options)
+        scores = query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])
+        if attn_mask is not None and attn_mask.dtype == torch.bool:
+            scores = scores.masked_fill(~attn_mask, -torch.inf)
+        elif attn_mask is not None:
+            scores = scores + attn_mask
+        return self.change(scores, self.layer, query, key, value)

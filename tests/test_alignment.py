@@ -13,8 +13,8 @@ from headwise.editing.local_blend import LocalBlend
 from headwise.editing.prompt_to_prompt import PromptToPrompt, check_targets
 from headwise.errors import PromptsNotAlike
 from headwise.model.heads import HeadMap
-from headwise.model.pipelines import text_segments
 from headwise.model.sites import DenoiserCall
+from headwise.model.text_encoders import text_segments
 from headwise.model.tokens import TextSegment, positions_in, token_positions
 
 TOKENIZER = tiny_tokenizer()

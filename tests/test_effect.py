@@ -12,6 +12,7 @@ from headwise.model.generate import generate
 from headwise.model.heads import HeadMap
 from headwise.model.hooks import Hook
 from headwise.steering.steer import Steer
+from helpers import size_of
 
 PROMPTS = ["a red dog", "a photo of a cat"]
 FAMILIES = BUILD | TRANSFORMERS
@@ -20,12 +21,12 @@ FAMILIES = BUILD | TRANSFORMERS
 def draw(pipe, prompts=PROMPTS, steps=2, **options):
     if "resolution_binning" in str(type(pipe).__call__.__doc__):
         options |= {"use_resolution_binning": False, "height": 32, "width": 32}
-    options = {"num_inference_steps": steps, "output_type": "latent"} | options
+    options = {"num_inference_steps": steps, "output_type": "latent"} | size_of(pipe) | options
     return generate(pipe, prompts, 0, range(len(prompts)), **options)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-@pytest.mark.filterwarnings("ignore:.*clean_caption.*")
+@pytest.mark.filterwarnings("ignore:.*clean_caption.*", "ignore:Mismatch dtype")
 def test_shares_add_up_to_one_and_the_image_stays_the_same(name):
     pipe = FAMILIES[name](dtype=torch.float64)
     plain, probe = draw(pipe), EffectProbe(["red", "cat"], points=5)

@@ -17,10 +17,12 @@ from headwise.model.heads import HeadMap, denoiser_of
 from headwise.model.pipelines import watched
 from headwise.model.words import content_words
 from headwise.steering.steer import Steer
+from helpers import size_of
 
 PROMPT = "a red dog"
 FAMILIES = {name: (BUILD | TRANSFORMERS)[name] for name in ("sd1", "sdxl", "pixart", "sd3", "flux-dev")}
 JOINT = ("sd3", "flux-dev")
+RECENT = ("z-image", "lumina2", "lumina-next", "krea2", "ernie-image")
 
 
 def options_of(pipe, **options):
@@ -59,11 +61,11 @@ def outputs(pipe, inputs, positions, factors):
     return torch.cat(found)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
-@pytest.mark.filterwarnings("ignore:.*clean_caption.*")
+@pytest.mark.parametrize("name", [*FAMILIES, *(name for name in RECENT if name in TRANSFORMERS)])
+@pytest.mark.filterwarnings("ignore:.*clean_caption.*", "ignore:Mismatch dtype")
 def test_the_image_stays_the_same_and_the_shares_are_the_probes(name):
-    pipe = FAMILIES[name](dtype=torch.float64)
-    options = options_of(pipe)
+    pipe = (BUILD | TRANSFORMERS)[name](dtype=torch.float64)
+    options = options_of(pipe, **size_of(pipe))
     plain, probe = generate(pipe, [PROMPT], 3, [2], **options), EffectProbe([("red", "dog")], 2)
     with hooked(pipe, probe):
         generate(pipe, [PROMPT], 3, [2], **options)

@@ -2,68 +2,47 @@
 
 import math
 import re
-from contextlib import contextmanager
 
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 
-from conftest import BUILD, TRANSFORMERS
+from conftest import BUILD, HUNYUAN, TRANSFORMERS
 from headwise.errors import HookMisuse, LayerNotReached, WordNotInPrompt
 from headwise.measuring.concepts import ConceptSet
 from headwise.measuring.probe import ConceptProbe
-from headwise.measuring.word_samples import sample_words
 from headwise.model.attention import hooked
 from headwise.model.families import family_of
 from headwise.model.generate import generate
 from headwise.model.heads import HeadMap, denoiser_of
 from headwise.model.hooks import Hook, as_hook
-from headwise.model.pipelines import text_segments
+from headwise.model.text_encoders import text_segments
 from headwise.model.tokens import positions_in, split_words
 from headwise.steering.steer import Steer, adjust, weaken
-from helpers import relevance_for
+from helpers import Explicit, relevance_for, size_of
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*clean_caption.*")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*clean_caption.*"),
+    pytest.mark.filterwarnings("ignore:Mismatch dtype"),  # Krea 2's norms compute in float32
+]
 ALL = list(TRANSFORMERS)
-JOINT = [name for name in ALL if name not in ("pixart", "sana")]
 PROMPTS = ["A red dog in a vase", "a photo of a cat"]
 
 
 def draw(pipe, prompts=PROMPTS, steps=2, **options):
     if hasattr(pipe, "classify_height_width_bin") or "resolution_binning" in str(pipe.__call__.__doc__):
         options |= {"use_resolution_binning": False, "height": 32, "width": 32}
-    asked = {"num_inference_steps": steps, "output_type": "latent"} | options
+    asked = {"num_inference_steps": steps, "output_type": "latent"} | size_of(pipe) | options
     return generate(pipe, prompts, 0, range(len(prompts)), **asked)
+
+
+def unguided(name):
+    """The weight of guidance at which there is none."""
+    return 0.0 if name in ("krea2", "z-image") else 1.0
 
 
 def passing(attend, site, query, key, value):
     return attend(query, key, value)
-
-
-class Explicit:
-    """Attention by its maps, changed at one layer by `change(maps, layer)`."""
-
-    def __init__(self, monkeypatch, change):
-        self.change, self.layer, self.fused = change, None, F.scaled_dot_product_attention
-        monkeypatch.setattr(F, "scaled_dot_product_attention", self)
-
-    def watch(self, pipe):
-        modules = dict(denoiser_of(pipe).named_modules())
-        for index, layer in enumerate(HeadMap.of(pipe)):
-            module = modules[layer.address]
-            module.register_forward_pre_hook(lambda *_, n=index: setattr(self, "layer", n))
-            module.register_forward_hook(lambda *_: setattr(self, "layer", None))
-
-    def __call__(self, query, key, value, attn_mask=None, **options):
-        if self.layer is None:
-            return self.fused(query, key, value, attn_mask=attn_mask, **options)
-        scores = query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])
-        if attn_mask is not None and attn_mask.dtype == torch.bool:
-            scores = scores.masked_fill(~attn_mask, -torch.inf)
-        elif attn_mask is not None:
-            scores = scores + attn_mask
-        return self.change(scores, self.layer, query, key, value)
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -86,10 +65,22 @@ def test_a_hook_that_does_nothing_changes_no_bit_and_leaves_nothing(name):
     assert {n: dict(m.__dict__) for n, m in denoiser_of(pipe).named_modules()} == state
 
 
+def in_sequence(family, site, length):
+    """Where the text begins and where the pixels stand in each row of the denoiser's own sequence."""
+    tokens, pixels, rows = site.call.tokens, site.height * site.width, site.call.rows
+    if site.kind == "cross":
+        return [(0, slice(0, pixels))] * rows
+    if family.ragged:
+        return [(0, slice(own, own + pixels)) for own in site.call.lengths]
+    if family.filled:
+        return [(math.ceil(pixels / family.filled) * family.filled, slice(0, pixels))] * rows
+    return [(0, slice(tokens, None)) if family.text_first else (length - tokens, slice(0, pixels))] * rows
+
+
 @pytest.mark.parametrize("name", ALL)
 def test_a_weakened_head_is_its_map_rescaled(name, monkeypatch):
     pipe = TRANSFORMERS[name](dtype=torch.float64)
-    head_map = HeadMap.of(pipe)
+    head_map, family = HeadMap.of(pipe), family_of(denoiser_of(pipe))
     layer, head = len(head_map) - 1, 1
     index = head_map.index(head_map.layers[layer].address, head)
     with hooked(pipe, weaken(head_map, [index], ["dog", "cat"])):
@@ -101,7 +92,8 @@ def test_a_weakened_head_is_its_map_rescaled(name, monkeypatch):
             prompted = site.conditional.start < site.conditional.stop
             if prompted:
                 positions[:] = [site.call.positions(n, word) for n, word in enumerate(("dog", "cat"))]
-            calls.append((site.call.tokens, site.conditional.start if prompted else None))
+            begin = site.conditional.start if prompted else None
+            calls.append((in_sequence(family, site, key.shape[-2]), begin))
         return attend(query, key, value)
 
     with hooked(pipe, note):
@@ -110,21 +102,18 @@ def test_a_weakened_head_is_its_map_rescaled(name, monkeypatch):
     def change(scores, at, query, key, value):
         maps = scores.softmax(-1)
         if at == layer:
-            tokens, begin = calls.pop(0)
-            joint = scores.shape[-1] != tokens
-            pixels = scores.shape[-1] - tokens if joint else scores.shape[-2]
-            first = joint and family_of(denoiser_of(pipe)).text_first
-            text_at = pixels if joint and not first else 0
-            rows = slice(tokens, None) if first else slice(0, pixels)
+            places, begin = calls.pop(0)
             for picture, found in enumerate(positions if begin is not None else ()):
+                text, pixels = places[begin + picture]
                 for position in found:
-                    maps[begin + picture, head, rows, text_at + position] *= -2
+                    maps[begin + picture, head, pixels, text + position] *= -2
         return maps @ value
 
     plain = draw(pipe)
     explicit = Explicit(monkeypatch, change)
     explicit.watch(pipe)
-    assert torch.allclose(draw(pipe), ours, rtol=0, atol=1e-11)
+    within = 1e-6 if name == "z-image" else 1e-11  # whose pipeline keeps latents in float32
+    assert torch.allclose(draw(pipe), ours, rtol=0, atol=within)
     assert not torch.allclose(plain, ours, rtol=0, atol=1e-6)
 
 
@@ -165,7 +154,7 @@ def test_what_is_run_again_is_what_the_pipeline_runs_next(name):
             return latents
 
     with hooked(pipe, Again(), look):
-        draw(pipe, steps=3, guidance_scale=1.0)
+        draw(pipe, steps=3, guidance_scale=unguided(name))
     assert again.keys() == {at for at in seen if at[0]} and len(again) == 2 * len(HeadMap.of(pipe))
     for at, query in again.items():
         torch.testing.assert_close(query, seen[at], atol=1e-4, rtol=1e-3)
@@ -196,102 +185,6 @@ def test_looking_changes_no_bit_of_the_picture(name, concepts):
     assert winners.shape == (2, 2, 1, HeadMap.of(pipe).all_heads) and len(np.unique(winners)) > 1
 
 
-@contextmanager
-def own_places(denoiser, rotary, extra):
-    """The last tokens of the text have the rotations of the first."""
-    if rotary is None:
-        yield
-        return
-
-    def moved(module, args, output):
-        pixels, text = output
-        return pixels, torch.cat([text[:-extra], text[:extra]])
-
-    handle = getattr(denoiser, rotary).register_forward_hook(moved)
-    yield
-    handle.remove()
-
-
-@pytest.mark.parametrize("name", JOINT)
-def test_words_travel_as_if_in_the_prompt_unseen(name, concepts, monkeypatch):
-    """The naive way: each word stands behind the prompt in the text, and a mask hides it from all others."""
-    pipe = TRANSFORMERS[name](dtype=torch.float64)
-    head_map, probe = HeadMap.of(pipe), ConceptProbe(pipe, concepts, seed=3)
-    with hooked(pipe, probe):
-        probe.begin([5])
-        ours = draw(pipe, PROMPTS[:1])
-    winners = probe.take()[0, :, 0]
-    given, prompted = [], []
-
-    def note(attend, site, query, key, value):
-        if site.layer == 0:
-            prompted.append(site.conditional.start < site.conditional.stop)
-        return attend(query, key, value)
-
-    handle = pipe.transformer.register_forward_pre_hook(
-        lambda m, args, kwargs: given.append((args, kwargs)), with_kwargs=True
-    )
-    with hooked(pipe, note):
-        draw(pipe, PROMPTS[:1])
-    handle.remove()
-    given = [call for call, is_prompted in zip(given, prompted, strict=True) if is_prompted]
-    family = family_of(pipe.transformer)
-    words = [word for _, words in concepts.pairs for word in words]
-    embedded = concepts.embed(pipe)
-    alone = {w: e for w, e in zip(words, [e for c in embedded.words for e in c], strict=True)}
-    starts = embedded.start
-    seen = {}
-
-    def change(scores, layer, query, key, value):
-        tokens, extra = seen["tokens"], seen["extra"]
-        every = scores.shape[-1]
-        first = family.text_first
-        text = list(range(tokens)) if first else list(range(every - tokens, every))
-        prompt, word = text[: tokens - extra], text[tokens - extra :]
-        pixels = [n for n in range(every) if n not in text]
-        hidden = torch.zeros(every, every, dtype=torch.bool)
-        hidden[np.ix_(prompt + pixels, word)] = True  # unseen by all that was there before
-        hidden[np.ix_(word, prompt)] = True  # and not seeing the prompt
-        hidden[np.ix_(word[: len(starts)], word[len(starts) :])] = True  # the start is alike for all words
-        maps = scores.masked_fill(hidden, -torch.inf).softmax(-1)
-        row = -1
-        seen[layer] = (query[row][:, pixels], key[row][:, word])
-        return maps @ value
-
-    explicit = Explicit(monkeypatch, change)
-    explicit.watch(pipe)
-    for step, (args, kwargs) in enumerate(given):
-        kept = {}
-        for word in words:
-            text = kwargs["encoder_hidden_states"]
-            mine = torch.cat([starts, alone[word]]).to(text)[None].expand(len(text), -1, -1)
-            extra = mine.shape[1]
-            seen.update(tokens=family.registers + text.shape[1] + extra, extra=extra)
-            own = kwargs | {"encoder_hidden_states": torch.cat([text, mine], 1)}
-            if "txt_ids" in kwargs:  # at the places of a prompt of its own
-                ids = kwargs["txt_ids"]
-                own["txt_ids"] = torch.cat([ids, ids[..., :extra, :]], -2)
-            for mask in ("attention_mask", "encoder_hidden_states_mask"):
-                if isinstance(kwargs.get(mask), torch.Tensor):
-                    whole, tokens = kwargs[mask], text.shape[1]
-                    ones = whole.new_ones(len(whole), extra)
-                    own[mask] = torch.cat([whole[:, :tokens], ones, whole[:, tokens:]], 1)
-            with own_places(pipe.transformer, family.rotary, extra):
-                pipe.transformer(*args, **own)
-            kept[word] = {layer: seen[layer] for layer in range(len(head_map))}
-        drawn = sample_words(3, 5, len(given), len(head_map), concepts)[step]
-        for layer, (begin, end) in enumerate(head_map.slices):
-            chosen = [of[n] for (_, of), n in zip(concepts.pairs, drawn[layer], strict=True)]
-            queries = kept[chosen[0]][layer][0]
-            lead = kept[chosen[0]][layer][1][:, : len(starts)]
-            keys = [lead, *(kept[word][layer][1][:, len(starts) :] for word in chosen)]
-            maps = (queries @ torch.cat(keys, 1).transpose(-1, -2) / math.sqrt(queries.shape[-1])).softmax(-1)
-            ends = np.cumsum([k.shape[1] for k in keys])
-            votes = [maps[..., a:b].mean((1, 2)) for a, b in zip(ends, ends[1:], strict=False)]
-            assert (torch.stack(votes).argmax(0).numpy() == winners[step, begin:end]).all(), (step, layer)
-    assert ours.isfinite().all()
-
-
 def ids_read(pipe, prompts, **options):
     """The token ids that the encoders were given, for each prompt."""
     seen, handles = [], []
@@ -304,7 +197,7 @@ def ids_read(pipe, prompts, **options):
                     with_kwargs=True,
                 )
             )
-    draw(pipe, prompts, steps=1, guidance_scale=1.0, **options)
+    draw(pipe, prompts, **{"steps": 1, "guidance_scale": 1.0} | options)
     for handle in handles:
         handle.remove()
     return [ids.tolist() for ids in seen]
@@ -321,17 +214,20 @@ def test_words_are_found_in_every_encoder(name):
         found.update(words=site.call.positions(0, None))
         return attend(query, key, value)
 
+    scale = unguided(name)
     with hooked(pipe, look):
-        draw(pipe, [prompt], steps=1, guidance_scale=1.0)
-    ids = [of_encoder[0] for of_encoder in ids_read(pipe, [prompt])]
+        draw(pipe, [prompt], steps=1, guidance_scale=scale)
+    ids = [of_encoder[0] for of_encoder in ids_read(pipe, [prompt], guidance_scale=scale)]
     if name == "sana":
         text = [ids[0][0], *ids[0][-299:]]
     elif name.startswith("sd3"):
         text = [*ids[0], *ids[-1]]
     else:
         family = family_of(pipe.transformer)
-        dropped = family.frame(pipe).dropped if family.frame else 0
+        dropped = family.frame(pipe, {}).dropped if family.frame else 0
         text = [0] * family.registers + ids[-1][dropped:]
+        if family.trimmed:
+            text = [number for number in text if number != pipe.tokenizer.pad_token_id]
     said = list({reader.start: reader.tokenizer for reader in text_segments(pipe)}.values())
     for tokenizer in said:
         decoded = [tokenizer.decode([i]).strip() for i in text]
@@ -495,3 +391,40 @@ def test_a_word_that_one_encoder_cuts_off_is_found_by_the_other():
     pipe.text_encoder_3 = None
     with pytest.raises(WordNotInPrompt, match="stands beyond"):
         positions_in(text_segments(pipe), prompt, "dog")
+
+
+def test_a_word_is_found_by_bert_and_by_t5_behind_it():
+    pipe = HUNYUAN()
+    found = positions_in(text_segments(pipe), "a red dog in a vase", "dog")
+    of_bert = pipe.tokenizer("a red dog in a vase").input_ids
+    of_t5 = pipe.tokenizer_2("a red dog in a vase").input_ids
+    assert pipe.tokenizer.decode([of_bert[p] for p in found if p < 77]) == "dog"
+    assert pipe.tokenizer_2.decode([of_t5[p - 77] for p in found if p >= 77]) == "dog"
+
+
+@pytest.mark.skipif("ernie-image" not in TRANSFORMERS, reason="this diffusers has no ERNIE-Image")
+def test_a_prompt_that_the_pipeline_rewrites_is_refused():
+    pipe = TRANSFORMERS["ernie-image"]()
+    pipe.register_modules(pe=pipe.text_encoder, pe_tokenizer=pipe.tokenizer)
+    with pytest.raises(HookMisuse, match=r"rewrites the prompt .*Pass use_pe=False, or set pipe.pe = None"):
+        with hooked(pipe, passing):
+            draw(pipe)
+    with hooked(pipe, passing):
+        assert draw(pipe, use_pe=False).isfinite().all()
+
+
+@pytest.mark.parametrize("name", [name for name in ("krea2", "z-image", "lumina-next") if name in ALL])
+def test_the_prompt_comes_first_though_the_negative_prompt_is_the_same(name):
+    pipe, seen = TRANSFORMERS[name](), []
+
+    def look(attend, site, query, key, value):
+        if site.layer == 0:
+            seen.append((site.step, site.conditional, len(query)))
+        return attend(query, key, value)
+
+    with hooked(pipe, look):
+        draw(pipe, PROMPTS[:1] * 2, negative_prompt=PROMPTS[0])
+    if name == "krea2":  # in two calls
+        assert seen == [(step, rows, 2) for step in range(2) for rows in (slice(0, 2), slice(2, 2))]
+    else:
+        assert seen == [(step, slice(0, 2), 4) for step in range(2)]

@@ -6,8 +6,8 @@ from diffusers import EulerAncestralDiscreteScheduler
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conftest import BUILD
-from headwise.model.generate import generate, generator_for, image_size, latents_for
+from conftest import BUILD, TRANSFORMERS
+from headwise.model.generate import generate, generator_for, image_size, latents_for, side_step
 from headwise.runs.shards import batches
 
 GOLDEN = [-0.0416, -1.3566, 0.7037, -0.4608]
@@ -34,6 +34,18 @@ def test_the_size_of_the_models_images(pipe, sd):
     assert image_size(pipe) == image.size
     sd.unet.register_to_config(sample_size=(8, 12))  # height, width
     assert image_size(sd) == (12 * sd.vae_scale_factor, 8 * sd.vae_scale_factor)
+
+
+SIDES = {"bria": 16, "ovis-image": 16, "z-image": 1024, "krea2": 1024, "ernie-image": 1024}
+
+
+@pytest.mark.parametrize("name", [name for name in SIDES if name in TRANSFORMERS])
+def test_the_size_where_pipelines_tell_it_in_different_ways(name):
+    pipe = TRANSFORMERS[name]()
+    assert image_size(pipe) == (SIDES[name], SIDES[name]) and side_step(pipe) == 4
+    options = {"num_inference_steps": 1, "output_type": "pil", "height": 16, "width": 24}
+    (image,) = generate(pipe, ["a red dog"], 0, [0], **options)
+    assert image.size == (24, 16)
 
 
 @given(st.integers(0, 50), st.integers(0, 50), st.integers(1, 9), st.lists(st.integers(0, 50), max_size=4))

@@ -12,9 +12,10 @@ import torch
 from diffusers import LCMScheduler, SCMScheduler
 from diffusers.pipelines.auto_pipeline import AUTO_TEXT2IMAGE_PIPELINES_MAPPING
 
-from conftest import BUILD, SD1, TRANSFORMERS, tiny_sana, tiny_sd
+from conftest import BUILD, HUNYUAN, SD1, TRANSFORMERS, tiny_sana, tiny_sd
 from headwise.errors import HeadwiseError, ModelNotLoaded
 from headwise.measuring.concepts import ConceptSet
+from headwise.measuring.effect import EffectProbe
 from headwise.measuring.probe import ConceptProbe
 from headwise.model.attention import hooked
 from headwise.model.families import FAMILIES, is_known
@@ -67,10 +68,14 @@ class Variant(NamedTuple):
     measuring: str | None = None
     steering: str | None = None
     options: dict = {}
+    by_effect: bool = False  # whether it is measured by effect though not by votes
 
 
+TWO_WIDTHS = "encodes a text of"
 WIDE = {"height": 16, "width": 576}  # two views of 64 latents
 VARIANTS = {
+    "HunyuanDiTPAGPipeline": Variant(HUNYUAN, TWO_WIDTHS),
+    "HunyuanDiTPipeline": Variant(HUNYUAN, TWO_WIDTHS, by_effect=True),
     "LatentConsistencyModelPipeline": Variant(lcm),
     "PixArtAlphaPipeline": Variant(TRANSFORMERS["pixart"]),
     "PixArtSigmaPAGPipeline": Variant(TRANSFORMERS["pixart"], PAG),
@@ -111,9 +116,11 @@ def outcome(name, kind):
         return f"refused: {reason}"
     if name not in VARIANTS:
         return "MISSING: neither a tiny pipeline nor a refusal"
-    _, measuring, steering, _ = VARIANTS[name]
+    _, measuring, steering, _, by_effect = VARIANTS[name]
     if steering is not None:
         return f"refused: … {steering} …"
+    if by_effect:
+        return f"steered, measured by effect; by votes refused: … {measuring} …"
     return "measured, steered" if measuring is None else f"steered; measuring refused: … {measuring} …"
 
 
@@ -143,7 +150,7 @@ def lines():
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_a_class_that_shares_the_components_of_a_family(name):
-    build, measuring, steering, options = VARIANTS[name]
+    build, measuring, steering, options, by_effect = VARIANTS[name]
     pipe = of_components(getattr(diffusers, name), build())
     before, relevance = draw(pipe, ["a red dog"], **options), relevance_for(pipe)
 
@@ -164,6 +171,11 @@ def test_a_class_that_shares_the_components_of_a_family(name):
             with pytest.raises(HeadwiseError, match=refused):
                 act()
         assert torch.equal(draw(pipe, ["a red dog"], **options), before)
+    if by_effect:
+        probe = EffectProbe("red", points=5)
+        with hooked(pipe, probe):
+            assert torch.equal(draw(pipe, ["a red dog"], **options), before)
+        assert probe.take().shares.sum() == pytest.approx(1, rel=0.05)
 
 
 @pytest.mark.parametrize("name", classes())

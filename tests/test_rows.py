@@ -36,7 +36,7 @@ from headwise.model.attention import hooked
 from headwise.model.calls import images_of_rows
 from headwise.model.heads import HeadMap, denoiser_of
 from headwise.model.hooks import Hook
-from headwise.model.pipelines import text_segments
+from headwise.model.text_encoders import text_segments
 from headwise.model.tokens import positions_in
 from headwise.steering.steer import weaken
 

@@ -9,8 +9,9 @@ from conftest import TRANSFORMERS, ddim, pndm, tiny_sd, tiny_sdxl
 from headwise.errors import HeadwiseError, RunMismatch
 from headwise.measuring.measure import measure
 from headwise.model.clip_skip import clip_skip_of, skip_layers
-from headwise.model.pipelines import encode_word, load_pipeline, settings_of_pictures
+from headwise.model.pipelines import load_pipeline, settings_of_pictures
 from headwise.model.samplers import SAMPLERS, sampler_of, use_sampler
+from headwise.model.text_encoders import encode_word
 from headwise.pictures import settings_in
 from helpers import SHORT, call
 

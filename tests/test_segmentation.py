@@ -57,7 +57,8 @@ def test_the_denoiser_sees_the_image_at_every_noise_level(family):
         assert torch.allclose(latents.double(), expected, atol=1e-5), level
 
 
-OTHER_AUTOENCODERS = [name for name in TRANSFORMERS if name in ("flux2-klein", "qwen-image")]
+OTHERS = ("flux2-klein", "qwen-image", "krea2", "ernie-image")
+OTHER_AUTOENCODERS = [name for name in TRANSFORMERS if name in OTHERS]
 
 
 @pytest.mark.parametrize("name", OTHER_AUTOENCODERS)

@@ -61,6 +61,30 @@ def letters(side="right", start=()):
     return tokenizer
 
 
+def flux2_vae():
+    return AutoencoderKLFlux2(
+        block_out_channels=(8, 8),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        latent_channels=4,
+        norm_num_groups=4,
+        layers_per_block=1,
+        sample_size=16,
+    )
+
+
+def qwen_vae():
+    return AutoencoderKLQwenImage(
+        base_dim=8,
+        z_dim=4,
+        dim_mult=[1, 1],
+        num_res_blocks=1,
+        temperal_downsample=[False],
+        latents_mean=[0.0] * 4,
+        latents_std=[1.0] * 4,
+    )
+
+
 def tiny_chroma(parts, scheduler=None):
     tokenizer, t5 = parts.t5()
     transformer = ChromaTransformer2DModel(
@@ -97,18 +121,9 @@ def tiny_flux2(parts, scheduler=None):
         guidance_embeds=False,
         **HEADS,
     )
-    vae = AutoencoderKLFlux2(
-        block_out_channels=(8, 8),
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        latent_channels=4,
-        norm_num_groups=4,
-        layers_per_block=1,
-        sample_size=16,
-    )
     pipe = Flux2KleinPipeline(
         scheduler=scheduler or FlowMatchEulerDiscreteScheduler(),
-        vae=vae,
+        vae=flux2_vae(),
         text_encoder=Qwen3ForCausalLM(
             Qwen3Config(vocab_size=len(tokenizer), **DECODER | {"num_hidden_layers": 28})
         ),
@@ -132,18 +147,9 @@ def tiny_qwen(parts, scheduler=None):
         axes_dims_rope=(2, 2, 4),
         **HEADS,
     )
-    vae = AutoencoderKLQwenImage(
-        base_dim=8,
-        z_dim=4,
-        dim_mult=[1, 1],
-        num_res_blocks=1,
-        temperal_downsample=[False],
-        latents_mean=[0.0] * 4,
-        latents_std=[1.0] * 4,
-    )
     pipe = QwenImagePipeline(
         scheduler=scheduler or FlowMatchEulerDiscreteScheduler(),
-        vae=vae,
+        vae=qwen_vae(),
         text_encoder=Qwen2_5_VLForConditionalGeneration(
             Qwen2_5_VLConfig(text_config=told, vision_config=seen)
         ),

@@ -30,7 +30,8 @@ from vocabulary import CONCEPTS
 
 from headwise.model.attention import hooked
 from headwise.model.heads import HeadMap
-from headwise.model.pipelines import quiet, text_segments
+from headwise.model.pipelines import quiet
+from headwise.model.text_encoders import text_segments
 from headwise.model.tokens import positions_in
 
 MEASURED = (

@@ -217,10 +217,9 @@ class Size:
     @staticmethod
     def step(pipe: Any) -> int:
         """The number of pixels that heights and widths of this pipeline are multiples of."""
-        from headwise.model.heads import denoiser_of
+        from headwise.model.generate import side_step
 
-        patch = getattr(denoiser_of(pipe).config, "patch_size", None) or 1
-        return max(8, pipe.vae_scale_factor * max(patch, 1 + hasattr(pipe, "_pack_latents")))
+        return max(8, side_step(pipe))
 
 
 @dataclass(frozen=True)

@@ -52,8 +52,9 @@ from headwise.errors import (
 from headwise.measuring.relevance import Relevance
 from headwise.model.generate import Key
 from headwise.model.hooks import Hook
-from headwise.model.pipelines import quiet, text_segments
+from headwise.model.pipelines import quiet
 from headwise.model.sites import Attend, AttentionHook, DenoiserCall, Site
+from headwise.model.text_encoders import text_segments
 from headwise.steering.spelling import steering_rule
 
 __all__ = ["PromptToPrompt", "check_targets", "edit"]

@@ -203,7 +203,7 @@ class ConceptSet:
 
     def embed(self, pipe: Any) -> WordEmbeddings:
         """Encode every word alone with the pipeline's text encoders."""
-        from headwise.model.pipelines import encode_word  # torch is needed here and not before
+        from headwise.model.text_encoders import encode_word  # torch is needed here and not before
 
         encoded = [[encode_word(pipe, word) for word in words] for _, words in self.pairs]
         return WordEmbeddings(

@@ -35,8 +35,9 @@ from headwise.model.attention import hooked
 from headwise.model.generate import generate_keys
 from headwise.model.heads import HeadMap
 from headwise.model.hooks import Hook
-from headwise.model.pipelines import model_name, quiet, text_segments, watched
+from headwise.model.pipelines import model_name, quiet, watched
 from headwise.model.sites import DenoiserCall
+from headwise.model.text_encoders import text_segments
 from headwise.model.tokens import positions_in, split_words
 from headwise.model.words import content_words
 

@@ -20,8 +20,9 @@ V₀ of that call's own layer, a word's tokens with queries q, keys k and values
 
     softmax(q [K₀ ; k]ᵀ/√d) [V₀ ; v]
 
-as if each word were the whole prompt, without the tokens of its own that a denoiser may put before it, and
-pixels did not attend to text.
+as if each word were the whole prompt, without the tokens of its own that a denoiser may put beside it, and
+pixels did not attend to text. Where the text attends to itself alone before that, in refiners, each word
+attends to the start and itself.
 
 Samples come from (seed, picture) alone, and of one image's calls the first n are the same however many
 follow.
@@ -259,7 +260,7 @@ class _ReadKeys(Hook):
         keys: The words' keys at each cross-attention layer, scaled by 1/√d.
     """
 
-    kinds = ("cross", "text")
+    kinds = ("cross", "text", "refiner")
 
     def __init__(
         self,
@@ -271,23 +272,25 @@ class _ReadKeys(Hook):
         self.keys: dict[int, Tensor] = {}
 
     def __call__(self, attend: Attend, site: Site, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Keep the keys, or in joint attention let each word attend to the pixels, the start and itself."""
+        """Keep the keys, or let each word attend to the start, itself and in joint attention the pixels."""
         if site.kind == "cross":
             self.keys[site.layer] = key[0] * key.shape[-1] ** -0.5
             return attend(query, key, value)
-        pixel_query, pixel_key, pixel_value = self.pixels[site.layer]
-        registers = key[..., site.text, :].shape[-2] - len(self.word_id)  # before the text
-        key, value = key[..., site.text, :][..., registers:, :], value[..., site.text, :][..., registers:, :]
-        if self.on_keys is not None:
-            self.on_keys(site, pixel_query, key * pixel_query.shape[-1] ** -0.5)
+        words = slice(site.text.stop - len(self.word_id), site.text.stop)  # behind the registers
+        key, value = key[..., words, :], value[..., words, :]
         word_id = self.word_id.to(query.device)
         allowed = (word_id[:, None] == word_id) | (word_id == -1)
-        allowed = torch.cat([allowed.new_ones(len(word_id), pixel_key.shape[-2]), allowed], 1)
-        keys, values = torch.cat([pixel_key, key], -2), torch.cat([pixel_value, value], -2)
-        output = torch.nn.functional.scaled_dot_product_attention(
-            query[..., registers:, :], keys, values, attn_mask=allowed
-        )
-        return torch.nn.functional.pad(output, (0, 0, registers, 0))  # nothing else is read of them
+        before = site.text.stop - site.text.start - len(self.word_id)
+        own = query[..., before : before + len(word_id), :]
+        if site.kind == "text":
+            pixel_query, pixel_key, pixel_value = self.pixels[site.layer]
+            if self.on_keys is not None:
+                self.on_keys(site, pixel_query, key * pixel_query.shape[-1] ** -0.5)
+            allowed = torch.cat([allowed.new_ones(len(word_id), pixel_key.shape[-2]), allowed], 1)
+            key, value = torch.cat([pixel_key, key], -2), torch.cat([pixel_value, value], -2)
+        output = torch.nn.functional.scaled_dot_product_attention(own, key, value, attn_mask=allowed)
+        behind = query.shape[-2] - before - len(word_id)
+        return torch.nn.functional.pad(output, (0, 0, before, behind))  # nothing is read of what is no word
 
 
 def _of_pixels(tensor: Tensor, text: slice) -> Tensor:

@@ -22,12 +22,23 @@ from headwise.errors import HookMisuse, LayerNotReached
 from headwise.model import modes
 from headwise.model.calls import PipelineCall, require_hooked_pipeline, watch_call
 from headwise.model.contexts import Contexts
-from headwise.model.families import family_of
+from headwise.model.families import family_of, heads_in
 from headwise.model.heads import HeadMap, denoiser_of, self_attention_beside, wrapped_denoiser_of
 from headwise.model.hooks import as_hook, overrides, require_once_per_step, stands_beside
-from headwise.model.inputs import at_time, grid_of, latents_in, patches, reading, rows_of
+from headwise.model.inputs import (
+    at_time,
+    call_denoiser,
+    grid_of,
+    latents_in,
+    patch_side,
+    patches,
+    reading,
+    rows_of,
+    standard,
+    text_in,
+)  # fmt: skip
 from headwise.model.intercept import Intercept
-from headwise.model.pipelines import text_segments
+from headwise.model.layout import layout_of
 from headwise.model.replacing import (
     Undo,
     register_feature,
@@ -37,6 +48,7 @@ from headwise.model.replacing import (
 )
 from headwise.model.sites import AttentionHook, DenoiserCall, Site, layer_grid
 from headwise.model.steps import FirstCall, add_after_step, moved_start, require_steps
+from headwise.model.text_encoders import text_segments
 
 __all__ = ["hooked"]
 
@@ -100,12 +112,15 @@ class _Hooked:
         self.undo.append(modes.run_blocks_uncompiled(self.denoiser))
         modules = dict(self.denoiser.named_modules())
         for index, layer in enumerate(self.head_map):
-            wrap = functools.partial(self._wrapped, index, layer.kind)
+            wrap = functools.partial(self._wrapped, layer.address, index, layer.kind)
             self.undo.append(replace_forward(layer.address, modules[layer.address], wrap))
             beside = self_attention_beside(layer.address)
             if beside in modules and any(stands_beside(hook, modules[beside]) for hook in self.hooks):
-                wrap = functools.partial(self._wrapped, index, "self")
+                wrap = functools.partial(self._wrapped, layer.address, index, "self")
                 self.undo.append(replace_forward(beside, modules[beside], wrap))
+        for address in self.family.refiners_among(modules):
+            wrap = functools.partial(self._wrapped, address, -1, "refiner")
+            self.undo.append(replace_forward(address, modules[address], wrap))
         for hook in self.hooks:
             for address in hook.features_among(modules):
                 self.undo.append(register_feature(modules, address, hook, lambda: self.left))
@@ -166,7 +181,7 @@ class _Hooked:
         inputs = signature.bind_partial(self.denoiser, *args, **kwargs).arguments
         inputs = {name: inputs[name] for name in list(inputs)[1:]}
         inputs |= inputs.pop("kwargs", {})
-        self.denoiser_call = self._describe(inputs)
+        self.denoiser_call = self._describe(standard(inputs, self.family))
         if self.shared.beginning is self:
             raise FirstCall(self.denoiser_call)
         if self.denoiser_call.prompted:
@@ -181,9 +196,7 @@ class _Hooked:
     def _describe(self, inputs: dict[str, Any]) -> DenoiserCall:
         latents, pipeline_call = inputs[latents_in(inputs)], self.pipeline_call
         grid, rows = grid_of(latents, inputs), latents.shape[0]
-        names = ("encoder_hidden_states", "encoder_hidden_states_t5")
-        texts = [inputs[name] for name in names if isinstance(inputs.get(name), Tensor)]
-        text = texts[0] if texts else None
+        text = text_in(inputs, self.family)
         if pipeline_call is None:
             if not isinstance(self.pipe, nn.Module):
                 require_hooked_pipeline(self.pipe)
@@ -193,18 +206,21 @@ class _Hooked:
         else:
             call = pipeline_call
             call.begin_denoiser_call(inputs.get("timestep"))
-            held = call.rows(text, rows, self._guided(), self.unconditional)
+            guided, first = call.guided(self.pipe, self.denoiser), self.family.prompt_first
+            unconditional = self.unconditional or (first and guided and call.prompted)
+            held = call.rows(text.embedding, rows, guided, unconditional, first)
         described = DenoiserCall(
             step=call.step,
-            steps=self._steps(),
+            steps=0 if pipeline_call is None else pipeline_call.steps_of(self.pipe),
             rows=rows,
             pictures=held.images,
             picture=held.image,
             conditional=held.conditional,
             grid=grid,
             prompts=call.prompts_of(held.images),
-            tokens=sum(text.shape[1] for text in texts) + (self.family.registers if texts else 0),
-            width=texts[0].shape[-1] if texts else 0,
+            tokens=text.tokens,
+            lengths=text.lengths,
+            width=text.width,
             device=latents.device,
             dtype=latents.dtype,
             segments=call.segments,
@@ -236,11 +252,10 @@ class _Hooked:
         if latents_of is not None:
             changed = {name: modes.tracked(inputs[name][[first + image for image in latents_of]])}
         inputs = modes.tracked(rows_of(inputs, call.rows, rows)) | changed
-        with (
-            self._side_pass(hook, call.of_rows(len(rows))),
-            modes.differentiated(self.denoiser, checkpointing),
-        ):
-            return then(self.denoiser.forward(**inputs))
+        text = text_in(inputs, self.family)
+        beside = call.of_rows(len(rows), tokens=text.tokens, lengths=text.lengths)
+        with self._side_pass(hook, beside), modes.differentiated(self.denoiser, checkpointing):
+            return then(call_denoiser(self.denoiser, self.family, inputs))
 
     def _encode_text(
         self,
@@ -256,13 +271,13 @@ class _Hooked:
         places = torch.arange(len(text)) if places is None else places
         inputs = rows_of(inputs, call.rows, slice(first, first + rows))
         changed, grid = reading(inputs, text.expand(rows, -1, -1), places, self.denoiser)
-        beside = call.of_rows(rows, grid=grid, tokens=len(text) + self.family.registers)
+        beside = call.of_rows(rows, grid=grid, tokens=len(text) + self.family.registers, lengths=())
         with (
             self._side_pass(hook, beside),
-            modes.rotated(self.denoiser, self.family.rotary, places),
+            modes.rotated(self.denoiser, self.family, places),
             torch.no_grad(),
         ):
-            self.denoiser.forward(**inputs | changed)
+            call_denoiser(self.denoiser, self.family, inputs | changed)
 
     @contextmanager
     def _side_pass(self, hook: AttentionHook, call: DenoiserCall) -> Iterator[None]:
@@ -275,13 +290,6 @@ class _Hooked:
         finally:
             (self.denoiser_call, self.hooks), self.shared.in_side_pass = before, outer
 
-    def _steps(self) -> int:
-        """How many denoiser calls this pipeline call will make, as far as the pipeline says."""
-        if self.pipeline_call is None:
-            return 0
-        timesteps = getattr(getattr(self.pipe, "scheduler", None), "timesteps", ())
-        return getattr(self.pipe, "num_timesteps", None) or len(timesteps)
-
     def _finish(self, module: nn.Module, args: tuple, output: Any) -> None:
         if self.left:
             return
@@ -289,42 +297,45 @@ class _Hooked:
         for hook in self.hooks:
             hook.finish(self.denoiser_call)
 
-    def _wrapped(self, index: int, kind: str, module: nn.Module, forward: Callable) -> Callable:
-        """The forward of layer `index`, or of the self-attention beside it, with hooks at its attention."""
+    def _wrapped(self, address: str, index: int, kind: str, module: nn.Module, forward: Callable) -> Callable:
+        """The forward of layer `index`, the self-attention beside it, or a refiner, with hooks in it."""
 
         @functools.wraps(forward)
         def wrapped(*args: Any, **kwargs: Any) -> Any:
             """The layer's output, of its own shape; LayerNotReached if its attention was passed by."""
             if self.left or self.shared.in_side_pass not in (None, self):
                 return forward(*args, **kwargs)
-            site_of = functools.partial(self._site, index, module)
-            intercept = Intercept(self.hooks, self.denoiser_call, module, kind, site_of, self.family)
+            site_of = functools.partial(self._site, address, index, module)
+            layout = functools.partial(layout_of, self.family, self.denoiser_call, patch_side(self.denoiser))
+            intercept = Intercept(self.hooks, self.denoiser_call, module, kind, site_of, layout)
             with intercept:
                 output = forward(*args, **kwargs)
             if not intercept.met:
                 if modes.caches_of(module):  # which gave the output of a call before
                     return output
                 raise LayerNotReached(
-                    f"{self.head_map.layers[index].address} is run by "
+                    f"{address} is run by "
                     f"{type(getattr(module, 'processor', module)).__name__}, which does not call "
                     "scaled_dot_product_attention. Use the fused processor: "
                     "pipe.unet.set_attn_processor(AttnProcessor2_0())."
                 )
-            self.reached[index] |= kind != "self"
+            self.reached[index] |= kind in ("cross", "joint")
             return output
 
         return modes.mark(wrapped)
 
     def _site(
-        self, index: int, module: nn.Module, kind: str, pixels: int, text: slice, mask: Tensor | None
-    ) -> Site:
-        """Where layer `index` stands in the denoiser call under way."""
-        layer, call = self.head_map.layers[index], self.denoiser_call
-        height, width = layer_grid(layer.address, patches(call.grid, self.denoiser, pixels), pixels)
+        self, address: str, index: int, module: nn.Module, kind: str, pixels: int, text: slice,
+        mask: Tensor | None,
+    ) -> Site:  # fmt: skip
+        """Where layer `index`, or the refiner at `address`, stands in the denoiser call under way."""
+        call, height, width = self.denoiser_call, 0, 0
+        if kind != "refiner":
+            height, width = layer_grid(address, patches(call.grid, self.denoiser, pixels), pixels)
         return Site(
             layer=index,
-            address=layer.address,
-            heads=layer.heads,
+            address=address,
+            heads=heads_in(module) or 0,
             kind=kind,
             text=text,
             conditional=call.conditional,
@@ -335,12 +346,3 @@ class _Hooked:
             call=call,
             mask=mask,
         )
-
-    def _guided(self) -> bool:
-        """Is the first half of the batch unconditional? Read anew at each call, as callbacks may end it."""
-        if self.pipeline_call is None:
-            return False
-        guided = getattr(self.pipe, "do_classifier_free_guidance", None)
-        if guided is None:  # FLUX gets its guidance as a number
-            guided = self.pipeline_call.guidance_scale > 1 and "guidance_embeds" not in self.denoiser.config
-        return bool(guided)

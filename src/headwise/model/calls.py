@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from headwise.errors import HookMisuse
-from headwise.model.pipelines import text_segments
+from headwise.model.text_encoders import embedding_of, require_own_words, text_segments
 from headwise.model.tokens import TextSegment
 
 __all__ = ["PipelineCall", "Rows", "images_of_rows", "require_hooked_pipeline", "watch_call"]
@@ -48,7 +48,8 @@ class PipelineCall:
         segments: The tokenizers of the text that the denoiser reads.
 
     Attributes:
-        embedding: The embedding of each image's prompt, "images tokens dim"; None until it is known.
+        embedding: The embedding of each image's prompt, "images tokens …"; None until it is known.
+        padded_later: Whether prompts are encoded each at its own length.
         step: The index of the step under way; −1 before the first.
         prompted: Whether a denoiser call of this step has carried the prompt.
     """
@@ -58,19 +59,21 @@ class PipelineCall:
     ) -> None:
         self.prompts, self.guidance_scale, self.segments = prompts, guidance_scale, segments
         self.embedding: Tensor | None = None
+        self.padded_later = False
         self._compared: tuple[Tensor, int, list[int | None]] | None = None
         self.restart()
 
     @classmethod
     def of(cls, pipe: Any, arguments: dict[str, Any]) -> "PipelineCall":
         """From the arguments of the pipeline's `__call__`."""
+        require_own_words(pipe, arguments)
         prompt = arguments.get("prompt") or ()
         prompts = (prompt,) if isinstance(prompt, str) else tuple(prompt)
         copies = arguments.get("num_images_per_prompt") or 1
         each = tuple(p for p in prompts for _ in range(copies))
         call = cls(each, arguments.get("guidance_scale") or 0, text_segments(pipe, arguments))
-        embedded = arguments.get("prompt_embeds")
-        if isinstance(embedded, Tensor) and embedded.ndim == 3:
+        embedded = embedding_of(arguments.get("prompt_embeds"))
+        if embedded is not None:
             call.embedding = embedded.repeat_interleave(copies, 0)
         return call
 
@@ -81,9 +84,11 @@ class PipelineCall:
 
     def encoded(self, embeddings: Any) -> None:
         """Note what `encode_prompt` returned; the first time it is the prompt that is encoded."""
-        first = embeddings[0] if isinstance(embeddings, list | tuple) else embeddings
-        if self.embedding is None and isinstance(first, Tensor) and first.ndim == 3:
-            self.embedding = first
+        first = embedding_of(embeddings)
+        if self.embedding is None and first is not None:
+            self.padded_later = any(isinstance(part, list) for part in (embeddings, embeddings[0]))
+            copies = len(self.prompts) // len(first)  # of each prompt, where the pipeline makes them later
+            self.embedding = first.repeat_interleave(copies, 0) if copies > 1 else first
 
     def stepped(self, scheduler: Any, timestep: Any) -> None:
         """Note a step of the scheduler.
@@ -114,14 +119,30 @@ class PipelineCall:
             self.step, self.prompted = self.step + 1, False
         self._timestep, self._stepped = now, False
 
-    def rows(self, text: Tensor | None, rows: int, guided: bool, unconditional: bool) -> Rows:
+    @staticmethod
+    def steps_of(pipe: Any) -> int:
+        """How many steps a call of this pipeline makes, as far as the pipeline says."""
+        timesteps = getattr(getattr(pipe, "scheduler", None), "timesteps", ())
+        return getattr(pipe, "num_timesteps", None) or len(timesteps)
+
+    def guided(self, pipe: Any, denoiser: Any) -> bool:
+        """Is half of the batch unconditional? To be asked at each denoiser call, as callbacks may end it."""
+        guided = getattr(pipe, "do_classifier_free_guidance", None)
+        if guided is None:  # FLUX gets its guidance as a number
+            guided = self.guidance_scale > 1 and "guidance_embeds" not in denoiser.config
+        return bool(guided)
+
+    def rows(
+        self, text: Tensor | None, rows: int, guided: bool, unconditional: bool, prompt_first: bool = False
+    ) -> Rows:
         """What the rows of a denoiser call are.
 
         Args:
-            text: The text of each row, "rows tokens dim"; None where the denoiser reads none.
+            text: The text of each row, "rows tokens …"; None where the denoiser reads none.
             rows: The number of rows of the latents.
-            guided: Whether the pipeline says that the first half of the batch is unconditional.
+            guided: Whether the pipeline says that half of the batch is unconditional.
             unconditional: Whether the pipeline says that no row carries the prompt.
+            prompt_first: Whether the unconditional rows stand behind those with the prompt.
 
         Raises:
             HookMisuse: The rows cannot be told apart.
@@ -131,9 +152,10 @@ class PipelineCall:
         if carried is not None and self.embedding is not None:
             images = len(self.embedding)
             if guided and rows > images and None not in carried:  # the negative prompt is the prompt itself
-                carried[:images] = [None] * images
+                carried[slice(images, None) if prompt_first else slice(images)] = [None] * images
         elif rows in (images, 2 * images):
-            carried = [*[None] * (rows - images), *range(images)]
+            unprompted = [None] * (rows - images)
+            carried = [*range(images), *unprompted] if prompt_first else [*unprompted, *range(images)]
         else:
             raise HookMisuse(
                 f"The denoiser was called with {rows} rows for {images} image{'s' * (images != 1)}; expected "
@@ -165,7 +187,12 @@ class PipelineCall:
     def _by_embedding(self, text: Tensor, rows: int) -> list[int | None] | None:
         """The image of each row that carries a prompt; None where the embedding cannot be compared."""
         embedding = self.embedding
-        if embedding is None or text.ndim != 3 or text.shape[1:] != embedding.shape[1:]:
+        if embedding is None or text.ndim != embedding.ndim or text.shape[2:] != embedding.shape[2:]:
+            return None
+        missing = text.shape[1] - embedding.shape[1]
+        if missing > 0 and self.padded_later:  # to the longest text of the batch
+            embedding = torch.nn.functional.pad(embedding, (0, 0, 0, missing))
+        elif missing:
             return None
         if len(text) != rows:
             raise HookMisuse(
@@ -187,8 +214,8 @@ def images_of_rows(text: Tensor, embedding: Tensor) -> list[int | None]:
     """For each row of the text, the image whose prompt it carries, told by equality; None if none.
 
     Args:
-        text: The text of each row, "rows tokens dim".
-        embedding: The embedding of each image's prompt, "images tokens dim". Images of the same prompt
+        text: The text of each row, "rows tokens …".
+        embedding: The embedding of each image's prompt, "images tokens …". Images of the same prompt
             share an embedding; the rows that carry it are theirs in turn.
     """
     embedding = embedding.to(text)

@@ -6,6 +6,7 @@ on the CPU whatever the model's type and device, so the same key is the same ima
 up to rounding.
 """
 
+import inspect
 from collections.abc import Iterable, Sequence
 from hashlib import sha256
 from typing import Any
@@ -15,7 +16,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from headwise.errors import HeadwiseError, ModelNotLoaded
+from headwise.model.families import family_of
 from headwise.model.heads import denoiser_of
+from headwise.model.inputs import patch_side
 
 __all__ = [
     "Key", "generate", "generate_keys", "generator_for", "generators_of", "image_size", "latent_shape",
@@ -73,7 +76,7 @@ def start_of(
 
 def packed(pipe: Any, latents: Float[Tensor, "n channels height width"]) -> Float[Tensor, "n ..."]:
     """Latents in the form in which the pipeline is called with them: in patches of 2 × 2 for FLUX."""
-    if hasattr(pipe, "_patchify_latents"):  # FLUX.2 makes rows of the patches itself
+    if _packs(pipe) and hasattr(pipe, "_patchify_latents"):  # FLUX.2 makes rows of the patches itself
         return pipe._patchify_latents(latents)
     return pipe._pack_latents(latents, *latents.shape) if _packs(pipe) else latents
 
@@ -155,25 +158,27 @@ def latent_shape(pipe: Any, height: int | None, width: int | None) -> tuple[int,
             f"{type(pipe).__name__} has no vae_scale_factor, so its latents have no known size; expected a "
             "pipeline that generates still images in the latents of an autoencoder."
         )
-    sample_size = getattr(config, "sample_size", None) or pipe.default_sample_size
+    sample_size = getattr(config, "sample_size", None) or _default_side(pipe)
     size = sample_size if isinstance(sample_size, list | tuple) else (sample_size,) * 2
+    times = family_of(denoiser_of(pipe)).latents_factor
     return (
         config.in_channels // (4 if _packs(pipe) else 1),
-        height // factor if height else size[0],
-        width // factor if width else size[1],
+        (height // factor if height else size[0]) * times,
+        (width // factor if width else size[1]) * times,
     )
 
 
 def image_size(pipe: Any) -> tuple[int, int]:
     """Width and height, in pixels, of the images that a model generates where no size is asked for."""
     _, height, width = latent_shape(pipe, None, None)
-    return width * pipe.vae_scale_factor, height * pipe.vae_scale_factor
+    times = family_of(denoiser_of(pipe)).latents_factor
+    return width * pipe.vae_scale_factor // times, height * pipe.vae_scale_factor // times
 
 
 def side_step(pipe: Any) -> int:
     """The number of pixels of which the sides of an image are multiples: whole patches of whole latents."""
-    patch = 2 if _packs(pipe) else getattr(denoiser_of(pipe).config, "patch_size", None) or 1
-    return pipe.vae_scale_factor * patch
+    patch = 2 if _packs(pipe) else patch_side(denoiser_of(pipe))
+    return pipe.vae_scale_factor * patch // family_of(denoiser_of(pipe)).latents_factor
 
 
 def _refuse(options: dict[str, Any]) -> None:
@@ -187,6 +192,15 @@ def _refuse(options: dict[str, Any]) -> None:
         if given:
             raise HeadwiseError(f"{name} was given, but {_INSTEAD[name]}")
         options.pop(name, None)
+
+
+def _default_side(pipe: Any) -> int:
+    """The side of an image, in steps of the autoencoder, where the denoiser's configuration says none."""
+    size = getattr(pipe, "default_sample_size", None)
+    if size is not None:
+        return size
+    said = inspect.signature(type(pipe).__call__).parameters["height"].default
+    return (said or family_of(denoiser_of(pipe)).image_side) // pipe.vae_scale_factor
 
 
 def _packs(pipe: Any) -> bool:

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from headwise.errors import HeadMapMismatch, ModelNotLoaded
-from headwise.model.families import family_of, named_families
+from headwise.model.families import family_of, heads_in, named_families
 
 __all__ = ["HeadMap", "Layer", "denoiser_of", "self_attention_beside", "wrapped_denoiser_of"]
 
@@ -49,7 +49,7 @@ class HeadMap:
         denoiser = denoiser_of(model)
         family = family_of(denoiser)
         layers = [
-            Layer(name, module.heads, kind)
+            Layer(name, heads_in(module) or 0, kind)
             for name, module in denoiser.named_modules()
             if (kind := family.kind_of(name, module)) is not None
         ]

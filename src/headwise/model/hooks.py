@@ -41,7 +41,8 @@ class Hook:
     Attributes:
         kinds: The kinds of site at which `__call__` is called: "cross" and "joint" where pixels read text,
             "self" at the self-attention beside each of these layers, where keys are pixels too, and "text"
-            for the queries of the text in joint attention. Linear self-attention, as Sana's, has no maps: a
+            for the queries of the text in joint attention. "refiner" stands for layers in which the text
+            attends to itself alone, outside the head map. Linear self-attention, as Sana's, has no maps: a
             hook is not called there, and one that stands nowhere else is refused.
         features: Module paths of residual blocks whose output is passed through `feature`.
         once_per_step: Whether the hook needs one row with the prompt for each image, once a step. Guidance

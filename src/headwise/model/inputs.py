@@ -1,15 +1,89 @@
 """What the arguments of a denoiser call hold: the latents, their grid, the text, the rows of the batch."""
 
-from typing import Any
+import inspect
+from typing import Any, NamedTuple
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from headwise.errors import HookMisuse
-from headwise.model.families import family_of
+from headwise.model.families import Family, family_of
 from headwise.model.modes import without_masks
 
-__all__ = ["at_time", "grid_of", "latents_in", "least_side", "patches", "reading", "rows_of"]
+__all__ = [
+    "TextRead", "at_time", "call_denoiser", "grid_of", "latents_in", "least_side", "patch_side", "patches",
+    "reading", "rows_of", "standard", "text_in",
+]  # fmt: skip
+
+
+class TextRead(NamedTuple):
+    """The text that a denoiser is called with.
+
+    Args:
+        embedding: The embedding of the first encoder's tokens, "rows tokens …"; None where there is none.
+        tokens: The number of tokens of all encoders, registers too, of the longest row.
+        lengths: The number of tokens of each row, where its pixels follow them; empty elsewhere.
+    """
+
+    embedding: Tensor | None
+    tokens: int
+    lengths: tuple[int, ...] = ()
+
+    @property
+    def width(self) -> int:
+        """The size of one token's embedding; 0 where there is none."""
+        return 0 if self.embedding is None else self.embedding[0, 0].numel()
+
+
+def standard(inputs: dict[str, Any], family: Family) -> dict[str, Any]:
+    """The inputs of a call by the names that most denoisers have; lists of rows as one tensor.
+
+    Raises:
+        HookMisuse: The lists hold other than one still image a row.
+    """
+    ours = {theirs: name for name, theirs in family.names.items()}
+    inputs = {ours.get(name, name): value for name, value in inputs.items()}
+    images = inputs.get("hidden_states")
+    if not isinstance(images, list):
+        return inputs
+    text = inputs["encoder_hidden_states"]
+    if any(isinstance(image, list) or image.shape[1] != 1 for image in images):
+        raise HookMisuse(
+            "The denoiser got several images or frames in a row; expected one still image, which is "
+            "generated. Use a text-to-image pipeline."
+        )
+    lengths = torch.tensor([len(row) for row in text])
+    rows = {"hidden_states": torch.cat(images, 1).transpose(0, 1), "text_lengths": lengths}
+    return inputs | rows | {"encoder_hidden_states": pad_sequence(text, batch_first=True)}
+
+
+def call_denoiser(denoiser: Any, family: Family, inputs: dict[str, Any]) -> Any:
+    """The output of the denoiser's forward for inputs as `standard` returns them."""
+    listed = "text_lengths" in inputs and "text_lengths" not in family.names
+    if listed:
+        inputs = dict(inputs)
+        text = zip(inputs["encoder_hidden_states"], inputs.pop("text_lengths").tolist(), strict=True)
+        inputs["encoder_hidden_states"] = [row[:length] for row, length in text]
+        inputs["hidden_states"] = [image[:, None] for image in inputs["hidden_states"]]
+    output = denoiser.forward(**{family.names.get(name, name): value for name, value in inputs.items()})
+    return (torch.cat(output[0], 1).transpose(0, 1),) if listed else output
+
+
+def text_in(inputs: dict[str, Any], family: Family) -> TextRead:
+    """What text a denoiser is called with, from its inputs as `standard` returns them."""
+    names = ("encoder_hidden_states", "encoder_hidden_states_t5")
+    texts = [inputs[name] for name in names if isinstance(inputs.get(name), Tensor)]
+    if not texts:
+        return TextRead(None, 0)
+    tokens = sum(text.shape[1] for text in texts) + family.registers
+    if family.ragged:
+        lengths = tuple(inputs["encoder_attention_mask"].sum(1).tolist())
+        return TextRead(texts[0], max(lengths), lengths)
+    if family.filled is not None:
+        tokens = int(inputs["text_lengths"].max())
+    return TextRead(texts[0], tokens)
 
 
 def latents_in(inputs: dict[str, Any]) -> str:
@@ -41,8 +115,8 @@ def grid_of(latents: Tensor, inputs: dict[str, Any]) -> tuple[int, int]:
 
 def _grid_of_patches(inputs: dict[str, Any]) -> tuple[int, int]:
     """Height and width in patches, from the place of the last (frame, row, column …) or from the shapes."""
-    if isinstance(inputs.get("img_ids"), Tensor):
-        ids = inputs["img_ids"]
+    ids = inputs.get("img_ids", inputs.get("position_ids"))
+    if isinstance(ids, Tensor):
         height, width = (int(index) + 1 for index in ids.reshape(-1, ids.shape[-1])[-1][1:3])
         return height, width
     if inputs.get("img_shapes"):
@@ -60,14 +134,20 @@ def patches(grid: tuple[int, int], denoiser: Any, pixels: int) -> tuple[int, int
 
     Where the latents come as a row of patches, they are its pixels, and their grid is that of the patches.
     """
-    patch = getattr(denoiser.config, "patch_size", None) or 1
+    patch = patch_side(denoiser)
     return grid if grid[0] * grid[1] == pixels else (grid[0] // patch, grid[1] // patch)
+
+
+def patch_side(denoiser: Any) -> int:
+    """The side of the patches that a denoiser makes of latents."""
+    of_several = getattr(denoiser.config, "all_patch_size", None) or (1,)
+    return getattr(denoiser.config, "patch_size", None) or of_several[0]
 
 
 def least_side(denoiser: Any) -> int:
     """The side of the smallest latents that a denoiser takes; norms need two values in a group."""
     halvings = len(getattr(denoiser.config, "block_out_channels", (0,))) - 1
-    return 2 * (getattr(denoiser.config, "patch_size", None) or 1) * 2**halvings
+    return 2 * patch_side(denoiser) * 2**halvings
 
 
 def reading(
@@ -90,7 +170,16 @@ def reading(
     left_out = ("controlnet", "residual", "text", "mask")
     changed: dict[str, Any] = {key: None for key in inputs if any(part in key for part in left_out)}
     changed |= without_masks(inputs)
-    changed["encoder_hidden_states"] = text.to(inputs["encoder_hidden_states"])
+    given, (rows, tokens) = inputs["encoder_hidden_states"], text.shape[:2]
+    changed["encoder_hidden_states"] = text.reshape(rows, tokens, *given.shape[2:]).to(given)
+    if "text_lengths" in inputs:
+        changed["text_lengths"] = inputs["text_lengths"].new_full((rows,), tokens)
+    for name, parameter in inspect.signature(type(denoiser).forward).parameters.items():
+        if "mask" in name and parameter.default is parameter.empty:
+            changed[name] = inputs[name].new_ones(rows, tokens)
+    if "position_ids" in inputs:  # of the text, all of which stands at one place, and of the pixels
+        ids = inputs["position_ids"]
+        changed["position_ids"] = torch.cat([ids[:1].expand(tokens, -1), ids[given.shape[1] :][:1]])
     if "txt_ids" in inputs:
         ids = inputs["txt_ids"]
         changed["txt_ids"] = ids[..., places.clamp(max=ids.shape[-2] - 1).to(ids.device), :]
@@ -116,9 +205,11 @@ def at_time(denoiser: Any, inputs: dict[str, Any], latents: Tensor, timestep: Te
     given = inputs["timestep"]
     if isinstance(given, Tensor) and given.ndim:
         timestep = timestep.expand(len(latents)).to(given)
-    scale = (getattr(denoiser.config, "timestep_scale", None) or 1) * family_of(denoiser).timestep_scale
+    family = family_of(denoiser)
+    scale = (getattr(denoiser.config, "timestep_scale", None) or 1) * family.timestep_scale
+    time = 1 - timestep * scale if family.from_noise else timestep * scale
     name = latents_in(inputs)  # in the denoiser's type, as Sana's pipeline keeps its latents in float32
-    return {name: latents.to(inputs[name].dtype), "timestep": timestep * scale}
+    return {name: latents.to(inputs[name].dtype), "timestep": time}
 
 
 def rows_of(value: Any, rows: int, chosen: slice | list[int]) -> Any:

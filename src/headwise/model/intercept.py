@@ -5,7 +5,8 @@ of `scaled_dot_product_attention`: norms, LoRA and rotations have then been appl
 whichever of diffusers' many it is, does the rest as ever. (Of an IP-Adapter's several calls the first is the
 one that reads the prompt.)
 
-Joint attention is computed for pixels and text together; hooks get the pixels' queries and the text's apart.
+Joint attention is computed for pixels and text together; hooks get the pixels' queries and the text's apart,
+where the layout (layout.py) says that they stand.
 """
 
 import functools
@@ -19,8 +20,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from headwise.errors import HookMisuse
-from headwise.model.families import Family
 from headwise.model.hooks import Hook
+from headwise.model.layout import Layout, put_back, reordered
 from headwise.model.sites import Attend, DenoiserCall, Site
 
 __all__ = ["Intercept"]
@@ -33,9 +34,9 @@ class Intercept(TorchFunctionMode):
         hooks: The hooks to call, outermost first.
         call: The denoiser call under way.
         module: The attention module whose forward is running.
-        kind: The kind of the layer: "cross", "joint" or "self".
+        kind: The kind of the layer: "cross", "joint", "self" or "refiner".
         site_of: `site_of(kind, pixels, text, mask)` is the layer's site for queries of this kind.
-        family: The family of the denoiser, which says where the text stands in joint attention.
+        layout: `layout(length)` is the layout of a joint attention of that length.
 
     Attributes:
         met: Whether an attention has been intercepted.
@@ -48,11 +49,11 @@ class Intercept(TorchFunctionMode):
         module: nn.Module,
         kind: str,
         site_of: Callable[[str, int, slice, Tensor | None], Site],
-        family: Family,
+        layout: Callable[[int], Layout],
     ) -> None:
         super().__init__()
         self.hooks, self.call, self.module, self.kind, self.site_of = hooks, call, module, kind, site_of
-        self.family = family
+        self.layout = layout
         self.met = False
 
     def __torch_function__(
@@ -76,16 +77,18 @@ class Intercept(TorchFunctionMode):
         """The attention as the hooks compute it; the kernel keeps its own mask, dropout and scale."""
 
         def attend(
-            q: Tensor, k: Tensor, v: Tensor, rows: Tensor | None = None, queries: slice = slice(None)
-        ) -> Tensor:
-            return kernel(q, k, v, _mask_of(attn_mask, rows, queries), *args, **options)
+            mask: Tensor | None, q: Tensor, k: Tensor, v: Tensor, rows: Tensor | None = None,
+            queries: slice = slice(None),
+        ) -> Tensor:  # fmt: skip
+            """The kernel with this mask; `rows` and `queries` are those that q holds."""
+            return kernel(q, k, v, _mask_of(mask, rows, queries), *args, **options)
 
         self.require_rows(len(query), key.shape[-2])
         if self.kind == "joint":
             return self.intercept_joint(attend, query, key, value, attn_mask)
-        text = slice(0, 0 if self.kind == "self" else key.shape[-2])
-        site = self.site_of(self.kind, query.shape[-2], text, attn_mask)
-        return self.call_hooks(attend, site, query, key, value)
+        tokens = {"self": 0, "refiner": self.call.tokens}.get(self.kind, key.shape[-2])
+        site = self.site_of(self.kind, query.shape[-2], slice(0, tokens), attn_mask)
+        return self.call_hooks(functools.partial(attend, attn_mask), site, query, key, value)
 
     def require_rows(self, rows: int, keys: int) -> None:
         """HookMisuse unless the layer computes the call's rows, and in cross-attention all its tokens."""
@@ -101,33 +104,38 @@ class Intercept(TorchFunctionMode):
         self, kernel: Callable[..., Tensor], query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None
     ) -> Tensor:
         """Joint attention: the pixels' queries and the text's go to hooks apart, with all keys."""
-        length, tokens = query.shape[-2], self.call.tokens
-        text, pixels = slice(length - tokens, length), slice(0, length - tokens)
-        if self.family.text_first:
-            text, pixels = slice(0, tokens), slice(tokens, length)
-        unchanged: list[Tensor] = []
+        layout = self.layout(key.shape[-2])
+        unchanged = _Once(functools.partial(kernel, mask, query, key, value), layout.order)
+        in_order = functools.partial(kernel, mask)
+        if layout.order is not None:
+            in_order = functools.partial(_in_own_order, in_order, layout.order, query)
+            query, key, value = (reordered(tensor, layout.order) for tensor in (query, key, value))
+            mask = None if mask is None else reordered(mask, layout.order, -1)
 
         def attend_from(
             part: slice, original: Tensor, q: Tensor, k: Tensor, v: Tensor, rows: Tensor | None = None
         ) -> Tensor:
             """The attention of one part of the queries, "batch heads part dim", to all keys.
 
-            `original` is the part as the layer has it: while nothing is changed, both parts are cut from one
+            `original` is the part as the layer has it: while nothing is changed, all parts are cut from one
             call of the kernel. `rows` are those of the batch whose mask applies.
             """
-            if q is not original or k is not key or v is not value or rows is not None:
-                return kernel(q, k, v, rows, part)
-            if not unchanged:  # the layer's own attention in one piece, so that its bits are the layer's own
-                unchanged.append(kernel(query, key, value))
-            return unchanged[0][..., part, :]
+            if q is original and k is key and v is value and rows is None:
+                return unchanged()[..., part, :]
+            return in_order(q, k, v, rows, part)
 
         outputs = []
-        for kind, part in sorted((("joint", pixels), ("text", text)), key=lambda queries: queries[1].start):
+        for kind, part in layout.parts(query.shape[-2]):
             queries = query[..., part, :]
             attend = functools.partial(attend_from, part, queries)
-            site = self.site_of(kind, length - tokens, text, _mask_of(mask, None, part))
+            if kind == "fill":
+                outputs.append(attend(queries, key, value))
+                continue
+            pixels = layout.pixels.stop - layout.pixels.start
+            site = self.site_of(kind, pixels, layout.text, _mask_of(mask, None, part))
             outputs.append(self.call_hooks(attend, site, queries, key, value))
-        return torch.cat(outputs, -2)
+        output = torch.cat(outputs, -2)
+        return output if layout.order is None else put_back(output, layout.order)
 
     def call_hooks(self, attend: Attend, site: Site, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """The output that the hooks for this kind of site return, outermost first."""
@@ -135,6 +143,36 @@ class Intercept(TorchFunctionMode):
             if site.kind in hook.kinds:
                 attend = functools.partial(_checked, hook, attend, site)
         return attend(query, key, value)
+
+
+class _Once:
+    """The layer's own attention in one piece, so that its bits are the layer's own, in a layout's order."""
+
+    def __init__(self, attend: Callable[[], Tensor], order: Tensor | None) -> None:
+        self.attend, self.order = attend, order
+        self.output: Tensor | None = None
+
+    def __call__(self) -> Tensor:
+        if self.output is None:
+            output = self.attend()
+            self.output = output if self.order is None else reordered(output, self.order)
+        return self.output
+
+
+def _in_own_order(
+    kernel: Callable[..., Tensor], order: Tensor, query: Tensor, q: Tensor, k: Tensor, v: Tensor,
+    rows: Tensor | None, part: slice,
+) -> Tensor:  # fmt: skip
+    """The attention of one part of the queries to keys in a layout's order, computed in the layer's own.
+
+    All queries are computed, so that keys and values times 1 change no bit.
+    """
+    if rows is not None:
+        order, query = order[rows.to(order.device)], query[rows.to(query.device)]
+    whole = reordered(query, order)
+    whole[..., part, :] = q
+    output = kernel(put_back(whole, order), put_back(k, order), put_back(v, order), rows)
+    return reordered(output, order)[..., part, :]
 
 
 def _mask_of(mask: Tensor | None, rows: Tensor | None, queries: slice) -> Tensor | None:

@@ -11,10 +11,12 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from headwise.errors import HookMisuse
+from headwise.model.families import Family
 from headwise.model.heads import HeadMap
 
 __all__ = [
@@ -193,27 +195,55 @@ def without_masks(inputs: dict[str, Any]) -> dict[str, Any]:
 
 
 @contextmanager
-def rotated(denoiser: nn.Module, rotary: str | None, places: Tensor) -> Iterator[None]:
-    """Rotate one pixel and a text whose tokens stand at these places, where a module makes the rotations.
+def rotated(denoiser: nn.Module, family: Family, places: Tensor) -> Iterator[None]:
+    """Rotate a text whose tokens stand at these places, where a part of the denoiser makes the rotations.
 
     Args:
         denoiser: The denoiser.
-        rotary: The module that returns the rotations of pixels and those of the text; None for none.
+        family: Its family, which names that part, `rotary` or `places`, if there is one.
         places: The place of each token in the text.
     """
-    if rotary is None:
-        yield
-        return
 
     def chosen(module: nn.Module, args: Any, output: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """The rotations of one pixel, and of the text those at the places."""
         pixels, text = output
         return pixels[:1], text[places.to(text.device)]
 
-    handle = denoiser.get_submodule(rotary).register_forward_hook(chosen)
-    try:
+    with ExitStack() as ending:
+        if family.rotary is not None:
+            ending.callback(denoiser.get_submodule(family.rotary).register_forward_hook(chosen).remove)
+        if family.places is not None:
+            moved = partial(_at_places, family.places.first, places)
+            ending.callback(_change_argument(denoiser, family.places.path, moved))
         yield
-    finally:
-        handle.remove()
+
+
+def _at_places(first: int, places: Tensor, coordinates: Tensor) -> Tensor:
+    """Coordinates, of which the first is a place in the text, at these places; pixels stand behind them."""
+    table = torch.cat([places, places.max()[None] + 1]).to(coordinates.device)
+    number = coordinates[..., 0].long() - first
+    moved = table[number.clamp(0, len(places))] + first
+    place = torch.where(number < 0, coordinates[..., 0], moved.to(coordinates))  # what is filled up is before
+    return torch.cat([place[..., None], coordinates[..., 1:]], -1)
+
+
+def _change_argument(
+    denoiser: nn.Module, path: str, change: Callable[[Tensor], Tensor]
+) -> Callable[[], None]:
+    """Pass `change(argument)` to a module or a function of the denoiser; returns the undo."""
+    above, _, name = path.rpartition(".")
+    owner = denoiser.get_submodule(above)
+    original = getattr(owner, name)
+    if isinstance(original, nn.Module):
+        return original.register_forward_pre_hook(lambda module, args: (change(args[0]), *args[1:])).remove
+    before = {name: vars(owner)[name]} if name in vars(owner) else {}
+    vars(owner)[name] = lambda coordinates: original(change(coordinates))
+
+    def undo() -> None:
+        vars(owner).pop(name)
+        vars(owner).update(before)
+
+    return undo
 
 
 def tracked(value: Any) -> Any:

@@ -22,11 +22,11 @@ class Site:
     """Where a hook stands: one layer during one call of the denoiser.
 
     Args:
-        layer: Index of the layer in the head map.
+        layer: Index of the layer in the head map; −1 at refiners.
         address: The layer's module path.
         heads: The layer's number of heads.
         kind: "cross" or "joint"; "self" at the self-attention beside the layer; "text" for the queries of the
-            text in joint attention.
+            text in joint attention; "refiner" where the text attends to itself alone, outside the head map.
         text: The slice of the keys that are text; empty at self-attention.
         conditional: The rows of the batch that carry the prompt; the others carry the negative prompt.
         picture: For each row of the batch, the index of the image that it belongs to.
@@ -85,7 +85,9 @@ class DenoiserCall:
             is another.
         grid: Height and width of the latents.
         prompts: The prompt of each image; empty where the pipeline was called without text.
-        tokens: The number of text tokens of each row; 0 where the denoiser was called without text.
+        tokens: The number of text tokens of each row, or of the longest; 0 where the denoiser was called
+            without text.
+        lengths: The number of text tokens of each row, where pixels follow each row's own; empty elsewhere.
         width: The size of one text token's embedding.
         device, dtype: The device and the type of the latents.
         segments: The tokenizers of the text, and where the tokens of each begin; none for a bare denoiser.
@@ -113,6 +115,7 @@ class DenoiserCall:
     grid: tuple[int, int] = (0, 0)
     prompts: tuple[str, ...] = ()
     tokens: int = 0
+    lengths: tuple[int, ...] = ()
     width: int = 0
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     dtype: torch.dtype = torch.float32

@@ -70,9 +70,12 @@ def moved_start(
     Returns:
         Latents of unit scale, as a pipeline takes them; None if the denoiser was not called.
     """
+    begun = inspect.BoundArguments(arguments.signature, arguments.arguments.copy())  # type: ignore[arg-type]
+    if isinstance(prompt := begun.arguments.get("prompt"), list):
+        begun.arguments["prompt"] = list(prompt)  # in which some pipelines write their templates
     try:
         with quiet(pipe), prepared_by(pipe) as prepared:
-            run(*arguments.args, **arguments.kwargs)
+            run(*begun.args, **begun.kwargs)
     except FirstCall as first:
         latents = prepared[0]
         with torch.no_grad():

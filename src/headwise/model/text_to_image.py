@@ -18,10 +18,25 @@ PARTS = ("vae", "tokenizer")
 OTHER_INPUT = re.compile(r"(?!num_|negative_|ip_adapter_)(.*_)?images?(_.*)?$")
 OTHER_OUTPUT = re.compile(r"(.*_)?(videos?|frames?|audio)(_.*)?$")
 ALONE = ("Flux2KleinPipeline",)  # take images too, and a prompt alone
+NO_OFFSETS = "has a tokenizer that does not tell which characters its tokens stand for"
+AS_VIDEO = "generates an image as one frame of a video, in latents of five dimensions"
 REFUSED = {  # whatever their call says
+    "BriaFiboPipeline": "gives each layer of its denoiser another layer of the text encoder "
+    "(`text_encoder_layers`)",
+    "Cosmos2TextToImagePipeline": AS_VIDEO,
     "Flux2Pipeline": "reads its prompt with a processor of images and text, in which no word is found",
-    "KolorsPipeline": "has a tokenizer that does not tell which characters its tokens stand for",
-    "KolorsPAGPipeline": "has a tokenizer that does not tell which characters its tokens stand for",
+    "HiDreamImagePipeline": "gives each layer of its denoiser another layer of Llama "
+    "(`encoder_hidden_states_llama3`)",
+    "HunyuanImagePipeline": "puts the tokens of two text encoders in an order that differs from prompt to "
+    "prompt (`encoder_hidden_states_2`)",
+    "Ideogram4Pipeline": "gives its denoiser text and pixels as one sequence (`indicator`)",
+    "Kandinsky5T2IPipeline": AS_VIDEO,
+    "KolorsPipeline": NO_OFFSETS,
+    "KolorsPAGPipeline": NO_OFFSETS,
+    "LongCatImagePipeline": "rewrites the prompt with a language model before it encodes it "
+    "(`enable_prompt_rewrite`)",
+    "PRXPipeline": "passes one timestep for each half of a guided batch, so that two prompts cannot share it",
+    "StableAudio3Pipeline": "generates sound",
     "StableDiffusionLDM3DPipeline": "generates depth beside images",
     "StableUnCLIPPipeline": "makes the embedding of an image of the prompt first (`prior`)",
 }

@@ -36,6 +36,7 @@ class TextSegment(NamedTuple):
         after: The text that the pipeline then writes behind the prompt.
         start_kept: Whether the encoder's first token stays though those behind it are cut off.
         multiple: Where the text is padded to a multiple of this many tokens; None if to its length.
+        behind: How many tokens, none of them of the prompt, stand behind the padding.
     """
 
     tokenizer: Any
@@ -48,6 +49,7 @@ class TextSegment(NamedTuple):
     after: str = ""
     start_kept: bool = False
     multiple: int | None = None
+    behind: int = 0
 
     @property
     def stop(self) -> int:
@@ -276,7 +278,7 @@ def readings(
     """What encoders read of a prompt, those together whose tokens stand side by side."""
     if not segments:
         raise HookMisuse(f"The pipeline has no tokenizer, so no word can be found in its text. {INSTEAD}")
-    total = max(segment.stop for segment in segments)
+    total = max(segment.stop + segment.behind for segment in segments)
     several = len({segment.start for segment in segments}) > 1
     if tokens is not None and (tokens > total or (several and tokens < total)):
         raise HookMisuse(

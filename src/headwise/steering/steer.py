@@ -125,8 +125,7 @@ class Steer(Hook):
         word: The word to steer, as in `strengthen`.
         every: Whether all words of the prompt are steered, if `word` is None.
         occurrence, steps: As in `strengthen`.
-        head_map: The heads that the factors belong to; a pipeline with different heads is refused. With None
-            only the number of heads is compared.
+        head_map: The heads of the factors; pipelines with others are refused. None compares their number.
     """
 
     factors: Float[np.ndarray, "pictures all_heads"]
@@ -137,8 +136,7 @@ class Steer(Hook):
     head_map: HeadMap | None = None
 
     def __post_init__(self) -> None:
-        start, stop = self.steps
-        if not 0 <= start < stop <= 1:
+        if not 0 <= self.steps[0] < self.steps[1] <= 1:
             raise BadStrength(
                 f"steps={self.steps} was given; expected a share of the steps, such as (0, 0.3) for "
                 "the first three tenths."
@@ -186,6 +184,8 @@ class Steer(Hook):
 
     def __call__(self, attend: Attend, site: Site, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Attend to scaled values; in joint attention only those of the text are scaled."""
+        if not site.call.prompted:
+            return attend(query, key, value)
         scale = self._scales[site.layer].to(_exact(value.dtype))
         if site.kind != "joint":
             return attend(query, key, (value * scale).to(value.dtype))

@@ -20,7 +20,7 @@ from headwise.measuring.measure import measure
 from headwise.measuring.relevance import Relevance
 from headwise.measuring.reliability import rank_correlation
 from headwise.model.heads import HeadMap
-from headwise.model.pipelines import text_segments
+from headwise.model.text_encoders import text_segments
 from headwise.model.tokens import positions_in
 
 __all__ = ["Suggestion", "suggest"]

@@ -79,7 +79,7 @@ class ModelSession:
     def load(self) -> None:
         """Load the model, in the calling thread; what goes wrong is kept as `error`."""
         try:
-            from headwise.model.pipelines import text_segments
+            from headwise.model.text_encoders import text_segments
 
             pipe = self._load_pipeline()
             copies = [s._replace(tokenizer=deepcopy(s.tokenizer)) for s in text_segments(pipe)]
