@@ -1,0 +1,193 @@
+"""The nodes in a real ComfyUI, over its HTTP API, on small random checkpoints."""
+
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from safetensors.torch import save_file
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from comfyui_server import CHECKOUT, WHY_NOT, Link, Server, node
+from headwise.measuring.relevance import Relevance
+from headwise.model.attention import hooked
+from headwise.model.heads import HeadMap
+from headwise.model.tokens import token_positions, word_positions
+from headwise.steering.steer import strengthen, weaken
+from ldm_checkpoint import ldm_weights
+
+pytestmark = [pytest.mark.skipif(CHECKOUT is None, reason=WHY_NOT), pytest.mark.timeout(1800)]
+
+PROMPT, WORD, SEED = "a red vase in the snow", "red", 7
+CONCEPTS = ("Color", "Animals")
+ROUNDING = 1e-4  # how far apart two programs may be that compute the same in single precision
+SD1_SCALE = 0.18215  # of the latents that ComfyUI hands out
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    server = Server(tmp_path_factory.mktemp("comfyui") / "base")
+    yield server
+    server.stop()
+
+
+def relevance_of(head_map, folder, name):
+    votes = np.random.default_rng(0).integers(1, 50, (len(CONCEPTS), head_map.all_heads))
+    relevance = Relevance.from_votes(votes, CONCEPTS, head_map)
+    folder.mkdir(parents=True, exist_ok=True)
+    relevance.save(folder / name)
+    return relevance
+
+
+def round_to_half(module):
+    """To what a file of half precision holds."""
+    for parameter in module.parameters():
+        parameter.data = parameter.data.half().float()
+
+
+def conv_in_attention(name, weight):
+    """The first autoencoder attended through convolutions of 1 × 1."""
+    is_conv = ".attn_1." in name and weight.ndim == 2
+    return weight[..., None, None] if is_conv else weight
+
+
+@pytest.fixture(scope="module")
+def sd1(server):
+    """A pipeline in the shape of Stable Diffusion 1.5, all of whose levels are narrow, and its checkpoint."""
+    torch.manual_seed(0)
+    unet = UNet2DConditionModel(
+        sample_size=8, block_out_channels=(320,) * 4, cross_attention_dim=768, attention_head_dim=8
+    )
+    text_encoder = CLIPTextModel(
+        CLIPTextConfig(
+            hidden_size=768,
+            intermediate_size=3072,
+            num_hidden_layers=12,
+            num_attention_heads=12,
+            eos_token_id=2,
+        )
+    )
+    vae = AutoencoderKL(
+        block_out_channels=(128, 256, 512, 512),
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        layers_per_block=2,
+    )
+    tokenizer = CLIPTokenizer.from_pretrained(f"{CHECKOUT}/comfy/sd1_tokenizer")
+    parts = {"scheduler": DDIMScheduler(), "safety_checker": None, "feature_extractor": None}
+    pipe = StableDiffusionPipeline(vae, text_encoder, tokenizer, unet, requires_safety_checker=False, **parts)
+    folder = server.folder / "models" / "checkpoints"
+    folder.mkdir(parents=True)
+    for part in (unet, text_encoder, vae):
+        round_to_half(part)
+    weights = {name: conv_in_attention(name, weight).half() for name, weight in ldm_weights(pipe).items()}
+    save_file(weights, folder / "sd1.safetensors")
+    relevance = relevance_of(HeadMap.of(unet), server.folder / "models" / "headwise", "sd1.safetensors")
+    return pipe, relevance
+
+
+def graph(model="loader", steps=1, cfg=1.0, sampler="euler", seed=SEED, **more):
+    """A picture from a model, with whatever other nodes are given."""
+    clip = {"clip": ["loader", 1]}
+    return {
+        "loader": node("CheckpointLoaderSimple", ckpt_name="sd1.safetensors"),
+        "relevance": node("HeadwiseLoadRelevance", file="sd1.safetensors"),
+        "positive": node("CLIPTextEncode", text=PROMPT, **clip),
+        "negative": node("CLIPTextEncode", text="", **clip),
+        "latent": node("EmptyLatentImage", width=64, height=64, batch_size=1),
+        "sampler": node(
+            "KSampler",
+            model=Link(model),
+            positive=Link("positive"),
+            negative=Link("negative"),
+            latent_image=Link("latent"),
+            seed=seed,
+            steps=steps,
+            cfg=cfg,
+            sampler_name=sampler,
+            scheduler="normal",
+            denoise=1.0,
+        ),
+        "save": node("SaveLatent", samples=Link("sampler"), filename_prefix="latent"),
+        **more,
+    }
+
+
+def common(model="loader"):
+    return {
+        "model": Link(model),
+        "clip": ["loader", 1],
+        "relevance": Link("relevance"),
+        "text": PROMPT,
+        "start": 0.0,
+        "stop": 1.0,
+    }
+
+
+def strengthened(strength, model="loader"):
+    word = {"word": WORD, "occurrence": 0, "concept": "Color", "strength": strength}
+    return node("HeadwiseStrengthen", **common(model), **word)
+
+
+def weakened(heads, model="loader"):
+    chosen = {"concept": "Color", "order": "most relevant", "heads": heads, "factor": -2.0}
+    return node("HeadwiseWeakenHeads", **common(model), **chosen)
+
+
+def one_step(pipe, *hooks, seed=SEED):
+    """What ComfyUI's KSampler makes in one step of Euler's: x − σ ε(x), in its latents' scale."""
+    noise = torch.randn(1, 4, 8, 8, generator=torch.manual_seed(seed))
+    ids = pipe.tokenizer(PROMPT, padding="max_length", max_length=77, return_tensors="pt").input_ids
+    alphas = DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear").alphas_cumprod
+    sigma = ((1 - alphas[-1]) / alphas[-1]).sqrt()
+    with torch.no_grad(), hooked(pipe.unet, *hooks):
+        text = pipe.text_encoder(ids).last_hidden_state
+        epsilon = pipe.unet(noise, torch.tensor([999]), text).sample
+    return (noise * (1 + sigma**2).sqrt() - sigma * epsilon) / SD1_SCALE
+
+
+def apart(a, b):
+    return ((a - b).norm() / b.norm()).item()
+
+
+def test_the_nodes_are_listed(server):
+    listed = {name: info for name, info in server.nodes().items() if name.startswith("Headwise")}
+    assert {f"Headwise{name}" for name in ("LoadRelevance", "Strengthen", "Adjust", "WeakenHeads")} <= set(
+        listed
+    )
+    assert all(info["description"] for info in listed.values())
+
+
+def test_every_steered_head_is_at_its_place(server, sd1):
+    """All heads have other factors: one at another's place would be seen, as those of the control are."""
+    pipe, relevance = sd1
+    steer = strengthen(relevance, token_positions(pipe.tokenizer, PROMPT, WORD), "Color", 3.0)
+    assert len(set(steer.factors[0])) > 0.3 * steer.factors.size
+    found = server.latents(graph("steered", steered=strengthened(3.0)))
+    assert apart(found, one_step(pipe, steer)) < ROUNDING
+    for other in (one_step(pipe), one_step(pipe, steer.control("random heads"))):
+        assert apart(found, other) > 10 * ROUNDING
+
+
+def test_weakened_heads_are_those_of_the_relevance(server, sd1):
+    pipe, relevance = sd1
+    words = word_positions(pipe.tokenizer, PROMPT)
+    found = server.latents(graph("weak", weak=weakened(20)))
+    steer = weaken(relevance.head_map, relevance.top("Color", 20), words)
+    assert apart(found, one_step(pipe, steer)) < ROUNDING < apart(found, one_step(pipe)) / 10
+
+
+def test_a_clone_leaves_the_model_as_it_was(server, sd1):
+    """The seed is another one, or else ComfyUI would hand out what it has made before."""
+    steered, plain = (
+        server.latents(graph(model, seed=SEED + 1, steered=strengthened(3.0)))
+        for model in ("steered", "loader")
+    )
+    assert apart(plain, one_step(sd1[0], seed=SEED + 1)) < ROUNDING < apart(steered, plain) / 10
+
+
+@pytest.mark.parametrize("sampler", ["euler", "heun", "dpmpp_2m", "dpmpp_sde", "uni_pc", "lcm"])
+def test_strength_zero_changes_no_bit(server, sd1, sampler):
+    guided = {"steps": 3, "cfg": 7.0, "sampler": sampler}
+    plain = server.latents(graph(**guided))
+    assert torch.equal(server.latents(graph("steered", steered=strengthened(0.0), **guided)), plain)
+    assert not torch.equal(server.latents(graph("steered", steered=strengthened(1.0), **guided)), plain)
