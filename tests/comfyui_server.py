@@ -13,23 +13,29 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+import numpy as np
 from safetensors.torch import load_file
 
+from headwise.measuring.relevance import Relevance
 from helpers import wait
 
 REPOSITORY = Path(__file__).parents[1]
 CHECKOUT = os.environ.get("HEADWISE_COMFYUI")
 PYTHON = os.environ.get("HEADWISE_COMFYUI_PYTHON", sys.executable)
 WHY_NOT = "HEADWISE_COMFYUI does not name a checkout of ComfyUI"
+ROUNDING = 1e-5  # how far apart two programs may be that compute the same in single precision
+CONCEPTS = ("Color", "Animals")
 
 
 class Server:
     """A ComfyUI on the CPU whose models, nodes and outputs are in `folder`."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, *more_nodes):
         self.folder = folder
         (folder / "custom_nodes").mkdir(parents=True)
         (folder / "custom_nodes" / "headwise").symlink_to(REPOSITORY / "integrations" / "comfyui")
+        for name in more_nodes:
+            (folder / "custom_nodes" / name).symlink_to(REPOSITORY / "tests" / name)
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
@@ -95,3 +101,18 @@ def node(kind, **inputs):
 
 class Link(str):
     """The name of a node whose first output is linked."""
+
+
+def save_relevance(server, head_map, name):
+    """Random votes on the heads of a model, in a file that the server finds."""
+    votes = np.random.default_rng(0).integers(1, 50, (len(CONCEPTS), head_map.all_heads))
+    relevance = Relevance.from_votes(votes, CONCEPTS, head_map)
+    folder = server.folder / "models" / "headwise"
+    folder.mkdir(parents=True, exist_ok=True)
+    relevance.save(folder / name)
+    return relevance
+
+
+def apart(a, b):
+    """How far a is from b, as a share of b."""
+    return ((a - b).norm() / b.norm()).item()

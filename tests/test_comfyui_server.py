@@ -1,14 +1,12 @@
 """The nodes in a real ComfyUI, over its HTTP API, on small random checkpoints."""
 
-import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from comfyui_server import CHECKOUT, WHY_NOT, Link, Server, node
-from headwise.measuring.relevance import Relevance
+from comfyui_server import CHECKOUT, ROUNDING, WHY_NOT, Link, Server, apart, node, save_relevance
 from headwise.model.attention import hooked
 from headwise.model.heads import HeadMap
 from headwise.model.tokens import token_positions, word_positions
@@ -18,8 +16,6 @@ from ldm_checkpoint import ldm_weights
 pytestmark = [pytest.mark.skipif(CHECKOUT is None, reason=WHY_NOT), pytest.mark.timeout(1800)]
 
 PROMPT, WORD, SEED = "a red vase in the snow", "red", 7
-CONCEPTS = ("Color", "Animals")
-ROUNDING = 1e-4  # how far apart two programs may be that compute the same in single precision
 SD1_SCALE = 0.18215  # of the latents that ComfyUI hands out
 
 
@@ -28,14 +24,6 @@ def server(tmp_path_factory):
     server = Server(tmp_path_factory.mktemp("comfyui") / "base")
     yield server
     server.stop()
-
-
-def relevance_of(head_map, folder, name):
-    votes = np.random.default_rng(0).integers(1, 50, (len(CONCEPTS), head_map.all_heads))
-    relevance = Relevance.from_votes(votes, CONCEPTS, head_map)
-    folder.mkdir(parents=True, exist_ok=True)
-    relevance.save(folder / name)
-    return relevance
 
 
 def round_to_half(module):
@@ -81,8 +69,7 @@ def sd1(server):
         round_to_half(part)
     weights = {name: conv_in_attention(name, weight).half() for name, weight in ldm_weights(pipe).items()}
     save_file(weights, folder / "sd1.safetensors")
-    relevance = relevance_of(HeadMap.of(unet), server.folder / "models" / "headwise", "sd1.safetensors")
-    return pipe, relevance
+    return pipe, save_relevance(server, HeadMap.of(unet), "sd1.safetensors")
 
 
 def graph(model="loader", steps=1, cfg=1.0, sampler="euler", seed=SEED, **more):
@@ -145,10 +132,6 @@ def one_step(pipe, *hooks, seed=SEED):
     return (noise * (1 + sigma**2).sqrt() - sigma * epsilon) / SD1_SCALE
 
 
-def apart(a, b):
-    return ((a - b).norm() / b.norm()).item()
-
-
 def test_the_nodes_are_listed(server):
     listed = {name: info for name, info in server.nodes().items() if name.startswith("Headwise")}
     assert {f"Headwise{name}" for name in ("LoadRelevance", "Strengthen", "Adjust", "WeakenHeads")} <= set(
@@ -162,18 +145,18 @@ def test_every_steered_head_is_at_its_place(server, sd1):
     pipe, relevance = sd1
     steer = strengthen(relevance, token_positions(pipe.tokenizer, PROMPT, WORD), "Color", 3.0)
     assert len(set(steer.factors[0])) > 0.3 * steer.factors.size
-    found = server.latents(graph("steered", steered=strengthened(3.0)))
-    assert apart(found, one_step(pipe, steer)) < ROUNDING
+    output = server.latents(graph("steered", steered=strengthened(3.0)))
+    assert apart(output, one_step(pipe, steer)) < ROUNDING
     for other in (one_step(pipe), one_step(pipe, steer.control("random heads"))):
-        assert apart(found, other) > 10 * ROUNDING
+        assert apart(output, other) > 10 * ROUNDING
 
 
 def test_weakened_heads_are_those_of_the_relevance(server, sd1):
     pipe, relevance = sd1
     words = word_positions(pipe.tokenizer, PROMPT)
-    found = server.latents(graph("weak", weak=weakened(20)))
+    output = server.latents(graph("weak", weak=weakened(20)))
     steer = weaken(relevance.head_map, relevance.top("Color", 20), words)
-    assert apart(found, one_step(pipe, steer)) < ROUNDING < apart(found, one_step(pipe)) / 10
+    assert apart(output, one_step(pipe, steer)) < ROUNDING < apart(output, one_step(pipe)) / 10
 
 
 def test_a_clone_leaves_the_model_as_it_was(server, sd1):
