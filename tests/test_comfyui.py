@@ -17,6 +17,7 @@ from headwise.measuring.relevance import Relevance
 from headwise.model.attention import hooked
 from headwise.model.heads import HeadMap, Layer
 from headwise.model.sites import DenoiserCall, Site
+from headwise.steering.dose import amplify, gate
 from headwise.steering.steer import Steer, adjust, strengthen, weaken
 from helpers import PUBLISHED, loaded, published
 
@@ -44,6 +45,15 @@ def clip(**options):
 def relevance_of(head_map, seed=0):
     votes = np.random.default_rng(seed).integers(1, 50, (len(NAMES), head_map.all_heads))
     return Relevance.from_votes(votes, NAMES, head_map)
+
+
+def effect_of(head_map, seed=0):
+    """Relevance by effect, below 0 where a head works against the concept."""
+    shape = (len(NAMES), head_map.all_heads)
+    values = np.random.default_rng(seed).normal(1, 3, shape)
+    values *= head_map.all_heads / values.sum(1, keepdims=True)
+    unknown = np.full(shape, np.nan)
+    return Relevance(values, unknown, unknown[:, 0], NAMES, head_map, {"by": "effect", "model": "tiny"})
 
 
 def small():
@@ -333,6 +343,7 @@ def test_the_entry_point_lists_nodes_whose_inputs_are_their_arguments(nodes):
     for node in found.values():
         schema = node.define_schema()
         assert schema.category == "headwise" and schema.description and schema.outputs
+        assert all(given.tooltip for given in schema.inputs)
         assert [given.id for given in schema.inputs] == list(inspect.signature(node.execute).parameters)
 
 
@@ -344,7 +355,9 @@ def test_files_are_listed_loaded_and_read_again_when_they_change(nodes, tmp_path
     relevance = relevance_of(HeadMap.of(published("sd1")))
     relevance.save(tmp_path / "headwise" / "sd.safetensors")
     assert load.define_schema().inputs[0].options == ["sd.safetensors"]
-    assert load.execute("sd.safetensors").result == (relevance, "Color\nAnimals")
+    loaded_relevance, concepts, about = load.execute("sd.safetensors").result
+    assert (loaded_relevance, concepts) == (relevance, "Color\nAnimals")
+    assert about.startswith("Relevance by votes, measured on a model that the file does not name: 128 heads")
     before = load.fingerprint_inputs("sd.safetensors")
     assert load.fingerprint_inputs("sd.safetensors") == before
     relevance_of(HeadMap.of(published("sd1")), seed=1).save(tmp_path / "headwise" / "sd.safetensors")
@@ -394,9 +407,47 @@ def test_nodes_lay_the_librarys_factors_on_a_clone(nodes, node, more, same):
     assert model.model_options == {"transformer_options": {}}
 
 
+def steered_heads(nodes, node, relevance, **more):
+    """The factors that a node lays on the heads of a clone."""
+    recorded = Recorded("sd1")
+    run = comfyui.listed(nodes)[f"Headwise{node}"].execute
+    (clone,) = run(model=recorded.model(), clip=clip(), relevance=relevance, **GIVEN, **more).result
+    patches = clone.model_options["transformer_options"]["patches_replace"]["attn2"]
+    factors = [patches[nodes.blocks.block_of(layer.address)].action.factors for layer in recorded.head_map]
+    return np.concatenate(factors)
+
+
+@pytest.mark.parametrize(
+    ("node", "more", "same"),
+    [
+        ("Strengthen", {"concept": "Color"}, lambda r: amplify(r, "red", "Color", 0.5)),
+        ("Adjust", {"toward": "Color", "away": "Animals"}, lambda r: gate(r, "red", "Color", "Animals", 0.5)),
+    ],
+)
+def test_relevance_by_effect_steers_by_the_librarys_rule_for_it(nodes, tmp_path, node, more, same):
+    """From a file, in which some heads are below 0."""
+    (tmp_path / "headwise").mkdir()
+    effect_of(HeadMap.of(published("sd1"))).save(tmp_path / "headwise" / "effect.safetensors")
+    relevance, _, about = comfyui.listed(nodes)["HeadwiseLoadRelevance"].execute("effect.safetensors").result
+    assert about.startswith("Relevance by effect, measured on tiny: 128 heads in 16 layers")
+    factors = steered_heads(nodes, node, relevance, word="red", occurrence=0, strength=0.5, **more)
+    assert np.array_equal(factors, same(relevance).factors[0])
+    against = relevance["Color"] < 0
+    assert against.any() and (factors[against] <= 1).all() and (factors != 1).any()
+
+
+def test_by_effect_heads_that_work_against_a_concept_are_weakened_first_of_the_least(nodes):
+    relevance = effect_of(HeadMap.of(published("sd1")))
+    against = relevance["Color"] < 0
+    chosen = {"concept": "Color", "order": "least relevant", "heads": int(against.sum()), "factor": 0.0}
+    assert np.array_equal(
+        steered_heads(nodes, "WeakenHeads", relevance, **chosen), np.where(against, 0.0, 1.0)
+    )
+
+
 def test_comfyui_needs_no_package_that_it_has_not():
     """Of Headwise's requirements only jaxtyping is not ComfyUI's own: the README installs it without them."""
-    names = "headwise.measuring.relevance, headwise.steering.steer, headwise.benchmarks.weakening"
+    names = "headwise.measuring.relevance, headwise.steering.spelling, headwise.benchmarks.weakening"
     assert loaded(
         f"import sys; sys.modules |= dict.fromkeys(['diffusers', 'transformers']); import {names}"
     ) == [

@@ -54,4 +54,4 @@ def test_example_workflows_fit_the_nodes(nodes, file):
 
 
 def nodes_type(nodes):
-    return nodes.nodes.RelevanceFile.Input.io_type
+    return nodes.inputs.RelevanceFile.Input.io_type
