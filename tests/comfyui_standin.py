@@ -13,13 +13,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
 from torch import nn
 
+from conftest import tiny_tokenizer
+from headwise.measuring.relevance import Relevance
+from headwise.model.heads import HeadMap
+from helpers import published
+
 HERE = Path(__file__).parents[1] / "integrations" / "comfyui"
 TEXT = "attn2.to_q.weight"
+CONCEPTS = ("Color", "Animals")
 
 
 def addresses(unet):
@@ -305,3 +312,33 @@ def batch(conditional, unconditional, order):
     texts = [conditional if kind == 0 else unconditional for kind in order]
     longest = torch.tensor([text.shape[1] for text in texts]).max().item()
     return torch.cat([text.repeat(1, longest // text.shape[1], 1) for text in texts])
+
+
+def clip(**options):
+    return Clip(l=Tokenizer(tiny_tokenizer(), **options))
+
+
+def relevance_of(head_map, seed=0):
+    votes = np.random.default_rng(seed).integers(1, 50, (len(CONCEPTS), head_map.all_heads))
+    return Relevance.from_votes(votes, CONCEPTS, head_map)
+
+
+def effect_of(head_map, seed=0):
+    """Relevance by effect, below 0 where a head works against the concept."""
+    shape = (len(CONCEPTS), head_map.all_heads)
+    values = np.random.default_rng(seed).normal(1, 3, shape)
+    values *= head_map.all_heads / values.sum(1, keepdims=True)
+    unknown = np.full(shape, np.nan)
+    return Relevance(values, unknown, unknown[:, 0], CONCEPTS, head_map, {"by": "effect", "model": "tiny"})
+
+
+class Recorded(nn.Module):
+    """Something with the layers of a head map, at ComfyUI's addresses, that is never run."""
+
+    def __init__(self, name):
+        super().__init__()
+        unet = published(name)
+        self.head_map, self.unet = HeadMap.of(unet), UNet(unet)
+
+    def model(self):
+        return ModelPatcher(self.unet)

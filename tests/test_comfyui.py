@@ -1,9 +1,7 @@
 """The ComfyUI nodes: ComfyUI's blocks are our layers, its tokens our words, and its values scaled as ours."""
 
 import copy
-import inspect
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -11,17 +9,13 @@ from diffusers import UNet2DConditionModel
 from torch import nn
 
 import comfyui_standin as comfyui
-from conftest import tiny_tokenizer
 from headwise.errors import HeadMapMismatch, HookMisuse
-from headwise.measuring.relevance import Relevance
 from headwise.model.attention import hooked
 from headwise.model.heads import HeadMap, Layer
 from headwise.model.sites import DenoiserCall, Site
-from headwise.steering.dose import amplify, gate
-from headwise.steering.steer import Steer, adjust, strengthen, weaken
-from helpers import PUBLISHED, loaded, published
+from headwise.steering.steer import adjust, strengthen, weaken
+from helpers import PUBLISHED, published
 
-NAMES = ("Color", "Animals")
 SMALL = {
     "sample_size": 8,
     "block_out_channels": (8, 8, 16, 16),
@@ -38,40 +32,10 @@ def nodes(tmp_path, monkeypatch):
         yield package
 
 
-def clip(**options):
-    return comfyui.Clip(l=comfyui.Tokenizer(tiny_tokenizer(), **options))
-
-
-def relevance_of(head_map, seed=0):
-    votes = np.random.default_rng(seed).integers(1, 50, (len(NAMES), head_map.all_heads))
-    return Relevance.from_votes(votes, NAMES, head_map)
-
-
-def effect_of(head_map, seed=0):
-    """Relevance by effect, below 0 where a head works against the concept."""
-    shape = (len(NAMES), head_map.all_heads)
-    values = np.random.default_rng(seed).normal(1, 3, shape)
-    values *= head_map.all_heads / values.sum(1, keepdims=True)
-    unknown = np.full(shape, np.nan)
-    return Relevance(values, unknown, unknown[:, 0], NAMES, head_map, {"by": "effect", "model": "tiny"})
-
-
 def small():
     torch.manual_seed(0)
     unet = UNet2DConditionModel(**SMALL).double().eval()
     return unet, HeadMap.of(unet)
-
-
-class Recorded(nn.Module):
-    """Something with the layers of a head map, at ComfyUI's addresses, that is never run."""
-
-    def __init__(self, name):
-        super().__init__()
-        unet = published(name)
-        self.head_map, self.unet = HeadMap.of(unet), comfyui.UNet(unet)
-
-    def model(self):
-        return comfyui.ModelPatcher(self.unet)
 
 
 # ------------------------------------------------------------------------------------------------- blocks
@@ -121,7 +85,7 @@ def test_other_models_are_refused(nodes):
 
 
 def steers(head_map, positions):
-    relevance = relevance_of(head_map)
+    relevance = comfyui.relevance_of(head_map)
     yield lambda word: strengthen(relevance, word, "Color", 1.5), "red", positions
     yield lambda word: adjust(relevance, word, "Color", "Animals", -0.7), "red", positions
     yield lambda word: weaken(head_map, range(0, head_map.all_heads, 3), word), None, (1, 2, 3)
@@ -131,11 +95,11 @@ def steers(head_map, positions):
 @pytest.mark.parametrize("name", ["sd1", "sdxl"])
 def test_every_layer_hears_what_steer_makes_it_hear(nodes, name, dtype):
     """On the same queries, keys and values, bit for bit: two pictures, negative prompts first."""
-    recorded, tokens, dim = Recorded(name), 24, 4
+    recorded, tokens, dim = comfyui.Recorded(name), 24, 4
     head_map = recorded.head_map
     made = torch.Generator().manual_seed(0)
     for steer, word, positions in steers(head_map, (2,)):
-        theirs = nodes.attention.steered(recorded.model(), clip(), "a red vase", steer(word))
+        theirs = nodes.attention.steered(recorded.model(), comfyui.clip(), "a red vase", steer(word))
         patches = theirs.model_options["transformer_options"]["patches_replace"]["attn2"]
         assert len(patches) == len(head_map)
         ours = steer(positions)
@@ -191,7 +155,7 @@ def test_a_steered_clone_draws_what_a_hooked_pipeline_draws(nodes, order):
     model = comfyui.ModelPatcher(comfyui.UNet(copy.deepcopy(unet)))
     text, other = texts()
     for steer, word, positions in steers(head_map, (2,)):
-        clone = nodes.attention.steered(model, clip(), "a red vase", steer(word))
+        clone = nodes.attention.steered(model, comfyui.clip(), "a red vase", steer(word))
         found = drawn(clone, order, text, other)
         wanted = {0: alone(unet, text, steer(positions)), 1: alone(unet, other)}
         assert not torch.allclose(wanted[0], alone(unet, text), rtol=0, atol=1e-6)
@@ -201,12 +165,16 @@ def test_a_steered_clone_draws_what_a_hooked_pipeline_draws(nodes, order):
 
 def test_the_model_stays_as_it_was_and_strength_zero_changes_no_bit(nodes):
     unet, head_map = small()
-    model, relevance = comfyui.ModelPatcher(comfyui.UNet(unet)), relevance_of(head_map)
+    model, relevance = comfyui.ModelPatcher(comfyui.UNet(unet)), comfyui.relevance_of(head_map)
     text, other = texts()
     stock = drawn(model, [1, 0], text, other)
-    clone = nodes.attention.steered(model, clip(), "a red vase", strengthen(relevance, "red", "Color", 0))
+    clone = nodes.attention.steered(
+        model, comfyui.clip(), "a red vase", strengthen(relevance, "red", "Color", 0)
+    )
     assert torch.equal(drawn(clone, [1, 0], text, other), stock)
-    clone = nodes.attention.steered(model, clip(), "a red vase", strengthen(relevance, "red", "Color"))
+    clone = nodes.attention.steered(
+        model, comfyui.clip(), "a red vase", strengthen(relevance, "red", "Color")
+    )
     assert not torch.equal(drawn(clone, [1, 0], text, other)[1], stock[1])
     assert torch.equal(drawn(clone, [1, 0], text, other)[0], stock[0]), "the row without the prompt"
     assert torch.equal(drawn(model, [1, 0], text, other), stock)
@@ -215,12 +183,12 @@ def test_the_model_stays_as_it_was_and_strength_zero_changes_no_bit(nodes):
 
 def test_steerings_add_up_whatever_their_order(nodes):
     unet, head_map = small()
-    model, relevance = comfyui.ModelPatcher(comfyui.UNet(copy.deepcopy(unet))), relevance_of(head_map)
+    model, relevance = comfyui.ModelPatcher(comfyui.UNet(copy.deepcopy(unet))), comfyui.relevance_of(head_map)
     text, other = texts()
     both = strengthen(relevance, "red", "Color"), strengthen(relevance, "vase", "Animals", 0.5)
     clone = model
     for steer in both:
-        clone = nodes.attention.steered(clone, clip(), "a red vase", steer)
+        clone = nodes.attention.steered(clone, comfyui.clip(), "a red vase", steer)
     wanted = alone(
         unet,
         text,
@@ -255,8 +223,8 @@ def test_what_another_node_put_there_goes_on_with_scaled_values(nodes, block):
     model.set_model_attn2_replace(before, *block)
     text, other = texts()
     drawn(model, [0], text, other)
-    steer = strengthen(relevance_of(head_map), "red", "Color")
-    clone = nodes.attention.steered(model, clip(), "a red vase", steer)
+    steer = strengthen(comfyui.relevance_of(head_map), "red", "Color")
+    clone = nodes.attention.steered(model, comfyui.clip(), "a red vase", steer)
     drawn(clone, [0], text, other)
     plain, scaled = before.values
     changed = (plain != scaled).any(-1)[0]
@@ -276,8 +244,8 @@ def test_the_attention_that_another_node_chose_is_used(nodes):
         lambda attention, q, k, v, heads, **options: torch.zeros_like(q)
     )
     text, other = texts()
-    steer = strengthen(relevance_of(head_map), "red", "Color")
-    clone = nodes.attention.steered(model, clip(), "a red vase", steer)
+    steer = strengthen(comfyui.relevance_of(head_map), "red", "Color")
+    clone = nodes.attention.steered(model, comfyui.clip(), "a red vase", steer)
     assert torch.equal(drawn(clone, [0], text, other), drawn(model, [0], text, other))
 
 
@@ -327,131 +295,3 @@ def test_a_share_of_the_steps_is_that_of_the_samplers_sigmas(nodes, steps, steer
 def test_a_share_of_the_steps_needs_a_sampler_that_tells_its_sigmas(nodes):
     with pytest.raises(HookMisuse, match="Use start 0 and stop 1"):
         scaled_by_two(nodes, steps=(0.0, 0.5))(lambda values: values, *called(nodes, torch.ones(1, 4, 3)))
-
-
-# -------------------------------------------------------------------------------------------------- nodes
-
-
-def test_the_entry_point_lists_nodes_whose_inputs_are_their_arguments(nodes):
-    found = comfyui.listed(nodes)
-    assert set(found) == {
-        "HeadwiseLoadRelevance",
-        "HeadwiseStrengthen",
-        "HeadwiseAdjust",
-        "HeadwiseWeakenHeads",
-    }
-    for node in found.values():
-        schema = node.define_schema()
-        assert schema.category == "headwise" and schema.description and schema.outputs
-        assert all(given.tooltip for given in schema.inputs)
-        assert [given.id for given in schema.inputs] == list(inspect.signature(node.execute).parameters)
-
-
-def test_files_are_listed_loaded_and_read_again_when_they_change(nodes, tmp_path):
-    load = comfyui.listed(nodes)["HeadwiseLoadRelevance"]
-    (tmp_path / "headwise").mkdir()
-    (tmp_path / "headwise" / "notes.txt").touch()
-    assert load.define_schema().inputs[0].options == []
-    relevance = relevance_of(HeadMap.of(published("sd1")))
-    relevance.save(tmp_path / "headwise" / "sd.safetensors")
-    assert load.define_schema().inputs[0].options == ["sd.safetensors"]
-    loaded_relevance, concepts, about = load.execute("sd.safetensors").result
-    assert (loaded_relevance, concepts) == (relevance, "Color\nAnimals")
-    assert about.startswith("Relevance by votes, measured on a model that the file does not name: 128 heads")
-    before = load.fingerprint_inputs("sd.safetensors")
-    assert load.fingerprint_inputs("sd.safetensors") == before
-    relevance_of(HeadMap.of(published("sd1")), seed=1).save(tmp_path / "headwise" / "sd.safetensors")
-    assert load.fingerprint_inputs("sd.safetensors") != before
-
-
-GIVEN = {"text": "a red vase", "start": 0.0, "stop": 0.5}
-
-
-@pytest.mark.parametrize(
-    ("node", "more", "same"),
-    [
-        (
-            "Strengthen",
-            {"word": "red", "occurrence": 0, "concept": "Color", "strength": 1.5},
-            lambda r: strengthen(r, "red", "Color", 1.5),
-        ),
-        (
-            "Adjust",
-            {"word": "red", "occurrence": 1, "toward": "Color", "away": "Animals", "strength": 2.0},
-            lambda r: adjust(r, "red", "Color", "Animals", 2.0),
-        ),
-        (
-            "WeakenHeads",
-            {"concept": "Color", "order": "most relevant", "heads": 5, "factor": -2.0},
-            lambda r: weaken(r.head_map, [rank.index for rank in r.top("Color", 5)]),
-        ),
-        (
-            "WeakenHeads",
-            {"concept": "Color", "order": "least relevant", "heads": 128, "factor": 0.0},
-            lambda r: weaken(r.head_map, range(128), factor=0.0),
-        ),
-    ],
-)
-def test_nodes_lay_the_librarys_factors_on_a_clone(nodes, node, more, same):
-    recorded = Recorded("sd1")
-    relevance, model = relevance_of(recorded.head_map), recorded.model()
-    run = comfyui.listed(nodes)[f"Headwise{node}"].execute
-    (clone,) = run(model=model, clip=clip(), relevance=relevance, **GIVEN, **more).result
-    patches = clone.model_options["transformer_options"]["patches_replace"]["attn2"]
-    factors = [patches[nodes.blocks.block_of(layer.address)].action.factors for layer in recorded.head_map]
-    wanted: Steer = same(relevance)
-    assert np.array_equal(np.concatenate(factors), wanted.factors[0])
-    patch = patches["middle", 0, 0].action
-    assert patch.steps == (0.0, 0.5)
-    assert patch.word.positions == ((1, 2, 3) if wanted.every else (2,))
-    assert model.model_options == {"transformer_options": {}}
-
-
-def steered_heads(nodes, node, relevance, **more):
-    """The factors that a node lays on the heads of a clone."""
-    recorded = Recorded("sd1")
-    run = comfyui.listed(nodes)[f"Headwise{node}"].execute
-    (clone,) = run(model=recorded.model(), clip=clip(), relevance=relevance, **GIVEN, **more).result
-    patches = clone.model_options["transformer_options"]["patches_replace"]["attn2"]
-    factors = [patches[nodes.blocks.block_of(layer.address)].action.factors for layer in recorded.head_map]
-    return np.concatenate(factors)
-
-
-@pytest.mark.parametrize(
-    ("node", "more", "same"),
-    [
-        ("Strengthen", {"concept": "Color"}, lambda r: amplify(r, "red", "Color", 0.5)),
-        ("Adjust", {"toward": "Color", "away": "Animals"}, lambda r: gate(r, "red", "Color", "Animals", 0.5)),
-    ],
-)
-def test_relevance_by_effect_steers_by_the_librarys_rule_for_it(nodes, tmp_path, node, more, same):
-    """From a file, in which some heads are below 0."""
-    (tmp_path / "headwise").mkdir()
-    effect_of(HeadMap.of(published("sd1"))).save(tmp_path / "headwise" / "effect.safetensors")
-    relevance, _, about = comfyui.listed(nodes)["HeadwiseLoadRelevance"].execute("effect.safetensors").result
-    assert about.startswith("Relevance by effect, measured on tiny: 128 heads in 16 layers")
-    factors = steered_heads(nodes, node, relevance, word="red", occurrence=0, strength=0.5, **more)
-    assert np.array_equal(factors, same(relevance).factors[0])
-    against = relevance["Color"] < 0
-    assert against.any() and (factors[against] <= 1).all() and (factors != 1).any()
-
-
-def test_by_effect_heads_that_work_against_a_concept_are_weakened_first_of_the_least(nodes):
-    relevance = effect_of(HeadMap.of(published("sd1")))
-    against = relevance["Color"] < 0
-    chosen = {"concept": "Color", "order": "least relevant", "heads": int(against.sum()), "factor": 0.0}
-    assert np.array_equal(
-        steered_heads(nodes, "WeakenHeads", relevance, **chosen), np.where(against, 0.0, 1.0)
-    )
-
-
-def test_comfyui_needs_no_package_that_it_has_not():
-    """Of Headwise's requirements only jaxtyping is not ComfyUI's own: the README installs it without them."""
-    names = "headwise.measuring.relevance, headwise.steering.spelling, headwise.benchmarks.weakening"
-    assert loaded(
-        f"import sys; sys.modules |= dict.fromkeys(['diffusers', 'transformers']); import {names}"
-    ) == [
-        "diffusers",
-        "transformers",
-        "torch",
-    ], "None in sys.modules forbids an import"

@@ -3,7 +3,6 @@
 import re
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 from diffusers.loaders.single_file_utils import (
@@ -15,12 +14,9 @@ import comfyui_standin as comfyui
 from comfyui_joint import DIM, PIXELS, TEXT, block_inputs, flux, joint_block, patches_of, projections, sd3
 from conftest import tiny_t5, tiny_tokenizer
 from headwise.errors import HeadMapMismatch, HookMisuse, WordNotInPrompt
-from headwise.measuring.relevance import Relevance
 from headwise.model.heads import HeadMap, Layer
 from headwise.model.tokens import token_positions
 from headwise.steering.steer import strengthen
-
-NAMES = ("Color", "Animals")
 
 
 @pytest.fixture
@@ -53,11 +49,6 @@ def flux_map(heads=2):
 
 def sd3_map(heads=3):
     return HeadMap(tuple(Layer(f"transformer_blocks.{i}.attn", heads, "joint") for i in range(3)))
-
-
-def relevance_of(head_map, seed=0):
-    votes = np.random.default_rng(seed).integers(1, 50, (len(NAMES), head_map.all_heads))
-    return Relevance.from_votes(votes, NAMES, head_map)
 
 
 FAMILIES = {"flux": (flux, flux_map, flux_clip), "sd3": (sd3, sd3_map, sd3_clip)}
@@ -179,7 +170,7 @@ def inputs(nodes, block, rows, order, text=TEXT, **options):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_layer_attends_by_its_own_factors(nodes, family):
     model, head_map, clip = (make() for make in FAMILIES[family])
-    steer = strengthen(relevance_of(head_map), "red", "Color", 1.5)
+    steer = strengthen(comfyui.relevance_of(head_map), "red", "Color", 1.5)
     word = nodes.words.find(clip, "a red vase", "red")
     tokens = word.tokens
     clone = nodes.attention.steered(model, clip, "a red vase", steer)
@@ -198,7 +189,7 @@ def test_every_layer_attends_by_its_own_factors(nodes, family):
 
 
 def steered_flux(nodes, strength=1.5, model=None):
-    steer = strengthen(relevance_of(flux_map()), "red", "Color", strength)
+    steer = strengthen(comfyui.relevance_of(flux_map()), "red", "Color", strength)
     return nodes.attention.steered(model or flux(), flux_clip(), "a red vase", steer)
 
 
@@ -256,11 +247,11 @@ def test_steerings_of_two_words_add_up(nodes, between):
     if between:
         first = patches_of(model)[block]
         model.set_model_patch_replace(lambda given, more: first(given, more), "dit", *block)
-    steer = strengthen(relevance_of(flux_map()), "vase", "Animals", 0.5)
+    steer = strengthen(comfyui.relevance_of(flux_map()), "vase", "Animals", 0.5)
     twice = nodes.attention.steered(model, flux_clip(), "a red vase", steer)
     output = patches_of(twice)[block](inputs(nodes, block, 1, [0]), joint_block(2, True, made))["img"]
     place = slice(*flux_map().slices[3])
-    of_red = strengthen(relevance_of(flux_map()), "red", "Color", 1.5).factors[0, place]
+    of_red = strengthen(comfyui.relevance_of(flux_map()), "red", "Color", 1.5).factors[0, place]
     values = made[2].clone()
     for word, factors in (("red", of_red), ("vase", steer.factors[0, place])):
         for position in nodes.words.find(flux_clip(), "a red vase", word).positions:

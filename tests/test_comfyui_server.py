@@ -174,3 +174,38 @@ def test_strength_zero_changes_no_bit(server, sd1, sampler):
     plain = server.latents(graph(**guided))
     assert torch.equal(server.latents(graph("steered", steered=strengthened(0.0), **guided)), plain)
     assert not torch.equal(server.latents(graph("steered", steered=strengthened(1.0), **guided)), plain)
+
+
+def recorded(word, heads):
+    """A recording of one step, and the table of what heads attended to."""
+    common = {"model": Link("loader"), "clip": ["loader", 1], "relevance": Link("relevance")}
+    record = node("HeadwiseRecordAttention", **common, text=PROMPT, word=word, occurrence=0)
+    links = {"recording": ["record", 1], "samples": Link("sampler")}
+    show = node("HeadwiseShowAttention", **links, concept="Color", heads=heads)
+    views = {
+        "table": node("PreviewAny", source=["show", 1]),
+        "map": node("PreviewImage", images=Link("show")),
+    }
+    return graph("record", record=record, show=show, **views)
+
+
+def test_what_heads_attend_to_is_recorded_and_shown(server, sd1):
+    """Sampling is as it was, and the table has for every head what the pipeline's own map has."""
+    pipe, relevance = sd1
+    assert torch.equal(server.latents(recorded(WORD, 5)), server.latents(graph()))
+    outputs = server.run(recorded(WORD, relevance.head_map.all_heads))
+    rows = [line.split() for line in outputs["table"]["text"][0].splitlines() if line.endswith("]")]
+    listed = {address: float(attention) for _, attention, _, address in rows}
+    positions, means = list(token_positions(pipe.tokenizer, PROMPT, WORD)), {}
+
+    def note(attend, site, query, key, value):
+        maps = (query @ key.mT / query.shape[-1] ** 0.5).softmax(-1)
+        for head, mean in enumerate(maps[0, :, :, positions].sum(-1).mean(-1).tolist()):
+            means[f"{site.address}[{head}]"] = mean
+        return attend(query, key, value)
+
+    one_step(pipe, note)
+    assert set(listed) == set(means) and len(set(listed.values())) > 2
+    assert all(abs(listed[address] - mean) <= 1e-4 for address, mean in means.items())
+    (picture,) = outputs["map"]["images"]
+    assert picture["type"] == "temp"

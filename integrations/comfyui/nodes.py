@@ -12,6 +12,7 @@ from headwise.steering.spelling import steering_rule
 from headwise.steering.steer import weaken
 
 from .attention import steered
+from .explain_nodes import RecordAttention, ShowAttention
 from .inputs import (
     FOLDER,
     RelevanceFile,
@@ -207,7 +208,7 @@ class Headwise(ComfyExtension):
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """Lists the nodes of this folder."""
-        return [LoadRelevance, Strengthen, Adjust, WeakenHeads]
+        return [LoadRelevance, Strengthen, Adjust, WeakenHeads, RecordAttention, ShowAttention]
 
 
 async def comfy_entrypoint() -> Headwise:
