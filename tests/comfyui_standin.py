@@ -4,16 +4,29 @@ A UNet of diffusers stands for ComfyUI's: its text-reading layers get ComfyUI's 
 converter of checkpoints, which the nodes do not know) and call patches as ComfyUI's transformer block does.
 """
 
+import asyncio
+import importlib.util
 import re
+import sys
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
 from torch import nn
 
+from conftest import tiny_tokenizer
+from headwise.measuring.relevance import Relevance
+from headwise.model.heads import HeadMap
+from helpers import published
+
+HERE = Path(__file__).parents[1] / "integrations" / "comfyui"
 TEXT = "attn2.to_q.weight"
+CONCEPTS = ("Color", "Animals")
 
 
 def addresses(unet):
@@ -32,12 +45,18 @@ def addresses(unet):
     return {name.removesuffix(".to_q.weight"): converted[name].removesuffix(".to_q.weight") for name in mine}
 
 
-def optimized_attention(q, k, v, heads, mask=None, attn_precision=None, transformer_options=None, **kwargs):
-    """Heads stand side by side in the last axis."""
+def optimized_attention(
+    q, k, v, heads, mask=None, attn_precision=None, skip_reshape=False, transformer_options=None, **kwargs
+):
+    """Heads stand side by side in the last axis, or apart where `skip_reshape` says so."""
     override = (transformer_options or {}).get("optimized_attention_override")
-    if override is not None:
-        return override(optimized_attention, q, k, v, heads, mask=mask)
-    apart = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
+    if override is not None and not kwargs.get("_inside_attn_wrapper"):
+        more = {"mask": mask, "skip_reshape": skip_reshape, "transformer_options": transformer_options}
+        return override(optimized_attention, q, k, v, heads, **more, _inside_attn_wrapper=True)
+    rows, dim = len(q), q.shape[-1] // heads
+    apart = (
+        (q, k, v) if skip_reshape else (x.reshape(rows, -1, heads, dim).transpose(1, 2) for x in (q, k, v))
+    )
     return F.scaled_dot_product_attention(*apart).transpose(1, 2).flatten(-2)
 
 
@@ -104,9 +123,12 @@ class ModelPatcher:
         return self.unet
 
     def set_model_attn2_replace(self, patch, block_name, number, transformer_index=None):
+        self.set_model_patch_replace(patch, "attn2", block_name, number, transformer_index)
+
+    def set_model_patch_replace(self, patch, name, block_name, number, transformer_index=None):
         block = (block_name, number) if transformer_index is None else (block_name, number, transformer_index)
         options = self.model_options["transformer_options"]
-        options.setdefault("patches_replace", {}).setdefault("attn2", {})[block] = patch
+        options.setdefault("patches_replace", {}).setdefault(name, {})[block] = patch
 
 
 def copied(options):
@@ -116,11 +138,11 @@ def copied(options):
 class Tokenizer:
     """Weights, embeddings and chunks, as ComfyUI's tokenizer hands them out."""
 
-    def __init__(self, tokenizer, length=24, embeddings=None, longest_kept_whole=8):
+    def __init__(self, tokenizer, length=24, embeddings=None, longest_kept_whole=8, start=1):
         self.tokenizer, self.length, self.embeddings = tokenizer, length, embeddings or {}
-        self.kept_whole = longest_kept_whole
+        self.kept_whole, self.before = longest_kept_whole, start
         self.pieces = {number: piece for piece, number in tokenizer.get_vocab().items()}
-        self.start, self.end = tokenizer("")["input_ids"]
+        self.start, self.end = tokenizer("")["input_ids"][0], tokenizer("")["input_ids"][-1]
 
     def untokenize(self, pairs):
         return [(pair, self.pieces[pair[0]]) for pair in pairs]
@@ -133,7 +155,9 @@ class Tokenizer:
                 if words != name:
                     groups.append([(vector, weight) for vector in self.embeddings[name]])
                 elif words.strip():
-                    groups.append([(number, weight) for number in self.tokenizer(words)["input_ids"][1:-1]])
+                    groups.append(
+                        [(number, weight) for number in self.tokenizer(words)["input_ids"][self.before : -1]]
+                    )
         chunks = self.chunked(groups)
         return chunks if return_word_ids else [[(t, w) for t, w, _ in chunk] for chunk in chunks]
 
@@ -160,11 +184,26 @@ def weighted(text):
             yield inner, float(weight or 1.1)
 
 
+class T5Tokenizer(Tokenizer):
+    """One chunk of any length, without a start token, filled up with padding."""
+
+    def __init__(self, tokenizer, length=24):
+        super().__init__(tokenizer, length, start=0)
+
+    def chunked(self, groups):
+        tokens = [
+            (token, weight, number) for number, group in enumerate(groups, 1) for token, weight in group
+        ]
+        tokens.append((self.end, 1.0, 0))
+        return [tokens + [(0, 1.0, 0)] * (self.length - len(tokens))]
+
+
 class Clip:
-    """ComfyUI's CLIP, with an encoder's tokenizer by name: l, or l and g."""
+    """ComfyUI's CLIP, with an encoder's tokenizer by name: l, or l and g, or T5's beside them."""
 
     def __init__(self, **tokenizers):
-        self.tokenizers, self.tokenizer = tokenizers, next(iter(tokenizers.values()))
+        self.tokenizers, first = tokenizers, next(iter(tokenizers.values()))
+        self.tokenizer = SimpleNamespace(untokenize=first.untokenize, **tokenizers)
 
     def tokenize(self, text, return_word_ids=False):
         return {
@@ -184,8 +223,8 @@ class Schema:
 
 
 class Input:
-    def __init__(self, id, *, options=None, tooltip=None, default=None, **said):
-        self.id, self.options, self.default, self.said = id, options, default, said
+    def __init__(self, id, *, options=None, tooltip=None, default=None, **more):
+        self.id, self.options, self.tooltip, self.default, self.more = id, options, tooltip, default, more
 
 
 class Output:
@@ -211,7 +250,8 @@ class NodeOutput:
 
 def modules(models):
     """ComfyUI's modules by name, with relevance files in `models`/headwise."""
-    kinds = {"Model": "MODEL", "Clip": "CLIP", "String": "STRING", "Int": "INT", "Float": "FLOAT"}
+    names = ("Model", "Clip", "String", "Int", "Float", "Latent", "Image")
+    kinds = {name: name.upper() for name in names}
     io = SimpleNamespace(
         Schema=Schema,
         NodeOutput=NodeOutput,
@@ -239,6 +279,28 @@ def modules(models):
     return {name: module_of(name, parts) for name, parts in named.items()}
 
 
+@contextmanager
+def loaded_nodes(models, monkeypatch):
+    """The nodes' package, loaded as ComfyUI loads it, with relevance files in `models`/headwise."""
+    for name, module in modules(models).items():
+        monkeypatch.setitem(sys.modules, name, module)
+    spec = importlib.util.spec_from_file_location(
+        "custom_nodes_headwise", HERE / "__init__.py", submodule_search_locations=[str(HERE)]
+    )
+    package = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, package)
+    spec.loader.exec_module(package)
+    yield package
+    for name in [name for name in sys.modules if name.startswith(spec.name + ".")]:
+        del sys.modules[name]
+
+
+def listed(package):
+    """The nodes by their names."""
+    extension = asyncio.run(package.comfy_entrypoint())
+    return {node.define_schema().node_id: node for node in asyncio.run(extension.get_node_list())}
+
+
 def module_of(name, parts):
     module = ModuleType(name)
     module.__dict__.update(vars(parts))
@@ -250,3 +312,33 @@ def batch(conditional, unconditional, order):
     texts = [conditional if kind == 0 else unconditional for kind in order]
     longest = torch.tensor([text.shape[1] for text in texts]).max().item()
     return torch.cat([text.repeat(1, longest // text.shape[1], 1) for text in texts])
+
+
+def clip(**options):
+    return Clip(l=Tokenizer(tiny_tokenizer(), **options))
+
+
+def relevance_of(head_map, seed=0):
+    votes = np.random.default_rng(seed).integers(1, 50, (len(CONCEPTS), head_map.all_heads))
+    return Relevance.from_votes(votes, CONCEPTS, head_map)
+
+
+def effect_of(head_map, seed=0):
+    """Relevance by effect, below 0 where a head works against the concept."""
+    shape = (len(CONCEPTS), head_map.all_heads)
+    values = np.random.default_rng(seed).normal(1, 3, shape)
+    values *= head_map.all_heads / values.sum(1, keepdims=True)
+    unknown = np.full(shape, np.nan)
+    return Relevance(values, unknown, unknown[:, 0], CONCEPTS, head_map, {"by": "effect", "model": "tiny"})
+
+
+class Recorded(nn.Module):
+    """Something with the layers of a head map, at ComfyUI's addresses, that is never run."""
+
+    def __init__(self, name):
+        super().__init__()
+        unet = published(name)
+        self.head_map, self.unet = HeadMap.of(unet), UNet(unet)
+
+    def model(self):
+        return ModelPatcher(self.unet)

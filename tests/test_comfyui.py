@@ -1,14 +1,7 @@
 """The ComfyUI nodes: ComfyUI's blocks are our layers, its tokens our words, and its values scaled as ours."""
 
-import asyncio
 import copy
-import importlib.util
-import inspect
-import json
-import sys
-from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -16,18 +9,13 @@ from diffusers import UNet2DConditionModel
 from torch import nn
 
 import comfyui_standin as comfyui
-from conftest import tiny_tokenizer
-from headwise.errors import HeadMapMismatch, HookMisuse, WordNotInPrompt
-from headwise.measuring.relevance import Relevance
+from headwise.errors import HeadMapMismatch, HookMisuse
 from headwise.model.attention import hooked
 from headwise.model.heads import HeadMap, Layer
 from headwise.model.sites import DenoiserCall, Site
-from headwise.model.tokens import token_positions, word_positions
-from headwise.steering.steer import Steer, adjust, strengthen, weaken
-from helpers import PUBLISHED, loaded, published
+from headwise.steering.steer import adjust, strengthen, weaken
+from helpers import PUBLISHED, published
 
-HERE = Path(__file__).parents[1] / "integrations" / "comfyui"
-NAMES = ("Color", "Animals")
 SMALL = {
     "sample_size": 8,
     "block_out_channels": (8, 8, 16, 16),
@@ -40,45 +28,14 @@ DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 
 @pytest.fixture
 def nodes(tmp_path, monkeypatch):
-    """The nodes' package, loaded as ComfyUI loads it."""
-    for name, module in comfyui.modules(tmp_path).items():
-        monkeypatch.setitem(sys.modules, name, module)
-    found = importlib.util.spec_from_file_location(
-        "custom_nodes_headwise", HERE / "__init__.py", submodule_search_locations=[str(HERE)]
-    )
-    package = importlib.util.module_from_spec(found)
-    monkeypatch.setitem(sys.modules, found.name, package)
-    found.loader.exec_module(package)
-    yield package
-    for name in [name for name in sys.modules if name.startswith(found.name + ".")]:
-        del sys.modules[name]
-
-
-def clip(**options):
-    return comfyui.Clip(l=comfyui.Tokenizer(tiny_tokenizer(), **options))
-
-
-def relevance_of(head_map, seed=0):
-    votes = np.random.default_rng(seed).integers(1, 50, (len(NAMES), head_map.all_heads))
-    return Relevance.from_votes(votes, NAMES, head_map)
+    with comfyui.loaded_nodes(tmp_path, monkeypatch) as package:
+        yield package
 
 
 def small():
     torch.manual_seed(0)
     unet = UNet2DConditionModel(**SMALL).double().eval()
     return unet, HeadMap.of(unet)
-
-
-class Recorded(nn.Module):
-    """Something with the layers of a head map, at ComfyUI's addresses, that is never run."""
-
-    def __init__(self, name):
-        super().__init__()
-        unet = published(name)
-        self.head_map, self.unet = HeadMap.of(unet), comfyui.UNet(unet)
-
-    def model(self):
-        return comfyui.ModelPatcher(self.unet)
 
 
 # ------------------------------------------------------------------------------------------------- blocks
@@ -115,87 +72,20 @@ def test_other_models_are_refused(nodes):
     with pytest.raises(HeadMapMismatch, match="ComfyUI's model has 0 heads"):
         nodes.blocks.slices_by_block(of_sd1, nn.Linear(2, 2))
     flux = HeadMap((Layer("transformer_blocks.0.attn", 24, "joint"),))
-    with pytest.raises(HeadMapMismatch, match="is not a layer of a Stable Diffusion"):
+    with pytest.raises(HeadMapMismatch, match="has 24 heads .* ComfyUI's model has 1300 heads"):
         nodes.blocks.slices_by_block(flux, of_sdxl)
+    pixart = HeadMap((Layer("transformer_blocks.0.attn2", 16),))
+    with pytest.raises(HeadMapMismatch, match="is not a layer of Stable Diffusion .* or of FLUX"):
+        nodes.blocks.slices_by_block(pixart, of_sdxl)
     with pytest.raises(HeadMapMismatch, match="does not say which heads"):
         nodes.blocks.slices_by_block(None, of_sdxl)
-
-
-# -------------------------------------------------------------------------------------------------- words
-
-
-@pytest.mark.parametrize("word", ["red", "vase", "lavender", "a red vase", "Red", "in lavender"])
-@pytest.mark.parametrize("prompt", ["a red vase in lavender color", "lavender, a red vase in  lavender."])
-def test_words_stand_where_the_tokenizers_offsets_put_them(nodes, prompt, word):
-    tokenizer = tiny_tokenizer()
-    expected = token_positions(tokenizer, prompt, word)
-    assert nodes.words.find(clip(), prompt, word) == (expected, 24)
-    assert nodes.words.find(clip(), prompt, None).positions == word_positions(tokenizer, prompt)
-
-
-@pytest.mark.parametrize("prompt", ["a (red:1.3) vase", "(a red) vase", "a (red vase:0.8)"])
-def test_weights_move_no_word(nodes, prompt):
-    assert nodes.words.find(clip(), prompt, "red").positions == (2,)
-    assert nodes.words.find(clip(), prompt, "vase").positions == (3,)
-
-
-def test_brackets_behind_a_backslash_are_text(nodes):
-    assert nodes.words.find(clip(), "a (red) vase", "vase").positions == (3,)
-    assert nodes.words.find(clip(), r"a \(red\) vase", "vase").positions == (5,)
-
-
-def test_occurrences_and_phrases(nodes):
-    prompt = "a red dog, a red cat"
-    first, second = (2,), (6,)
-    assert nodes.words.find(clip(), prompt, "red").positions == first + second
-    assert nodes.words.find(clip(), prompt, "red", 2).positions == second
-    assert nodes.words.find(clip(), prompt, "red cat").positions == (6, 7)
-
-
-def test_words_are_found_in_later_chunks(nodes):
-    """Start and end tokens between the chunks are counted; a short group moves to the next chunk whole."""
-    long = "(a a a a a:1.1) (a a a a a:1.2) (a a a a a:1.3) (a a a a a:1.4) (red vase:1.5) red"
-    reading = nodes.words.find(clip(), long, "red")
-    numbers = [token for chunk in clip().tokenize(long)["l"] for token, _ in chunk]
-    red = tiny_tokenizer()("red")["input_ids"][1]
-    assert reading.tokens == 48 == len(numbers)
-    assert [numbers[position] for position in reading.positions] == [red, red]
-    assert reading.positions[1] > 24
-
-
-def test_embeddings_take_a_place_for_each_vector(nodes):
-    mine = clip(embeddings={"mine": torch.arange(6.0).view(3, 2)})
-    assert nodes.words.find(mine, "a embedding:mine red", "red").positions == (5,)
-    assert nodes.words.find(mine, "a embedding:mine red", "embedding:mine").positions == (2, 3, 4)
-    assert nodes.words.find(mine, "a embedding:mine red", None).positions == (1, 2, 3, 4, 5)
-
-
-def test_of_two_encoders_both_are_read(nodes):
-    two = comfyui.Clip(l=comfyui.Tokenizer(tiny_tokenizer()), g=comfyui.Tokenizer(tiny_tokenizer()))
-    assert nodes.words.find(two, "a red vase", "vase") == ((3,), 24)
-
-
-def test_words_that_are_not_there_are_refused(nodes):
-    with pytest.raises(
-        WordNotInPrompt, match=r"(?s)'lavendar' is not a word .* Did you mean 'lavender'\?"
-    ) as no:
-        nodes.words.find(clip(), "a (lavender:1.2) vase", "lavendar")
-    assert "Its words are: a, lavender, vase." in str(no.value)
-    with pytest.raises(WordNotInPrompt, match="'vender' is not a word"):
-        nodes.words.find(clip(), "a lavender vase", "vender")
-    with pytest.raises(WordNotInPrompt, match="'' is not a word"):
-        nodes.words.find(clip(), "a vase", "")
-    with pytest.raises(
-        WordNotInPrompt, match="'a' occurs once .* occurrence 2 was asked for. Ask for 1 to 1"
-    ):
-        nodes.words.find(clip(), "a vase", "a", 2)
 
 
 # ---------------------------------------------------------------------------------------------- attention
 
 
 def steers(head_map, positions):
-    relevance = relevance_of(head_map)
+    relevance = comfyui.relevance_of(head_map)
     yield lambda word: strengthen(relevance, word, "Color", 1.5), "red", positions
     yield lambda word: adjust(relevance, word, "Color", "Animals", -0.7), "red", positions
     yield lambda word: weaken(head_map, range(0, head_map.all_heads, 3), word), None, (1, 2, 3)
@@ -205,11 +95,11 @@ def steers(head_map, positions):
 @pytest.mark.parametrize("name", ["sd1", "sdxl"])
 def test_every_layer_hears_what_steer_makes_it_hear(nodes, name, dtype):
     """On the same queries, keys and values, bit for bit: two pictures, negative prompts first."""
-    recorded, tokens, dim = Recorded(name), 24, 4
+    recorded, tokens, dim = comfyui.Recorded(name), 24, 4
     head_map = recorded.head_map
     made = torch.Generator().manual_seed(0)
     for steer, word, positions in steers(head_map, (2,)):
-        theirs = nodes.attention.steered(recorded.model(), clip(), "a red vase", steer(word))
+        theirs = nodes.attention.steered(recorded.model(), comfyui.clip(), "a red vase", steer(word))
         patches = theirs.model_options["transformer_options"]["patches_replace"]["attn2"]
         assert len(patches) == len(head_map)
         ours = steer(positions)
@@ -265,7 +155,7 @@ def test_a_steered_clone_draws_what_a_hooked_pipeline_draws(nodes, order):
     model = comfyui.ModelPatcher(comfyui.UNet(copy.deepcopy(unet)))
     text, other = texts()
     for steer, word, positions in steers(head_map, (2,)):
-        clone = nodes.attention.steered(model, clip(), "a red vase", steer(word))
+        clone = nodes.attention.steered(model, comfyui.clip(), "a red vase", steer(word))
         found = drawn(clone, order, text, other)
         wanted = {0: alone(unet, text, steer(positions)), 1: alone(unet, other)}
         assert not torch.allclose(wanted[0], alone(unet, text), rtol=0, atol=1e-6)
@@ -275,12 +165,16 @@ def test_a_steered_clone_draws_what_a_hooked_pipeline_draws(nodes, order):
 
 def test_the_model_stays_as_it_was_and_strength_zero_changes_no_bit(nodes):
     unet, head_map = small()
-    model, relevance = comfyui.ModelPatcher(comfyui.UNet(unet)), relevance_of(head_map)
+    model, relevance = comfyui.ModelPatcher(comfyui.UNet(unet)), comfyui.relevance_of(head_map)
     text, other = texts()
     stock = drawn(model, [1, 0], text, other)
-    clone = nodes.attention.steered(model, clip(), "a red vase", strengthen(relevance, "red", "Color", 0))
+    clone = nodes.attention.steered(
+        model, comfyui.clip(), "a red vase", strengthen(relevance, "red", "Color", 0)
+    )
     assert torch.equal(drawn(clone, [1, 0], text, other), stock)
-    clone = nodes.attention.steered(model, clip(), "a red vase", strengthen(relevance, "red", "Color"))
+    clone = nodes.attention.steered(
+        model, comfyui.clip(), "a red vase", strengthen(relevance, "red", "Color")
+    )
     assert not torch.equal(drawn(clone, [1, 0], text, other)[1], stock[1])
     assert torch.equal(drawn(clone, [1, 0], text, other)[0], stock[0]), "the row without the prompt"
     assert torch.equal(drawn(model, [1, 0], text, other), stock)
@@ -289,12 +183,12 @@ def test_the_model_stays_as_it_was_and_strength_zero_changes_no_bit(nodes):
 
 def test_steerings_add_up_whatever_their_order(nodes):
     unet, head_map = small()
-    model, relevance = comfyui.ModelPatcher(comfyui.UNet(copy.deepcopy(unet))), relevance_of(head_map)
+    model, relevance = comfyui.ModelPatcher(comfyui.UNet(copy.deepcopy(unet))), comfyui.relevance_of(head_map)
     text, other = texts()
     both = strengthen(relevance, "red", "Color"), strengthen(relevance, "vase", "Animals", 0.5)
     clone = model
     for steer in both:
-        clone = nodes.attention.steered(clone, clip(), "a red vase", steer)
+        clone = nodes.attention.steered(clone, comfyui.clip(), "a red vase", steer)
     wanted = alone(
         unet,
         text,
@@ -329,15 +223,15 @@ def test_what_another_node_put_there_goes_on_with_scaled_values(nodes, block):
     model.set_model_attn2_replace(before, *block)
     text, other = texts()
     drawn(model, [0], text, other)
-    steer = strengthen(relevance_of(head_map), "red", "Color")
-    clone = nodes.attention.steered(model, clip(), "a red vase", steer)
+    steer = strengthen(comfyui.relevance_of(head_map), "red", "Color")
+    clone = nodes.attention.steered(model, comfyui.clip(), "a red vase", steer)
     drawn(clone, [0], text, other)
     plain, scaled = before.values
     changed = (plain != scaled).any(-1)[0]
     assert changed.nonzero().flatten().tolist() == [2]
     patches = clone.model_options["transformer_options"]["patches_replace"]["attn2"]
     ours = patches["middle", 0, 0]
-    assert ours.to("a device").attend is before and before.moved == ["a device"]
+    assert ours.to("a device").before is before and before.moved == ["a device"]
     assert ours.models() == ["a model"]
     free = patches["input", 1, 0]
     assert free.to("a device") is free and free.models() == []
@@ -350,8 +244,8 @@ def test_the_attention_that_another_node_chose_is_used(nodes):
         lambda attention, q, k, v, heads, **options: torch.zeros_like(q)
     )
     text, other = texts()
-    steer = strengthen(relevance_of(head_map), "red", "Color")
-    clone = nodes.attention.steered(model, clip(), "a red vase", steer)
+    steer = strengthen(comfyui.relevance_of(head_map), "red", "Color")
+    clone = nodes.attention.steered(model, comfyui.clip(), "a red vase", steer)
     assert torch.equal(drawn(clone, [0], text, other), drawn(model, [0], text, other))
 
 
@@ -359,24 +253,29 @@ def scaled_by_two(nodes, positions=(1,), tokens=4, **options):
     return nodes.attention.Scaled((2.0,), nodes.words.WordTokens(positions, tokens), **options)
 
 
+def called(nodes, value, kinds=(0,), **options):
+    """A call of a layer whose one head has the values "rows tokens dim"."""
+    call = nodes.layers.LayerCall(len(value), {"cond_or_uncond": list(kinds)} | options, value.shape[1])
+    return value[:, None], call
+
+
 def test_a_text_that_was_repeated_is_steered_in_every_copy_and_other_text_in_none(nodes):
-    scaled = scaled_by_two(nodes)
     once, behind = torch.randn(1, 4, 3), torch.randn(1, 4, 3)
     values = torch.cat([once, once, behind], 1).half()
-    factors = scaled.scaled(values, [0]) / values
-    assert factors[0, :, 0].round().tolist() == [1, 2, 1, 1, 1, 2, 1, 1, 1, 1, 1, 1]
+    factors = scaled_by_two(nodes).scaled(*called(nodes, values)) / values
+    assert factors[0, 0, :, 0].round().tolist() == [1, 2, 1, 1, 1, 2, 1, 1, 1, 1, 1, 1]
 
 
 def test_another_text_than_the_models_is_refused(nodes):
     with pytest.raises(HookMisuse, match="is given 6 tokens, but the text makes 4. Give the node the text"):
-        scaled_by_two(nodes).scaled(torch.ones(1, 6, 3), [0])
+        scaled_by_two(nodes).scaled(*called(nodes, torch.ones(1, 6, 3)))
 
 
 def test_rows_are_counted_in_stretches(nodes):
     """Two pictures, three stretches: a prompt, the negative prompt, a second prompt of an area."""
-    found = scaled_by_two(nodes).scaled(torch.ones(6, 4, 3), [0, 1, 0])
-    assert found[:, 1, 0].tolist() == [2, 2, 1, 1, 2, 2]
-    assert found[:, [0, 2, 3]].eq(1).all()
+    found = scaled_by_two(nodes).scaled(*called(nodes, torch.ones(6, 4, 3), [0, 1, 0]))
+    assert found[:, 0, 1, 0].tolist() == [2, 2, 1, 1, 2, 2]
+    assert found[:, 0, [0, 2, 3]].eq(1).all()
 
 
 @pytest.mark.parametrize(
@@ -384,151 +283,15 @@ def test_rows_are_counted_in_stretches(nodes):
     [((0.0, 1.0), "xxxxx"), ((0.0, 0.4), "xx..."), ((0.4, 1.0), "..xxx"), ((0.6, 0.8), "...x.")],
 )
 def test_a_share_of_the_steps_is_that_of_the_samplers_sigmas(nodes, steps, steered):
-    scaled, seen = scaled_by_two(nodes, steps=steps, attend=lambda q, k, v, options: v), ""
+    scaled, seen = scaled_by_two(nodes, steps=steps), ""
     sigmas = torch.tensor([14.6, 5.0, 2.0, 0.9, 0.3, 0.0])
     for sigma in sigmas[:-1]:
-        options = {"sample_sigmas": sigmas, "sigmas": sigma.repeat(2), "cond_or_uncond": [0]}
-        value = torch.ones(2, 4, 3)
-        seen += "x" if scaled(None, None, value, options).max() == 2 else "."
+        options = {"sample_sigmas": sigmas, "sigmas": sigma.repeat(2)}
+        found = scaled(lambda values: values, *called(nodes, torch.ones(2, 4, 3), **options))
+        seen += "x" if found.max() == 2 else "."
     assert seen == steered
 
 
 def test_a_share_of_the_steps_needs_a_sampler_that_tells_its_sigmas(nodes):
     with pytest.raises(HookMisuse, match="Use start 0 and stop 1"):
-        scaled_by_two(nodes, steps=(0.0, 0.5))(None, None, torch.ones(1, 4, 3), {})
-
-
-# -------------------------------------------------------------------------------------------------- nodes
-
-
-def listed(nodes):
-    extension = asyncio.run(nodes.comfy_entrypoint())
-    return {node.define_schema().node_id: node for node in asyncio.run(extension.get_node_list())}
-
-
-def test_the_entry_point_lists_nodes_whose_inputs_are_their_arguments(nodes):
-    found = listed(nodes)
-    assert set(found) == {
-        "HeadwiseLoadRelevance",
-        "HeadwiseStrengthen",
-        "HeadwiseAdjust",
-        "HeadwiseWeakenHeads",
-    }
-    for node in found.values():
-        schema = node.define_schema()
-        assert schema.category == "headwise" and schema.description and schema.outputs
-        assert [given.id for given in schema.inputs] == list(inspect.signature(node.execute).parameters)
-
-
-def test_files_are_listed_loaded_and_read_again_when_they_change(nodes, tmp_path):
-    load = listed(nodes)["HeadwiseLoadRelevance"]
-    (tmp_path / "headwise").mkdir()
-    (tmp_path / "headwise" / "notes.txt").touch()
-    assert load.define_schema().inputs[0].options == []
-    relevance = relevance_of(HeadMap.of(published("sd1")))
-    relevance.save(tmp_path / "headwise" / "sd.safetensors")
-    assert load.define_schema().inputs[0].options == ["sd.safetensors"]
-    assert load.execute("sd.safetensors").result == (relevance, "Color\nAnimals")
-    before = load.fingerprint_inputs("sd.safetensors")
-    assert load.fingerprint_inputs("sd.safetensors") == before
-    relevance_of(HeadMap.of(published("sd1")), seed=1).save(tmp_path / "headwise" / "sd.safetensors")
-    assert load.fingerprint_inputs("sd.safetensors") != before
-
-
-GIVEN = {"text": "a red vase", "start": 0.0, "stop": 0.5}
-
-
-@pytest.mark.parametrize(
-    ("node", "more", "same"),
-    [
-        (
-            "Strengthen",
-            {"word": "red", "occurrence": 0, "concept": "Color", "strength": 1.5},
-            lambda r: strengthen(r, "red", "Color", 1.5),
-        ),
-        (
-            "Adjust",
-            {"word": "red", "occurrence": 1, "toward": "Color", "away": "Animals", "strength": 2.0},
-            lambda r: adjust(r, "red", "Color", "Animals", 2.0),
-        ),
-        (
-            "WeakenHeads",
-            {"concept": "Color", "order": "most relevant", "heads": 5, "factor": -2.0},
-            lambda r: weaken(r.head_map, [rank.index for rank in r.top("Color", 5)]),
-        ),
-        (
-            "WeakenHeads",
-            {"concept": "Color", "order": "least relevant", "heads": 128, "factor": 0.0},
-            lambda r: weaken(r.head_map, range(128), factor=0.0),
-        ),
-    ],
-)
-def test_nodes_lay_the_librarys_factors_on_a_clone(nodes, node, more, same):
-    recorded = Recorded("sd1")
-    relevance, model = relevance_of(recorded.head_map), recorded.model()
-    run = listed(nodes)[f"Headwise{node}"].execute
-    (clone,) = run(model=model, clip=clip(), relevance=relevance, **GIVEN, **more).result
-    patches = clone.model_options["transformer_options"]["patches_replace"]["attn2"]
-    factors = [patches[nodes.blocks.block_of(layer.address)].factors for layer in recorded.head_map]
-    wanted: Steer = same(relevance)
-    assert np.array_equal(np.concatenate(factors), wanted.factors[0])
-    patch = patches["middle", 0, 0]
-    assert patch.steps == (0.0, 0.5)
-    assert patch.word.positions == ((1, 2, 3) if wanted.every else (2,))
-    assert model.model_options == {"transformer_options": {}}
-
-
-def test_comfyui_needs_no_package_that_it_has_not():
-    """Of Headwise's requirements only jaxtyping is not ComfyUI's own: the README installs it without them."""
-    names = "headwise.measuring.relevance, headwise.steering.steer, headwise.benchmarks.weakening"
-    assert loaded(
-        f"import sys; sys.modules |= dict.fromkeys(['diffusers', 'transformers']); import {names}"
-    ) == [
-        "diffusers",
-        "transformers",
-        "torch",
-    ], "None in sys.modules forbids an import"
-
-
-# ----------------------------------------------------------------------------------------------- workflow
-
-CORE = {  # inputs that are linked or set in ComfyUI's own nodes, and how many values they keep
-    "CheckpointLoaderSimple": 1,
-    "PrimitiveStringMultiline": 1,
-    "CLIPTextEncode": 1,
-    "EmptyLatentImage": 3,
-    "KSampler": 7,
-    "VAEDecode": 0,
-    "PreviewImage": 0,
-}
-
-
-@pytest.mark.parametrize("file", sorted((HERE / "example_workflows").glob("*.json")), ids=lambda f: f.stem)
-def test_example_workflows_fit_the_nodes(nodes, file):
-    found, workflow = listed(nodes), json.loads(file.read_text())
-    by_id = {node["id"]: node for node in workflow["nodes"]}
-    assert len(by_id) == len(workflow["nodes"]) and max(by_id) == workflow["last_node_id"]
-    for node in by_id.values():
-        if node["type"] not in found:
-            assert len(node.get("widgets_values", ())) == CORE[node["type"]], node["type"]
-            continue
-        schema = found[node["type"]].define_schema()
-        widgets = [
-            given for given in schema.inputs if given.io_type not in ("MODEL", "CLIP", nodes_type(nodes))
-        ]
-        assert len(node["widgets_values"]) == len(widgets)
-        assert {given["name"]: given["type"] for given in node["inputs"]}.items() <= {
-            (given.id, given.io_type) for given in schema.inputs
-        }
-        assert [out["type"] for out in node["outputs"]] == [out.io_type for out in schema.outputs]
-    for number, origin, slot, target, place, kind in workflow["links"]:
-        out, given = by_id[origin]["outputs"][slot], by_id[target]["inputs"][place]
-        assert out["type"] == given["type"] == kind
-        assert given["link"] == number and number in out["links"]
-    assert {number for number, *_ in workflow["links"]} == {
-        given["link"] for node in by_id.values() for given in node.get("inputs", ()) if given["link"]
-    }
-
-
-def nodes_type(nodes):
-    return nodes.nodes.RelevanceFile.Input.io_type
+        scaled_by_two(nodes, steps=(0.0, 0.5))(lambda values: values, *called(nodes, torch.ones(1, 4, 3)))

@@ -8,67 +8,23 @@ from comfy_api.latest import ComfyExtension, io
 
 from headwise.benchmarks.weakening import LEAST, MOST, orders_of
 from headwise.measuring.relevance import Relevance
-from headwise.steering.steer import adjust, strengthen, weaken
+from headwise.steering.spelling import steering_rule
+from headwise.steering.steer import weaken
 
 from .attention import steered
+from .explain_nodes import RecordAttention, ShowAttention
+from .inputs import (
+    FOLDER,
+    RelevanceFile,
+    concept_input,
+    model_inputs,
+    node_schema,
+    steps_inputs,
+    strength_input,
+    word_inputs,
+)
 
 __all__ = ["Adjust", "Headwise", "LoadRelevance", "Strengthen", "WeakenHeads", "comfy_entrypoint"]
-
-FOLDER = "headwise"  # relevance files are looked for in models/headwise
-folder_paths.add_model_folder_path(FOLDER, str(Path(folder_paths.models_dir) / FOLDER))
-
-RelevanceFile = io.Custom("HEADWISE_RELEVANCE")
-
-
-def _common() -> list[Any]:
-    """The inputs that every steering node has first."""
-    return [
-        io.Model.Input("model", tooltip="It is left as it was; the output is a steered clone."),
-        io.Clip.Input("clip", tooltip="The one that the positive prompt is encoded with."),
-        RelevanceFile.Input("relevance"),
-        io.String.Input("text", multiline=True, tooltip="The positive prompt, word for word."),
-    ]
-
-
-def _word() -> list[Any]:
-    return [
-        io.String.Input("word", tooltip="A word or phrase of the text, or an embedding:name."),
-        io.Int.Input(
-            "occurrence", default=0, min=0, max=99, tooltip="The number of the word's occurrence; 0 for all."
-        ),
-    ]
-
-
-def _strength() -> Any:
-    return io.Float.Input(
-        "strength",
-        default=1.0,
-        min=-10.0,
-        max=10.0,
-        step=0.05,
-        tooltip="0 changes nothing, 1 is the paper's, negative strengths turn away.",
-    )
-
-
-def _steps() -> list[Any]:
-    """The share of the steps, last, because one seldom needs it."""
-    return [
-        io.Float.Input(
-            name, default=default, min=0.0, max=1.0, step=0.01, tooltip="Share of the steps steered."
-        )
-        for name, default in (("start", 0.0), ("stop", 1.0))
-    ]
-
-
-def _schema(node: str, name: str, does: str, inputs: list[Any], outputs: list[Any]) -> io.Schema:
-    return io.Schema(
-        node_id=f"Headwise{node}",
-        display_name=name,
-        category="headwise",
-        description=does,
-        inputs=inputs,
-        outputs=outputs,
-    )
 
 
 class LoadRelevance(io.ComfyNode):
@@ -78,12 +34,16 @@ class LoadRelevance(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         """The relevance files in models/headwise."""
         files = [name for name in folder_paths.get_filename_list(FOLDER) if name.endswith(".safetensors")]
-        return _schema(
+        return node_schema(
             "LoadRelevance",
             "Load relevance file",
-            "Which heads carry which concept, as measured by `headwise measure`. From models/headwise.",
-            [io.Combo.Input("file", options=files)],
-            [RelevanceFile.Output(display_name="relevance"), io.String.Output(display_name="concepts")],
+            "Which heads carry which concept, as measured by `headwise measure`, by votes or by effect.",
+            [io.Combo.Input("file", options=files, tooltip="A file in models/headwise.")],
+            [
+                RelevanceFile.Output(display_name="relevance"),
+                io.String.Output(display_name="concepts"),
+                io.String.Output(display_name="about"),
+            ],
         )
 
     @classmethod
@@ -93,9 +53,15 @@ class LoadRelevance(io.ComfyNode):
 
     @classmethod
     def execute(cls, file: str) -> io.NodeOutput:
-        """Returns the relevance, and the names of its concepts, one per line."""
+        """Returns the relevance, the names of its concepts, one per line, and how they were measured."""
         relevance = Relevance.load(folder_paths.get_full_path_or_raise(FOLDER, file))
-        return io.NodeOutput(relevance, "\n".join(relevance.concepts))
+        return io.NodeOutput(relevance, "\n".join(relevance.concepts), _about(relevance))
+
+
+def _about(relevance: Relevance) -> str:
+    heads = f"{relevance.values.shape[1]} heads" if relevance.head_map is None else relevance.head_map
+    model = relevance.settings.get("model", "a model that the file does not name")
+    return f"Relevance by {relevance.kind}, measured on {model}: {heads}.\n\n{relevance}"
 
 
 class Strengthen(io.ComfyNode):
@@ -104,11 +70,20 @@ class Strengthen(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Declares the node's inputs and outputs."""
-        return _schema(
+        return node_schema(
             "Strengthen",
             "Strengthen",
             "Raises the attention of a concept's heads to a word of the prompt.",
-            [*_common(), *_word(), io.String.Input("concept"), _strength(), *_steps()],
+            [
+                *model_inputs(),
+                *word_inputs(),
+                concept_input(),
+                strength_input(
+                    "0 changes nothing. By votes 1 is the paper's, and negative strengths turn away. By "
+                    "effect it is a dose: 0.5 asks for half as much again of what the word does, -1 mutes it."
+                ),
+                *steps_inputs(),
+            ],
             [io.Model.Output()],
         )
 
@@ -127,10 +102,9 @@ class Strengthen(io.ComfyNode):
         stop: float,
     ) -> io.NodeOutput:
         """Returns a steered clone of the model."""
-        options = {"occurrence": occurrence or None, "steps": (start, stop)}
-        return io.NodeOutput(
-            steered(model, clip, text, strengthen(relevance, word, concept, strength, **options))
-        )
+        rule = steering_rule(relevance.kind, two_senses=False)
+        steer = rule(relevance, word, concept, strength, occurrence=occurrence or None, steps=(start, stop))
+        return io.NodeOutput(steered(model, clip, text, steer))
 
 
 class Adjust(io.ComfyNode):
@@ -139,15 +113,19 @@ class Adjust(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Declares the node's inputs and outputs."""
-        concepts = [
-            io.String.Input("toward", tooltip="The concept that is meant."),
-            io.String.Input("away", tooltip="The concept that is generated instead."),
+        senses = [
+            concept_input("toward", "The concept that is meant."),
+            concept_input("away", "The concept that is generated instead."),
+            strength_input(
+                "0 changes nothing. By votes 1 is the paper's, and negative strengths turn back. By effect, "
+                "from 0 to 1, it shuts the heads of the other concept."
+            ),
         ]
-        return _schema(
+        return node_schema(
             "Adjust",
             "Adjust",
             "A misread word is turned from one concept toward another.",
-            [*_common(), *_word(), *concepts, _strength(), *_steps()],
+            [*model_inputs(), *word_inputs(), *senses, *steps_inputs()],
             [io.Model.Output()],
         )
 
@@ -167,10 +145,11 @@ class Adjust(io.ComfyNode):
         stop: float,
     ) -> io.NodeOutput:
         """Returns a steered clone of the model."""
-        options = {"occurrence": occurrence or None, "steps": (start, stop)}
-        return io.NodeOutput(
-            steered(model, clip, text, adjust(relevance, word, toward, away, strength, **options))
+        rule = steering_rule(relevance.kind, two_senses=True)
+        steer = rule(
+            relevance, word, toward, away, strength, occurrence=occurrence or None, steps=(start, stop)
         )
+        return io.NodeOutput(steered(model, clip, text, steer))
 
 
 class WeakenHeads(io.ComfyNode):
@@ -180,16 +159,27 @@ class WeakenHeads(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         """Declares the node's inputs and outputs."""
         heads = [
-            io.String.Input("concept"),
-            io.Combo.Input("order", options=[MOST, LEAST]),
+            concept_input(),
+            io.Combo.Input(
+                "order",
+                options=[MOST, LEAST],
+                tooltip="By effect, the least relevant heads are those that work against the concept.",
+            ),
             io.Int.Input("heads", default=16, min=0, max=10000, tooltip="The number of heads to weaken."),
-            io.Float.Input("factor", default=-2.0, min=-10.0, max=10.0, step=0.05),
+            io.Float.Input(
+                "factor",
+                default=-2.0,
+                min=-10.0,
+                max=10.0,
+                step=0.05,
+                tooltip="What their attention is multiplied by: 1 changes nothing, -2 is the paper's.",
+            ),
         ]
-        return _schema(
+        return node_schema(
             "WeakenHeads",
             "Weaken heads",
             "Some heads attend less, or inversely, to all words of the prompt: what is lost they carry.",
-            [*_common(), *heads, *_steps()],
+            [*model_inputs(), *heads, *steps_inputs()],
             [io.Model.Output()],
         )
 
@@ -218,7 +208,7 @@ class Headwise(ComfyExtension):
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """Lists the nodes of this folder."""
-        return [LoadRelevance, Strengthen, Adjust, WeakenHeads]
+        return [LoadRelevance, Strengthen, Adjust, WeakenHeads, RecordAttention, ShowAttention]
 
 
 async def comfy_entrypoint() -> Headwise:
