@@ -28,7 +28,7 @@ def strip(files: list[Path], width: int) -> Image.Image:
 
 def main(run: Path) -> None:
     """Sample pictures above, the concept × head map below."""
-    figure = plots.heat_map(Relevance.load(run / "relevance.safetensors"))
+    figure = plots.heat_map(Relevance.load(run / "relevance.safetensors"), width=12)
     heat_map = Image.open(io.BytesIO(plots.as_png(figure))).convert("RGB")
     above = strip(sorted((run / "pictures").glob("*.png")), heat_map.width)
     whole = Image.new("RGB", (heat_map.width, above.height + heat_map.height), "white")

@@ -12,6 +12,7 @@ from typing import Any
 from headwise.benchmarks.results import ENOUGH
 from headwise.intervals import Interval
 from headwise.report import plots
+from headwise.report.page import WIDTH
 
 DOCS = Path(__file__).parent
 RESULTS = DOCS.parent / "benchmarks" / "results"
@@ -109,7 +110,9 @@ def main() -> None:
     (DOCS / "questions.md").write_text("\n".join(parts))
     compared = json.loads(COMPARED.read_text())["estimators"]
     draws = {n: one["curve"] for n, one in compared.items() if n.endswith((" 1 draw", " 8 draws"))}
-    figure = plots.lines(draws, "rows that pass the denoiser", "agreement with the long run", ENOUGH)
+    figure = plots.lines(
+        draws, "rows that pass the denoiser", "agreement with the long run", ENOUGH, width=WIDTH
+    )
     (DOCS / "figures" / "estimators.svg").write_text(plots.as_svg(figure))
 
 
@@ -117,7 +120,7 @@ def _section(name: str, answer: dict[str, Any]) -> str:
     values = {row: Interval(*value) for row, value in answer["values"].items()}
     file = DOCS / "figures" / f"{name}.svg"
     file.parent.mkdir(exist_ok=True)
-    file.write_text(plots.as_svg(plots.intervals(values, answer["measure"])))
+    file.write_text(plots.as_svg(plots.intervals(values, answer["measure"], width=WIDTH)))
     rows = "\n".join(f"| {row} | {value} |" for row, value in values.items())
     alt = f"{answer['question']} The numbers of the table beneath, with their intervals."
     return f"""\

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1] / "src" / "headwise"
-GROUND = ("errors", "files", "intervals", "pictures", "serving", "emoji")
+GROUND = ("errors", "files", "intervals", "pictures", "display", "serving", "emoji")
 ORDER = (
     "model", "runs", "measuring", "steering", "editing", "editing.baselines", "benchmarks.prompts",
     "benchmarks", "benchmarks.attribution", "benchmarks.questions", "report", "study", "web", "cli",

@@ -58,8 +58,10 @@ def test_heat_map_has_concepts_down_and_places_across(relevance):
     assert labels(axes.yaxis) == list(relevance.concepts)
     assert axes.get_images()[0].get_array().shape == relevance.values.shape
     assert [labels(child.xaxis) for child in axes.child_axes] == [["down", "mid", "up"]]
-    assert axes.get_xlabel().startswith("layer") and axes.get_ylabel() == "concept"
-    assert "99th percentile" in bar.get_ylabel(), "a clipped scale says so"
+    assert axes.get_xlabel() == "head, by block" and axes.get_title() == ""
+    assert bar.get_xlabel() == "relevance (average head = 1)"
+    top = np.quantile(relevance.values, 0.99)
+    assert labels(bar.xaxis)[-1] == f"≥ {max(2, top):.1f}", "a clipped scale says so"
 
 
 def test_blocks_are_named_once_each(relevance):
@@ -99,7 +101,7 @@ def test_reliability_is_ordered_and_shows_the_control(votes, relevance):
 def test_convergence_ends_at_the_number_of_pictures(votes, relevance):
     axes = plots.convergence(votes).axes[0]
     line = axes.get_lines()[0]
-    assert axes.get_xlabel() == "pictures" and line.get_xdata()[-1] == len(votes)
+    assert axes.get_xlabel() == "images" and line.get_xdata()[-1] == len(votes)
     assert line.get_ydata()[-1] == pytest.approx(np.median(relevance.split_half))
 
 
@@ -141,14 +143,18 @@ def weakened(seed=0):
     return Weakening(Scores(values, axes, {"concept": "Color"}))
 
 
-def test_weakening_curves_are_the_means_and_name_random_once():
+def test_weakening_curves_are_the_means_and_random_orders_are_numbered_from_1():
     weakening = weakened()
     axes = plots.weakening_curves(weakening).axes[0]
     for order, line in zip(ORDERS, axes.get_lines(), strict=True):
         assert tuple(line.get_xdata()) == weakening.ks
         assert np.allclose(line.get_ydata(), weakening.scores.values[ORDERS.index(order)].mean((1, 2)))
     assert len(axes.collections) == 4, "bands of the four orders by relevance"
-    assert [text.get_text() for text in axes.get_legend().get_texts()] == [*ORDERS[:4], "random"]
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == [
+        "most relevant first", "least relevant first", "most relevant layers first",
+        "least relevant layers first", "random order 1", "random order 2",
+    ]  # fmt: skip
+    assert len({line.get_linestyle() for line in axes.get_lines()[4:]}) == 2, "random orders differ"
 
 
 def test_weakening_areas_are_ordered_and_beside_their_controls():
@@ -171,18 +177,17 @@ METHODS = {
 }
 
 
-def test_a_tradeoff_has_both_intervals_of_each_method_and_names_that_do_not_touch():
+def test_a_tradeoff_has_both_intervals_and_a_mark_of_each_method():
     axes = plots.tradeoff(METHODS, "kept", "changed").axes[0]
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("kept", "changed")
     lines = [(tuple(line.get_xdata()), tuple(line.get_ydata())) for line in axes.get_lines()]
     for across, up in METHODS.values():
         assert ((across.low, across.high), (up.value, up.value)) in lines
         assert ((across.value, across.value), (up.low, up.high)) in lines
-    names = {text.get_text(): text for text in axes.texts}
-    assert names.keys() == METHODS.keys()
-    assert names["plain"].get_color() != names["relevance × 1"].get_color()
-    heights = [axes.transData.transform(t.xy)[1] * 72 / axes.figure.dpi + t.xyann[1] for t in names.values()]
-    assert abs(heights[0] - heights[1]) >= 9 - 1e-6
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == list(METHODS)
+    ours, plain = axes.collections
+    assert not np.array_equal(ours.get_facecolor(), plain.get_facecolor())
+    assert len(ours.get_paths()[0]) != len(plain.get_paths()[0]), "marks differ in shape too"
 
 
 def test_intervals_stand_in_the_order_given_and_rates_go_from_0_to_1():
@@ -216,13 +221,16 @@ def test_agreements_are_ordered_and_show_their_ceiling():
     _, reached, ceiling = axes.collections
     assert reached.get_offsets()[:, 0].tolist() == [-0.3, 0.5, 0.9]
     assert ceiling.get_offsets()[:, 0].tolist() == [0.8, 1.0, 0.95]
-    assert axes.get_xlim() == (-0.3, 1.02), "nothing is cut off"
+    assert axes.get_xlim() == pytest.approx((-0.33, 1.02)), "nothing is cut off"
 
 
 def test_every_figure_is_offered():
-    from headwise.report import curves
+    from headwise.report import certainty, curves, explanation, maps, marks
 
-    assert set(curves.__all__) | {"heat_map", "as_svg", "as_png"} <= set(plots.__all__)
+    modules = (certainty, curves, maps, marks)
+    offered = {"explanation", "as_svg", "as_png", "style"}
+    assert explanation.explanation is plots.explanation
+    assert set(plots.__all__) == offered.union(*(module.__all__ for module in modules))
 
 
 def test_without_matplotlib_the_install_line_is_told(monkeypatch):
@@ -266,7 +274,7 @@ def test_an_explanation_shows_shares_by_layer_and_head_and_maps_of_the_largest(h
     head, address, share = explanation.top("car")[0]
     title = axes[-2].get_title()
     assert title.endswith(f"{share:+.2f}".replace("-", "−")) and title.startswith(address.split("_")[0])
-    assert axes[-3].get_title() == "all heads"
+    assert axes[-3].get_title() == "all\nheads"
     assert len(plots.explanation(explanation, ["car"]).axes) == 2 + 2 + 4
     assert plots.as_png(figure).startswith(b"\x89PNG")
 

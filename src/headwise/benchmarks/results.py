@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Float
 
 from headwise.benchmarks.method_results import Atoms, Editing, Polysemy
+from headwise.display import html_table
 from headwise.errors import HeadwiseError
 from headwise.intervals import Interval, bootstrap, bootstrap_interval
 from headwise.measuring.estimators import PAPER
@@ -23,7 +24,7 @@ from headwise.runs.scores import Scores
 __all__ = [
     "ATTRIBUTION_FILE", "ENOUGH", "ESTIMATORS_FILE", "LEAST", "LEAST_LAYERS", "MOST", "MOST_LAYERS",
     "QUESTIONS_FILE", "SCALES_FILE", "Answer", "Curve", "Estimators", "Scales", "Weakening",
-    "estimator_name", "kind_of", "kind_of_scores",
+    "estimator_name", "kind_of", "kind_of_scores", "order_name",
 ]  # fmt: skip
 
 MOST, LEAST = "most relevant", "least relevant"
@@ -87,6 +88,19 @@ class Weakening:
         share = (mean[i - 1] - half) / (mean[i - 1] - mean[i])
         return float(self.ks[i - 1] + share * (self.ks[i] - self.ks[i - 1]))
 
+    def rows(self) -> list[tuple[str, str, str]]:
+        """Of each order its name, its mean score with its interval, and the k at half of the drop."""
+        drops = {order: self.half_drop(order) for order in self.orders}
+        return [
+            (order_name(order), str(self.height(order)), "no drop" if np.isnan(k) else f"{k:.0f}")
+            for order, k in drops.items()
+        ]
+
+    def _repr_html_(self) -> str:
+        caption = f"{self.scores.settings.get('concept', '')}: area {self.area():+.3f} between the curves"
+        columns = ("heads weakened", "mean score (95 %)", "half of the drop at k")
+        return html_table(caption.removeprefix(": "), columns, self.rows())
+
     def _curves(self, order: str) -> Float[np.ndarray, "prompts ks"]:
         if order not in self.orders:
             raise HeadwiseError(f"{order!r} was not measured. The orders are: {', '.join(self.orders)}.")
@@ -94,6 +108,16 @@ class Weakening:
 
     def _height(self, mean: Float[np.ndarray, " ks"]) -> float:
         return float(np.trapezoid(mean, self.ks) / self.ks[-1])
+
+
+def order_name(order: str) -> str:
+    """An order of weakening as figures and tables call it: "random 0" is "random order 1".
+
+    Args:
+        order: Its name in files: "most relevant", "least relevant layers", "random 0" and the like.
+    """
+    kind, _, number = order.partition(" ")
+    return f"random order {int(number) + 1}" if kind == "random" else f"{order} first"
 
 
 @dataclass(frozen=True)

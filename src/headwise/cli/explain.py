@@ -69,7 +69,7 @@ def explain(
     settings |= {"sampler": sampler_of(pipe)}
     save_picture(output.out / PICTURE, explained.image, settings)
     explained.save(output.out / NUMBERS)
-    write_whole(output.out / FIGURE, plots.as_png(plots.explanation(explained)))
+    write_whole(output.out / FIGURE, plots.as_png(plots.explanation(explained, width=9)))
     if output.as_json:
         print_json(_summary(explained, output.out))
         return

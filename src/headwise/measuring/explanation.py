@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from PIL import Image
 
+from headwise.display import colour_limit, html_image, html_strip, html_table
 from headwise.errors import HeadwiseError
 from headwise.files import write_whole
 from headwise.model.heads import HeadMap
@@ -142,6 +143,24 @@ class Explanation:
     def save(self, path: str | Path) -> None:
         """Write what `to_json` returns to a file; the image is not in it."""
         write_whole(path, json.dumps(self.to_json(), ensure_ascii=False).encode())
+
+    def _repr_html_(self) -> str:
+        limit = colour_limit(self.shares) or 1.0
+        rows = [
+            (
+                word,
+                f"{self.strengths[w]:.2f}",
+                html_strip(self.shares[w], limit, True, f"the shares of all heads in {word}"),
+                ", ".join(f"{share.head} ({share.share:+.2f})" for share in self.top(word, 3)),
+                self.top(word, 1)[0].address,
+            )
+            for w, word in enumerate(self.words)
+        ]
+        columns = ("word", "strength", "shares of all heads", "largest shares", "address of the first")
+        table = html_table(f"“{self.prompt}”: the share of each head in each word", columns, rows)
+        if not isinstance(self.image, Image.Image):
+            return table
+        return html_image(self.image, self.prompt, "max-width:16em") + table
 
     def __repr__(self) -> str:
         strongest = (f"{word}: {self.top(word, 1)[0].address}" for word in self.words)

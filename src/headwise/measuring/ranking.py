@@ -1,12 +1,13 @@
 """Rankings: the heads of a concept in the order of their relevance."""
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
-__all__ = ["HeadRank", "below_zero", "ranked"]
+from headwise.model.heads import HeadMap
+
+__all__ = ["HeadRank", "address_of", "below_zero", "ranked"]
 
 
 class HeadRank(NamedTuple):
@@ -25,14 +26,19 @@ class HeadRank(NamedTuple):
     standard_error: float
 
 
+def address_of(head: int, head_map: HeadMap | None) -> str:
+    """Where a head sits: "layer[number]", or "head 12" where layers are not known."""
+    return f"head {head}" if head_map is None else head_map.address(head)
+
+
 def ranked(
     values: Float[np.ndarray, " all_heads"],
     standard_errors: Float[np.ndarray, " all_heads"],
-    address: Callable[[int], str],
+    head_map: HeadMap | None,
 ) -> list[HeadRank]:
     """All heads, the most relevant first; heads of equal relevance in the order of their index."""
     return [
-        HeadRank(int(h), address(int(h)), float(values[h]), float(standard_errors[h]))
+        HeadRank(int(h), address_of(int(h), head_map), float(values[h]), float(standard_errors[h]))
         for h in np.argsort(-values, kind="stable")
     ]
 

@@ -19,27 +19,31 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 from jaxtyping import Float, Shaped
 
-from headwise.errors import (
-    BadStrength,
-    HeadMapMismatch,
-    HeadwiseError,
-    UnknownConcept,
-    UnreadableFile,
-    VotesMismatch,
-)
+from headwise.errors import BadStrength, HeadMapMismatch, HeadwiseError, UnreadableFile
 from headwise.files import expanded, read_arrays, write_arrays
-from headwise.measuring.concepts import unknown_concept
 from headwise.measuring.effect_samples import EffectSamples, ratio
 from headwise.measuring.hub import HubFile
 from headwise.measuring.ranking import HeadRank, below_zero, ranked
 from headwise.measuring.reliability import normalise, remarks, split_half, standard_errors
+from headwise.measuring.tables import (
+    ConceptRow,
+    frame_of,
+    html_of,
+    look_up,
+    names_of_rows,
+    row_of,
+    text_of,
+)
 from headwise.measuring.votes import Votes
 from headwise.model.heads import HeadMap
+
+if TYPE_CHECKING:
+    import pandas
 
 __all__ = ["HeadRank", "Relevance"]
 
@@ -47,6 +51,10 @@ __all__ = ["HeadRank", "Relevance"]
 @dataclass(frozen=True, eq=False)
 class Relevance(HubFile):
     """Relevance of every head for every concept (the paper's HRV: one vector over heads per concept).
+
+        relevance["Color"]                          # over all heads
+        relevance["Color", "mid_block.….attn2[3]"]  # of one head, by its address or its index
+        relevance["mid_block.….attn2[3]"]           # of one head, over all concepts
 
     Args:
         values: Relevance by concept and head. Each row sums to the number of heads, or is zeros where the
@@ -152,21 +160,17 @@ class Relevance(HubFile):
     def _from_array(
         cls, votes: np.ndarray, concepts: Sequence[str] | None, head_map: HeadMap | None
     ) -> "Relevance":
-        if votes.ndim != 2:
-            raise VotesMismatch(f"Expected votes of shape (concepts, all_heads), got {votes.shape}.")
-        if votes.dtype.kind not in "biuf" or not np.isfinite(votes).all() or (votes < 0).any():
-            raise VotesMismatch(
-                "The votes hold something else than finite numbers from 0 on. Give counts of votes, or for "
-                "relevance that is known make a Relevance of it."
-            )
-        names = tuple(concepts) if concepts is not None else tuple(f"concept {c}" for c in range(len(votes)))
-        if len(names) != len(votes):
-            raise VotesMismatch(f"{len(names)} names for {len(votes)} rows of votes. Give one name per row.")
+        names = names_of_rows(votes, concepts)
         unknown = np.full(votes.shape, np.nan)
         return cls(normalise(votes), unknown, unknown[:, 0].copy(), names, head_map)
 
-    def __getitem__(self, concept: str | int) -> Float[np.ndarray, " all_heads"]:
-        return self.values[self._row(concept)]
+    @overload
+    def __getitem__(self, key: str | int) -> Float[np.ndarray, " axis"]: ...
+    @overload
+    def __getitem__(self, key: tuple[str | int, str | int]) -> float: ...
+    def __getitem__(self, key: Any) -> Any:
+        """A concept's row over heads, a head's column over concepts by its address, or one value by both."""
+        return look_up(key, self.values, self.concepts, self.head_map)
 
     def __contains__(self, concept: object) -> bool:
         return concept in self.concepts
@@ -264,6 +268,17 @@ class Relevance(HubFile):
         """
         return below_zero(self._ranked(concept))[:k]
 
+    def to_frame(self) -> "pandas.DataFrame":
+        """A pandas data frame with one row for each concept and head, concepts one after the other.
+
+        Its columns are concept, head (the index), layer, address, relevance and standard_error;
+        `frame.pivot(index="concept", columns="head", values="relevance")` has the shape of `values`.
+
+        Raises:
+            MissingExtra: pandas is not installed.
+        """
+        return frame_of(self.values, self.standard_errors, self.concepts, self.head_map)
+
     def save(self, path: str | Path) -> None:
         """Write a safetensors file with everything in it."""
         arrays = {
@@ -311,31 +326,22 @@ class Relevance(HubFile):
     __hash__ = None  # type: ignore[assignment]
 
     def __str__(self) -> str:
-        width = max(7, *map(len, self.foreground))
-        lines = [f"{'concept':{width}}  split-half  most relevant heads"]
-        for name in self.foreground:
-            heads = ", ".join(f"{rank.index} ({rank.relevance:.1f})" for rank in self.top(name, 3))
-            lines.append(f"{name:{width}}  {self.split_half[self._row(name)]:10.2f}  {heads}")
-        return "\n".join([*lines, *self.remarks])
+        return text_of(self._by_concept(), self.remarks)
+
+    def _repr_html_(self) -> str:
+        model = self.settings.get("model", "a model that is not known")
+        caption = f"Relevance by {self.kind} of {self.values.shape[1]} heads of {model}"
+        return html_of(caption, self._by_concept(), self.remarks)
+
+    def _by_concept(self) -> list[ConceptRow]:
+        """Of each of the user's concepts what a table says of it."""
+        rows = ((name, row_of(name, self.concepts)) for name in self.foreground)
+        return [(name, float(self.split_half[r]), self.values[r], self.top(name, 3)) for name, r in rows]
 
     def _arrays(self) -> tuple[np.ndarray, ...]:
         by_decile = np.zeros(0) if self.by_decile is None else self.by_decile
         return self.values, self.standard_errors, self.split_half, by_decile
 
     def _ranked(self, concept: str) -> list[HeadRank]:
-        row = self._row(concept)
-        return ranked(self.values[row], self.standard_errors[row], self._address)
-
-    def _row(self, concept: str | int) -> int:
-        if isinstance(concept, str):
-            if concept not in self.concepts:
-                raise unknown_concept(concept, self.concepts)
-            return self.concepts.index(concept)
-        if not isinstance(concept, int | np.integer) or not -len(self) <= concept < len(self):
-            raise UnknownConcept(
-                f"{concept!r} is not a concept. Give the name of one, or a row from 0 to {len(self) - 1}."
-            )
-        return int(concept)
-
-    def _address(self, head: int) -> str:
-        return f"head {head}" if self.head_map is None else self.head_map.address(head)
+        row = row_of(concept, self.concepts)
+        return ranked(self.values[row], self.standard_errors[row], self.head_map)

@@ -12,6 +12,7 @@ maps that are equal belong to results that may be combined; unequal ones never d
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from difflib import get_close_matches
 from typing import Any, Literal
 
 from headwise.errors import HeadMapMismatch, ModelNotLoaded
@@ -90,6 +91,22 @@ class HeadMap:
         raise HeadMapMismatch(
             f"{address!r} is not a layer of this head map. Its first is {self.layers[0].address!r}."
         )
+
+    def head(self, address: str) -> int:
+        """The index of the head at an address, the inverse of `address`.
+
+        Raises:
+            HeadMapMismatch: No head of this map has the address.
+        """
+        layer, _, number = address.removesuffix("]").rpartition("[")
+        layers = [each.address for each in self.layers]
+        if layer in layers and number.isdecimal():
+            return self.index(layer, int(number))
+        if address in layers:
+            raise HeadMapMismatch(f"{address!r} is a layer. Name one of its heads, as in '{address}[0]'.")
+        every = [f"{each.address}[{head}]" for each in self.layers for head in range(each.heads)]
+        near = get_close_matches(address, every, n=1) or every[:1]
+        raise HeadMapMismatch(f"{address!r} is not the address of a head. Did you mean {near[0]!r}?")
 
     def address(self, index: int) -> str:
         """Where the head of this index sits: `down_blocks.0.attentions.0.transformer_blocks.0.attn2[3]`."""

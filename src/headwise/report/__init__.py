@@ -1,6 +1,7 @@
 """Chapter 7, pages: self-contained HTML of what was measured, and the figures in it.
 
-plots         figures of heads; curves: figures of benchmarks; style: what all figures share
+plots         all figures: of a relevance (maps, certainty), of benchmarks (curves, marks), of one image
+              (explanation); canvas, style, labels and layers are what they share
 page          one page: its sections and its template
 measurement   `report`, which writes the page of any run; the page of a measurement
 turned        its section of words turned up and down by their heads

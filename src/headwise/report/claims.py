@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from headwise.benchmarks.method_results import Polysemy
-from headwise.benchmarks.results import LEAST, LEAST_LAYERS, MOST, MOST_LAYERS, Weakening
+from headwise.benchmarks.results import LEAST, LEAST_LAYERS, MOST, MOST_LAYERS, Weakening, order_name
 from headwise.intervals import Interval
 from headwise.report import plots
 from headwise.report.page import (
+    WIDTH,
     Drawing,
     Page,
     Picture,
@@ -87,14 +88,19 @@ def weakening_section(folder: Path, weakening: Weakening) -> Section:
 
 def _curves(weakening: Weakening) -> Section:
     heights = {order: weakening.height(order) for order in weakening.orders}
-    rows = [(order, str(height), _k(weakening.half_drop(order))) for order, height in heights.items()]
     columns = ("order", "mean score (95 %)", "half of the drop at k")
-    alt = "; ".join(f"{order}: mean score {height.value:.2f}" for order, height in heights.items())
+    alt = "; ".join(
+        f"{order_name(order)}: mean score {height.value:.2f}" for order, height in heights.items()
+    )
     return Section(
         "Curves",
         "The mean score of all prompts against the number of weakened heads; bands are 95 % (bootstrap).",
-        (Drawing.of(plots.weakening_curves(weakening), f"Curves of score over k. {alt}.", "36rem"),),
-        (Table("Every order", columns, rows, columns[1:], open=True),),
+        (
+            Drawing.of(
+                plots.weakening_curves(weakening, width=WIDTH), f"Curves of score over k. {alt}.", "36rem"
+            ),
+        ),
+        (Table("Every order", columns, weakening.rows(), columns[1:], open=True),),
     )
 
 
@@ -149,7 +155,7 @@ def _areas(named: dict[str, Weakening], areas: dict[str, Interval]) -> Section:
         "All together",
         "Area between the curves of least and most relevant first, with 95 % intervals; hollow marks are "
         "random orders above most relevant first, squares the same area for whole layers.",
-        (Drawing.of(plots.weakening_areas(named), f"Areas by concept: {alt}.", "36rem"),),
+        (Drawing.of(plots.weakening_areas(named, width=WIDTH), f"Areas by concept: {alt}.", "36rem"),),
         (Table("The numbers", columns, rows, columns[1:], open=True),),
     )
 
@@ -188,7 +194,11 @@ def polysemy_page(folder: Path, scores: Scores) -> Page:
     overview = Section(
         "Misread",
         "Share of pictures that show another sense than the one meant; 95 % intervals (Wilson).",
-        (Drawing.of(plots.rates(rates, "share misread"), f"Misread by method: {alt}.", "34rem"),),
+        (
+            Drawing.of(
+                plots.rates(rates, "share misread", width=WIDTH), f"Misread by method: {alt}.", "34rem"
+            ),
+        ),
         (
             _means_table(polysemy),
             Table("By word", ("word", *polysemy.methods), by_word, polysemy.methods, open=True),
@@ -227,7 +237,3 @@ def _means_table(polysemy: Polysemy) -> Table:
 
 def _signed(interval: Interval) -> str:
     return f"{interval:+.3f}"
-
-
-def _k(k: float) -> str:
-    return "no drop" if np.isnan(k) else f"{k:.0f}"

@@ -7,6 +7,7 @@ work against it.
 from collections.abc import Sequence
 from typing import Any
 
+import matplotlib
 import numpy as np
 from jaxtyping import Float
 from PIL import Image
@@ -14,27 +15,42 @@ from PIL import Image
 from headwise.errors import HeadwiseError
 from headwise.measuring.explanation import Explanation
 from headwise.report.layers import block_of, mark_layers, place_of
-from headwise.report.style import DIVERGING, INK, Axes, Figure, sheet
+from headwise.report.style import DIVERGING, INK, Axes, Figure, SubFigure, check_width, sheet
 
 __all__ = ["explanation", "short_address", "signed"]
 
 FOR, AGAINST, ALL = "#b2182b", "#2166ac", "#6b21a8"
-CELL, STRIP = 1.7, 0.95  # the height of a word's maps and of its shares, in inches
 
 
-def explanation(explained: Explanation, words: Sequence[str] | None = None, maps: int = 4) -> Figure:
+def explanation(
+    explained: Explanation,
+    words: Sequence[str] | None = None,
+    maps: int = 4,
+    *,
+    title: str | None = None,
+    width: float | int | None = None,
+    figure: Figure | SubFigure | None = None,
+) -> Figure:
     """The image, the shares of layers and heads in each word, and maps of each word's largest heads.
 
-    A map lies over the image in grey, and its colour is full at its own largest value, so that a weak head
-    is seen as well as a strong one; the number above it is the head's share.
+    A map is where the output changes when the word is muted in one head. It lies over the image in grey, and
+    its colour is full at its own largest value, so that a weak head is seen as well as a strong one; the
+    number above it is the head's share.
 
     Args:
         explained: The explanation.
-        words: The words to show; all if None.
+        words: The words to show, from top to bottom; all if None.
         maps: How many heads of each word are shown, at most.
+        title: The title; the prompt if None.
+        width: The width of a new figure in inches, 2 or more; 5.5 if None.
+        figure: An empty figure or subfigure to draw into; a new figure if None.
+
+    Returns:
+        The new figure, or the one that was given or that holds the subfigure.
 
     Raises:
-        HeadwiseError: The explained image is not one of Pillow's, or a word was not explained.
+        HeadwiseError: The explained image is not one of Pillow's, a word was not explained, or the width is
+            below 2 or given beside a figure.
     """
     if not isinstance(explained.image, Image.Image):
         raise HeadwiseError(
@@ -43,64 +59,75 @@ def explanation(explained: Explanation, words: Sequence[str] | None = None, maps
         )
     rows = [explained.index(word) for word in (explained.words if words is None else words)]
     shown = min(maps, explained.heads.shape[1])
-    above, below = max(2.6, 0.7 + STRIP * len(rows)), CELL * len(rows) + 0.3
-    width = max(9.0, 1.6 + (shown + 1) * CELL)
-    with sheet(width, above + below) as figure:
-        engine: Any = figure.get_layout_engine()
-        engine.set(h_pad=0.03, hspace=0)
-        halves: Any = figure.subfigures(2, 1, height_ratios=[above, below])
-        left, right = halves[0].subfigures(1, 2, width_ratios=[2.4, width - 2.4])
-        _draw_image(left.subplots(), explained)
-        _draw_shares(right, explained, rows)
-        _draw_maps(halves[1], explained, rows, shown)
-    return figure
+    inches = check_width(width, figure)
+    cell = (inches - 0.7) / (shown + 1) * explained.image.height / explained.image.width
+    heights = (1.0 + len(rows) * (0.5 + inches / 20), len(rows) * (cell + 0.35))
+    title = f"“{explained.prompt}”" if title is None else title
+    if figure is not None:
+        _fill(figure, explained, rows, shown, heights, title)
+        return figure.figure  # type: ignore[return-value]
+    with sheet(inches, sum(heights)) as made:
+        _fill(made, explained, rows, shown, heights, title)
+    return made
 
 
-def _draw_image(axes: Axes, explained: Explanation) -> None:
+def _fill(
+    figure: Figure | SubFigure,
+    explained: Explanation,
+    rows: Sequence[int],
+    shown: int,
+    heights: tuple[float, float],
+    title: str,
+) -> None:
+    """The image and the shares in the upper half, the maps in the lower one."""
+    figure.suptitle(title, wrap=True)
+    halves: Any = figure.subfigures(2, 1, height_ratios=heights)
+    left, right = halves[0].subfigures(1, 2, width_ratios=(1, 3))
+    axes = left.subplots()
     axes.imshow(explained.image, interpolation="nearest")
     axes.set_axis_off()
-    axes.set_title(f"“{explained.prompt}”", fontsize=9, wrap=True)
+    _draw_shares(right, explained, rows)
+    _draw_maps(halves[1], explained, rows, shown)
 
 
-def _draw_shares(figure: Any, explained: Explanation, rows: Sequence[int]) -> None:
+def _draw_shares(figure: SubFigure, explained: Explanation, rows: Sequence[int]) -> None:
     """For each word bars of its layers, and below them a strip of its heads."""
     axes = figure.subplots(2 * len(rows), 1, sharex=True, height_ratios=[3, 1] * len(rows))
     slices, limit = explained.head_map.slices, float(np.abs(explained.shares[rows]).max()) or 1.0
     of_layers = explained.by_layer[rows]
     low, high = min(0.0, of_layers.min()), max(0.0, of_layers.max())
     margin = 0.05 * (high - low) or 0.5
+    colours: dict[str, Any] = {"cmap": DIVERGING, "vmin": -limit, "vmax": limit}
     strip: Any = None
     for (bars, heads), w in zip(axes.reshape(-1, 2), rows, strict=True):
         for share, (start, stop) in zip(explained.by_layer[w], slices, strict=True):
             bars.bar((start + stop - 1) / 2, share, 0.9 * (stop - start), color=FOR if share > 0 else AGAINST)
         bars.axhline(0, color="black", linewidth=0.6)
         bars.set(ylim=(low - margin, high + margin))
-        label = f"{explained.words[w]}\nin all {explained.completeness[w]:.2f}"
-        bars.set_ylabel(label, rotation=0, ha="right", va="center", color=INK)
+        _name(bars, explained.words[w], f"sum {explained.completeness[w]:.2f}".replace("-", "−"))
         for each in (bars, heads):
             each.tick_params(axis="x", length=0)
             each.spines[["bottom", "left"]].set_visible(False)
-        colours: dict[str, Any] = {"cmap": DIVERGING, "vmin": -limit, "vmax": limit}
         strip = heads.imshow(explained.shares[w][None], aspect="auto", interpolation="nearest", **colours)
         heads.set_yticks([0], ["heads"])
-        heads.tick_params(axis="y", length=0, labelsize=7)
+        heads.tick_params(axis="y", length=0)
         for start, _ in slices[1:]:
             heads.axvline(start - 0.5, color="#c9ced4", linewidth=0.5)
+    bar = figure.colorbar(strip, ax=list(axes), location="bottom", aspect=30, fraction=0.05, pad=0.02)
+    bar.set_label("share of a head")
     mark_layers(heads, explained.head_map, [layer.heads for layer in explained.head_map], above=axes[0])
-    figure.suptitle("share in what the word does: of each layer, and of its heads", fontsize=9)
-    figure.colorbar(strip, ax=list(axes), fraction=0.03, pad=0.01).set_label("share of a head")
 
 
-def _draw_maps(figure: Any, explained: Explanation, rows: Sequence[int], shown: int) -> None:
+def _draw_maps(figure: SubFigure, explained: Explanation, rows: Sequence[int], shown: int) -> None:
     """For each word the map of all heads, and those of the heads with the largest shares."""
     grid = figure.subplots(len(rows), shown + 1, squeeze=False)
     grey = explained.image.convert("L")
     for cells, w in zip(grid, rows, strict=True):
-        titles = [("all heads", ALL, explained.word_maps[w])]
+        titles = [("all\nheads", ALL, explained.word_maps[w])]
         for head, map_ in zip(explained.heads[w, :shown], explained.maps[w], strict=False):
             share = explained.shares[w, head]
             name = short_address(explained.head_map.address(int(head)))
-            titles.append((f"{name}  {signed(share)}", FOR if share > 0 else AGAINST, map_))
+            titles.append((f"{name}\n{signed(share)}", FOR if share > 0 else AGAINST, map_))
         for axes, (title, colour, map_) in zip(cells, titles, strict=True):
             axes.imshow(grey, cmap="gray", vmin=-220, vmax=255, interpolation="nearest")
             axes.imshow(
@@ -110,12 +137,18 @@ def _draw_maps(figure: Any, explained: Explanation, rows: Sequence[int], shown: 
             )
             axes.set(xticks=[], yticks=[], xlim=(-0.5, grey.width - 0.5), ylim=(grey.height - 0.5, -0.5))
             axes.spines[:].set_visible(False)
-            axes.set_title(title, fontsize=8, color=colour)
-        label = f"{explained.words[w]}\nstrength {explained.strengths[w]:.2f}"
-        cells[0].set_ylabel(label, rotation=0, ha="right", va="center", color=INK)
-    figure.suptitle(
-        "\nwhere the output changes when the word is muted in one head, with the head’s share", fontsize=9
-    )
+            axes.set_title(title, fontsize=_small(), color=colour, pad=2)
+        _name(cells[0], explained.words[w], f"strength\n{explained.strengths[w]:.2f}")
+
+
+def _name(axes: Axes, word: str, number: str) -> None:
+    """A word and its number beside its row."""
+    axes.set_ylabel(f"{word}\n{number}", rotation=0, ha="right", va="center", color=INK, fontsize=_small())
+
+
+def _small() -> Any:
+    """The size of ticks and legends in the style in force."""
+    return matplotlib.rcParams["legend.fontsize"]
 
 
 def signed(share: float) -> str:

@@ -5,9 +5,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from headwise.model.heads import HeadMap
+from headwise.report.labels import fit_x_ticks
 from headwise.report.style import Axes
 
 __all__ = ["block_of", "mark_layers", "place_of"]
+
+MANY = 32  # layers from which on lines between all of them would hide the map
 
 
 def mark_layers(
@@ -17,7 +20,7 @@ def mark_layers(
     line: str = "white",
     above: Axes | None = None,
 ) -> None:
-    """A thin line between layers, a thick one between places; ticks name blocks, the axis above places.
+    """Thin lines between layers, if they are few, thick ones between places; names of blocks and places.
 
     Args:
         axes: The axes, across which layers stand.
@@ -31,19 +34,20 @@ def mark_layers(
     places = [place_of(layer.address) for layer in head_map]
     blocks = [(place, block_of(layer.address)) for place, layer in zip(places, head_map, strict=True)]
     for edge, i in zip(stops[:-1], range(len(places) - 1), strict=True):
-        axes.axvline(edge, color=line, linewidth=2 if places[i] != places[i + 1] else 0.4, alpha=0.8)
+        thick = 1.5 if places[i] != places[i + 1] else 0.3 if len(places) <= MANY else 0.0
+        axes.axvline(edge, color=line, linewidth=thick, alpha=0.8)
     runs = _runs(blocks)
     middles = [(starts[first] + stops[last]) / 2 for first, last in runs]
     axes.set_xticks(middles, [blocks[first][1] for first, _ in runs])
-    axes.tick_params(axis="x", rotation=90 if len(runs) > 24 else 0, labelsize=8)
-    axes.set_xlabel("layer, as block.attention" + (" (its heads left to right)" if max(widths) > 1 else ""))
+    axes.set_xlabel(f"{'head, by' if max(widths) > 1 else 'layer, by'} block")
     top = (above or axes).secondary_xaxis("top")
     runs = _runs(places)
     top.set_xticks(
         [(starts[first] + stops[last]) / 2 for first, last in runs], [places[first] for first, _ in runs]
     )
-    top.tick_params(length=0)
+    top.tick_params(length=0, labelsize=axes.xaxis.get_ticklabels()[0].get_fontsize())
     top.spines["top"].set_visible(False)
+    fit_x_ticks(axes)
 
 
 def place_of(address: str) -> str:

@@ -25,7 +25,7 @@ from headwise.measuring.counting import Counted, counted_in
 from headwise.measuring.ranking import HeadRank
 from headwise.measuring.relevance import Relevance
 from headwise.report import claims, methods, plots, questions
-from headwise.report.page import Drawing, Page, Section, Table, pictures_of, settings_rows
+from headwise.report.page import WIDTH, Drawing, Page, Section, Table, pictures_of, settings_rows
 from headwise.report.turned import turned_section
 from headwise.runs.scores import Scores
 
@@ -158,7 +158,9 @@ def _map_section(relevance: Relevance) -> Section:
     )
     if (relevance.values < 0).any():
         text += " Blue cells are heads that work against its words."
-    return Section("Concept × head map", text, (Drawing.of(plots.heat_map(relevance), alt, "60rem"),))
+    return Section(
+        "Concept × head map", text, (Drawing.of(plots.heat_map(relevance, width=10), alt, "60rem"),)
+    )
 
 
 def _weakening_section(folder: Path) -> Section | None:
@@ -211,11 +213,15 @@ def _certainty_section(relevance: Relevance, control: Relevance | None, counted:
             f"{_spread(relevance):.2f}; in the control, with {_spread(control):.2f}."
         )
     drawings = [
-        Drawing.of(plots.reliability(relevance, control), _certainty_in_words(relevance, control), "34rem")
+        Drawing.of(
+            plots.reliability(relevance, control, width=WIDTH),
+            _certainty_in_words(relevance, control),
+            "34rem",
+        )
     ]
     if counted is not None and np.isfinite(relevance.split_half).all():
         alt = f"Curve of the split-half correlation over pictures, up to {len(counted)}."
-        drawings.append(Drawing.of(plots.convergence(counted), alt, "34rem"))
+        drawings.append(Drawing.of(plots.convergence(counted, width=WIDTH), alt, "34rem"))
     runs = [relevance] if control is None else [relevance, control]
     rows = [
         (name, *(_number(run.split_half[c]) for run in runs)) for c, name in enumerate(relevance.concepts)
@@ -269,7 +275,7 @@ def _layer_section(relevance: Relevance) -> Section:
     alt = (
         f"Heat map of {means.shape[0]} concepts by {means.shape[1]} layers; its maximum is {means.max():.1f}."
     )
-    drawing = Drawing.of(plots.layer_summary(relevance), alt, "40rem")
+    drawing = Drawing.of(plots.layer_summary(relevance, width=WIDTH), alt, "40rem")
     return Section(
         "By layer",
         text,
@@ -286,7 +292,7 @@ def _similarity_section(relevance: Relevance) -> Section:
     columns = ("concept", "and", "correlation")
     text = "Concepts with a high correlation have their relevance at the same heads."
     alt = f"Matrix of correlations between {len(names)} concepts, similar ones side by side."
-    drawing = Drawing.of(plots.concept_similarity(relevance), alt, "34rem")
+    drawing = Drawing.of(plots.concept_similarity(relevance, width=WIDTH), alt, "34rem")
     return Section(
         "Concepts that share heads",
         text,

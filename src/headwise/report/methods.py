@@ -13,7 +13,7 @@ import numpy as np
 from headwise.benchmarks.method_results import TARGET_ONLY, Atoms, Editing, MultiConcept, Segmentation
 from headwise.benchmarks.trade_off import SOURCE, GivenEditing
 from headwise.report import plots
-from headwise.report.page import Drawing, Page, Section, Table, settings_rows, strips_of_methods
+from headwise.report.page import WIDTH, Drawing, Page, Section, Table, settings_rows, strips_of_methods
 from headwise.runs.scores import Scores
 
 __all__ = [
@@ -68,7 +68,7 @@ def editing_page(folder: Path, scores: Scores) -> Page:
     alt = "; ".join(
         f"{m} preservation {p.value:.2f}, alignment {a.value:.2f}" for m, (p, a) in points.items()
     )
-    figure = plots.tradeoff(points, "preservation", "alignment")
+    figure = plots.tradeoff(points, "preservation", "alignment", width=WIDTH)
     overview = Section(
         "Alignment and preservation",
         "Means over all pairs and seeds with 95 % intervals (bootstrap over pairs); then, for each strength "
@@ -100,7 +100,7 @@ def given_editing_page(folder: Path, scores: Scores) -> Page:
             for m in editing.methods
         ]
         alt = "; ".join(f"{method} area {size}" for method, size, *_ in rows)
-        figure = plots.tradeoff_curves(points, f"preservation, {attribute}", "alignment")
+        figure = plots.tradeoff_curves(points, f"preservation, {attribute}", "alignment", width=WIDTH)
         drawings.append(Drawing.of(figure, f"{attribute}: {alt}.", "36rem"))
         tables.append(Table(attribute, columns, rows, columns[1:], open=True))
     overview = Section(
@@ -134,7 +134,9 @@ def _strengths(editing: Editing) -> Iterator[Drawing]:
     rates = {m: editing.of(m, "accuracy") for m in methods}
     if len(rates) > 1:
         alt = "; ".join(f"{m} {rate}" for m, rate in rates.items())
-        yield Drawing.of(plots.rates(rates, "accuracy"), f"Accuracy by strength: {alt}.", "34rem")
+        yield Drawing.of(
+            plots.rates(rates, "accuracy", width=WIDTH), f"Accuracy by strength: {alt}.", "34rem"
+        )
 
 
 def multi_subject_page(folder: Path, scores: Scores) -> Page:
@@ -166,7 +168,7 @@ def segmentation_page(folder: Path, scores: Scores) -> Page:
     for kind in kinds:
         ious = {method: maps.iou(method, kind) for method in maps.methods}
         alt = "; ".join(f"{method} {iou}" for method, iou in ious.items())
-        figures.append(Drawing.of(plots.rates(ious, f"IoU, {kind}"), f"{kind}: {alt}.", "30rem"))
+        figures.append(Drawing.of(plots.rates(ious, f"IoU, {kind}", width=WIDTH), f"{kind}: {alt}.", "30rem"))
         rows = [(m, str(iou), str(maps.precision(m, kind))) for m, iou in ious.items()]
         columns = ("method", "IoU", "precision")
         tables.append(Table(kind, columns, rows, columns[1:], open=True))
@@ -194,7 +196,11 @@ def atoms_page(folder: Path, scores: Scores) -> Page:
     overview = Section(
         "How much of the prompts is there",
         "Means over all prompts and seeds with 95 % intervals (bootstrap over prompts).",
-        (Drawing.of(plots.tradeoff(points, "arithmetic mean", "geometric mean"), f"{alt}.", "30rem"),),
+        (
+            Drawing.of(
+                plots.tradeoff(points, "arithmetic mean", "geometric mean", width=WIDTH), f"{alt}.", "30rem"
+            ),
+        ),
         tuple(_table(atoms, group, Atoms.METRICS) for group in dict.fromkeys(atoms.groups)),
     )
     strips = tuple(strips_of_methods(folder, atoms.methods))
@@ -211,7 +217,7 @@ def atoms_page(folder: Path, scores: Scores) -> Page:
 def _worst_and_whole(subjects: MultiConcept, kind: str) -> Drawing:
     points = {m: (subjects.of(m, "full", kind), subjects.of(m, "minimum", kind)) for m in subjects.methods}
     alt = "; ".join(f"{m} full {f.value:.2f}, minimum {n.value:.2f}" for m, (f, n) in points.items())
-    figure = plots.tradeoff(points, f"whole prompt, {kind}", "worst subject")
+    figure = plots.tradeoff(points, f"whole prompt, {kind}", "worst subject", width=WIDTH)
     return Drawing.of(figure, f"{kind}: {alt}.", "30rem")
 
 

@@ -18,9 +18,11 @@ from headwise.report.style import Figure, as_svg
 from headwise.runs.image_names import kept_images
 
 __all__ = [
-    "Drawing", "Page", "Picture", "Section", "Strip", "Table", "pictures_of", "settings_rows",
+    "WIDTH", "Drawing", "Page", "Picture", "Section", "Strip", "Table", "pictures_of", "settings_rows",
     "strips_of_methods",
 ]  # fmt: skip
+
+WIDTH = 7.5  # inches of a figure on a page, which is read from farther away than a printed one
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from headwise.benchmarks.method_results import Editing
 from headwise.benchmarks.results import ATTRIBUTION_FILE, ENOUGH, ESTIMATORS_FILE, QUESTIONS_FILE, SCALES_FILE
 from headwise.intervals import Interval
 from headwise.report import plots
-from headwise.report.page import Drawing, Page, Section, Table, settings_rows
+from headwise.report.page import WIDTH, Drawing, Page, Section, Table, settings_rows
 
 __all__ = ["attribution_page", "estimators_page", "questions_page", "scales_page"]
 
@@ -92,7 +92,9 @@ def attribution_page(folder: Path) -> Page:
         ("losses without noise", *[""] * 7, *(str(Interval(*ceilings[concept])) for concept in concepts))
     )
     alt = "; ".join(f"{name} {score}" for name, score in medians.items())
-    figure = Drawing.of(plots.intervals(medians, "score, median over concepts"), f"{alt}.", "34rem")
+    figure = Drawing.of(
+        plots.intervals(medians, "score, median over concepts", width=WIDTH), f"{alt}.", "34rem"
+    )
     best = ordered[0]
     return Page(
         title="Which estimator knows what heads do?",
@@ -140,13 +142,15 @@ def _answer(answer: dict[str, Any]) -> Section:
     return Section(
         answer["question"],
         answer["reading"],
-        (Drawing.of(plots.intervals(values, answer["measure"]), f"{alt}.", "34rem"),),
+        (Drawing.of(plots.intervals(values, answer["measure"], width=WIDTH), f"{alt}.", "34rem"),),
         (Table("The numbers", ("", answer["measure"]), rows, (answer["measure"],), open=True),),
     )
 
 
 def _section(title: str, curves: dict[str, Any], text: str) -> Section:
-    figure = plots.lines(curves, "rows that pass the denoiser", "agreement with the long run", ENOUGH)
+    figure = plots.lines(
+        curves, "rows that pass the denoiser", "agreement with the long run", ENOUGH, width=WIDTH
+    )
     alt = "; ".join(f"{name} {curve[-1][1]:.3f} at {curve[-1][0]:.0f} rows" for name, curve in curves.items())
     points = [
         (name, f"{rows:.0f}", f"{mean:.3f}", f"{low:.3f} to {high:.3f}")
@@ -208,8 +212,16 @@ def _scales(by_scale: dict[str, Any], steered: dict[str, Any]) -> Section:
         "Every scale",
         "Means with 95 % intervals.",
         (
-            Drawing.of(plots.tradeoff(points, "rest of the picture kept", "word seen"), f"{alt}.", "36rem"),
-            Drawing.of(plots.rates(rates, "share misread when adjusted"), f"Misread: {misread}.", "34rem"),
+            Drawing.of(
+                plots.tradeoff(points, "rest of the picture kept", "word seen", width=WIDTH),
+                f"{alt}.",
+                "36rem",
+            ),
+            Drawing.of(
+                plots.rates(rates, "share misread when adjusted", width=WIDTH),
+                f"Misread: {misread}.",
+                "34rem",
+            ),
         ),
         (
             Table("Steering", columns, rows, columns[1:], open=True),

@@ -1,0 +1,208 @@
+r"""Maps of a relevance: where each concept lives in the model, and how alike concepts are.
+
+All maps of heads share one reading: relevance 1 is the average head; layers stand in the order in which the
+image passes them, down, mid, up. Few heads hold very large values (66 in SDXL), which would leave the rest
+black: colours stop at the 99th percentile, and the last number beside the colours says so with ≥. Where
+values are below 0, as they are by effect, colours reach as far below 0 as above.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+from matplotlib.ticker import MaxNLocator
+
+from headwise.display import colour_limit
+from headwise.measuring.relevance import Relevance
+from headwise.model.heads import HeadMap, Layer
+from headwise.report.canvas import canvas, figure_of
+from headwise.report.labels import chosen, fit_x_ticks, name_rows
+from headwise.report.layers import mark_layers
+from headwise.report.style import DIVERGING, GREY, SEQUENTIAL, Axes, Figure
+
+__all__ = ["concept_similarity", "correlation", "heat_map", "layer_means", "layer_summary"]
+
+_BELOW: Any = {
+    "location": "bottom",
+    "shrink": 0.8,
+    "aspect": 30,
+    "fraction": 0.05,
+    "pad": 0.02,
+}  # leaves width
+SEVERAL = 12  # concepts from which on names below a map would only repeat those beside it
+
+
+def heat_map(
+    relevance: Relevance,
+    concepts: Sequence[str] | None = None,
+    *,
+    title: str | None = None,
+    width: float | int | None = None,
+    ax: Axes | None = None,
+) -> Figure:
+    """Concepts down, heads across: one cell is how much more than the average head a head serves a concept.
+
+    Args:
+        relevance: The measurement.
+        concepts: The concepts to show, from top to bottom; all if None.
+        title: The title; none if None.
+        width: The width of a new figure in inches, 2 or more; 5.5 if None.
+        ax: Axes to draw into; a new figure if None.
+
+    Returns:
+        The new figure, or the one of the axes.
+
+    Raises:
+        UnknownConcept: A concept was not measured.
+        HeadwiseError: The width is below 2, or is given beside axes.
+    """
+    names = list(chosen(dict.fromkeys(relevance), concepts))
+    layers = _head_map(relevance)
+    values = np.stack([relevance[name] for name in names])
+    return _map(values, names, layers, [layer.heads for layer in layers], 2.0, title, width, ax)
+
+
+def layer_summary(
+    relevance: Relevance,
+    concepts: Sequence[str] | None = None,
+    *,
+    title: str | None = None,
+    width: float | int | None = None,
+    ax: Axes | None = None,
+) -> Figure:
+    """The same map with the heads of each layer averaged, which leaves what depends on depth alone.
+
+    Args:
+        relevance: The measurement.
+        concepts: The concepts to show, from top to bottom; all if None.
+        title: The title; none if None.
+        width: The width of a new figure in inches, 2 or more; 5.5 if None.
+        ax: Axes to draw into; a new figure if None.
+
+    Returns:
+        The new figure, or the one of the axes.
+
+    Raises:
+        UnknownConcept: A concept was not measured.
+        HeadwiseError: The width is below 2, or is given beside axes.
+    """
+    means = chosen(dict(zip(relevance, layer_means(relevance), strict=True)), concepts)
+    layers = _head_map(relevance)
+    return _map(np.stack(list(means.values())), list(means), layers, [1] * len(layers), 1.5, title, width, ax)
+
+
+def _map(
+    values: Float[np.ndarray, "concepts columns"],
+    names: Sequence[str],
+    layers: HeadMap,
+    widths: Sequence[int],
+    least: float,
+    title: str | None,
+    width: float | int | None,
+    ax: Axes | None,
+) -> Figure:
+    signed = bool((values < 0).any())
+    top = colour_limit(values, least)
+    colours: dict[str, Any] = {"cmap": DIVERGING if signed else SEQUENTIAL}
+    colours |= {"vmin": -top if signed else 0.0, "vmax": top}
+    extend = "both" if signed else "max"
+    with canvas(title, width, ax, 1.15, max(4, len(names))) as axes:
+        image = axes.imshow(values, **colours, aspect="auto", interpolation="nearest")
+        name_rows(axes, names)
+        _colour_bar(axes, image, f"{'mean ' * (max(widths) == 1)}relevance (average head = 1)", extend)
+        mark_layers(axes, layers, widths, GREY if signed else "white")  # seen on a map that is white at 0 too
+    return figure_of(axes)
+
+
+def _colour_bar(axes: Axes, image: Any, label: str, extend: str = "neither") -> None:
+    """What the colours mean, below the axes; the last of them stand for all values beyond, if they extend."""
+    low, top = image.get_clim()
+    figure: Any = axes.figure
+    fraction = 0.25 * figure.dpi / figure.bbox.height  # a quarter of an inch, however many rows there are
+    bar = figure.colorbar(
+        image, ax=axes, extend=extend, location="bottom", shrink=0.8, aspect=30, fraction=fraction, pad=0.02
+    )
+    inner = [value for value in MaxNLocator(4).tick_values(low, top) if abs(value) < 0.8 * top]
+    if extend == "neither":
+        bar.set_ticks([low, 0, top])
+    else:
+        ends = [top] if low == 0 else [low, top]
+        beyond = [f"{'≥' if end > 0 else '≤'} {end:.1f}".replace("-", "−") for end in ends]
+        bar.set_ticks([*inner, *ends], labels=[*(f"{value:g}".replace("-", "−") for value in inner), *beyond])
+    bar.ax.tick_params(labelsize=axes.yaxis.get_ticklabels()[0].get_fontsize())
+    bar.set_label(label)
+
+
+def concept_similarity(
+    relevance: Relevance,
+    concepts: Sequence[str] | None = None,
+    *,
+    title: str | None = None,
+    width: float | int | None = None,
+    ax: Axes | None = None,
+) -> Figure:
+    """Which concepts share heads: correlation over heads, similar ones side by side.
+
+    Columns are in the order of the rows; where there are many, only rows are named.
+
+    Args:
+        relevance: The measurement.
+        concepts: The concepts to show, in this order; all, ordered by their similarity, if None.
+        title: The title; none if None.
+        width: The width of a new figure in inches, 2 or more; 5.5 if None.
+        ax: Axes to draw into; a new figure if None.
+
+    Returns:
+        The new figure, or the one of the axes.
+
+    Raises:
+        UnknownConcept: A concept was not measured.
+        HeadwiseError: The width is below 2, or is given beside axes.
+    """
+    similarity = correlation(relevance)
+    if concepts is None:
+        concepts = [relevance.concepts[c] for c in _seriation(similarity)]
+    names = list(chosen(dict.fromkeys(relevance), concepts))
+    order = [relevance.concepts.index(name) for name in names]
+    below = 0 if len(names) > SEVERAL else 0.4 * max(map(len, names))  # lines that names take when turned
+    with canvas(title, width, ax, 1.1, max(8, 1.5 * len(names) if below else len(names)) + below) as axes:
+        ordered = similarity[np.ix_(order, order)]
+        image = axes.imshow(ordered, cmap=DIVERGING, vmin=-1, vmax=1, aspect="auto", interpolation="nearest")
+        name_rows(axes, names)
+        _colour_bar(axes, image, "correlation over heads")
+        if len(names) > SEVERAL:
+            axes.set(xticks=[], xlabel="concepts in the order of the rows")
+        else:
+            axes.set_xticks(range(len(names)), names)
+            fit_x_ticks(axes)
+    return figure_of(axes)
+
+
+def layer_means(relevance: Relevance) -> Float[np.ndarray, "concepts layers"]:
+    """Relevance averaged over the heads of each layer."""
+    slices = _head_map(relevance).slices
+    return np.stack([relevance.values[:, start:stop].mean(axis=1) for start, stop in slices], axis=1)
+
+
+def correlation(relevance: Relevance) -> Float[np.ndarray, "concepts concepts"]:
+    """Pearson correlation between concepts over heads; 0 for a concept without votes."""
+    centred = relevance.values - relevance.values.mean(axis=1, keepdims=True)
+    length = np.linalg.norm(centred, axis=1, keepdims=True)
+    unit = np.divide(centred, length, out=np.zeros_like(centred), where=length > 0)
+    return unit @ unit.T
+
+
+def _head_map(relevance: Relevance) -> HeadMap:
+    """The head map, or for arrays that came without one a single unnamed layer."""
+    return relevance.head_map or HeadMap((Layer("", relevance.values.shape[1]),))
+
+
+def _seriation(alike: Float[np.ndarray, "concepts concepts"]) -> Int[np.ndarray, " concepts"]:
+    """Order by the Fiedler vector: the line on which similar concepts lie closest (Atkins et al., 1998)."""
+    if len(alike) < 3:
+        return np.arange(len(alike))
+    weights = (alike + 1) / 2
+    laplacian = np.diag(weights.sum(axis=1)) - weights
+    fiedler = np.linalg.eigh(laplacian)[1][:, 1]
+    return np.argsort(fiedler * np.sign(fiedler[np.argmax(np.abs(fiedler))]), kind="stable")
