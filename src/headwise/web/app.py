@@ -141,6 +141,7 @@ def _add_model(app: FastAPI) -> None:
             "concepts": defaults_of(session.model).concepts,
             "num_inference_steps": session.steps,
             "guidance_scale": session.guidance_scale,
+            "takes": session.takes | {"lora_files": list(session.lora_files())},
             "upload": app.state.rules.upload,
             "baselines": {name: baseline.title for name, baseline in OFFERED.items()},
             "jobs": [job.to_json() for job in service.jobs.owned_by(owner)],

@@ -35,7 +35,9 @@ WEAKENING = {"random_orders": 1, "batch_size": 8, "keep_prompts": 3}
 
 def sampling(request: Any) -> dict[str, Any]:
     """The arguments of the pipeline."""
-    return {"num_inference_steps": request.num_inference_steps, "guidance_scale": request.guidance_scale}
+    given = {name: getattr(request, name, None) for name in ("negative_prompt", "height", "width")}
+    sampled = {"num_inference_steps": request.num_inference_steps, "guidance_scale": request.guidance_scale}
+    return sampled | {name: value for name, value in given.items() if value is not None}
 
 
 def explore(request: Explore) -> Call:

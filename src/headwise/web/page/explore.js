@@ -8,6 +8,7 @@ import { HeadMap, drawScale } from "./headmap.js";
 import { Stage } from "./stage.js";
 import { showRecipe } from "./recipe.js";
 import * as drawn from "./explain.js";
+import { isValid, pictureSetup } from "./setup.js";
 
 let explored = null;
 let head = null;
@@ -164,9 +165,10 @@ const settings = () => ({
   num_inference_steps: page.state.num_inference_steps,
   guidance_scale: page.state.guidance_scale,
   relevance: page.name,
+  ...pictureSetup(),
 });
 
-const generate = () => generating.ask({ ...valuesOf($("explore-form")), ...settings() });
+const generate = () => isValid() && generating.ask({ ...valuesOf($("explore-form")), ...settings() });
 
 $("explore-recipe").addEventListener("click", () => {
   const looked = new URLSearchParams();

@@ -5,6 +5,7 @@ import { pictureOf } from "./api.js";
 import { concepts, onRelevance, page } from "./page.js";
 import { jobSlot, problem } from "./jobs.js";
 import { actions } from "./recipe.js";
+import { isValid, modelSetup, pictureSetup } from "./setup.js";
 import { showWords, wordsOf } from "./words.js";
 
 const form = $("generate-form");
@@ -110,12 +111,13 @@ function steering() {
 
 function body() {
   const { prompt, seed, num_inference_steps, guidance_scale } = valuesOf(form);
-  return { prompt, seed, num_inference_steps, guidance_scale, relevance: page.name, steering: steering() };
+  const sampling = { num_inference_steps, guidance_scale };
+  return { prompt, seed, ...sampling, relevance: page.name, ...pictureSetup(), steering: steering() };
 }
 
 async function generate() {
   if (!chosen) return problem("generate", "Pick a word of the prompt first.");
-  if (!form.reportValidity()) return;
+  if (!form.reportValidity() || !isValid()) return;
   const done = await generating.ask(body());
   if (done?.state === "done" && isFast && !isSuggesting && !$("generate").hidden) generateStrip();
 }
@@ -196,6 +198,7 @@ async function pick(word) {
     num_inference_steps,
     guidance_scale,
     relevance: page.name,
+    ...modelSetup(),
     word: word.text,
   });
   if (chosen !== word) return;

@@ -10,8 +10,10 @@ import * as edit from "./edit.js";
 import * as compose from "./compose.js";
 import * as weaken from "./weaken.js";
 import * as runs from "./runs.js";
+import * as setup from "./setup.js";
 
 const panels = { explore, generate, edit, compose, weaken, runs };
+const SET_UP = ["explore", "generate"]; // whose pictures follow the picture settings
 const tabs = Object.keys(panels).map((name) => $(`tab-${name}`));
 
 const requestedTab = () => (panels[location.hash.slice(2)] ? location.hash.slice(2) : "explore");
@@ -25,6 +27,7 @@ function open(name, focus = false) {
     if (chosen && focus) tab.focus();
     if (chosen) tab.parentElement.scrollLeft = tab.offsetLeft - tab.parentElement.clientWidth / 3;
   }
+  $("setup").hidden = !SET_UP.includes(name);
   // Not the panel's own id, to which a browser would scroll.
   if (location.hash !== `#/${name}`) history.replaceState(null, "", `#/${name}`);
   panels[name].opened?.();
@@ -55,6 +58,7 @@ function say(state) {
     state.state
   ];
   $("model").textContent = `${state.model} ${described}`;
+  setup.offer(state.takes);
   if (state.state === "failed") explore.nothing(state.error);
 }
 
@@ -76,10 +80,11 @@ $("relevance").addEventListener("change", (event) => choose(event.target.value))
 async function start() {
   open(requestedTab());
   const [state] = await Promise.all([get("/api/state"), choose("")]);
-  say(state);
   // What this browser requested before, perhaps in a tab that was closed, is still here.
   const last = {};
   for (const job of state.jobs) last[job.kind] = job;
+  setup.restore((last.generate ?? last.explore)?.asked);
+  say(state);
   for (const job of state.jobs) if (!over(job)) watch(job);
   for (const panel of Object.values(panels)) panel.restore?.(last, state);
   offerRelevance().catch(() => {});
