@@ -137,7 +137,7 @@ class Page:
 
     def check(self):
         """Nothing was said on the console, and nobody else was asked."""
-        assert self.faults == []
+        assert not self.faults, self.faults
         assert {host for host in self.hosts if host} == {urlsplit(self.address).netloc}
 
 

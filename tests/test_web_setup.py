@@ -142,7 +142,7 @@ def test_every_snippet_sets_the_model_up(page, service, monkeypatch):
     monkeypatch.setattr("headwise.model.pipelines.load_pipeline", load)
     asked = [
         ("explore", PICTURE),
-        ("explain", {"word": "red", **PICTURE}),
+        ("explain", {"words": ["red"], **PICTURE}),
         ("mute", {"word": "red", "head": 5, **PICTURE}),
         ("generate", {"steering": [RED], **PICTURE}),
         ("strip", {"steering": [RED], "strengths": [0, 2], **PICTURE}),

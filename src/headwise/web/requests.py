@@ -106,14 +106,15 @@ class Explore(Picture):
 
 
 class Explain(Picture):
-    """An image, and the heads that drew a word of its prompt."""
+    """An image, and the heads that drew each of some words of its prompt."""
 
-    word: Text
+    words: Annotated[list[Text], Field(min_length=1, max_length=12)]
 
 
-class Mute(Explain):
+class Mute(Picture):
     """An image, plain and with a word muted in one head."""
 
+    word: Text
     head: Annotated[int, Field(ge=0, lt=2**31)]
 
 

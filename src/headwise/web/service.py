@@ -210,12 +210,12 @@ class Service:
             raise NotFound("The maps of this picture are not here any more. Generate it again.")
         return maps
 
-    def head_map(self, job: Job, head: int | None) -> dict[str, Any]:
-        """The attention of a head, or of all heads together, to each word of an explored image."""
+    def head_map(self, job: Job, head: int | None, layer: int | None) -> dict[str, Any]:
+        """The attention of a head, a layer or all heads together to each word of an explored image."""
         maps = self.maps_of(job)
         from headwise.web.explore_jobs import map_of_head
 
-        return map_of_head(maps, head)
+        return map_of_head(maps, head, layer)
 
     def region(self, job: Job, name: str, box: tuple[float, float, float, float]) -> dict[str, Any]:
         """The words and concepts that drive a region of an explored image."""
@@ -295,6 +295,8 @@ class Service:
             "of": run.request.get("pictures"),
             "changed": run.changed,
             "pictures": len(run.pictures),
+            "thumbnail": run.pictures[0] if run.pictures else None,
+            "caption": self.runs.caption(run),
             "mine": bool(run.owner) and run.owner == owner,
             "made_here": bool(run.owner),
             "measured": self.runs.path(run.name, "relevance.safetensors").is_file(),
