@@ -498,6 +498,15 @@ def app(service):
         yield application
 
 
+@pytest.fixture(scope="module")
+def browser():
+    """A Chromium, for the tests of browser_helpers.IN_BROWSER."""
+    from browser_helpers import chromium
+
+    with chromium() as launched:
+        yield launched
+
+
 @pytest.fixture
 def page(app):
     """A browser."""

@@ -34,7 +34,7 @@ def test_sizes_that_no_pipeline_generates(refused, command):
         *command, *MODEL, "--height", 64
     )
     said = refused(*command, *MODEL, "--height", 100, "--width", 60)
-    assert "expected multiples of 8 for StableDiffusionPipeline, such as --height 96 --width 64" in said
+    assert "expected multiples of 8 for StableDiffusionPipeline, such as 96 and 64" in said
 
 
 @pytest.mark.parametrize("device", ["cuda:99", "cuda", "mps", "meta"])

@@ -95,10 +95,12 @@ def test_maps_are_those_of_muting_one_head_by_hand(name):
     positions = {"sd1": (2,), "sdxl": (2,), "pixart": (1,), "sd3": (2, 24 + 1), "flux-dev": (1,)}[name]
     ones = np.ones(head_map.all_heads)
     plain = outputs(pipe, measured, positions, ones)
-    for head in (*explanation.heads[0].tolist(), None):
+    of_steps = [*explanation.maps_by_step[0], explanation.word_maps_by_step[0]]
+    for head, by_step in zip((*explanation.heads[0].tolist(), None), of_steps, strict=True):
         muted = np.zeros_like(ones) if head is None else np.where(np.arange(len(ones)) == head, 0.0, 1.0)
         change = (outputs(pipe, measured, positions, muted) - plain).abs()
         change = change.sum(1) if change.ndim == 4 else change.sum(-1).unflatten(1, (4, 4))
+        assert np.allclose(by_step, change.numpy(), rtol=1e-6, atol=1e-12)
         expected = change.mean(0).numpy()
         assert expected.max() > 0
         assert np.allclose(explanation.map_of("red", head), expected, rtol=1e-6, atol=1e-12)

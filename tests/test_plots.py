@@ -244,6 +244,7 @@ def test_without_matplotlib_the_install_line_is_told(monkeypatch):
 def explained(head_map, words=("red", "car")):
     random = np.random.default_rng(0)
     shares = random.normal(0, 0.1, (len(words), head_map.all_heads))
+    maps = random.random((len(words), 3, 3, 4))
     return Explanation(
         image=Image.new("RGB", (32, 24), "red"),
         prompt="a red car",
@@ -253,8 +254,10 @@ def explained(head_map, words=("red", "car")):
         steps=(3,),
         strengths=np.linspace(1, 0.5, len(words)),
         heads=np.argsort(-np.abs(shares), 1)[:, :3],
-        maps=random.random((len(words), 3, 3, 4)),
+        maps=maps,
         word_maps=np.zeros((len(words), 3, 4)),  # a word that does nothing
+        maps_by_step=maps[:, :, None],
+        word_maps_by_step=np.zeros((len(words), 1, 3, 4)),
         head_map=head_map,
     )
 

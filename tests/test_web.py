@@ -53,9 +53,14 @@ def test_the_page_and_its_parts_are_served_from_here(page):
         assert page.get(f"/{name}").status_code == 404
 
 
-def test_state_and_relevance(page, service):
+def test_state_and_relevance(page, service, tmp_path):
     state = page.get("/api/state").json()
     assert (state["model"], state["state"], state["measured"]) == ("tiny", "ready", True)
+    assert state["weakening"] == {}
+    service.session.model, service.session.file = "emoji", emoji.UNET.relevance
+    card = emoji.UNET.card()["weakening_votes_reporting"]
+    assert page.get("/api/state").json()["weakening"] == card and card["Color"]["area"] > 0
+    service.session.model, service.session.file = "tiny", tmp_path / "relevance.safetensors"
     found = page.get("/api/relevance").json()
     relevance = service.relevance("")
     assert np.allclose(found["values"], relevance.values, atol=1e-4)
@@ -206,10 +211,9 @@ def test_explore_shows_what_a_head_attends_to_and_what_drives_a_region(page, ser
         options = {key: FAST[key] for key in ("num_inference_steps", "guidance_scale")}
         generate(sd, ["a red dog"], 3, [0], output_type="pil", **options)
     maps = seen.take()
-    for head in (0, 5, None):
-        params = {} if head is None else {"index": head}
+    looked = [({"index": 0}, maps.of(0)), ({"index": 5}, maps.of(5)), ({}, maps.together())]
+    for params, expected in [*looked, ({"layer": 1}, maps.layers[1].mean(0))]:
         found = page.get(f"/api/explore/{job['id']}/head", params=params).json()
-        expected = maps.together() if head is None else maps.of(head)
         assert [word["text"] for word in found["words"]] == ["a", "red", "dog"]
         size = (found["height"], found["width"])
         values = np.frombuffer(base64.b64decode(found["words"][1]["map"]), np.uint8).reshape(size)
@@ -220,24 +224,38 @@ def test_explore_shows_what_a_head_attends_to_and_what_drives_a_region(page, ser
     pulls = region_relevance(maps, service.relevance(""), (0, 0, 0.5, 0.5))[0]
     assert region["concepts"][0]["pull"] == pytest.approx(pulls.max(), rel=1e-3)
     assert region["words"][1]["share"] == pytest.approx(maps.within((0, 0, 0.5, 0.5)).mean(0)[1], rel=1e-3)
-    assert page.get(f"/api/explore/{job['id']}/head", params={"index": 10_000}).status_code == 422
+    for params in ({"index": 10_000}, {"layer": 100}, {"layer": -1}):
+        assert page.get(f"/api/explore/{job['id']}/head", params=params).status_code == 422
     assert page.get(f"/api/explore/{job['id']}/region", params=box | {"right": 0}).status_code == 422
 
 
 def test_explain_shows_the_heads_of_a_word_and_mute_what_is_left_without_one(page, service, sd):
-    job = done(page, "explain", prompt="a red dog", word="red", **FAST)
+    job = done(page, "explain", prompt="a red dog", words=["red", "dog"], **FAST)
     (found,) = job["found"]
-    explanation = hw.explain(sd, "a red dog", "red", **FAST)
+    explanation = hw.explain(sd, "a red dog", ["red", "dog"], maps_of=6, **FAST)
     assert np.array_equal(picture(page, job, found), np.asarray(explanation.image, int))
-    assert found["together"]["share"] == pytest.approx(explanation.completeness[0])
-    for one, share in zip(found["heads"], explanation.top("red", 4), strict=True):
-        assert (one["head"], one["address"]) == share[:2] and one["share"] == pytest.approx(share.share)
-        values = np.frombuffer(base64.b64decode(one["map"]), np.uint8).reshape(
-            found["height"], found["width"]
-        )
-        expected = explanation.map_of("red", share.head)
+    assert found["steps"] == list(explanation.steps) and [one["word"] for one in found["words"]] == [
+        "red",
+        "dog",
+    ]
+
+    def check(map, expected):
+        values = np.frombuffer(base64.b64decode(map), np.uint8).reshape(found["height"], found["width"])
         assert np.allclose(values / 255, expected / expected.max(), atol=0.003)
-    head = found["heads"][0]["head"]
+
+    for w, word in enumerate(found["words"]):
+        assert word["share"] == pytest.approx(explanation.completeness[w])
+        assert [layer["share"] for layer in word["layers"]] == pytest.approx(explanation.by_layer[w])
+        check(word["map"], explanation.word_maps[w])
+        for map, expected in zip(word["by_step"], explanation.word_maps_by_step[w], strict=True):
+            check(map, expected)
+        for place, (one, share) in enumerate(
+            zip(word["heads"], explanation.top(word["word"], 6), strict=True)
+        ):
+            assert (one["head"], one["address"]) == share[:2] and one["share"] == pytest.approx(share.share)
+            check(one["map"], explanation.map_of(word["word"], share.head))
+            check(one["by_step"][1], explanation.maps_by_step[w, place, 1])
+    head = found["words"][0]["heads"][0]["head"]
     muted = done(page, "mute", prompt="a red dog", word="red", head=head, **FAST)
     assert [item["column"] for item in muted["found"]] == ["plain", "muted"]
     plain, without = (picture(page, muted, item) for item in muted["found"])
@@ -248,7 +266,7 @@ def test_explain_shows_the_heads_of_a_word_and_mute_what_is_left_without_one(pag
 
 
 def test_a_word_or_head_that_is_not_there_is_said(page):
-    job = ended(page, ask(page, "explain", prompt="a red dog", word="car", **FAST))
+    job = ended(page, ask(page, "explain", prompt="a red dog", words=["car"], **FAST))
     assert job["state"] == "failed" and "Its words are: a, red, dog" in job["error"]
     job = ended(page, ask(page, "mute", prompt="a red dog", word="red", head=10_000, **FAST))
     assert job["state"] == "failed" and "10000 to 10000 were to be weakened" in job["error"]
@@ -392,7 +410,11 @@ def test_pictures_are_kept_where_they_are_wanted(page, service):
 
     said = settings_in(service.runs.root / "kept" / "001-steered.png")
     assert said["prompt"] == "a red dog" and said["steering"] == '["red:Color*5"]'
-    assert page.get("/api/runs/kept").json()["pictures"] == files
+    kept = page.get("/api/runs/kept").json()
+    assert kept["pictures"] == files and kept["prompts"] == ["a red dog"] * 2
+    assert (kept["thumbnail"], kept["caption"]) == ("000-plain.png", "a red dog")
+    Image.new("RGB", (8, 8)).save(service.runs.root / "kept" / "000-plain.png")
+    assert page.get("/api/runs/kept").json()["prompts"] == ["", "a red dog"]
 
 
 # Snippets
@@ -432,7 +454,7 @@ def test_every_snippet_gives_the_pictures_of_its_job_and_its_command_is_understo
     both = {"dog": "Animals", "cat": "Animals"}
     asked = [
         ("explore", {"prompt": hostile}),
-        ("explain", {"prompt": hostile, "word": "red"}),
+        ("explain", {"prompt": hostile, "words": ["red", "dog"]}),
         ("mute", {"prompt": hostile, "word": "red", "head": 5}),
         ("generate", {"prompt": hostile, "steering": steering}),
         ("strip", {"prompt": "-- a red dog", "steering": steering, "strengths": [-1, 0, 2]}),

@@ -3,86 +3,21 @@
 No console error, no request to another host, no serious accessibility fault, nothing wider than a phone.
 """
 
-import os
 import re
-import shutil
 import signal
-import subprocess
-import sys
-import threading
-import time
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import pytest
 from PIL import Image
 
-pytest.importorskip("fastapi", reason="the page is an extra: pip install 'headwise[web]'")
-
-import uvicorn
-
-from headwise.serving import listen
-from headwise.web.app import make_app
+from browser_helpers import IN_BROWSER, Page, Server, axe, served
 from headwise.web.security import Rules
-from helpers import PATIENCE, wait
+from helpers import wait
 
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = [
-    pytest.mark.skipif(CHROMIUM is None, reason="no chromium is installed"),
-    pytest.mark.timeout(900),
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-]
+pytestmark = IN_BROWSER
 
-QUIET = [
-    "--no-sandbox",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
-]
-SERVE = """
-from headwise.cli.commands import main
-from headwise.web import run_jobs
-run_jobs.CHECKPOINT_SECONDS = 0  # after every batch, so that a run that is killed has counted something
-main()
-"""
-SERIOUS = ("serious", "critical")
 TOKEN = "correct-horse-battery"
 TABS = ("explore", "generate", "edit", "compose", "weaken", "runs")
-
-
-class Server:
-    """`headwise serve` in a process of its own, which may end and begin again."""
-
-    def __init__(self, folder):
-        self.folder = folder
-        self.start()
-
-    def start(self):
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-        command = [sys.executable, "-c", SERVE, "serve", "--port", "0"]
-        self.log = (self.folder / "serve.log").open("a")
-        self.process = subprocess.Popen(
-            command, cwd=self.folder, env=environment, stdout=subprocess.PIPE, stderr=self.log, text=True
-        )
-        line = self.process.stdout.readline()
-        assert line.startswith("Open http://127.0.0.1:"), (self.folder / "serve.log").read_text()
-        self.address = line.split()[-1]
-
-    def stop(self, how=signal.SIGINT):
-        self.process.send_signal(how)
-        self.process.wait(PATIENCE)
-        self.process.stdout.close()
-        self.log.close()
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with playwright.sync_playwright() as started:
-        launched = started.chromium.launch(executable_path=CHROMIUM, args=QUIET)
-        yield launched
-        launched.close()
 
 
 @pytest.fixture(scope="module")
@@ -90,68 +25,6 @@ def server(tmp_path_factory):
     made = Server(tmp_path_factory.mktemp("served"))
     yield made
     made.stop()
-
-
-class Page:
-    """A tab that notes what it should not do."""
-
-    def __init__(self, context, address):
-        self.tab, self.address, self.faults, self.hosts = context.new_page(), address, [], set()
-        self.tab.set_default_timeout(1000 * PATIENCE)
-        self.tab.on("console", self.note)
-        self.tab.on("pageerror", lambda error: self.faults.append(str(error)))
-        self.tab.on("request", lambda request: self.hosts.add(urlsplit(request.url).netloc))
-        self.tab.on("dialog", lambda dialog: dialog.accept())
-        self.tab.goto(address)
-
-    def note(self, said):
-        if said.type in ("error", "warning"):
-            self.faults.append(said.text)
-
-    def forgive(self, status):
-        """The browser says of every refusal that it was one; this one was meant."""
-        self.faults = [fault for fault in self.faults if f"status of {status}" not in fault]
-
-    def until(self, expression, *given):
-        """Wait for something to be true; the page's own policy forbids `wait_for_function` its eval."""
-        end = time.monotonic() + PATIENCE
-        while not self.tab.evaluate(expression, list(given)):
-            assert time.monotonic() < end, (expression, given)
-            self.tab.wait_for_timeout(20)
-
-    def count(self, selector, number):
-        """Wait until there are so many."""
-        there = "([selector, number]) => document.querySelectorAll(selector).length === number"
-        self.until(there, selector, number)
-
-    def source(self, selector):
-        """What a picture shows, by its address."""
-        return self.tab.get_attribute(selector, "src")
-
-    def changes(self, selector, before):
-        """Wait until another picture is shown."""
-        other = "([selector, before]) => document.querySelector(selector).getAttribute('src') !== before"
-        self.until(other, selector, before)
-
-    def says(self, selector, text):
-        """Wait until a text is there."""
-        there = "([selector, text]) => document.querySelector(selector).textContent.includes(text)"
-        self.until(there, selector, text)
-
-    def recipe(self, button, part):
-        """What a button says to do away from the page: its "command", or its "python"."""
-        self.tab.click(button)
-        self.tab.wait_for_selector("#recipe[open]")
-        return self.tab.inner_text(f"#recipe-{part}")
-
-    def open(self, name):
-        self.tab.click(f"#tab-{name}")
-        self.tab.wait_for_selector(f"#{name}:not([hidden])")
-
-    def check(self):
-        """Nothing was said on the console, and nobody else was asked."""
-        assert self.faults == []
-        assert {host for host in self.hosts if host} == {urlsplit(self.address).netloc}
 
 
 @pytest.fixture
@@ -214,31 +87,6 @@ def test_explore_a_region_by_drag_and_by_keyboard(page):
     page.until("() => !document.querySelector('#detail').textContent.includes('30 to 70')")
     assert "AttentionMaps" in page.recipe("#explore-recipe", "python")
     tab.keyboard.press("Escape")
-
-
-def test_which_heads_drew_a_word_and_the_picture_without_one_by_keyboard(page):
-    tab = page.tab
-    tab.wait_for_selector("#explain-words button:has-text('red')")
-    tab.focus("#explain-words button >> nth=0")
-    tab.keyboard.press("ArrowRight")
-    tab.wait_for_selector("#explain-heads[aria-label='Heads that drew “red”'] button")
-    assert tab.inner_text("#explain-words [aria-checked=true] span") == "red"
-    assert tab.locator("#explain-heads canvas").count() == 5
-    assert "in all" in tab.inner_text("#explain-heads figcaption")
-    tab.focus("#explain-heads button >> nth=0")
-    head = tab.get_attribute("#explain-heads button >> nth=0", "data-head")
-    tab.keyboard.press("Enter")
-    page.count("#explain-pair img", 2)
-    assert tab.inner_text("#explain-pair figure >> nth=1") == f"“red” muted in head {head}"
-    assert tab.get_attribute("#explain-heads button >> nth=0", "aria-pressed") == "true"
-    assert f"[{head}], 'red', 0.0" in page.recipe("#explain-recipe", "python")
-    tab.keyboard.press("Escape")
-    before = page.source("#stage-picture")
-    tab.fill("#explore-form [name=prompt]", "a green apple")
-    tab.press("#explore-form [name=prompt]", "Enter")
-    page.changes("#stage-picture", before)
-    tab.wait_for_selector("#explain-words button:has-text('apple')")
-    page.count("#explain-heads button", 0)
 
 
 def test_the_map_by_keyboard(page):
@@ -368,7 +216,8 @@ def test_weaken_slides_over_k_with_pictures_and_curve(page):
     tab = page.tab
     page.open("weaken")
     tab.wait_for_selector("#weaken-form option[value=Color]", state="attached")
-    tab.select_option("#weaken-form [name=concept]", "Color")
+    tab.click("#weaken-areas button:has-text('Color')")  # which the model's card has
+    assert tab.input_value("#weaken-form [name=concept]") == "Color"
     tab.fill("#weaken-form [name=count]", "1")
     tab.fill("#weaken-form [name=num_inference_steps]", "2")
     tab.click("#weaken-form button.main")
@@ -381,7 +230,7 @@ def test_weaken_slides_over_k_with_pictures_and_curve(page):
     assert re.fullmatch(r"\d+ of 96", tab.inner_text("#weaken-k-said"))
     tab.check("#weaken-orders [value='least relevant']")
     assert "least%20relevant" in page.source("#weaken-pictures img")
-    tab.click("#weaken summary")
+    tab.click("#weaken-result summary")
     assert tab.locator("#weaken-table tbody tr").count() >= 5
 
 
@@ -440,14 +289,6 @@ def test_a_measurement_is_watched_cancelled_resumed_reported_and_deleted(page, b
     assert tab.inner_text("#runs .problem") == ""
 
 
-def axe(tab):
-    """Serious faults that axe finds: the rule and the element."""
-    script = Path(pytest.importorskip("axe_playwright_python").__file__).with_name("axe.min.js").read_text()
-    tab.evaluate(script)  # past the page's own policy, which would not let it in as an element
-    found = tab.evaluate("axe.run()")["violations"]
-    return [(one["id"], node["html"]) for one in found if one["impact"] in SERIOUS for node in one["nodes"]]
-
-
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (360, "dark")])
 def test_everybody_can_use_it(browser, server, width, scheme):
     phone = width < 600
@@ -478,14 +319,8 @@ def test_everybody_can_use_it(browser, server, width, scheme):
 @pytest.fixture
 def guarded(service):
     """The page of a tiny pipeline, behind a token."""
-    listening = listen("127.0.0.1", 0)
-    running = uvicorn.Server(uvicorn.Config(make_app(service, Rules(token=TOKEN)), log_level="error"))
-    thread = threading.Thread(target=running.run, kwargs={"sockets": [listening]})
-    thread.start()
-    yield f"http://127.0.0.1:{listening.getsockname()[1]}/"
-    running.should_exit = True
-    thread.join(PATIENCE)
-    listening.close()
+    with served(service, Rules(token=TOKEN)) as address:
+        yield address
 
 
 def test_a_token_is_typed_and_kept_out_of_the_address(browser, guarded):

@@ -176,7 +176,7 @@ def _inverted(
 ) -> Any:
     """The noise that generates an image; what was cropped, and how much of it was lost, goes to stderr."""
     from headwise.editing.inversion import invert
-    from headwise.model.generate import image_size
+    from headwise.model.generate import image_size, side_step
     from headwise.pictures import cropped, fitted, read_picture, size_of_shape
 
     picture = read_picture(image)
@@ -184,7 +184,7 @@ def _inverted(
     left_out = cropped(picture, goal)
     if left_out:
         print(left_out, file=sys.stderr)
-        width, height = size_of_shape(picture, image_size(pipe), size.step(pipe))
+        width, height = size_of_shape(picture, image_size(pipe), side_step(pipe))
         if size.height is None and (width, height) != goal:
             print(f"In its own shape it would be --height {height} --width {width}.", file=sys.stderr)
     pixels = fitted(picture, goal)

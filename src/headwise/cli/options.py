@@ -204,22 +204,9 @@ class Size:
 
     def require(self, pipe: Any) -> None:
         """Refuse a size at which the pipeline does not generate, before it is called."""
-        if self.height is None or self.width is None or not hasattr(pipe, "vae_scale_factor"):
-            return
-        step = self.step(pipe)
-        if self.height % step or self.width % step:
-            raise HeadwiseError(
-                f"--height {self.height} --width {self.width} was given; expected multiples of {step} for "
-                f"{type(pipe).__name__}, such as --height {max(1, round(self.height / step)) * step} "
-                f"--width {max(1, round(self.width / step)) * step}."
-            )
+        from headwise.model.generate import require_size
 
-    @staticmethod
-    def step(pipe: Any) -> int:
-        """The number of pixels that heights and widths of this pipeline are multiples of."""
-        from headwise.model.generate import side_step
-
-        return max(8, side_step(pipe))
+        require_size(pipe, self.height, self.width)
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,12 @@ def serve(
     runs: Annotated[Path, typer.Option(help="The folder of runs, which the page shows and adds to.")] = Path(
         "runs"
     ),
+    lora_folder: Annotated[
+        Path | None,
+        typer.Option(
+            "--loras", help="Folder of LoRA files from which the page may choose; none if not given."
+        ),
+    ] = None,
     host: Annotated[
         str, typer.Option(help="Address to listen at; a token is required for any but this machine's own.")
     ] = "127.0.0.1",
@@ -40,6 +46,7 @@ def serve(
     Examples:
       headwise serve
       headwise serve --model ./my-model --relevance runs/my-model --port 8000
+      headwise serve -m ./my-model.safetensors --loras ~/loras
       headwise serve --host 0.0.0.0
     """
     from headwise import serving
@@ -65,6 +72,7 @@ def serve(
         steps=defaults.steps,
         guidance_scale=defaults.guidance_scale,
         loading=model.loading,
+        loras=_folder_of(lora_folder),
     )
     listening = serving.listen(host, port)
     address = _address(*listening.getsockname()[:2])
@@ -72,6 +80,12 @@ def serve(
     if rules.token and not token:
         print("The token is new at every start; give one with --token to keep it.", file=sys.stderr)
     serving.serve(make_app(Service(session, RunStore(runs)), rules), listening)
+
+
+def _folder_of(folder: Path | None) -> Path | None:
+    if folder is not None and not folder.is_dir():
+        raise UnreadableFile(f"--loras {folder} was given, which is not a folder. Give one with LoRA files.")
+    return folder
 
 
 def _load(model: Measured) -> Any:

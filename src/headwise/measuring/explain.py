@@ -101,7 +101,7 @@ def _explanation(
     explaining: "_Explaining", image: Any, prompt: str, head_map: HeadMap, settings: dict[str, Any]
 ) -> Explanation:
     """What was measured while the image was generated."""
-    effect, (heads, maps, word_maps) = explaining.effect, explaining.maps
+    effect, (heads, by_step) = explaining.effect, explaining.maps
     if effect is None:
         raise HookMisuse(
             "The pipeline ended before the last call that was to be measured. Let it make all its steps."
@@ -117,8 +117,10 @@ def _explanation(
         steps=tuple(call.step for call in explaining.measured),
         strengths=strengths / max(strengths.max(), np.finfo(np.float64).tiny),
         heads=heads,
-        maps=maps,
-        word_maps=word_maps,
+        maps=by_step[:, :-1].mean(2),
+        word_maps=by_step[:, -1].mean(1),
+        maps_by_step=by_step[:, :-1],
+        word_maps_by_step=by_step[:, -1],
         head_map=head_map,
         settings=settings,
     )
@@ -135,7 +137,7 @@ class _Explaining(Hook):
     Attributes:
         measured: The denoiser calls at which the effect was measured.
         effect: The effect; None before the last of these calls.
-        maps: The heads, their maps and those of all heads together.
+        maps: The heads, and at each measured call their maps, followed by that of all heads together.
     """
 
     once_per_step = True
@@ -144,7 +146,7 @@ class _Explaining(Hook):
         self.words, self.probe, self.maps_of = words, probe, maps_of
         self.measured: list[DenoiserCall] = []
         self.effect: Effect | None = None
-        self.maps: tuple[np.ndarray, np.ndarray, np.ndarray] = (np.zeros(0),) * 3
+        self.maps: tuple[np.ndarray, np.ndarray] = (np.zeros(0),) * 2
 
     def finish(self, call: DenoiserCall) -> None:
         """Measure the effect; at the last measured call, make the maps of all."""
@@ -156,12 +158,12 @@ class _Explaining(Hook):
         if call.step == steps[-1]:
             self.effect = self.probe.take()
             largest = np.argsort(-np.abs(self.effect.shares), 1, kind="stable")[:, : self.maps_of]
-            self.maps = (largest, *self._maps(largest))
+            self.maps = (largest, self._maps(largest))
 
     def _maps(
         self, heads: Int[np.ndarray, "words shown"]
-    ) -> tuple[Float[np.ndarray, "words shown height width"], Float[np.ndarray, "words height width"]]:
-        """The map of each of these heads, and of all heads together, averaged over the measured calls."""
+    ) -> Float[np.ndarray, "words shown+1 calls height width"]:
+        """The map of each of these heads, and of all heads together, at each measured call."""
         call, (words, shown) = self.measured[0], heads.shape
         of_word = torch.zeros(words, call.tokens, dtype=torch.bool)
         for w, word in enumerate(self.words):
@@ -170,9 +172,8 @@ class _Explaining(Hook):
         kept[:, shown] = 0
         kept[:, :shown].scatter_(2, torch.from_numpy(heads)[..., None], 0)
         rows = (of_word.repeat_interleave(shown + 1, 0), kept.flatten(0, 1))
-        total = sum(self._changes(each, *rows) for each in self.measured)
-        maps = (total / len(self.measured)).unflatten(0, (words, shown + 1)).numpy()  # type: ignore[union-attr]
-        return maps[:, :shown], maps[:, shown]
+        changes = torch.stack([self._changes(each, *rows) for each in self.measured], 1)
+        return changes.unflatten(0, (words, shown + 1)).numpy()
 
     def _changes(
         self, call: DenoiserCall, of_word: Tensor, kept: Float[Tensor, "rows all_heads"]

@@ -55,6 +55,8 @@ class Explanation:
         maps: Σ over channels of |D(1) − D(word muted in this head alone)| at each position of the latents
             (of 2 × 2 latents in FLUX), averaged over the measured calls.
         word_maps: The same with the word muted in all heads.
+        maps_by_step: `maps` of each measured call, of which they are the mean.
+        word_maps_by_step: The same with the word muted in all heads.
         head_map: The heads of the model.
         settings: What made the image.
     """
@@ -69,6 +71,8 @@ class Explanation:
     heads: Int[np.ndarray, "words shown"]
     maps: Float[np.ndarray, "words shown height width"]
     word_maps: Float[np.ndarray, "words height width"]
+    maps_by_step: Float[np.ndarray, "words shown calls height width"]
+    word_maps_by_step: Float[np.ndarray, "words calls height width"]
     head_map: HeadMap
     settings: dict[str, Any] = field(default_factory=dict)
 

@@ -3,6 +3,7 @@
     heads       which attention heads read text, in one fixed order
     words       words of a prompt as text, in every script
     tokens      words of a prompt -> positions of their tokens
+    setup       LoRA files, the sampler and the clip skip, for good or for a while
     pipelines   loading a pipeline, and what only its insides can answer
     generate    image i of seed s, the same in any batch
     sites       what a hook receives: the layer, the denoiser call, the rows of the batch

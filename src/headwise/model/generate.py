@@ -22,7 +22,7 @@ from headwise.model.inputs import patch_side
 
 __all__ = [
     "Key", "generate", "generate_keys", "generator_for", "generators_of", "image_size", "latent_shape",
-    "latents_for", "packed", "side_step", "start_of", "unpacked",
+    "latents_for", "packed", "require_size", "side_step", "start_of", "unpacked",
 ]  # fmt: skip
 
 _INSTEAD = {
@@ -178,7 +178,25 @@ def image_size(pipe: Any) -> tuple[int, int]:
 def side_step(pipe: Any) -> int:
     """The number of pixels of which the sides of an image are multiples: whole patches of whole latents."""
     patch = 2 if _packs(pipe) else patch_side(denoiser_of(pipe))
-    return pipe.vae_scale_factor * patch // family_of(denoiser_of(pipe)).latents_factor
+    step = pipe.vae_scale_factor * patch // family_of(denoiser_of(pipe)).latents_factor
+    return max(8, step)  # pipelines ask for 8 whatever the autoencoder
+
+
+def require_size(pipe: Any, height: int | None, width: int | None) -> None:
+    """Refuse a size at which the pipeline does not generate, before it is called.
+
+    Raises:
+        HeadwiseError: A side is not a multiple of `side_step`.
+    """
+    if height is None or width is None or not hasattr(pipe, "vae_scale_factor"):
+        return
+    step = side_step(pipe)
+    if height % step or width % step:
+        near = [max(1, round(side / step)) * step for side in (height, width)]
+        raise HeadwiseError(
+            f"A height of {height} and a width of {width} were given; expected multiples of {step} for "
+            f"{type(pipe).__name__}, such as {near[0]} and {near[1]}."
+        )
 
 
 def _refuse(options: dict[str, Any]) -> None:

@@ -10,7 +10,9 @@ References:
 """
 
 import re
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from hashlib import sha256
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,7 +22,10 @@ from torch import Tensor, nn
 
 from headwise.errors import HeadwiseError, MissingExtra, ModelNotLoaded
 
-__all__ = ["ENCODERS", "adapter_named", "load_loras", "loras_of", "name_without_lora", "add_to_digest"]
+__all__ = [
+    "ENCODERS", "adapter_named", "add_to_digest", "load_loras", "loras_loaded", "loras_of",
+    "name_without_lora",
+]  # fmt: skip
 
 ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
 
@@ -47,6 +52,43 @@ def load_loras(pipe: Any, loras: Mapping[str | Path, float | int]) -> None:
         pipe.set_adapters(names, [float(scale) for scale in loras.values()])
 
 
+@contextmanager
+def loras_loaded(pipe: Any, loras: Mapping[str | Path, float | int]) -> Iterator[None]:
+    """Load LoRA files, beside those at work, until the context is left.
+
+    Args:
+        pipe: The pipeline, which has its own layers again afterwards.
+        loras: The scale of each .safetensors file.
+
+    Raises:
+        HeadwiseError: As `load_loras`; or a LoRA of the same name is at work already.
+    """
+    before = _scales_of(pipe)
+    names = [adapter_named(file) for file in loras]
+    if twice := sorted(before.keys() & names):
+        raise HeadwiseError(f"The LoRA {twice[0]} is at work already. Leave it out.")
+    try:
+        load_loras(pipe, loras)
+        if loras and before:
+            scales = [float(scale) for scale in loras.values()]
+            pipe.set_adapters([*before, *names], [*before.values(), *scales])
+        yield
+    finally:
+        if loras:
+            _unload(pipe, names, before)
+
+
+def _unload(pipe: Any, names: Sequence[str], before: Mapping[str, float]) -> None:
+    """Take LoRA out again, so that those are at work which were before."""
+    if not hasattr(pipe, "unload_lora_weights"):
+        return
+    if not before:
+        pipe.unload_lora_weights()
+        return
+    pipe.delete_adapters(list(names))
+    pipe.set_adapters(list(before), list(before.values()))
+
+
 def adapter_named(file: str | Path) -> str:
     """What the pipeline calls a LoRA: the name of its file, without the characters that peft refuses."""
     return re.sub(r"\W+", "-", Path(file).stem)
@@ -57,14 +99,11 @@ def loras_of(pipe: Any) -> str:
 
     Whether they were loaded here or by the user.
     """
-    scales: dict[str, float] = {}
+    scales = _scales_of(pipe)
     digests: dict[str, Any] = {}
     for part in _parts(pipe):
         for place, module in part.named_modules():
             for name in _at_work(module):
-                scales.setdefault(
-                    name, module.scaling[name] * module.r[name] / (module.lora_alpha[name] or module.r[name])
-                )
                 digest = digests.setdefault(name, sha256())
                 digest.update(f"{place} {module.scaling[name]}".encode())
                 for key, parameter in module.named_parameters():
@@ -99,9 +138,11 @@ def _load(pipe: Any, file: Path, name: str) -> None:
         )
     problem = ""
     try:
-        pipe.load_lora_weights(
-            str(file.parent), weight_name=file.name, adapter_name=name, local_files_only=True
-        )
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Already found a `peft_config`")  # several are meant
+            pipe.load_lora_weights(
+                str(file.parent), weight_name=file.name, adapter_name=name, local_files_only=True
+            )
     except Exception as error:  # diffusers, peft and safetensors each raise their own kinds
         problem = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".: ")
     if not problem and name not in {n for part in _parts(pipe) for m in part.modules() for n in _at_work(m)}:
@@ -117,6 +158,16 @@ def _parts(pipe: Any) -> list[Any]:
     """The denoiser and the text encoders."""
     parts = (getattr(pipe, name, None) for name in ("unet", "transformer", *ENCODERS))
     return [part for part in parts if isinstance(part, nn.Module)]
+
+
+def _scales_of(pipe: Any) -> dict[str, float]:
+    """The scale of each adapter at work, by its name."""
+    scales: dict[str, float] = {}
+    for module in (module for part in _parts(pipe) for module in part.modules()):
+        for name in _at_work(module):
+            rank = module.r[name]
+            scales.setdefault(name, module.scaling[name] * rank / (module.lora_alpha[name] or rank))
+    return scales
 
 
 def _at_work(module: Any) -> list[str]:

@@ -16,11 +16,11 @@ from torch import nn
 
 from headwise import emoji
 from headwise.errors import ModelNotLoaded
-from headwise.model.clip_skip import clip_skip_of, skip_layers
+from headwise.model.clip_skip import clip_skip_of
 from headwise.model.heads import HeadMap, denoiser_of, wrapped_denoiser_of
 from headwise.model.inpainting import paint_everything
-from headwise.model.loras import ENCODERS, add_to_digest, load_loras, loras_of, name_without_lora
-from headwise.model.samplers import use_sampler
+from headwise.model.loras import ENCODERS, add_to_digest, loras_of, name_without_lora
+from headwise.model.setup import set_up
 from headwise.model.single_file import is_single_file, load_single_file
 from headwise.model.text_to_image import require_text_to_image
 
@@ -70,11 +70,7 @@ def load_pipeline(
         pipe = _from_pretrained(name, require_text_to_image(name), dtype)
     HeadMap.of(pipe)
     paint_everything(pipe)
-    load_loras(pipe, loras or {})
-    if scheduler is not None:
-        use_sampler(pipe, scheduler)
-    if clip_skip is not None:
-        skip_layers(pipe, clip_skip)
+    set_up(pipe, loras=loras, scheduler=scheduler, clip_skip=clip_skip)
     return pipe if device is None else pipe.to(device)
 
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from headwise.errors import HeadwiseError
 
-__all__ = ["SAMPLERS", "sampler_of", "use_sampler"]
+__all__ = ["SAMPLERS", "sampler_of", "samplers_for", "use_sampler"]
 
 
 class Sampler(NamedTuple):
@@ -60,13 +60,12 @@ def use_sampler(pipe: Any, name: str) -> None:
 
     label = _known(name)
     made = SAMPLERS[label]
+    if not _fits(pipe, made):
+        raise HeadwiseError(
+            f"The sampler {label} was given, but {type(pipe).__name__} was trained by flow matching and "
+            f"keeps its {type(pipe.scheduler).__name__}. Leave the sampler out."
+        )
     if _is_flow(pipe.scheduler):
-        scheduler = type(pipe.scheduler).__name__
-        if made.scheduler != scheduler.removeprefix("FlowMatch") or made.options.get("use_karras_sigmas"):
-            raise HeadwiseError(
-                f"The sampler {label} was given, but {type(pipe).__name__} was trained by flow matching and "
-                f"keeps its {scheduler}. Leave the sampler out."
-            )
         return
     # What the model's own scheduler was set to must not outlive it, and latents are never clipped.
     options = {"use_karras_sigmas": False, "clip_sample": False, **made.options}
@@ -84,6 +83,18 @@ def sampler_of(pipe: Any) -> str:
         if kind == scheduler and all((config.get(key) or False) == value for key, value in options.items()):
             return label
     return kind.removesuffix("Scheduler")
+
+
+def samplers_for(pipe: Any) -> list[str]:
+    """The names of the samplers that a pipeline takes."""
+    return [label for label, made in SAMPLERS.items() if _fits(pipe, made)]
+
+
+def _fits(pipe: Any, made: Sampler) -> bool:
+    """Can this sampler be made from the pipeline's scheduler? One of flow matching stays as it is."""
+    own = type(pipe.scheduler).__name__.removeprefix("FlowMatch")
+    is_own = made.scheduler == own and not made.options.get("use_karras_sigmas")
+    return is_own or not _is_flow(pipe.scheduler)
 
 
 def _known(name: str) -> str:

@@ -14,13 +14,14 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from headwise import __version__
+from headwise import __version__, emoji
 from headwise.benchmarks.defaults import defaults_of
 from headwise.editing.baselines.table import OFFERED
 from headwise.errors import HeadwiseError, MissingExtra, PromptsNotAlike
 from headwise.web.jobs import Job, TooManyJobs
 from headwise.web.run_store import Forbidden, NotFound, OutsideRuns
 from headwise.web.service import REQUESTS, Service
+from headwise.web.session import ModelSession
 
 try:
     from fastapi import Depends, FastAPI, Query, Request
@@ -39,6 +40,7 @@ __all__ = ["make_app"]
 
 PAGE = Path(__file__).parent / "page"
 MEDIA_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+SHOWN = 48  # pictures of a run that the page shows
 LONG_POLL = 15.0  # seconds that a request for a job waits for news
 STATUS: dict[type[Exception], int] = {
     OutsideRuns: 404, NotFound: 404, Forbidden: 403, TooManyJobs: 429, HeadwiseError: 422,
@@ -141,6 +143,8 @@ def _add_model(app: FastAPI) -> None:
             "concepts": defaults_of(session.model).concepts,
             "num_inference_steps": session.steps,
             "guidance_scale": session.guidance_scale,
+            "weakening": _weakening_of(session),
+            "takes": session.takes | {"lora_files": list(session.lora_files())},
             "upload": app.state.rules.upload,
             "baselines": {name: baseline.title for name, baseline in OFFERED.items()},
             "jobs": [job.to_json() for job in service.jobs.owned_by(owner)],
@@ -186,6 +190,11 @@ def _add_model(app: FastAPI) -> None:
     @app.get("/api/weaken")
     def weaken(service: ServiceOf, name: str = "") -> Json:
         return service.weakening_options(name)
+
+
+def _weakening_of(session: ModelSession) -> Json:
+    """What ordered weakening has given for each concept of a built-in model, which its card holds."""
+    return emoji.MODELS[session.model].card()["weakening_votes_reporting"] if session.built_in else {}
 
 
 def _listing(concepts: list[Any], word: str) -> list[str]:
@@ -254,8 +263,8 @@ def _add_jobs(app: FastAPI) -> None:
 
 def _add_exploring(app: FastAPI) -> None:
     @app.get("/api/explore/{id}/head")
-    def head(job: OwnJob, service: ServiceOf, index: int | None = None) -> Json:
-        return service.head_map(job, index)
+    def head(job: OwnJob, service: ServiceOf, index: int | None = None, layer: int | None = None) -> Json:
+        return service.head_map(job, index, layer)
 
     @app.get("/api/explore/{id}/region")
     def region(
@@ -287,7 +296,8 @@ def _add_runs(app: FastAPI) -> None:
     @app.get("/api/runs/{name}")
     def run(name: str, service: ServiceOf, owner: Owner) -> Json:
         run = service.runs.run(name)
-        details = {"pictures": list(run.pictures), "sure": service.split_half(run)}
+        prompts = [service.runs.prompt(run, file) for file in run.pictures[:SHOWN]]
+        details = {"pictures": list(run.pictures), "prompts": prompts, "sure": service.split_half(run)}
         return service.run_to_json(run, owner) | details
 
     @app.post("/api/runs/{name}/resume")

@@ -30,12 +30,15 @@ __all__ = [
 
 PIPE, RELEVANCE, HOOK = Name("pipe"), Name("relevance"), Name("hook")
 SUGGESTION_STEPS = 8
+MAPS = 6  # heads of a word that are shown with a map
 WEAKENING = {"random_orders": 1, "batch_size": 8, "keep_prompts": 3}
 
 
 def sampling(request: Any) -> dict[str, Any]:
     """The arguments of the pipeline."""
-    return {"num_inference_steps": request.num_inference_steps, "guidance_scale": request.guidance_scale}
+    given = {name: getattr(request, name, None) for name in ("negative_prompt", "height", "width")}
+    sampled = {"num_inference_steps": request.num_inference_steps, "guidance_scale": request.guidance_scale}
+    return sampled | {name: value for name, value in given.items() if value is not None}
 
 
 def explore(request: Explore) -> Call:
@@ -45,8 +48,9 @@ def explore(request: Explore) -> Call:
 
 
 def explain(request: Explain) -> Call:
-    """The image, and the heads that drew the word."""
-    return call("hw.explain", PIPE, request.prompt, request.word, seed=request.seed, **sampling(request))
+    """The image, and the heads that drew the words."""
+    options = {"seed": request.seed, "maps_of": MAPS, **sampling(request)}
+    return call("hw.explain", PIPE, request.prompt, request.words, **options)
 
 
 def mute(request: Mute, columns: Mapping[str, bool]) -> Call:

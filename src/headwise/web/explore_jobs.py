@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from headwise.errors import HeadwiseError
 from headwise.measuring.attention_maps import AttentionMaps, Box, WordMaps, region_relevance
 from headwise.measuring.relevance import Relevance
 from headwise.model.attention import hooked
@@ -36,16 +37,28 @@ def explore(session: ModelSession, request: Explore, job: Job, maps: MapCache) -
     job.add_result(png, column="picture", words=[word.text for word in recorded.words])
 
 
-def map_of_head(maps: WordMaps, head: int | None) -> dict[str, Any]:
-    """The attention of a head, or of all heads together if None, to each word."""
-    attention = maps.together() if head is None else maps.of(head)
+def map_of_head(maps: WordMaps, head: int | None, layer: int | None = None) -> dict[str, Any]:
+    """The attention to each word: of a head, else of a layer's heads together, else of all heads together."""
+    attention, address = _attention(maps, head, layer)
     words = [
         {"text": word.text, "share": float(map.mean()), "most": float(map.max()), "map": map_bytes(map)}
         for word, map in zip(maps.words, np.moveaxis(attention, -1, 0), strict=True)
     ]
-    address = "all heads" if head is None else maps.head_map.address(head)
     height, width = attention.shape[:2]
     return {"head": head, "address": address, "height": height, "width": width, "words": words}
+
+
+def _attention(
+    maps: WordMaps, head: int | None, layer: int | None
+) -> tuple[Float[np.ndarray, "height width words"], str]:
+    """The maps, and whose they are."""
+    if head is not None:
+        return maps.of(head), maps.head_map.address(head)
+    if layer is None:
+        return maps.together(), "all heads"
+    if not 0 <= layer < len(maps.layers):
+        raise HeadwiseError(f"There is no layer {layer}; expected 0 to {len(maps.layers) - 1}.")
+    return maps.layers[layer].mean(0), list(maps.head_map)[layer].address
 
 
 def region_of(maps: WordMaps, relevance: Relevance | None, box: Box) -> dict[str, Any]:

@@ -34,7 +34,7 @@ log = logging.getLogger("headwise.web")
 def image_settings(session: ModelSession, request: Drawing, **more: Any) -> dict[str, Any]:
     """What a PNG records of how it was made."""
     settings = {"prompt": request.prompt, "model": session.model, "seed": request.seed}
-    loaded = {**session.loading, "sampler": sampler_of(session.pipe)}
+    loaded = {**session.at_work, "sampler": sampler_of(session.pipe)}
     return {**settings, **loaded, **calls.sampling(request), **more}
 
 
@@ -157,7 +157,7 @@ def cached_images(
         measured: What else decides on the images besides the comparison.
         variables: The values of the comparison's names, besides the pipeline.
     """
-    key, cache = (to_python(comparison), measured), session.images
+    key, cache = (to_python(comparison), measured, repr(session.at_work)), session.images
     if key in cache:
         job.set_progress(job.done + steps, job.total)
     else:

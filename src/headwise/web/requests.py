@@ -7,14 +7,23 @@ as text.
 import re
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from headwise.editing.baselines.table import OFFERED
+from headwise.model.samplers import SAMPLERS
 
 __all__ = [
-    "Compose", "Drawing", "Edit", "Explain", "Explore", "Generate", "Measure", "Mute", "Prompt", "Prompts",
-    "RunName", "Steering", "Strip", "Suggest", "Weaken",
+    "Compose", "Drawing", "Edit", "Explain", "Explore", "Generate", "Measure", "Mute", "Picture", "Prompt",
+    "Prompts", "RunName", "Steering", "Strip", "Suggest", "Weaken",
 ]  # fmt: skip
 
 
@@ -32,6 +41,12 @@ def _baseline(name: str) -> str:
     raise PydanticCustomError("baseline", f"expected some of: {', '.join(OFFERED)}")
 
 
+def _sampler(name: str) -> str:
+    if name in SAMPLERS:
+        return name
+    raise PydanticCustomError("sampler", f"expected one of: {', '.join(SAMPLERS)}")
+
+
 Prompt = Annotated[
     str, StringConstraints(strip_whitespace=True, min_length=1, max_length=1000, pattern=r"^[^\x00-\x08]*$")
 ]
@@ -40,6 +55,9 @@ RunName = Annotated[str, AfterValidator(_name)]
 Strength = Annotated[float, Field(ge=-10, le=10)]
 Seed = Annotated[int, Field(ge=0, lt=2**53)]  # what a browser counts to
 Baseline = Annotated[str, AfterValidator(_baseline)]
+Sampler = Annotated[str, AfterValidator(_sampler)]
+LoraName = Annotated[str, StringConstraints(max_length=200, pattern=r"^[^/\\\x00-\x1f]+$")]
+Side = Annotated[int, Field(ge=8, le=4096)]  # pixels
 
 
 class _Request(BaseModel):
@@ -54,28 +72,49 @@ class Prompts(_Request):
 
 
 class Drawing(_Request):
-    """A generated image: its prompt, seed, steps, and the run whose relevance is used ("": the model's)."""
+    """A generated image: its prompt, seed, steps, and the run whose relevance is used ("": the model's).
+
+    `scheduler`, `clip_skip` and `loras`, files of the server's folder with their scales, set up the model.
+    """
 
     prompt: Prompt
     seed: Seed = 0
     num_inference_steps: Annotated[int, Field(ge=1, le=150)] = 50
     guidance_scale: Annotated[float, Field(ge=0, le=30)] = 7.5
     relevance: RunName | Literal[""] = ""
+    scheduler: Sampler | None = None
+    clip_skip: Annotated[int, Field(ge=1, le=100)] | None = None
+    loras: Annotated[dict[LoraName, Strength], Field(max_length=8)] = {}
 
 
-class Explore(Drawing):
+class Picture(Drawing):
+    """An image of a size in pixels, the model's own if not given, that does not show the negative prompt."""
+
+    negative_prompt: Prompt | None = None
+    height: Side | None = None
+    width: Side | None = None
+
+    @model_validator(mode="after")
+    def _both_sides(self) -> "Picture":
+        if (self.height is None) != (self.width is None):
+            raise PydanticCustomError("size", "expected both height and width, or neither")
+        return self
+
+
+class Explore(Picture):
     """An image, with the attention of each head to each word of its prompt."""
 
 
-class Explain(Drawing):
-    """An image, and the heads that drew a word of its prompt."""
+class Explain(Picture):
+    """An image, and the heads that drew each of some words of its prompt."""
 
-    word: Text
+    words: Annotated[list[Text], Field(min_length=1, max_length=12)]
 
 
-class Mute(Explain):
+class Mute(Picture):
     """An image, plain and with a word muted in one head."""
 
+    word: Text
     head: Annotated[int, Field(ge=0, lt=2**31)]
 
 
@@ -95,14 +134,14 @@ class Steering(_Request):
     occurrence: Annotated[int, Field(ge=1, le=50)] | None = None
 
 
-class Generate(Drawing):
+class Generate(Picture):
     """An image, plain and steered."""
 
     steering: Annotated[list[Steering], Field(min_length=1, max_length=6)]
     pictures: Annotated[int, Field(ge=1, le=4)] = 1
 
 
-class Strip(Drawing):
+class Strip(Picture):
     """One image at several multiples of the steering's strength."""
 
     steering: Annotated[list[Steering], Field(min_length=1, max_length=6)]

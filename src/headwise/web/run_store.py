@@ -148,6 +148,20 @@ class RunStore:
             raise OutsideRuns(f"The run {name[:80]!r} has no such picture.")
         return path
 
+    def caption(self, run: Run) -> str:
+        """What a run is about: the prompt or concept that was asked for, else the first picture's prompt."""
+        asked = run.request.get("prompt") or run.request.get("concept")
+        return str(asked) if asked else (self.prompt(run, run.pictures[0]) if run.pictures else "")
+
+    def prompt(self, run: Run, file: str) -> str:
+        """The prompt that a picture of a run holds; "" if it holds none."""
+        from headwise.pictures import settings_in
+
+        try:
+            return settings_in(self.picture(run.name, file)).get("prompt", "")
+        except (HeadwiseError, OSError):
+            return ""
+
     def claim(self, name: str, owner: str, kind: str, request: dict[str, Any]) -> Path:
         """A new folder for a run, or the one that the same owner made for the same request.
 

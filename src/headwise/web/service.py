@@ -98,6 +98,7 @@ class Service:
 
     def _inputs(self, request: Any, owner: str) -> dict[str, Any]:
         """What a request names: a relevance, an uploaded image, a folder."""
+        self.session.loading_of(request)  # refuses the names of LoRA files that are not here
         inputs: dict[str, Any] = {}
         if isinstance(request, requests.Edit | requests.Compose):
             inputs["relevance"] = self.relevance_or_none(request.relevance)
@@ -138,9 +139,17 @@ class Service:
             "measure": run_jobs.measure,
             "weaken": run_jobs.weaken,
         }
-        work[job.kind](self.session, request, job, **inputs)
+        with self.session.set_up_for(request):
+            self._require_size(request)
+            work[job.kind](self.session, request, job, **inputs)
         if job.run:
             self.runs.finish(job.run)
+
+    def _require_size(self, request: Any) -> None:
+        from headwise.model.generate import require_size
+
+        if isinstance(request, requests.Picture):
+            require_size(self.session.pipe, request.height, request.width)
 
     def resume(self, name: str, owner: str) -> Job:
         """Continue a run of the owner."""
@@ -201,12 +210,12 @@ class Service:
             raise NotFound("The maps of this picture are not here any more. Generate it again.")
         return maps
 
-    def head_map(self, job: Job, head: int | None) -> dict[str, Any]:
-        """The attention of a head, or of all heads together, to each word of an explored image."""
+    def head_map(self, job: Job, head: int | None, layer: int | None) -> dict[str, Any]:
+        """The attention of a head, a layer or all heads together to each word of an explored image."""
         maps = self.maps_of(job)
         from headwise.web.explore_jobs import map_of_head
 
-        return map_of_head(maps, head)
+        return map_of_head(maps, head, layer)
 
     def region(self, job: Job, name: str, box: tuple[float, float, float, float]) -> dict[str, Any]:
         """The words and concepts that drive a region of an explored image."""
@@ -247,7 +256,7 @@ class Service:
             self.runs.root / run if run else Path(),
             ks_of(self.relevance(name)) if kind == "weaken" else (),
             kind=self.relevance(name).kind if kind in ("generate", "strip") else "votes",
-            loading=self.session.loading,
+            loading=self.session.loading_of(checked),
             **looked_at,
         )
         return {"python": python_of(checked, setting), "command": command_of(checked, setting)}
@@ -286,6 +295,8 @@ class Service:
             "of": run.request.get("pictures"),
             "changed": run.changed,
             "pictures": len(run.pictures),
+            "thumbnail": run.pictures[0] if run.pictures else None,
+            "caption": self.runs.caption(run),
             "mine": bool(run.owner) and run.owner == owner,
             "made_here": bool(run.owner),
             "measured": self.runs.path(run.name, "relevance.safetensors").is_file(),

@@ -7,7 +7,8 @@ other threads count tokens with copies of its tokenizers, because a tokenizer is
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, Literal
@@ -52,6 +53,7 @@ class ModelSession:
         steps: The number of inference steps that the page proposes.
         guidance_scale: The guidance scale that the page proposes.
         loading: What `hw.load_pipeline` was given beside the name, such as LoRA files.
+        loras: The folder whose LoRA files a request may name; None if it may name none.
     """
 
     def __init__(
@@ -64,9 +66,13 @@ class ModelSession:
         steps: int = 30,
         guidance_scale: float | int = 7.5,
         loading: Mapping[str, Any] | None = None,
+        loras: Path | None = None,
     ) -> None:
         self.model, self.file, self.judge = model, relevance, judge
         self.steps, self.guidance_scale, self.loading = steps, guidance_scale, loading or {}
+        self.loras = loras
+        self.at_work: Mapping[str, Any] = self.loading  # the same of the present job; for the worker alone
+        self.takes: dict[str, Any] = {}  # what the form may offer for this model, as soon as it is loaded
         self.state: Literal["loading", "ready", "failed"] = "loading"
         self.error = ""
         self.images: OrderedDict[Any, Any] = OrderedDict()  # by what made them; for the worker alone
@@ -83,6 +89,7 @@ class ModelSession:
 
             pipe = self._load_pipeline()
             copies = [s._replace(tokenizer=deepcopy(s.tokenizer)) for s in text_segments(pipe)]
+            self.takes = _taken_by(pipe)
             self._segments, self._pipe, self.state = tuple(copies), pipe, "ready"
         except Exception as error:  # the page reports it, and stays
             self.fail(error)
@@ -134,6 +141,53 @@ class ModelSession:
         if self._pipe is None:
             raise ModelNotLoaded(self.error)
         return self._pipe
+
+    def lora_files(self) -> dict[str, Path]:
+        """The LoRA files that lie in the folder itself, by name; links that lead out of it are left out."""
+        if self.loras is None or not self.loras.is_dir():
+            return {}
+        folder = self.loras.resolve()
+        files = sorted(self.loras.glob("*.safetensors"))
+        return {file.name: file for file in files if file.is_file() and file.resolve().parent == folder}
+
+    def loading_of(self, request: Any) -> dict[str, Any]:
+        """What `hw.load_pipeline` would be given, beside the name, for a request.
+
+        Raises:
+            HeadwiseError: It names a LoRA file that is not in the folder, or a second clip skip.
+        """
+        asked = self._asked_of(request)
+        if asked["clip_skip"] is not None and "clip_skip" in self.loading:
+            raise HeadwiseError(
+                f"The server was started with --clip-skip {self.loading['clip_skip']}. "
+                "Leave the clip skip out."
+            )
+        asked["loras"] = {**self.loading.get("loras", {}), **asked["loras"]}
+        return {**self.loading, **{name: value for name, value in asked.items() if value}}
+
+    def _asked_of(self, request: Any) -> dict[str, Any]:
+        """What a request says of how the model is set up, with the paths of its LoRA files."""
+        files, scales = self.lora_files(), getattr(request, "loras", {})
+        if unknown := sorted(scales.keys() - files.keys()):
+            known = (
+                f"Choose one of: {', '.join(files)}." if files else "Start the server with --loras FOLDER."
+            )
+            raise HeadwiseError(f"There is no LoRA file {unknown[0]!r} here. {known}")
+        asked = {name: getattr(request, name, None) for name in ("scheduler", "clip_skip")}
+        return asked | {"loras": {str(files[name]): scale for name, scale in scales.items()}}
+
+    @contextmanager
+    def set_up_for(self, request: Any) -> Iterator[None]:
+        """The pipeline as a request wants it, and as it was afterwards; for the worker alone."""
+        from headwise.model.setup import set_up_for_now
+
+        loading = self.loading_of(request)
+        with set_up_for_now(self.pipe, **self._asked_of(request)):
+            self.at_work = loading
+            try:
+                yield
+            finally:
+                self.at_work = self.loading
 
     @property
     def scorer(self) -> Any:
@@ -197,3 +251,19 @@ class ModelSession:
             raise ModelNotLoaded(f"{self.model} is still being loaded. Try again in a moment.")
         if self.state == "failed":
             raise ModelNotLoaded(self.error)
+
+
+def _taken_by(pipe: Any) -> dict[str, Any]:
+    """What a model may be asked for: samplers, sizes, and how far its text encoder can be cut short."""
+    from headwise.model.clip_skip import highest_clip_skip
+    from headwise.model.generate import image_size, side_step
+    from headwise.model.samplers import sampler_of, samplers_for
+
+    width, height = image_size(pipe)
+    return {
+        "sampler": sampler_of(pipe),
+        "samplers": samplers_for(pipe),
+        "size": {"width": width, "height": height, "step": side_step(pipe)},
+        "clip_skip": highest_clip_skip(pipe),
+        "loras": hasattr(pipe, "load_lora_weights"),
+    }

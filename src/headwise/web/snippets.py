@@ -17,7 +17,10 @@ from headwise.web.requests import Edit, Explain, Explore, Generate, Measure, Mut
 
 __all__ = ["Setting", "command_of", "python_of"]
 
-OPTIONS = {"factor": "--factors"}  # where a command does not have the argument's own name
+OPTIONS = {
+    "factor": "--factors",
+    "maps_of": "--maps",
+}  # where a command does not have the argument's own name
 NOT_OPTIONS = ("out", "prompts")  # of a measurement, which are files here
 
 
@@ -102,8 +105,9 @@ def _explore(program: _Program, request: Explore, setting: Setting) -> None:
 
 def _explain(program: _Program, request: Explain, setting: Setting) -> None:
     program.write("explanation = ", calls.explain(request))
-    program.write(f"for head, address, share in explanation.top({request.word!r}):")
-    program.write('    print(head, address, f"{share:+.2f}")')
+    program.write("for word in explanation.words:")
+    program.write("    for head, address, share in explanation.top(word):")
+    program.write('        print(word, head, address, f"{share:+.2f}")')
     program.write("picture = explanation.image")
     program.write('hw.plots.explanation(explanation).savefig("explanation.png")')
 
@@ -177,7 +181,7 @@ def command_of(request: Any, setting: Setting) -> str:
     """The command line that comes nearest to the request."""
     name, positional, options = _command(request, setting)
     options |= {"--model": setting.model, **_loading(setting.loading)}
-    if isinstance(setting.relevance, Path) and not isinstance(request, Measure | Explain):
+    if isinstance(setting.relevance, Path) and not isinstance(request, Measure | Explain | Mute):
         options["--relevance"] = setting.relevance
     words = ["headwise", name]
     for option, values in options.items():
@@ -209,8 +213,14 @@ def _command(request: Any, setting: Setting) -> tuple[str, list[str], dict[str, 
                 [request.prompt],
                 {"--pictures": 1, "--seed": request.seed, **_sampling(request)},
             )
-        case Explain():  # muting too, which the command line does not have
-            options = {"--word": request.word, **_options(calls.explain(request).kwargs)}
+        case Explain():
+            return (
+                "explain",
+                [request.prompt],
+                {"--word": request.words, **_options(calls.explain(request).kwargs)},
+            )
+        case Mute():  # which the command line does not have: it explains the word
+            options = {"--word": request.word, "--seed": request.seed, **_sampling(request)}
             return "explain", [request.prompt], options
         case Generate():
             compared = calls.compare(request, {}, request.pictures)

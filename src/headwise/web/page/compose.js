@@ -106,9 +106,20 @@ export function ready() {
 export function restore(last, state) {
   fill(form, { num_inference_steps: state.num_inference_steps, guidance_scale: state.guidance_scale });
   if (!last.compose) return;
-  fill(form, last.compose.asked);
-  subjects = new Set(last.compose.asked.words.map((word) => word.toLowerCase()));
-  conceptOf = { ...last.compose.asked.concepts };
+  fillFrom(last.compose.asked);
   composing.adopt(last.compose, true);
+}
+
+// What a link says: the same is composed again.
+export function follow(asked) {
+  if (!Array.isArray(asked.words)) return;
+  fillFrom(asked);
+  composing.ask(asked);
+}
+
+function fillFrom(asked) {
+  fill(form, asked);
+  subjects = new Set(asked.words.map((word) => word.toLowerCase()));
+  conceptOf = { ...asked.concepts };
   read();
 }

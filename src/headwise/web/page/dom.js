@@ -32,11 +32,15 @@ export function options(select, values, chosen) {
     select.value = chosen;
 }
 
+export const picture = (source, alt) => el("img", { src: source, alt, width: 256, height: 256 });
+
+// A picture with a caption, which a click enlarges (viewer.js).
 export function figure(source, caption, alt, ours = false) {
+  const image = picture(source, alt ?? caption);
   return el(
     "figure",
     { class: ours ? "ours" : "" },
-    el("img", { src: source, alt: alt ?? caption, width: 256, height: 256 }),
+    el("button", { type: "button", class: "enlarge", "aria-label": `Enlarge: ${caption}` }, image),
     el("figcaption", {}, caption),
   );
 }
@@ -95,6 +99,13 @@ export function fill(form, values) {
     const field = form.elements[name];
     if (field && "value" in field && typeof value !== "object") field.value = value;
   }
+}
+
+// Saves a text as a file of the browser's user.
+export function download(text, name, type = "text/plain") {
+  const address = URL.createObjectURL(new Blob([text], { type }));
+  el("a", { href: address, download: name }).click();
+  setTimeout(() => URL.revokeObjectURL(address), 1000);
 }
 
 export function debounced(wait, act) {

@@ -168,17 +168,28 @@ export function restore(last, state) {
   });
   changeSource();
   if (!last.edit) return;
-  fill(form, last.edit.asked);
-  form.elements.from.value = last.edit.asked.picture ? "picture" : "prompt";
-  conceptOf = { ...last.edit.asked.concepts };
-  for (const box of form.querySelectorAll("[name=baselines]"))
-    box.checked = last.edit.asked.baselines.includes(box.value);
-  $("edit-strength").textContent = Number(last.edit.asked.strength).toFixed(1);
+  fillFrom(last.edit.asked);
   if (last.edit.asked.picture) {
     upload = { id: last.edit.asked.picture };
     $("edit-sent").textContent = "The picture that you uploaded before.";
   }
   changeSource();
   editing.adopt(last.edit, true);
+}
+
+// What a link says: the same edit is made again.
+export function follow(asked) {
+  fillFrom(asked);
+  changeSource();
+  editing.ask(asked);
+}
+
+function fillFrom(asked) {
+  fill(form, asked);
+  form.elements.from.value = asked.picture ? "picture" : "prompt";
+  conceptOf = { ...asked.concepts };
+  for (const box of form.querySelectorAll("[name=baselines]"))
+    box.checked = asked.baselines?.includes(box.value) ?? false;
+  $("edit-strength").textContent = Number(asked.strength).toFixed(1);
   readWords();
 }

@@ -1,13 +1,18 @@
 // Explore: the map, one head or concept of it, and the current picture, in both directions.
 
-import { $, bars, el, fill, valuesOf, number, options, percent } from "./dom.js";
+import { $, bars, download, el, fill, valuesOf, number, options, percent } from "./dom.js";
 import { get, pictureOf } from "./api.js";
 import { concepts, onRelevance, page } from "./page.js";
 import { jobSlot, problem } from "./jobs.js";
 import { HeadMap, drawScale } from "./headmap.js";
+import { csvOf, rowsOf, viewOf } from "./mapview.js";
 import { Stage } from "./stage.js";
+import { linkButton } from "./link.js";
+import { bytesOf } from "./overlay.js";
+import { described } from "./region.js";
 import { showRecipe } from "./recipe.js";
 import * as drawn from "./explain.js";
+import { isValid, pictureSetup } from "./setup.js";
 
 let explored = null;
 let head = null;
@@ -15,8 +20,16 @@ let word = 0;
 let addresses = [];
 let requests = 0;
 let region = null;
+let row = null; // of the concept that is shown
+let lookedAt = {}; // what a link says to explain in the picture
+let sampling = {}; // of a link, where it differs from what the model proposes
 
-const map = new HeadMap($("map"), $("map-names"), { moved: describeCell, chosen: choose });
+let rows = []; // the concepts that the map shows, from top to bottom
+const conceptAt = (line) => (line === null ? null : rows[line] ?? null);
+const map = new HeadMap($("map"), $("map-names"), {
+  moved: (line, at) => describeCell(conceptAt(line), at),
+  chosen: (line, at) => choose(conceptAt(line), at),
+});
 const stage = new Stage($("stage"), askRegion);
 
 onRelevance((found) => {
@@ -24,7 +37,7 @@ onRelevance((found) => {
   addresses = found.layers.flatMap((layer) =>
     Array.from({ length: layer.heads }, (_, i) => `${layer.address}[${i}]`),
   );
-  map.show(found);
+  arrange();
   options($("map-concept"), [["", "choose …"], ...found.concepts.map((name, row) => [String(row), name])]);
   $("map-head").max = found.values[0].length - 1;
   drawScale($("map-scale"), found.signed);
@@ -32,6 +45,29 @@ onRelevance((found) => {
   $("map-most").textContent = found.signed ? "Red" : "Bright";
   $("map-against").hidden = !found.signed;
   $("map-top").textContent = `${found.top.toFixed(1)} and more`;
+});
+
+// The rows in the chosen order, without those that are filtered out.
+function arrange() {
+  const found = page.relevance;
+  if (!found) return;
+  rows = rowsOf(found, $("map-order").value, $("map-filter").value, head);
+  $("map-count").textContent =
+    rows.length < found.concepts.length ? `${rows.length} of ${found.concepts.length} concepts` : "";
+  map.show(viewOf(found, rows));
+  mark();
+}
+
+// What is chosen, on the map.
+function mark() {
+  const line = rows.indexOf(row);
+  map.choose(line < 0 ? null : line, head);
+}
+
+$("map-order").addEventListener("change", arrange);
+$("map-filter").addEventListener("input", arrange);
+$("map-csv").addEventListener("click", () => {
+  if (page.relevance) download(csvOf(page.relevance, rows, addresses), "relevance.csv", "text/csv");
 });
 
 export function nothing(sentence) {
@@ -64,9 +100,10 @@ $("map-head").addEventListener("change", (event) => {
   if (Number.isInteger(at) && at >= 0 && at < addresses.length) showHead(at, null);
 });
 
-function showConcept(row) {
+function showConcept(at) {
   const found = page.relevance;
-  map.choose(row, null);
+  row = at;
+  map.choose(rows.indexOf(row) < 0 ? null : rows.indexOf(row), null);
   $("map-concept").value = String(row);
   const order = found.values[row]
     .map((value, at) => [value, at])
@@ -93,10 +130,11 @@ function showConcept(row) {
   );
 }
 
-function showHead(at, row) {
+function showHead(at, concept) {
   const found = page.relevance;
-  head = at;
-  map.choose(row, at);
+  [head, row] = [at, concept];
+  if ($("map-order").value === "head") arrange();
+  else mark();
   $("map-head").value = at;
   if (row !== null) $("map-concept").value = String(row);
   const order = found.concepts
@@ -130,7 +168,7 @@ function showHead(at, row) {
           type: "button",
           onclick: () => {
             head = null;
-            map.choose(row, null);
+            mark();
             showMaps();
           },
         },
@@ -150,8 +188,11 @@ const generating = jobSlot("explore", "explore", (job) => {
   word = 0;
   region = null;
   stage.show(pictureOf(job, item), `Picture generated from the prompt: ${job.asked.prompt}`);
-  $("explore-recipe").hidden = false;
-  drawn.show(job);
+  $("explore-actions").hidden = false;
+  drawn.show(job).then(() => {
+    drawn.lookAt(lookedAt);
+    lookedAt = {};
+  });
   showMaps(true);
 });
 
@@ -163,10 +204,12 @@ $("explore-form").addEventListener("submit", (event) => {
 const settings = () => ({
   num_inference_steps: page.state.num_inference_steps,
   guidance_scale: page.state.guidance_scale,
+  ...sampling,
   relevance: page.name,
+  ...pictureSetup(),
 });
 
-const generate = () => generating.ask({ ...valuesOf($("explore-form")), ...settings() });
+const generate = () => isValid() && generating.ask({ ...valuesOf($("explore-form")), ...settings() });
 
 $("explore-recipe").addEventListener("click", () => {
   const looked = new URLSearchParams();
@@ -188,11 +231,8 @@ async function showMaps(first = false) {
   if (request !== requests) return;
   // At first the word whose attention varies most from place to place.
   if (first)
-    word = found.words.reduce(
-      (best, one, i) => (one.most / one.share > found.words[best].most / found.words[best].share ? i : best),
-      0,
-    );
-  const maps = found.words.map((one) => contrasted(Uint8Array.from(atob(one.map), (c) => c.charCodeAt(0))));
+    word = found.words.reduce((best, one, i) => (range(one) > range(found.words[best]) ? i : best), 0);
+  const maps = found.words.map((one) => contrasted(bytesOf(one.map)));
   $("stage-words").setAttribute(
     "aria-label",
     `Attention of ${head === null ? "all heads together" : `head ${head}`} to each word`,
@@ -229,6 +269,8 @@ async function showMaps(first = false) {
   );
 }
 
+const range = (one) => one.most - one.share;
+
 // Darkest where the attention is lowest; not quite, so that an even map stays even.
 function contrasted(values) {
   const low = 0.8 * Math.min(...values);
@@ -242,48 +284,27 @@ async function askRegion(box) {
   try {
     const name = encodeURIComponent(page.name);
     const query = `left=${left}&top=${top}&right=${right}&bottom=${bottom}`;
-    showRegion(await get(`/api/explore/${explored.id}/region?${query}&name=${name}`));
+    const found = await get(`/api/explore/${explored.id}/region?${query}&name=${name}`);
+    $("detail").replaceChildren(...described(found, (concept) => showConcept(concepts().indexOf(concept))));
   } catch (error) {
     problem("explore", error.message);
   }
 }
 
-function showRegion(found) {
-  const say = (share) => Math.round(100 * share);
-  const [left, top, right, bottom] = found.box;
-  const byTimes = [...found.words].sort((a, b) => b.times - a.times);
-  const heads = (one) =>
-    one.concepts?.length
-      ? `through heads of ${one.concepts.map((c) => `${c.concept} (${number(c.pull, 1)})`).join(", ")}`
-      : "";
-  $("detail").replaceChildren(
-    el("h3", {}, "What drives this region"),
-    el(
-      "p",
-      { class: "soft" },
-      `From ${say(left)} to ${say(right)} % across, ${say(top)} to ${say(bottom)} % down.`,
-    ),
-    el("h4", {}, "Words, against the whole picture"),
-    bars(
-      byTimes.map((one) => ({
-        name: one.text,
-        value: one.times,
-        label: `× ${number(one.times)}`,
-        note: heads(one),
-      })),
-    ),
-    found.concepts.length ? el("h4", {}, "Concepts whose heads attend here, against the average head") : null,
-    found.concepts.length
-      ? bars(
-          found.concepts.map((one) => ({
-            name: one.concept,
-            value: one.pull,
-            label: `× ${number(one.pull)}`,
-            onclick: () => showConcept(concepts().indexOf(one.concept)),
-          })),
-        )
-      : null,
-  );
+// What a link holds of the picture, and of what is looked at in it.
+const linkState = () => ({ ...explored.asked, head, row, ...drawn.looked() });
+
+$("explore-actions").append(linkButton("explore", linkState));
+
+// What a link says: the same picture, the same head or concept, the same words.
+export function follow(asked) {
+  const { num_inference_steps, guidance_scale, head: at = null, row: concept = null } = asked;
+  sampling = Object.fromEntries(Object.entries({ num_inference_steps, guidance_scale }).filter(([, value]) => value));
+  lookedAt = asked;
+  fill($("explore-form"), { prompt: asked.prompt ?? "", seed: asked.seed ?? 0 });
+  if (Number.isInteger(at) && addresses[at]) showHead(at, page.relevance.concepts[concept] ? concept : null);
+  else if (page.relevance?.concepts[concept]) showConcept(concept);
+  if ($("explore-form").reportValidity()) generate();
 }
 
 export function restore(last) {

@@ -1,15 +1,18 @@
 // Generate: pick a word, a concept and a strength; before and after, and the strip of strengths.
 
-import { $, el, figure, fill, valuesOf, debounced, options } from "./dom.js";
+import { $, el, figure, fill, picture, valuesOf, debounced, options } from "./dom.js";
 import { pictureOf } from "./api.js";
 import { concepts, onRelevance, page } from "./page.js";
 import { jobSlot, problem } from "./jobs.js";
 import { actions } from "./recipe.js";
+import { describe, steerToo, steeredToo } from "./steered.js";
+import { isValid, modelSetup, pictureSetup } from "./setup.js";
 import { showWords, wordsOf } from "./words.js";
 
 const form = $("generate-form");
 // By effect a word of two senses is turned by shutting heads, which can be shut once.
 const SHARES = [0, 0.25, 0.5, 0.75, 1];
+const MOST = 6; // words that are steered at once
 const STRENGTHS = [-1, 0, 0.5, 1, 1.5, 2, 3];
 let words = [];
 let kept = null;
@@ -29,18 +32,8 @@ onRelevance((found) => {
 });
 
 const generating = jobSlot("generate", "generate", (job) => {
-  const shown = ["plain", "steered"].map((column) => {
-    const item = job.found.find((result) => result.column === column);
-    const caption = column === "plain" ? "before" : `after: ${describe(job.asked)}`;
-    return item
-      ? figure(
-          pictureOf(job, item),
-          caption,
-          `${caption}. Picture generated from the prompt: ${job.asked.prompt}`,
-          column === "steered",
-        )
-      : null;
-  });
+  const numbers = Array.from({ length: job.asked.pictures }, (_, number) => number);
+  const shown = numbers.flatMap((number) => ["plain", "steered"].map((column) => shownOf(job, column, number)));
   // The old pair stays until the new one is complete.
   if (shown.every(Boolean)) $("generate-pair").replaceChildren(...shown);
   else if (!$("generate-pair").children.length) $("generate-pair").replaceChildren(...shown.filter(Boolean));
@@ -50,6 +43,15 @@ const generating = jobSlot("generate", "generate", (job) => {
   }
 });
 
+// One picture of a pair; null as long as it is not generated.
+function shownOf(job, column, number) {
+  const item = job.found.find((result) => result.column === column && result.number === number);
+  if (!item) return null;
+  const caption = column === "plain" ? "before" : `after: ${describe(job.asked.steering)}`;
+  const alt = `${caption}. Picture generated from the prompt: ${job.asked.prompt}`;
+  return figure(pictureOf(job, item), caption, alt, column === "steered");
+}
+
 const strip = jobSlot(
   "generate",
   "strip",
@@ -57,12 +59,12 @@ const strip = jobSlot(
     if (job.state === "done") lastStrip = job;
     $("generate-strip").replaceChildren(
       ...job.found.map((item) => {
-        const shown = figure(pictureOf(job, item), item.column, `${item.column}: ${job.asked.prompt}`);
         const on = Number(form.elements.strength.value) === item.times;
         return el(
           "button",
           { type: "button", class: "take", "aria-pressed": String(on), "data-times": item.times, onclick: () => take(item.times) },
-          ...shown.children,
+          picture(pictureOf(job, item), `${item.column}: ${job.asked.prompt}`),
+          el("span", {}, item.column),
         );
       }),
     );
@@ -87,41 +89,43 @@ const stripOf = ({ asked }) =>
 
 const mode = () => form.elements.way.value;
 
-function describe(request) {
-  const described = request.steering.map(({ word, concept, away, strength }) => {
-    const concepts = away ? `${concept}, not ${away}` : concept;
-    return `“${word}” ${concepts} × ${strength}`;
-  });
-  return described.join(", ");
+// The steering of the chosen word, followed by that of the others.
+function steering() {
+  if (!chosen) return steeredToo();
+  const found = valuesOf(form);
+  const ofChosen = {
+    word: chosen.text,
+    occurrence: words.filter((word) => word.text === chosen.text).length > 1 ? chosen.occurrence : null,
+    concept: found.concept,
+    away: mode() === "adjust" ? found.away : null,
+    strength: found.strength,
+  };
+  return [ofChosen, ...steeredToo(ofChosen)].slice(0, MOST);
 }
 
-function steering() {
-  const found = valuesOf(form);
-  return [
-    {
-      word: chosen.text,
-      occurrence: words.filter((word) => word.text === chosen.text).length > 1 ? chosen.occurrence : null,
-      concept: found.concept,
-      away: mode() === "adjust" ? found.away : null,
-      strength: found.strength,
-    },
-  ];
+function steerAnother() {
+  steerToo(steering());
+  chosen = kept = null;
+  show();
+  $("generate-words").querySelector("button")?.focus();
 }
 
 function body() {
   const { prompt, seed, num_inference_steps, guidance_scale } = valuesOf(form);
-  return { prompt, seed, num_inference_steps, guidance_scale, relevance: page.name, steering: steering() };
+  const sampling = { num_inference_steps, guidance_scale };
+  return { prompt, seed, ...sampling, relevance: page.name, ...pictureSetup(), steering: steering() };
 }
 
 async function generate() {
-  if (!chosen) return problem("generate", "Pick a word of the prompt first.");
-  if (!form.reportValidity()) return;
-  const done = await generating.ask(body());
+  if (!steering().length) return problem("generate", "Pick a word of the prompt first.");
+  if (!form.reportValidity() || !isValid()) return;
+  const done = await generating.ask({ ...body(), pictures: valuesOf(form).pictures });
   if (done?.state === "done" && isFast && !isSuggesting && !$("generate").hidden) generateStrip();
 }
 
+// All steered words at the same strength.
 function generateStrip() {
-  if (!chosen) return problem("generate", "Pick a word of the prompt first.");
+  if (!steering().length) return problem("generate", "Pick a word of the prompt first.");
   const what = body();
   what.steering = what.steering.map((single) => ({ ...single, strength: 1 }));
   const key = JSON.stringify(what);
@@ -134,6 +138,7 @@ function generateStrip() {
 
 function take(strength) {
   form.elements.strength.value = strength;
+  steerToo(steeredToo().map((one) => ({ ...one, strength })));
   changed();
 }
 
@@ -196,6 +201,7 @@ async function pick(word) {
     num_inference_steps,
     guidance_scale,
     relevance: page.name,
+    ...modelSetup(),
     word: word.text,
   });
   if (chosen !== word) return;
@@ -277,6 +283,7 @@ for (const radio of form.elements.way)
     changed();
   });
 $("generate-strip-button").addEventListener("click", generateStrip);
+$("generate-another").addEventListener("click", steerAnother);
 
 export function ready() {
   if (!words.length) read();
@@ -286,18 +293,31 @@ export function restore(last, state) {
   fill(form, { num_inference_steps: state.num_inference_steps, guidance_scale: state.guidance_scale });
   hint();
   if (!last.generate) return;
-  const what = last.generate.asked,
-    [first] = what.steering;
+  fillFrom(last.generate.asked);
+  generating.adopt(last.generate, true);
+  if (last.strip) strip.adopt(last.strip, true);
+  read();
+}
+
+// What a link says: the same is generated again.
+export async function follow(asked) {
+  if (!asked.steering?.length) return;
+  fillFrom(asked);
+  await read();
+  if (chosen) suggest([]);
+  generate();
+}
+
+function fillFrom(what) {
+  const [first, ...rest] = what.steering;
+  steerToo(rest);
   fill(form, what);
   form.elements.way.value = first.away ? "adjust" : "strengthen";
   form.elements.strength.value = first.strength;
   form.elements.concept.value = first.concept;
   $("generate-strength").textContent = Number(first.strength).toFixed(1);
-  generating.adopt(last.generate, true);
-  if (last.strip) strip.adopt(last.strip, true);
   kept = { text: first.word, occurrence: first.occurrence };
   hint();
   if (first.away) form.elements.away.value = first.away;
   form.elements.concept.value = first.concept;
-  read();
 }

@@ -59,18 +59,20 @@ export class HeadMap {
     canvas.addEventListener("blur", () => this.draw());
     new ResizeObserver(() => this.#size()).observe(canvas.parentElement);
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.draw());
+    addEventListener("theme", () => this.draw());
   }
 
   show(relevance) {
     this.relevance = relevance;
-    const heads = relevance.values[0].length;
-    const picture = new ImageData(heads, relevance.concepts.length);
+    const heads = relevance.heads;
+    const picture = new ImageData(heads, Math.max(1, relevance.concepts.length));
     relevance.values
       .flat()
       .forEach((value, i) => picture.data.set([...colour(value / relevance.top, relevance.signed), 255], 4 * i));
     this.cells = document.createElement("canvas");
-    [this.cells.width, this.cells.height] = [heads, relevance.concepts.length];
+    [this.cells.width, this.cells.height] = [picture.width, picture.height];
     this.cells.getContext("2d").putImageData(picture, 0, 0);
+    this.at = [Math.max(0, Math.min(this.at[0], relevance.concepts.length - 1)), this.at[1]];
     this.#size();
   }
 
@@ -84,7 +86,7 @@ export class HeadMap {
     if (!this.relevance) return;
     const room = this.canvas.parentElement.clientWidth;
     if (!room) return;
-    const heads = this.relevance.values[0].length;
+    const heads = this.relevance.heads;
     this.names = room < 600 ? 118 : 170;
     this.cell = Math.max(room < 600 ? 6 : 5, Math.min(12, (room - this.names - 2) / heads));
     this.line = 16;
@@ -116,7 +118,7 @@ export class HeadMap {
     const style = getComputedStyle(document.documentElement);
     const [ink, soft, mark] = ["--ink", "--soft", "--mark"].map((name) => style.getPropertyValue(name));
     const { names, cell, line, top, relevance } = this;
-    const [wide, high] = [cell * relevance.values[0].length, line * relevance.concepts.length];
+    const [wide, high] = [cell * relevance.heads, line * relevance.concepts.length];
     const label = this.#clean(this.labels);
     relevance.concepts.forEach((name, row) => {
       label.font = `${row === this.concept ? "600 " : ""}12px system-ui, sans-serif`;
@@ -184,7 +186,7 @@ export class HeadMap {
     const head =
       event.currentTarget === this.labels ? -1 : Math.floor((event.clientX - box.left) / this.cell);
     const row = Math.floor((event.clientY - box.top - this.top) / this.line);
-    const heads = this.relevance.values[0].length;
+    const heads = this.relevance.heads;
     return [
       row >= 0 && row < this.relevance.concepts.length ? row : null,
       head >= 0 && head < heads ? head : null,
@@ -218,7 +220,7 @@ export class HeadMap {
     else if (to)
       this.at = [
         Math.max(0, Math.min(this.relevance.concepts.length - 1, to[0])),
-        Math.max(0, Math.min(this.relevance.values[0].length - 1, to[1])),
+        Math.max(0, Math.min(this.relevance.heads - 1, to[1])),
       ];
     else return;
     event.preventDefault();

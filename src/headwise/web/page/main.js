@@ -10,11 +10,16 @@ import * as edit from "./edit.js";
 import * as compose from "./compose.js";
 import * as weaken from "./weaken.js";
 import * as runs from "./runs.js";
+import * as setup from "./setup.js";
+import { linked } from "./link.js";
+import "./theme.js";
+import "./viewer.js";
 
 const panels = { explore, generate, edit, compose, weaken, runs };
+const SET_UP = ["explore", "generate"]; // whose pictures follow the picture settings
 const tabs = Object.keys(panels).map((name) => $(`tab-${name}`));
 
-const requestedTab = () => (panels[location.hash.slice(2)] ? location.hash.slice(2) : "explore");
+const requestedTab = () => (panels[linked().panel] ? linked().panel : "explore");
 
 function open(name, focus = false) {
   for (const tab of tabs) {
@@ -25,8 +30,9 @@ function open(name, focus = false) {
     if (chosen && focus) tab.focus();
     if (chosen) tab.parentElement.scrollLeft = tab.offsetLeft - tab.parentElement.clientWidth / 3;
   }
+  $("setup").hidden = !SET_UP.includes(name);
   // Not the panel's own id, to which a browser would scroll.
-  if (location.hash !== `#/${name}`) history.replaceState(null, "", `#/${name}`);
+  if (linked().panel !== name) history.replaceState(null, "", `#/${name}`);
   panels[name].opened?.();
 }
 
@@ -39,7 +45,7 @@ tabs.forEach((tab, place) => {
     open(tabs[(to + tabs.length) % tabs.length].getAttribute("aria-controls"), true);
   });
 });
-addEventListener("hashchange", () => open(requestedTab()));
+addEventListener("hashchange", () => (linked().state ? location.reload() : open(requestedTab())));
 
 async function choose(name) {
   try {
@@ -55,10 +61,11 @@ function say(state) {
     state.state
   ];
   $("model").textContent = `${state.model} ${described}`;
+  setup.offer(state.takes);
   if (state.state === "failed") explore.nothing(state.error);
 }
 
-async function awaitModel() {
+async function awaitModel(linkedPanel) {
   while (page.state.state === "loading") {
     await new Promise((wake) => setTimeout(wake, 400));
     const state = await get("/api/state").catch(() => null);
@@ -67,7 +74,7 @@ async function awaitModel() {
   if (page.state.state === "ready") {
     announce("The model is ready.");
     offerRelevance().catch(() => {});
-    for (const panel of Object.values(panels)) panel.ready?.();
+    for (const [name, panel] of Object.entries(panels)) if (name !== linkedPanel) panel.ready?.();
   }
 }
 
@@ -75,15 +82,19 @@ $("relevance").addEventListener("change", (event) => choose(event.target.value))
 
 async function start() {
   open(requestedTab());
-  const [state] = await Promise.all([get("/api/state"), choose("")]);
-  say(state);
+  const { panel, state: link } = linked();
+  const [state] = await Promise.all([get("/api/state"), choose(link?.relevance ?? "")]);
   // What this browser requested before, perhaps in a tab that was closed, is still here.
   const last = {};
   for (const job of state.jobs) last[job.kind] = job;
+  if (link) delete last[panel];
+  setup.restore(link ?? (last.generate ?? last.explore)?.asked);
+  say(state);
   for (const job of state.jobs) if (!over(job)) watch(job);
   for (const panel of Object.values(panels)) panel.restore?.(last, state);
   offerRelevance().catch(() => {});
-  await awaitModel();
+  await awaitModel(link ? panel : "");
+  if (link && page.state.state === "ready") await panels[requestedTab()].follow?.(link);
 }
 
 start().catch((error) => explore.nothing(error.message));

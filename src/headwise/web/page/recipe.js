@@ -1,8 +1,9 @@
 // A request as Python and as a command line, to copy or to save.
 
-import { $, el } from "./dom.js";
+import { $, download, el } from "./dom.js";
 import { get, post } from "./api.js";
 import { announce, problem } from "./jobs.js";
+import { linkButton } from "./link.js";
 
 export async function showRecipe(path, panel) {
   try {
@@ -16,7 +17,7 @@ export async function showRecipe(path, panel) {
   }
 }
 
-// The buttons beneath a result.
+// The buttons beneath a result. An uploaded picture is in no link: it is its own browser's alone.
 export function actions(place, job, panel, strip = () => "") {
   place.hidden = false;
   const name = el("input", {
@@ -46,6 +47,7 @@ export function actions(place, job, panel, strip = () => "") {
       { type: "button", onclick: () => showRecipe(`/api/jobs/${job.id}/recipe`, panel) },
       "Python and command line",
     ),
+    job.asked.picture ? "" : linkButton(panel, () => job.asked),
     name,
     keep,
   );
@@ -65,11 +67,5 @@ for (const button of document.querySelectorAll("[data-copy]")) {
   });
 }
 for (const button of document.querySelectorAll("[data-save]")) {
-  button.addEventListener("click", () => {
-    const address = URL.createObjectURL(
-      new Blob([$(button.dataset.save).textContent + "\n"], { type: "text/plain" }),
-    );
-    el("a", { href: address, download: button.dataset.name }).click();
-    setTimeout(() => URL.revokeObjectURL(address), 1000);
-  });
+  button.addEventListener("click", () => download(`${$(button.dataset.save).textContent}\n`, button.dataset.name));
 }

@@ -8,6 +8,7 @@ import { showRecipe } from "./recipe.js";
 
 const form = $("measure-form");
 let timer = 0;
+let all = [];
 let openRun = "";
 let openLook = "";
 let lastNews = "";
@@ -40,8 +41,8 @@ async function read() {
     return problem("runs", error.message);
   }
   const focused = document.activeElement?.dataset?.key;
-  $("runs-empty").hidden = runs.length > 0;
-  $("runs-list").replaceChildren(...runs.map(rowOf));
+  all = runs;
+  showList();
   if (focused)
     $("runs-list")
       .querySelector(`[data-key="${CSS.escape(focused)}"]`)
@@ -50,6 +51,16 @@ async function read() {
   if (open && openLook !== look(open)) await detail(open, false);
   if (runs.some((run) => ["running", "waiting"].includes(run.state)) && !$("runs").hidden)
     timer = setTimeout(list, 1500);
+}
+
+// The runs whose name, kind or caption contains what is typed.
+function showList() {
+  const wanted = $("runs-search").value.trim().toLowerCase();
+  const shown = all.filter((run) => `${run.name} ${run.kind} ${run.caption}`.toLowerCase().includes(wanted));
+  $("runs-find").hidden = !all.length;
+  $("runs-empty").hidden = shown.length > 0;
+  $("runs-empty").textContent = all.length ? "No run matches." : "There is no run yet.";
+  $("runs-list").replaceChildren(...shown.map(rowOf));
 }
 
 // A run is shown again when one of these changes.
@@ -107,9 +118,13 @@ function rowOf(run) {
           ? `${run.counted}${run.of ? ` of ${run.of}` : ""} counted`
           : ""
       : `${run.pictures} pictures`;
+  const thumbnail = run.thumbnail
+    ? el("img", { src: `${address(run)}/pictures/${encodeURIComponent(run.thumbnail)}`, alt: "", loading: "lazy" })
+    : null;
   return el(
     "li",
     {},
+    thumbnail,
     el(
       "div",
       { class: "head" },
@@ -119,6 +134,7 @@ function rowOf(run) {
       el("span", { class: "soft" }, counted),
       el("span", { class: "soft" }, new Date(1000 * run.changed).toLocaleString()),
     ),
+    run.caption ? el("p", { class: "soft" }, run.caption) : null,
     working
       ? el("progress", {
           max: Math.max(1, run.total ?? 1),
@@ -164,11 +180,11 @@ async function detail({ name }, scroll = true) {
       el(
         "div",
         { class: "pictures strip" },
-        run.pictures
-          .slice(0, 48)
-          .map((file) =>
-            figure(`${address(run)}/pictures/${encodeURIComponent(file)}`, file.replace(/\.png$/, "")),
-          ),
+        run.prompts.map((prompt, i) => {
+          const name = run.pictures[i].replace(/\.png$/, "");
+          const source = `${address(run)}/pictures/${encodeURIComponent(run.pictures[i])}`;
+          return figure(source, prompt ? `${prompt} (${name})` : name);
+        }),
       ),
     );
     if (!scroll) return;
@@ -219,6 +235,8 @@ form.addEventListener("submit", (event) => {
     keep_pictures: Math.min(8, fields.pictures),
   });
 });
+
+$("runs-search").addEventListener("input", showList);
 
 export function opened() {
   list();

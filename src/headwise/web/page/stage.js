@@ -8,6 +8,9 @@ export class Stage {
     this.image = place.querySelector("img");
     this.canvas = place.querySelector("canvas");
     this.frame = place.querySelector("#stage-box");
+    this.image.addEventListener("load", () => {
+      place.style.aspectRatio = `${this.image.naturalWidth} / ${this.image.naturalHeight}`;
+    });
     place.addEventListener("pointerdown", (event) => this.#down(event));
     place.addEventListener("pointermove", (event) => this.#move(event));
     place.addEventListener("pointerup", (event) => this.#up(event));

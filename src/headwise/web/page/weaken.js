@@ -1,6 +1,6 @@
 // Weaken: the orders, a slider over k, pictures and curves together.
 
-import { $, el, figure, fill, valuesOf, number, options } from "./dom.js";
+import { $, bars, el, figure, fill, valuesOf, number, options } from "./dom.js";
 import { get, over } from "./api.js";
 import { onRelevance, page } from "./page.js";
 import { jobSlot, problem } from "./jobs.js";
@@ -88,6 +88,7 @@ async function open(name) {
   const names = Object.keys(curves.orders);
   order = names.includes(order) ? order : names[0];
   $("weaken-result").hidden = false;
+  $("weaken-known").open = false;
   const [value, low, high] = (curves.area ?? []).map((bound) => number(bound));
   const sure = curves.area?.includes(null) ? "too few prompts for an interval" : `${low} to ${high}`;
   const area = curves.area ? `Least minus most relevant first: area ${value} (${sure}).` : "";
@@ -131,7 +132,7 @@ function show() {
       const image = $("weaken-pictures").children[i].querySelector("img");
       image.src = address(entry.files[order][at]);
       image.alt = alt(entry, k);
-      image.nextElementSibling.textContent = entry.prompt;
+      image.closest("figure").querySelector("figcaption").textContent = entry.prompt;
     });
   } else
     $("weaken-pictures").replaceChildren(
@@ -148,7 +149,27 @@ export function opened() {
   list().catch(() => {});
 }
 
-export function restore(last) {
+// What the card of a built-in model holds.
+function showKnown(weakening) {
+  const entries = Object.entries(weakening).sort(([, a], [, b]) => b.area - a.area);
+  $("weaken-known").hidden = !entries.length;
+  $("weaken-areas").replaceChildren(
+    bars(
+      entries.map(([concept, { area, low, high }]) => ({
+        name: concept,
+        value: area,
+        label: `${number(area)} (${number(low)} to ${number(high)})`,
+        onclick: () => {
+          form.elements.concept.value = concept;
+          form.elements.concept.focus();
+        },
+      })),
+    ),
+  );
+}
+
+export function restore(last, state) {
+  showKnown(state.weakening);
   if (!last.weaken) return;
   fill(form, last.weaken.asked);
   weakening.adopt(last.weaken, true);
