@@ -17,6 +17,7 @@ from headwise.cli.commands import app
 from headwise.measuring.concepts import ConceptSet
 from headwise.measuring.relevance import Relevance
 from headwise.model.heads import HeadMap
+from headwise.pictures import save_picture
 from helpers import ROOT, blocks, sd_map, votes_on
 
 PAGES = sorted(
@@ -160,15 +161,20 @@ def test_every_public_name_is_in_the_documents():
 
 
 def test_the_picture_of_the_readme_can_be_made(tmp_path):
-    Relevance.from_votes(votes_on(sd_map())).save(tmp_path / "relevance.safetensors")
-    (tmp_path / "pictures").mkdir()
-    for i in range(20):
-        Image.new("RGB", (64, 64), "red").save(tmp_path / "pictures" / f"{i}.png")
+    relevance = Relevance.from_votes(votes_on(sd_map()))
+    relevance.save(tmp_path / "relevance.safetensors")
+    for row, word in enumerate(("red", "forest")):
+        for dial in (-1.0, 0.0, 2.0):
+            made_of = {"prompt": "a red car in the forest", "word": word, "dial": dial}
+            made_of |= {"concept": relevance.concepts[row]}
+            file = tmp_path / "turned" / f"{row:03d} dial {dial:g}.png"
+            save_picture(file, Image.new("RGB", (64, 64), "red"), made_of)
     script = tmp_path / "make_picture.py"  # it writes beside itself
     script.write_text((ROOT / "docs" / "make_picture.py").read_text())
     runpy.run_path(str(script))["main"](tmp_path)
     with Image.open(tmp_path / "demo.png") as picture:
-        assert picture.width > 1000 and picture.getpixel((10, 10)) == (255, 0, 0)
+        colors = dict(picture.convert("RGB").getcolors(picture.width * picture.height))
+        assert picture.width > 800 and (255, 0, 0) in colors.values()
 
 
 def test_changelog_begins_with_this_version():
