@@ -16,6 +16,7 @@ from headwise.measuring.explanation import Explanation
 from headwise.measuring.relevance import Relevance
 from headwise.model.heads import HeadMap, Layer
 from headwise.report import plots
+from headwise.report.explanation import short_address
 from headwise.runs.scores import Scores
 from helpers import sd_map, votes_on
 
@@ -288,3 +289,11 @@ def test_an_explanation_without_a_picture_or_word_is_refused():
         plots.explanation(explanation, ["dog"])
     with pytest.raises(HeadwiseError, match="expected one of Pillow's"):
         plots.explanation(replace(explanation, image=np.zeros((3, 4, 4))))
+
+
+def test_short_addresses_of_one_model_differ():
+    for head_map in (sd_map(), sdxl_map()):
+        addresses = [head_map.address(h) for h in range(head_map.all_heads)]
+        assert len(set(map(short_address, addresses))) == len(addresses)
+    assert short_address(sd_map().address(0)) == "down 0.0[0]"
+    assert short_address("transformer_blocks.3.attn2[1]") == "transformer 3[1]"

@@ -4,6 +4,7 @@ Red stands for shares above 0, of heads through which a word acts, and blue for 
 work against it.
 """
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -157,9 +158,14 @@ def signed(share: float) -> str:
 
 
 def short_address(address: str) -> str:
-    """`up_blocks.2.attentions.1.transformer_blocks.0.attn2[4]` as "up 2.1[4]"."""
+    """`up_blocks.2.attentions.1.transformer_blocks.0.attn2[4]` as "up 2.1[4]".
+
+    Later transformer blocks of the same attention have their number: `….transformer_blocks.3.attn2[4]` is
+    "up 2.1.3[4]".
+    """
     path, head = address.split("[")
-    return f"{place_of(path)} {block_of(path)}[{head}"
+    later = re.search(r"\.transformer_blocks(\.[1-9]\d*)", path)
+    return f"{place_of(path)} {block_of(path)}{later[1] if later else ''}[{head}"
 
 
 def _tinted(map_: Float[np.ndarray, "height width"], colour: str) -> Float[np.ndarray, "height width 4"]:
