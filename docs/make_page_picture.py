@@ -29,7 +29,7 @@ def main() -> None:
         assert process.stdout is not None
         try:
             tab = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"]).new_page(
-                viewport={"width": 1100, "height": 1750}
+                viewport={"width": 1100, "height": 1780}
             )
             tab.set_default_timeout(120_000)
             tab.goto(process.stdout.readline().split()[-1])
@@ -37,6 +37,7 @@ def main() -> None:
             tab.fill("#map-head", HEAD)
             tab.press("#map-head", "Enter")
             tab.wait_for_selector("text=Its attention to each word")
+            tab.click("#stage-words button:has-text('red')")
             tab.evaluate("scrollTo(0, 0)")
             tab.screenshot(path=Path(__file__).parent / "page.png")
         finally:

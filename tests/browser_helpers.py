@@ -156,7 +156,9 @@ def served(service, rules):
     running = uvicorn.Server(uvicorn.Config(make_app(service, rules), log_level="error"))
     thread = threading.Thread(target=running.run, kwargs={"sockets": [listening]})
     thread.start()
-    yield f"http://127.0.0.1:{listening.getsockname()[1]}/"
-    running.should_exit = True
-    thread.join(PATIENCE)
-    listening.close()
+    try:
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}/"
+    finally:
+        running.should_exit = True
+        thread.join(PATIENCE)
+        listening.close()
