@@ -8,7 +8,7 @@ import torch
 
 import comfyui_standin as comfyui
 from headwise.model.heads import HeadMap
-from headwise.steering.dose import amplify, gate
+from headwise.steering.dose import amplify, contrast
 from headwise.steering.steer import Steer, adjust, strengthen, weaken
 from helpers import loaded, published
 
@@ -119,7 +119,11 @@ def steered_heads(nodes, node, relevance, **more):
     ("node", "more", "same"),
     [
         ("Strengthen", {"concept": "Color"}, lambda r: amplify(r, "red", "Color", 0.5)),
-        ("Adjust", {"toward": "Color", "away": "Animals"}, lambda r: gate(r, "red", "Color", "Animals", 0.5)),
+        (
+            "Adjust",
+            {"toward": "Color", "away": "Animals"},
+            lambda r: contrast(r, "red", "Color", "Animals", 0.5),
+        ),
     ],
 )
 def test_relevance_by_effect_steers_by_the_librarys_rule_for_it(nodes, tmp_path, node, more, same):

@@ -145,8 +145,8 @@ def test_gates_pass_what_is_meant_and_shut_what_is_not():
 
 def test_contrast_raises_what_is_meant_and_lowers_what_is_not():
     assert np.allclose(contrast(by_effect(), "rose", "Color", "Plants").factors[0], [1.5, 1, 1, 0.5, 5 / 6])
-    whole = contrast(by_effect(), "rose", "Color", "Plants", 1).factors[0]
-    back = contrast(by_effect(), "rose", "Plants", "Color", 1).factors[0]
+    whole = contrast(by_effect(), "rose", "Color", "Plants", 2).factors[0]
+    back = contrast(by_effect(), "rose", "Plants", "Color", 2).factors[0]
     assert np.allclose(whole, [2, 1, 1, 0, 2 / 3]) and np.allclose(whole + back, 2)
 
 
@@ -163,7 +163,7 @@ def test_one_line_means_a_dose_where_relevance_is_by_effect():
     relevance = by_effect()
     for text, meant in [
         ("red#2:Color*0.5", amplify(relevance, "red", "Color", 0.5, occurrence=2)),
-        ("rose:Color-Plants", gate(relevance, "rose", "Color", "Plants")),
+        ("rose:Color-Plants", contrast(relevance, "rose", "Color", "Plants")),
     ]:
         steer = parse_steering(text, relevance)
         assert np.array_equal(steer.factors, meant.factors)
@@ -191,7 +191,7 @@ def test_votes_and_words_that_do_nothing_are_refused(pipe):
         amplify(by_effect(-VALUES), "red", "Color")
     with pytest.raises(BadStrength, match="A strength of 2 was given; expected a number from 0 to 1"):
         gate(by_effect(), "rose", "Color", "Plants", 2)
-    with pytest.raises(BadStrength, match="A strength of nan was given; expected a number from 0 to 1"):
+    with pytest.raises(BadStrength, match="A strength of nan was given; expected a number from 0 to 2"):
         contrast(by_effect(), "rose", "Color", "Plants", float("nan"))
     with pytest.raises(HeadMapMismatch), hooked(pipe, amplify(by_effect(), "red", "Color")):
         call(pipe)

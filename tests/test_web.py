@@ -160,7 +160,7 @@ def test_what_was_generated_before_is_not_generated_again(page, service, monkeyp
 
 
 @pytest.mark.parametrize("away", [None, "Animals"])
-def test_relevance_by_effect_steers_by_doses_and_gates(page, service, sd, away):
+def test_relevance_by_effect_steers_by_doses_and_contrasts(page, service, sd, away):
     concepts = {"Color": ["red", "blue"], "Animals": ["dog", "cat"]}
     folder = service.runs.root / "by effect"
     relevance = hw.measure_effect(sd, concepts, pictures=4, num_inference_steps=2, out=folder, progress=False)
@@ -170,7 +170,7 @@ def test_relevance_by_effect_steers_by_doses_and_gates(page, service, sd, away):
     if away is None:
         rule, hook = "hw.amplify(", hw.amplify(relevance, "red", "Color", 0.5)
     else:
-        rule, hook = "hw.gate(", hw.gate(relevance, "red", "Color", away, 0.5)
+        rule, hook = "hw.contrast(", hw.contrast(relevance, "red", "Color", away, 0.5)
     hooks = {"plain": [], "steered": [hook]}
     drawn = compare(sd, "a red dog", hooks, pictures=1, batch_size=1, progress=False, **FAST)
     for item in job["found"]:

@@ -118,7 +118,7 @@ class Adjust(io.ComfyNode):
             concept_input("away", "The concept that is generated instead."),
             strength_input(
                 "0 changes nothing. By votes 1 is the paper's, and negative strengths turn back. By effect, "
-                "from 0 to 1, it shuts the heads of the other concept."
+                "from 0 to 2, it also turns down the heads of the other concept."
             ),
         ]
         return node_schema(

@@ -93,8 +93,7 @@ def benchmark_polysemy(
         effect: Relevance by effect, for "gate", "contrast" and their controls.
         concepts: The words of the concepts, for "span" and "neighbours".
         methods: Some of `METHODS`; all of them whose arguments are given if None.
-        strength, clamp: Options of adjusting, see `headwise.adjust`; the strength of gates is that up to 1,
-            that of contrast half of it.
+        strength, clamp: Options of adjusting, see `headwise.adjust`; that of gates and contrast is up to 1.
         seeds: Each prompt is generated once from each seed.
         keep_prompts: How many prompts' pictures to save in `out`/pictures, spread evenly, first seed.
         batch_size: Pictures per pipeline call. Where "plain" is not among the methods, plain pictures are
@@ -151,8 +150,8 @@ class _Steering(NamedTuple):
         if method not in BY_EFFECT:
             return adjust(self.relevance, *senses, self.strength, clamp=self.clamp)
         assert self.effect is not None
-        turn, most = (gate, 1.0) if method.startswith("gate") else (contrast, 0.5)
-        return turn(self.effect, *senses, most * min(1.0, self.strength))
+        turn = gate if method.startswith("gate") else contrast
+        return turn(self.effect, *senses, min(1.0, self.strength))
 
 
 def _sweep(comparison: Comparison, scorer: CLIPScorer, steering: _Steering, pipe: Any) -> Sweep:

@@ -28,7 +28,7 @@ sorting the corners.
 
 `contrast` does so by raising heads as well,
 
-    f = 1 + s (E[toward] − E[away]) / (E[toward] + E[away])  between 1 − s and 1 + s
+    f = 1 + s/2 (E[toward] − E[away]) / (E[toward] + E[away])    between 1 − s/2 and 1 + s/2
 
 References:
     | Axiomatic Attribution for Deep Networks (Sundararajan et al., 2017), whose completeness is Σ e = 1
@@ -119,32 +119,32 @@ def gate(
     """
     relevance = Relevance.of(relevance)
     between, acts = _contrast(relevance, toward, away)
-    factors = 1 + _share("strength", strength) * np.where(acts, (between - 1) / 2, 0)
+    factors = 1 + _strength(strength, 1) * np.where(acts, (between - 1) / 2, 0)
     return Steer(factors[None], word, occurrence=occurrence, steps=steps, head_map=relevance.head_map)
 
 
 def contrast(
     relevance: Relevance | str | Path, word: WordSpec | Sequence[WordSpec], toward: str, away: str,
-    strength: float | int = 0.5, *, occurrence: int | None = None, steps: Steps = (0.0, 1.0),
+    strength: float | int = 1.0, *, occurrence: int | None = None, steps: Steps = (0.0, 1.0),
 ) -> Steer:  # fmt: skip
     """Turn a misread word from one concept toward another: raise the heads of one, lower those of the other.
 
-    f = 1 + s (E[toward] − E[away]) / (E[toward] + E[away]) with E = max(e, 0) and e = R / Σ R; a head that
+    f = 1 + s/2 (E[toward] − E[away]) / (E[toward] + E[away]) with E = max(e, 0) and e = R / Σ R; a head that
     serves both concepts alike, or neither, keeps the factor 1.
 
     Args:
         relevance: As in `amplify`.
         word: The misread word, as in `strengthen`.
         toward, away: The concept that is meant, and the one that is generated instead.
-        strength: The strength s, 0 … 1; 0 changes nothing, bit for bit. On the built-in model 1 changes more
-            of the picture than it corrects (docs/evidence.md).
+        strength: The strength s, 0 … 2; 0 changes nothing, bit for bit. On the built-in model 2 corrects less
+            than 1, and changes more of the image.
         occurrence, steps: As in `strengthen`.
 
     Raises:
         HeadwiseError, UnknownConcept, BadStrength: As in `gate`.
     """
     relevance = Relevance.of(relevance)
-    factors = 1 + _share("strength", strength) * _contrast(relevance, toward, away)[0]
+    factors = 1 + _strength(strength, 2) / 2 * _contrast(relevance, toward, away)[0]
     return Steer(factors[None], word, occurrence=occurrence, steps=steps, head_map=relevance.head_map)
 
 
@@ -158,11 +158,11 @@ def _contrast(
     return between, total > 0
 
 
-def _share(name: str, value: float | int) -> float:
-    """A number from 0 to 1."""
-    if not 0 <= value <= 1:
-        raise BadStrength(f"A {name} of {value} was given; expected a number from 0 to 1.")
-    return float(value)
+def _strength(strength: float | int, most: int) -> float:
+    """A number from 0 to the most."""
+    if not 0 <= strength <= most:
+        raise BadStrength(f"A strength of {strength} was given; expected a number from 0 to {most}.")
+    return float(strength)
 
 
 def least_change(

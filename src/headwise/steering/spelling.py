@@ -6,7 +6,8 @@ r"""Steering written in one line, for the command line and the page.
     lavender:Color-Plants        adjust "lavender" toward Color, away from Plants
 
 By relevance measured as effect the number is a dose (dose.py): red:Color*0.5 asks for half as much again of
-what "red" does, and lavender:Color-Plants*0.5 shuts the heads of Plants half.
+what "red" does, and lavender:Color-Plants*0.5 turns the heads of Color up and those of Plants
+down by at most a quarter.
 
 Names of concepts may hold spaces and hyphens and are matched without regard to case. Words may hold colons;
 the last colon ends the word.
@@ -18,7 +19,7 @@ from difflib import get_close_matches
 
 from headwise.errors import BadStrength, HeadwiseError, UnknownConcept
 from headwise.measuring.relevance import Relevance
-from headwise.steering.dose import amplify, gate
+from headwise.steering.dose import amplify, contrast
 from headwise.steering.steer import Steer, adjust, strengthen
 
 __all__ = ["concepts_named", "parse_steering", "split_steering", "steering_rule"]
@@ -27,11 +28,11 @@ __all__ = ["concepts_named", "parse_steering", "split_steering", "steering_rule"
 def steering_rule(kind: str, two_senses: bool) -> Callable[..., Steer]:
     """The function of the library that steers by relevance of this kind, "votes" or "effect".
 
-    It is `adjust` or `gate` for a word with two senses, which is turned from one concept toward another, and
-    `strengthen` or `amplify` for a word that is asked for more or less of.
+    It is `adjust` or `contrast` for a word with two senses, which is turned from one concept toward another,
+    and `strengthen` or `amplify` for a word that is asked for more or less of.
     """
     if kind == "effect":
-        return gate if two_senses else amplify
+        return contrast if two_senses else amplify
     return adjust if two_senses else strengthen
 
 

@@ -10,8 +10,8 @@ import { isValid, modelSetup, pictureSetup } from "./setup.js";
 import { showWords, wordsOf } from "./words.js";
 
 const form = $("generate-form");
-// By effect a word of two senses is turned by shutting heads, which can be shut once.
-const SHARES = [0, 0.25, 0.5, 0.75, 1];
+// By effect heads are turned up and down by at most their whole, which a strength of 2 is.
+const CONTRASTS = [0, 0.5, 1, 1.5, 2];
 const MOST = 6; // words that are steered at once
 const STRENGTHS = [-1, 0, 0.5, 1, 1.5, 2, 3];
 let words = [];
@@ -240,14 +240,14 @@ function suggest(found) {
   );
 }
 
-const gates = () => mode() === "adjust" && page.relevance?.kind === "effect";
-const strengths = () => (gates() ? SHARES : STRENGTHS);
+const contrasts = () => mode() === "adjust" && page.relevance?.kind === "effect";
+const strengths = () => (contrasts() ? CONTRASTS : STRENGTHS);
 
 // Two senses: away from the concept that lists the word, toward another.
 function hint() {
   const adjusts = mode() === "adjust";
   const slider = form.elements.strength;
-  [slider.min, slider.max] = gates() ? [0, 1] : [-2, 4];
+  [slider.min, slider.max] = contrasts() ? [0, 2] : [-2, 4];
   $("generate-strength").textContent = Number(slider.value).toFixed(1);
   $("generate-away").hidden = !adjusts;
   form.elements.away.disabled = !adjusts;
