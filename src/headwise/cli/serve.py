@@ -3,12 +3,15 @@
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from headwise.cli.options import Judge, Measured
 from headwise.errors import UnreadableFile
+
+if TYPE_CHECKING:  # the page needs the extra `web`
+    from headwise.web.session import ModelSession
 
 __all__ = ["serve"]
 
@@ -54,9 +57,21 @@ def serve(
     from headwise.web.run_store import RunStore
     from headwise.web.security import rules_for
     from headwise.web.service import Service
-    from headwise.web.session import ModelSession
 
     rules = rules_for(host, token, allow_host or ())
+    session = _session(model, judge, runs, _folder_of(lora_folder))
+    listening = serving.listen(host, port)
+    address = _address(*listening.getsockname()[:2])
+    print(f"Open {address}/" + (f"?token={rules.token}" if rules.token else ""), flush=True)
+    if rules.token and not token:
+        print("The token is new at every start; give one with --token to keep it.", file=sys.stderr)
+    serving.serve(make_app(Service(session, RunStore(runs)), rules), listening)
+
+
+def _session(model: Measured, judge: str | None, runs: Path, loras: Path | None) -> "ModelSession":
+    """The model that the page works with, which is loaded once the page is served."""
+    from headwise.web.session import ModelSession
+
     defaults = model.defaults
     try:
         relevance = model.measured_file(runs)
@@ -64,7 +79,7 @@ def serve(
         if model.relevance_file is not None:
             raise
         relevance = None  # it can be measured on the page
-    session = ModelSession(
+    return ModelSession(
         model.name,
         partial(_load, model),
         relevance=relevance,
@@ -72,14 +87,8 @@ def serve(
         steps=defaults.steps,
         guidance_scale=defaults.guidance_scale,
         loading=model.loading,
-        loras=_folder_of(lora_folder),
+        loras=loras,
     )
-    listening = serving.listen(host, port)
-    address = _address(*listening.getsockname()[:2])
-    print(f"Open {address}/" + (f"?token={rules.token}" if rules.token else ""), flush=True)
-    if rules.token and not token:
-        print("The token is new at every start; give one with --token to keep it.", file=sys.stderr)
-    serving.serve(make_app(Service(session, RunStore(runs)), rules), listening)
 
 
 def _folder_of(folder: Path | None) -> Path | None:

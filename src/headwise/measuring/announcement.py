@@ -14,7 +14,7 @@ def announce(pipe: Any, images: int, settings: Mapping[str, Any], extra_calls: f
     """Say on stderr how many images are to be generated; nothing, if none.
 
     Args:
-        pipe: The pipeline, of which one call is timed; or workers, of whom there may be any number, so that
+        pipe: The pipeline, of which a call is timed; or workers, of whom there may be any number, so that
             no time is said.
         images: How many are missing, at most.
         settings: Those of the run, of which steps, guidance and size are read.
@@ -30,9 +30,11 @@ def announce(pipe: Any, images: int, settings: Mapping[str, Any], extra_calls: f
 
         size = {name: settings[name] for name in ("height", "width") if settings.get(name)}
         options = {"guidance_scale": settings.get("guidance_scale", 1.0), "output_type": "latent", **size}
+        times = [time.perf_counter()]
         with quiet(pipe):
-            started = time.perf_counter()
-            generate(pipe, ["a photo"], 0, [0], num_inference_steps=1, **options)
-        seconds = images * (steps + extra_calls) * (time.perf_counter() - started)
+            for _ in range(2):  # the first also warms up
+                generate(pipe, ["a photo"], 0, [0], num_inference_steps=1, **options)
+                times.append(time.perf_counter())
+        seconds = images * (steps + extra_calls) * min(times[1] - times[0], times[2] - times[1])
         takes = f", about {max(1, seconds / 60):.0f} min here"
     tqdm.write(f"Up to {images} images of {steps} steps are to be generated{takes}.", file=sys.stderr)

@@ -281,14 +281,14 @@ class _ReadKeys(Hook):
         word_id = self.word_id.to(query.device)
         allowed = (word_id[:, None] == word_id) | (word_id == -1)
         before = site.text.stop - site.text.start - len(self.word_id)
-        own = query[..., before : before + len(word_id), :]
+        word_query = query[..., before : before + len(word_id), :]
         if site.kind == "text":
             pixel_query, pixel_key, pixel_value = self.pixels[site.layer]
             if self.on_keys is not None:
                 self.on_keys(site, pixel_query, key * pixel_query.shape[-1] ** -0.5)
             allowed = torch.cat([allowed.new_ones(len(word_id), pixel_key.shape[-2]), allowed], 1)
             key, value = torch.cat([pixel_key, key], -2), torch.cat([pixel_value, value], -2)
-        output = torch.nn.functional.scaled_dot_product_attention(own, key, value, attn_mask=allowed)
+        output = torch.nn.functional.scaled_dot_product_attention(word_query, key, value, attn_mask=allowed)
         behind = query.shape[-2] - before - len(word_id)
         return torch.nn.functional.pad(output, (0, 0, before, behind))  # nothing is read of what is no word
 

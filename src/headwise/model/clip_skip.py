@@ -46,12 +46,12 @@ def layers_skipped(pipe: Any, clip_skip: int) -> Iterator[None]:
     """
     encoder = _encoder_of(pipe)
     layers, config = _layers_of(encoder), encoder.config
-    own, count, before = layers.layers, config.num_hidden_layers, getattr(config, "clip_skip", None)
+    every, count, before = layers.layers, config.num_hidden_layers, getattr(config, "clip_skip", None)
     skip_layers(pipe, clip_skip)
     try:
         yield
     finally:
-        layers.layers, config.num_hidden_layers, config.clip_skip = own, count, before
+        layers.layers, config.num_hidden_layers, config.clip_skip = every, count, before
 
 
 def clip_skip_of(pipe: Any) -> int:

@@ -217,8 +217,8 @@ def _default_side(pipe: Any) -> int:
     size = getattr(pipe, "default_sample_size", None)
     if size is not None:
         return size
-    said = inspect.signature(type(pipe).__call__).parameters["height"].default
-    return (said or family_of(denoiser_of(pipe)).image_side) // pipe.vae_scale_factor
+    height = inspect.signature(type(pipe).__call__).parameters["height"].default
+    return (height or family_of(denoiser_of(pipe)).image_side) // pipe.vae_scale_factor
 
 
 def _packs(pipe: Any) -> bool:

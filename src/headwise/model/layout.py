@@ -86,7 +86,7 @@ def put_back(tensor: Tensor, order: Int[Tensor, "rows length"]) -> Tensor:
 def _order(call: DenoiserCall, length: int) -> Int[Tensor, "rows length"]:
     """Each row's text, the padding that stands behind its pixels, and its pixels."""
     place, tokens = torch.arange(length, device=call.device), call.tokens
-    own = torch.tensor(call.lengths, device=call.device)[:, None]
+    lengths = torch.tensor(call.lengths, device=call.device)[:, None]
     padding = place + (length - tokens)
-    pixels = place - tokens + own
-    return torch.where(place < own, place, torch.where(place < tokens, padding, pixels))
+    pixels = place - tokens + lengths
+    return torch.where(place < lengths, place, torch.where(place < tokens, padding, pixels))

@@ -92,9 +92,9 @@ def samplers_for(pipe: Any) -> list[str]:
 
 def _fits(pipe: Any, made: Sampler) -> bool:
     """Can this sampler be made from the pipeline's scheduler? One of flow matching stays as it is."""
-    own = type(pipe.scheduler).__name__.removeprefix("FlowMatch")
-    is_own = made.scheduler == own and not made.options.get("use_karras_sigmas")
-    return is_own or not _is_flow(pipe.scheduler)
+    name = type(pipe.scheduler).__name__.removeprefix("FlowMatch")
+    is_same = made.scheduler == name and not made.options.get("use_karras_sigmas")
+    return is_same or not _is_flow(pipe.scheduler)
 
 
 def _known(name: str) -> str:

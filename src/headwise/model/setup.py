@@ -53,9 +53,9 @@ def set_up_for_now(
     Raises:
         HeadwiseError: One of them does not fit the pipeline, which then is as it was.
     """
-    own = pipe.scheduler
+    scheduler_before = pipe.scheduler
     with ExitStack() as undone:
-        undone.callback(setattr, pipe, "scheduler", own)
+        undone.callback(setattr, pipe, "scheduler", scheduler_before)
         undone.enter_context(loras_loaded(pipe, loras or {}))
         if scheduler is not None:
             use_sampler(pipe, scheduler)

@@ -92,7 +92,8 @@ def make_app(service: Service, rules: Rules) -> FastAPI:
     for kind, status in STATUS.items():
         app.add_exception_handler(kind, _answer_with(status))
     app.add_exception_handler(RequestValidationError, _answer_invalid)
-    for add in (_add_page, _add_model, _add_submitting, _add_jobs, _add_exploring, _add_pictures, _add_runs):
+    model, work = (_add_page, _add_model, _add_words), (_add_submitting, _add_jobs)
+    for add in (*model, *work, _add_exploring, _add_pictures, _add_runs):
         add(app)
     return app
 
@@ -169,6 +170,12 @@ def _add_model(app: FastAPI) -> None:
             "pictures": relevance.settings.get("pictures"),
         }
 
+    @app.get("/api/weaken")
+    def weaken(service: ServiceOf, name: str = "") -> Json:
+        return service.weakening_options(name)
+
+
+def _add_words(app: FastAPI) -> None:
     @app.post("/api/words")
     def words(request: requests.Prompts, service: ServiceOf) -> Json:
         """The words of a prompt with their tokens and concepts, and which of them the source lacks."""
@@ -186,10 +193,6 @@ def _add_model(app: FastAPI) -> None:
             for word in words
         ]
         return {"words": described, "problem": problem}
-
-    @app.get("/api/weaken")
-    def weaken(service: ServiceOf, name: str = "") -> Json:
-        return service.weakening_options(name)
 
 
 def _weakening_of(session: ModelSession) -> Json:

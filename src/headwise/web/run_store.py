@@ -150,8 +150,8 @@ class RunStore:
 
     def caption(self, run: Run) -> str:
         """What a run is about: the prompt or concept that was asked for, else the first picture's prompt."""
-        asked = run.request.get("prompt") or run.request.get("concept")
-        return str(asked) if asked else (self.prompt(run, run.pictures[0]) if run.pictures else "")
+        subject = run.request.get("prompt") or run.request.get("concept")
+        return str(subject) if subject else (self.prompt(run, run.pictures[0]) if run.pictures else "")
 
     def prompt(self, run: Run, file: str) -> str:
         """The prompt that a picture of a run holds; "" if it holds none."""

@@ -156,16 +156,16 @@ class ModelSession:
         Raises:
             HeadwiseError: It names a LoRA file that is not in the folder, or a second clip skip.
         """
-        asked = self._asked_of(request)
-        if asked["clip_skip"] is not None and "clip_skip" in self.loading:
+        changes = self._changes_of(request)
+        if changes["clip_skip"] is not None and "clip_skip" in self.loading:
             raise HeadwiseError(
                 f"The server was started with --clip-skip {self.loading['clip_skip']}. "
                 "Leave the clip skip out."
             )
-        asked["loras"] = {**self.loading.get("loras", {}), **asked["loras"]}
-        return {**self.loading, **{name: value for name, value in asked.items() if value}}
+        changes["loras"] = {**self.loading.get("loras", {}), **changes["loras"]}
+        return {**self.loading, **{name: value for name, value in changes.items() if value}}
 
-    def _asked_of(self, request: Any) -> dict[str, Any]:
+    def _changes_of(self, request: Any) -> dict[str, Any]:
         """What a request says of how the model is set up, with the paths of its LoRA files."""
         files, scales = self.lora_files(), getattr(request, "loras", {})
         if unknown := sorted(scales.keys() - files.keys()):
@@ -173,8 +173,8 @@ class ModelSession:
                 f"Choose one of: {', '.join(files)}." if files else "Start the server with --loras FOLDER."
             )
             raise HeadwiseError(f"There is no LoRA file {unknown[0]!r} here. {known}")
-        asked = {name: getattr(request, name, None) for name in ("scheduler", "clip_skip")}
-        return asked | {"loras": {str(files[name]): scale for name, scale in scales.items()}}
+        given = {name: getattr(request, name, None) for name in ("scheduler", "clip_skip")}
+        return given | {"loras": {str(files[name]): scale for name, scale in scales.items()}}
 
     @contextmanager
     def set_up_for(self, request: Any) -> Iterator[None]:
@@ -182,7 +182,7 @@ class ModelSession:
         from headwise.model.setup import set_up_for_now
 
         loading = self.loading_of(request)
-        with set_up_for_now(self.pipe, **self._asked_of(request)):
+        with set_up_for_now(self.pipe, **self._changes_of(request)):
             self.at_work = loading
             try:
                 yield
