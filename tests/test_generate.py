@@ -42,7 +42,7 @@ SIDES = {"bria": 16, "ovis-image": 16, "z-image": 1024, "krea2": 1024, "ernie-im
 @pytest.mark.parametrize("name", [name for name in SIDES if name in TRANSFORMERS])
 def test_the_size_where_pipelines_tell_it_in_different_ways(name):
     pipe = TRANSFORMERS[name]()
-    assert image_size(pipe) == (SIDES[name], SIDES[name]) and side_step(pipe) == 4
+    assert image_size(pipe) == (SIDES[name], SIDES[name]) and side_step(pipe) == 8
     options = {"num_inference_steps": 1, "output_type": "pil", "height": 16, "width": 24}
     (image,) = generate(pipe, ["a red dog"], 0, [0], **options)
     assert image.size == (24, 16)
