@@ -233,7 +233,7 @@ def measured(found: dict[str, Any]) -> str:
 
     def cells(kind: str) -> Row:
         """Of votes or of effect."""
-        (of,) = found[kind]["estimators"].values()
+        of = found[kind]["estimators"][f"{kind}, measured"]
         return kind, range_of(of["score"]), range_of(of["others"]) if "others" in of else ""
 
     return grid(("", "score", "from others"), (cells(kind) for kind in ("effect", "votes")))
