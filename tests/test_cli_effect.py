@@ -120,7 +120,7 @@ def test_the_page_says_what_effect_is_and_the_list_of_runs_has_it(run, folder):
     assert run("report", folder / "run")[0] == 0
     page = (folder / "run" / "index.html").read_text()
     assert "works against the word" in page and "Blue cells" in page and "completeness" in page
-    assert "voted" not in page and "pictures of each concept" in page
+    assert "voted" not in page and "images per concept" in page
     listed = RunStore(folder).all()
     assert [(each.name, each.kind, each.counted) for each in listed] == [("run", "measurement", 4)]
     service = Service(ModelSession("emoji", load_pipeline), RunStore(folder))
