@@ -43,7 +43,8 @@ PROMPTS = ("a red car in the rain", "a blue car in the rain")
 class Words:
     """A tokenizer of one token a word, which is all that the two methods ask of one."""
 
-    model_max_length = PROMPT_TOKENS
+    def __init__(self, tokens: int) -> None:
+        self.model_max_length = tokens
 
     def __call__(self, prompt: str, return_offsets_mapping: bool = False, **options: Any) -> Any:
         """Start, words, end; with the characters of each."""
@@ -59,12 +60,13 @@ class Words:
 class WithPrompts(Hook):
     """A hook around another, to which it passes what a bare denoiser does not know: prompts and steps."""
 
-    def __init__(self, hook: Hook, prompts: tuple[str, ...]) -> None:
+    def __init__(self, hook: Hook, prompts: tuple[str, ...], tokens: int = PROMPT_TOKENS) -> None:
         self.hook, self.prompts, self.kinds = hook, prompts, hook.kinds
+        self.segments = (TextSegment(Words(tokens)),)
 
     def prepare(self, call: DenoiserCall) -> None:
         """As in the first of 50 calls."""
-        call.prompts, call.segments, call.step, call.steps = self.prompts, (TextSegment(Words()),), 0, 50
+        call.prompts, call.segments, call.step, call.steps = self.prompts, self.segments, 0, 50
         self.hook.prepare(call)
 
     def __call__(self, *attention: Any) -> Tensor:

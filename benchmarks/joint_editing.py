@@ -88,7 +88,11 @@ def ways(options: argparse.Namespace) -> dict[str, Callable[[], Tensor]]:
         return call
 
     naive = FullMaps(torch.tensor(relevance["Color"]), head_map)
-    return {"stock": lambda: pipe(**inputs), "edit": under(WithPrompts(ours, PROMPTS)), "naive": under(naive)}
+    return {
+        "stock": lambda: pipe(**inputs),
+        "edit": under(WithPrompts(ours, PROMPTS, options.text)),
+        "naive": under(naive),
+    }
 
 
 def _inputs(transformer: Any, side: int, tokens: int, kind: dict[str, Any]) -> dict[str, Tensor]:
