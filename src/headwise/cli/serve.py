@@ -93,7 +93,7 @@ def _session(model: Measured, judge: str | None, runs: Path, loras: Path | None)
 
 def _folder_of(folder: Path | None) -> Path | None:
     if folder is not None and not folder.is_dir():
-        raise UnreadableFile(f"--loras {folder} was given, which is not a folder. Give one with LoRA files.")
+        raise UnreadableFile(f"--loras {folder} was given; expected a folder of LoRA files.")
     return folder
 
 

@@ -290,7 +290,7 @@ class _ReadKeys(Hook):
             key, value = torch.cat([pixel_key, key], -2), torch.cat([pixel_value, value], -2)
         output = torch.nn.functional.scaled_dot_product_attention(word_query, key, value, attn_mask=allowed)
         behind = query.shape[-2] - before - len(word_id)
-        return torch.nn.functional.pad(output, (0, 0, before, behind))  # nothing is read of what is no word
+        return torch.nn.functional.pad(output, (0, 0, before, behind))  # only words are read
 
 
 def _of_pixels(tensor: Tensor, text: slice) -> Tensor:

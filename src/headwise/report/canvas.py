@@ -2,11 +2,12 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TypedDict
 
 from headwise.report.labels import fit_texts
 from headwise.report.style import Axes, Figure, check_width, font_sizes, sheet
 
-__all__ = ["canvas", "figure_of"]
+__all__ = ["Place", "canvas", "figure_of"]
 
 
 def figure_of(axes: Axes) -> Figure:
@@ -14,27 +15,40 @@ def figure_of(axes: Axes) -> Figure:
     return axes.figure.figure  # type: ignore[return-value]
 
 
+class Place(TypedDict, total=False):
+    """Where a figure goes: keywords that every function of `headwise.plots` takes which draws one axes.
+
+    The functions return the new figure, or that of the axes, and raise a HeadwiseError where the width is
+    below 2, or is given beside axes.
+
+    Args:
+        title: The title; none if None.
+        width: The width of a new figure in inches, 2 or more; 5.5 if None.
+        ax: Axes to draw into; a new figure if None.
+    """
+
+    title: str | None
+    width: float | int | None
+    ax: Axes | None
+
+
 @contextmanager
 def canvas(
-    title: str | None,
-    width: float | int | None,
-    ax: Axes | None,
-    height: float | int = 0.0,
+    height: float | int,
     rows: float | int = 0,
+    *,
+    title: str | None = None,
+    width: float | int | None = None,
+    ax: Axes | None = None,
 ) -> Iterator[Axes]:
     """The axes to draw into: those given, or those of a new figure that belongs to no window.
 
     Axes that are given keep their own style. At the end the title is set and long labels are broken.
 
     Args:
-        title: The title; None for none.
-        width: The width of a new figure in inches.
-        ax: The axes to draw into; None for a new figure.
         height: The height of a new figure in inches, besides its rows.
         rows: How many lines of text stand one above the other beside the axes.
-
-    Raises:
-        HeadwiseError: The width is too small, or is given beside axes.
+        title, width, ax: As in `Place`, as are the errors raised.
     """
     inches = check_width(width, ax)
     if ax is not None:

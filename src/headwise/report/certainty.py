@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 from jaxtyping import Float
@@ -12,9 +12,9 @@ from headwise.measuring.effect_samples import EffectSamples
 from headwise.measuring.relevance import Relevance
 from headwise.measuring.reliability import split_half
 from headwise.measuring.votes import Votes
-from headwise.report.canvas import canvas, figure_of
+from headwise.report.canvas import Place, canvas, figure_of
 from headwise.report.labels import chosen, legend_above, name_rows, upwards
-from headwise.report.style import ACCENT, INK, Axes, Figure
+from headwise.report.style import ACCENT, INK, Figure
 
 __all__ = ["convergence", "reliability"]
 
@@ -23,10 +23,7 @@ def reliability(
     relevance: Relevance,
     control: Relevance | None = None,
     concepts: Sequence[str] | None = None,
-    *,
-    title: str | None = None,
-    width: float | int | None = None,
-    ax: Axes | None = None,
+    **place: Unpack[Place],
 ) -> Figure:
     """Split-half rank correlation of each concept, beside a control in which names mean nothing.
 
@@ -34,21 +31,15 @@ def reliability(
         relevance: The measurement.
         control: A measurement of the same model with `null_concepts`; not shown if None.
         concepts: The concepts to show, from top to bottom; all, the most reliable on top, if None.
-        title: The title; none if None.
-        width: The width of a new figure in inches, 2 or more; 5.5 if None.
-        ax: Axes to draw into; a new figure if None.
-
-    Returns:
-        The new figure, or the one of the axes.
+        place: `title`, `width` and `ax`, as in `Place`.
 
     Raises:
         UnknownConcept: A concept was not measured, or not in the control.
-        HeadwiseError: The width is below 2, or is given beside axes.
     """
     halves = dict(zip(relevance, relevance.split_half, strict=True))
     names = upwards(halves, concepts)
     measured, rows = np.array([halves[name] for name in names]), np.arange(len(names))
-    with canvas(title, width, ax, 0.7, len(rows)) as axes:
+    with canvas(0.7, len(rows), **place) as axes:
         axes.hlines(rows, 0, measured, color="#b8c2cc", linewidth=1.5, zorder=1)
         axes.scatter(measured, rows, s=14, color=INK, label="measured", zorder=3)
         axes.axvline(0, color="black", linewidth=0.8)
@@ -68,26 +59,17 @@ def reliability(
 def convergence(
     counted: Counted,
     concepts: Sequence[str] | None = None,
-    *,
-    title: str | None = None,
-    width: float | int | None = None,
-    ax: Axes | None = None,
+    **place: Unpack[Place],
 ) -> Figure:
     """Split-half rank correlation with an eighth to all of the images: would more still help?
 
     Args:
         counted: The votes or the effects of a measurement, as in its `votes.safetensors`.
         concepts: The concepts whose median and lowest are shown; all if None.
-        title: The title; none if None.
-        width: The width of a new figure in inches, 2 or more; 5.5 if None.
-        ax: Axes to draw into; a new figure if None.
-
-    Returns:
-        The new figure, or the one of the axes.
+        place: `title`, `width` and `ax`, as in `Place`.
 
     Raises:
         UnknownConcept: A concept was not measured.
-        HeadwiseError: The width is below 2, or is given beside axes.
     """
     if isinstance(counted, Votes):
         xlabel, (images, halves) = "images", _halves_of_votes(counted)
@@ -95,7 +77,7 @@ def convergence(
         xlabel, (images, halves) = "images per concept", _halves_of_effect(counted)
     columns = chosen({name: c for c, name in enumerate(counted.concepts.names)}, concepts)
     halves = halves[:, list(columns.values())]
-    with canvas(title, width, ax, 2.3) as axes:
+    with canvas(2.3, **place) as axes:
         axes.plot(
             images, np.nanmedian(halves, axis=1), marker="o", color=INK, clip_on=False, label="median concept"
         )

@@ -5,15 +5,15 @@ An interval is a band. Marks differ in shape as well as in colour, for colour-bl
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TypeVar
+from typing import TypeVar, Unpack
 
 import matplotlib
 import numpy as np
 
 from headwise.benchmarks.results import LEAST, LEAST_LAYERS, MOST, MOST_LAYERS, Weakening, order_name
-from headwise.report.canvas import canvas, figure_of
+from headwise.report.canvas import Place, canvas, figure_of
 from headwise.report.labels import legend_above
-from headwise.report.style import ACCENT, GREY, INK, SEQUENTIAL, Axes, Figure
+from headwise.report.style import ACCENT, GREY, INK, SEQUENTIAL, Figure
 
 __all__ = ["lines", "tradeoff_curves", "weakening_curves"]
 
@@ -29,27 +29,16 @@ Named = TypeVar("Named")
 
 def weakening_curves(
     weakening: Weakening,
-    *,
-    title: str | None = None,
-    width: float | int | None = None,
-    ax: Axes | None = None,
+    **place: Unpack[Place],
 ) -> Figure:
     """The mean score against the number of weakened heads: a line per order, bands for those by relevance.
 
     Args:
         weakening: The scores of images in which the heads of one concept were weakened.
-        title: The title; none if None.
-        width: The width of a new figure in inches, 2 or more; 5.5 if None.
-        ax: Axes to draw into; a new figure if None.
-
-    Returns:
-        The new figure, or the one of the axes.
-
-    Raises:
-        HeadwiseError: The width is below 2, or is given beside axes.
+        place: `title`, `width` and `ax`, as in `Place`.
     """
     dashes = itertools.cycle(_OF_RANDOM)
-    with canvas(title, width, ax, 2.4, len(weakening.orders) / 3) as axes:
+    with canvas(2.4, len(weakening.orders) / 3, **place) as axes:
         for order in weakening.orders:
             color, line, thick = _ORDER_STYLE.get(order) or (GREY, next(dashes), 0.9)
             value, low, high = weakening.curve(order)
@@ -65,10 +54,7 @@ def tradeoff_curves(
     points: Mapping[str, Sequence[tuple[float, float]]],
     x: str,
     y: str,
-    *,
-    title: str | None = None,
-    width: float | int | None = None,
-    ax: Axes | None = None,
+    **place: Unpack[Place],
 ) -> Figure:
     """One line for each method over the positions of its dial, with a mark at each.
 
@@ -76,17 +62,9 @@ def tradeoff_curves(
         points: The coordinates of each method's positions, in the order of the dial, by its name.
         x: The label of the horizontal axis.
         y: The label of the vertical axis.
-        title: The title; none if None.
-        width: The width of a new figure in inches, 2 or more; 5.5 if None.
-        ax: Axes to draw into; a new figure if None.
-
-    Returns:
-        The new figure, or the one of the axes.
-
-    Raises:
-        HeadwiseError: The width is below 2, or is given beside axes.
+        place: `title`, `width` and `ax`, as in `Place`.
     """
-    with canvas(title, width, ax, 2.6, len(points) / 2) as axes:
+    with canvas(2.6, len(points) / 2, **place) as axes:
         colours = itertools.cycle(matplotlib.color_sequences["tab10"])
         for color, marker, (name, at) in _marked(colours, points):
             across, up = np.array(at).T
@@ -101,10 +79,7 @@ def lines(
     x: str,
     y: str,
     goal: float | None = None,
-    *,
-    title: str | None = None,
-    width: float | int | None = None,
-    ax: Axes | None = None,
+    **place: Unpack[Place],
 ) -> Figure:
     """One line for each name over a logarithmic axis, with the lowest and highest as a band.
 
@@ -113,17 +88,9 @@ def lines(
         x: The label of the horizontal axis.
         y: The label of the vertical axis.
         goal: A level that is to be reached, a dashed line; none if None.
-        title: The title; none if None.
-        width: The width of a new figure in inches, 2 or more; 5.5 if None.
-        ax: Axes to draw into; a new figure if None.
-
-    Returns:
-        The new figure, or the one of the axes.
-
-    Raises:
-        HeadwiseError: The width is below 2, or is given beside axes.
+        place: `title`, `width` and `ax`, as in `Place`.
     """
-    with canvas(title, width, ax, 2.4, len(by_name) / 2) as axes:
+    with canvas(2.4, len(by_name) / 2, **place) as axes:
         shades = matplotlib.colormaps[SEQUENTIAL](np.linspace(0, 0.85, len(by_name)))
         for color, marker, (name, points) in _marked(shades, by_name):
             at, mean, low, high = np.array(points).T[:4]

@@ -7,7 +7,7 @@ values are below 0, as they are by effect, colours reach as far below 0 as above
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -16,7 +16,7 @@ from matplotlib.ticker import MaxNLocator
 from headwise.display import colour_limit
 from headwise.measuring.relevance import Relevance
 from headwise.model.heads import HeadMap, Layer
-from headwise.report.canvas import canvas, figure_of
+from headwise.report.canvas import Place, canvas, figure_of
 from headwise.report.labels import chosen, fit_x_ticks, name_rows
 from headwise.report.layers import mark_layers
 from headwise.report.style import DIVERGING, GREY, SEQUENTIAL, Axes, Figure
@@ -36,60 +36,42 @@ SEVERAL = 12  # concepts from which on names below a map would only repeat those
 def heat_map(
     relevance: Relevance,
     concepts: Sequence[str] | None = None,
-    *,
-    title: str | None = None,
-    width: float | int | None = None,
-    ax: Axes | None = None,
+    **place: Unpack[Place],
 ) -> Figure:
     """Concepts down, heads across: one cell is how much more than the average head a head serves a concept.
 
     Args:
         relevance: The measurement.
         concepts: The concepts to show, from top to bottom; all if None.
-        title: The title; none if None.
-        width: The width of a new figure in inches, 2 or more; 5.5 if None.
-        ax: Axes to draw into; a new figure if None.
-
-    Returns:
-        The new figure, or the one of the axes.
+        place: `title`, `width` and `ax`, as in `Place`.
 
     Raises:
         UnknownConcept: A concept was not measured.
-        HeadwiseError: The width is below 2, or is given beside axes.
     """
     names = list(chosen(dict.fromkeys(relevance), concepts))
     layers = _head_map(relevance)
     values = np.stack([relevance[name] for name in names])
-    return _map(values, names, layers, [layer.heads for layer in layers], 2.0, title, width, ax)
+    return _map(values, names, layers, [layer.heads for layer in layers], 2.0, place)
 
 
 def layer_summary(
     relevance: Relevance,
     concepts: Sequence[str] | None = None,
-    *,
-    title: str | None = None,
-    width: float | int | None = None,
-    ax: Axes | None = None,
+    **place: Unpack[Place],
 ) -> Figure:
     """The same map with the heads of each layer averaged, which leaves what depends on depth alone.
 
     Args:
         relevance: The measurement.
         concepts: The concepts to show, from top to bottom; all if None.
-        title: The title; none if None.
-        width: The width of a new figure in inches, 2 or more; 5.5 if None.
-        ax: Axes to draw into; a new figure if None.
-
-    Returns:
-        The new figure, or the one of the axes.
+        place: `title`, `width` and `ax`, as in `Place`.
 
     Raises:
         UnknownConcept: A concept was not measured.
-        HeadwiseError: The width is below 2, or is given beside axes.
     """
     means = chosen(dict(zip(relevance, layer_means(relevance), strict=True)), concepts)
     layers = _head_map(relevance)
-    return _map(np.stack(list(means.values())), list(means), layers, [1] * len(layers), 1.5, title, width, ax)
+    return _map(np.stack(list(means.values())), list(means), layers, [1] * len(layers), 1.5, place)
 
 
 def _map(
@@ -98,16 +80,14 @@ def _map(
     layers: HeadMap,
     widths: Sequence[int],
     least: float,
-    title: str | None,
-    width: float | int | None,
-    ax: Axes | None,
+    place: Place,
 ) -> Figure:
     signed = bool((values < 0).any())
     top = colour_limit(values, least)
     colours: dict[str, Any] = {"cmap": DIVERGING if signed else SEQUENTIAL}
     colours |= {"vmin": -top if signed else 0.0, "vmax": top}
     extend = "both" if signed else "max"
-    with canvas(title, width, ax, 1.15, max(4, len(names))) as axes:
+    with canvas(1.15, max(4, len(names)), **place) as axes:
         image = axes.imshow(values, **colours, aspect="auto", interpolation="nearest")
         name_rows(axes, names)
         _colour_bar(axes, image, f"{'mean ' * (max(widths) == 1)}relevance (average head = 1)", extend)
@@ -137,10 +117,7 @@ def _colour_bar(axes: Axes, image: Any, label: str, extend: str = "neither") -> 
 def concept_similarity(
     relevance: Relevance,
     concepts: Sequence[str] | None = None,
-    *,
-    title: str | None = None,
-    width: float | int | None = None,
-    ax: Axes | None = None,
+    **place: Unpack[Place],
 ) -> Figure:
     """Which concepts share heads: correlation over heads, similar ones side by side.
 
@@ -149,16 +126,10 @@ def concept_similarity(
     Args:
         relevance: The measurement.
         concepts: The concepts to show, in this order; all, ordered by their similarity, if None.
-        title: The title; none if None.
-        width: The width of a new figure in inches, 2 or more; 5.5 if None.
-        ax: Axes to draw into; a new figure if None.
-
-    Returns:
-        The new figure, or the one of the axes.
+        place: `title`, `width` and `ax`, as in `Place`.
 
     Raises:
         UnknownConcept: A concept was not measured.
-        HeadwiseError: The width is below 2, or is given beside axes.
     """
     similarity = correlation(relevance)
     if concepts is None:
@@ -166,7 +137,7 @@ def concept_similarity(
     names = list(chosen(dict.fromkeys(relevance), concepts))
     order = [relevance.concepts.index(name) for name in names]
     below = 0 if len(names) > SEVERAL else 0.4 * max(map(len, names))  # lines that names take when turned
-    with canvas(title, width, ax, 1.1, max(8, 1.5 * len(names) if below else len(names)) + below) as axes:
+    with canvas(1.1, max(8, 1.5 * len(names) if below else len(names)) + below, **place) as axes:
         ordered = similarity[np.ix_(order, order)]
         image = axes.imshow(ordered, cmap=DIVERGING, vmin=-1, vmax=1, aspect="auto", interpolation="nearest")
         name_rows(axes, names)

@@ -5,15 +5,16 @@ Marks of methods that use relevance are orange, all others blue. An interval is 
 
 import itertools
 from collections.abc import Mapping, Sequence
+from typing import Unpack
 
 import numpy as np
 
 from headwise.benchmarks.results import LEAST_LAYERS, MOST_LAYERS, Weakening
 from headwise.intervals import Interval
 from headwise.measuring.agreement import Agreement
-from headwise.report.canvas import canvas, figure_of
+from headwise.report.canvas import Place, canvas, figure_of
 from headwise.report.labels import legend_above, lines_of, name_rows, upwards
-from headwise.report.style import ACCENT, GREY, INK, Axes, Figure
+from headwise.report.style import ACCENT, GREY, INK, Figure
 
 __all__ = ["agreements", "intervals", "rates", "tradeoff", "weakening_areas"]
 
@@ -21,26 +22,17 @@ __all__ = ["agreements", "intervals", "rates", "tradeoff", "weakening_areas"]
 def weakening_areas(
     weakenings: Mapping[str, Weakening],
     concepts: Sequence[str] | None = None,
-    *,
-    title: str | None = None,
-    width: float | int | None = None,
-    ax: Axes | None = None,
+    **place: Unpack[Place],
 ) -> Figure:
     """Area between least and most relevant first, of every concept, with its interval and two controls.
 
     Args:
         weakenings: The weakening of each concept, by its name.
         concepts: The concepts to show, from top to bottom; all, the largest area on top, if None.
-        title: The title; none if None.
-        width: The width of a new figure in inches, 2 or more; 5.5 if None.
-        ax: Axes to draw into; a new figure if None.
-
-    Returns:
-        The new figure, or the one of the axes.
+        place: `title`, `width` and `ax`, as in `Place`.
 
     Raises:
         UnknownConcept: A concept was not weakened.
-        HeadwiseError: The width is below 2, or is given beside axes.
     """
     areas = {name: weakening.area() for name, weakening in weakenings.items()}
     names = upwards({name: area.value for name, area in areas.items()}, concepts)
@@ -48,7 +40,7 @@ def weakening_areas(
     low, value, high = ([getattr(areas[n], end) for n in names] for end in ("low", "value", "high"))
     random = [weakenings[name].random().value for name in names]
     layers = [weakenings[name].area(MOST_LAYERS, LEAST_LAYERS).value for name in names]
-    with canvas(title, width, ax, 1.0, max(4, len(names))) as axes:
+    with canvas(1.0, max(4, len(names)), **place) as axes:
         axes.hlines(rows, low, high, color=INK, linewidth=1.5)
         axes.scatter(value, rows, s=14, color=INK, zorder=3, label="least − most relevant first")
         axes.scatter(
@@ -66,10 +58,7 @@ def tradeoff(
     points: Mapping[str, tuple[Interval, Interval]],
     x: str,
     y: str,
-    *,
-    title: str | None = None,
-    width: float | int | None = None,
-    ax: Axes | None = None,
+    **place: Unpack[Place],
 ) -> Figure:
     """One mark with its two intervals for each method: which goes far on one axis without loss on the other?
 
@@ -77,17 +66,9 @@ def tradeoff(
         points: Where each method stands on both axes, by its name.
         x: The label of the horizontal axis.
         y: The label of the vertical axis.
-        title: The title; none if None.
-        width: The width of a new figure in inches, 2 or more; 5.5 if None.
-        ax: Axes to draw into; a new figure if None.
-
-    Returns:
-        The new figure, or the one of the axes.
-
-    Raises:
-        HeadwiseError: The width is below 2, or is given beside axes.
+        place: `title`, `width` and `ax`, as in `Place`.
     """
-    with canvas(title, width, ax, 2.6, len(points) / 3) as axes:
+    with canvas(2.6, len(points) / 3, **place) as axes:
         for marker, (name, (across, up)) in zip(
             itertools.cycle("osD^vXP<>*pd"), points.items(), strict=False
         ):
@@ -103,31 +84,22 @@ def tradeoff(
 def agreements(
     by_concept: Mapping[str, Agreement],
     concepts: Sequence[str] | None = None,
-    *,
-    title: str | None = None,
-    width: float | int | None = None,
-    ax: Axes | None = None,
+    **place: Unpack[Place],
 ) -> Figure:
     """Rank correlation of two measurements by concept, beside the highest that they could reach.
 
     Args:
         by_concept: What `agreement` returns.
         concepts: The concepts to show, from top to bottom; all, the highest on top, if None.
-        title: The title; none if None.
-        width: The width of a new figure in inches, 2 or more; 5.5 if None.
-        ax: Axes to draw into; a new figure if None.
-
-    Returns:
-        The new figure, or the one of the axes.
+        place: `title`, `width` and `ax`, as in `Place`.
 
     Raises:
         UnknownConcept: A concept is not in both measurements.
-        HeadwiseError: The width is below 2, or is given beside axes.
     """
     names = upwards({name: each.correlation for name, each in by_concept.items()}, concepts)
     rows = np.arange(len(names))
     reached, ceiling = ([getattr(by_concept[n], key) for n in names] for key in ("correlation", "ceiling"))
-    with canvas(title, width, ax, 1.0, max(4, len(names))) as axes:
+    with canvas(1.0, max(4, len(names)), **place) as axes:
         axes.hlines(rows, 0, reached, color=INK, linewidth=0.8)
         axes.scatter(reached, rows, s=14, color=INK, zorder=3, label="the two measurements")
         axes.scatter(ceiling, rows, marker="|", s=40, color=ACCENT, label="the most they could reach")
@@ -141,44 +113,30 @@ def agreements(
 def rates(
     by_method: Mapping[str, Interval],
     label: str,
-    *,
-    title: str | None = None,
-    width: float | int | None = None,
-    ax: Axes | None = None,
+    **place: Unpack[Place],
 ) -> Figure:
     """Shares with their intervals on an axis from 0 to 1: see `intervals`."""
-    figure = intervals(by_method, label, title=title, width=width, ax=ax)
-    (ax or figure.axes[0]).set_xlim(0, 1)
+    figure = intervals(by_method, label, **place)
+    (place.get("ax") or figure.axes[0]).set_xlim(0, 1)
     return figure
 
 
 def intervals(
     by_name: Mapping[str, Interval],
     label: str,
-    *,
-    title: str | None = None,
-    width: float | int | None = None,
-    ax: Axes | None = None,
+    **place: Unpack[Place],
 ) -> Figure:
     """Numbers with their intervals, one row for each, the first on top.
 
     Args:
         by_name: The numbers; their names label the rows.
         label: The label of the horizontal axis.
-        title: The title; none if None.
-        width: The width of a new figure in inches, 2 or more; 5.5 if None.
-        ax: Axes to draw into; a new figure if None.
-
-    Returns:
-        The new figure, or the one of the axes.
-
-    Raises:
-        HeadwiseError: The width is below 2, or is given beside axes.
+        place: `title`, `width` and `ax`, as in `Place`.
     """
     rows = np.arange(len(by_name))[::-1]
     low, value, high = ([getattr(i, end) for i in by_name.values()] for end in ("low", "value", "high"))
     names = list(by_name)
-    with canvas(title, width, ax, 0.5, max(3, 1.3 * lines_of(names) * len(names))) as axes:
+    with canvas(0.5, max(3, 1.3 * lines_of(names) * len(names)), **place) as axes:
         axes.hlines(rows, low, high, color=INK, linewidth=1.5)
         axes.scatter(value, rows, s=14, color=INK, zorder=3)
         name_rows(axes, names, rows.tolist())

@@ -57,7 +57,7 @@ def _attention(
     if layer is None:
         return maps.together(), "all heads"
     if not 0 <= layer < len(maps.layers):
-        raise HeadwiseError(f"There is no layer {layer}; expected 0 to {len(maps.layers) - 1}.")
+        raise HeadwiseError(f"Layer {layer} was given; expected a number from 0 to {len(maps.layers) - 1}.")
     return maps.layers[layer].mean(0), list(maps.head_map)[layer].address
 
 

@@ -172,7 +172,7 @@ class ModelSession:
             known = (
                 f"Choose one of: {', '.join(files)}." if files else "Start the server with --loras FOLDER."
             )
-            raise HeadwiseError(f"There is no LoRA file {unknown[0]!r} here. {known}")
+            raise HeadwiseError(f"{unknown[0]!r} was not found among the LoRA files of this server. {known}")
         given = {name: getattr(request, name, None) for name in ("scheduler", "clip_skip")}
         return given | {"loras": {str(files[name]): scale for name, scale in scales.items()}}
 
