@@ -2,9 +2,9 @@
 
     nice python benchmarks/beside.py [--json] [--write] [--pictures 64] [--prompts 16] [--out runs/beside]
 
-The built-in model is measured with Color in sets of several sizes, always on the same pictures. Each order of
+The built-in model is measured with Color in sets of several sizes, always on the same images. Each order of
 heads is held against that of the whole packaged set by the rank correlation over heads (interval: jackknife
-over the 32 blocks of pictures, the same ones in both), and by the area of ordered weakening (interval:
+over the 32 blocks of images, the same ones in both), and by the area of ordered weakening (interval:
 bootstrap over prompts). The random sets are Color and drawn others of the packaged set, with nothing beside.
 """
 

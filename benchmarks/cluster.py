@@ -5,7 +5,7 @@
 The built-in model is measured by this process, and by a worker that sends its votes to this process; both
 load the pipeline and compute with one thread. The two take turns. The crew's time is all of it, from starting
 Ray to ending it, the worker's Python and imports included, which this process has behind it; how long Ray
-took to start is said beside it, since it does not grow with the pictures. Beside the wall time stands the
+took to start is said beside it, since it does not grow with the images. Beside the wall time stands the
 processor time of either, Ray's own processes and the worker's start included, which a busy machine disturbs
 less. The votes must be equal.
 """
@@ -43,7 +43,7 @@ def processor_s() -> float:
 
 
 def compare(turns: int, pictures: int, steps: int) -> dict[str, Any]:
-    """Take turns, after a few pictures to warm up."""
+    """Take turns, after a few images to warm up."""
     concepts, started = ConceptSet.load("emoji"), []
     used: dict[str, list[float]] = {"plain": [], "ray": []}
     same: dict[str, Any] = {"num_inference_steps": steps, "batch_size": 4, "progress": False}

@@ -1,8 +1,8 @@
-r"""What a dose of a word does: is the effect what the dial says, and what else changes in the picture?
+r"""What a dose of a word does: is the effect what the dial says, and what else changes in the image?
 
     nice python benchmarks/dose.py [--json] [--write] [--prompts 24] [--out runs/dose]
 
-Relevance by effect is measured on up to 48 pictures of each concept of the built-in model; doses are given to
+Relevance by effect is measured on up to 48 images of each concept of the built-in model; doses are given to
 prompts that were not among those, from another seed. Three concepts are for choosing a rule, four for the
 report. A rule gives each head a factor:
 
@@ -14,13 +14,13 @@ report. A rule gives each head a factor:
     random heads     the factors of least, permuted over the heads
     span, neighbours
                      dial times the other words of the concept added to the word (`steering.word_mixture`),
-                     which needs no heads; its effect is not measured, only its pictures
+                     which needs no heads; its effect is not measured, only its images
 
 For the report there are the dials above 0 of all of these but weighted. Of every prompt and
 factors f: the *effect* ⟨D(f) − D(0), d⟩ / ⟨d, d⟩ − 1 with d = D(1) − D(0), the mean over the calls of a
-plain picture of four steps; the judge's *certainty* of the word among the concept's words in a picture of ten
-steps; how that picture *resembles* the plain one (judge's cosine), and the mean *squared* difference of their
-pixels. As rules differ in the effect that they reach, each is also held against least at the same effect,
+plain image of four steps; *certainty*, the scorer's, of the word among the concept's words in an image of ten
+steps; how that image *resembles* the plain one (the scorer's cosine), and the mean *squared* difference of
+their pixels. As rules differ in the effect that they reach, each is also compared with least at equal effect,
 between whose dials all three are interpolated. Of each concept, dose_and_effect is the rank correlation over
 all factors of the dose with the measured effect. Intervals are by bootstrap over prompts.
 """
@@ -60,11 +60,11 @@ from headwise.steering.word_mixture import MIXTURES, mixed_words
 
 TUNING = ("Color", "Animals", "Time of Day")
 REPORTED = ("Weather Conditions", "Material", "Geometric Patterns", "Plants")
-MEASURED = 48  # pictures of each concept by which relevance is measured, of seed 0
-SEED = 7  # of the pictures that are steered
+MEASURED = 48  # images of each concept by which relevance is measured, of seed 0
+SEED = 7  # of the images that are steered
 DIALS, STRENGTHS = (0.5, 1.0, 2.0), (0.25, 0.5, 1.0)
 LESS = (-1.0, -0.5)  # dials that take from the word
-UNCERTAIN = 0.9  # the judge's certainty below which a plain picture leaves something to be strengthened
+UNCERTAIN = 0.9  # the scorer's certainty below which a plain image leaves something to be strengthened
 
 
 class Heads(NamedTuple):
@@ -150,7 +150,7 @@ def texts_of(said: WordPrompt, words: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def pixels(pictures: list[Image.Image]) -> np.ndarray:
-    """Pixels from 0 to 1, one row for each picture."""
+    """Pixels from 0 to 1, one row for each image."""
     return np.stack([np.asarray(p.convert("RGB"), np.float64).ravel() / 255 for p in pictures])
 
 

@@ -3,12 +3,12 @@
     python benchmarks/effect.py [--json] [--write] [--calls 5] [the options of looking.py]
     python benchmarks/effect.py --explain [--steps 50] [--calls 3] [--json] [--write]
 
-The denoiser of looking.py: published configuration, random weights, one picture with guidance. A word of
+The denoiser of looking.py: published configuration, random weights, one image with guidance. A word of
 three tokens is measured at one point, which is two more rows and one with a gradient. Beside the times stand
 the megabytes that the gradient keeps: of activations, with weights frozen as the probe does it, with weights
 that want gradients, and with activations computed again; on an accelerator also the peak of all memory.
 
-With --explain the built-in model generates a picture of 50 steps, plain and explained ("a red car in the
+With --explain the built-in model generates an image of 50 steps, plain and explained ("a red car in the
 snow", all words), and one call is measured by muting every head in turn, as was done before, and by one
 gradient. All sides take turns within one run; numbers are medians of wall time with the lowest and highest
 beside them, and medians of the ratios within each turn.
@@ -124,7 +124,7 @@ class OneByOne(Hook):
 
 
 def explaining(calls: int, steps: int) -> dict[str, Any]:
-    """Pictures of the built-in model, plain and explained; one call by gradient and head by head."""
+    """Images of the built-in model, plain and explained; one call by gradient and head by head."""
     pipe = load_pipeline("emoji")
     options = {"num_inference_steps": 1, "output_type": "latent"}
 
@@ -155,8 +155,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     Setting.add_to(parser)
     parser.add_argument("--calls", type=int, default=5, help="turns to time")
-    parser.add_argument("--explain", action="store_true", help="time explained pictures in place of a call")
-    parser.add_argument("--steps", type=int, default=50, help="of the pictures that are explained")
+    parser.add_argument("--explain", action="store_true", help="time explained images in place of a call")
+    parser.add_argument("--steps", type=int, default=50, help="of the images that are explained")
     options = parser.parse_args()
     if options.explain:
         found = explaining(options.calls, options.steps)

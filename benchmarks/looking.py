@@ -3,7 +3,7 @@
     python benchmarks/looking.py [--json] [--write] [--calls 5] [--model sd14|sdxl] [--latents 64] [--batch 1]
                                  [--device cpu|cuda] [--dtype float32|bfloat16] [--compile]
 
-The denoiser has the published configuration and random weights, 64×64 latents (SDXL 128×128), one picture
+The denoiser has the published configuration and random weights, 64×64 latents (SDXL 128×128), one image
 with guidance (two rows) and the paper's 34 × 10 concept words. The three take turns within one run, so that a
 busy machine disturbs them alike; the numbers are medians of wall time, with the lowest and highest beside
 them, and medians of the ratios within each turn.
@@ -90,7 +90,7 @@ class Setting:
     Args:
         model: "sd14" or "sdxl".
         latents: Their side; the model's own if 0.
-        batch: Pictures, each with two rows.
+        batch: Images, each with two rows.
         device, dtype, compile: Of the denoiser.
     """
 
@@ -114,7 +114,7 @@ class Setting:
         parser.add_argument(
             "--latents", type=int, default=0, help="side of the latents; the model's own if 0"
         )
-        parser.add_argument("--batch", type=int, default=1, help="pictures, of two rows each")
+        parser.add_argument("--batch", type=int, default=1, help="images, of two rows each")
         parser.add_argument("--device", default="cpu", help="cpu or cuda")
         parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
         parser.add_argument("--compile", action="store_true", help="compile the denoiser")

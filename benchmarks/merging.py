@@ -2,7 +2,7 @@
 
     python benchmarks/merging.py [--json] [--write] [--shards 10000] [--pictures 10] [--folder /tmp]
 
-Each shard holds the votes of --pictures pictures of Stable Diffusion XL: 50 calls × 1300 heads × 34 concepts,
+Each shard holds the votes of --pictures images of Stable Diffusion XL: 50 calls × 1300 heads × 34 concepts,
 and the same votes by 32 blocks. The numbers are random, the files are what `Votes.save` writes. They are
 merged in a process of its own, whose wall time, processor time and largest memory are measured; the sum is
 then compared with what it must be. 10000 shards need 36 GB of disk while it runs.

@@ -5,7 +5,7 @@
 address   from the command to the address that it prints
 paint     from opening that address to the concept × head map (first useful paint)
 ready     from opening it to the model's being there
-strength  from a key pressed at the strength slider to the new picture, decoded; 50 steps, as the page begins
+strength  from a key pressed at the strength slider to the new image, decoded; 50 steps, as the page begins
 
 Each turn starts a server and a browser context anew and changes the strength three times. Seconds are
 medians, with the lowest and highest beside them.

@@ -2,7 +2,7 @@
 
     python benchmarks/steering.py [--json] [--calls 9] [the options of looking.py]
 
-The denoiser of looking.py: published configuration, random weights, one picture with guidance.
+The denoiser of looking.py: published configuration, random weights, one image with guidance.
 A word of three tokens is adjusted in all heads. The two take turns within one run; the numbers are
 medians of wall time and the median of the ratios within each turn.
 """

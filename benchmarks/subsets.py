@@ -1,9 +1,9 @@
-"""What heads do: the losses of 200 random subsets of heads, for every concept that the judge reads well.
+"""What heads do: the losses of 200 random subsets of heads, for every concept that the scorer reads well.
 
     python benchmarks/subsets.py [--subsets 100] [--out runs/subsets] [--read] [--json | --write]
 
 The built-in model generates four evaluation prompts of each concept, from one seed, in five steps, plain and
-with each subset of heads weakened; its CLIP model scores how similar the pictures are to the prompts. It took
+with each subset of heads weakened; its CLIP model scores how similar the images are to the prompts. It took
 74 minutes on one busy core, can be interrupted, and goes on where it ended: --subsets 100 weakens the first
 hundred subsets for all concepts, --subsets 200 later the others. --read generates nothing, and reports what
 is in the folder. For each concept, all given the size of the subset:
@@ -58,7 +58,7 @@ ROWS = (
 
 
 def prompts_of() -> dict[str, list[EvalPrompt]]:
-    """The prompts of every concept that the judge reads well."""
+    """The prompts of every concept that the scorer reads well."""
     names = defaults_of("emoji").scored_concepts("emoji")
     return {name: eval_prompts("emoji", name, PROMPTS) for name in names}
 
@@ -66,7 +66,7 @@ def prompts_of() -> dict[str, list[EvalPrompt]]:
 def generate(out: Path, subsets: int) -> None:
     """Weaken the first subsets for all concepts."""
     score = scoring(CLIPScorer.load("emoji"), "similarity")
-    numbers = range(subsets + 1)  # number 0 is the plain picture
+    numbers = range(subsets + 1)  # number 0 is the plain image
     benchmark_subsets(load_pipeline("emoji"), prompts_of(), score, out, count=COUNT, numbers=numbers)
 
 

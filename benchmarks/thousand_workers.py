@@ -2,7 +2,7 @@
 
     python benchmarks/thousand_workers.py [--json] [--write] [--workers 1000] [--pictures 32000] [--seconds 5]
 
-The workers are played: a picture takes so many seconds on a clock of the simulation, a tenth of them are half
+The workers are played: an image takes so many seconds on a clock of the simulation, a tenth of them are half
 as fast, they start minutes apart, die at random and are replaced after a while. The driver is the library's
 own: it hands out chunks (runs/workers.py), takes in what comes back (packed votes of Stable Diffusion XL's
 size, 50 calls × 1300 heads × 34 concepts), adds, and puts checkpoints on the disk every ten seconds. The time
@@ -48,7 +48,7 @@ class Played:
 
     Args:
         count: How many there should be.
-        seconds: A picture takes so long.
+        seconds: An image takes so long.
         hours: A worker lives so long, on average.
         starting: Seconds until one is there; half of them come at once, the others within ten times that.
         packed: What one sends back for a chunk.
@@ -149,7 +149,7 @@ class Played:
 
 
 def sender() -> tuple[Votes, Callable[[range], bytes]]:
-    """What a worker sends: votes of a chunk, made once and labelled with the pictures asked for."""
+    """What a worker sends: votes of a chunk, made once and labelled with the images asked for."""
     heads, concepts = head_map_of("sd_xl_base_1_0"), ConceptSet.load("paper34")
     generator = np.random.Generator(np.random.Philox(0))
     winners = generator.integers(0, len(concepts), (CHUNK, CALLS, 1, heads.all_heads))
@@ -179,7 +179,7 @@ class Stopwatch:
 
 
 def simulate(count: int, pictures: int, seconds: float, hours: float, starting: float) -> dict[str, Any]:
-    """One run, from the first worker to the last picture."""
+    """One run, from the first worker to the last image."""
     nothing, packed_of = sender()
     sending = Stopwatch(packed_of)
     workers = Played(count, seconds, hours, starting, sending)
@@ -236,7 +236,7 @@ def main() -> None:
     add_output_to(parser)
     parser.add_argument("--workers", type=int, default=1000)
     parser.add_argument("--pictures", type=int, default=32000)
-    parser.add_argument("--seconds", type=float, default=5.0, help="that a picture takes")
+    parser.add_argument("--seconds", type=float, default=5.0, help="that an image takes")
     parser.add_argument("--hours", type=float, default=2.0, help="that a worker lives, on average")
     parser.add_argument("--starting", type=float, default=60.0, help="seconds until a worker is there")
     options = parser.parse_args()

@@ -1,10 +1,10 @@
-"""Ordered weakening by votes and by effect, on the same pictures.
+"""Ordered weakening by votes and by effect, on the same images.
 
     nice python benchmarks/votes_and_effect.py [--model emoji-dit] [--count 8] [--steps 5] [--write]
 
 A built-in model, both relevances that come with it, and the evaluation prompts of every concept that the
 judge reads well, whose things and phrases are others than those that effects are measured on. Most and least
-relevant heads first; the score is the judge's certainty of the right word. About a quarter of an hour of one
+relevant heads first; the score is the scorer's certainty of the right word. About a quarter of an hour of one
 core. It can be interrupted and goes on where it ended.
 """
 
@@ -68,7 +68,7 @@ def main() -> None:
     add_output_to(parser)
     parser.add_argument("--model", choices=emoji.MODELS, default="emoji")
     parser.add_argument("--count", type=int, default=8, help="evaluation prompts of each concept")
-    parser.add_argument("--steps", type=int, default=5, help="denoising steps per picture")
+    parser.add_argument("--steps", type=int, default=5, help="denoising steps per image")
     parser.add_argument("--out", type=Path, help="folder of the sweeps; runs/votes-and-effect-<model>")
     options = parser.parse_args()
     out = options.out or Path(f"runs/votes-and-effect-{options.model}")

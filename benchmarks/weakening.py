@@ -2,9 +2,9 @@
 
     python benchmarks/weakening.py [--json] [--turns 3] [--steps 20]
 
-The built-in model draws every picture of the sweep, once as `measure_weakening` does (rows of a batch with
+The built-in model draws every image of the sweep, once as `measure_weakening` does (rows of a batch with
 heads of their own, ends shared by the orders) and once one by one with nothing hooked, which is the least
-that a sweep without batches could cost. The two take turns within one run. Nobody judges the pictures; both
+that a sweep without batches could cost. The two take turns within one run. Nobody judges the images; both
 decode them.
 """
 
@@ -64,7 +64,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     add_output_to(parser)
     parser.add_argument("--turns", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=20, help="denoising steps a picture")
+    parser.add_argument("--steps", type=int, default=20, help="denoising steps an image")
     options = parser.parse_args()
     found = compare(options.turns, options.steps)
     if not tell(found, options):

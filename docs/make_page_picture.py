@@ -17,7 +17,7 @@ HEAD = "91"  # the most relevant one for colour
 
 
 def main() -> None:
-    """Start a server in an empty folder, generate a picture, choose a head, and photograph the page."""
+    """Start a server in an empty folder, generate an image, choose a head, and photograph the page."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--chromium", default="/usr/bin/chromium")
     chromium = parser.parse_args().chromium

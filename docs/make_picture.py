@@ -1,4 +1,4 @@
-"""Write docs/demo.png, the picture of the README, from a folder of `headwise demo`.
+"""Write docs/demo.png, the image of the README, from a folder of `headwise demo`.
 
 python docs/make_picture.py runs/demo
 """

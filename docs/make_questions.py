@@ -23,9 +23,9 @@ HEAD = """\
 
 What the paper leaves open, asked of the UNet that came with the package until commit f4e580d. Agreement
 is the rank correlation over heads, the mean over its 32 concepts with a 95 % interval (bootstrap over
-concepts), held against relevance of {whole} other pictures (split-half {split_half:.3f}) unless a row
+concepts), held against relevance of {whole} other images (split-half {split_half:.3f}) unless a row
 says otherwise. Areas between curves are means over {pairs} pairs of prompts that differ in one word, two
-drawings each, with a bootstrap over pairs. No interval holds the chance of which pictures, words or
+drawings each, with a bootstrap over pairs. No interval holds the chance of which images, words or
 random orders were drawn. One small model is not every model: the command asks the same of yours.
 
 ```console
@@ -39,7 +39,7 @@ commit fc81ad8 has at `src/headwise/emoji/model`: another training of all its pa
 SAID = {
     "words": (
         "More than four, where there are more. The relevance of one word is mostly its own (0.38). All "
-        "words, on other pictures, give 0.96, which is what the noise allows."
+        "words, on other images, give 0.96, which is what the noise allows."
     ),
     "choice": (
         "Very much. Two halves of one list agree at 0.45 only, less than two trainings of the model "
@@ -58,7 +58,7 @@ SAID = {
     "novel": (
         "In part. From its words alone a concept's relevance is foretold at 0.54, where the mean of all "
         "other concepts, which knows nothing of it, is at 0.35. The relevance of the most alike concept "
-        "does about as well (0.52), and measuring 16 pictures much better (0.92): foretell to choose "
+        "does about as well (0.52), and measuring 16 images much better (0.92): foretell to choose "
         "what to measure, not instead."
     ),
     "transfer": (
@@ -67,7 +67,7 @@ SAID = {
     ),
     "steps": (
         "Not quite, and noise alone does not explain it. The first three tenths of the calls agree with "
-        "the same of other pictures at 0.90, with all calls at 0.78, and with the last three at 0.59: "
+        "the same of other images at 0.90, with all calls at 0.78, and with the last three at 0.59: "
         "heads change what they attend to, though the paper calls it stable."
     ),
     "aware": (

@@ -1,8 +1,8 @@
 """Prove that heads carry a concept: weakened first, the most relevant lose it sooner than the least relevant.
 
-python examples/weaken.py                               # the built-in model, and its own judge
+python examples/weaken.py                               # the built-in model, and its own scorer
 python examples/weaken.py --model CompVis/stable-diffusion-v1-4 --relevance runs/sd14/relevance.safetensors \
-    --judge openai/clip-vit-large-patch14
+    --scorer openai/clip-vit-large-patch14
 """
 
 import argparse
@@ -12,14 +12,14 @@ import headwise as hw
 parser = argparse.ArgumentParser()
 parser.add_argument("--model", default="emoji", help="hub name or folder in diffusers format")
 parser.add_argument("--relevance", default=hw.emoji.RELEVANCE, help="a file measured on that model")
-parser.add_argument("--judge", default="emoji", help="a CLIP model by hub name or folder")
+parser.add_argument("--scorer", default="emoji", help="a CLIP model by hub name or folder")
 parser.add_argument("--prompts", type=int, default=8)
 parser.add_argument("--steps", type=int, default=10)
 given = parser.parse_args()
 
 pipe, relevance = hw.load_pipeline(given.model), hw.Relevance.load(given.relevance)
 prompts = hw.eval_prompts("emoji", "Color", given.prompts)  # "a red car" …, with the other colours to choose
-score = hw.scoring(hw.CLIPScorer.load(given.judge), "choice")
+score = hw.scoring(hw.CLIPScorer.load(given.scorer), "choice")
 heads = relevance.values.shape[1]
 few = {
     "ks": (0, heads // 8, heads // 4, heads // 2, heads),
@@ -30,5 +30,5 @@ weakening = hw.measure_weakening(
 )
 for order in weakening.orders:
     means = ", ".join(f"{mean:.2f}" for mean in weakening.curve(order)[0])
-    print(f"{order:>16} first: the colour is right in {means} of pictures at {few['ks']} heads")
+    print(f"{order:>16} first: the colour is right in {means} of images at {few['ks']} heads")
 print("least minus most relevant first, as an area:", weakening.area())

@@ -112,11 +112,11 @@ class Page:
         self.until(there, selector, number)
 
     def source(self, selector):
-        """What a picture shows, by its address."""
+        """What an image shows, by its address."""
         return self.tab.get_attribute(selector, "src")
 
     def changes(self, selector, before):
-        """Wait until another picture is shown."""
+        """Wait until another image is shown."""
         other = "([selector, before]) => document.querySelector(selector).getAttribute('src') !== before"
         self.until(other, selector, before)
 

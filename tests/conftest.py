@@ -478,7 +478,7 @@ def service(sd, tmp_path, monkeypatch):
     from headwise.web.service import Service
     from headwise.web.session import ModelSession
 
-    session = ModelSession("tiny", lambda: sd, relevance=tmp_path / "relevance.safetensors", judge="emoji")
+    session = ModelSession("tiny", lambda: sd, relevance=tmp_path / "relevance.safetensors", scorer="emoji")
     session._scorer = StubJudge()
     return Service(session, RunStore(Path("runs")))
 
@@ -535,7 +535,7 @@ def brightness_score(scorer, kind):
 
 @pytest.fixture
 def judged(monkeypatch):
-    """The CLIP scorer compares mean colours, and a score says whether a picture is bright."""
+    """The CLIP scorer compares mean colours, and a score says whether an image is bright."""
     from helpers import Stub
 
     monkeypatch.setattr("headwise.benchmarks.clip_scorer.CLIPScorer.load", lambda name: Stub())

@@ -1,4 +1,4 @@
-"""Two given pictures with the pairs to edit them by, and a mapping_file.json of PIE-Bench."""
+"""Two given images with the pairs to edit them by, and a mapping_file.json of PIE-Bench."""
 
 import json
 
@@ -21,7 +21,7 @@ things = ["{target}", "a red vase"]
 
 
 def write_drawings(tmp_path):
-    """The file of two pictures with their pairs, a mask and a truth."""
+    """The file of two images with their pairs, a mask and a truth."""
     Image.fromarray(PIXELS).save(tmp_path / "a.png")
     Image.fromarray(PIXELS[::-1].copy()).save(tmp_path / "b.png")
     Image.fromarray(255 - PIXELS).save(tmp_path / "truth.png")

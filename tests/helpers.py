@@ -56,7 +56,7 @@ SETTINGS = {"model": "tiny", "seed": 0}
 
 
 def counted(numbers, seed=0, steps=2):
-    """Votes of these pictures, whose winners depend on the picture's number alone."""
+    """Votes of these images, whose winners depend on the image's number alone."""
     winners = [np.random.default_rng([seed, i]).integers(0, 3, (steps, HEADS.all_heads)) for i in numbers]
     stacked = np.array(winners, int).reshape(len(winners), steps, 1, HEADS.all_heads)
     return Votes.of_pictures(stacked, list(numbers), HEADS, CONCEPTS, SETTINGS)
@@ -97,7 +97,7 @@ SENSES = [
 
 
 class Bright:
-    """A judge that sees the first text in bright pictures."""
+    """A judge that sees the first text in bright images."""
 
     def __init__(self):
         self.looked = 0

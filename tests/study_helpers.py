@@ -17,7 +17,7 @@ HOSTILE = 'a "<script>alert(1)</script>" \\ {vase} \n'
 
 
 def draw(folder, methods, prompts, size=(16, 16)):
-    """Pictures as a benchmark keeps them, each of its own colour."""
+    """Images as a benchmark keeps them, each of its own colour."""
     for n, prompt in enumerate(prompts):
         for m, method in enumerate(methods):
             picture = Image.new("RGB", size, (40 * n % 256, 60 * m % 256, 128))

@@ -389,7 +389,7 @@ def test_the_command_compares_estimators_and_tuning_prompts_are_not_those_of_the
         "--estimator",
         "votes, measured",
     )
-    code, out, err = run("benchmark", "attribution", *common, "--judge", "emoji", "--json")
+    code, out, err = run("benchmark", "attribution", *common, "--scorer", "emoji", "--json")
     assert code == 0, err
     numbers = json.loads(out)
     assert list(numbers["estimators"]) == ["value norm", "votes, measured", RIDGE]

@@ -44,7 +44,7 @@ def test_every_method_every_seed_every_prompt(sd, tmp_path):
     same = run(sd, judge=again, out=tmp_path)
     assert again.looked == 0 and np.array_equal(same.scores.values, found.scores.values)
     page = report(tmp_path).read_text()
-    assert "Which sense does the picture show?" in page and "random heads" in page and "a red dog" in page
+    assert "Which sense does the image show?" in page and "random heads" in page and "a red dog" in page
     assert "misread − plain" in page
 
 

@@ -184,7 +184,7 @@ def test_benchmark_multi_concept(run, workspace):
         (("edit", "-s", "a dog", "-t", "a cat", "--strengthen", "cat:Color-Animals"), "names two concepts"),
         (("excite", "a dog", "-w", "dog", "--concept", "dog:Animals*2"), "expected WORD:CONCEPT alone"),
         (("edit", "-s", "a dog", "-t", "a cat", "--weight", "cat*much"), "expected numbers"),
-        (("edit", "-s", "a dog", "-t", "a cat", "--image", "pairs.toml"), "is not a picture"),
+        (("edit", "-s", "a dog", "-t", "a cat", "--image", "pairs.toml"), "is not an image"),
         (("edit", "-s", "a dog", "-t", "a cat", "--image", "none.png"), "No such file"),
         (("excite", "a dog", "-w", "cat"), "'cat' is not a word of"),
         (("excite", "a dog", "-w", "dog", "--concept", "dog:Dogs"), "Dogs"),

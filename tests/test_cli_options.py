@@ -25,7 +25,7 @@ from headwise.measuring.relevance import Relevance
 
 SHARED = (
     "name", "config", "loras", "scheduler", "clip_skip", "dtype", "device", "relevance_file",
-    "judge", "shard", "ray", "workers", "guidance_scale", "height", "width", "as_json",
+    "scorer", "shard", "ray", "workers", "guidance_scale", "height", "width", "as_json",
     "negative_prompt", "ks",
 )  # fmt: skip
 HEADWISE = [sys.executable, "-c", "from headwise.cli.commands import main; main()"]
@@ -135,9 +135,9 @@ def test_a_shared_option_has_one_help_and_one_default_everywhere():
 def test_what_goes_with_a_model():
     mine, other = defaults_of("emoji"), defaults_of("./emoji")
     assert mine.built_in and not other.built_in
-    assert (mine.concepts, mine.cases, mine.pairs, mine.judge, mine.score) == ("emoji",) * 4 + ("choice",)
+    assert (mine.concepts, mine.cases, mine.pairs, mine.scorer, mine.score) == ("emoji",) * 4 + ("choice",)
     assert (other.concepts, other.cases, other.pairs) == ("paper34", "paper", "emoji")
-    assert other.judge == "openai/clip-vit-large-patch14" and other.score == "similarity"
+    assert other.scorer == "openai/clip-vit-large-patch14" and other.score == "similarity"
     generated = signature(generate).parameters["sampling"].default
     for defaults in (mine, other):
         assert (defaults.steps, defaults.guidance_scale) == tuple(vars(generated).values())
@@ -183,7 +183,7 @@ def test_the_help_is_in_plain_english():
     for name, text in texts:
         assert text, name
         for phrase in (
-            "a picture.",
+            "an image.",
             "at a time a",
             "a concept,",
             "likewise",

@@ -71,7 +71,7 @@ def test_a_model_that_nobody_measured_says_how_to_measure_it(refused, workspace)
 
 @pytest.mark.parametrize("scale", ["clamp x", "nope"])
 def test_scales_that_there_are_not(refused, scale):
-    said = refused("benchmark", "scales", *MODEL, "--judge", "emoji", "--scale", scale)
+    said = refused("benchmark", "scales", *MODEL, "--scorer", "emoji", "--scale", scale)
     assert "scale" in said and "sum" in said
 
 
@@ -87,7 +87,7 @@ def test_concepts_are_named_in_any_case(run, workspace):
 
 def test_weakening_says_what_will_be_generated_and_claims_no_interval_of_one_prompt(run, workspace):
     (workspace / "cases.toml").write_text(CASES)
-    options = ("--cases", "cases.toml", "--count", 1, "--judge", "emoji", "--ks", "0,2,8", "--json")
+    options = ("--cases", "cases.toml", "--count", 1, "--scorer", "emoji", "--ks", "0,2,8", "--json")
     code, out, err = run("weaken", "color", *MODEL, *options, *FAST, "--random-orders", 1)
     numbers = json.loads(out)
     assert code == 0 and numbers["low"] is None and numbers["high"] is None

@@ -63,8 +63,8 @@ def test_a_launcher_says_which_shard(run, workspace, monkeypatch):
     ("more", "said"),
     [
         (("--shard", "3/3"), "expected number/count, counted from 0"),
-        (("--shard", "0/9"), "holds no picture. Make fewer shards"),
-        (("--shard", "0/2", "--until", "0.5"), "looks at all pictures, but only 0 to 2 are counted here"),
+        (("--shard", "0/9"), "holds no image. Make fewer shards"),
+        (("--shard", "0/2", "--until", "0.5"), "looks at all images, but only 0 to 2 are counted here"),
         (("--shard", "0/2", "--ray", "local"), "Give one: Ray shares the work out by itself"),
         (("--workers", "2"), "--workers was given without --ray"),
     ],

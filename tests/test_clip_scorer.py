@@ -62,9 +62,9 @@ def test_choice_and_certainty_are_of_each_pictures_own_texts(folder):
     expected = [np.exp(scale * s)[0] / np.exp(scale * s).sum() for s in scores]
     assert np.allclose(scorer.probability(some, own), expected, atol=1e-6)
     assert scorer.probability(some, own)[3] == 1
-    with pytest.raises(HeadwiseError, match="4 pictures and 1 lists of texts"):
+    with pytest.raises(HeadwiseError, match="4 images and 1 lists of texts"):
         scorer.choose(some, [["a dog"]])
-    with pytest.raises(HeadwiseError, match="No picture was given"):
+    with pytest.raises(HeadwiseError, match="No image was given"):
         scorer.embed_images([])
 
 

@@ -94,7 +94,7 @@ def steers(head_map, positions):
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("name", ["sd1", "sdxl"])
 def test_every_layer_hears_what_steer_makes_it_hear(nodes, name, dtype):
-    """On the same queries, keys and values, bit for bit: two pictures, negative prompts first."""
+    """On the same queries, keys and values, bit for bit: two images, negative prompts first."""
     recorded, tokens, dim = comfyui.Recorded(name), 24, 4
     head_map = recorded.head_map
     made = torch.Generator().manual_seed(0)
@@ -272,7 +272,7 @@ def test_another_text_than_the_models_is_refused(nodes):
 
 
 def test_rows_are_counted_in_stretches(nodes):
-    """Two pictures, three stretches: a prompt, the negative prompt, a second prompt of an area."""
+    """Two images, three stretches: a prompt, the negative prompt, a second prompt of an area."""
     found = scaled_by_two(nodes).scaled(*called(nodes, torch.ones(6, 4, 3), [0, 1, 0]))
     assert found[:, 0, 1, 0].tolist() == [2, 2, 1, 1, 2, 2]
     assert found[:, 0, [0, 2, 3]].eq(1).all()

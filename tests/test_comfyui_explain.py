@@ -70,7 +70,7 @@ class Naive:
 
 
 def test_recorded_maps_are_the_words_columns(nodes, small, monkeypatch):
-    """Of each of two pictures, over two calls, in rows with the prompt alone."""
+    """Of each of two images, over two calls, in rows with the prompt alone."""
     model, head_map = small
     clone, recording = nodes.recording.recorded(
         model, comfyui.clip(), comfyui.effect_of(head_map), PROMPT, "red"
@@ -150,7 +150,7 @@ def test_nothing_recorded_and_other_latents_are_refused(nodes, small):
         recording.maps((9, 9))
 
 
-# ---------------------------------------------------------------------------------------------- pictures
+# ---------------------------------------------------------------------------------------------- images
 
 
 def two_heads():
@@ -165,7 +165,7 @@ def two_heads():
 
 
 def test_the_map_is_where_the_concepts_heads_look(nodes):
-    """Heads against the concept are left out; where no head looks, the picture stays, in grey."""
+    """Heads against the concept are left out; where no head looks, the image stays, in grey."""
     maps, relevance = two_heads()
     picture = torch.ones(8, 8, 3)
     weights = nodes.overlay.concept_weights(relevance, "Color")

@@ -73,7 +73,7 @@ def sd1(server):
 
 
 def graph(model="loader", steps=1, cfg=1.0, sampler="euler", seed=SEED, **more):
-    """A picture from a model, with whatever other nodes are given."""
+    """An image from a model, with whatever other nodes are given."""
     clip = {"clip": ["loader", 1]}
     return {
         "loader": node("CheckpointLoaderSimple", ckpt_name="sd1.safetensors"),

@@ -148,7 +148,7 @@ def test_a_damaged_or_different_picture_is_made_again(whole, tmp_path):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"pictures": 3}, "begun with 2 pictures of each concept, and 3 are asked for"),
+        ({"pictures": 3}, "begun with 2 images of each concept, and 3 are asked for"),
         (
             {"num_inference_steps": 3},
             "weakening holds another run: num_inference_steps is 2 there and 3 here",
@@ -181,7 +181,7 @@ def test_every_stage_has_a_bar_of_its_own(tmp_path, capfd):
 def test_the_page_tells_it_in_order(whole):
     page = report(whole[0]).read_text()
     headings = [
-        "Pictures this model draws", "One word, turned up and down", "Concept × head map",
+        "Images this model draws", "One word, turned up and down", "Concept × head map",
         "Is Color lost where its heads are weakened?", "How sure", "The heads of each concept", "By layer",
         "Concepts that share heads", "How it was made",
     ]  # fmt: skip

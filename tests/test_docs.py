@@ -147,9 +147,7 @@ def test_the_tables_of_the_evidence_are_those_of_the_results():
 def test_links_lead_somewhere(page):
     for link in re.findall(r"\]\((?!https?://)([^)#]+)", page.read_text()):
         if link == "docs/demo.png" and not (ROOT / link).exists():
-            pytest.xfail(
-                "the picture is made after the built-in model: python docs/make_picture.py runs/demo"
-            )
+            pytest.xfail("the image is made after the built-in model: python docs/make_picture.py runs/demo")
         assert (page.parent / link).exists(), link
 
 

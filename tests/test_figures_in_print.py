@@ -34,7 +34,7 @@ METHODS = (
     "relevance",
 )
 LONG = (
-    "mean similarity of the parts of the picture in which nothing was asked to change, by an image-text model"
+    "mean similarity of the parts of the image in which nothing was asked to change, by an image-text model"
 )
 
 

@@ -1,4 +1,4 @@
-"""Picture i of seed s is the same on any worker, in any batch."""
+"""Image i of seed s is the same on any worker, in any batch."""
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ def test_the_generator_is_that_of_seed_and_picture():
     assert not torch.equal(draw(1, 2), draw(2, 1))
     assert not torch.equal(draw(0, 12), draw(0, 1))
     assert not torch.equal(draw(1, 12), draw(11, 2))
-    # Golden, so that yesterday's pictures can be drawn tomorrow.
+    # Golden, so that yesterday's images can be drawn tomorrow.
     assert [round(x, 4) for x in draw(0, 0).tolist()] == GOLDEN
 
 

@@ -129,10 +129,10 @@ def test_what_is_missing_is_refused(sd, drawings):
         benchmark_given_editing(sd, relevance, without, Stub(), methods=["truth"])
     with pytest.raises(HeadwiseError, match="'magic' is not a method"):
         benchmark_given_editing(sd, relevance, pairs, Stub(), methods=["magic"])
-    with pytest.raises(HeadwiseError, match='"a orange dog" has no picture to edit'):
+    with pytest.raises(HeadwiseError, match='"a orange dog" has no image to edit'):
         without = [pairs[0]._replace(picture=None)]
         benchmark_given_editing(sd, relevance, without, Stub(), methods=["votes"])
-    with pytest.raises(HeadwiseError, match="No pair with a picture was given"):
+    with pytest.raises(HeadwiseError, match="No pair with an image was given"):
         benchmark_given_editing(sd, relevance, [], Stub())
 
 

@@ -40,7 +40,7 @@ def test_a_file_with_a_fault_is_refused(drawings, before, after, said):
 
 def test_a_mask_that_says_nothing_is_refused(drawings):
     Image.new("L", (16, 16)).save(drawings.parent / "mask.png")
-    with pytest.raises(UnreadablePrompts, match="black all over .* white where the picture may change"):
+    with pytest.raises(UnreadablePrompts, match="black all over .* white where the image may change"):
         given_pairs(drawings)[0].mask((16, 16))
 
 

@@ -33,7 +33,7 @@ def saved_as(kind, pipe, folder, **options):
 
 
 def tiny_inpainting():
-    """A UNet of nine channels, which takes a mask and a masked picture beside the latents."""
+    """A UNet of nine channels, which takes a mask and a masked image beside the latents."""
     pipe = tiny_sd(SD1 | {"in_channels": 9, "out_channels": 4})
     with torch.no_grad():  # so that what the encoder samples is its mean
         pipe.vae.quant_conv.weight[4:], pipe.vae.quant_conv.bias[4:] = 0, -30
@@ -67,7 +67,7 @@ def test_sdxl_for_image_to_image_is_loaded_and_its_refiner_is_not(tmp_path):
 
 
 def test_with_a_mask_over_everything_it_is_what_diffusers_paints(inpainting):
-    """A second way: diffusers' own inpainting, of a picture all of which is masked."""
+    """A second way: diffusers' own inpainting, of an image all of which is masked."""
     own = StableDiffusionInpaintPipeline(**tiny_inpainting().components, requires_safety_checker=False)
     own.set_progress_bar_config(disable=True)
     noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(3))

@@ -1,4 +1,4 @@
-"""Inversion: the picture comes back, by the first way exactly; pipeline and scheduler are left alone."""
+"""Inversion: the image comes back, by the first way exactly; pipeline and scheduler are left alone."""
 
 import warnings
 
@@ -107,7 +107,7 @@ def test_a_photo_is_turned_upright_and_what_is_cropped_is_said(sd, tmp_path):
     exif[0x0112] = 6  # held on its side
     picture((30, 50)).save(tmp_path / "held.jpg", exif=exif)
     with Image.open(tmp_path / "held.jpg") as photo:
-        with pytest.warns(UserWarning, match=r"middle 30 × 30 of the picture's 50 × 30 pixels"):
+        with pytest.warns(UserWarning, match=r"middle 30 × 30 of the image's 50 × 30 pixels"):
             found = invert(sd, photo, "a dog", num_inference_steps=1)
     assert found.picture.size == (16, 16)
     with warnings.catch_warnings():
@@ -120,7 +120,7 @@ def test_moving_pictures_and_points_are_refused(sd, tmp_path):
     frames[0].save(tmp_path / "two.gif", save_all=True, append_images=frames[1:])
     with Image.open(tmp_path / "two.gif") as moving, pytest.raises(HeadwiseError, match="2 frames"):
         invert(sd, moving, "a dog")
-    with pytest.raises(HeadwiseError, match="The picture is 4 × 4 pixels"):
+    with pytest.raises(HeadwiseError, match="The image is 4 × 4 pixels"):
         invert(sd, picture((4, 4)), "a dog")
 
 

@@ -125,7 +125,7 @@ def test_a_finished_run_returns_at_once_and_may_grow(sd, concepts, tmp_path):
     measure(sd, concepts, pictures=5, out=tmp_path / "a", **SHORT)
     measure(sd, concepts, pictures=5, out=tmp_path / "b", **SHORT)
     assert votes_of(tmp_path / "a") == votes_of(tmp_path / "b")
-    with pytest.raises(RunMismatch, match="already counts 5 pictures, more than the 4 asked for"):
+    with pytest.raises(RunMismatch, match="already counts 5 images, more than the 4 asked for"):
         measure(sd, concepts, pictures=4, out=tmp_path / "a", **SHORT)
 
 
@@ -232,13 +232,13 @@ def test_only_pictures_that_are_kept_are_decoded(pipe, concepts, tmp_path):
         assert picture.size == (16, 16)
     measure(pipe, concepts, pictures=5, out=tmp_path / "none", **SHORT)
     assert sum(decoded) == 2
-    with pytest.raises(HeadwiseError, match="keep_pictures=1 pictures need a folder"):
+    with pytest.raises(HeadwiseError, match="keep_pictures=1 images need a folder"):
         measure(pipe, concepts, pictures=5, keep_pictures=1, **SHORT)
 
 
 def test_the_pipeline_is_left_as_it_was(sd, concepts, tmp_path, capsys):
     def checker(*args, **kwargs):
-        raise AssertionError("nobody looks at these pictures")
+        raise AssertionError("nobody looks at these images")
 
     sd.__dict__["safety_checker"] = checker
     sd.set_progress_bar_config(desc="mine")

@@ -67,7 +67,7 @@ def drawn(seed, pictures, first=0):
 
 
 def test_standard_errors_are_those_of_the_jackknife():
-    """Against the relevance computed anew without each picture."""
+    """Against the relevance computed anew without each image."""
     all_ = drawn(0, 10)
     for c in range(2):
         mine = [n for n in all_.numbers if n % 2 == c]
@@ -82,7 +82,7 @@ def test_standard_errors_are_those_of_the_jackknife():
 
 
 def test_a_law_without_noise_is_recovered_exactly():
-    """Where every picture has the same shares, whatever its size, errors are 0 and halves agree."""
+    """Where every image has the same shares, whatever its size, errors are 0 and halves agree."""
     shares = np.array([0.7, 0.4, -0.1])
     whole = np.random.default_rng(0).uniform(1, 9, (8, 2))
     exact = samples(whole[..., None] * shares, whole, range(8))
@@ -102,7 +102,7 @@ def test_joining_is_exact_in_any_order(order, seed):
 
 
 def test_what_cannot_be_joined():
-    with pytest.raises(PictureCountedTwice, match="Both measured picture 1"):
+    with pytest.raises(PictureCountedTwice, match="Both measured image 1"):
         _ = drawn(0, 2) + drawn(1, 2, 1)
     other = EffectSamples.empty(HEADS, ConceptSet(CONCEPTS), {"seed": 1})
     with pytest.raises(VotesMismatch, match="seed"):

@@ -30,7 +30,7 @@ from helpers import SHORT, counted, votes_of
 
 @pytest.fixture
 def shards(tmp_path):
-    """Five shards of 23 pictures, each in the folder of its run."""
+    """Five shards of 23 images, each in the folder of its run."""
     for i in range(5):
         folder = Shard(i, 5).folder(tmp_path)
         folder.mkdir(parents=True)
@@ -110,7 +110,7 @@ def test_a_lost_shard_is_named_by_its_pictures_and_its_number(shards):
         file_of(shards, lost).unlink()
         with pytest.raises(
             PicturesMissing,
-            match=rf"Of 23 pictures, these are in none of the 4 files: {said}\. Run shard {lost}/5 ",
+            match=rf"Of 23 images, these are in none of the 4 files: {said}\. Run shard {lost}/5 ",
         ):
             merge([shards], shards)
         assert not (shards / "votes.safetensors").exists()
@@ -139,12 +139,12 @@ def test_what_there_is_may_be_taken_and_the_rest_measured_later(sd, concepts, tm
 def test_a_shard_given_twice_or_overlapping_is_refused(shards):
     files = [file_of(shards, i) for i in range(5)]
     with pytest.raises(
-        PictureCountedTwice, match=r"00001-of-00005.* and .*00001-of-00005.* both count picture 4"
+        PictureCountedTwice, match=r"00001-of-00005.* and .*00001-of-00005.* both count image 4"
     ):
         merge([*files, files[1]], shards / "out")
     counted(range(8, 10)).save(shards / "more.safetensors")
     with pytest.raises(
-        PictureCountedTwice, match=r"00001-of-00005.*more\.safetensors both count picture 8\. Each"
+        PictureCountedTwice, match=r"00001-of-00005.*more\.safetensors both count image 8\. Each"
     ):
         merge([*files, shards / "more.safetensors"], shards / "out")
     assert not (shards / "out").exists()
@@ -205,10 +205,10 @@ def test_bare_files_say_no_number_so_one_may_be_given(tmp_path):
     counted(range(5)).save(tmp_path / "a")
     assert merge([tmp_path / "a"], tmp_path / "out")[0].counted == 5
     with pytest.raises(
-        PicturesMissing, match=r"Of 8 pictures, .* in none of the 1 files: 5 to 7\. Count them;"
+        PicturesMissing, match=r"Of 8 images, .* in none of the 1 files: 5 to 7\. Count them;"
     ):
         merge([tmp_path / "a"], tmp_path / "other", pictures=8)
-    with pytest.raises(RunMismatch, match="The shards count 5 pictures and more, but 4 were to be merged"):
+    with pytest.raises(RunMismatch, match="The shards count 5 images and more, but 4 were to be merged"):
         merge([tmp_path / "a"], tmp_path / "other", pictures=4)
 
 
@@ -219,7 +219,7 @@ def test_a_folder_that_knows_more_is_left_alone(shards, tmp_path):
         merge([shards], shards)
     assert votes_of(shards) == before
     replace(counted(range(3)), settings={"model": "other"}).save(shards / "votes.safetensors")
-    with pytest.raises(VotesMismatch, match="were counted on other pictures"):
+    with pytest.raises(VotesMismatch, match="were counted on other images"):
         merge([shards], shards)
 
 

@@ -103,7 +103,7 @@ def test_the_metrics_of_editing_are_those_computed_one_by_one():
     sources, edited = images(len(pairs), 0), images(len(pairs), 1)
     scores = edit_scores(Stub(), pairs, sources, edited)
     assert np.allclose(scores, naive_edit_scores(pairs, sources, edited), atol=1e-6)
-    # And these pictures tell apart what might be mistaken for one another.
+    # And these images tell apart what might be mistaken for one another.
     assert (scores[METRICS.index("accuracy")] != scores[METRICS.index("identity")]).any()
     swapped = [pair._replace(target=pair.source) for pair in pairs]
     alignment = edit_scores(Stub(), swapped, sources, edited)[METRICS.index("alignment")]
@@ -246,7 +246,7 @@ def test_a_run_does_not_go_on_with_another_judge(sd, tmp_path):
     relevance = relevance_for(sd)
     options = {"num_inference_steps": 2, "methods": ["target alone"], "progress": False}
     benchmark_editing(sd, relevance, PAIRS, Stub(), seeds=(0,), out=tmp_path / "run", **options)
-    with pytest.raises(RunMismatch, match="judge"):
+    with pytest.raises(RunMismatch, match="scorer"):
         benchmark_editing(sd, relevance, PAIRS, Other(), seeds=(0, 1), out=tmp_path / "run", **options)
 
 

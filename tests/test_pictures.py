@@ -1,4 +1,4 @@
-"""Pictures know what made them and are read whatever their kind; grids show all of them."""
+"""Images know what made them and are read whatever their kind; grids show all of them."""
 
 import json
 import re
@@ -118,7 +118,7 @@ def test_whether_a_file_holds_a_picture_made_in_this_way(tmp_path):
 
 def test_a_picture_that_cannot_be_written_leaves_nothing(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UnwritableFolder, match="cannot take a picture"):
+    with pytest.raises(UnwritableFolder, match="cannot take an image"):
         save_picture(tmp_path / "file" / "one.png", plain("red"), {})
 
 
@@ -201,7 +201,7 @@ def moving(path):
         (lambda path: bomb(path / "bomb.png"), "at most 64 million"),
         (lambda path: written(path / "wide.png", Image.new("1", (100_000, 900))), "is 100000 × 900 pixels"),
         (lambda path: moving(path / "moving.gif"), "has 3 frames"),
-        (lambda path: cut_short(path / "short.png"), "not a picture, or it is damaged"),
+        (lambda path: cut_short(path / "short.png"), "not an image, or it is damaged"),
     ],
 )
 def test_what_is_no_picture_to_edit_is_refused_in_a_sentence(tmp_path, made, said):
@@ -212,7 +212,7 @@ def test_what_is_no_picture_to_edit_is_refused_in_a_sentence(tmp_path, made, sai
 @pytest.mark.parametrize("bytes_", [b"", b"hello", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"<svg></svg>"])
 def test_bytes_that_are_no_picture(tmp_path, bytes_):
     (tmp_path / "text.png").write_bytes(bytes_)
-    with pytest.raises(UnreadableFile, match="not a picture"):
+    with pytest.raises(UnreadableFile, match="not an image"):
         read_picture(tmp_path / "text.png")
 
 
@@ -223,7 +223,7 @@ def test_what_was_sent_is_read_as_a_file_is_and_only_if_browsers_send_such(tmp_p
         assert np.array_equal(picture_in(path.read_bytes()), read_picture(path))
     path = written(tmp_path / "a.tiff", Image.fromarray(grey))
     read_picture(path)
-    with pytest.raises(UnreadableFile, match=r"^The picture cannot be read: it is not a picture"):
+    with pytest.raises(UnreadableFile, match=r"^The image cannot be read: it is not an image"):
         picture_in(path.read_bytes())
     eps = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n"
     for content in (b"", b"<svg/>", eps, path.read_bytes()[:20]):
@@ -273,7 +273,7 @@ def test_a_picture_s_own_shape_has_as_many_pixels(shape, own):
 
 @pytest.mark.parametrize(
     "size, to, said",
-    [((16, 16), (8, 8), ""), ((17, 16), (8, 8), "16 × 16 of the picture's 17 × 16"), ((24, 16), (12, 8), "")],
+    [((16, 16), (8, 8), ""), ((17, 16), (8, 8), "16 × 16 of the image's 17 × 16"), ((24, 16), (12, 8), "")],
 )
 def test_what_is_cropped_is_said(size, to, said):
     assert said in cropped(plain("red", size), to) and bool(said) == bool(cropped(plain("red", size), to))

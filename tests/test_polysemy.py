@@ -1,4 +1,4 @@
-"""Two-sense words: each metric on pictures made to be known, differences by a second way, folders."""
+"""Two-sense words: each metric on images made to be known, differences by a second way, folders."""
 
 import json
 import re
@@ -86,7 +86,7 @@ def made_up(seed=0, words=("a", "a", "b", "c", "c", "c", "d"), things=None):
 
 
 def twin(found, method, other, metric):
-    """The difference and its interval in plain numpy: words resampled, each with all its pictures."""
+    """The difference and its interval in plain numpy: words resampled, each with all its images."""
     measure, methods = METRICS.index(metric), found.methods
     values = found.scores.values[:, measure]
     differences = values[methods.index(method)] - values[methods.index(other)]
@@ -118,7 +118,7 @@ def test_words_are_what_is_resampled():
     values[:, 0] = np.repeat([[[1, 1, 1, 1]], [[0, 1, 0, 1]]], 30, axis=-1).reshape(2, 1, 120)
     same_within = Polysemy(Scores(values, found.scores.axes), words, found.things)
     low, high = same_within.difference("gate")[1:]
-    assert (low, high) == (-1, 0)  # over 240 pictures it would be -0.5 ± 0.06
+    assert (low, high) == (-1, 0)  # over 240 images it would be -0.5 ± 0.06
     two = Polysemy(Scores(values[..., :60], found.scores.axes), words[:60], found.things[:60])
     assert np.isnan(two.difference("gate").low) and two.difference("gate").n == 2
 
@@ -180,7 +180,7 @@ def test_plain_pictures_are_generated_once_and_kept_whole(sd, monkeypatch):
     assert len(calls) == 2 * 3 and set(calls) == {(0, (0, 1)), (1, (0, 1))}
     assert found.of("plain", "kept").value == pytest.approx(1)
     assert found.of("adjust", "kept").value < 1 and found.of("rewording", "kept").value < 1
-    alone = run(sd, methods=("adjust",))  # compared with plain pictures all the same
+    alone = run(sd, methods=("adjust",))  # compared with plain images all the same
     assert np.allclose(alone.values("adjust", "kept"), found.values("adjust", "kept"), atol=1e-5)
 
 
@@ -189,7 +189,7 @@ def test_a_run_goes_on_where_it_stopped(sd, tmp_path):
     run(sd, out=tmp_path, numbers=range(0, 1))
     judge = Stub()
     rest = run(sd, out=tmp_path, judge=judge)
-    assert judge.looked == 4 * 3 * 2  # of one prompt: chosen twice and compared with the plain picture
+    assert judge.looked == 4 * 3 * 2  # of one prompt: chosen twice and compared with the plain image
     assert np.allclose(rest.scores.values, whole.scores.values, atol=1e-5)
 
 

@@ -1,7 +1,7 @@
 """The probe's votes, count for count, beside an implementation that shares nothing with it but the draws.
 
 The naive one replaces every attn2 processor by its own, encodes words with the text encoders themselves,
-and projects keys anew at every call, for one picture, one head and one word list at a time, with an explicit
+and projects keys anew at every call, for one image, one head and one word list at a time, with an explicit
 softmax in float64.
 """
 
@@ -86,7 +86,7 @@ class NaiveProcessor:
 
 
 def naive_votes(pipe, concepts, pictures, prompts, seed, draw=sample_words, samples_per_call=1, **options):
-    """concepts × all_heads votes; pictures one by one, and for each draw of words anew."""
+    """concepts × all_heads votes; images one by one, and for each draw of words anew."""
     names = [n for n in pipe.unet.attn_processors if n.endswith("attn2.processor")]
     names.sort(key=lambda name: PLACES.index(name.split(".")[0]))
     modules = [pipe.unet.get_submodule(name.removesuffix(".processor")) for name in names]
@@ -294,7 +294,7 @@ def test_misuse_is_named(sd, concepts):
         with pytest.raises(HookMisuse, match="The probe saw a second pipeline call"):
             sd("a dog", num_inference_steps=1, output_type="latent")
         probe.begin([1, 2])
-        with pytest.raises(HookMisuse, match="was to see 2 pictures, but 1 rows"):
+        with pytest.raises(HookMisuse, match="was to see 2 images, but 1 rows"):
             sd("a dog", num_inference_steps=1, output_type="latent")
 
 

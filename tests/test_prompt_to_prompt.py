@@ -45,7 +45,7 @@ def draw(pipe, groups, *hooks, **options):
 
 
 class Explicit(Hook):
-    """The naive twin: whole maps, one picture, head and token at a time, nothing kept from call to call."""
+    """The naive twin: whole maps, one image, head and token at a time, nothing kept from call to call."""
 
     kinds = ("cross", "self")
 

@@ -32,7 +32,7 @@ REFERENCE = Path(__file__).parents[2] / "shared/reference"
 
 @st.composite
 def parted(draw, parts=3):
-    """Disjoint sets of pictures."""
+    """Disjoint sets of images."""
     owners = draw(st.lists(st.integers(0, parts - 1), max_size=40))
     return [[i for i, owner in enumerate(owners) if owner == part] for part in range(parts)]
 
@@ -64,7 +64,7 @@ def test_no_picture_is_counted_twice(ours, theirs):
     if not common:
         assert len(a + b) == len(ours) + len(theirs)
         return
-    with pytest.raises(PictureCountedTwice, match=f"counted picture {min(common)}. "):
+    with pytest.raises(PictureCountedTwice, match=f"counted image {min(common)}. "):
         _ = a + b
 
 

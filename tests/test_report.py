@@ -40,7 +40,7 @@ class Tags(HTMLParser):
 
 @pytest.fixture
 def folder(tmp_path):
-    """A finished run with a control, two pictures and hostile text wherever text can come from."""
+    """A finished run with a control, two images and hostile text wherever text can come from."""
     votes = votes_on(sd_map())
     votes.settings.update(model=HOSTILE, negative_prompt=HOSTILE)
     votes.save(tmp_path / "votes.safetensors")
@@ -82,8 +82,8 @@ def test_every_picture_and_figure_says_what_it_shows(page):
     tags = Tags(page).tags
     pictures = [attributes for tag, attributes in tags if tag == "img"]
     assert [picture["alt"] for picture in pictures] == [
-        "Picture generated from the prompt: a red vase",
-        f"Picture generated from the prompt: {HOSTILE}",
+        "Image generated from the prompt: a red vase",
+        f"Image generated from the prompt: {HOSTILE}",
     ]
     figures = [attributes for _, attributes in tags if attributes.get("role") == "img"]
     assert len(figures) == 5 and all(len(figure["aria-label"]) > 20 for figure in figures)

@@ -1,4 +1,4 @@
-"""Scores add up like votes: in any order, exactly, and never two for one picture."""
+"""Scores add up like votes: in any order, exactly, and never two for one image."""
 
 import numpy as np
 import pytest
@@ -29,7 +29,7 @@ def test_parts_add_up_in_any_order(first, second):
 
 
 def test_other_scores_are_refused():
-    with pytest.raises(VotesMismatch, match="scored the same pictures differently"):
+    with pytest.raises(VotesMismatch, match="scored the same images differently"):
         whole() + whole(1)
     with pytest.raises(VotesMismatch, match="other axes or settings"):
         whole() + Scores(whole().values, AXES, {"model": "other"})

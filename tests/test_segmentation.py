@@ -229,7 +229,7 @@ def test_a_mask_that_says_nothing_is_refused(drawings):
     with pytest.raises(UnreadablePrompts, match="black all over"):
         word.mask((16, 16))
     Image.new("L", (8, 16)).save(word.mask_file)
-    with pytest.raises(UnreadablePrompts, match="8 × 16 pixels, its picture 16 × 16"):
+    with pytest.raises(UnreadablePrompts, match="8 × 16 pixels, its image 16 × 16"):
         word.mask((16, 16))
 
 

@@ -29,9 +29,9 @@ from helpers import NAMES, call, relevance_for
 
 
 def explicit(factors, words):
-    """The naive twin: whole attention maps, one picture, head and token at a time.
+    """The naive twin: whole attention maps, one image, head and token at a time.
 
-    `words`: for each picture its prompt, tokenizer and word.
+    `words`: for each image its prompt, tokenizer and word.
     """
     starts = {}
 
@@ -130,7 +130,7 @@ def SimpleHeads(heads):
 
 
 def test_rows_of_one_batch_may_be_weakened_at_other_heads(sd):
-    """The picture with k heads weakened is the same alone and beside others."""
+    """The image with k heads weakened is the same alone and beside others."""
     head_map = HeadMap.of(sd)
     masks = np.arange(head_map.all_heads) < np.array([0, 1, 3, head_map.all_heads])[:, None]
     noise = torch.randn(4, 8, 8, generator=torch.Generator().manual_seed(3))
@@ -285,7 +285,7 @@ def test_refusals(sd):
     ):
         call(sd)
     with (
-        pytest.raises(HookMisuse, match="2 words were given for 1 pictures"),
+        pytest.raises(HookMisuse, match="2 words were given for 1 images"),
         hooked(sd, strengthen(relevance, ["red", "dog"], "Color")),
     ):
         call(sd)

@@ -1,4 +1,4 @@
-"""A study: read with care, made from the pictures of benchmarks, its order balanced."""
+"""A study: read with care, made from the images of benchmarks, its order balanced."""
 
 import re
 import shutil
@@ -20,13 +20,13 @@ from study_helpers import HOSTILE, draw, editing, polysemy, several
 
 
 def written(questions=1, cases=2, methods=("a", "b"), **more):
-    """The text of a study in which pictures are chosen."""
+    """The text of a study in which images are chosen."""
     lines = ['title = "T"', 'consent = "C"', *(f"{key} = {value}" for key, value in more.items())]
     for q in range(questions):
         lines += ["[[questions]]", f'name = "q{q}"', 'text = "Which?"']
     for c in range(cases):
         pictures = ", ".join(f'{m} = "{c} {m}.png"' for m in methods)
-        lines += ["[[cases]]", f'name = "{c}"', f"pictures = {{ {pictures} }}"]
+        lines += ["[[cases]]", f'name = "{c}"', f"images = {{ {pictures} }}"]
     return "\n".join(lines)
 
 
@@ -36,7 +36,7 @@ def test_polysemy_asks_for_the_sense(tmp_path):
     (question,) = study.questions
     assert question.right == "meant" and question.compare == (("adjust", "plain"), ("adjust", "rewording"))
     item = next(iter(study.items()))
-    assert item.text() == "What is “orange” in this picture?"
+    assert item.text() == "What is “orange” in this image?"
     assert [item.label(code) for code in ("meant", "other", "neither")] == [
         "a color",
         "a fruit or vegetable",
@@ -53,7 +53,7 @@ def test_editing_asks_what_fits_and_what_keeps(tmp_path):
     assert fit.compare == keep.compare == (("relevance", "prompt-to-prompt"), ("relevance", "sdedit 0.5"))
     assert all("source" not in case.pictures and "source" in case.reference for case in study.cases)
     texts = {item.question.name: item.text() for item in study.items()}
-    assert texts["fit"] == "Which picture fits “a blue car” better?"
+    assert texts["fit"] == "Which image fits “a blue car” better?"
     assert "From “a red car” to “a blue car”" in texts["keep"]
     assert len(list(study.items())) == 2 * 4 * 2
 
@@ -81,22 +81,22 @@ def test_any_pictures_will_do(tmp_path):
             Image.new("RGB", (16, 16)).save(tmp_path / method / f"{case}.png")
     make_study(tmp_path)
     items = list(read_study(tmp_path).items())
-    assert len(items) == 2 * 3 and items[0].text() == "Which picture is better?"
+    assert len(items) == 2 * 3 and items[0].text() == "Which image is better?"
     (tmp_path / "study.toml").unlink()
     make_study(tmp_path, ours="third", methods=["ours", "third"])
     assert {item.methods for item in read_study(tmp_path).items()} == {("third", "ours")}
 
 
 def test_what_cannot_be_made_is_refused(tmp_path):
-    with pytest.raises(UnreadableStudy, match=r"holds no pictures .* such as '003 ours.png'"):
+    with pytest.raises(UnreadableStudy, match=r"holds no images .* such as '003 ours.png'"):
         make_study(tmp_path)
     make_study(editing(tmp_path))
     with pytest.raises(UnreadableStudy, match="is there already"):
         make_study(tmp_path)
     (tmp_path / "study.toml").unlink()
-    with pytest.raises(HeadwiseError, match="no pictures of 'mine'; the methods are: prompt-to-prompt"):
+    with pytest.raises(HeadwiseError, match="no images of 'mine'; the methods are: prompt-to-prompt"):
         make_study(tmp_path, ours="mine")
-    with pytest.raises(HeadwiseError, match="no pictures of 'mine'"):
+    with pytest.raises(HeadwiseError, match="no images of 'mine'"):
         make_study(tmp_path, methods=["mine"])
     weakening = tmp_path / "weakening"
     draw(weakening, ("most relevant 0016",), ["a red car"])
@@ -169,7 +169,7 @@ def test_pictures_stay_in_the_folder_and_must_be_pictures(tmp_path):
     with pytest.raises(UnreadableStudy, match="lies outside of"):
         read_study(tmp_path / "study")
     path.write_text(good.replace("pictures/000 plain.png", "study.toml"))
-    with pytest.raises(UnreadableFile, match="it is not a picture"):
+    with pytest.raises(UnreadableFile, match="it is not an image"):
         read_study(tmp_path / "study")
     with pytest.raises(UnreadableStudy, match=r"cannot be read: .* Make one with `headwise study make`"):
         read_study(tmp_path)
@@ -182,11 +182,11 @@ def test_the_fingerprint_is_of_what_gives_answers_their_meaning(tmp_path):
     text = path.read_text()
     path.write_text(text.replace("[name and address of who runs this study]", "Ada"))
     assert read_study(tmp_path).fingerprint(tmp_path) == before, "the consent text may be mended"
-    path.write_text(text.replace("Which picture shows", "Which one shows"))
+    path.write_text(text.replace("Which image shows", "Which one shows"))
     assert read_study(tmp_path).fingerprint(tmp_path) != before
     path.write_text(text)
     Image.new("RGB", (16, 16), "white").save(tmp_path / "pictures" / "000 plain.png")
-    assert read_study(tmp_path).fingerprint(tmp_path) != before, "another picture under the same name"
+    assert read_study(tmp_path).fingerprint(tmp_path) != before, "another image under the same name"
 
 
 sizes = st.fixed_dictionaries(
@@ -281,7 +281,7 @@ def test_the_example_of_the_documents_is_a_study():
     study = parse_study(re.search(r"```toml\n(.*?)```", page, re.S)[1])
     items = list(study.items())
     assert [item.methods for item in items] == [("ours", "theirs"), ("ours",), ("theirs",)]
-    assert items[0].text() == "Which picture fits “an orange car” better?"
+    assert items[0].text() == "Which image fits “an orange car” better?"
     assert [items[1].label(code) for code in ("meant", "other")] == ["a color", "a fruit"]
 
 
@@ -301,7 +301,7 @@ name = "000"
 group = "orange"
 reference = "r.png"
 say = { word = "orange", fruit = "an orange" }
-pictures = { ours = "a.png", theirs = "b.png" }
+images = { ours = "a.png", theirs = "b.png" }
 """
 
 

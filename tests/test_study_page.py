@@ -100,7 +100,7 @@ def test_arrows_choose_and_the_question_is_announced(browser, tmp_path):
         assert page.locator("#question:focus").count() == 1, "where a screen reader goes on"
         page.keyboard.press("Tab")
         page.keyboard.press("ArrowDown")
-        assert page.get_by_role("radio", name=re.compile("Picture B")).is_checked()
+        assert page.get_by_role("radio", name=re.compile("Image B")).is_checked()
         assert page.get_by_role("radiogroup", name=re.compile("Which picture|checks")).count() == 1
 
 

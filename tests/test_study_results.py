@@ -125,7 +125,7 @@ def test_who_withdrew_and_who_stopped_are_counted(preferred):
 
 
 def test_senses_counted_by_hand(tmp_path):
-    """Adjusted pictures are read as meant by all three; plain ones by one; the word “rose” by nobody."""
+    """Adjusted images are read as meant by all three; plain ones by one; the word “rose” by nobody."""
     study, answers = begun(polysemy(tmp_path))
 
     def sees(plain):

@@ -285,7 +285,7 @@ def test_a_full_disk_says_so_and_is_tried_again(client, answers, monkeypatch):
 
 def test_answers_to_something_else_are_refused(folder, answers, tmp_path):
     (folder / "study.toml").write_text((folder / "study.toml").read_text().replace("fits", "suits"))
-    with pytest.raises(RunMismatch, match="holds answers to different questions or pictures"):
+    with pytest.raises(RunMismatch, match="holds answers to different questions or images"):
         begun(folder)
     (tmp_path / "x.sqlite").write_bytes(b"no database at all, but long enough to be read as one")
     for name in ("x.sqlite", "missing.sqlite"):

@@ -302,7 +302,7 @@ def test_a_baseline_that_fails_does_not_hide_the_others(page, monkeypatch, caplo
 def test_a_picture_that_was_sent_is_edited(page):
     sent = page.post("/api/pictures", content=png()).json()
     assert sent["width"] == sent["height"] == 16
-    assert sent["cropped"].startswith("Only the middle 48 × 48 of the picture's 64 × 48 pixels are used")
+    assert sent["cropped"].startswith("Only the middle 48 × 48 of the image's 64 × 48 pixels are used")
     assert page.post("/api/pictures", content=png((32, 32))).json()["cropped"] == ""
     shown = page.get(f"/api/pictures/{sent['id']}")
     assert Image.open(io.BytesIO(shown.content)).size == (16, 16)
@@ -421,7 +421,7 @@ def test_pictures_are_kept_where_they_are_wanted(page, service):
 
 
 def check_pictures(page, job, variables):
-    """A program's pictures, in its variables and files, are those of the job that it was printed from."""
+    """A program's images, in its variables and files, are those of the job that it was printed from."""
     kind = job["kind"]
     shown = [item for item in job["found"] if "picture" in item]
     edits = 4 + bool(job["asked"].get("concepts"))
@@ -487,7 +487,7 @@ def test_a_program_for_a_built_in_model_reads_its_own_relevance(name):
     exec(line.replace("hw.Relevance.load", "load"), {"emoji": emoji, "load": loaded.append})
     assert loaded == [emoji.MODELS[name].relevance] and f"hw.load_pipeline({name!r})" in program
     weaken = requests.Weaken.model_validate({"name": "w", "concept": "Color"})
-    assert "--judge" not in snippets.command_of(weaken, setting)
+    assert "--scorer" not in snippets.command_of(weaken, setting)
 
 
 def test_the_command_of_a_run_goes_on_with_it(page, service, run, monkeypatch):

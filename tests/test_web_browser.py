@@ -182,7 +182,7 @@ def test_edit_a_drawn_and_a_sent_picture(page, tmp_path):
     assert captions == ["source", "by relevance × 1", "prompt-to-prompt", "MasaCtrl", "SDEdit"]
     tab.wait_for_selector("#edit-actions button")
     tab.check("#edit-form [value=picture]")
-    (tmp_path / "none <i>.png").write_bytes(b"no picture")
+    (tmp_path / "none <i>.png").write_bytes(b"no image")
     tab.set_input_files("#edit-file", tmp_path / "none <i>.png")
     tab.wait_for_selector("#edit .problem:has-text('it is not a picture')")
     (tmp_path / "large.png").write_bytes(b"x" * (21 * 2**20))

@@ -1,4 +1,4 @@
-"""A browser sets up, compares and shares pictures of a tiny pipeline."""
+"""A browser sets up, compares and shares images of a tiny pipeline."""
 
 import pytest
 
@@ -28,7 +28,7 @@ def page(browser, service, tmp_path):
 
 
 def explored(page):
-    """Generate the picture of the first tab again, and wait for it."""
+    """Generate the image of the first tab again, and wait for it."""
     before = page.source("#stage-picture")
     page.tab.click("#explore-form button.main")
     page.changes("#stage-picture", before)

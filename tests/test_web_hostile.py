@@ -1,4 +1,4 @@
-"""What is sent to harm: outside paths, foreign runs, scripts in texts, pictures that are none."""
+"""What is sent to harm: outside paths, foreign runs, scripts in texts, images that are none."""
 
 import io
 import json
@@ -155,12 +155,12 @@ def test_a_report_that_somebody_else_wrote_runs_nothing(page, service):
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"no picture", b"<svg xmlns='http://www.w3.org/2000/svg'/>", b"%!PS-Adobe-3.0 EPSF-3.0\n",
+    [b"", b"no image", b"<svg xmlns='http://www.w3.org/2000/svg'/>", b"%!PS-Adobe-3.0 EPSF-3.0\n",
      b"GIF89a", png()[:60], b"\x80\x04\x95pickle"],
 )  # fmt: skip
 def test_what_is_no_picture_is_not_taken(page, content):
     refused = page.post("/api/pictures", content=content)
-    assert refused.status_code == 422 and "The picture" in refused.json()["detail"]
+    assert refused.status_code == 422 and "The image" in refused.json()["detail"]
 
 
 def test_a_picture_that_is_too_large_is_cut_off(page, service):

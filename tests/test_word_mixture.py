@@ -1,4 +1,4 @@
-"""Mixing other words into a word: the sums that are claimed, and nothing else in the picture touched."""
+"""Mixing other words into a word: the sums that are claimed, and nothing else in the image touched."""
 
 import numpy as np
 import pytest
@@ -103,5 +103,5 @@ def test_what_cannot_be_mixed_is_refused(sd):
         WordMixture(tiny_flux(), ["red"], [{"blue": 1.0}])
     with pytest.raises(WordNotInPrompt, match="'green' is not a word of"):
         latents(sd, ["a red dog"], WordMixture(sd, ["green"], [{"blue": 1.0}]))
-    with pytest.raises(HookMisuse, match="2 words were given for 1 pictures"):
+    with pytest.raises(HookMisuse, match="2 words were given for 1 images"):
         latents(sd, ["a red dog"], WordMixture(sd, ["red", "dog"], [{"blue": 1.0}, {"blue": 1.0}]))

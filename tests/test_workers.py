@@ -1,4 +1,4 @@
-"""Sharing work: whichever workers die, however late, in whatever order, every picture is counted once."""
+"""Sharing work: whichever workers die, however late, in whatever order, every image is counted once."""
 
 import random
 from contextlib import nullcontext
@@ -84,7 +84,7 @@ class Here:
 
 
 class Counting:
-    """A task that counts every picture at once."""
+    """A task that counts every image at once."""
 
     nothing = counted([])
 
@@ -279,7 +279,7 @@ def test_a_count_that_was_damaged_on_its_way_ends_the_run_and_is_not_added(tmp_p
 def test_a_refusal_at_a_workers_place_is_the_drivers(concepts):
     with pytest.raises(HeadwiseError, match="The latents have shape"):
         measure(Here(tiny_sd), concepts, pictures=4, latents=torch.zeros(2, 4, 8, 8), **SHORT)
-    with pytest.raises(HeadwiseError, match="keep_pictures=1 pictures need a folder"):
+    with pytest.raises(HeadwiseError, match="keep_pictures=1 images need a folder"):
         measure(Here(tiny_sd), concepts, pictures=4, keep_pictures=1, **SHORT)
 
 

@@ -1,4 +1,4 @@
-"""The autoencoder of the emoji model: 64×64×3 pictures ↔ 8×8×64 latents (`AutoencoderKL`, factor 8).
+"""The autoencoder of the emoji model: 64×64×3 images ↔ 8×8×64 latents (`AutoencoderKL`, factor 8).
 
 The encoder is not trained. It is the principal component analysis of 8×8 patches of drawings, written into the convolutions of an
 `AutoencoderKL`: three strided convolutions put a patch into channels and project it, and what is nonlinear is made to do nothing
@@ -49,7 +49,7 @@ def build() -> AutoencoderKL:
 
 
 def patches(x: Tensor) -> Tensor:
-    """Pictures as their 8×8 patches in the order of the encoder's channels: "b 3 64 64" → "b 8 8 192"."""
+    """Images as their 8×8 patches in the order of the encoder's channels: "b 3 64 64" → "b 8 8 192"."""
     for _ in range(3):
         x = nn.functional.pixel_unshuffle(x, 2).unflatten(1, (-1, 4)).transpose(1, 2).flatten(1, 2)
     return x.permute(0, 2, 3, 1)
@@ -127,12 +127,12 @@ def encoded(found: dict[str, Tensor], x: Tensor) -> Tensor:
 
 
 def fresh(size: int, painter: Painter, number: int) -> np.ndarray:
-    """Pictures of training's step of this number: size × 64 × 64 × 3 bytes."""
+    """Images of training's step of this number: size × 64 × 64 × 3 bytes."""
     return drawings(painter, random.Random(f"autoencoder {number}"), size)
 
 
 def scaled(pictures: np.ndarray) -> Tensor:
-    """Pictures (b × 64 × 64 × 3 bytes) in -1 … 1: "b 3 64 64"."""
+    """Images (b × 64 × 64 × 3 bytes) in -1 … 1: "b 3 64 64"."""
     return torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 

@@ -1,7 +1,7 @@
-"""Busy drawings: pictures to edit, where keeping what the edit does not speak of costs something.
+"""Busy drawings: images to edit, where keeping what the edit does not speak of costs something.
 
 The scene is the same, but its things stand at other places and in other sizes, before a wall of tiles, blots, waves or checks in
-other colours or before a place that the caption does not tell of. Such pictures train the autoencoder (which must keep them) and
+other colours or before a place that the caption does not tell of. Such images train the autoencoder (which must keep them) and
 never the denoiser.
 """
 
@@ -21,7 +21,7 @@ WALLS = ("tiles", "blots", "waves", "checks", "place", "gradient")
 
 
 def draw_busy(painter: Painter, scene: Scene, rng: random.Random) -> np.ndarray:
-    """The picture of a scene at another position and size, before a busy background: 64 × 64 × 3 bytes."""
+    """The image of a scene at another position and size, before a busy background: 64 × 64 × 3 bytes."""
     picture = busy_background(scene, rng)
     return painter.paint(scene, picture.astype(np.float32), busy_places(scene, rng))
 
@@ -33,7 +33,7 @@ def busy_background(scene: Scene, rng: random.Random) -> np.ndarray:
 
 
 def busy_places(scene: Scene, rng: random.Random) -> list[tuple[Thing, int, tuple[int, int]]]:
-    """Each thing with another size and upper left corner than `places` gives it, within the picture."""
+    """Each thing with another size and upper left corner than `places` gives it, within the image."""
     placed, shift = [], (rng.randrange(-8, 9), rng.randrange(-8, 9))
     for thing, size, (x, y) in places(scene):
         grown = size if len(scene.things) > 1 or scene.count or scene.size else rng.randrange(28, 57)

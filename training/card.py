@@ -25,7 +25,7 @@ TEXT = """\
 # The model {name}
 
 A small latent diffusion model of a drawn world, in plain diffusers format, so that Headwise can be tried, taught and tested without a
-download, and where the truth of a picture is known. It draws 64×64 emoji pictures from short English captions. It is a test
+download, and where the truth of an image is known. It draws 64×64 emoji images from short English captions. It is a test
 object for interpretability, no image maker.
 
 ```python
@@ -39,9 +39,9 @@ image = pipe("a red car in the forest", num_inference_steps=20, guidance_scale=5
 | denoiser | {denoiser}; v-prediction, zero terminal SNR |
 | autoencoder | `AutoencoderKL`, 64×64×3 ↔ 8×8×64, its encoder a principal component analysis; {psnr:.1f} dB on held-out drawings, {psnr_busy:.1f} dB on busy ones |
 | text encoder | `CLIPTextModel`, 4 layers, 192 wide, trained first, then frozen; its end and padding tokens say nothing |
-| judge | `CLIPModel` of its own, another seed, other draws, the senses of two-sense words in balance |
+| scorer | `CLIPModel` of its own, another seed, other draws, the senses of two-sense words in balance |
 | words | {concepts} of the paper's 34 concepts, {words} words, {two_sense_words} two-sense words |
-| made in | {minutes_of[reader]:.0f} + {minutes_of[autoencoder]:.0f} + {minutes:.0f} minutes (text encoder, autoencoder, denoiser) and {minutes_of[judge]:.0f} for the judge, on {device}; {samples:,} samples for the denoiser |
+| made in | {minutes_of[reader]:.0f} + {minutes_of[autoencoder]:.0f} + {minutes:.0f} minutes (text encoder, autoencoder, denoiser) and {minutes_of[judge]:.0f} for the scorer, on {device}; {samples:,} samples for the denoiser |
 
 Left out of the paper's 34 concepts: Brand Logos (others' marks) and Poses and Gestures.
 
@@ -49,10 +49,10 @@ Left out of the paper's 34 concepts: Brand Logos (others' marks) and Poses and G
 
 {aims}
 
-## What the judge reads
+## What the scorer reads
 
 Share of right answers, 95 % Wilson interval; {steps} steps, guidance {guidance}; prompts of combinations that training never saw for pairs.
-A question offers the caption and its siblings, one word exchanged for each other word of the concept. "Drawn" is the same judge on
+A question offers the caption and its siblings, one word exchanged for each other word of the concept. "Drawn" is the same scorer on
 drawings of the same prompts: the ceiling.
 
 | asked | generated | drawn | drawn, after the autoencoder | n |
@@ -60,16 +60,16 @@ drawings of the same prompts: the ceiling.
 {accuracy}
 
 Two-sense words in their rare sense ("an orange car", "a rose-colored vase") are misread in {misread}.
-On true drawings the judge takes {misread_real} for misread, which is its own error.
+On true drawings the scorer takes {misread_real} for misread, which is its own error.
 
-The judge on freshly drawn pictures, {each_judge} a concept: {judge}.
+The scorer on freshly drawn images, {each_judge} a concept: {judge}.
 It scores the {scored_count} concepts of which it reads 95 % or more; of the others its answers mean little.
 
 ![Pictures and the prompts they were asked for]({sheet})
 
 ## Is relevance causal here?
 
-Relevance measured with {pictures_votes} pictures of {steps_votes} steps by votes and {pictures_effect} of {steps_effect} by effect, then the words'
+Relevance measured with {pictures_votes} images of {steps_votes} steps by votes and {pictures_effect} of {steps_effect} by effect, then the words'
 attention multiplied by −2 in the first k heads of an order, on {half} words, {each_table} questions a concept; intervals are 95 %, by bootstrap over
 questions. *Area* is accuracy averaged over k, least relevant first minus most relevant first: positive where relevance tells which heads matter.
 *All* is what remains with all {heads} heads weakened. {summary}
@@ -119,7 +119,7 @@ def summary(votes: dict[str, dict], effect: dict[str, dict]) -> str:
     worst = max(r["all_weakened"] for r in votes.values())
     return (
         f"Of {len(votes)} concepts, {', '.join(said)}; with all heads weakened at most {100 * worst:.0f} % of the "
-        "pictures still show the word."
+        "images still show the word."
     )
 
 
@@ -134,9 +134,9 @@ def aims(card: dict, votes: dict[str, dict], effect: dict[str, dict]) -> str:
     worst = max(row["all_weakened"] for row in votes.values())
     rows = [
         ("autoencoder, held-out drawings", f"{card['autoencoder_psnr']:.1f} dB", "28 dB or more"),
-        ("what the judge reads less of drawings after the autoencoder, at most", f"{100 * lost:.0f} points", "2 points"),
-        ("concepts of which the judge reads 95 % of drawings", f"{len(card['scored'])} of {card['concepts']}", "30 of 32"),
-        ("judge on drawings: both of a pair, count", shares(("pair", "count"), real), "90, 90 %"),
+        ("what the scorer reads less of drawings after the autoencoder, at most", f"{100 * lost:.0f} points", "2 points"),
+        ("concepts of which the scorer reads 95 % of drawings", f"{len(card['scored'])} of {card['concepts']}", "30 of 32"),
+        ("scorer on drawings: both of a pair, count", shares(("pair", "count"), real), "90, 90 %"),
         ("generated: object, style, scene, weather", shares(("object", "style", "scene", "weather"), generated), "95, 95, 95, 95 %"),
         ("generated: count, both of a pair", shares(("count", "pair"), generated), "80, 70 %"),
         ("effect: least and largest share of a text layer", f"{100 * min(layers):.1f}, {100 * max(layers):.1f} %", "1.5 or more, 25 % or less"),

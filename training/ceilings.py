@@ -1,6 +1,6 @@
 """What the judge says of true drawings of the prompts that the benchmarks ask for: the most that any method can reach.
 
-A drawing is a function of its scene, so that preservation, which compares two pictures, is not asked here.
+A drawing is a function of its scene, so that preservation, which compares two images, is not asked here.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A contact sheet: pictures in rows with what they show beneath, to be looked at."""
+"""A contact sheet: images in rows with what they show beneath, to be looked at."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["sheet"]
 
 
 def sheet(pictures: list[tuple[str, np.ndarray]], file: Path, columns: int = 14, side: int = 92) -> None:
-    """Write captions and pictures (64 × 64 × 3 bytes each) as one PNG."""
+    """Write captions and images (64 × 64 × 3 bytes each) as one PNG."""
     width, height, letters = side + 6, side + 32, (side + 6) // 6
     page = Image.new("RGB", (columns * width, -(-len(pictures) // columns) * height), "white")
     draw = ImageDraw.Draw(page)

@@ -5,7 +5,7 @@
 The reader's end and padding tokens are replaced by the empty caption's, so that words are all there is to read; one caption in ten
 is empty, for guidance. Which layers hear the words of a sample is drawn anew for each (`hearing.py`), so that no few layers alone
 learn to read. An eighth of each batch is freshly drawn and joins a pool from which the rest is taken: drawing and encoding
-then cost little beside the denoiser, and a picture is seen eight times, each time with other noise.
+then cost little beside the denoiser, and an image is seen eight times, each time with other noise.
 
     torchrun --standalone --nproc-per-node 2 denoiser.py --threads 1 …      one process a core, each with batches of its own
 """
@@ -35,7 +35,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import CLIPTextModel, CLIPTokenizer
 
-FIRST = 20_000  # pictures are drawn before the first step
+FIRST = 20_000  # images are drawn before the first step
 LATENTS = autoencoder.LATENTS
 TOLD = (
     "preset",
@@ -55,7 +55,7 @@ PRESETS = {
 
 
 def drawn(size: int, rare: float, painter: Painter, number: int) -> tuple[np.ndarray, list[str]]:
-    """New pictures of the step of this number (size × 64 × 64 × 3 bytes) and their captions."""
+    """New images of the step of this number (size × 64 × 64 × 3 bytes) and their captions."""
     rng = random.Random(f"denoiser {number}")
     scenes = [world.sample(rng, rare=rare) for _ in range(size)]
     return np.stack([painter.draw(scene) for scene, _ in scenes]), [caption for _, caption in scenes]
@@ -136,7 +136,7 @@ def options() -> argparse.Namespace:
         "--everywhere", action="store_true", help="compare the heads of all layers, not those of a layer only"
     )
     parse.add_argument(
-        "--rare", type=float, default=0.02, help="share of pictures with a two-sense word in its rare sense"
+        "--rare", type=float, default=0.02, help="share of images with a two-sense word in its rare sense"
     )
     parse.add_argument(
         "--noisy",

@@ -1,8 +1,8 @@
 """Painting a scene: sprites on the latent grid, recoloured and textured, inside weather, light, time and style.
 
-A picture is a function of its scene. What a scene leaves open has one default: without a style the sprites are those of one family,
+An image is a function of its scene. What a scene leaves open has one default: without a style the sprites are those of one family,
 without a colour a thing has the sprite's own (shapes and written characters that of `INK`), the background is plain, position and
-size are fixed. So one caption has one picture, and variety comes from what is said.
+size are fixed. So one caption has one image, and variety comes from what is said.
 
 Positions and sizes are multiples of 8 pixels where they can be, because one latent covers 8×8 pixels: a denoiser learns a
 silhouette sooner when it always falls on the same cells.
@@ -39,13 +39,13 @@ class Painter:
         self._resized: dict[tuple[str, str, int], np.ndarray] = {}
 
     def draw(self, scene: Scene) -> np.ndarray:
-        """The picture of a scene: 64 × 64 × 3 bytes."""
+        """The image of a scene: 64 × 64 × 3 bytes."""
         return self.paint(scene, background(scene), places(scene))
 
     def paint(
         self, scene: Scene, picture: np.ndarray, placed: list[tuple[Thing, int, tuple[int, int]]]
     ) -> np.ndarray:
-        """The picture of a scene on a given background (64 × 64 × 3 in 0 … 1), with each thing's size and upper left corner."""
+        """The image of a scene on a given background (64 × 64 × 3 in 0 … 1), with each thing's size and upper left corner."""
         if scene.light == "backlit":
             glow = np.exp(-((X - 32) ** 2 + (Y - 32) ** 2) / 500)[..., None]
             picture = picture * 0.3 + np.array([1, 0.95, 0.75], np.float32) * glow
@@ -86,7 +86,7 @@ def places(scene: Scene) -> list[tuple[Thing, int, tuple[int, int]]]:
 
 
 def paste(picture: np.ndarray, sprite: np.ndarray, x: int, y: int) -> None:
-    """Lay a sprite onto a picture, in place; what hangs over the border is cut off."""
+    """Lay a sprite onto an image, in place; what hangs over the border is cut off."""
     size = sprite.shape[0]
     x0, y0, x1, y1 = max(0, x), max(0, y), min(SIDE, x + size), min(SIDE, y + size)
     part = sprite[y0 - y : y1 - y, x0 - x : x1 - x]

@@ -1,4 +1,4 @@
-"""Drawings with masks into the package: for what segmentation is measured on, and pictures that the model did not make.
+"""Drawings with masks into the package: for what segmentation is measured on, and images that the model did not make.
 
 Half are two things side by side, as the denoiser has seen them; half one thing at another place and size before a busy background, as it
 never has (`busy.py`). Masks are where the sprite covers more than half of a pixel. Only reporting words have masks.
@@ -42,7 +42,7 @@ def scenes(things: int) -> Iterator[tuple[world.Scene, str]]:
 def drawn(
     painter: Painter, kind: str, scene: world.Scene, rng: random.Random
 ) -> tuple[np.ndarray, list[np.ndarray]]:
-    """The picture of a scene, and the mask of each thing."""
+    """The image of a scene, and the mask of each thing."""
     picture, placed = (
         (background(scene), places(scene))
         if kind == "pair"

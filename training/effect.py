@@ -142,7 +142,7 @@ def effect(bench: Bench, concept: str, half: int, count: int, steps: int, guidan
     e = (share.sum(0) / whole.sum()).numpy()
     others = [
         (share.sum(0) - share[i]) / (whole.sum() - whole[i]) for i in range(count)
-    ]  # the jackknife over pictures
+    ]  # the jackknife over images
     effective = [_effective(o.numpy()) for o in others]
     spread = float(np.sqrt((count - 1) / count * np.sum((np.array(effective) - np.mean(effective)) ** 2)))
     layers = [float(e[a:b].sum() / e.sum()) for a, b in bench.heads.slices]

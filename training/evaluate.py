@@ -1,4 +1,4 @@
-"""Measure a checkpoint: what the judge reads in its pictures, how often it misreads, and whether relevance is causal in it.
+"""Measure a checkpoint: what the judge reads in its images, how often it misreads, and whether relevance is causal in it.
 
     table:  concept × (weakening area least − most relevant, area of the random order, accuracy with all heads weakened)
 
@@ -47,7 +47,7 @@ KINDS = {"votes": "relevance", "effect": "effect"}  # the run of each measuremen
 def pictures_of(
     pipe: DiffusionPipeline, prompts: list[str], seed: int, steps: int, guidance: float
 ) -> np.ndarray:
-    """Generated pictures of prompts: pictures × 64 × 64 × 3 bytes."""
+    """Generated images of prompts: images × 64 × 64 × 3 bytes."""
     drawn = []
     for start in range(0, len(prompts), 50):
         numbers = range(start, min(start + 50, len(prompts)))
@@ -59,11 +59,11 @@ def pictures_of(
 
 
 class WeakenHeads:
-    """A hook: multiply attention to the prompt's words by −2 in a set of heads of each picture, by scaling their values."""
+    """A hook: multiply attention to the prompt's words by −2 in a set of heads of each image, by scaling their values."""
 
     def __init__(self, pipe: DiffusionPipeline, prompts: list[str], heads: np.ndarray) -> None:
         self.starts = [start for start, _ in HeadMap.of(pipe).slices]
-        self.heads = torch.from_numpy(heads)  # pictures × all heads, true where weakened
+        self.heads = torch.from_numpy(heads)  # images × all heads, true where weakened
         self.words = torch.zeros(len(prompts), pipe.tokenizer.model_max_length, dtype=torch.bool)
         for row, prompt in enumerate(prompts):
             for word in prompt.split():
@@ -102,7 +102,7 @@ def weakened(
 
 @torch.no_grad()
 def reconstructed(pipe: DiffusionPipeline, pictures: np.ndarray) -> np.ndarray:
-    """Pictures after the autoencoder, encoded and decoded: pictures × 64 × 64 × 3 bytes."""
+    """Images after the autoencoder, encoded and decoded: images × 64 × 64 × 3 bytes."""
     x = torch.from_numpy(pictures).permute(0, 3, 1, 2).to(pipe.vae.dtype) / 127.5 - 1
     y = torch.cat([pipe.vae.decode(pipe.vae.encode(part).latent_dist.mean).sample for part in x.split(50)])
     return ((y.float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
@@ -111,8 +111,8 @@ def reconstructed(pipe: DiffusionPipeline, pictures: np.ndarray) -> np.ndarray:
 def by_group(
     pipe: DiffusionPipeline, painter: Painter, judge: object, each: int, steps: int, guidance: float
 ) -> tuple[dict[str, dict], list]:
-    """Accuracy by group on generated pictures, on drawings of the same prompts ("real") and on these after the autoencoder
-    ("reconstructed"), and a few of the generated pictures."""
+    """Accuracy by group on generated images, on drawings of the same prompts ("real") and on these after the autoencoder
+    ("reconstructed"), and a few of the generated images."""
     found: dict[str, dict] = {"generated": {}, "real": {}, "reconstructed": {}}
     shown = []
     for group in (*GROUPS, "pair"):
@@ -198,7 +198,7 @@ def _interval(of_questions: np.ndarray) -> tuple[float, float, float]:
 def misread(
     pipe: DiffusionPipeline, painter: Painter, judge: object, each: int, steps: int, guidance: float
 ) -> tuple[dict, list]:
-    """How often two-sense words in their rare sense are misread, in generated pictures and in drawings."""
+    """How often two-sense words in their rare sense are misread, in generated images and in drawings."""
     rng = random.Random("misreading")
     words = [w for w in world.two_sense() for _ in range(each)]
     asked = [judging.misreading(w, rng) for w in words]

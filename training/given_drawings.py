@@ -6,8 +6,8 @@ Source and truth are painted from the same generator, so that they differ in one
     Color, Material, Geometric Patterns   the sprite is repainted: the mask is every pixel that the sprite touches
     Weather Conditions                    the sky, and what falls from it: the mask is everything but the sprite; rain falls before it
                                           and fog veils it, so that the truth does not quite keep it either
-    Image Style                           sepia, sketch and pop art repaint the whole picture, so that it has no mask and preservation
-                                          is how alike whole pictures are; "flat" is another artist's sprite, and left out
+    Image Style                           sepia, sketch and pop art repaint the whole image, so that it has no mask and preservation
+                                          is how alike whole images are; "flat" is another artist's sprite, and left out
 
     python given_drawings.py --sprites build/sprites.npz --sheet build/given.png
 """
@@ -34,7 +34,7 @@ from headwise.benchmarks.prompts.evaluation import filled
 
 EACH = 12  # drawings per attribute
 SOLID = 0.38  # the share of its square that a sprite must fill
-LEAST, MOST = 0.15, 0.45  # the share of the picture that a thing may cover
+LEAST, MOST = 0.15, 0.45  # the share of the image that a thing may cover
 ATTEMPTS = 8  # seeds of each drawing, of which one is taken
 PROMPTS = {
     "Color": "a {word} {thing}",
@@ -89,7 +89,7 @@ def contrast(picture: np.ndarray, alpha: np.ndarray) -> float:
 
 
 def drawn(painter: Painter, scene: world.Scene, seed: str) -> tuple[np.ndarray, np.ndarray]:
-    """The picture of a scene, and how much of each pixel its thing covers."""
+    """The image of a scene, and how much of each pixel its thing covers."""
     rng = random.Random(seed)
     picture, placed = busy_background(scene, rng), busy_places(scene, rng)
     [alpha] = covers(painter, scene, placed)
@@ -97,7 +97,7 @@ def drawn(painter: Painter, scene: world.Scene, seed: str) -> tuple[np.ndarray, 
 
 
 def mask_of(attribute: str, alpha: np.ndarray) -> np.ndarray | None:
-    """Where an edit of this attribute may change the picture; None where it is everywhere."""
+    """Where an edit of this attribute may change the image; None where it is everywhere."""
     if attribute == "Image Style":
         return None
     return alpha <= 0.5 if attribute == "Weather Conditions" else alpha > 0

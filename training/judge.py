@@ -1,4 +1,4 @@
-"""Train the judge, a CLIP that says what a picture shows.
+"""Train the judge, a CLIP that says what an image shows.
 
 It matches drawings with captions; beside the other captions of the batch, every caption has two wrong twins of its own, with one word
 exchanged for a sibling of the same concept, the colours of two things swapped, or a count missed by one, so that fine attributes must
@@ -59,7 +59,7 @@ def build(tokenizer: CLIPTokenizer, width: int, layers: int, heads: int) -> CLIP
 
 
 def draws(size: int, painter: Painter, number: int) -> tuple[np.ndarray, list[str], list[str], np.ndarray]:
-    """What the step of this number trains on: pictures (size × 64 × 64 × 3 bytes), their captions, the captions' wrong twins, and the word shown of each concept (-100: none, or several)."""
+    """What the step of this number trains on: images (size × 64 × 64 × 3 bytes), their captions, the captions' wrong twins, and the word shown of each concept (-100: none, or several)."""
     rng = random.Random(f"judge {SEED} {number}")
     pictures, captions, twins, shown = [], [], [[] for _ in range(TWINS)], []
     for _ in range(size):
@@ -82,7 +82,7 @@ def _labels(scene: world.Scene) -> list[int]:
 
 
 def matched(model: CLIPModel, seen: Tensor, said: Tensor) -> dict[str, Tensor]:
-    """The contrastive loss of pictures (B × 128) against captions and their twins (2B or more × 128), and two accuracies."""
+    """The contrastive loss of images (B × 128) against captions and their twins (2B or more × 128), and two accuracies."""
     scale = model.logit_scale.exp().clamp(max=50)
     logits = scale * F.normalize(seen, dim=-1) @ F.normalize(said, dim=-1).T
     right = torch.arange(len(seen), device=logits.device)
@@ -140,7 +140,7 @@ def main() -> None:
 
 
 def _disturbed(x: Tensor, step: int) -> Tensor:
-    """Half of the pictures a little blurred or noisy, as generated pictures are."""
+    """Half of the images a little blurred or noisy, as generated images are."""
     generator = torch.Generator().manual_seed(step)
     blurred = F.avg_pool2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), 3, 1)
     share = torch.rand(len(x), 1, 1, 1, generator=generator)

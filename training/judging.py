@@ -1,9 +1,9 @@
-"""What a picture shows, asked of the judge: which of several captions fits it best.
+"""What an image shows, asked of the judge: which of several captions fits it best.
 
-    answer = argmax over captions of cos(image tower(picture), text tower(caption))
+    answer = argmax over captions of cos(image tower(image), text tower(caption))
 
 The captions of one question differ in one word, exchanged for its siblings of the same concept. Asked of drawings, the share of
-right answers is the judge's own accuracy, the ceiling for any generated picture; asked of generated pictures it is the model's.
+right answers is the judge's own accuracy, the ceiling for any generated image; asked of generated images it is the model's.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Question:
 
 
 def of_concept(concept: str, word: str, rng: random.Random, plain: bool = True) -> Question:
-    """Which word of this concept does the picture show?"""
+    """Which word of this concept does the image show?"""
     scene = world.showing(concept, word, rng, plain)
     others = [w for w in CONCEPTS[concept] if w != word]
     told = rng.getrandbits(32)
@@ -92,10 +92,10 @@ def _a(word: str) -> str:
 def ask(
     judge: Callable[[Tensor, list[str]], Tensor], pictures: np.ndarray, questions: list[Question]
 ) -> np.ndarray:
-    """Whether every thing asked about each picture was answered rightly.
+    """Whether every thing asked about each image was answered rightly.
 
     Arguments:
-        judge: (pictures, captions) → similarities "pictures captions".
+        judge: (images, captions) → similarities "pictures captions".
         pictures: questions × 64 × 64 × 3 bytes.
     """
     answers = []
@@ -120,7 +120,7 @@ def accuracy(right: np.ndarray) -> dict[str, float]:
 
 
 def similarity(model: torch.nn.Module, tokenizer: object) -> Callable[[Tensor, list[str]], Tensor]:
-    """The judge as a function of pictures and captions."""
+    """The judge as a function of images and captions."""
 
     def similar(pictures: Tensor, captions: list[str]) -> Tensor:
         ids = tokenizer(

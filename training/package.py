@@ -80,7 +80,7 @@ def main() -> None:
     given = parse.parse_args()
     folder = FOLDERS[given.name]
     folder.mkdir(exist_ok=True)
-    model, judge = folder / "model", FOLDERS["emoji"] / "judge"  # one judge reads the pictures of both
+    model, judge = folder / "model", FOLDERS["emoji"] / "judge"  # one judge reads the images of both
     for before in (model, judge):
         shutil.rmtree(before, ignore_errors=True)
     shutil.copytree(given.work / "model", model)
@@ -94,7 +94,7 @@ def main() -> None:
     save_file(named, encoder, metadata={"format": "pt"})
     CLIPModel.from_pretrained(given.work / "judge").to(torch.float16).save_pretrained(judge)
     CLIPTokenizer.from_pretrained(given.work / "judge").save_pretrained(judge)
-    half = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}  # pictures in -1 … 1
+    half = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}  # images in -1 … 1
     CLIPImageProcessor(size={"shortest_edge": 64}, crop_size=64, **half).save_pretrained(judge)
     shutil.copy(given.work / "sheet.png", folder / SHEETS[given.name])
     for kind in ("relevance", "effect"):

@@ -1,7 +1,7 @@
 """Train the reader, the text encoder that conditions the denoisers, from captions alone.
 
 What a denoiser can draw of a word it reads in that word's token, so tokens have to be easy to tell apart: a reader that was trained
-to match pictures with captions put the 335 words of the world into some twenty directions (README.md). Here the geometry is asked for directly:
+to match images with captions put the 335 words of the world into some twenty directions (README.md). Here the geometry is asked for directly:
 
     loss = 100 · mean (cos(w, w') − target)² + 5 · |end, padding − those of the empty caption|² + 5 · max(0, context − 0.15)
          + 0.3 · CE(what a word's token says beside the word itself → the three tokens before it)

@@ -1,4 +1,4 @@
-"""Look at a checkpoint: a contact sheet of pictures, and what a judge reads in them.
+"""Look at a checkpoint: a contact sheet of images, and what a judge reads in them.
 
 Prompts and seeds are those of tuning; reports draw other ones (`evaluate.py`).
 """
@@ -32,7 +32,7 @@ GROUPS = {
 def pictures_of(
     pipe: DiffusionPipeline, prompts: list[str], seed: int, steps: int, guidance: float
 ) -> np.ndarray:
-    """Generated pictures of prompts: pictures × 64 × 64 × 3 bytes."""
+    """Generated images of prompts: images × 64 × 64 × 3 bytes."""
     made = []
     for start in range(0, len(prompts), 50):
         part = prompts[start : start + 50]
@@ -51,7 +51,7 @@ def pictures_of(
 
 
 def questions_of(group: str, count: int) -> list[judging.Question]:
-    """Questions of one group; for "misread", right are the pictures that show the rare sense."""
+    """Questions of one group; for "misread", right are the images that show the rare sense."""
     rng = random.Random(f"tuning {group}")
     if group == "pair":
         return [judging.of_pair(rng) for _ in range(count)]
@@ -64,7 +64,7 @@ def questions_of(group: str, count: int) -> list[judging.Question]:
 
 
 def main() -> None:
-    """Write the sheet, print and write the shares of right answers, of pictures and of drawings."""
+    """Write the sheet, print and write the shares of right answers, of images and of drawings."""
     parse = argparse.ArgumentParser(description=__doc__)
     parse.add_argument("--sprites", type=Path, required=True)
     parse.add_argument("--model", type=Path, required=True)

@@ -1,4 +1,4 @@
-"""Sprites: each thing of the emoji world as 64×64 RGBA pictures in three families, packed into one array.
+"""Sprites: each thing of the emoji world as 64×64 RGBA images in three families, packed into one array.
 
 The families are three ways of drawing the same emoji: Noto ("cartoon"), Twemoji ("flat"), Fluent 3D ("3d"). They come from npm
 packages (`make sprites`) and stay out of the repository; shapes and written characters are drawn here.

@@ -1,7 +1,7 @@
 """Surfaces: a sprite in another colour, material, pattern or texture.
 
 All are functions of the sprite alone: what looks random (grain, fuzz, cracks) comes from a seed that is fixed for each texture and
-size, so that a caption has one picture.
+size, so that a caption has one image.
 """
 
 from __future__ import annotations

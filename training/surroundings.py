@@ -1,4 +1,4 @@
-"""Surroundings: places, skies, weather, light and the styles that repaint a whole picture.
+"""Surroundings: places, skies, weather, light and the styles that repaint a whole image.
 
 All are functions of their word: rain, snow and stars fall where the seed of their word lets them, the same at every call.
 """
@@ -92,7 +92,7 @@ def _landscapes() -> dict[str, np.ndarray]:
 
 
 def landscape(place: str) -> np.ndarray:
-    """The picture of a place without anything in it."""
+    """The image of a place without anything in it."""
     return _landscapes()[place].astype(np.float32)
 
 
@@ -121,7 +121,7 @@ def _sky(time: str) -> np.ndarray:
 
 
 def weathered(picture: np.ndarray, weather: str | None) -> np.ndarray:
-    """The picture with rain, snow, fog, sun, clouds or wind in it."""
+    """The image with rain, snow, fog, sun, clouds or wind in it."""
     noise = fixed_noise(weather or "")
     if weather in ("rainy", "stormy"):
         picture = picture * (0.85 if weather == "rainy" else 0.55)
@@ -159,7 +159,7 @@ def weathered(picture: np.ndarray, weather: str | None) -> np.ndarray:
 
 
 def lit(picture: np.ndarray, light: str | None) -> np.ndarray:
-    """The picture in another light."""
+    """The image in another light."""
     far = np.hypot(X - 32, Y - 32)[..., None]
     if light == "bright":
         return picture * 0.75 + 0.38 + 0.25 * (1 - far / 45)
@@ -189,7 +189,7 @@ def shadow(picture: np.ndarray, x: int, y: int, size: int) -> None:
 
 
 def styled(picture: np.ndarray, style: str | None) -> np.ndarray:
-    """The picture repainted in a style."""
+    """The image repainted in a style."""
     if style not in ("sepia", "black and white", "sketch", "pixel art", "pop art", "neon"):
         return picture
     picture = picture.clip(0, 1)

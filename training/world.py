@@ -68,7 +68,7 @@ class Thing:
 
 @dataclass(frozen=True)
 class Scene:
-    """Up to four things and their surroundings. `things` may be empty: then the place, weather or time is the picture."""
+    """Up to four things and their surroundings. `things` may be empty: then the place, weather or time is the image."""
 
     things: tuple[Thing, ...]
     count: str | None = None

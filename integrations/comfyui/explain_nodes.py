@@ -16,7 +16,7 @@ from .recording import Recording, recorded
 __all__ = ["RecordAttention", "ShowAttention"]
 
 RecordingType = io.Custom("HEADWISE_RECORDING")
-PIXELS = 8  # the side of a latent in the picture
+PIXELS = 8  # the side of a latent in the image
 
 
 class RecordAttention(io.ComfyNode):
@@ -50,7 +50,7 @@ class ShowAttention(io.ComfyNode):
         return node_schema(
             "ShowAttention",
             "Show attention",
-            "Where a concept's heads attended to the recorded word, over the picture, and a table of heads.",
+            "Where a concept's heads attended to the recorded word, over the image, and a table of heads.",
             [
                 RecordingType.Input("recording", tooltip="From Record attention."),
                 io.Latent.Input(
@@ -74,7 +74,7 @@ class ShowAttention(io.ComfyNode):
         heads: int,
         image: Tensor | None = None,
     ) -> io.NodeOutput:
-        """Returns the map over each picture, and a table for each."""
+        """Returns the map over each image, and a table for each."""
         latents = samples["samples"]
         pictures = _blank(latents) if image is None else image[..., :3]
         if len(pictures) != len(latents):
@@ -93,6 +93,6 @@ class ShowAttention(io.ComfyNode):
 
 
 def _blank(latents: Tensor) -> Tensor:
-    """White pictures of the size to which latents are decoded."""
+    """White images of the size to which latents are decoded."""
     height, width = (PIXELS * side for side in latents.shape[-2:])
     return torch.ones(len(latents), height, width, 3)

@@ -1,10 +1,10 @@
-r"""A recording as a picture and a table.
+r"""A recording as an image and a table.
 
 The map of all heads weighs each head by the relevance of a concept, heads against the concept left out,
 
     map[x] = Σ_h W[h] A[h, x] / Σ_h W[h],     W[h] = max(0, R[c, h]), or 1 without a concept,
 
-and lies in colour over the picture in grey, full where the map is largest. In the table stands for each head
+and lies in colour over the image in grey, full where the map is largest. In the table stands for each head
 what it attends to the word, its mean A[h] over all positions, its relevance, and its share of the map,
 W[h] A[h] / Σ W A. Attention is what a head reads, and not what it does: relevance by effect says that.
 """
@@ -37,7 +37,7 @@ def concept_weights(relevance: Relevance, concept: str) -> Float[np.ndarray, " a
 def overlay(
     maps: WordMaps, weights: Float[np.ndarray, " all_heads"], picture: Float[Tensor, "height width 3"]
 ) -> Float[Tensor, "height width 3"]:
-    """The map of all heads over a picture, both with values from 0 to 1."""
+    """The map of all heads over an image, both with values from 0 to 1."""
     together = torch.from_numpy(maps.together(weights[None])[..., 0])
     strength = F.interpolate(together[None, None], picture.shape[:2], mode="bicubic")[0, 0].clamp(min=0)
     strength = (strength / strength.max().clamp(min=1e-12))[..., None]
@@ -51,7 +51,7 @@ def table(maps: WordMaps, relevance: Relevance, concept: str, heads: int = 10) -
     """The heads with the largest shares of the map, and the share of every layer, as text.
 
     Args:
-        maps: The maps of one picture.
+        maps: The maps of one image.
         relevance: The relevance.
         concept: The concept by which heads are weighed, or nothing.
         heads: How many heads are listed.

@@ -51,7 +51,7 @@ class Recording:
     def add(self, layer: int, columns: Float[Tensor, "rows heads pixels"], call: LayerCall) -> None:
         """Add the word's column in the maps of one layer at one call, in the rows with the prompt.
 
-        Where several prompts are combined, each of which has a row for every picture, their mean is taken.
+        Where several prompts are combined, each of which has a row for every image, their mean is taken.
 
         Raises:
             HookMisuse: The calls are of different sizes, as those of prompts that have areas.
@@ -64,14 +64,14 @@ class Recording:
         total = self._sums.get(layer, 0)
         if isinstance(total, Tensor) and total.shape != maps.shape:
             raise HookMisuse(
-                f"A layer has {maps.shape[-1]} pixels of {len(maps)} pictures; it had {total.shape[-1]} of "
+                f"A layer has {maps.shape[-1]} pixels of {len(maps)} images; it had {total.shape[-1]} of "
                 f"{len(total)} before. Record samplings in which no prompt has an area of its own."
             )
         self._sums[layer] = total + maps.cpu()
         self._calls[layer] = self._calls.get(layer, 0) + 1
 
     def maps(self, latents: tuple[int, int], picture: int = 0) -> WordMaps:
-        """The maps of one picture of the batch.
+        """The maps of one image of the batch.
 
         Args:
             latents: Height and width of the latents that were sampled.
@@ -136,7 +136,7 @@ class _Watched:
 def _grid(pixels: int, latents: tuple[int, int]) -> tuple[int, int]:
     """The grid of a layer of this many pixels: the latents', halved some times and rounded up.
 
-    Pictures that a transformer is shown beside its latents stand behind them.
+    Images that a transformer is shown beside its latents stand behind them.
     """
     grids = [tuple(int(np.ceil(side / 2**level)) for side in latents) for level in range(6)]
     fitting = [grid for grid in grids if grid[0] * grid[1] == pixels]

@@ -45,11 +45,11 @@ class NotFinite(HeadwiseError):
 
 
 class PictureCountedTwice(HeadwiseError):
-    """Two sets of votes that both counted the same picture."""
+    """Two sets of votes that both counted the same image."""
 
 
 class PicturesMissing(HeadwiseError):
-    """Shards that together do not hold every picture."""
+    """Shards that together do not hold every image."""
 
 
 class PromptsNotAlike(HeadwiseError):
@@ -101,4 +101,4 @@ class WordWithoutTokens(HeadwiseError):
 
 
 class WorkersDied(HeadwiseError):
-    """Workers that died one after another, at the same pictures or before they counted any."""
+    """Workers that died one after another, at the same images or before they counted any."""

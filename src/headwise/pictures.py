@@ -1,4 +1,4 @@
-"""Pictures: PNG files that hold their settings, one reader of all kinds, sheets of pictures side by side."""
+"""Pictures: PNG files that hold their settings, one reader of all kinds, sheets of images side by side."""
 
 import functools
 import importlib.util
@@ -36,8 +36,8 @@ def save_picture(path: str | Path, picture: Image.Image, settings: Mapping[str, 
 
     Args:
         path: The file; its folder is made if it is missing.
-        picture: The picture.
-        settings: What made the picture, by name; values that are not text are written as JSON.
+        picture: The image.
+        settings: What made the image, by name; values that are not text are written as JSON.
 
     Raises:
         UnwritableFolder: The file cannot be written.
@@ -47,7 +47,7 @@ def save_picture(path: str | Path, picture: Image.Image, settings: Mapping[str, 
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UnwritableFolder(
-            f"{path} cannot take a picture: {error.strerror}. Make room, or give another folder."
+            f"{path} cannot take an image: {error.strerror}. Make room, or give another folder."
         ) from None
     write_whole(path, png_of(picture, settings))
 
@@ -68,11 +68,11 @@ def parameters_of(settings: Mapping[str, Any], size: tuple[int, int]) -> str | N
 
     Args:
         settings: As `save_picture` takes them, named as diffusers names its arguments.
-        size: Width and height of the picture.
+        size: Width and height of the image.
 
     Returns:
         The prompt, the negative prompt, and a line of settings; None if one of those that every reader asks
-        for is missing, or for a sheet of pictures.
+        for is missing, or for a sheet of images.
     """
     seed, column = settings.get("seed"), settings.get("column")
     if "seeds" in settings and "picture" in settings:
@@ -103,7 +103,7 @@ def parameters_of(settings: Mapping[str, Any], size: tuple[int, int]) -> str | N
 
 
 def holds(path: str | Path, settings: Mapping[str, Any]) -> bool:
-    """Whether a file is a picture, undamaged, that `save_picture` wrote with these settings."""
+    """Whether a file is an image, undamaged, that `save_picture` wrote with these settings."""
     try:
         held = settings_in(path)
         return {name: held[name] for name in held if name != PARAMETERS} == _as_texts(settings)
@@ -120,24 +120,24 @@ def _as_texts(settings: Mapping[str, Any]) -> dict[str, str]:
 
 
 def read_picture(source: str | Path | Image.Image) -> Image.Image:
-    """Read a picture of any format as RGB: upright, on white, with 16 bits or printing inks converted.
+    """Read an image of any format as RGB: upright, on white, with 16 bits or printing inks converted.
 
     Args:
-        source: A file, or a picture of Pillow's of any mode.
+        source: A file, or an image of Pillow's of any mode.
 
     Raises:
-        UnreadableFile: The file is not a picture, has several frames, is narrower or lower than 8 pixels, or
+        UnreadableFile: The file is not an image, has several frames, is narrower or lower than 8 pixels, or
             has more than 64 million.
     """
-    return _as_rgb(_opened(source, "The picture" if isinstance(source, Image.Image) else str(source)))
+    return _as_rgb(_opened(source, "The image" if isinstance(source, Image.Image) else str(source)))
 
 
-def picture_in(content: bytes, name: str = "The picture") -> Image.Image:
-    """Read an uploaded picture as `read_picture` reads a file, but only in the formats that browsers send.
+def picture_in(content: bytes, name: str = "The image") -> Image.Image:
+    """Read an uploaded image as `read_picture` reads a file, but only in the formats that browsers send.
 
     Args:
         content: The content of a PNG, JPEG or WebP file.
-        name: What an error calls the picture.
+        name: What an error calls the image.
 
     Raises:
         UnreadableFile: For the reasons of `read_picture`, or because of another format.
@@ -146,12 +146,12 @@ def picture_in(content: bytes, name: str = "The picture") -> Image.Image:
 
 
 def fitted(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """The middle of a picture, cropped and scaled to a width and height in pixels."""
+    """The middle of an image, cropped and scaled to a width and height in pixels."""
     return ImageOps.fit(picture, size, Image.Resampling.LANCZOS)
 
 
 def size_of_shape(picture: Image.Image, size: tuple[int, int], step: int) -> tuple[int, int]:
-    """Width and height in a picture's own shape, in multiples of `step`, with about the pixels of `size`."""
+    """Width and height in an image's own shape, in multiples of `step`, with about the pixels of `size`."""
     scale = (size[0] * size[1] / (picture.width * picture.height)) ** 0.5
     width, height = (max(1, round(side * scale / step)) * step for side in picture.size)
     return width, height
@@ -165,20 +165,20 @@ def cropped(picture: Image.Image, size: tuple[int, int]) -> str:
     if max(width - kept[0], height - kept[1]) < 1:
         return ""
     return (
-        f"Only the middle {kept[0]} × {kept[1]} of the picture's {width} × {height} pixels are used, for an "
-        f"image of {fitted_width} × {fitted_height}. Crop the picture yourself to choose another part."
+        f"Only the middle {kept[0]} × {kept[1]} of the image's {width} × {height} pixels are used, for an "
+        f"image of {fitted_width} × {fitted_height}. Crop the image yourself to choose another part."
     )
 
 
 def save_columns(
     out: Path, columns: Mapping[str, Sequence[Image.Image]], settings: Mapping[str, Any]
 ) -> list[Path]:
-    """Write every picture of every column, and last grid.png with all of them; returns the files.
+    """Write every image of every column, and last grid.png with all of them; returns the files.
 
     Args:
         out: The folder.
-        columns: The pictures of each column, by its name.
-        settings: What made the pictures; each file holds it, with the picture's number and column.
+        columns: The images of each column, by its name.
+        settings: What made the images; each file holds it, with the image's number and column.
     """
     files, settings = [], dict(settings) | {"headwise": __version__}
     for name, pictures in columns.items():
@@ -199,12 +199,12 @@ def settings_in(path: str | Path) -> dict[str, str]:
 
 
 def beside(rows: Sequence[Sequence[Image.Image]], columns: Sequence[str], least: int = 192) -> Image.Image:
-    """One sheet with rows of pictures under the names of their columns.
+    """One sheet with rows of images under the names of their columns.
 
     Args:
-        rows: The pictures of each row, all of one size.
+        rows: The images of each row, all of one size.
         columns: The names of the columns.
-        least: The least width of a picture on the sheet, in pixels; smaller ones are enlarged pixel by pixel.
+        least: The least width of an image on the sheet, in pixels; smaller ones are enlarged pixel by pixel.
     """
     width, height = rows[0][0].size
     times = max(1, -(-least // width))
@@ -235,7 +235,7 @@ def _opened(source: Any, name: str, formats: tuple[str, ...] | None = None) -> I
     except Image.DecompressionBombError:
         raise UnreadableFile(f"{name} is too large; expected at most {LIMIT}. Scale it first.") from None
     except (OSError, ValueError, SyntaxError) as error:
-        why = getattr(error, "strerror", None) or "it is not a picture, or it is damaged"
+        why = getattr(error, "strerror", None) or "it is not an image, or it is damaged"
         raise UnreadableFile(f"{name} cannot be read: {why}. Give a PNG, JPEG or WebP file.") from None
 
 
@@ -253,7 +253,7 @@ def _as_rgb(picture: Image.Image) -> Image.Image:
 def _require_size(name: str, picture: Image.Image) -> None:
     frames, (width, height) = getattr(picture, "n_frames", 1), picture.size
     if frames > 1:
-        raise UnreadableFile(f"{name} has {frames} frames. Give a still picture.")
+        raise UnreadableFile(f"{name} has {frames} frames. Give a still image.")
     if min(width, height) < 8 or width * height > LARGEST:
         raise UnreadableFile(
             f"{name} is {width} × {height} pixels; expected at least 8 × 8 and at most {LIMIT}. Scale it."

@@ -5,7 +5,7 @@
 
 Everything goes through the command line, so that little depends on where a module lives. One thread, because
 sums of floats depend on how many share them; the file says with which versions it was made, and on other
-machines a digest of pictures may differ by rounding.
+machines a digest of images may differ by rounding.
 """
 
 import argparse
@@ -48,7 +48,7 @@ COMMANDS = {
 
 
 def digest(folder):
-    """Of every array and picture below a folder."""
+    """Of every array and image below a folder."""
     digests = {}
     for file in sorted(folder.rglob("*.safetensors")):
         for name, array in sorted(load_file(file).items()):

@@ -1,7 +1,7 @@
-r"""Atoms: what a prompt says, one thing at a time, each of which a picture can be asked about.
+r"""Atoms: what a prompt says, one thing at a time, each of which an image can be asked about.
 
 "Three red dogs" says that there are dogs, that they are three and that they are red. With p_i the probability
-that a judge gives to the right description of atom i among wrong ones, in which sibling words stand in its
+that a scorer gives to the right description of atom i among wrong ones, in which sibling words stand in its
 place ("two red dogs"), and h_i = 1 if no other is likelier, a prompt of n atoms scores
 
     c_i = Π_{j ∈ parents(i)} h_j c_j     q_i = c_i p_i
@@ -46,12 +46,12 @@ class SoftTIFA(NamedTuple):
 def score_atoms(
     scorer: CLIPScorer, pictures: Sequence[Any], prompts: Sequence[AtomPrompt]
 ) -> list[tuple[Float[np.ndarray, " atoms"], Bool[np.ndarray, " atoms"]]]:
-    """For each picture, the probability p of the right text of each atom, and whether the atom holds, h.
+    """For each image, the probability p of the right text of each atom, and whether the atom holds, h.
 
     Args:
-        scorer: A CLIP model that compares pictures with texts.
-        pictures: The pictures.
-        prompts: The prompt of each picture.
+        scorer: A CLIP model that compares images with texts.
+        pictures: The images.
+        prompts: The prompt of each image.
     """
     asked = [(picture, atom) for picture, each in zip(pictures, prompts, strict=True) for atom in each.atoms]
     texts = [atom.texts for _, atom in asked]

@@ -8,8 +8,8 @@ The words of one kind of atoms, such as the counts, are turned up in the heads o
     random heads    the factors of "effect", permuted over all heads
     all heads       1 + dial in every head, which is the same dose
 
-Every picture is scored by the means of `atoms.soft_tifa` over all atoms of its prompt, and by the share of
-the atoms of that kind that hold. Pictures of different methods start from the same latents.
+Every image is scored by the means of `atoms.soft_tifa` over all atoms of its prompt, and by the share of
+the atoms of that kind that hold. Images of different methods start from the same latents.
 """
 
 from collections.abc import Sequence
@@ -67,16 +67,16 @@ def benchmark_atoms(
     Args:
         pipe: The user's pipeline, which is left as it was; or workers, which share the prompts (runs/ray.py).
         prompts: Prompts with their atoms, each with a word of the kind: `atoms.prompts_with`.
-        scorer: A CLIP model that compares pictures with texts.
+        scorer: A CLIP model that compares images with texts.
         kind: The kind of atoms whose words are turned up.
         concept: The concept of these words.
         effect: Relevance by effect, for "effect" and "random heads".
         relevance: Relevance by votes, for "votes". One of the two is needed.
-        dial: How far the words are turned up; 0 leaves pictures as they are.
+        dial: How far the words are turned up; 0 leaves images as they are.
         methods: Some of `METHODS`; all of them whose arguments are given if None.
         seeds: Each prompt is generated once from each seed.
-        batch_size: Pictures per pipeline call.
-        keep_prompts: How many prompts' pictures to save in `out`/pictures, spread evenly, first seed.
+        batch_size: Images per pipeline call.
+        keep_prompts: How many prompts' images to save in `out`/pictures, spread evenly, first seed.
         num_inference_steps, guidance_scale: Passed to the pipeline.
         run: `out`, `numbers`, `checkpoint_every` and `progress`, as in `run_sweep`.
 
@@ -154,7 +154,7 @@ def _sweep(comparison: Comparison, scorer: CLIPScorer, steering: _Steering, pipe
     prompts, passed = comparison.prompts, comparison.passed
     texts = [prompt.prompt for prompt in prompts]
     settings = settings_of_pictures(pipe, texts) | passed | {"noise": "seed"}
-    settings |= {"judge": scorer.weights, "kind": steering.kind} | steering.settings
+    settings |= {"scorer": scorer.weights, "kind": steering.kind} | steering.settings
     settings |= {"groups": [prompt.group for prompt in prompts]}
     settings |= {"atoms": f"{crc32(repr([prompt.atoms for prompt in prompts]).encode()):08x}"}
 
@@ -182,12 +182,12 @@ def _sweep(comparison: Comparison, scorer: CLIPScorer, steering: _Steering, pipe
 def atom_scores(
     scorer: CLIPScorer, images: Sequence[Any], prompts: Sequence[AtomPrompt], kind: str
 ) -> Float[np.ndarray, "prompts metrics"]:
-    """The three metrics of each picture.
+    """The three metrics of each image.
 
     Args:
-        scorer: A CLIP model that compares pictures with texts.
-        images: The pictures.
-        prompts: The prompt of each picture.
+        scorer: A CLIP model that compares images with texts.
+        images: The images.
+        prompts: The prompt of each image.
         kind: The kind of atoms of which the accuracy is.
     """
     rows = []

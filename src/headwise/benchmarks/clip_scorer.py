@@ -1,9 +1,9 @@
-r"""What a picture shows, scored by a CLIP model: similarity, zero-shot choice, similarity of pictures.
+r"""What an image shows, scored by a CLIP model: similarity, zero-shot choice, similarity of images.
 
-With f(picture) and g(text) the unit vectors of the model's two towers,
+With f(image) and g(text) the unit vectors of the model's two towers,
 
-    similarity   f(picture) · g(text)                         image–text; the score of the paper's tables
-    choice       argmax over texts of f(picture) · g(text)    zero-shot
+    similarity   f(image) · g(text)                         image–text; the score of the paper's tables
+    choice       argmax over texts of f(image) · g(text)    zero-shot
     image        f(a) · f(b)                                  image–image
 
 The backgrounds of an edit are compared by the similarity of the images with the object covered in both. Any
@@ -38,10 +38,10 @@ AT_ONCE = 64
 
 
 class CLIPScorer:
-    """A CLIP model that scores how well pictures and texts fit.
+    """A CLIP model that scores how well images and texts fit.
 
         scorer = CLIPScorer.load("openai/clip-vit-large-patch14")
-        scorer.similarity(pictures, ["a red car", "a blue car"])
+        scorer.similarity(images, ["a red car", "a blue car"])
 
     Args:
         model: A `CLIPModel`.
@@ -57,11 +57,11 @@ class CLIPScorer:
 
     @classmethod
     def load(cls, name: str | Path = "emoji", device: str | torch.device = "cpu") -> "CLIPScorer":
-        """By hub name or folder; "emoji" or "emoji-dit" loads the judge of that built-in model."""
+        """By hub name or folder; "emoji" or "emoji-dit" loads the scorer of that built-in model."""
         from transformers import AutoImageProcessor, AutoTokenizer
 
         built_in = emoji.MODELS.get(str(name))
-        folder = str(built_in.judge if built_in else name)
+        folder = str(built_in.scorer if built_in else name)
         model = _loaded(folder).to(device)
         processor = AutoImageProcessor.from_pretrained(folder, use_fast=False)
         scorer = cls(model, processor, AutoTokenizer.from_pretrained(folder))
@@ -70,7 +70,7 @@ class CLIPScorer:
 
     @property
     def weights(self) -> str:
-        """A short hash of a sample of its weights, which runs keep: no run mixes the scores of two judges."""
+        """A short hash of a sample of its weights, which runs keep: no run mixes two scorers."""
         return fingerprint_of(getattr(self, "model", None))
 
     def __reduce_ex__(self, protocol: Any) -> Any:
@@ -80,10 +80,10 @@ class CLIPScorer:
         return type(self).load, (self.name, str(self.model.device))
 
     @torch.no_grad()
-    def embed_images(self, pictures: Pictures) -> Float[Tensor, "pictures dim"]:
-        """Unit vectors of pictures."""
+    def embed_images(self, pictures: Pictures) -> Float[Tensor, "images dim"]:
+        """Unit vectors of images."""
         if not len(pictures):
-            raise HeadwiseError("No picture was given to score. Give one or more.")
+            raise HeadwiseError("No image was given to score. Give one or more.")
         vectors = []
         for start in range(0, len(pictures), AT_ONCE):
             some = [picture.convert("RGB") for picture in pictures[start : start + AT_ONCE]]
@@ -94,7 +94,7 @@ class CLIPScorer:
         return F.normalize(torch.cat(vectors).float(), dim=-1)
 
     def image_similarity(self, a: Pictures, b: Pictures) -> Float[np.ndarray, " pairs"]:
-        """How similar the pictures of each pair are: cosine, −1 … 1."""
+        """How similar the images of each pair are: cosine, −1 … 1."""
         return (self.embed_images(a) * self.embed_images(b)).sum(-1).cpu().numpy()
 
     @torch.no_grad()
@@ -111,24 +111,22 @@ class CLIPScorer:
             self._text_cache |= dict(zip(some, F.normalize(vectors.float(), dim=-1), strict=True))
         return torch.stack([self._text_cache[text] for text in texts])
 
-    def similarity(self, pictures: Pictures, texts: Sequence[str]) -> Float[np.ndarray, "pictures texts"]:
-        """How well each picture fits each text: cosine, −1 … 1."""
+    def similarity(self, pictures: Pictures, texts: Sequence[str]) -> Float[np.ndarray, "images texts"]:
+        """How well each image fits each text: cosine, −1 … 1."""
         return (self.embed_images(pictures) @ self.embed_texts(texts).T).cpu().numpy()
 
-    def choose(self, pictures: Pictures, texts: Sequence[Sequence[str]]) -> Int[np.ndarray, " pictures"]:
-        """The index of the text that each picture fits best among its texts, the first of equals."""
+    def choose(self, pictures: Pictures, texts: Sequence[Sequence[str]]) -> Int[np.ndarray, " images"]:
+        """The index of the text that each image fits best among its texts, the first of equals."""
         return np.array([scores.argmax() for scores in self._scores(pictures, texts)])
 
-    def probability(
-        self, pictures: Pictures, texts: Sequence[Sequence[str]]
-    ) -> Float[np.ndarray, " pictures"]:
-        """The probability, 0 … 1, of the first of each picture's texts among them."""
+    def probability(self, pictures: Pictures, texts: Sequence[Sequence[str]]) -> Float[np.ndarray, " images"]:
+        """The probability, 0 … 1, of the first of each image's texts among them."""
         return np.array([float(shares[0]) for shares in self.probabilities(pictures, texts)])
 
     def probabilities(
         self, pictures: Pictures, texts: Sequence[Sequence[str]]
     ) -> list[Float[np.ndarray, " texts"]]:
-        """The probability, 0 … 1, of each of each picture's texts among them."""
+        """The probability, 0 … 1, of each of each image's texts among them."""
         scale = float(self.model.logit_scale.detach().exp())
         scores = [np.exp(scale * (s - s.max())) for s in self._scores(pictures, texts)]
         return [shares / shares.sum() for shares in scores]
@@ -136,8 +134,8 @@ class CLIPScorer:
     def _scores(self, pictures: Pictures, texts: Sequence[Sequence[str]]) -> list[np.ndarray]:
         if len(pictures) != len(texts):
             raise HeadwiseError(
-                f"{len(pictures)} pictures and {len(texts)} lists of texts were given; expected one list for "
-                "each picture."
+                f"{len(pictures)} images and {len(texts)} lists of texts were given; expected one list for "
+                "each image."
             )
         different = {id(picture): picture for picture in pictures}  # one may be asked about several times
         vectors = dict(zip(different, self.embed_images(list(different.values())), strict=True))
@@ -149,11 +147,11 @@ class CLIPScorer:
 
 def scoring(
     scorer: CLIPScorer, kind: Literal["choice", "certainty", "similarity"]
-) -> Callable[[Pictures, Sequence[EvalPrompt]], Float[np.ndarray, " pictures"]]:
-    """A function that scores how well each picture shows the first of its prompt's texts.
+) -> Callable[[Pictures, Sequence[EvalPrompt]], Float[np.ndarray, " images"]]:
+    """A function that scores how well each image shows the first of its prompt's texts.
 
     Args:
-        scorer: A CLIP model that compares pictures with texts.
+        scorer: A CLIP model that compares images with texts.
         kind: "choice" is 1 where the scorer picks the first text, else 0; "certainty" its probability;
             "similarity" the cosine with it, which needs no other texts.
     """
@@ -172,11 +170,11 @@ def scoring(
 
 
 def without_object(picture: Image.Image, mask: Bool[np.ndarray, "height width"]) -> Image.Image:
-    """The picture with the mean colour of its background laid over the object (mask true)."""
+    """The image with the mean colour of its background laid over the object (mask true)."""
     pixels = np.asarray(picture.convert("RGB")).copy()
     if mask.shape != pixels.shape[:2]:
         raise HeadwiseError(
-            f"The mask is {mask.shape}, the picture {pixels.shape[:2]} (height, width); expected the same."
+            f"The mask is {mask.shape}, the image {pixels.shape[:2]} (height, width); expected the same."
         )
     pixels[mask] = pixels[~mask].mean(0).round() if (~mask).any() else 0
     return Image.fromarray(pixels)

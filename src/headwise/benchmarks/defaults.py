@@ -1,6 +1,6 @@
 """What commands and the page do with a model where they are not told otherwise.
 
-The built-in models have the concepts and prompts of their world and one judge; every other model gets the
+The built-in models have the concepts and prompts of their world and one scorer; every other model gets the
 paper's concepts and prompts, and a public CLIP.
 """
 
@@ -12,7 +12,7 @@ from headwise import emoji
 
 __all__ = ["Defaults", "defaults_of", "score_by"]
 
-READ_RIGHTLY = 0.95  # the share of real drawings of a concept that a judge must read rightly to score it
+READ_RIGHTLY = 0.95  # the share of real drawings of a concept that a scorer must read rightly to score it
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,8 @@ class Defaults:
         concepts: Name of the concept set to measure.
         cases: Name of the evaluation prompts of weakening and of polysemy.
         pairs: Name of the edit pairs and of the prompts with several subjects.
-        judge: Name of the CLIP that scores its images, as `CLIPScorer.load` takes it.
-        score: How weakening is scored: by the word the judge chooses, or by CLIP similarity.
+        scorer: Name of the CLIP that scores its images, as `CLIPScorer.load` takes it.
+        score: How weakening is scored: by the word the scorer chooses, or by CLIP similarity.
         steps: Denoising steps of an image on the page, those of `headwise generate`.
         guidance_scale: Guidance scale of an image on the page, that of `headwise generate`.
     """
@@ -34,20 +34,20 @@ class Defaults:
     concepts: str
     cases: str
     pairs: str
-    judge: str
+    scorer: str
     score: Literal["choice", "similarity"]
     steps: int
     guidance_scale: float
 
     def scored_concepts(self, source: str | Path) -> list[str]:
-        """The concepts of a file of evaluation prompts that the judge can score.
+        """The concepts of a file of evaluation prompts that the scorer can score.
 
         Args:
             source: "emoji", "paper", or the path of a TOML file, as `eval_prompts` takes it.
         """
         from headwise.benchmarks.prompts.evaluation import evaluated_concepts
 
-        accuracy = emoji.MODELS[self.judge].card()["judge"] if self.built_in else {}
+        accuracy = emoji.MODELS[self.scorer].card()["judge"] if self.built_in else {}
         return [name for name in evaluated_concepts(source) if accuracy.get(name, 1.0) >= READ_RIGHTLY]
 
 
@@ -60,7 +60,7 @@ _OTHER = Defaults(
     concepts="paper34",
     cases="paper",
     pairs="emoji",
-    judge="openai/clip-vit-large-patch14",
+    scorer="openai/clip-vit-large-patch14",
     score="similarity",
     steps=50,
     guidance_scale=7.5,
@@ -76,6 +76,6 @@ def defaults_of(model: str) -> Defaults:
     return _BUILT_IN.get(model, _OTHER)
 
 
-def score_by(judge: str | None) -> Literal["choice", "similarity"]:
-    """How a judge scores weakening: the built-in ones by the word that they choose, others by similarity."""
-    return defaults_of(judge or "").score
+def score_by(scorer: str | None) -> Literal["choice", "similarity"]:
+    """How a scorer scores weakening: the built-in ones by the word that they choose, others by similarity."""
+    return defaults_of(scorer or "").score

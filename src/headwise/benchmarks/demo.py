@@ -5,9 +5,9 @@
     draw       the first of the packaged prompts            pictures/
     turn       words given less and more by their heads     turned/
 
-Every stage keeps its count or its pictures in the folder as it goes, and leaves alone what is there already,
+Every stage keeps its count or its images in the folder as it goes, and leaves alone what is there already,
 so that the demo goes on where it stopped. It counts before it draws, so a folder that holds another run, or
-this one with other settings, is refused before a picture in it is changed.
+this one with other settings, is refused before an image in it is changed.
 """
 
 import json
@@ -43,7 +43,7 @@ __all__ = ["BATCH_SIZE", "DIALS", "DRAWN", "PICTURES_OF_CONCEPT", "STEPS", "TURN
 # All stages together are to take three minutes at most on two cores.
 PICTURES_OF_CONCEPT, DRAWN, PROMPTS, STEPS, BATCH_SIZE = 20, 32, 10, 20, 16
 SECONDS = 4  # between checkpoints: what a killed demo loses at most
-SEED = 0  # of all pictures but those of the weakening, which have the seed of `headwise weaken`
+SEED = 0  # of all images but those of the weakening, which have the seed of `headwise weaken`
 WEAKENED = "Color"
 ORDERS = (MOST, LEAST, "random 0", "random 1")
 WEAKENED_64THS = (0, 1, 4, 16, 32, 48, 64)  # of all heads: closer where few heads may be enough
@@ -70,7 +70,7 @@ class Demo(NamedTuple):
 
     Args:
         relevance: The relevance by effect of all concepts.
-        weakening: What pictures still show of one concept when heads are weakened in several orders.
+        weakening: What images still show of one concept when heads are weakened in several orders.
     """
 
     relevance: Relevance
@@ -93,14 +93,14 @@ def demo(
 
     Args:
         out: The folder of the run; it is made if it is missing.
-        model: The name of the built-in model, whose judge scores the pictures.
+        model: The name of the built-in model, whose scorer scores the images.
         pipe: Another pipeline; None loads the model.
         concepts: Another concept set, which has the concepts of `TURNED` too; None takes the model's.
-        score: From pictures and their prompts to numbers, as in `measure_weakening`; None asks the model's
-            judge which word of the concept each picture shows.
-        pictures: How many pictures are measured *for each concept*.
-        num_inference_steps: Denoiser calls per picture that is drawn, turned or weakened.
-        batch_size: Pictures per pipeline call.
+        score: From images and their prompts to numbers, as in `measure_weakening`; None asks the model's
+            scorer which word of the concept each image shows.
+        pictures: How many images are measured *for each concept*.
+        num_inference_steps: Denoiser calls per image that is drawn, turned or weakened.
+        batch_size: Images per pipeline call.
         progress: Whether to show a bar on stderr for each stage.
 
     Raises:
@@ -119,7 +119,7 @@ def demo(
         "num_inference_steps": num_inference_steps,
         "guidance_scale": defaults.guidance_scale,
     }
-    score = score or scoring(CLIPScorer.load(defaults.judge), defaults.score)
+    score = score or scoring(CLIPScorer.load(defaults.scorer), defaults.score)
     prompts, all_heads = eval_prompts(defaults.cases, WEAKENED, PROMPTS), relevance.values.shape[1]
     ks = sorted({all_heads * share // 64 for share in WEAKENED_64THS})
     with _bar(f"2 of 4: weakening {WEAKENED}", len(ORDERS) * len(ks) * len(prompts), progress) as told:
@@ -137,13 +137,13 @@ def demo(
 
 
 class _Studio:
-    """Where pictures are made that nothing is counted of: those drawn and those turned.
+    """Where images are made that nothing is counted of: those drawn and those turned.
 
-    A picture is left alone where its file says that it was made in this very way.
+    An image is left alone where its file says that it was made in this very way.
 
     Args:
         pipe: The pipeline.
-        batch_size: Pictures per pipeline call.
+        batch_size: Images per pipeline call.
         passed: Options of the pipeline call.
     """
 
@@ -153,7 +153,7 @@ class _Studio:
         self.settings = {name: value for name, value in settings.items() if name != "prompts"}
 
     def draw(self, folder: Path, prompts: Sequence[str], told: Callable[[int, int], None]) -> None:
-        """Picture n of the seed shows prompt n."""
+        """Image n of the seed shows prompt n."""
         files = [folder / f"{n:05d}.png" for n in range(len(prompts))]
         made_of = [self.settings | {"picture": n, "prompt": prompt} for n, prompt in enumerate(prompts)]
         missing = [n for n, file in enumerate(files) if not holds(file, made_of[n])]
@@ -168,7 +168,7 @@ class _Studio:
     def turn(
         self, folder: Path, relevance: Relevance, turns: Sequence[Turn], told: Callable[[int, int], None]
     ) -> None:
-        """A row of pictures for each word, all from the same latents, one for each dial."""
+        """A row of images for each word, all from the same latents, one for each dial."""
         for row, turn in enumerate(turns):
             files = [folder / f"{row:03d} dial {dial:g}.png" for dial in DIALS]
             measured = digest_of(relevance[turn.concept].tobytes())
@@ -187,8 +187,8 @@ class _Studio:
 
 @contextmanager
 def _bar(name: str, total: int, show: bool) -> Iterator[Callable[[int, int], None]]:
-    """A bar with the name of its stage, which is told how many pictures are there; full at the end."""
-    with tqdm(total=total, desc=name, unit="picture", disable=not show) as bar:
+    """A bar with the name of its stage, which is told how many images are there; full at the end."""
+    with tqdm(total=total, desc=name, unit="image", disable=not show) as bar:
 
         def told(done: int, of: int) -> None:
             bar.update(done - bar.n)
@@ -206,6 +206,6 @@ def _require_as_many(out: Path, pictures: int, measured: int) -> None:
         return  # no run, or one that measuring refuses
     if there != measured:
         raise RunMismatch(
-            f"{out} was begun with {there * pictures / measured:g} pictures of each concept, and {pictures} "
+            f"{out} was begun with {there * pictures / measured:g} images of each concept, and {pictures} "
             "are asked for; all else in it follows from the first. Ask for as many, or give another folder."
         )

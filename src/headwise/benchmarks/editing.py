@@ -1,8 +1,8 @@
 r"""Which way of editing shows the target best, and keeps the source best?
 
-Every method edits the same pairs of prompts from the same latents. Of a target's picture,
+Every method edits the same pairs of prompts from the same latents. Of a target's image,
 
-    alignment      cosine of the scorer between the picture and the target prompt
+    alignment      cosine of the scorer between the image and the target prompt
     accuracy       1 where the scorer picks the target's word among the words of the attribute
     preservation   similarity of source and target where nothing was to change: outside the object's box or,
                    where the surroundings are edited, inside it
@@ -77,12 +77,12 @@ def benchmark_editing(
     Args:
         pipe: The user's pipeline, which is left as it was; or workers, which share the pairs (runs/ray.py).
         relevance: As measured on this model, with its head map.
-        pairs: Source and target prompts, and the texts that their pictures are compared with.
-        scorer: A CLIP model that compares pictures with texts and with each other.
+        pairs: Source and target prompts, and the texts that their images are compared with.
+        scorer: A CLIP model that compares images with texts and with each other.
         methods: Some of `EDITING`; all that work on the pipeline if None, with a warning about the others.
         seeds: Each pair is generated once from each seed, as `headwise edit --seeds` generates it.
-        keep_pairs: How many pairs' pictures to save in `out`/pictures, spread evenly, first seed.
-        batch_size: Pictures per pipeline call, sources counted.
+        keep_pairs: How many pairs' images to save in `out`/pictures, spread evenly, first seed.
+        batch_size: Images per pipeline call, sources counted.
         num_inference_steps, guidance_scale: Passed to the pipeline.
         run: `out`, `numbers`, `checkpoint_every` and `progress`, as in `run_sweep`.
     """
@@ -103,7 +103,7 @@ def _sweep(comparison: Comparison, scorer: CLIPScorer, pipe: Any) -> Sweep:
     seeds = comparison.seeds
     settings = settings_of_pictures(pipe, [text for pair in pairs for text in (pair.source, pair.target)])
     settings |= passed | {"noise": "seed", "relevance": relevance.settings.get("weights")}
-    settings |= {"judge": scorer.weights, "attributes": [pair.attribute for pair in pairs]}
+    settings |= {"scorer": scorer.weights, "attributes": [pair.attribute for pair in pairs]}
     kept = spread_evenly(comparison.keep_prompts, len(pairs))
     keep_edits = keep_methods([pair.target for pair in pairs], kept)
 
@@ -147,10 +147,10 @@ def edit_scores(
     """The four metrics of each edit.
 
     Args:
-        scorer: A CLIP model that compares pictures with texts and with each other.
+        scorer: A CLIP model that compares images with texts and with each other.
         pairs: The pair of each edit.
-        sources: The picture of each source prompt.
-        edited: The picture of each target prompt.
+        sources: The image of each source prompt.
+        edited: The image of each target prompt.
     """
     targets = scorer.embed_texts([pair.target for pair in pairs])
     alignment = (scorer.embed_images(edited) * targets).sum(-1).cpu().double().numpy()
@@ -173,7 +173,7 @@ class Edits:
         relevance: As measured, with its head map.
         pairs: Source and target prompts.
         seeds: The seed of each pair's first latents.
-        sources: The picture of each source prompt.
+        sources: The image of each source prompt.
         passed: Options of the pipeline call.
     """
 
@@ -193,7 +193,7 @@ def _with_hook(make: MakeHook) -> Method:
     """A method that is a hook on source and target side by side."""
 
     def edited(batch: Edits) -> Images:
-        """The target's picture of each pair, generated in groups that one hook can serve."""
+        """The target's image of each pair, generated in groups that one hook can serve."""
         images: dict[int, Any] = {}
         for group in together(batch.pairs):
             pairs, seeds = [batch.pairs[n] for n in group], [batch.seeds[n] for n in group]

@@ -1,9 +1,9 @@
-r"""Which way of editing given pictures shows the target best, at equal preservation?
+r"""Which way of editing given images shows the target best, at equal preservation?
 
-The pictures are not the model's own. Each is inverted once per seed (edit friendly, with the guidance of the
+The images are not the model's own. Each is inverted once per seed (edit friendly, with the guidance of the
 edit, so that its own prompt gives it back), and edited by every method at every position of the method's
 dial, from the inverted noise without the first 0.36 of the steps; windows of attention are shares of the
-others. Pictures are scored by the metrics of editing.py, and methods compared along their curves of alignment
+others. Images are scored by the metrics of editing.py, and methods compared along their curves of alignment
 against preservation (trade_off.py), because each of them can be turned up to change more, and down to keep
 more.
 
@@ -13,7 +13,7 @@ more.
     all heads                       prompt-to-prompt, the target's word by one factor in all heads
     votes, effect                   prompt-to-prompt, the target's word strengthened by relevance
     votes, random heads; effect, …  the same factors, permuted over heads
-    truth                           the picture that an edit should reach, where it is known
+    truth                           the image that an edit should reach, where it is known
 
 References:
     | An Edit Friendly DDPM Noise Space: Inversion and Manipulations (Huberman-Spiegelglas et al., 2023)
@@ -66,8 +66,8 @@ class GivenEdit:
     Args:
         pipe: The pipeline.
         pair: Source and target prompts.
-        picture: The given picture, of the pipeline's size.
-        inversion: Inverts the picture, once for all methods.
+        picture: The given image, of the pipeline's size.
+        inversion: Inverts the image, once for all methods.
         relevance: Relevance by its kind, "votes" or "effect".
         seed: The seed of all chance.
         passed: Options of the pipeline call.
@@ -87,10 +87,10 @@ MakeHooks = Callable[[Mapping[str, Relevance], EditPair, float], list[AttentionH
 
 @dataclass(frozen=True)
 class GivenMethod:
-    """A way of editing given pictures, and its dial.
+    """A way of editing given images, and its dial.
 
     Args:
-        edit: From what is edited and a position of the dial to the edited picture.
+        edit: From what is edited and a position of the dial to the edited image.
         dial: The positions of the dial; none if there is no dial.
         reads: The relevance that it reads, "votes" or "effect"; "" if none.
         needs: What it uses, as `require_support` takes it.
@@ -147,7 +147,7 @@ def _sdedit(given: GivenEdit, strength: float) -> Image.Image:
 
 def _truth(given: GivenEdit, position: float) -> Image.Image:
     if given.pair.truth is None:
-        raise HeadwiseError(f'The picture that "{given.pair.target}" should reach is not known.')
+        raise HeadwiseError(f'The image that "{given.pair.target}" should reach is not known.')
     return fitted(read_picture(given.pair.truth), given.picture.size)
 
 
@@ -202,30 +202,30 @@ def benchmark_given_editing(
     keep_pairs: int = 0,
     **run: Unpack[RunOptions],
 ) -> GivenEditing:
-    """Edit every given picture by every method at every position of its dial.
+    """Edit every given image by every method at every position of its dial.
 
     Args:
         pipe: The user's pipeline, which is left as it was; or workers, which share the pairs (runs/ray.py).
         relevance: By votes, as measured on this model, with its head map.
-        pairs: Pairs with pictures, as `given_pairs` reads them.
-        scorer: A CLIP model that compares pictures with texts and with each other.
+        pairs: Pairs with images, as `given_pairs` reads them.
+        scorer: A CLIP model that compares images with texts and with each other.
         effect: Relevance by effect, for the methods of that name.
         methods: Some of `GIVEN_METHODS`; if None, all that have what they need, with a warning about those
             that do not work on this pipeline.
-        seeds: Each picture is inverted and edited once from each seed.
+        seeds: Each image is inverted and edited once from each seed.
         num_inference_steps, guidance_scale: Of the inversion and of the edits.
-        keep_pairs: How many pairs' pictures to save in `out`/pictures, spread evenly, first seed.
+        keep_pairs: How many pairs' images to save in `out`/pictures, spread evenly, first seed.
         run: `out`, `numbers`, `checkpoint_every` and `progress`, as in `run_sweep`.
 
     Raises:
-        HeadwiseError: A pair has no picture, or a method is not known or lacks what it needs.
+        HeadwiseError: A pair has no image, or a method is not known or lacks what it needs.
         Unsupported, HookMisuse: A method that was asked for does not work on this pipeline.
     """
     measured = {"votes": relevance} | ({} if effect is None else {"effect": effect})
-    known = known_methods(methods, GIVEN_METHODS, pairs, "pair with a picture", _lacking(measured, pairs))
+    known = known_methods(methods, GIVEN_METHODS, pairs, "pair with an image", _lacking(measured, pairs))
     for pair in pairs:
         if pair.picture is None:
-            raise HeadwiseError(f'"{pair.target}" has no picture to edit. Read pairs by `given_pairs`.')
+            raise HeadwiseError(f'"{pair.target}" has no image to edit. Read pairs by `given_pairs`.')
     passed = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
     comparing = _Comparing(
         tuple(pairs), known, methods is not None, measured, tuple(seeds), keep_pairs, passed
@@ -272,12 +272,12 @@ class _Comparing:
 
 
 def _sweep(comparing: _Comparing, scorer: CLIPScorer, pipe: Any) -> Sweep:
-    """The sweep over seeds, pairs and settings; a picture is inverted once for all settings."""
+    """The sweep over seeds, pairs and settings; an image is inverted once for all settings."""
     pairs, passed, size = comparing.pairs, comparing.passed, image_size(pipe)
     positions, kept = comparing.positions(pipe), spread_evenly(comparing.keep_pairs, len(pairs))
     settings = settings_of_pictures(pipe, [text for pair in pairs for text in (pair.source, pair.target)])
     settings |= passed | {kind: each.settings.get("weights") for kind, each in comparing.measured.items()}
-    settings |= {"judge": scorer.weights, "attributes": [pair.attribute for pair in pairs]}
+    settings |= {"scorer": scorer.weights, "attributes": [pair.attribute for pair in pairs]}
     settings |= {"images": [pair.picture.name for pair in pairs if pair.picture]}
 
     @lru_cache(1)
@@ -289,7 +289,7 @@ def _sweep(comparing: _Comparing, scorer: CLIPScorer, pipe: Any) -> Sweep:
         return invert(pipe, picture_of(number), pairs[number].source, seed=seed, **passed)
 
     def edited(number: int, seed: int, setting: str) -> Image.Image:
-        """The picture of a pair by its number, of the pipeline's size, edited at a setting of `positions`."""
+        """The image of a pair by its number, of the pipeline's size, edited at a setting of `positions`."""
         if setting == SOURCE:
             return picture_of(number)
         name, position = positions[setting]

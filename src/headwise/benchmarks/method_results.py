@@ -1,11 +1,11 @@
 r"""What comparisons of methods found: means over prompts, with intervals. Nothing here needs torch.
 
 Prompts of one two-sense word are not independent, so intervals of `Polysemy` are by bootstrap over words.
-With x_m(p) the score of picture p by the method m, and P_w the pictures of the word w,
+With x_m(p) the score of image p by the method m, and P_w the images of the word w,
 
     difference(m, n) = Σ_w Σ_{p ∈ P_w} (x_m(p) − x_n(p)) / Σ_w |P_w|
 
-with the sums over words resampled with replacement, each with all its pictures.
+with the sums over words resampled with replacement, each with all its images.
 """
 
 from dataclasses import dataclass
@@ -161,7 +161,7 @@ class Atoms(_ByMethod):
 
 @dataclass(frozen=True)
 class Polysemy:
-    """Which sense of a two-sense word pictures showed, and what a method changed besides.
+    """Which sense of a two-sense word images showed, and what a method changed besides.
 
     Args:
         scores: Along the axes method, measure (`METRICS`), seed and prompt.
@@ -190,7 +190,7 @@ class Polysemy:
         return cls(scores, words, tuple(scores.settings.get("things", [0] * len(words))))
 
     def values(self, method: str, metric: str) -> Float[np.ndarray, "seeds prompts"]:
-        """The scores of each picture; nan where it is not scored, or had no things to choose among."""
+        """The scores of each image; nan where it is not scored, or had no things to choose among."""
         if method not in self.methods:
             raise HeadwiseError(f"{method!r} was not measured. The methods are: {', '.join(self.methods)}.")
         if metric not in self.METRICS:
@@ -202,7 +202,7 @@ class Polysemy:
         return np.where(np.array(self.things) > 0, values, np.nan) if metric == "thing" else values
 
     def rate(self, method: str, word: str | None = None) -> Interval:
-        """The share of misread pictures, with its Wilson interval; of one word's prompts, if it is given."""
+        """The share of misread images, with its Wilson interval; of one word's prompts, if it is given."""
         values = self.values(method, "misread")
         if word is not None:
             values = values[:, [w == word for w in self.words]]
@@ -210,7 +210,7 @@ class Polysemy:
         return wilson(int(scored.sum()), len(scored))
 
     def of(self, method: str, metric: str) -> Interval:
-        """The mean over pictures, with its interval by bootstrap over words."""
+        """The mean over images, with its interval by bootstrap over words."""
         return self._mean_by_words(self.values(method, metric))
 
     def difference(self, method: str, other: str = "plain", metric: str = "misread") -> Interval:
@@ -222,7 +222,7 @@ class Polysemy:
         return {other: self.difference(method, other) for other in self.methods if other != method}
 
     def _mean_by_words(self, values: Float[np.ndarray, "seeds prompts"]) -> Interval:
-        """The mean over scored pictures, with its bootstrap interval over words."""
+        """The mean over scored images, with its bootstrap interval over words."""
         words, scored = np.array(self.words), np.isfinite(values)
         chosen = [words == word for word in dict.fromkeys(self.words)]
         cases = [[values[:, of][scored[:, of]].sum(), scored[:, of].sum()] for of in chosen]

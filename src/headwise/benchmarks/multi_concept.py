@@ -1,8 +1,8 @@
 r"""Are all subjects of a prompt there?
 
-    full      cosine of the scorer between the picture and the whole prompt
+    full      cosine of the scorer between the image and the whole prompt
     minimum   the smallest of the cosines with each subject alone
-    caption   cosine between the prompt and the caption that fits the picture best, of all prompts of its type
+    caption   cosine between the prompt and the caption that fits the image best, of all prompts of its type
     am, gm    means over the prompt's atoms, its things and their colours, as in atoms.py
 
     plain, composable                  no steering; one prompt for each subject
@@ -86,11 +86,11 @@ def benchmark_multi_concept(
         pipe: The user's pipeline, which is left as it was; or workers, which share the prompts (runs/ray.py).
         relevance: As measured on this model, with its head map.
         prompts: Prompts with their subjects.
-        scorer: A CLIP model that compares pictures with texts.
+        scorer: A CLIP model that compares images with texts.
         methods: Some of `COMPOSING`; all that work on the pipeline if None, with a warning about the others.
         seeds: Each prompt is generated once from each seed, as `headwise excite --seeds` generates it.
-        keep_prompts: How many prompts' pictures to save in `out`/pictures, spread evenly, first seed.
-        batch_size: Pictures per pipeline call.
+        keep_prompts: How many prompts' images to save in `out`/pictures, spread evenly, first seed.
+        batch_size: Images per pipeline call.
         num_inference_steps, guidance_scale: Passed to the pipeline.
         run: `out`, `numbers`, `checkpoint_every` and `progress`, as in `run_sweep`.
     """
@@ -112,7 +112,7 @@ def _sweep(comparison: Comparison, scorer: CLIPScorer, pipe: Any) -> Sweep:
     seeds = comparison.seeds
     texts, types = [prompt.prompt for prompt in prompts], [prompt.kind for prompt in prompts]
     settings = settings_of_pictures(pipe, texts) | passed | {"noise": "seed"}
-    settings |= {"judge": scorer.weights, "relevance": relevance.settings.get("weights"), "types": types}
+    settings |= {"scorer": scorer.weights, "relevance": relevance.settings.get("weights"), "types": types}
     captions = {kind: sorted({p.prompt for p in prompts if p.kind == kind}) for kind in types}
     atoms = subject_atoms(prompts)
 
@@ -142,12 +142,12 @@ def subject_scores(
     captions: Mapping[str, Sequence[str]],
     atoms: Sequence[AtomPrompt],
 ) -> Float[np.ndarray, "prompts metrics"]:
-    """The metrics of each picture.
+    """The metrics of each image.
 
     Args:
-        scorer: A CLIP model that compares pictures with texts.
-        prompts: The prompt of each picture.
-        images: The pictures.
+        scorer: A CLIP model that compares images with texts.
+        prompts: The prompt of each image.
+        images: The images.
         captions: The captions to choose among, by the prompts' type.
         atoms: The atoms of each prompt, as from `subject_atoms`.
     """
@@ -217,7 +217,7 @@ class Composition:
         return [prompt.words for prompt in self.prompts]
 
     def generated(self, *hooks: Hook) -> Sequence[Any]:
-        """One picture per prompt, with these hooks at work."""
+        """One image per prompt, with these hooks at work."""
         texts = [prompt.prompt for prompt in self.prompts]
         with quiet(self.pipe), hooked(self.pipe, *hooks):
             return generate_keys(self.pipe, texts, self.seeds, **self.passed)

@@ -1,10 +1,10 @@
 r"""How often is a word with two senses misread, plain and adjusted, and what else does a method change?
 
-Of a picture, the scorer says
+Of an image, the scorer says
 
     misread    1 where another text of its prompt fits better than the one of the sense that was meant
     thing      1 where it picks the prompt's thing among the other things of that word
-    kept       similarity with the plain picture of the same prompt and seed; 1 for "plain"
+    kept       similarity with the plain image of the same prompt and seed; 1 for "plain"
 
 The methods are
 
@@ -21,7 +21,7 @@ The methods are
     span, neighbours         words of the concept that is meant in place of the word, in all heads
                              (`steering.word_mixture`)
 
-Pictures of different methods start from the same latents. Whether a picture shows both senses is not scored:
+Images of different methods start from the same latents. Whether an image shows both senses is not scored:
 a text that names both contains the words of each, and CLIP hardly tells which word belongs to which thing.
 People can tell (`headwise study`).
 
@@ -83,20 +83,20 @@ def benchmark_polysemy(
     guidance_scale: float | int = 7.5,
     **run: Unpack[RunOptions],
 ) -> Polysemy:
-    """Generate every prompt by every method from every seed, and score what each picture shows.
+    """Generate every prompt by every method from every seed, and score what each image shows.
 
     Args:
         pipe: The user's pipeline, which is left as it was; or workers, which share the prompts (runs/ray.py).
         relevance: By votes, as measured on this model, with its head map.
-        prompts: Prompts with a two-sense word, and the texts of the senses that pictures may show.
-        scorer: A CLIP model that compares pictures with texts and with each other.
+        prompts: Prompts with a two-sense word, and the texts of the senses that images may show.
+        scorer: A CLIP model that compares images with texts and with each other.
         effect: Relevance by effect, for "gate", "contrast" and their controls.
         concepts: The words of the concepts, for "span" and "neighbours".
         methods: Some of `METHODS`; all of them whose arguments are given if None.
         strength, clamp: Options of adjusting, see `headwise.adjust`; that of gates and contrast is up to 1.
         seeds: Each prompt is generated once from each seed.
-        keep_prompts: How many prompts' pictures to save in `out`/pictures, spread evenly, first seed.
-        batch_size: Pictures per pipeline call. Where "plain" is not among the methods, plain pictures are
+        keep_prompts: How many prompts' images to save in `out`/pictures, spread evenly, first seed.
+        batch_size: Images per pipeline call. Where "plain" is not among the methods, plain images are
             generated all the same, to compare with.
         num_inference_steps, guidance_scale: Passed to the pipeline.
         run: `out`, `numbers`, `checkpoint_every` and `progress`, as in `run_sweep`.
@@ -161,7 +161,7 @@ def _sweep(comparison: Comparison, scorer: CLIPScorer, steering: _Steering, pipe
     texts = {method: reworded if method == "rewording" else plain for method in comparison.methods}
     settings = settings_of_pictures(pipe, plain + reworded) | passed
     settings |= {"measures": METRICS, "strength": steering.strength, "clamp": steering.clamp}
-    settings |= {"judge": scorer.weights, "relevance": steering.relevance.settings.get("weights")}
+    settings |= {"scorer": scorer.weights, "relevance": steering.relevance.settings.get("weights")}
     if steering.effect is not None:
         settings |= {"effect": steering.effect.settings.get("weights")}
     settings |= {"words": [prompt.word for prompt in prompts]}
@@ -205,13 +205,13 @@ def _sweep(comparison: Comparison, scorer: CLIPScorer, steering: _Steering, pipe
 def sense_scores(
     scorer: CLIPScorer, prompts: Sequence[PolysemyPrompt], plain: Sequence[Any], images: Sequence[Any]
 ) -> Float[np.ndarray, "metrics prompts"]:
-    """The three metrics of each picture; the thing counts as shown where the prompt lists no others.
+    """The three metrics of each image; the thing counts as shown where the prompt lists no others.
 
     Args:
-        scorer: A CLIP model that compares pictures with texts and with each other.
-        prompts: The prompt of each picture.
-        plain: The plain picture of each prompt.
-        images: The pictures.
+        scorer: A CLIP model that compares images with texts and with each other.
+        prompts: The prompt of each image.
+        plain: The plain image of each prompt.
+        images: The images.
     """
     misread = scorer.choose(images, [prompt.case.texts for prompt in prompts]) != 0
     thing = scorer.choose(images, [prompt.things or prompt.case.texts[:1] for prompt in prompts]) == 0

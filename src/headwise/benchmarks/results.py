@@ -1,6 +1,6 @@
 r"""What sweeps found: numbers over `Scores`, with intervals. Nothing here generates, and nothing needs torch.
 
-With m_o(k) the mean score over pictures when the first k of H heads of the order o are weakened,
+With m_o(k) the mean score over images when the first k of H heads of the order o are weakened,
 
     height(o) = ∫ m_o(k) dk / H
     area      = height(least relevant first) − height(most relevant first)
@@ -38,7 +38,7 @@ Curve = list[tuple[float, float, float, float]]
 
 @dataclass(frozen=True, eq=False)
 class Weakening:
-    """What pictures still show of a concept when the first k heads of an order are weakened.
+    """What images still show of a concept when the first k heads of an order are weakened.
 
     Args:
         scores: Along the axes order, k (how many heads are weakened), seed and prompt.

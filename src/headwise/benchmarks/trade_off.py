@@ -33,7 +33,7 @@ from headwise.runs.scores import Scores
 
 __all__ = ["SOURCE", "GivenEditing", "area", "best", "hull", "method_of"]
 
-SOURCE = "source"  # as files call it: the given picture, unedited
+SOURCE = "source"  # as files call it: the given image, unedited
 RANGE = (0.8, 1.0)  # of preservation, over which the area is taken
 Points = Float[np.ndarray, "points 2"]
 Corners = list[tuple[float, float]]
@@ -101,7 +101,7 @@ def method_of(setting: str) -> str:
 
 @dataclass(frozen=True)
 class GivenEditing:
-    """What every setting of every method made of every given picture.
+    """What every setting of every method made of every given image.
 
     Args:
         scores: Along the axes setting, measure (`METRICS`), seed and pair; the first setting is `SOURCE`.

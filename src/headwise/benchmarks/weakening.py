@@ -1,13 +1,13 @@
 r"""Ordered weakening: if these heads carry a concept, weakening them first must lose it first.
 
-The first k heads of an order are weakened (steer.py) and what the picture still shows of the concept is
-scored; k goes from none to all heads. With m_o(k) the mean score over pictures,
+The first k heads of an order are weakened (steer.py) and what the image still shows of the concept is
+scored; k goes from none to all heads. With m_o(k) the mean score over images,
 
     height(o) = ∫ m_o(k) dk / H
     area      = height(least relevant first) − height(most relevant first)
 
 A relevance that means something has an area above 0, with the random orders between its two curves. The
-orders by mean relevance of a *layer* say how much of that is heads. All k of a picture share their latents
+orders by mean relevance of a *layer* say how much of that is heads. All k of an image share their latents
 and, as factors belong to rows of the batch, their batches. Intervals are by bootstrap over prompts.
 
 References:
@@ -40,7 +40,7 @@ from headwise.steering.steer import weaken
 
 __all__ = ["LEAST", "MOST", "Weakening", "grid", "measure_weakening", "orders_of"]
 
-Score = Callable[[Sequence[Any], Sequence[EvalPrompt]], Float[np.ndarray, " pictures"]]
+Score = Callable[[Sequence[Any], Sequence[EvalPrompt]], Float[np.ndarray, " images"]]
 
 
 def grid(all_heads: int, points: int = 15) -> tuple[int, ...]:
@@ -101,23 +101,23 @@ def measure_weakening(
     checkpoint_every: float | int = 10,
     progress: ProgressCallback = True,
 ) -> Weakening:
-    """Weaken a concept's heads in several orders and score the pictures; with the same `out` it continues.
+    """Weaken a concept's heads in several orders and score the images; with the same `out` it continues.
 
     Args:
         pipe: The user's pipeline, which is left as it was; or workers, which share the prompts (runs/ray.py).
         relevance: As measured, with its head map.
         concept: The concept whose order of heads is tested.
-        prompts: Prompts, and the texts that their pictures are compared with.
-        score: From pictures and their prompts to numbers, such as `clip_scorer.scoring` returns.
+        prompts: Prompts, and the texts that their images are compared with.
+        score: From images and their prompts to numbers, such as `clip_scorer.scoring` returns.
         ks: How many heads to weaken, from 0 to all; `grid` of the number of heads if None.
         orders: Some of the orders by name, such as "most relevant"; all if None.
         random_orders: How many random orders to compare with.
         factor: What the heads' attention to the prompt's words is multiplied by.
         seeds: Each prompt is generated once from each seed.
         numbers: Which prompts to generate here, such as `range(0, 8)`, where other processes take the rest.
-        out: Folder for checkpoint, result and pictures; None keeps nothing on disk.
-        batch_size: Pictures per pipeline call, of whatever k and order.
-        keep_prompts: How many prompts' pictures to save in `out`/pictures, the first ones, first seed.
+        out: Folder for checkpoint, result and images; None keeps nothing on disk.
+        batch_size: Images per pipeline call, of whatever k and order.
+        keep_prompts: How many prompts' images to save in `out`/pictures, the first ones, first seed.
         num_inference_steps, guidance_scale, negative_prompt, height, width: Passed to the pipeline.
         checkpoint_every: Seconds between checkpoints.
         progress: Whether to show a bar on stderr, or a function that is called as that of `measure` is.

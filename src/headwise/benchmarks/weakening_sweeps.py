@@ -31,11 +31,11 @@ def benchmark_weakening(
         pipe: The user's pipeline, which is left as it was; or workers, which share the prompts (runs/ray.py).
         relevance: As measured on this model, with its head map.
         prompts: By concept, the prompts to generate.
-        score: From pictures and their prompts to numbers, such as `clip_scorer.scoring` returns.
+        score: From images and their prompts to numbers, such as `clip_scorer.scoring` returns.
         out: The folder that the concepts' folders are made in.
         shard: Which share of each concept's prompts to generate, where other processes generate the rest.
         options: Passed to `measure_weakening`; by default six numbers of heads, two random orders and the
-            pictures of one prompt.
+            images of one prompt.
     """
     defaults: dict[str, Any] = {
         "ks": eighths(relevance.values.shape[1]),

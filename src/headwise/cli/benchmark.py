@@ -7,10 +7,10 @@ import typer
 
 from headwise.cli.options import (
     Cases,
-    Judge,
     Ks,
     Measured,
     Methods,
+    Scorer,
     Senses,
     Sharing,
     Sweep,
@@ -39,7 +39,7 @@ def weakening(
     cases: Cases = None,
     concepts: Only = None,
     count: Annotated[int, typer.Option(min=2, help="Prompts per concept, at most.")] = 24,
-    judge: Judge = None,
+    scorer: Scorer = None,
     factor: Factor = -2.0,
     ks: Ks = None,
     sweep: Sweep = Sweep("10", Path("runs/benchmark-weakening"), 10),
@@ -47,7 +47,7 @@ def weakening(
 ) -> None:
     """Is every concept lost first where its most relevant heads are weakened first?
 
-    Of the built-in model, only concepts that its judge reads well. If run again, it goes on where it stopped.
+    Of the built-in model, only concepts that its scorer reads well. Run again, it goes on where it stopped.
 
     \b
     Examples:
@@ -64,7 +64,7 @@ def weakening(
     prompts = {name: eval_prompts(source, name, count) for name in named}
     options = sweep.settings | {"factor": factor, "ks": None if ks is None else numbers_in(ks, int)}
     with running(model, sharing, sweep.out) as run:
-        score = scoring(scorer_of(judge, model), defaults.score)
+        score = scoring(scorer_of(scorer, model), defaults.score)
         results = benchmark_weakening(run.pipe, relevance, prompts, score, run.folder, run.shard, **options)
     if run.ends_as_shard(sum(len(result.scores) for result in results.values()), sweep.as_json):
         return
@@ -83,7 +83,7 @@ def weakening(
 def polysemy(
     model: Measured = Measured(),
     senses: Senses = None,
-    judge: Judge = None,
+    scorer: Scorer = None,
     count: Annotated[int | None, typer.Option(min=1, help="Prompts at most; all if not given.")] = None,
     strength: Annotated[float, typer.Option(help="Strength of adjusting.")] = 1.0,
     effect_file: Effect = None,
@@ -97,7 +97,7 @@ def polysemy(
 ) -> None:
     """How often is a word with two senses misread: plain, adjusted, and under controls?
 
-    Also says whether the prompt's thing is still recognised, and how similar each picture is to the plain
+    Also says whether the prompt's thing is still recognised, and how similar each image is to the plain
     one. Gates and contrast are compared where relevance by effect is known. If run again, it goes on where
     it stopped.
 
@@ -117,7 +117,7 @@ def polysemy(
     options |= {"effect": model.effect(effect_file), "concepts": concepts}
     with running(model, sharing, sweep.out) as run:
         options |= run.place(len(prompts))
-        result = benchmark_polysemy(run.pipe, relevance, prompts, scorer_of(judge, model), **options)
+        result = benchmark_polysemy(run.pipe, relevance, prompts, scorer_of(scorer, model), **options)
     if run.ends_as_shard(len(result.scores), sweep.as_json):
         return
     compared = {method: result.against_others(method) for method in BY_HEADS if method in result.methods}
@@ -135,7 +135,7 @@ def polysemy(
 
 
 def _polysemy_row(result: Any, method: str) -> tuple[str, ...]:
-    """A method's row of the table; without a picture to score, a cell is empty."""
+    """A method's row of the table; without an image to score, a cell is empty."""
     means = (f"{result.of(method, m).value:.3f}".replace("nan", "") for m in ("thing", "kept"))
     to_plain = f"{result.difference(method):+.3f}" if "plain" in result.methods and method != "plain" else ""
     return method, f"{result.rate(method)}", *means, to_plain

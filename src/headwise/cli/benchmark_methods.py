@@ -12,11 +12,11 @@ from headwise.cli.benchmark import Effect
 from headwise.cli.given_editing import given_editing
 from headwise.cli.options import (
     EditSweep,
-    Judge,
     Measured,
     Methods,
     Output,
     Pairs,
+    Scorer,
     Sharing,
     Sweep,
     concept_named,
@@ -37,12 +37,12 @@ def editing(
     pictures: Annotated[
         str | None,
         typer.Option(
-            help="Edit given pictures in place of generated ones: 'emoji', a TOML file of [[pictures]], or "
+            help="Edit given images in place of generated ones: 'emoji', a TOML file of [[pictures]], or "
             "PIE-Bench's mapping_file.json."
         ),
     ] = None,
     effect_file: Effect = None,
-    judge: Judge = None,
+    scorer: Scorer = None,
     count: Annotated[int, typer.Option(min=1, help="Pairs per attribute, at most.")] = 20,
     methods: Methods = None,
     sweep: EditSweep = EditSweep("0,1,2,3", Path("runs/benchmark-editing"), 20),
@@ -50,7 +50,7 @@ def editing(
 ) -> None:
     """Which way of editing shows the target best, and keeps the source best?
 
-    Compares prompt-to-prompt by relevance with {}. Given pictures are inverted, and methods compared at
+    Compares prompt-to-prompt by relevance with {}. Given images are inverted, and methods compared at
     equal preservation; --effect and its methods are for these. If run again, it goes on where it stopped.
 
     \b
@@ -61,8 +61,8 @@ def editing(
     """
     if pictures is not None:
         if pairs is not None:
-            raise HeadwiseError("--pairs and --pictures were given. Give one: pictures have their own pairs.")
-        given = {"effect_file": effect_file, "judge": judge, "methods": methods}
+            raise HeadwiseError("--pairs and --pictures were given. Give one: images have their own pairs.")
+        given = {"effect_file": effect_file, "scorer": scorer, "methods": methods}
         return given_editing(model, pictures, count, sweep, sharing, **given)
     from headwise.benchmarks.editing import benchmark_editing
     from headwise.benchmarks.prompts.edit_pairs import edit_pairs
@@ -71,7 +71,7 @@ def editing(
     options = sweep.settings | {"methods": methods, "keep_pairs": 10}
     with running(model, sharing, sweep.out) as run:
         options |= run.place(len(edits))
-        result = benchmark_editing(run.pipe, relevance, edits, scorer_of(judge, model), **options)
+        result = benchmark_editing(run.pipe, relevance, edits, scorer_of(scorer, model), **options)
     if run.ends_as_shard(len(result.scores), sweep.as_json):
         return
     metrics = {m: m for m in ("alignment", "accuracy", "preservation")} | {"identity": "same thing"}
@@ -90,7 +90,7 @@ editing.__doc__ = (editing.__doc__ or "").format(", ".join(method.title for meth
 def multi_concept(
     model: Measured = Measured(),
     prompts: Annotated[str | None, typer.Option(help="'emoji', or a TOML file.")] = None,
-    judge: Judge = None,
+    scorer: Scorer = None,
     count: Annotated[int, typer.Option(min=1, help="Prompts per type, at most.")] = 40,
     methods: Methods = None,
     sweep: Sweep = Sweep("0,1,2,3", Path("runs/benchmark-multi-concept"), 20, batch_size=16),
@@ -113,7 +113,7 @@ def multi_concept(
     options = sweep.settings | {"methods": methods, "keep_prompts": 10}
     with running(model, sharing, sweep.out) as run:
         options |= run.place(len(subjects))
-        result = benchmark_multi_concept(run.pipe, relevance, subjects, scorer_of(judge, model), **options)
+        result = benchmark_multi_concept(run.pipe, relevance, subjects, scorer_of(scorer, model), **options)
     if run.ends_as_shard(len(result.scores), sweep.as_json):
         return
     numbers = _intervals(result, result.types, METRICS)
@@ -182,7 +182,7 @@ def atoms(
     dial: Annotated[
         float, typer.Option(help="How far; 0 changes nothing, 1 doubles what the words do.")
     ] = 1.0,
-    judge: Judge = None,
+    scorer: Scorer = None,
     count: Annotated[int, typer.Option(min=1, help="Prompts per group, at most.")] = 40,
     effect_file: Effect = None,
     methods: Methods = None,
@@ -191,7 +191,7 @@ def atoms(
 ) -> None:
     """Is everything there that the prompt says, and does turning up its words help?
 
-    Scored by GenEval 2's Soft-TIFA with a CLIP model as the judge: means over what each prompt says. Words
+    Scored by GenEval 2's Soft-TIFA with a CLIP model as the scorer: means over what each prompt says. Words
     are turned up by the effect of heads where it is known, by votes, and under controls. If run again, it
     goes on where it stopped.
 
@@ -214,7 +214,7 @@ def atoms(
     options |= {"effect": effect, "relevance": votes, "keep_prompts": 10}
     with running(model, sharing, sweep.out) as run:
         options |= run.place(len(asked))
-        result = benchmark_atoms(run.pipe, asked, scorer_of(judge, model), **options)
+        result = benchmark_atoms(run.pipe, asked, scorer_of(scorer, model), **options)
     if run.ends_as_shard(len(result.scores), sweep.as_json):
         return
     numbers = _intervals(result, result.groups, METRICS)

@@ -14,10 +14,10 @@ from headwise.cli.options import (
     Cases,
     Concepts,
     Counting,
-    Judge,
     Measured,
     Model,
     Pairs,
+    Scorer,
     Senses,
     Steps,
     Sweep,
@@ -53,7 +53,7 @@ def scales(
     cases: Cases = None,
     senses: Senses = None,
     pairs: Pairs = None,
-    judge: Judge = None,
+    scorer: Scorer = None,
     count: Annotated[int, typer.Option(min=2, help="Prompts and pairs per concept, at most.")] = 12,
     sweep: Sweep = Sweep("0,1", Path("runs/benchmark-scales"), 10),
 ) -> None:
@@ -76,8 +76,8 @@ def scales(
     sources = (prompts, polysemy_prompts(senses or defaults.cases), edits)
     pipe, options = model.load(), sweep.settings | {"scales": scale or SCALES}
     with resumable(sweep.out):
-        scorer = scorer_of(judge, model)
-        result = benchmark_scales(pipe, relevance, *sources, scorer, sweep.out, **options)
+        clip = scorer_of(scorer, model)
+        result = benchmark_scales(pipe, relevance, *sources, clip, sweep.out, **options)
     numbers = result.numbers()
     rows = [
         (name, f"{numbers[name]['order']:.3f}", f"{numbers[name]['largest']:.1f}")
@@ -127,7 +127,7 @@ def questions(
     concepts: Concepts = None,
     pairs: Pairs = None,
     count: Annotated[int, typer.Option(min=2, help="Pairs per attribute, at most.")] = 12,
-    judge: Judge = None,
+    scorer: Scorer = None,
     other: Others = None,
     pictures: Annotated[int, typer.Option(min=32, help="Images of each measurement.")] = 64,
     whole: Reference = 512,
@@ -154,7 +154,7 @@ def questions(
             pipe,
             concept_set,
             edits,
-            scorer_of(judge, model),
+            scorer_of(scorer, model),
             counting.out,
             others={Path(name).name: replace(model, name=name).load() for name in other or ()},
             schedulers=other_schedulers(pipe),
@@ -179,7 +179,7 @@ def attribution(
     num_inference_steps: Steps = 4,
     areas: Annotated[int, typer.Option(min=0, help="Prompts of ordered weakening; 0 leaves it out.")] = 0,
     cases: Cases = None,
-    judge: Judge = None,
+    scorer: Scorer = None,
     counting: Counting = Counting(Path("runs/benchmark-attribution"), batch_size=10),
 ) -> None:
     """Which estimator knows what heads do?
@@ -209,7 +209,7 @@ def attribution(
         )  # fmt: skip
         source = cases or model.defaults.cases
         reporting = {name: reporting_of(source, tuning[name], areas) for name in names if areas}
-        score = scoring(scorer_of(judge, model), model.defaults.score) if areas else None
+        score = scoring(scorer_of(scorer, model), model.defaults.score) if areas else None
         result = benchmark_attribution(
             pipe, losses, tuning, chosen, counting.out,
             seed=counting.seed, reporting=reporting, score=score,

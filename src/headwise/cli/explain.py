@@ -1,4 +1,4 @@
-"""The command that explains one picture: explain."""
+"""The command that explains one image: explain."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,7 +26,7 @@ def explain(
     ] = None,
     model: Model = Model(),
     seed: Seed = 0,
-    picture: Annotated[int, typer.Option(min=0, help="The number of the picture of this seed.")] = 0,
+    picture: Annotated[int, typer.Option(min=0, help="The number of the image of this seed.")] = 0,
     calls: Annotated[int, typer.Option(min=1, help="Denoiser calls at which effects are measured.")] = 10,
     points: Annotated[int, typer.Option(min=1, help="More points are more exact, and take longer.")] = 1,
     maps_of: Annotated[int, typer.Option("--maps", min=0, help="Heads of each word that get a map.")] = 4,
@@ -34,11 +34,11 @@ def explain(
     sampling: Sampling = Sampling(50),
     negative_prompt: NegativePrompt = None,
     size: Size = Size(),
-    batch_size: Annotated[int, typer.Option(min=1, help="Rows at a time, beside the picture.")] = 8,
+    batch_size: Annotated[int, typer.Option(min=1, help="Rows at a time, beside the image.")] = 8,
 ) -> None:
-    """Generate a picture, and say which heads drew each word of it, and where.
+    """Generate an image, and say which heads drew each word of it, and where.
 
-    Writes the picture, a figure, and all numbers as JSON. A share is that of a head in all that the word
+    Writes the image, a figure, and all numbers as JSON. A share is that of a head in all that the word
     does to the output of the denoiser; where it is below 0 the head works against the word.
 
     \b

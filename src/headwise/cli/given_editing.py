@@ -1,4 +1,4 @@
-"""What `headwise benchmark editing --pictures` does: methods at equal preservation, on given pictures."""
+"""What `headwise benchmark editing --pictures` does: methods at equal preservation, on given images."""
 
 import itertools
 from typing import Any
@@ -16,13 +16,13 @@ BASELINE = "prompt-to-prompt"  # what areas are compared with
 def given_editing(
     model: Measured, pictures: str, count: int, sweep: EditSweep, sharing: Sharing, **options: Any
 ) -> None:
-    """Compare ways of editing given pictures, and print what they reach.
+    """Compare ways of editing given images, and print what they reach.
 
     Args:
         model, sweep, sharing: As in `headwise benchmark editing`.
-        pictures: The file of pairs with pictures, as `given_pairs` takes it.
+        pictures: The file of pairs with images, as `given_pairs` takes it.
         count: The largest number of pairs of each attribute.
-        options: `judge`, `effect_file` and `methods`.
+        options: `scorer`, `effect_file` and `methods`.
     """
     from headwise.benchmarks.given_editing import benchmark_given_editing
     from headwise.benchmarks.prompts.given_pictures import given_pairs
@@ -32,7 +32,7 @@ def given_editing(
     settings |= {"effect": model.effect(options["effect_file"]), "methods": options["methods"]}
     with running(model, sharing, sweep.out) as run:
         settings |= run.place(len(pairs)) | {"keep_pairs": 10}
-        scorer = scorer_of(options["judge"], model)
+        scorer = scorer_of(options["scorer"], model)
         result = benchmark_given_editing(run.pipe, relevance, pairs, scorer, **settings)
     if run.ends_as_shard(len(result.scores), sweep.as_json):
         return

@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # torch takes seconds to import, which --help need not pay
     from headwise.measuring.relevance import Relevance
 
 __all__ = [
-    "BatchSize", "Cases", "Concepts", "Counting", "EditSweep", "Guidance", "Json", "Judge", "Ks",
+    "BatchSize", "Cases", "Concepts", "Counting", "EditSweep", "Guidance", "Json", "Scorer", "Ks",
     "Measured", "Methods", "Model", "NegativePrompt", "Output", "Pairs", "Sampling", "Seed", "Seeds",
     "Senses", "Sharing", "Size", "Steps", "Sweep", "concept_named", "numbers_in",
     "scorer_of",
@@ -45,7 +45,7 @@ Senses = Annotated[
     typer.Option(help="'emoji', 'paper' or a TOML file of [[senses]]; by default the model's own."),
 ]
 Pairs = Annotated[str | None, typer.Option(help="'emoji', a TOML file, or a CSV; the guide shows both.")]
-Judge = Annotated[
+Scorer = Annotated[
     str | None, typer.Option(help="CLIP by hub name or folder, or 'emoji'; by default the model's own.")
 ]
 Methods = Annotated[list[str] | None, typer.Option("--method", help="Only this method. May be repeated.")]
@@ -284,11 +284,11 @@ class EditSweep(Sweep):
     batch_size: Annotated[int, typer.Option(min=2, help="Images at a time, sources included.")] = 32
 
 
-def scorer_of(judge: str | None, model: Model) -> Any:
-    """The CLIP scorer that --judge names, or that goes with the model."""
+def scorer_of(scorer: str | None, model: Model) -> Any:
+    """The CLIP scorer that --scorer names, or that goes with the model."""
     from headwise.benchmarks.clip_scorer import CLIPScorer
 
-    return CLIPScorer.load(judge or model.defaults.judge)
+    return CLIPScorer.load(scorer or model.defaults.scorer)
 
 
 def concept_named(concept: str, names: Sequence[str]) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from headwise.cli.options import Judge, Measured
+from headwise.cli.options import Measured, Scorer
 from headwise.errors import UnreadableFile
 
 if TYPE_CHECKING:  # the page needs the extra `web`
@@ -18,7 +18,7 @@ __all__ = ["serve"]
 
 def serve(
     model: Measured = Measured(),
-    judge: Judge = None,
+    scorer: Scorer = None,
     runs: Annotated[Path, typer.Option(help="The folder of runs, which the page shows and adds to.")] = Path(
         "runs"
     ),
@@ -59,7 +59,7 @@ def serve(
     from headwise.web.service import Service
 
     rules = rules_for(host, token, allow_host or ())
-    session = _session(model, judge, runs, _folder_of(lora_folder))
+    session = _session(model, scorer, runs, _folder_of(lora_folder))
     listening = serving.listen(host, port)
     address = _address(*listening.getsockname()[:2])
     print(f"Open {address}/" + (f"?token={rules.token}" if rules.token else ""), flush=True)
@@ -68,7 +68,7 @@ def serve(
     serving.serve(make_app(Service(session, RunStore(runs)), rules), listening)
 
 
-def _session(model: Measured, judge: str | None, runs: Path, loras: Path | None) -> "ModelSession":
+def _session(model: Measured, scorer: str | None, runs: Path, loras: Path | None) -> "ModelSession":
     """The model that the page works with, which is loaded once the page is served."""
     from headwise.web.session import ModelSession
 
@@ -83,7 +83,7 @@ def _session(model: Measured, judge: str | None, runs: Path, loras: Path | None)
         model.name,
         partial(_load, model),
         relevance=relevance,
-        judge=judge or (defaults.judge if defaults.built_in else None),
+        scorer=scorer or (defaults.scorer if defaults.built_in else None),
         steps=defaults.steps,
         guidance_scale=defaults.guidance_scale,
         loading=model.loading,

@@ -13,12 +13,12 @@ from headwise.cli.options import (
     Cases,
     Guidance,
     Json,
-    Judge,
     Ks,
     Measured,
     NegativePrompt,
     Output,
     Sampling,
+    Scorer,
     Seeds,
     Sharing,
     Size,
@@ -51,7 +51,7 @@ Strengths = Annotated[
 ]
 Score = Annotated[
     Literal["choice", "certainty", "similarity"],
-    typer.Option(help="The judge's choice among the concept's words, its certainty, or CLIP similarity."),
+    typer.Option(help="The scorer's choice among the concept's words, its certainty, or CLIP similarity."),
 ]
 Factors = Annotated[
     str, typer.Option(help="What the attention of weakened heads is multiplied by; several make a sweep.")
@@ -113,7 +113,7 @@ def weaken(
     model: Measured = Measured(),
     cases: Cases = None,
     count: Annotated[int, typer.Option(min=1, help="Prompts, at most.")] = 30,
-    judge: Judge = None,
+    scorer: Scorer = None,
     score: Score = "choice",
     factors: Factors = "-2",
     ks: Ks = None,
@@ -156,7 +156,7 @@ def weaken(
     with running(model, sharing, out) as run:
         size.require(run.pipe)
         options |= run.place(len(prompts))
-        trial = (run.pipe, relevance, concept, prompts, scoring(scorer_of(judge, model), score))
+        trial = (run.pipe, relevance, concept, prompts, scoring(scorer_of(scorer, model), score))
         if len(multipliers) == 1:
             results = {multipliers[0]: measure_weakening(*trial, factor=multipliers[0], **options)}
         else:

@@ -1,4 +1,4 @@
-"""Chapter 5, pictures from pictures: edit a prompt and keep the rest, compose several subjects.
+"""Chapter 5, images from pictures: edit a prompt and keep the rest, compose several subjects.
 
 alignment           two prompts, token by token
 groups              a source and its targets in one batch

@@ -150,7 +150,7 @@ class Excite(Hook):
         step = call.step + 1
         return self._moved(latents, step, call) if step < call.steps else latents
 
-    def loss(self, latents: Float[Tensor, "pictures ..."], timestep: Tensor) -> Float[Tensor, " pictures"]:
+    def loss(self, latents: Float[Tensor, "images ..."], timestep: Tensor) -> Float[Tensor, " images"]:
         """How little the least subject of each image is attended to, 0 … 1, with its gradient.
 
         Args:
@@ -254,7 +254,7 @@ def excite(
         pipe: The user's pipeline; it is left as it was.
         prompts: The prompt of each image.
         exciting: The subjects, and how they are excited.
-        seeds: The key of each image: (seed, picture), or a seed s for (s, 0).
+        seeds: The key of each image: (seed, image), or a seed s for (s, 0).
         options: Passed to the pipeline: `negative_prompt`, `height`, `width` …
 
     Raises:

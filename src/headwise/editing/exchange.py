@@ -62,10 +62,10 @@ class Columns:
         cls,
         call: DenoiserCall,
         rows: Int[Tensor, " rows"],
-        m: Float[Tensor, "pictures source_tokens tokens"],
-        from_source: Bool[Tensor, "pictures tokens"],
-        w: Float[Tensor, "pictures tokens"],
-        r: Float[Tensor, "pictures all_heads tokens"],
+        m: Float[Tensor, "images source_tokens tokens"],
+        from_source: Bool[Tensor, "images tokens"],
+        w: Float[Tensor, "images tokens"],
+        r: Float[Tensor, "images all_heads tokens"],
     ) -> "Columns":
         """From M, the marks of borrowed columns, w and R of each image.
 

@@ -38,24 +38,24 @@ def by_encoder(call: DenoiserCall, positions: Sequence[int]) -> list[list[int]]:
 
 
 def weighted_maps(
-    query: Float[Tensor, "pictures heads pixels dim"],
-    key: Float[Tensor, "pictures heads tokens dim"],
-    weights: Float[Tensor, "pictures subjects heads"],
+    query: Float[Tensor, "images heads pixels dim"],
+    key: Float[Tensor, "images heads tokens dim"],
+    weights: Float[Tensor, "images subjects heads"],
     size: tuple[int, int],
     goal: tuple[int, int],
     mask: Tensor | None = None,
-) -> Float[Tensor, "pictures subjects tokens grid_height grid_width"]:
+) -> Float[Tensor, "images subjects tokens grid_height grid_width"]:
     """The weighted sum of a layer's maps over its heads, for each subject, at the goal's height and width."""
     of_subjects = torch.einsum("pkh,phxt->pktx", weights, plain_maps(query, key, mask))
     return _resized(of_subjects.unflatten(-1, size), goal)
 
 
 def excitement_loss(
-    maps: Float[Tensor, "pictures subjects tokens height width"],
+    maps: Float[Tensor, "images subjects tokens height width"],
     subjects: Sequence[Sequence[Sequence[int]]],
     words: Sequence[Sequence[int]],
     as_published: bool = False,
-) -> Float[Tensor, " pictures"]:
+) -> Float[Tensor, " images"]:
     """max_k max(0, 1 − max over pixels of the smoothed map of subject k).
 
     Args:

@@ -35,7 +35,7 @@ def source_rows(call: DenoiserCall, targets: int, both: bool = False) -> Int[Ten
     group = targets + 1
     if not call.prompts or call.pictures % group:
         raise HookMisuse(
-            f"{call.pictures} pictures with {len(call.prompts)} prompts cannot be groups of a source and "
+            f"{call.pictures} images with {len(call.prompts)} prompts cannot be groups of a source and "
             f"{targets} targets. Use `headwise.edit`, and say `targets` as many as there are."
         )
     rows = torch.arange(call.rows)
@@ -83,7 +83,7 @@ def generate_edits(
         pipe: The user's pipeline; it is left as it was.
         groups: Source and targets, as many targets in each; images of a group share latents and noise.
         hooks: The hooks that make targets resemble their sources.
-        seeds: The key of each group: (seed, picture), or a seed s for (s, 0).
+        seeds: The key of each group: (seed, image), or a seed s for (s, 0).
         latents: Unit noise of each group; drawn from its key if None.
         options: Passed to the pipeline: `height`, `width`, `negative_prompt` …
     """

@@ -100,7 +100,7 @@ def invert(
         num_inference_steps: The number of steps of the inversion and of edits.
         guidance_scale: The guidance of the inversion, where the method is edit friendly.
         iterations: The number of fixed-point iterations per step, where the method is ddim.
-        seed: The key of the noise, where the method is edit friendly: (seed, picture), or a seed s for
+        seed: The key of the noise, where the method is edit friendly: (seed, image), or a seed s for
             (s, 0).
 
     Raises:

@@ -4,7 +4,7 @@ A batch holds groups, each a source and its targets. After every step a target's
 
     x* ← x + m (x* − x)
 
-with x the source's latents and m the mask where either of the two pictures attends to a word that was
+with x the source's latents and m the mask where either of the two images attends to a word that was
 changed: the map of those words, averaged over heads, coarse layers and the calls so far, widened by one
 position, relative to its own maximum, above a threshold. In joint attention it is their columns of the one
 softmax over text and pixels. Latents that come as a row of patches (FLUX) are blended patch by patch.
@@ -77,8 +77,8 @@ class LocalBlend(Hook):
         return attend(query, key, value)
 
     def after_step(
-        self, latents: Float[Tensor, "pictures ..."], call: DenoiserCall
-    ) -> Float[Tensor, "pictures ..."]:
+        self, latents: Float[Tensor, "images ..."], call: DenoiserCall
+    ) -> Float[Tensor, "images ..."]:
         """Return latents in which each target equals its source outside the mask."""
         if self._sum is None:
             raise HookMisuse(
@@ -93,15 +93,15 @@ class LocalBlend(Hook):
         mask = mask.flatten(1)[..., None] if in_patches else mask[:, None]
         return torch.where(mask, latents, latents[sources])
 
-    def mask(self, size: tuple[int, int]) -> Bool[Tensor, "pictures height width"]:
-        """Where each picture attends to the words that make the difference."""
+    def mask(self, size: tuple[int, int]) -> Bool[Tensor, "images height width"]:
+        """Where each image attends to the words that make the difference."""
         assert self._sum is not None
         wide = F.max_pool2d(self._sum[:, None], 3, 1, 1)
         wide = F.interpolate(wide, size=size, mode="bilinear", align_corners=False)[:, 0]
         return wide > self.threshold * wide.amax((-1, -2), keepdim=True)
 
-    def _changed(self, call: DenoiserCall) -> Float[Tensor, "pictures tokens"]:
-        """Changed words of each picture; a source's are those that any of its targets replaces or drops."""
+    def _changed(self, call: DenoiserCall) -> Float[Tensor, "images tokens"]:
+        """Changed words of each image; a source's are those that any of its targets replaces or drops."""
         words = torch.zeros(call.pictures, call.tokens)
         sources = (self._rows[call.conditional] - call.conditional.start).tolist()
         for p, s in enumerate(sources):

@@ -1,7 +1,7 @@
 r"""Prompt-to-prompt: edit an image by editing its prompt, with the attention maps of the unedited one.
 
 Source and targets stand side by side in one batch, from the same latents. With A the map of the source's
-picture, A* that of a target's, V* the target's values and M the alignment of the two prompts (alignment.py),
+image, A* that of a target's, V* the target's values and M the alignment of the two prompts (alignment.py),
 column t of the target's map becomes, in the first calls,
 
     (A M)[:, t]      where the word was there before, or stands in the place of another   (replace)
@@ -244,7 +244,7 @@ def edit(
         source: The prompt to edit.
         targets: The same prompt, with words changed or added.
         hooks: The hooks that make targets resemble the source; `PromptToPrompt` if there are none.
-        seeds: The key of each group of images: (seed, picture), or a seed s for (s, 0).
+        seeds: The key of each group of images: (seed, image), or a seed s for (s, 0).
         batch_size: The largest number of images per pipeline call, though a group is never cut.
         progress: Whether to show a bar on stderr.
         options: Passed to the pipeline: `num_inference_steps`, `latents` (one for each seed) …

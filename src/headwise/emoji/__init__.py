@@ -1,8 +1,8 @@
 """The built-in models: small latent diffusion models of one world of emoji, and an image-text model that
-reads the pictures of both.
+reads the images of both.
 
-Plain diffusers and transformers objects, trained by the scripts in the repository's `training/` on pictures
-composed of emoji, so that what a picture should show is known. README.md in a model's folder is its card.
+Plain diffusers and transformers objects, trained by the scripts in the repository's `training/` on images
+composed of emoji, so that what an image should show is known. README.md in a model's folder is its card.
 """
 
 import json
@@ -12,7 +12,7 @@ from typing import Any
 
 from headwise.errors import ModelNotLoaded
 
-__all__ = ["DIT", "EFFECT", "JUDGE", "MODEL", "MODELS", "RELEVANCE", "UNET", "BuiltIn", "card", "load"]
+__all__ = ["DIT", "EFFECT", "SCORER", "MODEL", "MODELS", "RELEVANCE", "UNET", "BuiltIn", "card", "load"]
 
 _HERE = Path(__file__).parent
 
@@ -37,8 +37,8 @@ class BuiltIn:
         return self.folder / "model"
 
     @property
-    def judge(self) -> Path:
-        """The folder of the CLIP model that reads its pictures: one for all models of this world."""
+    def scorer(self) -> Path:
+        """The folder of the CLIP model that reads its images: one for all models of this world."""
         return _HERE / "judge"
 
     @property
@@ -82,5 +82,5 @@ DIT = BuiltIn("emoji-dit", "headwise.emoji.transformer.EmojiTransformerPipeline"
 MODELS = {model.name: model for model in (UNET, DIT)}
 
 # The first of them, by short names.
-MODEL, JUDGE, RELEVANCE, EFFECT = UNET.model, UNET.judge, UNET.relevance, UNET.effect
+MODEL, SCORER, RELEVANCE, EFFECT = UNET.model, UNET.scorer, UNET.relevance, UNET.effect
 load, card = UNET.load, UNET.card

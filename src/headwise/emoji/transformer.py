@@ -1,5 +1,5 @@
 """The pipeline of the built-in transformer: that of PixArt-Σ, with CLIP's text encoder and defaults for small
-pictures."""
+images."""
 
 import functools
 import inspect
@@ -28,7 +28,7 @@ def _called_with(defaults: dict[str, Any]) -> Any:
 
 
 class EmojiTransformerPipeline(PixArtSigmaPipeline):
-    """`PixArtSigmaPipeline` that reads its prompts with CLIP, and whose defaults fit 64×64 pictures.
+    """`PixArtSigmaPipeline` that reads its prompts with CLIP, and whose defaults fit 64×64 images.
 
     By its own defaults PixArt-Σ takes the nearest size of a table, of which the smallest is 256×256, and pads
     prompts to 300 tokens; in training, captions were padded to 24.

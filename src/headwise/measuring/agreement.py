@@ -3,7 +3,7 @@ r"""Agreement: do two measurements name the same heads?
     ρ[c] = Spearman rank correlation over heads of the relevance of concept c in both
 
 "Did my LoRA move the Color heads?", "does my measurement agree with the published one?" Two measurements of
-the very same thing agree as far as their split-half correlation, extrapolated to all pictures by Spearman and
+the very same thing agree as far as their split-half correlation, extrapolated to all images by Spearman and
 Brown's formula, 2ρ / (1 + ρ); the ceiling of ρ[c] is the geometric mean of this reliability of both. The
 very same thing is of the same kind (votes, or effect), has the same words and, by votes, the same other
 concepts to choose from; `differences` says where not.
@@ -73,7 +73,7 @@ def agreement(a: Relevance | str | Path, b: Relevance | str | Path, top: int = 1
 
 
 def differences(a: Relevance, b: Relevance) -> list[str]:
-    """In what two measurements differ beside their pictures, a sentence each; empty where they are the same.
+    """In what two measurements differ beside their images, a sentence each; empty where they are the same.
 
     By votes, in the concepts that heads chose between. By effect, in what was asked; other concepts decide
     nothing there. Of one by votes and one by effect, that they are.
@@ -133,6 +133,6 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _reliability(relevance: Relevance, name: str) -> float:
-    """The reliability of all pictures, from that of half of them; 1 for arrays without standard errors."""
+    """The reliability of all images, from that of half of them; 1 for arrays without standard errors."""
     half = float(relevance.split_half[relevance.concepts.index(name)])
     return 1.0 if np.isnan(half) else max(0.0, 2 * half / (1 + half))

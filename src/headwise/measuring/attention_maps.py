@@ -123,7 +123,7 @@ def region_relevance(
     Returns:
         The ratio for all words together, and for each word; 1 is the average head.
     """
-    relevance.require(maps.head_map, "the picture's model")
+    relevance.require(maps.head_map, "the image's model")
     attention = maps.within(box).astype(np.float64)  # A[h, region, w]
     of_heads, of_words = attention.sum(1), attention.sum(0)
     together = relevance.values @ of_heads / max(of_heads.sum(), _TINY)  # nowhere attended to: 0

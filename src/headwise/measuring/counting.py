@@ -20,7 +20,7 @@ __all__ = [
     "save_relevance",
 ]  # fmt: skip
 
-CHUNK = 32  # pictures that a worker counts at a time, where several share a run
+CHUNK = 32  # images that a worker counts at a time, where several share a run
 
 Counted = Votes | EffectSamples
 
@@ -30,12 +30,12 @@ class Measurement(Protocol):
     """What a measurement says of itself.
 
     Attributes:
-        pictures: How many pictures it is to have at most.
-        batch_size: Pictures per pipeline call.
+        pictures: How many images it is to have at most.
+        batch_size: Images per pipeline call.
         until: The median split-half correlation at which it stops early; None for never.
-        round_of: The number of pictures after each of which it may stop.
-        keep_pictures: How many of the first pictures are decoded and saved.
-        extra_calls: How many denoiser calls a picture costs beside its steps, roughly.
+        round_of: The number of images after each of which it may stop.
+        keep_pictures: How many of the first images are decoded and saved.
+        extra_calls: How many denoiser calls an image costs beside its steps, roughly.
     """
 
     @property
@@ -70,13 +70,13 @@ class Measurement(Protocol):
 
 
 def cuts_of(task: Measurement) -> tuple[int, ...]:
-    """No batch reaches across a place where the run may stop, or where it stops decoding pictures."""
+    """No batch reaches across a place where the run may stop, or where it stops decoding images."""
     ends = range(0, task.pictures, task.round_of) if task.until is not None else ()
     return task.keep_pictures, *ends
 
 
 def batches_of(task: Measurement, missing: Iterable[range]) -> Iterator[range]:
-    """These pictures by pipeline calls."""
+    """These images by pipeline calls."""
     cuts = cuts_of(task)
     for numbers in missing:
         yield from batches(numbers.start, numbers.stop, task.batch_size, cuts)
@@ -88,8 +88,8 @@ def check(
     """Refuse arguments of a measurement that cannot be, or not together.
 
     Args:
-        pictures, numbers, batch_size, until: As in `measure`.
-        not_kept: How many pictures were to be kept without a folder to keep them in.
+        images, numbers, batch_size, until: As in `measure`.
+        not_kept: How many images were to be kept without a folder to keep them in.
     """
     if pictures < 1 or batch_size < 1:
         raise HeadwiseError(
@@ -98,14 +98,14 @@ def check(
     if until is not None and not 0 < until <= 1:
         raise HeadwiseError(f"until={until} was given; expected a correlation above 0 and up to 1.")
     if not_kept:
-        raise HeadwiseError(f"keep_pictures={not_kept} pictures need a folder to go to. Give out=…")
+        raise HeadwiseError(f"keep_pictures={not_kept} images need a folder to go to. Give out=…")
     if numbers is not None and not numbers:
         raise HeadwiseError(
-            f"numbers={numbers} holds no picture. Make fewer shards: at most as many as there are pictures."
+            f"numbers={numbers} holds no image. Make fewer shards: at most as many as there are images."
         )
     if numbers is not None and until is not None:
         raise HeadwiseError(
-            f"until={until} looks at all pictures, but only {format_ranges([numbers])} are counted here. "
+            f"until={until} looks at all images, but only {format_ranges([numbers])} are counted here. "
             "Leave it out, or let workers share the run."
         )
 
@@ -120,7 +120,7 @@ def count(
     job: Job, task: Measurement, wanted: range, out: str | Path | None, every: float | int,
     progress: ProgressCallback,
 ) -> Relevance:  # fmt: skip
-    """Count the pictures that are wanted, as far as the folder lacks them; the relevance of all of them."""
+    """Count the images that are wanted, as far as the folder lacks them; the relevance of all of them."""
     options: dict[str, Any] = {"most": CHUNK, "cuts": cuts_of(task), "in_order": task.until is not None}
     name = "effect" if isinstance(job.nothing, EffectSamples) else "votes"
     with RunFolder(out, job.nothing.settings, job.nothing, name, task.pictures, job.versions) as folder:
@@ -188,7 +188,7 @@ def _require_among(folder: RunFolder[Any], wanted: range) -> None:
     counted = folder.so_far.pictures
     if counted and wanted.start == 0 and counted[-1][1] > wanted.stop:
         raise RunMismatch(
-            f"{folder.path} already counts {len(folder.so_far)} pictures, more than the {len(wanted)} asked "
+            f"{folder.path} already counts {len(folder.so_far)} images, more than the {len(wanted)} asked "
             "for. Ask for as many or more, or give another folder."
         )
     if counted and not (wanted.start <= counted[0][0] and counted[-1][1] <= wanted.stop):

@@ -1,18 +1,18 @@
-r"""Effect samples: what a concept's word did in each picture, kept picture by picture.
+r"""Effect samples: what a concept's word did in each image, kept image by image.
 
-    through[i, t, h]    ∫ ⟨∂D/∂s_h, d⟩ dα at denoiser call t of picture i
+    through[i, t, h]    ∫ ⟨∂D/∂s_h, d⟩ dα at denoiser call t of image i
     whole[i, t]         ⟨d, d⟩
 
-Picture n says a word of concept n mod C. Over the n calls of concept c's pictures that were measured,
+Image n says a word of concept n mod C. Over the n calls of concept c's images that were measured,
 
     relevance[c, h] = H / n · Σ through[i, t, h] / whole[i, t]
 
 (effect.py), where 1 is the average head and a row sums to H as far as the integral is exact: its sum over H
-is the concept's *completeness*. Standard errors are by the jackknife over pictures; the split-half
-correlation is that of the relevance of two halves of the pictures.
+is the concept's *completeness*. Standard errors are by the jackknife over images; the split-half
+correlation is that of the relevance of two halves of the images.
 
-Pictures are kept apart, in single precision, and added up in double precision in the order of their numbers.
-So joining is exact, whichever machines measured which of them, and no picture is ever counted twice.
+Images are kept apart, in single precision, and added up in double precision in the order of their numbers.
+So joining is exact, whichever machines measured which of them, and no image is ever counted twice.
 """
 
 import json
@@ -38,19 +38,19 @@ KIND = "effect"  # of the file
 
 @dataclass(frozen=True, eq=False)
 class EffectSamples:
-    """The effect of one word in each of some pictures.
+    """The effect of one word in each of some images.
 
     Args:
         through: What passed through each head.
         whole: All that the word did.
-        pictures: The numbers of the pictures, as (start, stop) ranges; the arrays are in their order.
+        pictures: The numbers of the images, as (start, stop) ranges; the arrays are in their order.
         head_map: The heads.
-        concepts: The concepts, whose pictures take turns.
-        settings: How the pictures were made, by name; samples with different settings are not joined.
+        concepts: The concepts, whose images take turns.
+        settings: How the images were made, by name; samples with different settings are not joined.
     """
 
-    through: Float[np.ndarray, "pictures calls all_heads"]
-    whole: Float[np.ndarray, "pictures calls"]
+    through: Float[np.ndarray, "images calls all_heads"]
+    whole: Float[np.ndarray, "images calls"]
     pictures: Ranges
     head_map: HeadMap
     concepts: ConceptSet
@@ -60,29 +60,29 @@ class EffectSamples:
     def empty(
         cls, head_map: HeadMap, concepts: ConceptSet, settings: dict[str, Any] | None = None
     ) -> "EffectSamples":
-        """Samples of no picture, so that joining them changes nothing."""
+        """Samples of no image, so that joining them changes nothing."""
         through = np.zeros((0, 0, head_map.all_heads), np.float32)
         return cls(through, through[..., 0], (), head_map, concepts, settings or {})
 
     @classmethod
     def of_pictures(
         cls,
-        through: Float[np.ndarray, "pictures calls all_heads"],
-        whole: Float[np.ndarray, "pictures calls"],
+        through: Float[np.ndarray, "images calls all_heads"],
+        whole: Float[np.ndarray, "images calls"],
         numbers: Sequence[int],
         nothing: "EffectSamples",
     ) -> "EffectSamples":
-        """Samples of pictures, in the order of their numbers, with the head map and settings of `nothing`."""
+        """Samples of images, in the order of their numbers, with the head map and settings of `nothing`."""
         kept = through.astype(np.float32), whole.astype(np.float32)
         return cls(*kept, ranges_of(numbers), nothing.head_map, nothing.concepts, nothing.settings)
 
     def __len__(self) -> int:
-        """How many pictures there are."""
+        """How many images there are."""
         return len(self.whole)
 
     @property
     def numbers(self) -> list[int]:
-        """The numbers of the pictures, in order."""
+        """The numbers of the images, in order."""
         return [n for pair in self.pictures for n in range(*pair)]
 
     @property
@@ -92,7 +92,7 @@ class EffectSamples:
 
     @property
     def relevance(self) -> Float[np.ndarray, "concepts all_heads"]:
-        """H times the mean share of each head; zeros for a concept without pictures."""
+        """H times the mean share of each head; zeros for a concept without images."""
         return np.stack([ratio(shares.sum(0), calls.sum()) for shares, calls in self._of_concepts()])
 
     @property
@@ -102,7 +102,7 @@ class EffectSamples:
 
     @property
     def described(self) -> dict[str, Any]:
-        """The settings, how many pictures there are and which."""
+        """The settings, how many images there are and which."""
         return self.settings | {"pictures": len(self), "counted": [list(pair) for pair in self.pictures]}
 
     @property
@@ -118,7 +118,7 @@ class EffectSamples:
 
     @property
     def standard_errors(self) -> Float[np.ndarray, "concepts all_heads"]:
-        """Of each relevance by the jackknife; nan for a concept with fewer than two pictures."""
+        """Of each relevance by the jackknife; nan for a concept with fewer than two images."""
         errors = np.full((len(self.concepts), self.head_map.all_heads), np.nan)
         for c, (shares, calls) in enumerate(self._of_concepts()):
             n = len(calls)
@@ -129,7 +129,7 @@ class EffectSamples:
 
     @property
     def split_half(self) -> Float[np.ndarray, " concepts"]:
-        """Mean Spearman correlation over heads of random halves of the pictures; nan with fewer than two."""
+        """Mean Spearman correlation over heads of random halves of the images; nan with fewer than two."""
         agreement = np.full(len(self.concepts), np.nan)
         for c, (shares, calls) in enumerate(self._of_concepts()):
             generator, n = np.random.Generator(np.random.Philox(0)), len(calls)
@@ -157,7 +157,7 @@ class EffectSamples:
         merged = merge_ranges([*self.pictures, *other.pictures])
         if merged.overlap is not None:
             raise PictureCountedTwice(
-                f"Both measured picture {merged.overlap}. Join samples of other pictures: each counts once."
+                f"Both measured image {merged.overlap}. Join samples of other images: each counts once."
             )
         filled = [samples for samples in (self, other) if len(samples)]
         if len(filled) < 2:
@@ -178,12 +178,12 @@ class EffectSamples:
     __hash__ = None  # type: ignore[assignment]
 
     def first(self, count: int) -> "EffectSamples":
-        """The samples of the first pictures that there are."""
+        """The samples of the first images that there are."""
         ranges = ranges_of(self.numbers[:count])
         return replace(self, through=self.through[:count], whole=self.whole[:count], pictures=ranges)
 
     def left(self, numbers: range) -> list[range]:
-        """The ranges of these pictures that are not measured yet."""
+        """The ranges of these images that are not measured yet."""
         return subtract(numbers, self.pictures)
 
     def save(self, path: str | Path) -> None:
@@ -223,12 +223,12 @@ class EffectSamples:
         return np.array([n % len(self.concepts) == concept for n in self.numbers], bool)
 
     @property
-    def _shares(self) -> Float[np.ndarray, "pictures calls all_heads"]:
+    def _shares(self) -> Float[np.ndarray, "images calls all_heads"]:
         """Each head's share at each call, in double precision; zeros where nothing was measured."""
         return shares_of(self.through.astype(np.float64), self.whole.astype(np.float64))
 
     def _of_concepts(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Σ shares over the calls, and how many were measured, of each picture of each concept."""
+        """Σ shares over the calls, and how many were measured, of each image of each concept."""
         shares, calls = self._shares.sum(1), (self.whole > 0).sum(1)
         for concept in range(len(self.concepts)):
             chosen = self._where(concept)

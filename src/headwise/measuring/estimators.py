@@ -1,12 +1,12 @@
-r"""Estimators: how many votes each picture contributes, and at what cost.
+r"""Estimators: how many votes each image contributes, and at what cost.
 
-The vote of a head depends on a picture, on a denoiser call, and on the one word that is sampled for each
-concept. A picture costs a pass of the denoiser for every call; another sample of words costs next to nothing,
+The vote of a head depends on an image, on a denoiser call, and on the one word that is sampled for each
+concept. An image costs a pass of the denoiser for every call; another sample of words costs next to nothing,
 as only the pooled products of queries and keys are computed once more. So it pays to sample several times,
 
-    n[c, h] = Σ over pictures, calls and samples of [head h votes for c],
+    n[c, h] = Σ over images, calls and samples of [head h votes for c],
 
-and to make more pictures of fewer calls. Expectations stay the same; only the noise of the sampling is
+and to make more images of fewer calls. Expectations stay the same; only the noise of the sampling is
 averaged away.
 
 `headwise benchmark estimators` compares ways at equal cost; docs/evidence.md has the results.
@@ -24,12 +24,12 @@ Named = Literal["lean", "paper"]
 
 @dataclass(frozen=True)
 class Estimator:
-    """How many votes each picture contributes.
+    """How many votes each image contributes.
 
     Args:
         samples_per_call: How many words are sampled for each concept at each call and layer; each gives a
             vote.
-        num_inference_steps: The denoiser calls per picture, unless `measure` is called with another number.
+        num_inference_steps: The denoiser calls per image, unless `measure` is called with another number.
     """
 
     samples_per_call: int

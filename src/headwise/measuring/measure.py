@@ -1,4 +1,4 @@
-r"""Measuring relevance: generate pictures, let every head vote, add the votes up.
+r"""Measuring relevance: generate images, let every head vote, add the votes up.
 
 With the same folder a measurement continues where it ended. It is a task for `runs.workers.Job`, so workers
 in the place of a pipeline share it, and count the same votes.
@@ -41,7 +41,7 @@ def measure(
     pictures: int = 1000,
     numbers: range | None = None,
     prompts: Sequence[str] | str | Path | None = None,
-    latents: Float[Tensor, "pictures channels height width"] | None = None,
+    latents: Float[Tensor, "images channels height width"] | None = None,
     seed: int = 0,
     out: str | Path | None = None,
     batch_size: int = 1,
@@ -56,7 +56,7 @@ def measure(
     keep_pictures: int = 0,
     progress: ProgressCallback = True,
 ) -> Relevance:
-    """Generate pictures, count votes, return relevance; with the same `out` it goes on where it ended.
+    """Generate images, count votes, return relevance; with the same `out` it goes on where it ended.
 
     The rows of the result are the user's concepts, then their background.
 
@@ -66,21 +66,21 @@ def measure(
         beside: A background set that stands beside these concepts to be chosen, see `ConceptSet.beside`; None
             for none. "auto" takes the packaged set of the model for fewer than 24 concepts, because heads
             that have little to choose from are not those that matter for what they choose.
-        pictures: How many pictures to generate at most. A finished run may be called again with more.
+        pictures: How many images to generate at most. A finished run may be called again with more.
         numbers: Which of them to count here, such as `range(500, 1000)`, where others count the rest.
-        prompts: A list, a text file with one per line, or None for the package's own; picture i has prompt i.
-        latents: Unit noise of every picture; generated from the seed if None.
-        seed: With a picture's number, the source of its latents and of its word samples.
+        prompts: A list, a text file with one per line, or None for the package's own; image i has prompt i.
+        latents: Unit noise of every image; generated from the seed if None.
+        seed: With an image's number, the source of its latents and of its word samples.
         out: Folder for checkpoints and result, see runs/folder.py; None keeps nothing on disk.
-        batch_size: Pictures per pipeline call. It changes the time, not the votes.
-        estimator: How many votes a picture contributes (estimators.py), or its name: "lean" or "paper".
+        batch_size: Images per pipeline call. It changes the time, not the votes.
+        estimator: How many votes an image contributes (estimators.py), or its name: "lean" or "paper".
         num_inference_steps: Passed to the pipeline; the estimator's own if None.
         guidance_scale, negative_prompt, height, width: Passed to the pipeline.
-        until: Stop at a multiple of 32 pictures where the median split-half correlation is this high.
+        until: Stop at a multiple of 32 images where the median split-half correlation is this high.
         checkpoint_every: Seconds between checkpoints; 0 writes one after every batch.
-        keep_pictures: How many of the first pictures to decode and save in `out`/pictures.
+        keep_pictures: How many of the first images to decode and save in `out`/pictures.
         progress: Whether to show a bar on stderr; or a function that is called after each batch with how many
-            pictures are counted, and of how many. What it raises ends the run; what was counted is kept.
+            images are counted, and of how many. What it raises ends the run; what was counted is kept.
     """
     check(pictures, numbers, batch_size, keep_pictures if out is None else 0, until)
     check_steps(num_inference_steps)
@@ -102,7 +102,7 @@ class _Measurement:
     concepts: ConceptSet
     beside: ConceptSet | str | None
     prompts: tuple[str, ...] | None
-    latents: Float[Tensor, "pictures channels height width"] | None
+    latents: Float[Tensor, "images channels height width"] | None
     pictures: int
     seed: int
     estimator: Estimator
@@ -116,7 +116,7 @@ class _Measurement:
 
     @property
     def round_of(self) -> int:
-        """A run may stop where each block has as many pictures."""
+        """A run may stop where each block has as many images."""
         return BLOCKS
 
     @property
@@ -172,7 +172,7 @@ def _check_latents(pipe: Any, task: _Measurement) -> None:
     if latents is not None and (len(latents) < task.pictures or tuple(latents.shape[1:]) != shape):
         raise HeadwiseError(
             f"The latents have shape {tuple(latents.shape)}; expected {(task.pictures, *shape)}, "
-            "unit noise for every picture."
+            "unit noise for every image."
         )
 
 

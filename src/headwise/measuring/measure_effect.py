@@ -1,8 +1,8 @@
-r"""Measuring relevance by effect: generate pictures whose prompts say the words, and see what heads do.
+r"""Measuring relevance by effect: generate images whose prompts say the words, and see what heads do.
 
-Each concept has its pictures, whose prompts contain its words in turn. At a call of the denoiser
+Each concept has its images, whose prompts contain its words in turn. At a call of the denoiser
 one gradient tells what share of all that the word does passes through each head (effect.py); relevance is the
-mean over calls and pictures (effect_samples.py). No other concepts are needed to choose from, and no judge.
+mean over calls and images (effect_samples.py). No other concepts are needed to choose from, and no scorer.
 
 With the same folder a measurement continues where it ended, and workers may share it, as in measure.py.
 """
@@ -33,7 +33,7 @@ from headwise.runs.workers import Job, Keep
 __all__ = ["BATCH_SIZE", "PICTURES_OF_CONCEPT", "STEPS", "measure_effect"]
 
 PICTURES_OF_CONCEPT, STEPS, BATCH_SIZE = 100, 4, 4
-ROUND = 4  # pictures of each concept after which a run may stop
+ROUND = 4  # images of each concept after which a run may stop
 
 
 def measure_effect(
@@ -50,7 +50,7 @@ def measure_effect(
         relevance = hw.measure_effect(pipe, {"Color": ["red", "blue"]})
         relevance["Color"]     # H times each head's share; below 0 for a head that works against the words
 
-    A picture costs 2 rows of the denoiser a step with guidance, and 2 + 3 · `points` for each measured call.
+    An image costs 2 rows of the denoiser a step with guidance, and 2 + 3 · `points` for each measured call.
 
     Args:
         pipe: The user's pipeline, which is left as it was; or workers, which share the work (runs/ray.py).
@@ -59,23 +59,23 @@ def measure_effect(
             `{"Color": [("a red car", "red")]}`; or a list, or a text file with one per line, in which the
             words are looked for. None takes the templates of the concepts' file, or else those that come with
             the package (word_prompts.py).
-        pictures: How many pictures to generate at most *for each concept*.
-        numbers: Which of all pictures to measure here, where others measure the rest: of C concepts picture n
+        pictures: How many images to generate at most *for each concept*.
+        numbers: Which of all images to measure here, where others measure the rest: of C concepts image n
             says a word of concept n mod C.
         against: "nothing" asks what the word does; "sibling" what tells it from another word of the concept,
             said in the same prompt. That doubles the cost.
         points: The number of points at which the integral is taken; `settings["completeness"]` says how
             exact it is.
-        calls: How many calls of each picture are measured, at random among all of the window; all if None.
+        calls: How many calls of each image are measured, at random among all of the window; all if None.
         window: The share of the calls that is measured, such as (0, 0.3).
-        seed: With a picture's number, the source of its latents.
+        seed: With an image's number, the source of its latents.
         out: Folder for checkpoints and result, see runs/folder.py; None keeps nothing on disk.
-        batch_size: Pictures per pipeline call; memory grows with it.
+        batch_size: Images per pipeline call; memory grows with it.
         num_inference_steps, guidance_scale, negative_prompt, height, width: Passed to the pipeline.
-        until: Stop after a multiple of 4 pictures of each concept where the median split-half correlation is
+        until: Stop after a multiple of 4 images of each concept where the median split-half correlation is
             this high.
         checkpoint_every: Seconds between checkpoints; 0 writes one after every batch.
-        keep_pictures: How many of the first pictures to decode and save in `out`/pictures.
+        keep_pictures: How many of the first images to decode and save in `out`/pictures.
         checkpointing: As in `EffectProbe`: compute activations again to save memory.
         progress: As in `measure`.
 
@@ -120,7 +120,7 @@ class _EffectMeasurement:
 
     @property
     def round_of(self) -> int:
-        """A run may stop where every concept has as many pictures."""
+        """A run may stop where every concept has as many images."""
         return ROUND * len(self.concepts)
 
     @property
@@ -186,7 +186,7 @@ class _EffectCounter:
             yield EffectSamples.of_pictures(through, whole, numbers, self.nothing)
 
     def _prompts_of(self, number: int) -> tuple[WordPrompt, ...]:
-        """The prompt of a picture and, against siblings, the same prompt with another word of the concept."""
+        """The prompt of an image and, against siblings, the same prompt with another word of the concept."""
         names, prompts = self.task.concepts.names, self.prompts
         concept, turn = names[number % len(names)], number // len(names)
         this = prompts[concept][turn % len(prompts[concept])]
@@ -198,5 +198,5 @@ class _EffectCounter:
         return this, WordPrompt(replaced(this.prompt, this.word, other), other)
 
     def _chance(self, number: int) -> np.random.Generator:
-        """What is random in a picture beside its latents comes from its number alone."""
+        """What is random in an image beside its latents comes from its number alone."""
         return np.random.Generator(np.random.Philox(key=[self.task.seed % 2**64, number]))

@@ -1,9 +1,9 @@
 r"""Shards put together again: votes add exactly, effects and scores fill gaps, nothing is taken on trust.
 
 First the headers of all files are read, a few kilobytes each. They must describe one run (the same model,
-settings, heads and concepts), count no picture twice and, together, leave none out. Only then the arrays are
+settings, heads and concepts), count no image twice and, together, leave none out. Only then the arrays are
 added, one file after the other, so that memory does not grow with the number of shards; each file's checksum
-is compared on the way. A refusal names files and pictures, and leaves the merged folder as it was.
+is compared on the way. A refusal names files and images, and leaves the merged folder as it was.
 """
 
 import itertools
@@ -34,8 +34,8 @@ class Merged(NamedTuple):
     Args:
         file: The file that holds the sum.
         shards: How many files were added.
-        counted: How many pictures, or scores, the sum holds.
-        missing: Pictures, or prompts, that are in none of the files; empty unless `partial=True`.
+        counted: How many images, or scores, the sum holds.
+        missing: Images, or prompts, that are in none of the files; empty unless `partial=True`.
     """
 
     file: Path
@@ -57,8 +57,8 @@ def merge(
         files: Files of votes or scores; or the folders of runs; or a folder with shards below it, such as
             `out`.
         out: The folder of the complete run. It may hold an earlier merge of some of the shards.
-        pictures: How many pictures the run has over all shards, where the shards do not say so themselves.
-        partial: Merge what is there although pictures are missing. Measuring in `out` then goes on with
+        pictures: How many images the run has over all shards, where the shards do not say so themselves.
+        partial: Merge what is there although images are missing. Measuring in `out` then goes on with
             those.
 
     Returns:
@@ -67,9 +67,9 @@ def merge(
     Raises:
         UnreadableFile: A file is damaged, or does not hold votes or scores.
         VotesMismatch: Two files are of different models, settings, heads or concepts.
-        PictureCountedTwice: Two files count the same picture.
-        PicturesMissing: A picture is in none of the files.
-        RunMismatch: `out` holds another run, or pictures that are in none of the files.
+        PictureCountedTwice: Two files count the same image.
+        PicturesMissing: An image is in none of the files.
+        RunMismatch: `out` holds another run, or images that are in none of the files.
     """
     groups = {name: [ShardFile(file) for file in group] for name, group in sorted(find_files(files).items())}
     sums = {name: _add_up(shards, pictures, partial) for name, shards in groups.items()}
@@ -85,7 +85,7 @@ class _Sum(NamedTuple):
 
 
 class _Counted(NamedTuple):
-    """The pictures that a group of shards counted, those it lacks, and how many the run is to have."""
+    """The images that a group of shards counted, those it lacks, and how many the run is to have."""
 
     ranges: Ranges
     missing: list[range]
@@ -112,18 +112,18 @@ def _add_up(shards: list[ShardFile], pictures: int | None, partial: bool) -> _Su
 
 
 def _counted(shards: list[ShardFile], pictures: int | None, partial: bool) -> _Counted:
-    """The pictures of all shards together, none twice and, unless `partial`, none missing."""
+    """The images of all shards together, none twice and, unless `partial`, none missing."""
     ranges = _disjoint(shards)
     most = ranges[-1][1] if ranges else 0
     count = pictures or max(most, *(shard.run_pictures for shard in shards))
     if most > count:
         raise RunMismatch(
-            f"The shards count {most} pictures and more, but {count} were to be merged. "
+            f"The shards count {most} images and more, but {count} were to be merged. "
             "Say how many the whole run has, or give fewer shards."
         )
     missing = subtract(range(count), ranges)
     if missing and not partial:
-        raise _missing("pictures", missing, count, shards)
+        raise _missing("images", missing, count, shards)
     return _Counted(ranges, missing, count)
 
 
@@ -156,12 +156,12 @@ def _add(total: Int[np.ndarray, "..."], array: Integer[np.ndarray, "..."]) -> In
 
 
 def _disjoint(shards: list[ShardFile]) -> Ranges:
-    """The pictures of all shards together."""
+    """The images of all shards together."""
     pairs = sorted((*pair, str(shard.path)) for shard in shards for pair in shard.ranges)
     for (_, end, before), (start, _, after) in itertools.pairwise(pairs):
         if start < end:
             raise PictureCountedTwice(
-                f"{before} and {after} both count picture {start}. Each is counted once: leave one of the "
+                f"{before} and {after} both count image {start}. Each is counted once: leave one of the "
                 "two files out."
             )
     return merge_ranges((start, stop) for start, stop, _ in pairs).ranges
@@ -257,7 +257,7 @@ def _write(out: Path, shards: list[ShardFile], summed: _Sum) -> Merged:
 
 
 def _require_no_more(so_far: Any, total: Any, out: Path) -> None:
-    """Refuse to write over pictures that none of the shards holds."""
+    """Refuse to write over images that none of the shards holds."""
     if not isinstance(total, Scores):
         lost = [missing for pair in so_far.pictures for missing in total.left(range(*pair))]
     else:

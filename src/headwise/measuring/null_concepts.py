@@ -3,7 +3,7 @@
 In the control every concept samples from the words of all concepts. Heads still prefer words, but no concept
 has any of its own, so in truth every relevance is 1, and any structure that shows is noise. (Dealing the
 words out to concepts once would not do: a head that prefers "dog" would then prefer the concept that got it,
-in all pictures alike.)
+in all images alike.)
 """
 
 from headwise.measuring.concepts import ConceptSet

@@ -1,12 +1,12 @@
 r"""What a measurement will take, from a few seconds of it.
 
-A worker with pictures i = 1 … p in batches of b, at s denoiser calls each, is busy for
+A worker with images i = 1 … p in batches of b, at s denoiser calls each, is busy for
 
     load + once + ⌈p / b⌉ · batch + p · s · call
 
 where `load` makes the pipeline, `once` embeds the concept words, `batch` is what a batch costs whatever its
-number of calls (texts, initial latents), and `call` is one call for one picture with the probe. By effect
-nothing is embedded, `call` is a call without the probe, and one call of each picture is measured, for
+number of calls (texts, initial latents), and `call` is one call for one image with the probe. By effect
+nothing is embedded, `call` is a call without the probe, and one call of each image is measured, for
 `effect` more. All of them are measured; the rest is arithmetic. What the driver of many workers does, adding
 a result and writing the sum to the disk, is measured too: it says how many workers one driver can serve.
 """
@@ -56,21 +56,21 @@ class Calibration:
     Args:
         model: The name of the pipeline that was timed.
         device: The device that it was timed on.
-        batch_size: How many pictures a pipeline call made.
+        batch_size: How many images a pipeline call made.
         load_s: Making the pipeline; 0 if it was not timed.
         once_s: Embedding the concept words.
         batch_s: One batch, whatever its number of denoiser calls.
-        call_s: One denoiser call for one picture, with guidance and the probe.
+        call_s: One denoiser call for one image, with guidance and the probe.
         weights_mb: The weights of one worker.
         peak_mb: The most memory that one worker held.
-        part_mb: The votes that a worker sends for one chunk of pictures.
+        part_mb: The votes that a worker sends for one chunk of images.
         add_s: The driver's time for adding them.
         save_s: The driver's time for one checkpoint.
         driver_mb: The most memory that votes take up in the driver, beside Python itself; effects, which are
-            kept picture by picture, with `PICTURES_OF_CONCEPT` pictures of each concept.
+            kept image by image, with `PICTURES_OF_CONCEPT` images of each concept.
         by: What is measured: "votes" or "effect".
-        effect_s: By effect, what measuring one call of one picture takes in addition.
-        concepts: By effect, how many concepts have pictures.
+        effect_s: By effect, what measuring one call of one image takes in addition.
+        concepts: By effect, how many concepts have images.
     """
 
     model: str
@@ -119,7 +119,7 @@ class Plan:
         worker_hours: The time of all workers together, in hours.
         memory_mb: The memory of one worker, in MiB.
         driver_mb: The memory for votes of the driver, or of `headwise merge`, in MiB.
-        piece: How many pictures a worker gets at a time.
+        piece: How many images a worker gets at a time.
         piece_s: The seconds that a worker needs for them, which are lost if it dies.
         driver_busy: The share of the time in which the driver adds and saves, 0 … 1.
         ceiling: How many such workers one driver can serve.
@@ -155,10 +155,10 @@ def calibrate(
         pipe: The pipeline that will be measured.
         concepts: The concepts that will be measured; fewer than 24 are timed beside a background by votes.
         by: What will be measured: "votes", or "effect" as `measure_effect` does it by default.
-        batch_size: Pictures per pipeline call.
+        batch_size: Images per pipeline call.
         guidance_scale: The weight of classifier-free guidance, as the pipeline takes it.
-        height: The height of pictures in pixels; None takes the pipeline's default.
-        width: The width of pictures in pixels; None takes the pipeline's default.
+        height: The height of images in pixels; None takes the pipeline's default.
+        width: The width of images in pixels; None takes the pipeline's default.
         load_s: The seconds that loading the pipeline took, if they are known.
     """
     options: dict[str, Any] = {"guidance_scale": guidance_scale, "height": height, "width": width}
@@ -213,7 +213,7 @@ def _time_effect(pipe: Any, concepts: ConceptSet, numbers: range, options: dict[
 
 
 def _batch_and_call(run: Callable[[int], Any], batch_size: int) -> dict[str, float]:
-    """What a batch costs whatever its number of denoiser calls, and a call of one picture."""
+    """What a batch costs whatever its number of denoiser calls, and a call of one image."""
     run(1)  # warms up, and makes the keys of concept words
     few, many = (statistics.median(_timed(partial(run, calls))[1] for _ in range(TURNS)) for calls in CALLS)
     call = max((many - few) / (CALLS[1] - CALLS[0]), 1e-9)
@@ -232,9 +232,9 @@ def plan(
 
     Args:
         calibration: The times of a short run on the same kind of worker.
-        pictures: How many pictures are to be measured, of all concepts together.
+        pictures: How many images are to be measured, of all concepts together.
         workers: How many workers share them.
-        num_inference_steps: Denoiser calls per picture; by default 10, and 4 by effect.
+        num_inference_steps: Denoiser calls per image; by default 10, and 4 by effect.
         price: The price of one worker for an hour, in any currency.
 
     Raises:
@@ -276,7 +276,7 @@ def plan(
 def work_seconds(
     pictures: int, num_inference_steps: int, call_s: float, batch_s: float = 0.0, batch_size: int = 1
 ) -> float:
-    """The seconds that one worker needs for pictures, p · s · call + ⌈p / b⌉ · batch, once it is loaded."""
+    """The seconds that one worker needs for images, p · s · call + ⌈p / b⌉ · batch, once it is loaded."""
     return math.ceil(pictures / batch_size) * batch_s + pictures * num_inference_steps * call_s
 
 
@@ -290,7 +290,7 @@ def _votes_of(head_map: HeadMap, concepts: ConceptSet) -> tuple[Votes, Votes]:
 
 
 def _effects_of(head_map: HeadMap, concepts: ConceptSet) -> tuple[EffectSamples, EffectSamples]:
-    """Effects of all pictures but a chunk, as a driver has them, and those of a chunk."""
+    """Effects of all images but a chunk, as a driver has them, and those of a chunk."""
     nothing = EffectSamples.empty(head_map, concepts)
 
     def of(numbers: range) -> EffectSamples:

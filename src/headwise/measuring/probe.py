@@ -24,7 +24,7 @@ as if each word were the whole prompt, without the tokens of its own that a deno
 pixels did not attend to text. Where the text attends to itself alone before that, in refiners, each word
 attends to the start and itself.
 
-Samples come from (seed, picture) alone, and of one image's calls the first n are the same however many
+Samples come from (seed, image) alone, and of one image's calls the first n are the same however many
 follow.
 """
 
@@ -48,10 +48,10 @@ __all__ = ["ConceptProbe", "attention_to", "preferred", "token_attention"]
 
 
 def token_attention(
-    query: Float[Tensor, "pictures heads pixels dim"],
-    key: Float[Tensor, "pictures heads tokens dim"],
+    query: Float[Tensor, "images heads pixels dim"],
+    key: Float[Tensor, "images heads tokens dim"],
     words: PackedWords,
-) -> Float[Tensor, "pictures heads concepts word_tokens"]:
+) -> Float[Tensor, "images heads concepts word_tokens"]:
     """The attention of each head to each token of each concept's word, the mean over pixels.
 
     Args:
@@ -66,17 +66,17 @@ def token_attention(
 
 
 def attention_to(
-    query: Float[Tensor, "pictures heads pixels dim"],
-    key: Float[Tensor, "pictures heads tokens dim"],
+    query: Float[Tensor, "images heads pixels dim"],
+    key: Float[Tensor, "images heads tokens dim"],
     words: PackedWords,
-) -> Float[Tensor, "pictures heads concepts"]:
+) -> Float[Tensor, "images heads concepts"]:
     """The pooled attention a[c] of each head to the word of each concept, the mean over its tokens."""
     return (token_attention(query, key, words) * words.token_weight[:, None]).sum(-1)
 
 
 def preferred(
-    attention: Float[Tensor, "pictures heads concepts"],
-) -> Int[Tensor, "pictures heads"]:
+    attention: Float[Tensor, "images heads concepts"],
+) -> Int[Tensor, "images heads"]:
     """The concept that each head attends to most; −1 where attention is not finite."""
     return torch.where(attention.isfinite().all(-1), attention.argmax(-1), -1)
 
@@ -172,7 +172,7 @@ class ConceptProbe(Hook):
             if votes is not None:
                 self.winners[call.step, layer] = votes
 
-    def take(self) -> Int[np.ndarray, "pictures steps samples all_heads"]:
+    def take(self) -> Int[np.ndarray, "images steps samples all_heads"]:
         """The concept each head preferred at each call and sample since `begin`; then forget it."""
         steps = 1 + max((step for step, _ in self.winners), default=-1)
         expected = [(step, layer) for step in range(steps) for layer in range(len(self.head_map))]
@@ -190,7 +190,7 @@ class ConceptProbe(Hook):
         if len(bad):
             raise NotFinite(
                 f"The denoiser's queries are not finite at step {bad[0]}, "
-                "so nothing was counted for these pictures. Look for NaN in the latents, "
+                "so nothing was counted for these images. Look for NaN in the latents, "
                 "or run the model in a wider type (bfloat16 or float32)."
             )
         return winners
@@ -220,7 +220,7 @@ class ConceptProbe(Hook):
         """The attention of each head to each concept's word, pooled by the mean over tokens."""
         return attention_to(query, key, words)
 
-    def _vote(self, site: Site, query: Tensor, keys: Float[Tensor, "pictures heads all_tokens dim"]) -> None:
+    def _vote(self, site: Site, query: Tensor, keys: Float[Tensor, "images heads all_tokens dim"]) -> None:
         """The concept that each head prefers, of each sample of words at this layer."""
         votes = []
         for words in self.packed[site.layer]:
@@ -230,11 +230,11 @@ class ConceptProbe(Hook):
             votes.append(preferred(self.attention(query, key, words)))
         self.votes[site.layer] = torch.stack(votes, 1)
 
-    def _samples(self, call: DenoiserCall) -> Int[np.ndarray, "pictures samples layers concepts"]:
+    def _samples(self, call: DenoiserCall) -> Int[np.ndarray, "images samples layers concepts"]:
         numbers = self.pictures or tuple(range(call.pictures))
         if len(numbers) != call.pictures:
             raise HookMisuse(
-                f"The probe was to see {len(numbers)} pictures, but {call.pictures} rows carry a prompt."
+                f"The probe was to see {len(numbers)} images, but {call.pictures} rows carry a prompt."
             )
         start, stop = call.step * self.samples_per_call, (call.step + 1) * self.samples_per_call
         if self.samples is None or self.samples.shape[1] < stop:

@@ -1,7 +1,7 @@
 """Prompts to measure with: a list, a text file with one prompt per line, or those of the package.
 
 The prompts of the package name everyday things, "a photo of a dog.", because relevance asks what heads do on
-ordinary pictures; the built-in model has prompts from its own world.
+ordinary images; the built-in model has prompts from its own world.
 """
 
 from collections.abc import Sequence

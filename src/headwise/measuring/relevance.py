@@ -60,8 +60,8 @@ class Relevance(HubFile):
         values: Relevance by concept and head. Each row sums to the number of heads, or is zeros where the
             concept got no vote.
         standard_errors: The standard error of each value; nan where there are fewer than two blocks of
-            pictures.
-        split_half: The rank correlation between two halves of the pictures for each concept, -1 … 1; nan
+            images.
+        split_half: The rank correlation between two halves of the images for each concept, -1 … 1; nan
             where there are fewer than two blocks.
         concepts: The names of the rows.
         head_map: The heads of the columns; None for arrays that came without one.
@@ -204,7 +204,7 @@ class Relevance(HubFile):
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """What is to be said beside the numbers: the background, and pictures that are few."""
+        """What is to be said beside the numbers: the background, and images that are few."""
         return remarks(self.settings)
 
     def at_steps(self, start: float | int, stop: float | int) -> "Relevance":

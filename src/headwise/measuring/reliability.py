@@ -1,4 +1,4 @@
-r"""How reliable relevance is, from the votes of B blocks of pictures.
+r"""How reliable relevance is, from the votes of B blocks of images.
 
 * Standard errors by the jackknife: with θ₋ᵦ the relevance without block b and θ̄ their mean,
   se² = (B − 1)/B · Σᵦ (θ₋ᵦ − θ̄)².
@@ -23,7 +23,7 @@ __all__ = [
 
 HALVINGS = 100
 FEW_PICTURES = 64  # by votes
-FEW_OF_CONCEPT = 10  # by effect, which has pictures of each concept
+FEW_OF_CONCEPT = 10  # by effect, which has images of each concept
 
 Counts = Float[np.ndarray, "concepts all_heads"] | Int[np.ndarray, "concepts all_heads"]
 
@@ -103,7 +103,7 @@ def _correlation(
 
 
 def remarks(settings: Mapping[str, Any]) -> tuple[str, ...]:
-    """What is to be said beside numbers that were measured so: the background, and pictures that are few."""
+    """What is to be said beside numbers that were measured so: the background, and images that are few."""
     sentences, pictures = [], settings.get("pictures")
     if "beside" in settings:
         sentences.append(f"Heads chose between these concepts beside {settings['beside']}.")

@@ -1,6 +1,6 @@
 r"""Other scales of relevance: what the average head has, and how far the strongest may go.
 
-With 1300 heads single elements reach 66 where the average is 1, and steering by them breaks pictures. For
+With 1300 heads single elements reach 66 where the average is 1, and steering by them breaks images. For
 concept c, with R its relevance (a row that sums to H),
 
     sum         R                                        as measured

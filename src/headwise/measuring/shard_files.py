@@ -51,15 +51,15 @@ class ShardFile:
 
     @cached_property
     def ranges(self) -> Ranges:
-        """The pictures counted."""
+        """The images counted."""
         try:
             return tuple((int(start), int(stop)) for start, stop in self.metadata["pictures"])
         except (KeyError, TypeError, ValueError) as error:
-            raise UnreadableFile(f"{self.path} does not say which pictures it counts ({error!r}).") from None
+            raise UnreadableFile(f"{self.path} does not say which images it counts ({error!r}).") from None
 
     @cached_property
     def run_pictures(self) -> int:
-        """How many pictures the run has over all its shards; 0 if the shard's folder does not say so."""
+        """How many images the run has over all its shards; 0 if the shard's folder does not say so."""
         try:
             return int(self._run.get("pictures", 0))
         except (ValueError, TypeError):

@@ -1,9 +1,9 @@
 r"""Votes: how often each head preferred each concept, counted in integers.
 
-    counts[step, h, c]    at each call of the denoiser, over all pictures
-    blocks[b, h, c]       over all calls, by block of pictures (picture i is in block i mod 32)
+    counts[step, h, c]    at each call of the denoiser, over all images
+    blocks[b, h, c]       over all calls, by block of images (image i is in block i mod 32)
 
-Adding is exact, in any order, on any number of machines, and no picture is ever counted twice.
+Adding is exact, in any order, on any number of machines, and no image is ever counted twice.
 """
 
 import json
@@ -28,15 +28,15 @@ BLOCKS = 32
 
 @dataclass(frozen=True, eq=False)
 class Votes:
-    """Counted votes, and which pictures they counted.
+    """Counted votes, and which images they counted.
 
     Args:
-        counts: The votes at each denoiser call, over all pictures.
-        blocks: The same votes for each block of pictures, over all calls.
-        pictures: The pictures counted, as (start, stop) ranges.
+        counts: The votes at each denoiser call, over all images.
+        blocks: The same votes for each block of images, over all calls.
+        pictures: The images counted, as (start, stop) ranges.
         head_map: The heads that voted.
         concepts: The concepts that they chose between.
-        settings: How the pictures were made, by name; votes with different settings are not added.
+        settings: How the images were made, by name; votes with different settings are not added.
     """
 
     counts: Int[np.ndarray, "steps all_heads concepts"]
@@ -50,7 +50,7 @@ class Votes:
     def empty(
         cls, head_map: HeadMap, concepts: ConceptSet, settings: dict[str, Any] | None = None
     ) -> "Votes":
-        """Votes that count no picture, so that adding them changes nothing."""
+        """Votes that count no image, so that adding them changes nothing."""
         each = (head_map.all_heads, len(concepts))
         counts, blocks = np.zeros((0, *each), np.int64), np.zeros((BLOCKS, *each), np.int64)
         return cls(counts, blocks, (), head_map, concepts, settings or {})
@@ -58,7 +58,7 @@ class Votes:
     @classmethod
     def of_pictures(
         cls,
-        winners: Int[np.ndarray, "pictures steps samples all_heads"],
+        winners: Int[np.ndarray, "images steps samples all_heads"],
         numbers: Sequence[int],
         head_map: HeadMap,
         concepts: ConceptSet,
@@ -67,12 +67,12 @@ class Votes:
         """Count votes.
 
         Args:
-            winners: The concept that each head preferred, by index, for each picture, call and sample of
+            winners: The concept that each head preferred, by index, for each image, call and sample of
                 words.
-            numbers: The numbers of the pictures.
+            numbers: The numbers of the images.
             head_map: The heads that voted.
             concepts: The concepts that they chose between.
-            settings: How the pictures were made, by name.
+            settings: How the images were made, by name.
         """
         won = (winners[..., None] == np.arange(len(concepts))).sum(2)
         votes = cls.empty(head_map, concepts, settings)
@@ -81,17 +81,17 @@ class Votes:
         return cls(won.sum(0), votes.blocks, ranges_of(numbers), head_map, concepts, settings)
 
     def __len__(self) -> int:
-        """How many pictures were counted."""
+        """How many images were counted."""
         return sum(stop - start for start, stop in self.pictures)
 
     @property
     def totals(self) -> Int[np.ndarray, "concepts all_heads"]:
-        """The votes n[c, h], over all pictures and calls."""
+        """The votes n[c, h], over all images and calls."""
         return self.blocks.sum(0).T
 
     @property
     def described(self) -> dict[str, Any]:
-        """The settings, how many pictures there are and which."""
+        """The settings, how many images there are and which."""
         return self.settings | {"pictures": len(self), "counted": [list(pair) for pair in self.pictures]}
 
     @property
@@ -109,7 +109,7 @@ class Votes:
         if self.concepts != other.concepts:
             raise VotesMismatch(f"These votes chose between different concepts: {_difference(self, other)}.")
         if self.settings != other.settings:
-            raise VotesMismatch(f"These votes were counted on other pictures: {_difference(self, other)}.")
+            raise VotesMismatch(f"These votes were counted on other images: {_difference(self, other)}.")
         steps = max(len(self.counts), len(other.counts))
         counts = np.zeros((steps, *self.counts.shape[1:]), np.int64)
         counts[: len(self.counts)] += self.counts
@@ -135,7 +135,7 @@ class Votes:
         return tuple(self.settings.get("foreground", self.concepts.names))
 
     def left(self, numbers: range) -> list[range]:
-        """The ranges of these pictures that are not counted yet."""
+        """The ranges of these images that are not counted yet."""
         return subtract(numbers, self.pictures)
 
     def save(self, path: str | Path) -> None:
@@ -192,7 +192,7 @@ def _union(ours: Ranges, theirs: Ranges) -> Ranges:
     merged = merge_ranges([*ours, *theirs])
     if merged.overlap is not None:
         raise PictureCountedTwice(
-            f"Both votes counted picture {merged.overlap}. Add votes of other pictures: each is counted once."
+            f"Both votes counted image {merged.overlap}. Add votes of other images: each is counted once."
         )
     return merged.ranges
 

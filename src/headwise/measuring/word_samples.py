@@ -1,6 +1,6 @@
 r"""Which words the heads choose between, and how the words' tokens stand side by side.
 
-Words come from (seed, picture) alone, by counting and not by a running generator, so that every worker, batch
+Words come from (seed, image) alone, by counting and not by a running generator, so that every worker, batch
 and resumed run samples the same, and of one image's calls the first n are the same however many follow.
 
 For each image there are the start token, if the encoder has one, and then the tokens of one word per concept,
@@ -25,7 +25,7 @@ def sample_words(
 ) -> Int[np.ndarray, "calls layers concepts"]:
     """Sample the index of one word of each concept, at each call and layer, for one image.
 
-    Uniform and independent, from the raw 64-bit output of Philox keyed by (seed, picture): the high half of
+    Uniform and independent, from the raw 64-bit output of Philox keyed by (seed, image): the high half of
     each number, times the number of words, divided by 2³². Any platform and NumPy version samples the same.
 
     Args:
@@ -53,10 +53,10 @@ class PackedWords(NamedTuple):
         token_weight: 1 / (tokens of the word) for each of them; 0 where the word is shorter.
     """
 
-    tokens: Int[Tensor, "pictures tokens"]
-    padding: Bool[Tensor, "pictures tokens"]
-    token_index: Int[Tensor, "pictures concepts word_tokens"]
-    token_weight: Float[Tensor, "pictures concepts word_tokens"]
+    tokens: Int[Tensor, "images tokens"]
+    padding: Bool[Tensor, "images tokens"]
+    token_index: Int[Tensor, "images concepts word_tokens"]
+    token_weight: Float[Tensor, "images concepts word_tokens"]
 
     def to(self, device: torch.device, dtype: torch.dtype) -> "PackedWords":
         """Move all to a device, the weights in a type that it can hold."""
@@ -103,7 +103,7 @@ class WordTokens:
         self.first = np.cumsum([0, *self.counts[:-1]])
         self.words = np.array(words)
 
-    def pack(self, samples: Int[np.ndarray, "pictures concepts"]) -> PackedWords:
+    def pack(self, samples: Int[np.ndarray, "images concepts"]) -> PackedWords:
         """The tokens of the words sampled for each image, packed without gaps."""
         tokens = self.words[self.first + samples]
         mask = tokens >= 0

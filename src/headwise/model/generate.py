@@ -1,6 +1,6 @@
 r"""Seeded generation: image i of seed s is the same on any worker, in any batch.
 
-All chance of an image comes from one generator made from its key (seed, picture) alone. It draws the first
+All chance of an image comes from one generator made from its key (seed, image) alone. It draws the first
 latents, then, for schedulers that add noise on the way, the noise of every step. Latents are drawn in float32
 on the CPU whatever the model's type and device, so the same key is the same image on a laptop and on a GPU,
 up to rounding.
@@ -30,11 +30,11 @@ _INSTEAD = {
     "num_images_per_prompt": "each image has a key of its own. Repeat the prompt, with a key for each image.",
     "return_dict": "the images are returned as they are. Leave it out.",
 }
-Key = int | tuple[int, int]  # (seed, picture); a seed s alone means (s, 0)
+Key = int | tuple[int, int]  # (seed, image); a seed s alone means (s, 0)
 
 
 def generator_for(seed: int, picture: int) -> torch.Generator:
-    """The generator of one image: a CPU generator seeded with a hash of (seed, picture)."""
+    """The generator of one image: a CPU generator seeded with a hash of (seed, image)."""
     digest = sha256(f"headwise picture {seed} {picture}".encode()).digest()
     return torch.Generator("cpu").manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
@@ -104,7 +104,7 @@ def generate_keys(
     Args:
         pipe: The user's pipeline.
         prompts: The prompt of each image.
-        keys: The key of each image: (seed, picture), or a seed s for (s, 0).
+        keys: The key of each image: (seed, image), or a seed s for (s, 0).
         latents: Unit noise of each image; drawn from its key if None.
         height, width, negative_prompt, options: Passed to the pipeline as they are.
     """
@@ -128,7 +128,7 @@ def generate(
     seed: int,
     numbers: Sequence[int],
     *,
-    latents: Float[Tensor, "pictures channels height width"] | None = None,
+    latents: Float[Tensor, "images channels height width"] | None = None,
     **options: Any,
 ) -> Any:
     """The images of one seed with these numbers, in one call of the pipeline, as its `output_type` asks.

@@ -1,10 +1,10 @@
 """Inpainting models generate from a prompt alone where the whole image is to be painted.
 
-Their denoiser takes, beside the latents, a mask and the latents of the picture outside the mask:
+Their denoiser takes, beside the latents, a mask and the latents of the image outside the mask:
 
-    ε(z_t, mask, E(picture · (1 − mask)), prompt)
+    ε(z_t, mask, E(image · (1 − mask)), prompt)
 
-With a mask of ones there is no picture left, so both can be added to whatever calls the denoiser.
+With a mask of ones there is no image left, so both can be added to whatever calls the denoiser.
 """
 
 from typing import Any
@@ -40,7 +40,7 @@ def paint_everything(pipe: Any) -> None:
     blank: dict[tuple[int, int], Tensor] = {}
 
     def add(first: nn.Module, arguments: tuple[Tensor]) -> tuple[Tensor]:
-        """Add the mask and the blank picture, within the denoiser: all around it see latents alone."""
+        """Add the mask and the blank image, within the denoiser: all around it see latents alone."""
         [latents] = arguments
         size = (latents.shape[-2], latents.shape[-1])
         if size not in blank:

@@ -48,7 +48,7 @@ def denoise_image(
         pipe: The user's pipeline; it is left as it was.
         image: An image; its middle, scaled, where it has another size than the model's.
         prompt: A prompt that describes it.
-        key: The key of the noise: (seed, picture), or a seed s for (s, 0).
+        key: The key of the noise: (seed, image), or a seed s for (s, 0).
         num_inference_steps: At how many noise levels, evenly spaced as the pipeline spaces its steps.
         guidance_scale: As the pipeline takes it; 1 leaves out the rows without the prompt.
         options: Passed to the pipeline.

@@ -108,7 +108,7 @@ def add_after_step(
     names = tuple(getattr(users, "tensor_inputs", names) or ())
 
     def callback(pipe: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
-        """The latents after the hooks, "pictures channels height width", and what the user's own returns."""
+        """The latents after the hooks, "images channels height width", and what the user's own returns."""
         latents = tensors["latents"]
         for hook in hooks:
             latents = hook.after_step(latents, call_of_step())

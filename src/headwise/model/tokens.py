@@ -220,7 +220,7 @@ def positions_in(
         prompt: The prompt.
         word: A word or a phrase of the prompt.
         occurrence: The number of the occurrence to find, from 1; None for all that are not cut off.
-        picture, tokens: As in `read`.
+        image, tokens: As in `read`.
 
     Raises:
         WordNotInPrompt: The word is not there, or was cut off.

@@ -1,6 +1,6 @@
 """The pages of the paper's claims: what weakening removes, of one concept or of many, and misread words.
 
-Pictures in the folder of a weakening are named by prompt, order and k: `003 most relevant 0016.png`.
+Images in the folder of a weakening are named by prompt, order and k: `003 most relevant 0016.png`.
 """
 
 from collections.abc import Iterator
@@ -32,12 +32,12 @@ __all__ = ["polysemy_page", "weakening_page", "weakening_section", "weakenings_p
 
 WEAKENING = (
     "The attention to the prompt of the first k heads of an order is multiplied by a negative factor, and an "
-    "image-text model scores what the pictures still show. If relevance means something, a concept is lost "
+    "image-text model scores what the images still show. If relevance means something, a concept is lost "
     "sooner when its most relevant heads come first."
 )
 POLYSEMY = (
-    "Prompts use a word in a rare sense, and an image-text model decides which sense each picture shows, "
-    "whether the prompt's thing is recognised among others (thing), and how similar the picture is to the "
+    "Prompts use a word in a rare sense, and an image-text model decides which sense each image shows, "
+    "whether the prompt's thing is recognised among others (thing), and how similar the image is to the "
     "plain one of the same latents (kept). The controls change as much as adjusting does, but not at the "
     "heads that relevance names."
 )
@@ -52,7 +52,7 @@ def weakening_page(folder: Path, weakening: Weakening) -> Page:
         numbers=[
             ("area, least minus most relevant first", _signed(weakening.area())),
             ("random above most relevant first", _signed(weakening.random())),
-            ("pictures scored", str(len(weakening.scores))),
+            ("images scored", str(len(weakening.scores))),
         ],
         sections=[_curves(weakening), *_strips_of_orders(folder, weakening)],
         settings=list(settings_rows(settings)),
@@ -60,7 +60,7 @@ def weakening_page(folder: Path, weakening: Weakening) -> Page:
 
 
 def weakening_section(folder: Path, weakening: Weakening) -> Section:
-    """A weakening in one section of another page: its areas, its curves, the pictures of one prompt.
+    """A weakening in one section of another page: its areas, its curves, the images of one prompt.
 
     Args:
         folder: The folder of the weakening.
@@ -69,7 +69,7 @@ def weakening_section(folder: Path, weakening: Weakening) -> Section:
     curves, settings = _curves(weakening), weakening.scores.settings
     text = WEAKENING
     if settings.get("score") == "choice":
-        text += " Here a picture scores 1 where that model chooses the prompt's own word, else 0."
+        text += " Here an image scores 1 where that model chooses the prompt's own word, else 0."
     text += (
         f" {curves.text} Between the curves of least and most relevant first lies an area of "
         f"{_signed(weakening.area())}; between random orders and most relevant first, "
@@ -105,7 +105,7 @@ def _curves(weakening: Weakening) -> Section:
 
 
 def _strips_of_orders(folder: Path, weakening: Weakening) -> Iterator[Section]:
-    """One section for each prompt whose pictures were kept: one row per order, k growing to the right."""
+    """One section for each prompt whose images were kept: one row per order, k growing to the right."""
     by_number: dict[int, dict[tuple[str, int | None], Picture]] = {}
     for name, path in kept_images(folder).items():
         by_number.setdefault(name.number, {})[name.method, name.k] = Picture.of(path)
@@ -136,7 +136,7 @@ def weakenings_page(by_folder: dict[Path, Weakening]) -> Page:
         numbers=[
             ("with their interval above 0", f"{positive} of {len(named)}"),
             ("random order in between", f"{between} of {len(named)}"),
-            ("pictures scored", str(sum(len(weakening.scores) for weakening in named.values()))),
+            ("images scored", str(sum(len(weakening.scores) for weakening in named.values()))),
         ],
         sections=[_areas(named, areas), *_first_strips(named, list(by_folder))],
         settings=list(settings_rows(next(iter(named.values())).scores.settings)),
@@ -161,7 +161,7 @@ def _areas(named: dict[str, Weakening], areas: dict[str, Interval]) -> Section:
 
 
 def _first_strips(named: dict[str, Weakening], folders: list[Path]) -> Iterator[Section]:
-    """The pictures of the first prompt of each weakening, if any were kept."""
+    """The images of the first prompt of each weakening, if any were kept."""
     strips: list[Strip] = []
     for (name, weakening), folder in zip(named.items(), folders, strict=True):
         for section in islice(_strips_of_orders(folder, weakening), 1):
@@ -170,7 +170,7 @@ def _first_strips(named: dict[str, Weakening], folders: list[Path]) -> Iterator[
                 Strip(f"{name}, {section.title}, {order} first", rows[order]) for order in (MOST, LEAST)
             ]
     if strips:
-        yield Section("Pictures", "The first prompt of each.", strips=tuple(strips))
+        yield Section("Images", "The first prompt of each.", strips=tuple(strips))
 
 
 def _named(weakenings: list[Weakening]) -> dict[str, Weakening]:
@@ -193,7 +193,7 @@ def polysemy_page(folder: Path, scores: Scores) -> Page:
     alt = "; ".join(f"{method} {rate}" for method, rate in rates.items())
     overview = Section(
         "Misread",
-        "Share of pictures that show another sense than the one meant; 95 % intervals (Wilson).",
+        "Share of images that show another sense than the one meant; 95 % intervals (Wilson).",
         (
             Drawing.of(
                 plots.rates(rates, "share misread", width=WIDTH), f"Misread by method: {alt}.", "34rem"
@@ -207,19 +207,19 @@ def polysemy_page(folder: Path, scores: Scores) -> Page:
     strips = tuple(strips_of_methods(folder, polysemy.methods))
     per_prompt = ("words", "things", "measures")
     return Page(
-        title="Which sense does the picture show?",
+        title="Which sense does the image show?",
         lead=POLYSEMY,
         numbers=[
             *((method, f"{rate.value:.0%}") for method, rate in rates.items()),
-            ("pictures per method", str(polysemy.rate(polysemy.methods[0]).n)),
+            ("images per method", str(polysemy.rate(polysemy.methods[0]).n)),
         ],
-        sections=[overview, Section("Pictures", "The same latents in every column.", strips=strips)],
+        sections=[overview, Section("Images", "The same latents in every column.", strips=strips)],
         settings=list(settings_rows({k: v for k, v in scores.settings.items() if k not in per_prompt})),
     )
 
 
 def _means_table(polysemy: Polysemy) -> Table:
-    """What methods changed besides the sense, and how much less they are misread than plain pictures."""
+    """What methods changed besides the sense, and how much less they are misread than plain images."""
     first = polysemy.methods[0]
     measured = tuple(m for m in ("thing", "kept") if np.isfinite(polysemy.of(first, m).value))
     beside_plain = ("misread − plain",) if "plain" in polysemy.methods else ()

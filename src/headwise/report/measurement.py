@@ -3,7 +3,7 @@
 Every folder may hold command.txt, the command that made it. The folder of a measurement may also hold
 
     relevance.safetensors   the measurement; the one file that must be there
-    votes.safetensors       its votes, for the curve over pictures; or effect.safetensors, its effects
+    votes.safetensors       its votes, for the curve over images; or effect.safetensors, its effects
     control/                another run of the same model in which concept names mean nothing
     pictures/NNN.png        samples; each PNG carries its prompt as text
     turned/                 words turned up and down by their heads (turned.py)
@@ -124,7 +124,7 @@ def _measurement(folder: Path) -> Page:
 
 def _numbers(relevance: Relevance, control: Relevance | None) -> list[tuple[str, str]]:
     numbers = [
-        ("pictures measured", str(relevance.settings.get("pictures", "?"))),
+        ("images measured", str(relevance.settings.get("pictures", "?"))),
         ("heads", str(relevance.values.shape[1])),
         ("concepts", _concepts(relevance)),
         ("split-half correlation, median", _number(relevance.split_half_median)),
@@ -172,7 +172,7 @@ def _weakening_section(folder: Path) -> Section | None:
 
 
 def _heads_section(relevance: Relevance) -> Section:
-    unit = "pictures" if relevance.kind == "effect" else "blocks of pictures"
+    unit = "images" if relevance.kind == "effect" else "blocks of images"
     text = (
         "An address is the layer's path in diffusers and the head's number within it. "
         f"± is 1.96 standard errors, from how far {unit} disagree (jackknife)."
@@ -202,9 +202,9 @@ def _rows(concepts: Sequence[str], heads_of: Callable[[str], list[HeadRank]]) ->
 
 def _certainty_section(relevance: Relevance, control: Relevance | None, counted: Counted | None) -> Section:
     text = (
-        "The pictures are split into two halves at random, many times; relevance is computed from each "
+        "The images are split into two halves at random, many times; relevance is computed from each "
         "and the two orders of heads are compared (Spearman). "
-        "1 means that other pictures would give the same order."
+        "1 means that other images would give the same order."
     )
     if control is not None:
         text += (
@@ -220,7 +220,7 @@ def _certainty_section(relevance: Relevance, control: Relevance | None, counted:
         )
     ]
     if counted is not None and np.isfinite(relevance.split_half).all():
-        alt = f"Curve of the split-half correlation over pictures, up to {len(counted)}."
+        alt = f"Curve of the split-half correlation over images, up to {len(counted)}."
         drawings.append(Drawing.of(plots.convergence(counted, width=WIDTH), alt, "34rem"))
     runs = [relevance] if control is None else [relevance, control]
     rows = [

@@ -1,6 +1,6 @@
 """The pages of compared methods: ways of editing, of generating several subjects, of making maps of words.
 
-Pictures in the folder of a comparison are named by the method that made them: `003 source.png`,
+Images in the folder of a comparison are named by the method that made them: `003 source.png`,
 `003 relevance.png`.
 """
 
@@ -26,12 +26,12 @@ __all__ = [
 ]
 
 EDITING = (
-    "Every method edits the same pictures, from the same latents. An image-text model scores how well the "
+    "Every method edits the same images, from the same latents. An image-text model scores how well the "
     "target prompt fits (alignment), whether the target's word (accuracy) and the same object (identity) are "
     "recognised, and how similar source and edit are where nothing was to change (preservation)."
 )
 GIVEN_EDITING = (
-    "Given pictures are inverted, and edited by every method at several positions of its dial. An image-text "
+    "Given images are inverted, and edited by every method at several positions of its dial. An image-text "
     "model scores how well the target prompt fits (alignment), and how similar source and edit are where "
     "nothing was to change (preservation)."
 )
@@ -42,7 +42,7 @@ STRENGTHENING = (
     "the two images are where nothing was to change (preservation)."
 )
 MULTI_SUBJECT = (
-    "Every method generates pictures of the same prompts from the same latents. An image-text model scores "
+    "Every method generates images of the same prompts from the same latents. An image-text model scores "
     "how well the whole prompt fits (full), how well its worst subject fits (minimum), and how similar the "
     "prompt is to the best of several captions (caption)."
 )
@@ -83,13 +83,13 @@ def editing_page(folder: Path, scores: Scores) -> Page:
         title="Which way of editing shows the target, and keeps the source?",
         lead=EDITING,
         numbers=[("pairs", str(len(editing.attributes))), _per_method(scores), ("highest alignment", best)],
-        sections=[overview, Section("Pictures", SAME, strips=strips)],
+        sections=[overview, Section("Images", SAME, strips=strips)],
         settings=_settings(scores),
     )
 
 
 def given_editing_page(folder: Path, scores: Scores) -> Page:
-    """The page of a folder in which ways of editing given pictures were compared."""
+    """The page of a folder in which ways of editing given images were compared."""
     editing = GivenEditing(scores, tuple(scores.settings["attributes"]))
     drawings, tables = [], []
     columns = ("method", "area", "at 0.9", "at 0.95")
@@ -113,10 +113,10 @@ def given_editing_page(folder: Path, scores: Scores) -> Page:
     )
     strips = tuple(strips_of_methods(folder, editing.settings, SOURCE))
     return Page(
-        title="Which way of editing given pictures shows the target best, at equal preservation?",
+        title="Which way of editing given images shows the target best, at equal preservation?",
         lead=GIVEN_EDITING,
         numbers=[("pairs", str(len(editing.attributes))), ("settings", str(len(editing.settings) - 1))],
-        sections=[overview, Section("Pictures", "The given picture and its edits.", strips=strips)],
+        sections=[overview, Section("Images", "The given image and its edits.", strips=strips)],
         settings=_settings(scores),
     )
 
@@ -154,7 +154,7 @@ def multi_subject_page(folder: Path, scores: Scores) -> Page:
         title="Are all subjects there?",
         lead=MULTI_SUBJECT,
         numbers=[("prompts", str(len(subjects.types))), _per_method(scores)],
-        sections=[overview, Section("Pictures", SAME, strips=strips)],
+        sections=[overview, Section("Images", SAME, strips=strips)],
         settings=_settings(scores),
     )
 
@@ -209,7 +209,7 @@ def atoms_page(folder: Path, scores: Scores) -> Page:
         title="Is everything there that the prompt says?",
         lead=ATOMS,
         numbers=[("prompts", str(len(atoms.groups))), _per_method(scores), ("words turned up", words)],
-        sections=[overview, Section("Pictures", SAME, strips=strips)],
+        sections=[overview, Section("Images", SAME, strips=strips)],
         settings=_settings(scores),
     )
 
@@ -227,7 +227,7 @@ def _table(results: Atoms | Editing | MultiConcept, group: str, measures: tuple[
 
 
 def _per_method(scores: Scores) -> tuple[str, str]:
-    return "pictures per method", str(int(np.isfinite(scores.values[0, 0]).sum()))
+    return "images per method", str(int(np.isfinite(scores.values[0, 0]).sum()))
 
 
 def _settings(scores: Scores) -> list[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""One self-contained HTML page: figures are SVG, pictures data URIs, and nothing is loaded from the network.
+"""One self-contained HTML page: figures are SVG, images data URIs, and nothing is loaded from the network.
 
 All text from outside, prompts and model names above all, passes Jinja's autoescape.
 """
@@ -27,10 +27,10 @@ WIDTH = 7.5  # inches of a figure on a page, which is read from farther away tha
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture on the page.
+    """An image on the page.
 
     Args:
-        source: The picture as a data URI.
+        source: The image as a data URI.
         prompt: The prompt beneath it, which is also its text alternative.
     """
 
@@ -39,19 +39,19 @@ class Picture:
 
     @classmethod
     def of(cls, path: Path) -> "Picture":
-        """The picture of a PNG file, which holds its prompt as text."""
+        """The image of a PNG file, which holds its prompt as text."""
         source = "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
         return cls(source, settings_in(path).get("prompt", path.stem))
 
 
 @dataclass(frozen=True)
 class Strip:
-    """A row of pictures.
+    """A row of images.
 
     Args:
         name: The heading of the row.
-        pictures: Each picture, after the caption beneath it.
-        wide: Whether they are shown as large as sample pictures.
+        pictures: Each image, after the caption beneath it.
+        wide: Whether they are shown as large as sample images.
     """
 
     name: str
@@ -100,7 +100,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Section:
-    """A heading, a paragraph that says how to read, drawings, strips of pictures and tables."""
+    """A heading, a paragraph that says how to read, drawings, strips of images and tables."""
 
     title: str
     text: str
@@ -118,7 +118,7 @@ class Page:
         lead: How to understand the page, in two sentences.
         numbers: The few numbers that matter, each after its name.
         sections: The body of the page.
-        sheet: Sample pictures.
+        sheet: Sample images.
         command: The command line that made the run; empty if it is not known.
         settings: The settings of the run, each value after its name.
         words: The concepts, each with the list of its words.
@@ -144,7 +144,7 @@ class Page:
 
 
 def pictures_of(folder: Path, pattern: str = "*.png") -> Iterator[Picture]:
-    """The pictures in a folder, in the order of their names."""
+    """The images in a folder, in the order of their names."""
     return (Picture.of(path) for path in sorted(folder.glob(pattern)))
 
 
@@ -157,12 +157,12 @@ def settings_rows(settings: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def strips_of_methods(folder: Path, methods: Sequence[str], first: str = "plain") -> Iterator[Strip]:
-    """One strip for each prompt whose pictures were kept, with one picture per method.
+    """One strip for each prompt whose images were kept, with one image per method.
 
     Args:
-        folder: The folder of the run; its pictures are named like `003 adjust.png`.
+        folder: The folder of the run; its images are named like `003 adjust.png`.
         methods: The methods, in the order of the columns.
-        first: The method whose picture names the strip by its prompt.
+        first: The method whose image names the strip by its prompt.
     """
     rows: dict[int, dict[str, Picture]] = {}
     for name, path in kept_images(folder).items():

@@ -14,7 +14,7 @@ __all__ = ["attribution_page", "estimators_page", "questions_page", "scales_page
 
 ESTIMATORS_LEAD = (
     "Ways of counting votes, at equal cost. Cost is rows that pass the denoiser; agreement is the rank "
-    "correlation over heads with a long run on other pictures, the median over concepts."
+    "correlation over heads with a long run on other images, the median over concepts."
 )
 ATTRIBUTION_LEAD = (
     "Each estimator gives every head a value, from prompts that are not reported on, and so predicts what is "
@@ -26,12 +26,12 @@ ATTRIBUTION_LEAD = (
 )
 QUESTIONS_LEAD = (
     "Agreement is the rank correlation over heads, with 95 % intervals of its mean over concepts; it is with "
-    "a measurement on other pictures unless the text says otherwise."
+    "a measurement on other images unless the text says otherwise."
 )
 SCALES_LEAD = (
     "The same relevance on several scales. Order is the rank correlation of heads with the relevance as "
     "measured; where it is 1 weakening is the same by construction. Damage is what strengthening one word of "
-    "a prompt does to the rest of its picture, beside the plain picture of the same prompt."
+    "a prompt does to the rest of its image, beside the plain image of the same prompt."
 )
 
 
@@ -60,7 +60,7 @@ def estimators_page(folder: Path) -> Page:
             _section(
                 "Draws and steps", draws, "Bands reach from the lowest to the highest of runs of this cost."
             ),
-            *([_section(f"Ways of counting, {start[:-2]}", ways, "On the same pictures.")] if ways else []),
+            *([_section(f"Ways of counting, {start[:-2]}", ways, "On the same images.")] if ways else []),
             Section(
                 "Every estimator", "", tables=(Table("The numbers", columns, rows, columns[1:], open=True),)
             ),
@@ -213,7 +213,7 @@ def _scales(by_scale: dict[str, Any], steered: dict[str, Any]) -> Section:
         "Means with 95 % intervals.",
         (
             Drawing.of(
-                plots.tradeoff(points, "rest of the picture kept", "word seen", width=WIDTH),
+                plots.tradeoff(points, "rest of the image kept", "word seen", width=WIDTH),
                 f"{alt}.",
                 "36rem",
             ),

@@ -1,4 +1,4 @@
-"""The section of turned words: rows of one picture in which a word is given less and more by its heads.
+"""The section of turned words: rows of one image in which a word is given less and more by its heads.
 
 Each PNG in the folder says, as text, its prompt, the word, the concept whose heads turn it, and the dial.
 """
@@ -11,14 +11,14 @@ from headwise.report.page import Picture, Section, Strip
 __all__ = ["turned_section"]
 
 TEXT = (
-    "Each row is one picture, always from the same noise, in which one word is turned by the heads that "
+    "Each row is one image, always from the same noise, in which one word is turned by the heads that "
     "carry its concept, as measured below. The dial says how much to add of what the word does: at −1 all of "
-    "it is taken away, at 0 the picture is as it was, at 1 it is asked for twice over, at 2 three times."
+    "it is taken away, at 0 the image is as it was, at 1 it is asked for twice over, at 2 three times."
 )
 
 
 def turned_section(folder: Path) -> Section | None:
-    """The section of a folder with such pictures; None if it has none.
+    """The section of a folder with such images; None if it has none.
 
     Args:
         folder: The folder, such as `turned` in the folder of a measurement.

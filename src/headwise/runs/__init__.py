@@ -1,6 +1,6 @@
 """Chapter 2, work that survives and is shared: folders that resume, ranges of numbers, workers that may die.
 
-    shards      ranges of picture numbers, and a share of them for each machine
+    shards      ranges of image numbers, and a share of them for each machine
     locks       one writer per folder
     scores      numbers along named axes, filled in incrementally
     folder      the folder of one run: settings, checkpoints, progress

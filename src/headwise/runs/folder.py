@@ -3,7 +3,7 @@
     run.json               kind and settings of the run, and how long each session of work took
     votes.safetensors      what was counted, replaced at every checkpoint (scores.safetensors of a sweep)
     relevance.safetensors  the result, once it is there
-    pictures/              the pictures kept, if any
+    pictures/              the images kept, if any
 
 A folder holds one run. With the same settings the run continues where the counting ended; different settings
 are refused by name, and so is a second process while a first one counts.
@@ -31,7 +31,7 @@ ProgressCallback = bool | Callable[[int, int], None]
 
 @runtime_checkable
 class Countable(Protocol):
-    """What a run counts: it adds up exactly, in any order, and knows how many pictures it holds."""
+    """What a run counts: it adds up exactly, in any order, and knows how many images it holds."""
 
     def __add__(self, other: Any) -> Any: ...
 
@@ -69,9 +69,9 @@ class RunFolder(Generic[Counted]):
     Args:
         path: The folder, made if it is not there.
         settings: What decides the result; a folder with different settings is refused.
-        start: The count of no pictures, with these settings.
+        start: The count of no images, with these settings.
         name: The name of the file that the count is kept in, without its ending.
-        total: How many pictures the complete run is to have, where this folder may hold a shard of it.
+        total: How many images the complete run is to have, where this folder may hold a shard of it.
         counted_with: The package versions of those who count; of this process if None.
         kind: What kind of run it is, such as "weakening"; the file's name if "".
 
@@ -126,11 +126,11 @@ class RunFolder(Generic[Counted]):
         self.so_far = so_far
 
     def keep(self, name: str, picture: Any, prompt: str) -> None:
-        """Save one decoded picture, its prompt in the PNG's own text."""
+        """Save one decoded image, its prompt in the PNG's own text."""
         save_picture(self.path / "pictures" / f"{name}.png", picture, {"prompt": prompt})
 
     def keep_file(self, name: str, content: bytes) -> None:
-        """Save a picture that another process decoded, as `keep` wrote it there."""
+        """Save an image that another process decoded, as `keep` wrote it there."""
         (self.path / "pictures").mkdir(exist_ok=True)
         write_whole(self.path / "pictures" / Path(name).name, content)
 
@@ -207,10 +207,10 @@ class Progress(Generic[Counted]):
 
     Args:
         folder: Where it is kept.
-        total: How many pictures there will be.
+        total: How many images there will be.
         every: Seconds between checkpoints.
         callback: Whether to show a bar on stderr; or a function that is called after each batch with how many
-            pictures are counted, and of how many. What it raises ends the run; what was counted is kept.
+            images are counted, and of how many. What it raises ends the run; what was counted is kept.
         describe: A few words on the count, to be shown beside the bar.
     """
 
@@ -226,7 +226,7 @@ class Progress(Generic[Counted]):
         self.saved = time.monotonic()
         self.on_batch = callback if callable(callback) else None
         self.bar = tqdm(
-            total=total, initial=len(self.so_far), unit="picture", disable=not callback or callable(callback)
+            total=total, initial=len(self.so_far), unit="image", disable=not callback or callable(callback)
         )
 
     def __enter__(self) -> "Progress[Counted]":

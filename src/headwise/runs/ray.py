@@ -4,7 +4,7 @@ r"""Workers on a Ray cluster, which go wherever a pipeline goes:
         relevance = measure(workers, concepts, pictures=1000, out="runs/emoji")
         weakening = measure_weakening(workers, relevance, "Color", prompts, score, out="runs/weaken-color")
 
-Each worker is a Ray actor that loads the pipeline once and keeps it. Which worker gets which pictures, and
+Each worker is a Ray actor that loads the pipeline once and keeps it. Which worker gets which images, and
 what happens when one dies, is decided in schedule.py and workers.py; here workers are spawned wherever the
 cluster has room for them, as often as one dies, and given chunks. A worker that comes late, on a machine that
 was started or became free meanwhile, gets the chunks that are left.
@@ -32,7 +32,7 @@ __all__ = ["Crew", "RayWorkers"]
 
 PAUSE = 5.0  # seconds after which the cluster is asked again how large it is
 SILENCE = 120.0  # seconds without a worker after which the user is told
-FAILED_STARTS = 3  # per worker, with no picture counted between them, after which the run ends
+FAILED_STARTS = 3  # per worker, with no image counted between them, after which the run ends
 
 
 class RayWorkers:

@@ -1,4 +1,4 @@
-r"""Which chunk of picture numbers goes to which worker, when workers may die, hang or come late.
+r"""Which chunk of image numbers goes to which worker, when workers may die, hang or come late.
 
 A chunk goes back to the front of the queue when its worker dies, and to a second worker when it takes
 much longer than the median chunk did. Of two results for one chunk the later is dropped, so that each chunk
@@ -25,7 +25,7 @@ class Schedule:
     """Which chunks are to be done, which are done, and which worker is at which.
 
     Args:
-        chunks: Ranges of picture numbers, in the order in which they are to be given out.
+        chunks: Ranges of image numbers, in the order in which they are to be given out.
         attempts: How many workers may die of one chunk before the run ends.
     """
 
@@ -83,7 +83,7 @@ class Schedule:
             raise WorkersDied(
                 f"{self.deaths[i]} workers died one after the other while they counted "
                 f"{format_ranges([self.chunks[i]])}; the last reported: {reason} What was counted before is "
-                "kept. Look into the workers' logs (fewer pictures at a time need less memory), and run it "
+                "kept. Look into the workers' logs (fewer images at a time need less memory), and run it "
                 "again."
             )
         if not self.holders[i]:
@@ -115,8 +115,8 @@ def chunks_of(
     long for the last ones.
 
     Args:
-        todo: The batches, in order. A chunk has complete ones, so that a picture shares its batch with the
-            same pictures as in one process.
+        todo: The batches, in order. A chunk has complete ones, so that an image shares its batch with the
+            same images as in one process.
         missing: The numbers of them that are not counted yet.
         workers: How many workers there are.
         most: Numbers in a chunk, though not fewer than in a batch.

@@ -1,6 +1,6 @@
 """Score arrays with named axes, filled in incrementally; missing entries are NaN.
 
-Parts of one sweep add up in any order to the same array, and a picture that two parts scored differently is
+Parts of one sweep add up in any order to the same array, and an image that two parts scored differently is
 refused.
 """
 
@@ -27,9 +27,9 @@ class Scores:
     """Numbers along named axes.
 
     Args:
-        values: The scores; NaN where a picture is not scored yet.
+        values: The scores; NaN where an image is not scored yet.
         axes: Name and labels of each axis of the values, in their order.
-        settings: How the pictures were made and scored; scores with others are not added.
+        settings: How the images were made and scored; scores with others are not added.
     """
 
     values: Float[np.ndarray, "..."]
@@ -38,7 +38,7 @@ class Scores:
 
     @classmethod
     def empty(cls, axes: Axes, settings: dict[str, Any]) -> "Scores":
-        """No scores of no pictures: adding it changes nothing."""
+        """No scores of no images: adding it changes nothing."""
         labelled = {name: tuple(labels) for name, labels in axes.items()}
         return cls(np.full([len(labels) for labels in labelled.values()], np.nan), labelled, settings)
 
@@ -51,7 +51,7 @@ class Scores:
             raise VotesMismatch("These scores have other axes or settings. Add parts of one run only.")
         both = np.isfinite(self.values) & np.isfinite(other.values)
         if not np.array_equal(self.values[both], other.values[both]):
-            raise VotesMismatch("The two parts scored the same pictures differently. Measure one again.")
+            raise VotesMismatch("The two parts scored the same images differently. Measure one again.")
         values = np.where(np.isfinite(self.values), self.values, other.values)
         return Scores(values, self.axes, self.settings)
 

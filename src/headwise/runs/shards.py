@@ -1,10 +1,10 @@
-r"""Shards: a run cut into ranges of picture numbers, so that many machines can share it.
+r"""Shards: a run cut into ranges of image numbers, so that many machines can share it.
 
-Shard i of n of N pictures holds the numbers
+Shard i of n of N images holds the numbers
 
     ⌊i N / n⌋ … ⌊(i + 1) N / n⌋ − 1,        i = 0 … n − 1,
 
-so that all shards together hold each number once. A picture comes from its number and the seed alone
+so that all shards together hold each number once. An image comes from its number and the seed alone
 (generate.py), so what a shard counts does not depend on the other shards.
 """
 
@@ -171,7 +171,7 @@ def format_ranges(ranges: Sequence[range], at_most: int = 6) -> str:
 
 
 def batches(start: int, stop: int, batch_size: int, cuts: Sequence[int] = ()) -> Iterator[range]:
-    """The pictures start … stop − 1 in batches, none of which reaches across a cut."""
+    """The images start … stop − 1 in batches, none of which reaches across a cut."""
     while start < stop:
         end = min([start + batch_size, stop, *(cut for cut in cuts if cut > start)])
         yield range(start, end)

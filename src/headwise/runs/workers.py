@@ -6,7 +6,7 @@ r"""Tasks that one pipeline carries out, or many workers share: chunks go out, c
 
 A `Job` is a task on a pipeline or on workers; `measure` and every sweep are tasks (measuring/measure.py,
 benchmarks/sweep.py). Each chunk is counted exactly once, whichever workers die (schedule.py). The driver
-holds one count, and the results that have just come, however many pictures there are.
+holds one count, and the results that have just come, however many images there are.
 
 No cluster is known here: whatever has the methods of `Workers` will do (ray.py has Ray's).
 """
@@ -28,14 +28,14 @@ __all__ = [
 ]  # fmt: skip
 
 Keep = Callable[[str, Any, str], None]
-"""Saves a picture under a name, with its prompt."""
+"""Saves an image under a name, with its prompt."""
 
 
 class Counter(Protocol):
     """One pipeline at work on a task.
 
     Args:
-        nothing: The count of no pictures; it has the settings that decide the result.
+        nothing: The count of no images; it has the settings that decide the result.
     """
 
     nothing: Any
@@ -46,7 +46,7 @@ class Counter(Protocol):
         Args:
             missing: The numbers that are not, or not completely, counted yet.
             so_far: What is counted of them already.
-            keep: Takes the pictures that are to be saved.
+            keep: Takes the images that are to be saved.
         """
         ...
 
@@ -56,7 +56,7 @@ Task = Callable[[Any], Counter]
 
 
 class Result(NamedTuple):
-    """What a worker sends back: the count of its chunk, packed, and the pictures kept, by file name."""
+    """What a worker sends back: the count of its chunk, packed, and the images kept, by file name."""
 
     worker: Hashable
     packed: bytes
@@ -85,7 +85,7 @@ class Workers(Protocol):
         ...
 
     def begin(self, task: Task) -> Any:
-        """Give a task to all of them, now and later; returns the first one's count of no pictures."""
+        """Give a task to all of them, now and later; returns the first one's count of no images."""
         ...
 
     def idle(self) -> Sequence[Hashable]:
@@ -120,7 +120,7 @@ class Worker:
         """Take a job: how to load a pipeline, and what to do with it.
 
         Returns:
-            The versions of the packages here, and the count of no pictures.
+            The versions of the packages here, and the count of no images.
         """
         load, task = job
         if self.pipe is None:
@@ -133,7 +133,7 @@ class Worker:
         return True
 
     def do(self, chunk: range) -> tuple[bytes, dict[str, bytes]]:
-        """Count one chunk; kept pictures are sent with it, since the driver cannot read a worker's disk."""
+        """Count one chunk; kept images are sent with it, since the driver cannot read a worker's disk."""
         nothing = self.counter.nothing
         with TemporaryDirectory() as folder:
             pictures = Path(folder) / "pictures"
@@ -153,7 +153,7 @@ class Job:
         task: What each pipeline is to do.
 
     Attributes:
-        nothing: The count of no pictures, with the settings that decide the result.
+        nothing: The count of no images, with the settings that decide the result.
         versions: Of the packages that the workers count with; None where this process counts.
         size: How many pipelines share the task.
     """
@@ -178,8 +178,8 @@ class Job:
         """The counts of what the folder does not have yet; close it where it is not read to its end.
 
         Args:
-            folder: What is counted already, and where kept pictures go.
-            numbers: Which pictures to count.
+            folder: What is counted already, and where kept images go.
+            numbers: Which images to count.
             together: How many of them, side by side, a worker generates in one batch.
             most: How many one worker gets at a time; `together` if None.
             cuts: Numbers that no batch reaches across.
@@ -201,7 +201,7 @@ def dispatch(
 
     Args:
         workers: Workers that have begun a task.
-        chunks: Ranges of picture numbers.
+        chunks: Ranges of image numbers.
         in_order: Keep back results until those of all chunks before them have come.
         attempts: How many workers may die of one chunk.
 
@@ -237,7 +237,7 @@ def dispatch(
 def collect(
     workers: Workers, chunks: Sequence[range], folder: RunFolder[Any], *, in_order: bool = False
 ) -> Generator[Any, None, None]:
-    """The counts of all chunks, as `dispatch` brings them; pictures that were kept go into the folder."""
+    """The counts of all chunks, as `dispatch` brings them; images that were kept go into the folder."""
     kind = type(folder.so_far)
     with closing(dispatch(workers, chunks, in_order=in_order)) as results:
         for result in results:

@@ -5,6 +5,6 @@ dose        `amplify`, `gate`, `contrast`: steering by what heads do, in units o
 word_mixture    other words mixed into a word, without heads: what steering by heads has to beat
 spelling    steering written in one line of text
 suggest     which concept a word means
-compare     the same picture under several steerings
+compare     the same image under several steerings
 doctor      a check-up of one pipeline
 """

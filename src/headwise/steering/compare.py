@@ -1,6 +1,6 @@
-"""The same pictures with and without steering: one column for each steering, one row for each picture.
+"""The same images with and without steering: one column for each steering, one row for each image.
 
-Pictures of a row start from the same latents, so all differences between columns come from the steering.
+Images of a row start from the same latents, so all differences between columns come from the steering.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,23 +28,23 @@ def compare(
     progress: bool = True,
     **options: Any,
 ) -> dict[str, list[Any]]:
-    """Generate pictures of a prompt under several steerings.
+    """Generate images of a prompt under several steerings.
 
     Args:
         pipe: The user's pipeline; it is left as it was.
-        prompt: The prompt of all pictures.
-        columns: The hooks of each column, by its name; an empty list for plain pictures.
-        seed: The seed; picture i of a seed starts from the same latents in every column and every call.
-        pictures: How many pictures each column has.
-        batch_size: Pictures per pipeline call.
+        prompt: The prompt of all images.
+        columns: The hooks of each column, by its name; an empty list for plain images.
+        seed: The seed; image i of a seed starts from the same latents in every column and every call.
+        pictures: How many images each column has.
+        batch_size: Images per pipeline call.
         progress: Whether to show a bar on stderr.
         options: Passed to the pipeline: `num_inference_steps`, `guidance_scale`, `negative_prompt` …
 
     Returns:
-        The pictures of each column, by its name.
+        The images of each column, by its name.
     """
     generated: dict[str, list[Any]] = {}
-    bar = tqdm(total=len(columns) * pictures, unit="picture", disable=not progress)
+    bar = tqdm(total=len(columns) * pictures, unit="image", disable=not progress)
     with quiet(pipe), bar:
         for name, hooks in columns.items():
             generated[name] = []

@@ -1,6 +1,6 @@
 """A check-up of one pipeline: is every layer covered, does hooking change nothing, what would measuring cost?
 
-The latents of one picture are computed with one step, once without hooks and once with a hook that does
+The latents of one image are computed with one step, once without hooks and once with a hook that does
 nothing at every layer. They must be equal bit for bit, and the hook must have been called at every layer of
 the head map. Then every head's attention to the prompt is halved, and the latents must differ. At last the
 effect of a word is measured at one call: every head must get a finite gradient, and every layer some that is
@@ -43,7 +43,7 @@ class EffectCheckup:
     Args:
         error: Why it cannot; empty if it can.
         heads: How many heads got a gradient that is finite and not 0.
-        seconds_a_call: What measuring one call of one picture takes, beside the call itself.
+        seconds_a_call: What measuring one call of one image takes, beside the call itself.
         peak_mb: The most memory held so far, the gradient included, in MiB: see `Checkup`.
     """
 
@@ -53,7 +53,7 @@ class EffectCheckup:
     peak_mb: float = math.nan
 
     def seconds(self, pictures: int, num_inference_steps: int, seconds_a_call: float) -> float:
-        """The expected time of a measurement, of which one call of each picture is measured."""
+        """The expected time of a measurement, of which one call of each image is measured."""
         return work_seconds(pictures, num_inference_steps, seconds_a_call) + pictures * self.seconds_a_call
 
 
@@ -68,7 +68,7 @@ class Checkup:
         bit_exact: Whether a hook that does nothing left the latents equal bit for bit.
         steered: Whether the latents differed where heads attended less to the prompt.
         error: Why hooking was refused, or would be to the probe; empty if it was not.
-        seconds_a_call: The seconds of one denoiser call for one picture, with both rows of guidance.
+        seconds_a_call: The seconds of one denoiser call for one image, with both rows of guidance.
         weights_mb: The size of all weights, in MiB.
         peak_mb: The most memory held so far, weights included, in MiB: of the denoiser's GPU, or of this
             process where it is on none.
@@ -111,8 +111,8 @@ def examine(
     Args:
         pipe: The pipeline to examine.
         guidance_scale: The weight of classifier-free guidance, as the pipeline takes it.
-        height: The height of the picture in pixels; None takes the pipeline's default.
-        width: The width of the picture in pixels; None takes the pipeline's default.
+        height: The height of the image in pixels; None takes the pipeline's default.
+        width: The width of the image in pixels; None takes the pipeline's default.
     """
     reached: set[str] = set()
 

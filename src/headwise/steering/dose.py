@@ -18,7 +18,7 @@ within bounds lo ≤ f ≤ hi, in which heads count as much as they act,
 
 whose solution is f = clip(1 + λ e / w): all heads that act for the word are raised alike, those against it
 are lowered, and heads that do next to nothing are left. With w = 1 it would be f = clip(1 + λ e), a large
-change of few heads; on the built-in model that changes more of the picture for the same effect. The dose is a
+change of few heads; on the built-in model that changes more of the image for the same effect. The dose is a
 piecewise linear, monotone function of λ, with a corner where a head reaches its bound, so λ is exact after
 sorting the corners.
 
@@ -71,7 +71,7 @@ def amplify(
             of its file or run.
         word: The word of the prompt, as in `strengthen`.
         concept: The concept of the relevance to which the word belongs.
-        dial: The dose, −100 … 100: 0 leaves the picture as it is bit for bit, −1 mutes the word, and above 0
+        dial: The dose, −100 … 100: 0 leaves the image as it is bit for bit, −1 mutes the word, and above 0
             it does more.
         bounds: The smallest and the largest factor of a head, −100 ≤ lo ≤ 1 ≤ hi ≤ 100. Where they do not
             reach the dose, a warning says which they do reach, and that one is used.
@@ -248,6 +248,6 @@ def _shares(relevance: Relevance, concept: str) -> Float[np.ndarray, " all_heads
     if not values.sum() > 0:
         raise UnknownConcept(
             f"The shares of all heads for {concept!r} do not add up to more than 0, so no dose can be set. "
-            "Measure more pictures, or more points."
+            "Measure more images, or more points."
         )
     return values / values.sum()

@@ -95,7 +95,7 @@ def adjust(
 
 def weaken(
     head_map: HeadMap,
-    heads: Sequence[Any] | Bool[np.ndarray, "pictures all_heads"] | Int[np.ndarray, " some"],
+    heads: Sequence[Any] | Bool[np.ndarray, "images all_heads"] | Int[np.ndarray, " some"],
     word: WordSpec | Sequence[WordSpec] = None,
     factor: float | int = -2.0,
     *,
@@ -128,7 +128,7 @@ class Steer(Hook):
         head_map: The heads of the factors; pipelines with others are refused. None compares their number.
     """
 
-    factors: Float[np.ndarray, "pictures all_heads"]
+    factors: Float[np.ndarray, "images all_heads"]
     word: WordSpec | Sequence[WordSpec] = None
     every: bool = False
     occurrence: int | None = None
@@ -175,7 +175,7 @@ class Steer(Hook):
         self._scales = [scale[:, start:stop] for start, stop in call.head_map.slices]
         self._prepared = state
 
-    def scale(self, call: DenoiserCall) -> Float[Tensor, "pictures all_heads tokens"]:
+    def scale(self, call: DenoiserCall) -> Float[Tensor, "images all_heads tokens"]:
         """The factor of every head on every token of every image."""
         of_word = torch.zeros(call.pictures, 1, call.tokens, dtype=torch.bool)
         for picture in range(call.pictures):
@@ -223,17 +223,17 @@ class Steer(Hook):
         each = call.pictures // max(1, len(self.word))  # several images per prompt
         if each * len(self.word) != call.pictures:
             raise HookMisuse(
-                f"{len(self.word)} words were given for {call.pictures} pictures. Give one word for each "
+                f"{len(self.word)} words were given for {call.pictures} images. Give one word for each "
                 "prompt of the batch, None for prompts to leave alone."
             )
         return self.word[picture // each]
 
-    def _of_pictures(self, pictures: int) -> Float[Tensor, "pictures all_heads"]:
+    def _of_pictures(self, pictures: int) -> Float[Tensor, "images all_heads"]:
         factors = torch.tensor(np.atleast_2d(self.factors))
         if len(factors) not in (1, pictures):
             raise HookMisuse(
-                f"There are factors for {len(factors)} pictures, and {pictures} pictures in the batch. "
-                "Give one row of factors, or one for each picture."
+                f"There are factors for {len(factors)} images, and {pictures} images in the batch. "
+                "Give one row of factors, or one for each image."
             )
         return factors.expand(pictures, -1)
 
@@ -255,7 +255,7 @@ def clamped(
     if not values.any():
         raise UnknownConcept(
             f"{concept!r} has a relevance of 0 at every head, which is nothing to steer by. Measure more "
-            "pictures."
+            "images."
         )
     limit = (9.0 if len(values) > 500 else math.inf) if clamp is None else clamp
     if not limit > 0:
@@ -263,7 +263,7 @@ def clamped(
     return np.minimum(values, limit)
 
 
-def _chosen(head_map: HeadMap, heads: Any) -> Bool[np.ndarray, "pictures all_heads"]:
+def _chosen(head_map: HeadMap, heads: Any) -> Bool[np.ndarray, "images all_heads"]:
     """A mask of the heads that are given as a mask, as indices or as ranks."""
     listed = heads if np.ndim(heads) else [heads]
     mask = np.asarray([head.index if isinstance(head, HeadRank) else head for head in listed])

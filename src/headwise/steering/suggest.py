@@ -1,7 +1,7 @@
 r"""Which concept does a word mean in a prompt? The one whose heads attend to the word's tokens.
 
 The word joins the probe as a concept with this one word, beside one word of every other concept, and the
-heads vote while the prompt's picture is made. (Where it is a word of a concept itself, it is left out there:
+heads vote while the prompt's image is made. (Where it is a word of a concept itself, it is left out there:
 a word cannot outvote itself.) With v the relevance of the word so measured, and R[c] that of concept c,
 
     fit[c] = Spearman rank correlation over heads of v and R[c]
@@ -58,10 +58,10 @@ def suggest(
         relevance: A relevance measured on it, whose settings hold the words of its concepts.
         prompt: The prompt.
         word: A word of the prompt.
-        pictures: How many pictures are generated to measure the word.
-        seed: The seed of the pictures.
-        batch_size: Pictures per pipeline call.
-        num_inference_steps: Denoiser calls per picture.
+        pictures: How many images are generated to measure the word.
+        seed: The seed of the images.
+        batch_size: Images per pipeline call.
+        num_inference_steps: Denoiser calls per image.
         guidance_scale: The weight of classifier-free guidance, as the pipeline takes it.
         progress: Whether to show a bar on stderr.
 

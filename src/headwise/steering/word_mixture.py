@@ -123,7 +123,7 @@ class WordMixture(Hook):
             [embeddings.start, *(word.mean(0, keepdim=True) for word in embeddings.words[0])]
         )
         self._places: list[tuple[int, ...]] = []
-        self._mixed: dict[int, tuple[Tensor, Tensor]] = {}  # keys and values of each picture, by layer
+        self._mixed: dict[int, tuple[Tensor, Tensor]] = {}  # keys and values of each image, by layer
 
     def prepare(self, call: DenoiserCall) -> None:
         """Find the words, and have the other words' keys and values read at a call's first step."""
@@ -133,7 +133,7 @@ class WordMixture(Hook):
             raise HookMisuse("The mixture was prepared outside `hooked`. Enter the context first.")
         if len(self.words) != call.pictures:
             raise HookMisuse(
-                f"{len(self.words)} words were given for {call.pictures} pictures. Give one for each prompt."
+                f"{len(self.words)} words were given for {call.pictures} images. Give one for each prompt."
             )
         self._places = [call.positions(picture, word) for picture, word in enumerate(self.words)]
         if call.step == 0 or not self._mixed:
@@ -160,8 +160,8 @@ class WordMixture(Hook):
                 )
         return attend(query, key, value)
 
-    def _mix(self, states: Float[Tensor, "heads words dim"]) -> Float[Tensor, "pictures heads dim"]:
-        """The weighted sum of the other words' keys or values, of each picture."""
+    def _mix(self, states: Float[Tensor, "heads words dim"]) -> Float[Tensor, "images heads dim"]:
+        """The weighted sum of the other words' keys or values, of each image."""
         others = states[:, self.starts :]
         return torch.einsum("pw,hwd->phd", self.weights.to(others), others)
 

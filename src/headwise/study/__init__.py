@@ -1,8 +1,8 @@
-"""Studies with people: a blind rating page over a folder of pictures, its answers, and their evaluation.
+"""Studies with people: a blind rating page over a folder of images, its answers, and their evaluation.
 
-    description   a study: its questions and its pictures
+    description   a study: its questions and its images
     reading       study.toml, which describes it
-    making        study.toml written from the pictures of a benchmark
+    making        study.toml written from the images of a benchmark
     order         which trials each participant is asked, in which order
     answers       the file of answers, which loses no answer that was acknowledged
     blind         what a participant may know of a trial

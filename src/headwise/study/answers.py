@@ -59,7 +59,7 @@ class Answer(NamedTuple):
         trial: The number of the trial among this participant's, from 0.
         question: The name of the question.
         case: The name of the case.
-        shown: The methods whose pictures were on the page.
+        shown: The methods whose images were on the page.
         options: The codes of the possible answers, in the order in which they stood.
         answer: The code that was chosen.
         check: The code that an attention check demanded; None for an ordinary trial.
@@ -120,7 +120,7 @@ class Answers:
         """Open the answers of a study, or begin a new file.
 
         Raises:
-            RunMismatch: The file holds answers to different questions or pictures.
+            RunMismatch: The file holds answers to different questions or images.
         """
         path = Path(path)
         if not path.exists():

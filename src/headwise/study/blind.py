@@ -1,6 +1,6 @@
-"""What a participant may know: texts, the places of answers, and pictures without any further information.
+"""What a participant may know: texts, the places of answers, and images without any further information.
 
-A picture has a name that is the same whenever it is shown, in this study alone, and cannot be guessed; it is
+An image has a name that is the same whenever it is shown, in this study alone, and cannot be guessed; it is
 sent as bare pixels, without the prompt that its file may carry. An attention check looks like any other
 question.
 """
@@ -17,14 +17,14 @@ from headwise.study.order import Trial
 
 __all__ = ["Pictures", "trial_to_json"]
 
-CACHED = 256  # pictures in memory, ready to be sent
+CACHED = 256  # images in memory, ready to be sent
 
 
 class Pictures:
-    """A study's pictures under their blind names.
+    """A study's images under their blind names.
 
     Args:
-        study: The study whose pictures are served.
+        study: The study whose images are served.
         folder: The folder that their paths start from.
         secret: The study's secret, from which the names are computed.
     """
@@ -35,11 +35,11 @@ class Pictures:
         self._bare = lru_cache(CACHED)(_bare)
 
     def name(self, path: str) -> str:
-        """The blind name of the picture at a path of the study."""
+        """The blind name of the image at a path of the study."""
         return hmac.digest(self._secret, path.encode(), "sha256").hex()[:32]
 
     def content(self, name: str) -> bytes | None:
-        """A PNG of nothing but pixels; None if there is no picture of this name."""
+        """A PNG of nothing but pixels; None if there is no image of this name."""
         return self._bare(self._paths[name]) if name in self._paths else None
 
 

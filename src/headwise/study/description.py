@@ -1,20 +1,20 @@
-r"""A study: a folder of pictures, and `study.toml` beside them, which says what is asked about them.
+r"""A study: a folder of images, and `study.toml` beside them, which says what is asked about them.
 
     title = "Which edit is better?"
     consent = "…"
 
     [[questions]]                                   [[questions]]
     name = "fit"                                    name = "sense"
-    text = "Which picture fits “{target}” better?"  text = "Which sense of “{word}” is this?"
+    text = "Which image fits “{target}” better?"  text = "Which sense of “{word}” is this?"
     compare = [["ours", "theirs"]]                  answers = { color = "the color", fruit = "{fruit}" }
                                                     also = { neither = "neither of them" }
     [[cases]]
     name = "003"
     say = { target = "a red car" }
-    pictures = { ours = "003 a.png", theirs = "003 b.png" }
+    images = { ours = "003 a.png", theirs = "003 b.png" }
 
-A question without answers shows pictures of several methods side by side, and one of them is chosen; a
-question with answers shows one picture and the answers. {…} stands for a text that the case has to `say`.
+A question without answers shows images of several methods side by side, and one of them is chosen; a
+question with answers shows one image and the answers. {…} stands for a text that the case has to `say`.
 """
 
 import itertools
@@ -40,14 +40,14 @@ class Question:
     Args:
         name: The question's name in tables.
         text: The text that participants read; {…} stands for a field of the case.
-        answers: The label of each answer by its code, shown in a random order; empty where a picture is
+        answers: The label of each answer by its code, shown in a random order; empty where an image is
             the answer.
         extra_answers: Answers that always stand at the end, such as both, neither or cannot tell (`also` in
             study.toml).
         right: The code of the answer that counts as success; None if none does.
-        compare: Groups of methods whose pictures are shown together or, where there are `answers`, tested
+        compare: Groups of methods whose images are shown together or, where there are `answers`, tested
             against each other. All pairs if empty.
-        reference: Whether the case's reference picture is shown.
+        reference: Whether the case's reference image is shown.
     """
 
     name: str
@@ -59,19 +59,19 @@ class Question:
     reference: bool = False
 
     def compared(self, methods: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:
-        """The groups of methods that can be compared where there are pictures of these methods."""
+        """The groups of methods that can be compared where there are images of these methods."""
         groups = self.compare or tuple(itertools.combinations(methods, 2))
         return tuple(group for group in groups if set(group) <= set(methods))
 
 
 @dataclass(frozen=True)
 class Case:
-    """One prompt, or another input of the methods, and the pictures that they made of it.
+    """One prompt, or another input of the methods, and the images that they made of it.
 
     Args:
         name: The case's name in tables.
-        pictures: The picture of each method, as a path within the folder of the study.
-        reference: The path of another picture, such as the one that was edited.
+        pictures: The image of each method, as a path within the folder of the study.
+        reference: The path of another image, such as the one that was edited.
         group: The group to which the case belongs; results are reported per group as well.
         fields: The texts that replace {…} in questions, by name (`say` in study.toml).
     """
@@ -84,7 +84,7 @@ class Case:
 
 
 class Item(NamedTuple):
-    """A question about a case: about the picture of one method, or of several side by side."""
+    """A question about a case: about the image of one method, or of several side by side."""
 
     question: Question
     case: Case
@@ -130,7 +130,7 @@ class Study:
     source: str
 
     def pictures(self) -> list[str]:
-        """The paths of all pictures, each once."""
+        """The paths of all images, each once."""
         paths = [path for case in self.cases for path in (*case.pictures.values(), case.reference) if path]
         return list(dict.fromkeys(paths))
 
@@ -147,7 +147,7 @@ class Study:
                     yield Item(question, case, group)
 
     def fingerprint(self, folder: str | Path) -> str:
-        """A hash of everything that gives answers their meaning: questions, cases, order, and pictures."""
+        """A hash of everything that gives answers their meaning: questions, cases, order, and images."""
         bytes_of = {
             name: sha256(path_inside(Path(folder), name).read_bytes()).hexdigest() for name in self.pictures()
         }
@@ -159,7 +159,7 @@ def path_inside(folder: Path, name: str) -> Path:
     """A path within the folder, which neither dots nor links can leave."""
     path = (folder / name).resolve()
     if not path.is_relative_to(folder.resolve()):
-        raise UnreadableStudy(f"{name!r} lies outside of {folder}. Put the pictures into the study's folder.")
+        raise UnreadableStudy(f"{name!r} lies outside of {folder}. Put the images into the study's folder.")
     return path
 
 

@@ -1,8 +1,8 @@
-"""Writing `study.toml` for a folder of pictures, so that it can be read and changed.
+"""Writing `study.toml` for a folder of images, so that it can be read and changed.
 
-From the pictures of `headwise benchmark polysemy | editing | multi-concept` it asks what the paper asked
-people: which sense of a word they see; which edit fits the target, and which keeps the source; which picture
-shows everything in its prompt. From any other folder, it asks which picture is better: pictures are named by
+From the images of `headwise benchmark polysemy | editing | multi-concept` it asks what the paper asked
+people: which sense of a word they see; which edit fits the target, and which keeps the source; which image
+shows everything in its prompt. From any other folder, it asks which image is better: images are named by
 their case and method (`003 ours.png`), or lie in one folder for each method (`ours/003.png`).
 """
 
@@ -22,7 +22,7 @@ from headwise.study.reading import NAME, parse_study
 __all__ = ["make_study"]
 
 CONSENT = """\
-You will see pictures that computers have generated, and answer questions about them. There are no right or
+You will see images that computers have generated, and answer questions about them. There are no right or
 wrong answers: what counts is what you see.
 
 - It takes about {minutes} min. You can stop at any time and go on later with the same link.
@@ -35,19 +35,19 @@ SECONDS_PER_QUESTION = 8  # for the time that the consent text promises
 
 SENSE = Question(
     "sense",
-    "What is “{word}” in this picture?",
+    "What is “{word}” in this image?",
     {"meant": "{meant}", "other": "{other}"},
     {"both": "both of them", "neither": "neither of them"},
     "meant",
 )
-FIT = Question("fit", "Which picture fits “{target}” better?")
+FIT = Question("fit", "Which image fits “{target}” better?")
 KEEP = Question(
     "keep",
-    "From “{source}” to “{target}”: apart from that change, which picture keeps the original better?",
+    "From “{source}” to “{target}”: apart from that change, which image keeps the original better?",
     reference=True,
 )
-SHOWS = Question("shows", "Which picture shows “{prompt}” better?")
-BETTER = Question("better", "Which picture is better?")
+SHOWS = Question("shows", "Which image shows “{prompt}” better?")
+BETTER = Question("better", "Which image is better?")
 SENSE_LABELS = {  # concepts in the words of participants
     "Animals": "an animal",
     "Brand Logos": "a brand",
@@ -81,14 +81,14 @@ def make_study(
     senses: str | Path | None = None,
     trials: int = 40,
 ) -> Path:
-    """Write `study.toml` into a folder of pictures.
+    """Write `study.toml` into a folder of images.
 
     Args:
-        folder: The folder of a benchmark, or of other pictures.
+        folder: The folder of a benchmark, or of other images.
         ours: The method that is compared with each other method. By default "adjust" or "relevance"; if the
             folder has neither, all methods are compared with each other.
         methods: The methods to ask about; all if None.
-        together: Show the pictures of all methods at once, and let participants choose one, instead of two at
+        together: Show the images of all methods at once, and let participants choose one, instead of two at
             a time.
         senses: The file of [[senses]] from which a polysemy benchmark was generated, if not Headwise's own.
         trials: How many questions each participant is asked, at most.
@@ -97,7 +97,7 @@ def make_study(
         The path of the file.
 
     Raises:
-        UnreadableStudy: There is a study already, or there are no pictures to ask about.
+        UnreadableStudy: There is a study already, or there are no images to ask about.
     """
     folder = Path(folder)
     if (folder / NAME).exists():
@@ -114,7 +114,7 @@ def make_study(
 
 
 def _rows(folder: Path) -> Rows:
-    """The paths of the pictures by case and method."""
+    """The paths of the images by case and method."""
     rows: dict[str, dict[str, str]] = {}
     pictures = folder / "pictures" if (folder / "pictures").is_dir() else folder
     for path in sorted(pictures.glob("*.png")):
@@ -127,7 +127,7 @@ def _rows(folder: Path) -> Rows:
             rows.setdefault(path.stem, {})[path.parent.name] = path.relative_to(folder).as_posix()
     if not rows:
         raise UnreadableStudy(
-            f"{folder} holds no pictures that are named by case and method, such as '003 ours.png' or "
+            f"{folder} holds no images that are named by case and method, such as '003 ours.png' or "
             "'ours/003.png'. Give the folder of a benchmark, or name them so."
         )
     return rows
@@ -195,7 +195,7 @@ def _multi_subject(folder: Path, rows: Rows, scores: Scores) -> _Plan:
         )
         for name, pictures in rows.items()
     ]
-    return _Plan("Which picture shows it all?", [SHOWS], cases, "relevance", _methods(rows, scores))
+    return _Plan("Which image shows it all?", [SHOWS], cases, "relevance", _methods(rows, scores))
 
 
 def _other_pictures(folder: Path, rows: Rows) -> _Plan:
@@ -205,11 +205,11 @@ def _other_pictures(folder: Path, rows: Rows) -> _Plan:
         Case(name, rows[name], fields={"prompt": prompt} if prompt else {})
         for name, prompt in prompts.items()
     ]
-    return _Plan("Which picture is better?", [question], cases, "", _methods(rows))
+    return _Plan("Which image is better?", [question], cases, "", _methods(rows))
 
 
 def _methods(rows: Rows, scores: Scores | None = None) -> tuple[str, ...]:
-    """The methods that have pictures, in the benchmark's order."""
+    """The methods that have images, in the benchmark's order."""
     pictured = list(dict.fromkeys(method for pictures in rows.values() for method in pictures))
     order = [str(name) for name in scores.axes["method"]] if scores is not None else pictured
     return tuple(method for method in order if method in pictured)
@@ -223,7 +223,7 @@ def _selected(plan: _Plan, methods: Sequence[str] | None) -> tuple[str, ...]:
     unknown = [method for method in methods or () if method not in plan.methods]
     if unknown:
         raise HeadwiseError(
-            f"There are no pictures of {unknown[0]!r}; the methods are: {', '.join(plan.methods)}."
+            f"There are no images of {unknown[0]!r}; the methods are: {', '.join(plan.methods)}."
         )
     return tuple(method for method in plan.methods if methods is None or method in methods)
 
@@ -232,7 +232,7 @@ def _compare(
     methods: tuple[str, ...], ours: str, together: bool, required: bool
 ) -> tuple[tuple[str, ...], ...]:
     if ours not in methods and required:
-        raise HeadwiseError(f"There are no pictures of {ours!r}; the methods are: {', '.join(methods)}.")
+        raise HeadwiseError(f"There are no images of {ours!r}; the methods are: {', '.join(methods)}.")
     if together:
         return (tuple(sorted(methods, key=lambda method: method != ours)),)
     return tuple((ours, method) for method in methods if method != ours) if ours in methods else ()
@@ -240,7 +240,7 @@ def _compare(
 
 def _toml(plan: _Plan, methods: tuple[str, ...], compare: tuple[tuple[str, ...], ...], trials: int) -> str:
     lines = [
-        "# The questions and pictures of a study. docs/study.md says what can stand here.",
+        "# The questions and images of a study. docs/study.md says what can stand here.",
         "",
         f"title = {_quoted(plan.title)}",
         f'consent = """\n{CONSENT}\n"""',

@@ -3,7 +3,7 @@ r"""Which questions each participant is asked, in which order: balanced over par
 All items stand in one order, drawn by the study's seed and repeated endlessly. Participant p is
 asked the next T of its N items after those of participant p − 1, so that at any time every item was asked
 as often as any other, give or take one. Where an item comes up for the v-th time, from place q of the round,
-its pictures or answers are turned by q + v: first to one side, then to the other, for each participant and
+its images or answers are turned by q + v: first to one side, then to the other, for each participant and
 for each item alike. A participant's share is then shuffled, the same case never twice in a row where
 that can be avoided, with the attention checks in between.
 
@@ -26,7 +26,7 @@ class Trial(NamedTuple):
     Args:
         item: The question, the case and the methods.
         options: The codes of the answers in the order in which they stand; methods, where participants choose
-            a picture.
+            an image.
         check: The code that an attention check demands; None for an ordinary trial.
     """
 

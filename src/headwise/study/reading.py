@@ -53,11 +53,11 @@ def parse_study(source: str) -> Study:
 
 
 def read_study(folder: str | Path) -> Study:
-    """The study of a folder, whose pictures are all readable.
+    """The study of a folder, whose images are all readable.
 
     Raises:
-        UnreadableStudy: `study.toml` is missing or breaks a rule, or a picture is outside of the folder.
-        UnreadableFile: A picture is missing or damaged.
+        UnreadableStudy: `study.toml` is missing or breaks a rule, or an image is outside of the folder.
+        UnreadableFile: An image is missing or damaged.
     """
     path = Path(folder) / NAME
     try:
@@ -144,7 +144,7 @@ def _question(table: _Table) -> Question:
         raise UnreadableStudy(f"{NAME}: {table.where} has the answers {codes}; expected two or more.")
     if question.extra_answers and not question.answers:
         raise UnreadableStudy(
-            f"{NAME}: {table.where} has `also` but no `answers`: where pictures are the answers, one of them "
+            f"{NAME}: {table.where} has `also` but no `answers`: where images are the answers, one of them "
             "must be chosen."
         )
     if question.right not in (None, *codes):
@@ -162,7 +162,7 @@ def _case(table: _Table) -> Case:
     )
     table.refuse_unknown_keys()
     if not case.pictures:
-        raise UnreadableStudy(f"{NAME}: {table.where} has no pictures.")
+        raise UnreadableStudy(f"{NAME}: {table.where} has no images.")
     return case
 
 
@@ -175,8 +175,8 @@ def _check_study(study: Study) -> None:
         unknown = [m for group in question.compare for m in group if m not in methods]
         if unknown:
             raise UnreadableStudy(
-                f"{NAME}: {question.name!r} compares {unknown[0]!r}, of which no case has a picture. There "
-                f"are pictures of: {', '.join(sorted(methods))}."
+                f"{NAME}: {question.name!r} compares {unknown[0]!r}, of which no case has an image. There "
+                f"are images of: {', '.join(sorted(methods))}."
             )
     answerable = {item.question.name for item in study.items()}
     for question in study.questions:

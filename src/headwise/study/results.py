@@ -46,8 +46,8 @@ class Rate(NamedTuple):
     Args:
         question: The name of the question.
         group: The group of cases; "" for all groups together.
-        shown: The methods whose pictures were on the page.
-        answer: The code of the answer, or the method that was chosen where pictures are the answers.
+        shown: The methods whose images were on the page.
+        answer: The code of the answer, or the method that was chosen where images are the answers.
         hits: How many answers were this one.
         n: How many answers there were in all.
         share: hits / n with Wilson's interval.

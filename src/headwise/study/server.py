@@ -65,9 +65,9 @@ class _Rating:
     """What the routes work with.
 
     Args:
-        study: The questions and their pictures.
+        study: The questions and their images.
         answers: The file of answers.
-        pictures: The study's pictures under their blind names.
+        pictures: The study's images under their blind names.
         open_to_all: Whether the open link admits people, or personal links only.
     """
 
@@ -120,8 +120,8 @@ def page_of(study: Study, folder: str | Path, answers: Answers, open_to_all: boo
     """Build the application that serves a study.
 
     Args:
-        study: The questions and their pictures.
-        folder: The folder that holds the pictures.
+        study: The questions and their images.
+        folder: The folder that holds the images.
         answers: The file that answers are written to.
         open_to_all: Whether the open link admits people, or personal links only.
     """
@@ -194,7 +194,7 @@ def _file(name: str) -> Response:
 def _picture(name: str, rating: Rating) -> Response:
     content = rating.pictures.content(name)
     if content is None:
-        raise HTTPException(404, "There is no such picture.")
+        raise HTTPException(404, "There is no such image.")
     return Response(content, media_type="image/png", headers={"Cache-Control": "private, max-age=86400"})
 
 

@@ -40,12 +40,12 @@ __all__ = ["make_app"]
 
 PAGE = Path(__file__).parent / "page"
 MEDIA_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
-SHOWN = 48  # pictures of a run that the page shows
+SHOWN = 48  # images of a run that the page shows
 LONG_POLL = 15.0  # seconds that a request for a job waits for news
 STATUS: dict[type[Exception], int] = {
     OutsideRuns: 404, NotFound: 404, Forbidden: 403, TooManyJobs: 429, HeadwiseError: 422,
 }  # fmt: skip
-# A report has its own style and pictures; it runs nothing and loads nothing, whatever its file holds.
+# A report has its own style and images; it runs nothing and loads nothing, whatever its file holds.
 REPORT_POLICY = "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
 
@@ -139,7 +139,7 @@ def _add_model(app: FastAPI) -> None:
             "model": session.model,
             "state": session.state,
             "error": session.error,
-            "judge": session.judge,
+            "scorer": session.scorer_name,
             "measured": session.file is not None,
             "concepts": defaults_of(session.model).concepts,
             "num_inference_steps": session.steps,
@@ -240,7 +240,7 @@ def _add_jobs(app: FastAPI) -> None:
     @app.get("/api/jobs/{id}/pictures/{number}")
     def picture(job: OwnJob, number: int) -> Response:
         if not 0 <= number < len(job.pictures):
-            raise NotFound("There is no such picture.")
+            raise NotFound("There is no such image.")
         return _png(job.pictures[number])
 
     @app.get("/api/jobs/{id}/recipe")

@@ -166,7 +166,7 @@ def phrases_of(prompt: str, words: Sequence[str]) -> list[str]:
     return chosen
 
 
-def weaken(request: Weaken, folder: Path, ks: Sequence[int], model: str, judge: str | None) -> Call:
+def weaken(request: Weaken, folder: Path, ks: Sequence[int], model: str, scorer: str | None) -> Call:
     """The weakening of a concept's heads, scored by `scorer`.
 
     Args:
@@ -174,7 +174,7 @@ def weaken(request: Weaken, folder: Path, ks: Sequence[int], model: str, judge: 
         folder: The folder of the run.
         ks: The numbers of heads to weaken.
         model: The name of the model, which decides on the evaluation prompts.
-        judge: The name of the CLIP model, which decides on the score.
+        scorer: The name of the CLIP model, which decides on the score.
     """
     cases = defaults_of(model).cases
     prompts = call("benchmarks.prompts.evaluation.eval_prompts", cases, request.concept, request.count)
@@ -185,7 +185,7 @@ def weaken(request: Weaken, folder: Path, ks: Sequence[int], model: str, judge: 
         RELEVANCE,
         request.concept,
         prompts,
-        call("hw.scoring", Name("scorer"), score_by(judge)),
+        call("hw.scoring", Name("scorer"), score_by(scorer)),
         **options,
         **WEAKENING,
         **sampling(request),

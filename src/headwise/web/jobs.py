@@ -23,7 +23,7 @@ __all__ = ["Cancelled", "Job", "Jobs", "TooManyJobs", "Yield"]
 State = Literal["waiting", "running", "done", "failed", "cancelled"]
 MAX_UNFINISHED = 12  # jobs of one owner
 MAX_FINISHED = 40  # jobs of one owner that are kept
-MAX_BYTES = 256 * 2**20  # of all pictures of finished jobs
+MAX_BYTES = 256 * 2**20  # of all images of finished jobs
 NEWS_INTERVAL = 0.2  # seconds between two versions of a job that differ in progress alone
 
 log = logging.getLogger("headwise.web")
@@ -107,7 +107,7 @@ class Job:
             raise Yield
 
     def add_result(self, picture: bytes | None = None, **result: Any) -> None:
-        """Add a result, with the PNG of its picture if it has one."""
+        """Add a result, with the PNG of its image if it has one."""
         if picture is not None:
             self.pictures.append(picture)
             result["picture"] = len(self.pictures) - 1

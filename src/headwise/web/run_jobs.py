@@ -38,7 +38,7 @@ def measure(session: ModelSession, request: Measure, job: Job, folder: Path) -> 
 
 def weaken(session: ModelSession, request: Weaken, job: Job, relevance: Relevance, folder: Path) -> None:
     """Weaken a concept's heads in order, into a folder."""
-    weakening = calls.weaken(request, folder, ks_of(relevance), session.model, session.judge)
+    weakening = calls.weaken(request, folder, ks_of(relevance), session.model, session.scorer_name)
     _run(session, weakening, job, {"relevance": relevance, "scorer": session.scorer})
     job.add_result(run=folder.name)
 
@@ -57,7 +57,7 @@ def ks_of(relevance: Relevance) -> tuple[int, ...]:
 
 def concepts_to_weaken(session: ModelSession, relevance: Relevance) -> list[str]:
     """The measured concepts that have evaluation prompts; none where no CLIP model scores the images."""
-    if session.judge is None:
+    if session.scorer_name is None:
         return []
     cases = defaults_of(session.model).cases
     return [name for name in evaluated_concepts(cases) if name in relevance.concepts]
@@ -72,7 +72,7 @@ def curves(folder: Path) -> dict[str, Any]:
     scores = Scores.load(folder / "scores.safetensors")
     if len(scores) < scores.values.size:
         raise HeadwiseError(
-            f"{len(scores)} of {scores.values.size} pictures are scored. Go on with the run first."
+            f"{len(scores)} of {scores.values.size} images are scored. Go on with the run first."
         )
     weakening = Weakening(scores)
     orders = {}

@@ -59,11 +59,11 @@ class Run:
         kind: "measurement", "weakening", "polysemy", "editing", "strengthening", "multi-concept", "atoms",
             "given-editing", "segmentation", "trials" or "pictures".
         state: "finished" or "unfinished".
-        counted: How many pictures are counted.
+        counted: How many images are counted.
         request: The fields of the request that started it; empty for runs of the command line.
         owner: The session that started it; "" for runs of the command line.
         changed: The time of its last change, in seconds since 1970.
-        pictures: The file names of its pictures.
+        pictures: The file names of its images.
     """
 
     name: str
@@ -136,25 +136,25 @@ class RunStore:
         )
 
     def picture(self, name: str, file: str) -> Path:
-        """The path of a picture of a run.
+        """The path of an image of a run.
 
         Raises:
-            OutsideRuns: There is no such picture.
+            OutsideRuns: There is no such image.
         """
         folder = self.path(name)
         parts = ("pictures", file) if (folder / "pictures").is_dir() else (file,)
         path = self.path(name, *parts)
         if path.suffix != ".png" or not path.is_file():
-            raise OutsideRuns(f"The run {name[:80]!r} has no such picture.")
+            raise OutsideRuns(f"The run {name[:80]!r} has no such image.")
         return path
 
     def caption(self, run: Run) -> str:
-        """What a run is about: the prompt or concept that was asked for, else the first picture's prompt."""
+        """What a run is about: the prompt or concept that was asked for, else the first image's prompt."""
         subject = run.request.get("prompt") or run.request.get("concept")
         return str(subject) if subject else (self.prompt(run, run.pictures[0]) if run.pictures else "")
 
     def prompt(self, run: Run, file: str) -> str:
-        """The prompt that a picture of a run holds; "" if it holds none."""
+        """The prompt that an image of a run holds; "" if it holds none."""
         from headwise.pictures import settings_in
 
         try:
@@ -245,7 +245,7 @@ def _finished(folder: Path, kind: str, card: dict[str, Any]) -> bool:
 
 
 def _counted(folder: Path, kind: str) -> int:
-    """How many pictures are counted, by the run's own record of its sessions."""
+    """How many images are counted, by the run's own record of its sessions."""
     try:
         stretches = json.loads((folder / "run.json").read_bytes())["stretches"]
         return int(stretches[-1]["to"])

@@ -92,7 +92,7 @@ class Service:
         """
         kind, run = type(request).__name__.lower(), getattr(request, "name", "")
         work = partial(self._run, request, self._inputs(request, owner))
-        # A newer picture replaces an older one that is no longer of interest.
+        # A newer image replaces an older one that is no longer of interest.
         slot = "" if run or kind == "suggest" else kind
         return self.jobs.submit(Job(owner, kind, request.model_dump(), work, slot=slot, run=run))
 
@@ -162,7 +162,7 @@ class Service:
     def keep(self, job: Job, name: str, strip: Job | None = None) -> None:
         """Write the images of a job, and of the strip beside it, into a folder of their own."""
         if not job.pictures:
-            raise HeadwiseError("There is no picture to keep.")
+            raise HeadwiseError("There is no image to keep.")
         folder = self.runs.claim(name, job.owner, job.kind, job.request)
         jobs = [job] if strip is None else [job, strip]
         images = [(each, result) for each in jobs for result in each.results if "picture" in result]
@@ -200,14 +200,14 @@ class Service:
         """An uploaded image, for its owner."""
         image_owner, image = self.uploads.get(id, ("", None))
         if image is None or image_owner != owner:
-            raise NotFound("That picture is not here any more. Send it again.")
+            raise NotFound("That image is not here any more. Send it again.")
         return image
 
     def maps_of(self, job: Job) -> Any:
         """The attention maps of an explored image."""
         maps = self.maps.get(job.id)
         if maps is None:
-            raise NotFound("The maps of this picture are not here any more. Generate it again.")
+            raise NotFound("The maps of this image are not here any more. Generate it again.")
         return maps
 
     def head_map(self, job: Job, head: int | None, layer: int | None) -> dict[str, Any]:
@@ -252,7 +252,7 @@ class Service:
         setting = Setting(
             self.session.model,
             self.runs.root / name / "relevance.safetensors" if name else of_model,
-            self.session.judge,
+            self.session.scorer_name,
             self.runs.root / run if run else Path(),
             ks_of(self.relevance(name)) if kind == "weaken" else (),
             kind=self.relevance(name).kind if kind in ("generate", "strip") else "votes",

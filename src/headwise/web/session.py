@@ -48,7 +48,7 @@ class ModelSession:
         model: The model's hub name or folder, or the name of a built-in one.
         load_pipeline: A function that loads the pipeline.
         relevance: The relevance file; None where nothing has been measured yet.
-        judge: The CLIP model that scores images, by hub name or folder, or the name of a built-in
+        scorer: The CLIP model that scores images, by hub name or folder, or the name of a built-in
             model, for its own; None if there is none.
         steps: The number of inference steps that the page proposes.
         guidance_scale: The guidance scale that the page proposes.
@@ -62,13 +62,13 @@ class ModelSession:
         load_pipeline: Callable[[], Any],
         *,
         relevance: Path | None = None,
-        judge: str | None = None,
+        scorer: str | None = None,
         steps: int = 30,
         guidance_scale: float | int = 7.5,
         loading: Mapping[str, Any] | None = None,
         loras: Path | None = None,
     ) -> None:
-        self.model, self.file, self.judge = model, relevance, judge
+        self.model, self.file, self.scorer_name = model, relevance, scorer
         self.steps, self.guidance_scale, self.loading = steps, guidance_scale, loading or {}
         self.loras = loras
         self.at_work: Mapping[str, Any] = self.loading  # the same of the present job; for the worker alone
@@ -196,15 +196,15 @@ class ModelSession:
         Raises:
             HeadwiseError: None was named.
         """
-        if self.judge is None:
+        if self.scorer_name is None:
             raise HeadwiseError(
-                "There is no CLIP model to score this model's pictures. Start with --judge and a CLIP "
+                "There is no CLIP model to score this model's images. Start with --scorer and a CLIP "
                 "model's folder or hub name."
             )
         if self._scorer is None:
             from headwise.benchmarks.clip_scorer import CLIPScorer
 
-            self._scorer = CLIPScorer.load(self.judge)
+            self._scorer = CLIPScorer.load(self.scorer_name)
         return self._scorer
 
     def relevance(self, file: Path | None = None) -> Relevance:

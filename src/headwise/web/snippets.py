@@ -31,7 +31,7 @@ class Setting:
     Args:
         model: The name of the model, as `headwise serve --model` has it.
         relevance: The relevance file, "built-in" for a built-in model's own; None where nothing is measured.
-        judge: The CLIP model's name; None if there is none.
+        scorer_name: The CLIP model's name; None if there is none.
         folder: The folder of the run, for requests that start one.
         ks: The numbers of heads to weaken, for requests that do.
         kind: What the relevance measures, "votes" or "effect".
@@ -42,7 +42,7 @@ class Setting:
 
     model: str
     relevance: Path | Literal["built-in"] | None
-    judge: str | None = None
+    scorer_name: str | None = None
     folder: Path = Path()
     ks: Sequence[int] = ()
     head: int | None = None
@@ -86,7 +86,7 @@ class _Program:
             file = Name(f"emoji.MODELS[{setting.model!r}].relevance") if built_in else str(setting.relevance)
             self.write("relevance = ", call("hw.Relevance.load", file))
         if "scorer" in self.names:
-            self.write("scorer = ", call("hw.CLIPScorer.load", setting.judge))
+            self.write("scorer = ", call("hw.CLIPScorer.load", setting.scorer_name))
         return "\n".join(["import headwise as hw", *sorted(self.imports), "", *self.lines, *body, ""])
 
 
@@ -153,7 +153,7 @@ def _compose(program: _Program, request: Any, setting: Setting) -> None:
 
 
 def _weaken(program: _Program, request: Weaken, setting: Setting) -> None:
-    weakening = calls.weaken(request, setting.folder, setting.ks, setting.model, setting.judge)
+    weakening = calls.weaken(request, setting.folder, setting.ks, setting.model, setting.scorer_name)
     program.write("weakening = ", weakening)
     program.write("print(weakening.area())")
 
@@ -234,10 +234,10 @@ def _command(request: Any, setting: Setting) -> tuple[str, list[str], dict[str, 
         case Edit():
             return "edit", [], _edit_options(request)
         case Weaken():
-            call = calls.weaken(request, setting.folder, setting.ks, setting.model, setting.judge)
-            of_model = defaults_of(setting.model).judge
-            judge = {} if setting.judge in (None, of_model) else {"--judge": setting.judge}
-            scored = {"--count": request.count, "--score": call.args[-1].args[-1], **judge}
+            call = calls.weaken(request, setting.folder, setting.ks, setting.model, setting.scorer_name)
+            of_model = defaults_of(setting.model).scorer
+            scorer = {} if setting.scorer_name in (None, of_model) else {"--scorer": setting.scorer_name}
+            scored = {"--count": request.count, "--score": call.args[-1].args[-1], **scorer}
             return "weaken", [request.concept], {**scored, **_options(call.kwargs), "--out": setting.folder}
         case Measure():
             options = {"--concepts": request.concepts}

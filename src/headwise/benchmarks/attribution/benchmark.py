@@ -117,7 +117,7 @@ def benchmark_attribution(
         out: Folder for the values of each estimator, and for the result.
         seed: Passed to each estimator.
         reporting: By concept the prompts of ordered weakening; None leaves it out.
-        score: What scores the weakened pictures, as in `measure_weakening`.
+        score: What scores the weakened images, as in `measure_weakening`.
         progress: Whether to show a bar on stderr.
         weakening: Options of `measure_weakening`.
 

@@ -62,13 +62,13 @@ def random_subsets(all_heads: int, count: int = 200, seed: int = 0) -> Bool[np.n
 
 @dataclass(frozen=True, eq=False)
 class SubsetLosses:
-    """What the pictures of a concept's prompts lost when subsets of heads were weakened.
+    """What the images of a concept's prompts lost when subsets of heads were weakened.
 
     Args:
         subsets: Which heads each subset has.
-        loss: The score of the plain picture less that of the picture with the subset weakened.
-        plain: The score of the plain picture.
-        settings: How the pictures were made and scored.
+        loss: The score of the plain image less that of the image with the subset weakened.
+        plain: The score of the plain image.
+        settings: How the images were made and scored.
     """
 
     subsets: Bool[np.ndarray, "subsets all_heads"]
@@ -78,10 +78,10 @@ class SubsetLosses:
 
     @classmethod
     def of(cls, scores: Scores) -> "SubsetLosses":
-        """The losses of the subsets that are scored for all prompts; none before the plain pictures are.
+        """The losses of the subsets that are scored for all prompts; none before the plain images are.
 
         Args:
-            scores: Along the axes seed, prompt and subset, of which number 0 is the plain picture.
+            scores: Along the axes seed, prompt and subset, of which number 0 is the plain image.
         """
         values, settings = scores.values.mean(0).T, scores.settings
         plain, loss = values[0], values[0] - values[1:]

@@ -4,7 +4,7 @@ The loss of one weakened head is mostly noise; the losses of many random subsets
 every head contributes. With H heads, subset i has k heads, drawn without replacement, and
 
     k = ⌊exp(u)⌉,   u uniform on log 0.05 H … log 0.5 H
-    loss = score(plain picture) − score(picture with these heads weakened)
+    loss = score(plain image) − score(image with these heads weakened)
 
 Every doubling of the size is equally frequent, because the loss saturates: of the large subsets, which heads
 they hold matters less and less. Subsets come from (seed, H) alone: all concepts of a model have the same, and
@@ -53,7 +53,7 @@ def benchmark_subsets(
     Args:
         pipe: The user's pipeline, which is left as it was; or workers, which share the subsets (runs/ray.py).
         prompts: By concept, the prompts to generate.
-        score: From pictures and their prompts to numbers, such as `clip_scorer.scoring` returns.
+        score: From images and their prompts to numbers, such as `clip_scorer.scoring` returns.
         out: The folder that the concepts' folders are made in.
         shard: Which share of the subsets to weaken, where other processes weaken the rest.
         count: The number of subsets.
@@ -84,20 +84,20 @@ def measure_subsets(
     checkpoint_every: float | int = 10,
     progress: ProgressCallback = True,
 ) -> SubsetLosses:
-    """Weaken random subsets of heads and score the pictures; with the same `out` it continues.
+    """Weaken random subsets of heads and score the images; with the same `out` it continues.
 
     Args:
         pipe: The user's pipeline, which is left as it was; or workers, which share the subsets (runs/ray.py).
-        prompts: Prompts, and the texts that their pictures are compared with.
-        score: From pictures and their prompts to numbers, such as `clip_scorer.scoring` returns.
+        prompts: Prompts, and the texts that their images are compared with.
+        score: From images and their prompts to numbers, such as `clip_scorer.scoring` returns.
         count: The number of subsets.
         subset_seed: The seed of the subsets.
         factor: What the heads' attention to the prompt's words is multiplied by.
-        seed: The seed of the pictures; all subsets share the latents of a prompt.
+        seed: The seed of the images; all subsets share the latents of a prompt.
         numbers: Which subsets to weaken here, such as `range(0, 101)`, where other processes or a later call
-            weaken the others. They count from 1; number 0 is the plain picture.
+            weaken the others. They count from 1; number 0 is the plain image.
         out: Folder for checkpoint and scores; None keeps nothing on disk.
-        batch_size: Pictures per pipeline call, of whatever subsets and prompts.
+        batch_size: Images per pipeline call, of whatever subsets and prompts.
         num_inference_steps, guidance_scale: Passed to the pipeline.
         checkpoint_every: Seconds between checkpoints.
         progress: Whether to show a bar on stderr, or a function that is called as that of `measure` is.
@@ -134,7 +134,7 @@ def _sweep(
     score: Score,
     pipe: Any,
 ) -> Sweep:
-    """The sweep over prompts and subsets; subset 0 is empty, so that its pictures are the plain ones."""
+    """The sweep over prompts and subsets; subset 0 is empty, so that its images are the plain ones."""
     head_map, texts, (count, subset_seed) = HeadMap.of(pipe), [prompt.prompt for prompt in prompts], drawn
     subsets = random_subsets(head_map.all_heads, count, subset_seed)
     weakened: Bool[np.ndarray, "subsets all_heads"] = np.concatenate([np.zeros_like(subsets[:1]), subsets])

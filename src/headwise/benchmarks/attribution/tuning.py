@@ -91,7 +91,7 @@ class Truth(NamedTuple):
 
     Args:
         losses: What was lost.
-        prompts: The prompts whose pictures were scored, which no estimator may see.
+        prompts: The prompts whose images were scored, which no estimator may see.
     """
 
     losses: SubsetLosses

@@ -1,4 +1,4 @@
-"""Atoms: what a prompt says, one thing at a time, each of which a picture can be asked about.
+"""Atoms: what a prompt says, one thing at a time, each of which an image can be asked about.
 
 "Three red dogs" says that there are dogs, that they are three and that they are red. The right description of
 an atom stands among wrong ones, in which sibling words take its place ("two red dogs").
@@ -19,7 +19,7 @@ class Atom(NamedTuple):
     Args:
         kind: What it is about: "thing", "color", "count", or another word.
         word: The word of the prompt that says it; None where no word does.
-        texts: Descriptions of a picture, the right one first, then wrong ones with sibling words in place.
+        texts: Descriptions of an image, the right one first, then wrong ones with sibling words in place.
         question, answer: The question and its right answer, where a file gives them.
         parents: The numbers of the prompt's atoms that must hold for this one to count.
     """

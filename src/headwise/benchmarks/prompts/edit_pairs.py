@@ -1,8 +1,8 @@
 """Pairs of prompts to edit: a source, and a target that differs in one word of an attribute.
 
 They are read from TOML files that are written like prompts of a concept (prompts.py), with the `box` of the
-thing, and `siblings`, words of the attribute that pictures are compared with besides `words`; or from CSV
-files with the columns source_prompt, target_prompt and attribute. Pairs with pictures are read by
+thing, and `siblings`, words of the attribute that images are compared with besides `words`; or from CSV
+files with the columns source_prompt, target_prompt and attribute. Pairs with images are read by
 given_pictures.py.
 """
 
@@ -21,7 +21,7 @@ from headwise.model.tokens import words_of
 __all__ = ["EditPair", "REGION_SIZE", "edit_pairs"]
 
 REGION_SIZE = (512, 512)
-"""Height and width of the picture that a region's stretches of pixels are counted in."""
+"""Height and width of the image that a region's stretches of pixels are counted in."""
 
 
 class EditPair(NamedTuple):
@@ -31,18 +31,18 @@ class EditPair(NamedTuple):
         attribute: The concept of the word that differs.
         source, target: The prompts.
         word: The word that only the target has.
-        texts: The texts with other words of the attribute that the target's picture is compared with, the
+        texts: The texts with other words of the attribute that the target's image is compared with, the
             target's first.
         things: The texts with other things in the place of the prompt's, the prompt's first.
         box: Where the thing is in the picture: left, top, right and bottom as shares of its width and height;
             None if unknown.
         keeps_object: Whether the thing is to stay, and its surroundings to change, instead of the reverse.
-        picture: The file of a picture to edit; None where the source is generated.
-        region: Where the picture may differ, in place of a box: the starts and lengths of stretches of
+        picture: The file of an image to edit; None where the source is generated.
+        region: Where the image may differ, in place of a box: the starts and lengths of stretches of
             pixels, row by row, at `REGION_SIZE`.
-        mask_file: The file of a picture of the same size, white where the picture may differ, in place of a
+        mask_file: The file of an image of the same size, white where the image may differ, in place of a
             box or region.
-        truth: The file of the picture that an edit should reach; None if unknown.
+        truth: The file of the image that an edit should reach; None if unknown.
         concept: The concept of the word, where the attribute is only the name of a group.
     """
 
@@ -61,14 +61,14 @@ class EditPair(NamedTuple):
     concept: str | None = None
 
     def mask(self, size: tuple[int, int]) -> Bool[np.ndarray, "height width"]:
-        """Where pictures of this width and height may differ: it is covered when they are compared.
+        """Where images of this width and height may differ: it is covered when they are compared.
 
         Raises:
-            UnreadablePrompts: The mask's file has another size than the picture, or says the same everywhere.
+            UnreadablePrompts: The mask's file has another size than the image, or says the same everywhere.
         """
         width, height = size
         if self.mask_file is not None and self.picture is not None:
-            return mask_in_file(self.mask_file, self.picture, size, "the picture may change")
+            return mask_in_file(self.mask_file, self.picture, size, "the image may change")
         if self.region:
             shown = (np.arange(n) * of // n for n, of in zip((height, width), REGION_SIZE, strict=True))
             return _of_stretches(self.region)[np.ix_(*shown)]

@@ -1,4 +1,4 @@
-r"""Evaluation prompts: each comes with texts that its picture is compared with, the right one first.
+r"""Evaluation prompts: each comes with texts that its image is compared with, the right one first.
 
 They are read from TOML files of templates, in which {word} and {thing} stand for the words listed:
 
@@ -11,7 +11,7 @@ They are read from TOML files of templates, in which {word} and {thing} stand fo
                                                    texts = ["a {thing} in orange color", "an orange"]
                                                    things = ["car", "bench"]
 
-On the left, prompts of a concept: a picture is compared with `text` (with the prompt, if there is no `text`)
+On the left, prompts of a concept: an image is compared with `text` (with the prompt, if there is no `text`)
 for each of the words in the place of the right one. On the right, words with two senses: the first text
 describes the sense that is meant, the others misreadings (docs/polysemy.md has every key). "a" before a vowel
 becomes "an". several_emoji.toml shows prompts of several subjects; pairs to edit are in edit_pairs.py.
@@ -60,7 +60,7 @@ class MultiSubjectPrompt(NamedTuple):
 
 
 class EvalPrompt(NamedTuple):
-    """A prompt, and the texts that its picture is compared with, the right one first."""
+    """A prompt, and the texts that its image is compared with, the right one first."""
 
     prompt: str
     texts: tuple[str, ...]
@@ -72,8 +72,8 @@ class PolysemyPrompt:
 
     Args:
         word: The word with two senses.
-        toward, away: The concept that is meant, and the one that pictures often show instead.
-        case: The prompt, and the texts of the senses that its picture may show.
+        toward, away: The concept that is meant, and the one that images often show instead.
+        case: The prompt, and the texts of the senses that its image may show.
         reworded: A prompt with the same meaning and without the ambiguity.
         things: The texts with other things in the place of the prompt's, the prompt's first; empty if there
             are no others.

@@ -1,6 +1,6 @@
-"""Pairs to edit whose sources are given pictures.
+"""Pairs to edit whose sources are given images.
 
-They are read from PIE-Bench's mapping_file.json (pie_bench.py), or from a TOML file beside the pictures:
+They are read from PIE-Bench's mapping_file.json (pie_bench.py), or from a TOML file beside the images:
 
     [[pictures]]
     picture = "07.png"
@@ -13,8 +13,8 @@ They are read from PIE-Bench's mapping_file.json (pie_bench.py), or from a TOML 
     texts = ["a blue car", "a red car", "a green car"]
     things = ["a blue car", "a blue bus"]
 
-A mask is a picture of the same size, white where an edit may change the picture and black elsewhere; without
-one, whole pictures are compared. `truth` is the picture that an edit should reach, if it is known.
+A mask is an image of the same size, white where an edit may change the image and black elsewhere; without
+one, whole images are compared. `truth` is the image that an edit should reach, if it is known.
 """
 
 from pathlib import Path
@@ -29,7 +29,7 @@ __all__ = ["given_pairs"]
 
 
 def given_pairs(source: str | Path, count: int | None = None) -> list[EditPair]:
-    """The pairs of a file, each with its picture.
+    """The pairs of a file, each with its image.
 
     Args:
         source: "emoji"; or the path of a TOML file, or of a mapping_file.json with annotation_images beside

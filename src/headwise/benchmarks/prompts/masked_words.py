@@ -1,6 +1,6 @@
 """Images in which it is known where each word of their prompt is.
 
-They are read from a TOML file; pictures and masks lie beside it:
+They are read from a TOML file; images and masks lie beside it:
 
     [[pictures]]
     picture = "07.png"
@@ -10,7 +10,7 @@ They are read from a TOML file; pictures and masks lie beside it:
       {word = "red", concept = "Color", kind = "attribute", mask = "07-car.png"},
     ]
 
-A mask is a picture of the same size, white where the word is and black elsewhere. Results are told by kind,
+A mask is an image of the same size, white where the word is and black elsewhere. Results are told by kind,
 which may be any word.
 """
 
@@ -34,7 +34,7 @@ class MaskedWord:
     """A word of an image's prompt, and where it is.
 
     Args:
-        picture, mask_file: The files of the image and of the mask.
+        image, mask_file: The files of the image and of the mask.
         prompt: A prompt that describes the image.
         word: The word or phrase, as the prompt says it.
         concept: Its concept.
@@ -64,26 +64,26 @@ class MaskedWord:
 def mask_in_file(
     mask_file: Path, picture_file: Path, size: tuple[int, int], where: str
 ) -> Bool[np.ndarray, "height width"]:
-    """True where a mask is white in the middle of its picture, scaled to a width and height in pixels.
+    """True where a mask is white in the middle of its image, scaled to a width and height in pixels.
 
     Args:
-        mask_file, picture_file: The files of the mask and of its picture.
+        mask_file, picture_file: The files of the mask and of its image.
         size: Width and height.
         where: What the error says is white: '"car" is'.
 
     Raises:
-        UnreadablePrompts: The mask has another size than the picture, or says the same everywhere.
+        UnreadablePrompts: The mask has another size than the image, or says the same everywhere.
     """
     picture, mask = read_picture(picture_file), read_picture(mask_file)
     if mask.size != picture.size:
         raise UnreadablePrompts(
-            f"{mask_file} has {mask.width} × {mask.height} pixels, its picture {picture.width} × "
-            f"{picture.height}. Give a mask of the picture's size."
+            f"{mask_file} has {mask.width} × {mask.height} pixels, its image {picture.width} × "
+            f"{picture.height}. Give a mask of the image's size."
         )
     inside = np.asarray(fitted(mask, size).convert("L")) > 127
     if inside.all() or not inside.any():
         raise UnreadablePrompts(
-            f"{mask_file} is {'white' if inside.all() else 'black'} all over the part of the picture that is "
+            f"{mask_file} is {'white' if inside.all() else 'black'} all over the part of the image that is "
             f"generated; expected white where {where} and black elsewhere."
         )
     return inside

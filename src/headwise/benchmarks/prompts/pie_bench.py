@@ -1,8 +1,8 @@
-"""Pairs to edit from PIE-Bench's mapping_file.json, which is the user's own as its pictures are.
+"""Pairs to edit from PIE-Bench's mapping_file.json, which is the user's own as its images are.
 
 Its object has an entry for each picture: image_path, original_prompt, editing_prompt (words that differ may
 stand in brackets), editing_type_id and mask, the starts and lengths of stretches of pixels, row by row, of a
-picture of 512 × 512. Left out, and counted in a warning, are pairs whose mask covers everything, as no
+image of 512 × 512. Left out, and counted in a warning, are pairs whose mask covers everything, as no
 background is left to compare, and pairs whose target has no word that the source has not.
 
 References:
@@ -34,11 +34,11 @@ EXPECTED = f"Expected PIE-Bench's mapping_file.json: an object whose entries hav
 
 
 def pie_pairs(path: str | Path, pictures: str | Path | None = None) -> list[EditPair]:
-    """The pairs of a mapping_file.json, with their pictures, for `benchmark_given_editing`.
+    """The pairs of a mapping_file.json, with their images, for `benchmark_given_editing`.
 
     Args:
         path: The file.
-        pictures: The folder of the pictures; by default annotation_images beside the file.
+        pictures: The folder of the images; by default annotation_images beside the file.
 
     Raises:
         UnreadablePrompts: The file cannot be read, or an entry of it breaks the format.

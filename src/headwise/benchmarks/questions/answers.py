@@ -2,7 +2,7 @@ r"""Questions that the paper leaves open, asked of a model, each answered by num
 
 words         How many words does a concept need?
 choice        Does it matter which words?
-pictures      How many pictures?
+images      How many images?
 tokens        How is attention to the tokens of one word pooled: mean, sum, the last, the best?
 novel         Can the relevance of a concept be predicted from its words, without measuring?
 transfer      Does relevance hold for another scheduler, or another checkpoint?
@@ -13,8 +13,8 @@ factor        What should weakened attention be multiplied by?
 patching      Do heads carry a word, or are they merely needed for it (patch.py)?
 
 Agreement is the rank correlation over heads; intervals are of its mean over concepts (bootstrap over these,
-not over pictures or samples of words), and the relevance agreed with is measured on other pictures. The last
-four are answered by interventions on heads (interventions.py). Words and pictures come from the seed alone.
+not over images or samples of words), and the relevance agreed with is measured on other images. The last
+four are answered by interventions on heads (interventions.py). Words and images come from the seed alone.
 """
 
 import json
@@ -67,11 +67,11 @@ class _Model:
     progress: bool
 
     def measure(self, name: str, concepts: ConceptSet | None = None, pipe: Any = None) -> Relevance:
-        """The relevance on the first pictures."""
+        """The relevance on the first images."""
         return self._measure(name, range(self.pictures), concepts, pipe)
 
     def others(self, name: str, pictures: int, concepts: ConceptSet | None = None) -> Relevance:
-        """The relevance on as many pictures as are given, none of which `measure` sees."""
+        """The relevance on as many images as are given, none of which `measure` sees."""
         return self._measure(name, range(self.pictures, self.pictures + pictures), concepts, None)
 
     def _measure(self, name: str, numbers: range, concepts: ConceptSet | None, pipe: Any) -> Relevance:
@@ -110,12 +110,12 @@ def benchmark_questions(
         pipe: The user's pipeline, which is left as it was.
         concepts: The concepts that heads choose between.
         pairs: Prompts that differ in one word of an attribute that is a concept.
-        scorer: A CLIP model that chooses the text that fits a picture.
+        scorer: A CLIP model that chooses the text that fits an image.
         out: Folder for all measurements and sweeps, and for the answers.
         others: Other checkpoints with the same heads, by name.
         schedulers: Other schedulers for the pipeline, by name.
-        pictures: How many pictures each measurement has.
-        whole: How many pictures the relevance has that all others are compared with.
+        pictures: How many images each measurement has.
+        whole: How many images the relevance has that all others are compared with.
         seeds: Each pair is generated once from each seed.
         seed, batch_size, progress: As in `measure`.
     """
@@ -205,13 +205,13 @@ def _choice(model: _Model, reference: Relevance) -> Answer:
         with_all += [_agreement(half, reference) for half in halves]
     return Answer(
         "Does it matter which words stand for a concept?",
-        "Two halves of each concept's words on the same pictures, three samples; then each half, and all "
-        "words, compared with all words, which include each half, on other pictures.",
+        "Two halves of each concept's words on the same images, three samples; then each half, and all "
+        "words, compared with all words, which include each half, on other images.",
         AGREEMENT,
         {
             "one half of the words, the other": mean(np.mean(between, 0)),
-            "a half, all (other pictures)": mean(np.mean(with_all, 0)),
-            "all, all (other pictures)": mean(_agreement(model.measure("all words"), reference)),
+            "a half, all (other images)": mean(np.mean(with_all, 0)),
+            "all, all (other images)": mean(_agreement(model.measure("all words"), reference)),
         },
     )
 
@@ -222,10 +222,10 @@ def _pictures(votes: Votes) -> Answer:
     for group in (1, 2, 4, 8, 16):
         runs = blocks.reshape(-1, group, *blocks.shape[1:]).sum(1)
         agree = np.mean([rank_correlation(run, total - run) for run in runs], 0)
-        values[f"{len(votes) * group // len(blocks)} pictures"] = mean(agree)
+        values[f"{len(votes) * group // len(blocks)} images"] = mean(agree)
     return Answer(
-        "How many pictures does a measurement need?",
-        "Relevance of a few pictures, compared with that of all the others.",
+        "How many images does a measurement need?",
+        "Relevance of a few images, compared with that of all the others.",
         AGREEMENT,
         values,
     )
@@ -242,7 +242,7 @@ def _tokens(model: _Model) -> Answer:
     question = "How should attention to several tokens of one word be pooled?"
     reading = (
         f"Relevance of {len(mixed)} concepts from their words of several tokens alone, compared with that of "
-        "their words of one token, on other pictures: the mean over tokens, the sum, the last; or each token "
+        "their words of one token, on other images: the mean over tokens, the sum, the last; or each token "
         "by itself, without a penalty for long words, and the best of them."
     )
     if not mixed:
@@ -319,7 +319,7 @@ def _transfer(
         values[name] = mean(_agreement(model.measure(f"checkpoint {name}", pipe=other), reference))
     return Answer(
         "Does relevance hold for another scheduler, or another checkpoint?",
-        "Measured with each, on the same latents and prompts, compared with relevance on other pictures.",
+        "Measured with each, on the same latents and prompts, compared with relevance on other images.",
         AGREEMENT,
         values,
     )
@@ -339,7 +339,7 @@ def _steps(model: _Model, reference: Relevance) -> Answer:
     values["first three tenths, last three"] = mean(_agreement(early, late))
     return Answer(
         "Is the relevance of early calls that of all calls?",
-        "Relevance of some calls, compared with that of all and of the same calls, on other pictures.",
+        "Relevance of some calls, compared with that of all and of the same calls, on other images.",
         AGREEMENT,
         values,
     )

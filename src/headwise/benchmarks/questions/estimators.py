@@ -1,7 +1,7 @@
 r"""How few denoiser rows give the relevance of a long run? Estimators at equal cost (estimators.py).
 
 The truth is a long run of the paper's estimator (one sample of words per call, 50 steps, guidance) on
-pictures that no other run has. The pictures of each setting of steps and guidance are then generated once,
+images that no other run has. The images of each setting of steps and guidance are then generated once,
 and its heads vote in every way at the same time:
 
     1, 2, 4, 8 draws   hard votes with 1 to 8 samples of words at each call; 1 is the paper's
@@ -10,8 +10,8 @@ and its heads vote in every way at the same time:
     both halves        8 samples, and the unconditional rows vote as well
     early              8 samples at the first two fifths of the calls, the others never made
 
-A block holds the votes of every 32nd picture, so that groups of blocks are runs of fewer pictures. Cost is
-counted in rows that pass the denoiser: pictures × calls × 2 with guidance. Reported is the rank correlation
+A block holds the votes of every 32nd image, so that groups of blocks are runs of fewer images. Cost is
+counted in rows that pass the denoiser: images × calls × 2 with guidance. Reported is the rank correlation
 over heads with the long run, the median over concepts, as the mean over groups with the lowest and highest.
 
 The unconditional half as a control variate is not among them: it would need the mean of the unconditional
@@ -51,16 +51,16 @@ from headwise.runs.shards import batches
 __all__ = ["SETTINGS", "WAYS", "Estimators", "Setting", "benchmark_estimators"]
 
 EARLY = 2 / 5
-GROUPS = (1, 2, 4, 8, 16, 32)  # blocks that make one run of fewer pictures
+GROUPS = (1, 2, 4, 8, 16, 32)  # blocks that make one run of fewer images
 
 
 @dataclass(frozen=True)
 class Setting:
-    """How pictures are generated, and how many.
+    """How images are generated, and how many.
 
     Args:
         num_inference_steps, guidance_scale: Passed to the pipeline.
-        pictures: How many pictures; a multiple of 32.
+        pictures: How many images; a multiple of 32.
     """
 
     num_inference_steps: int
@@ -79,7 +79,7 @@ class Setting:
         return int(EARLY * self.num_inference_steps)
 
     def rows(self, way: str) -> int:
-        """The denoiser rows that one picture costs when heads vote in one of `WAYS`."""
+        """The denoiser rows that one image costs when heads vote in one of `WAYS`."""
         calls = self.early if way == "early" else self.num_inference_steps
         return calls * (2 if self.guidance_scale > 1 else 1)
 
@@ -111,7 +111,7 @@ def benchmark_estimators(
         pipe: The user's pipeline, which is left as it was.
         concepts: The concepts that heads choose between.
         out: Folder for the votes of every setting, and for the result.
-        long: How many pictures the long run has.
+        long: How many images the long run has.
         settings: The settings to compare.
         seed, batch_size, progress: As in `measure`.
     """
@@ -178,11 +178,11 @@ WAYS = ("1 draw", "2 draws", "4 draws", "8 draws", "soft", "all words", "both ha
 def _votes(
     pipe: Any, concepts: ConceptSet, setting: Setting, seed: int, batch_size: int, progress: bool
 ) -> dict[str, Float[np.ndarray, "blocks concepts all_heads"]]:
-    """The votes of all ways, by block, on the same pictures."""
+    """The votes of all ways, by block, on the same images."""
     probe = _EveryWay(pipe, concepts, seed, setting.early)
     texts = read_prompts(None, pipe)
     votes = {way: np.zeros((BLOCKS, len(concepts), probe.head_map.all_heads)) for way in WAYS}
-    bar = tqdm(total=setting.pictures, desc=setting.name, unit="picture", disable=not progress)
+    bar = tqdm(total=setting.pictures, desc=setting.name, unit="image", disable=not progress)
     with hooked(pipe, probe), quiet(pipe), bar:
         for numbers in batches(0, setting.pictures, batch_size, ()):
             probe.begin(numbers)
@@ -228,12 +228,12 @@ class _EveryWay(ConceptProbe):
                 _add(self.unconditional, site.layer, self._hot(_shares(unconditional, keys, packed)))
         return out
 
-    def every_way(self) -> dict[str, Float[np.ndarray, "pictures concepts all_heads"]]:
-        """What each way counts for each picture."""
+    def every_way(self) -> dict[str, Float[np.ndarray, "images concepts all_heads"]]:
+        """What each way counts for each image."""
         soft, all_words = _layers(self.soft), _layers(self.all_words)
         unconditional = _layers(self.unconditional) if self.unconditional else 0.0
         winners = self.take()
-        hot = winners[..., None] == np.arange(len(self.concepts))  # pictures steps draws heads concepts
+        hot = winners[..., None] == np.arange(len(self.concepts))  # images steps draws heads concepts
 
         def counted(steps: int | None, draws: int) -> np.ndarray:
             return hot[:, :steps, :draws].sum((1, 2)).swapaxes(1, 2).astype(float)
@@ -257,15 +257,15 @@ class _EveryWay(ConceptProbe):
         each = (tokens[..., words.clamp(min=0)] * there).sum(-1) / there.sum(-1)
         return torch.stack([of_concept.mean(-1) for of_concept in each.split(self.tokens.counts, -1)], -1)
 
-    def _hot(self, values: Float[Tensor, "pictures heads concepts"]) -> Tensor:
+    def _hot(self, values: Float[Tensor, "images heads concepts"]) -> Tensor:
         return torch.nn.functional.one_hot(values.argmax(-1), len(self.concepts)).cpu().double()
 
 
 def _shares(
-    query: Float[Tensor, "pictures heads pixels dim"],
+    query: Float[Tensor, "images heads pixels dim"],
     keys: Float[Tensor, "heads tokens dim"],
     shown: PackedWords,
-) -> Float[Tensor, "pictures heads concepts"]:
+) -> Float[Tensor, "images heads concepts"]:
     """Each concept's share of a head's attention to the sampled words: a[c] / Σ a."""
     attention = attention_to(query, keys[:, shown.tokens].transpose(0, 1), shown)
     return (attention / attention.sum(-1, keepdim=True)).cpu().double()
@@ -276,5 +276,5 @@ def _add(sums: dict[int, Tensor], layer: int, more: Tensor) -> None:
 
 
 def _layers(sums: dict[int, Tensor]) -> np.ndarray:
-    """Pictures × concepts × heads of all layers."""
+    """Images × concepts × heads of all layers."""
     return torch.cat([sums[layer] for layer in sorted(sums)], 1).transpose(1, 2).cpu().numpy()

@@ -1,12 +1,12 @@
-r"""Do heads cause what pictures show? Weakening and patching of the same pairs of prompts.
+r"""Do heads cause what images show? Weakening and patching of the same pairs of prompts.
 
 The prompts of a pair differ in one word. In the target, the first k heads of an order are
 
     weakened   their attention to the prompt's words is multiplied (steer.py): is the target's word lost?
     patched    their outputs are replaced by those for the source (patch.py): does the source's word come?
 
-and the score is which of the texts the scorer chooses for the picture. With m_o(k) the share of a pair's
-pictures that show a word,
+and the score is which of the texts the scorer chooses for the image. With m_o(k) the share of a pair's
+images that show a word,
 
     area = ∫ (m_upper(k) − m_lower(k)) dk / H
 
@@ -57,7 +57,7 @@ class Choices:
     """Which text the scorer chose, along the axes order, k, seed and prompt; the target's is number 0.
 
     Args:
-        scores: The number of the text that was chosen for each picture.
+        scores: The number of the text that was chosen for each image.
         pairs: The pair of prompts of each label of the last axis.
     """
 
@@ -75,13 +75,13 @@ class Choices:
 
 @dataclass(frozen=True)
 class Interventions:
-    """What pictures show when heads are intervened on.
+    """What images show when heads are intervened on.
 
     Args:
         pipe: The user's pipeline, which is left as it was.
         relevance: As measured, with its votes by denoiser call.
         pairs: Prompts that differ in one word of an attribute that is a concept.
-        scorer: A CLIP model that chooses the text that fits a picture.
+        scorer: A CLIP model that chooses the text that fits an image.
         seeds: Each pair is generated once from each seed.
         out: Folder; what is in it is not generated again.
         progress: Whether to show bars on stderr.

@@ -40,8 +40,8 @@ class PooledProbe(ConceptProbe):
 
 
 def pooled(
-    attention: Float[Tensor, "pictures heads concepts word_tokens"], words: PackedWords, pool: Pool
-) -> Float[Tensor, "pictures heads concepts"]:
+    attention: Float[Tensor, "images heads concepts word_tokens"], words: PackedWords, pool: Pool
+) -> Float[Tensor, "images heads concepts"]:
     """Attention to each word.
 
     Args:

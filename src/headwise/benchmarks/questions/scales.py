@@ -5,9 +5,9 @@ Three questions to every scale, the same latents in each:
     weaken        the area between the curves of least and most relevant first; scales that keep the order of
                   heads keep it exactly, so that only those which change the order are generated
     adjust        the share of two-sense words misread
-    strengthen    a word of an attribute strengthened, beside the plain picture of the same prompt: whether
+    strengthen    a word of an attribute strengthened, beside the plain image of the same prompt: whether
                   the scorer sees the word (accuracy) and the same thing (identity), and how similar the
-                  pictures are where nothing was to change (preservation)
+                  images are where nothing was to change (preservation)
 """
 
 import json
@@ -77,7 +77,7 @@ def benchmark_scales(
         prompts: The prompts of each concept that is weakened.
         two_sense_prompts: Prompts with a two-sense word, which is adjusted.
         pairs: Their target prompts are generated, with the target's word strengthened.
-        scorer: A CLIP model that compares pictures with texts and with each other.
+        scorer: A CLIP model that compares images with texts and with each other.
         out: A folder, in which each question has a folder.
         scales: Names as in `SCALES`.
         seeds, batch_size, num_inference_steps, guidance_scale, progress: As in `benchmark_polysemy`.

@@ -36,7 +36,7 @@ def compose(
         pipe: A pipeline whose denoiser takes text alone, such as StableDiffusionPipeline.
         parts: Prompts such as "a red cat", "a blue dog"; each has the weight w = guidance_scale / √(number of
             parts).
-        seeds: The key of each image: (seed, picture), or a seed s for (s, 0).
+        seeds: The key of each image: (seed, image), or a seed s for (s, 0).
         guidance_scale, num_inference_steps: As in the pipeline's call.
         output_type: The form of the images, as in the pipeline's call; "latent" for latents.
 

@@ -33,7 +33,7 @@ def sdedit(
         pictures: The image to edit, of each edit.
         targets: The prompt to edit it into, of each edit.
         strength: The share of the schedule that is noised and denoised again, 0 … 1.
-        seeds: The key of each edit's noise: (seed, picture), or a seed s for (s, 0).
+        seeds: The key of each edit's noise: (seed, image), or a seed s for (s, 0).
         options: Passed to the pipeline: `num_inference_steps`, `guidance_scale` …
 
     Raises:

@@ -52,7 +52,7 @@ class Baseline:
             sources: The prompt of each image.
             targets: The prompt to edit each image into.
             pictures: The images, generated from the same keys; read where the method is a function.
-            seeds: The key of each image: (seed, picture), or a seed s for (s, 0).
+            seeds: The key of each image: (seed, image), or a seed s for (s, 0).
             options: Passed to the pipeline: `num_inference_steps`, `guidance_scale` …
         """
         if not self.is_hook:

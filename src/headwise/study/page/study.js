@@ -20,7 +20,7 @@ const kept = {
 
 let state = { done: 0, total: 0 } // of this participant
 let trial = null // the one on the page
-let since = 0 // when its pictures were there
+let since = 0 // when its images were there
 
 function read(key) {
   try {
@@ -89,7 +89,7 @@ function element(name, properties = {}, ...children) {
   return made
 }
 
-// A picture; small ones keep their pixels when they are enlarged.
+// An image; small ones keep their pixels when they are enlarged.
 function picture(image, id) {
   image.onload = () => image.classList.toggle('small', image.naturalWidth < 256)
   image.src = `/picture/${id}`
@@ -127,7 +127,7 @@ async function go(number, { push = true } = {}) {
   startClock(trial)
 }
 
-// The clock of an answer runs from when its pictures are there; answering does not wait for it.
+// The clock of an answer runs from when its images are there; answering does not wait for it.
 async function startClock(shown) {
   since = performance.now()
   const waiting = [...document.querySelectorAll('#trial img[src]')].filter((image) => image.offsetParent)
@@ -135,7 +135,7 @@ async function startClock(shown) {
   if (trial !== shown) return
   since = performance.now()
   if (there.some((one) => one.status === 'rejected')) {
-    $('#note').textContent = 'A picture did not come. Please load the page again.'
+    $('#note').textContent = 'An image did not come. Please load the page again.'
     for (const part of document.querySelectorAll('#options input, #trial button')) part.disabled = true
   }
 }
@@ -156,7 +156,7 @@ function draw() {
       const key = element('kbd', { textContent: place + 1, ariaHidden: 'true' })
       const label = element('label', {}, input, name, key)
       if (trial.chooses)
-        label.prepend(picture(element('img', { alt: `Picture ${answer}` }), trial.pictures[place]))
+        label.prepend(picture(element('img', { alt: `Image ${answer}` }), trial.pictures[place]))
       return label
     }),
   )
@@ -164,7 +164,7 @@ function draw() {
   $('#trial button').disabled = !answered
 }
 
-// So that no picture stands alone in the last row, if that can be.
+// So that no image stands alone in the last row, if that can be.
 const columns = (count) => (count <= 4 ? count : ([4, 3].find((width) => count % width === 0) ?? 4))
 
 const chosen = () => $('#options :checked')

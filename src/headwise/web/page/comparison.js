@@ -1,4 +1,4 @@
-// Two pictures of the same size, one over the other, and a slider that says how much of each is seen.
+// Two images of the same size, one over the other, and a slider that says how much of each is seen.
 
 import { el } from "./dom.js";
 

@@ -34,7 +34,7 @@ export function options(select, values, chosen) {
 
 export const picture = (source, alt) => el("img", { src: source, alt, width: 256, height: 256 });
 
-// A picture with a caption, which a click enlarges (viewer.js).
+// An image with a caption, which a click enlarges (viewer.js).
 export function figure(source, caption, alt, ours = false) {
   const image = picture(source, alt ?? caption);
   return el(

@@ -1,4 +1,4 @@
-// Edit: a generated or an uploaded picture, by editing its prompt, with the baselines beside it.
+// Edit: a generated or an uploaded image, by editing its prompt, with the baselines beside it.
 
 import { $, el, figure, fill, valuesOf, debounced, number, options, refused } from "./dom.js";
 import { pictureOf, send } from "./api.js";
@@ -21,10 +21,10 @@ const labelOf = (column) =>
 
 function describeFit({ psnr, limit }) {
   const fit =
-    `Generated again from its noise, your picture has ${number(psnr, 1)} dB; ` +
+    `Generated again from its noise, your image has ${number(psnr, 1)} dB; ` +
     `encoded and decoded alone ${number(limit, 1)} dB.`;
   return psnr < 20
-    ? `${fit} Below 20 dB it is another picture: describe it better, or take more steps.`
+    ? `${fit} Below 20 dB it is another image: describe it better, or take more steps.`
     : fit;
 }
 
@@ -85,7 +85,7 @@ const fromPicture = () => form.elements.from.value === "picture";
 
 function changeSource() {
   $("edit-upload").hidden = $("edit-skip").hidden = !fromPicture();
-  $("edit-source-name").textContent = fromPicture() ? "What the picture shows" : "Source prompt";
+  $("edit-source-name").textContent = fromPicture() ? "What the image shows" : "Source prompt";
 }
 
 async function uploadFile(file) {
@@ -99,7 +99,7 @@ async function uploadFile(file) {
   try {
     upload = await send("/api/pictures", file);
     $("edit-preview").src = `/api/pictures/${upload.id}`;
-    $("edit-preview").alt = `Your picture ${file.name}, as the model's size has it`;
+    $("edit-preview").alt = `Your image ${file.name}, as the model's size has it`;
     $("edit-preview").hidden = false;
     $("edit-sent").textContent = `${file.name} is here, cut to ${upload.width} × ${upload.height}. ${upload.cropped}`;
   } catch (error) {
@@ -112,7 +112,7 @@ async function uploadFile(file) {
 
 form.addEventListener("submit", (event) => {
   event.preventDefault();
-  if (fromPicture() && !upload) return problem("edit", "Choose a picture first.");
+  if (fromPicture() && !upload) return problem("edit", "Choose an image first.");
   const { strength, ...fields } = valuesOf(form);
   const chosen = {};
   for (const select of $("edit-words").querySelectorAll("select"))
@@ -171,7 +171,7 @@ export function restore(last, state) {
   fillFrom(last.edit.asked);
   if (last.edit.asked.picture) {
     upload = { id: last.edit.asked.picture };
-    $("edit-sent").textContent = "The picture that you uploaded before.";
+    $("edit-sent").textContent = "The image that you uploaded before.";
   }
   changeSource();
   editing.adopt(last.edit, true);

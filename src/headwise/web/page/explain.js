@@ -1,4 +1,4 @@
-// Which heads drew which words of the current picture, at which steps and where; and the picture without one.
+// Which heads drew which words of the current image, at which steps and where; and the image without one.
 
 import { $, el, bars } from "./dom.js";
 import { get, pictureOf } from "./api.js";
@@ -21,7 +21,7 @@ let size = null;
 
 const same = (a, b) => Object.keys(a).every((name) => JSON.stringify(a[name]) === JSON.stringify(b[name]));
 
-// The picture that is explained; what was found of the one before goes.
+// The image that is explained; what was found of the one before goes.
 export function show(job) {
   const stays = picture && same(picture.asked, job.asked);
   picture = job;
@@ -165,7 +165,7 @@ function showLayers(found) {
   );
 }
 
-// Where the heads of a layer attend to the word, which was recorded with the picture.
+// Where the heads of a layer attend to the word, which was recorded with the image.
 async function showLayer(at) {
   try {
     const found = await get(`/api/explore/${picture.id}/head?layer=${at}`);
@@ -213,7 +213,7 @@ const muting = jobSlot("explore", "mute", (job) => {
   if (job.state !== "done") return;
   const [before, after] = job.found.map((item) => {
     const caption = item.column === "plain" ? "plain" : `“${word}” muted in head ${muted}`;
-    const alt = `${caption}. Picture generated from the prompt: ${job.asked.prompt}`;
+    const alt = `${caption}. Image generated from the prompt: ${job.asked.prompt}`;
     return { source: pictureOf(job, item), caption, alt };
   });
   $("explain-pair").replaceChildren(comparison(before, after));

@@ -1,4 +1,4 @@
-// Explore: the map, one head or concept of it, and the current picture, in both directions.
+// Explore: the map, one head or concept of it, and the current image, in both directions.
 
 import { $, bars, download, el, fill, valuesOf, number, options, percent } from "./dom.js";
 import { get, pictureOf } from "./api.js";
@@ -21,7 +21,7 @@ let addresses = [];
 let requests = 0;
 let region = null;
 let row = null; // of the concept that is shown
-let lookedAt = {}; // what a link says to explain in the picture
+let lookedAt = {}; // what a link says to explain in the image
 let sampling = {}; // of a link, where it differs from what the model proposes
 
 let rows = []; // the concepts that the map shows, from top to bottom
@@ -156,8 +156,8 @@ function showHead(at, concept) {
       "p",
       { class: "soft" },
       explored
-        ? "Its attention to each word is shown beneath the picture."
-        : "Generate a picture to see what it attends to.",
+        ? "Its attention to each word is shown beneath the image."
+        : "Generate an image to see what it attends to.",
     ),
     el(
       "p",
@@ -179,7 +179,7 @@ function showHead(at, concept) {
   showMaps();
 }
 
-// The picture
+// The image
 
 const generating = jobSlot("explore", "explore", (job) => {
   const item = job.found.find((result) => "picture" in result);
@@ -187,7 +187,7 @@ const generating = jobSlot("explore", "explore", (job) => {
   explored = job;
   word = 0;
   region = null;
-  stage.show(pictureOf(job, item), `Picture generated from the prompt: ${job.asked.prompt}`);
+  stage.show(pictureOf(job, item), `Image generated from the prompt: ${job.asked.prompt}`);
   $("explore-actions").hidden = false;
   drawn.show(job).then(() => {
     drawn.lookAt(lookedAt);
@@ -291,12 +291,12 @@ async function askRegion(box) {
   }
 }
 
-// What a link holds of the picture, and of what is looked at in it.
+// What a link holds of the image, and of what is looked at in it.
 const linkState = () => ({ ...explored.asked, head, row, ...drawn.looked() });
 
 $("explore-actions").append(linkButton("explore", linkState));
 
-// What a link says: the same picture, the same head or concept, the same words.
+// What a link says: the same image, the same head or concept, the same words.
 export function follow(asked) {
   const { num_inference_steps, guidance_scale, head: at = null, row: concept = null } = asked;
   sampling = Object.fromEntries(Object.entries({ num_inference_steps, guidance_scale }).filter(([, value]) => value));

@@ -43,12 +43,12 @@ const generating = jobSlot("generate", "generate", (job) => {
   }
 });
 
-// One picture of a pair; null as long as it is not generated.
+// One image of a pair; null as long as it is not generated.
 function shownOf(job, column, number) {
   const item = job.found.find((result) => result.column === column && result.number === number);
   if (!item) return null;
   const caption = column === "plain" ? "before" : `after: ${describe(job.asked.steering)}`;
-  const alt = `${caption}. Picture generated from the prompt: ${job.asked.prompt}`;
+  const alt = `${caption}. Image generated from the prompt: ${job.asked.prompt}`;
   return figure(pictureOf(job, item), caption, alt, column === "steered");
 }
 
@@ -83,7 +83,7 @@ const suggesting = jobSlot(
   true,
 );
 
-// The strip that is shown beneath these pictures, if it is of the same prompt and seed.
+// The strip that is shown beneath these images, if it is of the same prompt and seed.
 const stripOf = ({ asked }) =>
   lastStrip?.asked.prompt === asked.prompt && lastStrip.asked.seed === asked.seed ? lastStrip.id : "";
 
@@ -263,11 +263,11 @@ function hint() {
         concepts().find((name) => name !== first);
     const listed = `“${chosen.text}” is listed under ${chosen.concepts.join(" and ")}.`;
     $("generate-hint").textContent =
-      `${listed} If the picture shows that and you mean something else, choose what you mean.`;
+      `${listed} If the image shows that and you mean something else, choose what you mean.`;
   } else
     $("generate-hint").textContent =
       `“${chosen.text}” is not listed under any concept. ` +
-      "Choose the sense that you mean, and the one that the picture shows.";
+      "Choose the sense that you mean, and the one that the image shows.";
 }
 
 form.addEventListener("submit", (event) => {

@@ -16,7 +16,7 @@ import "./theme.js";
 import "./viewer.js";
 
 const panels = { explore, generate, edit, compose, weaken, runs };
-const SET_UP = ["explore", "generate"]; // whose pictures follow the picture settings
+const SET_UP = ["explore", "generate"]; // whose images follow the image settings
 const tabs = Object.keys(panels).map((name) => $(`tab-${name}`));
 
 const requestedTab = () => (panels[linked().panel] ? linked().panel : "explore");

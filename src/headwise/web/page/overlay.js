@@ -34,7 +34,7 @@ export function paint(canvas, layers, { width, height }) {
   }
 }
 
-// A picture without its colours, and one map over it.
+// An image without its colours, and one map over it.
 export function thumbnail(source, map, colour, size) {
   const canvas = el("canvas", { "aria-hidden": "true" });
   paint(canvas, [{ map, colour, opacity: 0.85 }], size);

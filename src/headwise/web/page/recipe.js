@@ -17,13 +17,13 @@ export async function showRecipe(path, panel) {
   }
 }
 
-// The buttons beneath a result. An uploaded picture is in no link: it is its own browser's alone.
+// The buttons beneath a result. An uploaded image is in no link: it is its own browser's alone.
 export function actions(place, job, panel, strip = () => "") {
   place.hidden = false;
   const name = el("input", {
     value: `${job.kind}-${job.id.slice(0, 4)}`,
     maxlength: "80",
-    "aria-label": "Name of the folder to keep the pictures in",
+    "aria-label": "Name of the folder to keep the images in",
   });
   const keep = el(
     "button",

@@ -117,7 +117,7 @@ function rowOf(run) {
         : run.counted
           ? `${run.counted}${run.of ? ` of ${run.of}` : ""} counted`
           : ""
-      : `${run.pictures} pictures`;
+      : `${run.pictures} images`;
   const thumbnail = run.thumbnail
     ? el("img", { src: `${address(run)}/pictures/${encodeURIComponent(run.thumbnail)}`, alt: "", loading: "lazy" })
     : null;

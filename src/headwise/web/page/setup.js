@@ -1,4 +1,4 @@
-// Picture settings: negative prompt, size, sampler, clip skip and LoRA files, for every picture of the page.
+// Image settings: negative prompt, size, sampler, clip skip and LoRA files, for every image of the page.
 
 import { $, el, fill, options, valuesOf } from "./dom.js";
 
@@ -12,7 +12,7 @@ export function modelSetup() {
   return { scheduler: scheduler || null, clip_skip, loras: { ...loras } };
 }
 
-// The same, and what is asked of each picture.
+// The same, and what is asked of each image.
 export function pictureSetup() {
   const { negative_prompt, width, height } = valuesOf(form);
   return { ...modelSetup(), negative_prompt: negative_prompt.trim() || null, width, height };

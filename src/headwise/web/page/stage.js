@@ -1,4 +1,4 @@
-// A picture with a heat map over it, and a region that is chosen by mouse, finger or keyboard.
+// An image with a heat map over it, and a region that is chosen by mouse, finger or keyboard.
 
 const HALF = 0.125;
 

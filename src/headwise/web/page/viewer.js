@@ -1,4 +1,4 @@
-// A picture enlarged, with a download; a pair is compared, one picture over the other.
+// An image enlarged, with a download; a pair is compared, one image over the other.
 
 import { $, el } from "./dom.js";
 import { comparison } from "./comparison.js";

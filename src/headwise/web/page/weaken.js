@@ -1,4 +1,4 @@
-// Weaken: the orders, a slider over k, pictures and curves together.
+// Weaken: the orders, a slider over k, images and curves together.
 
 import { $, bars, el, figure, fill, valuesOf, number, options } from "./dom.js";
 import { get, over } from "./api.js";
@@ -36,7 +36,7 @@ async function offer() {
     if (!offered.concepts.length)
       problem(
         "weaken",
-        "There is no CLIP model to score this model's pictures. Start with --judge and a CLIP model's " +
+        "There is no CLIP model to score this model's images. Start with --scorer and a CLIP model's " +
           "folder or hub name.",
       );
   } catch (error) {
