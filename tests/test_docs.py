@@ -136,7 +136,8 @@ def test_the_page_of_the_commands_is_up_to_date():
     assert (ROOT / "docs" / "cli.md").read_text() == page(), "run: make docs"
 
 
-def test_the_tables_of_the_evidence_are_those_of_the_results():
+def test_the_tables_of_the_evidence_are_those_of_the_results(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "docs")
     making = runpy.run_path(str(ROOT / "docs" / "make_evidence.py"))
     page = (ROOT / "docs" / "evidence.md").read_text()
     assert making["TABLE"].findall(page)
