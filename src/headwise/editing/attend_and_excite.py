@@ -14,8 +14,8 @@ what it gives to the text, whatever it gives to pixels, so that 100 means what i
 Where several encoders read the prompt, their tokens are in one softmax, and a subject has the sum of what its
 tokens have, one of each encoder.
 
-Maps are made at the layers that the loss reads and nowhere else, and made again for the gradient instead of
-being kept; what the denoiser computes after the last of them is not computed at all.
+Maps are made at the layers that the loss reads and nowhere else. In joint attention they take gigabytes, and
+are made again for the gradient instead of being kept. What comes after the last map is not computed.
 
 `as_published` brings back what the published code does otherwise: its softmax is over all tokens but the
 first and the last, padding too; its Gaussian has σ = √½ and reflects maps at their edges; it moves once more
@@ -131,16 +131,12 @@ class Excite(Hook):
             mask = mask if mask is None or mask.shape[-1] == 1 else mask[..., site.text]
             weights = self._weights[:, :, start:stop].to(query)
             goal = map_size(site.call.grid) if self.relevance is not None else size
-            self._maps[site.layer] = checkpoint(
-                weighted_maps,
-                query[rows],
-                key[rows][..., site.text, :],
-                weights,
-                size,
-                goal,
-                mask,
-                use_reentrant=False,
-            )
+            arguments = (query[rows], key[rows][..., site.text, :], weights, size, goal, mask)
+            if site.kind == "joint":  # over hundreds of tokens, and in every block
+                made = checkpoint(weighted_maps, *arguments, use_reentrant=False)
+            else:
+                made = weighted_maps(*arguments)
+            self._maps[site.layer] = made
             if site.layer == self._last:
                 raise _Enough
         return attend(query, key, value)
