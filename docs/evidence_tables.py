@@ -299,6 +299,26 @@ def beside(found: dict[str, Any]) -> str:
     return grid(columns, (cells(*row) for row in found["sets"].items()))
 
 
+def neglect(found: dict[str, Any]) -> str:
+    """Attention to subjects, those that are there and those that are missing, without and with its moves."""
+    rows = (
+        (
+            "plain" if name == "plain" else "excited",
+            by,
+            listed(found[name]["there"]),
+            listed(of["attended"]),
+            f"{of['attended_if_there']:.2f}",
+            f"{of['attended_if_missing']:.2f}",
+            f"{of['roc_area']:.2f}",
+        )
+        for name in ("plain", "attend-and-excite")
+        for by, of in found[name].items()
+        if by != "there"
+    )
+    columns = ("", "maps by", "objects there", "attended", "if there", "if missing", "ROC area")
+    return grid(columns, rows)
+
+
 def listed(numbers: list[float]) -> str:
     """A number with its interval, without signs, from [value, low, high]."""
     return plain(dict(zip(("mean", "low", "high"), numbers, strict=True)))
@@ -318,4 +338,5 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "given-editing": given_editing, "multi-concept": multi_concept, "segmentation": segmentation,
     "atoms": atoms, "attribution": attribution, "subsets": subsets, "measured": measured,
     "editing": editing, "scales": scales, "estimators": estimators, "dose": dose, "beside": beside,
+    "neglect": neglect,
 }  # fmt: skip
