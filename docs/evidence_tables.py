@@ -7,12 +7,12 @@ Row = Iterable[str]
 
 
 def signed(value: float, digits: int = 2) -> str:
-    """A number with its sign."""
+    """A number with an explicit sign."""
     return f"{value:+.{digits}f}".replace("-", "−")
 
 
 def between(low: float | None, high: float | None, digits: int = 2) -> str:
-    """An interval with signs, in brackets; empty where there is none."""
+    """An interval with explicit signs, in brackets; empty if it is missing."""
     return "" if low is None or high is None else f" ({signed(low, digits)} to {signed(high, digits)})"
 
 
@@ -42,9 +42,9 @@ def grid(columns: Row, rows: Iterable[Row]) -> str:
 
 
 def weakening(found: dict[str, Any]) -> str:
-    """Areas of every concept, and of the controls."""
+    """The areas of every concept and of the controls."""
     rows = sorted(found["concepts"].items(), key=lambda row: -row[1]["area"])
-    columns = ("concept", "area", "random above most", "whole layers")
+    columns = ("concept", "area", "random minus most relevant first", "area by whole layers")
     return grid(
         columns,
         ((name, ends(of, "area"), signed(of["random_area"]), signed(of["layer_area"])) for name, of in rows),
@@ -52,7 +52,7 @@ def weakening(found: dict[str, Any]) -> str:
 
 
 def votes_and_effect(found: dict[str, Any]) -> str:
-    """Areas of every concept by votes and by effect, the largest by effect first; then their means."""
+    """Their means, then the areas of every concept by votes and by effect, the largest by effect first."""
     rows = sorted(found["concepts"].items(), key=lambda row: -row[1]["effect"]["area"])
     kinds = ("votes", "effect")
     lines = [
@@ -71,12 +71,12 @@ def votes_and_effect(found: dict[str, Any]) -> str:
 def factors(found: dict[str, Any]) -> str:
     """The area of each factor by votes and by effect."""
     votes, effect = found["votes"]["factors"], found["effect"]["factors"]
-    columns = ("what weakened heads' attention is multiplied by", "area by votes", "area by effect")
+    columns = ("factor on the attention of weakened heads", "area by votes", "area by effect")
     return grid(columns, ((f, ends(votes[f], "area"), ends(effect[f], "area")) for f in votes))
 
 
 def polysemy(found: dict[str, Any]) -> str:
-    """What every method makes of the word, of the thing and of the rest."""
+    """Misreadings, recognised objects and similarity to the plain image, by method."""
     rows = (
         (
             name.replace("_", " "),
@@ -87,11 +87,11 @@ def polysemy(found: dict[str, Any]) -> str:
         )
         for name, of in found["methods"].items()
     )
-    return grid(("", "misread", "misread − plain", "thing shown", "rest kept"), rows)
+    return grid(("", "misread", "misread − plain", "object shown", "rest kept"), rows)
 
 
 def given_editing(found: dict[str, Any]) -> str:
-    """The area of every method and attribute, in hundredths, and the best alignment at 0.95."""
+    """The area of every method and attribute, in hundredths, and the best alignment at 0.95 preservation."""
     attributes = list(found["attributes"])
     methods = list(found["attributes"][attributes[0]])
 
@@ -105,7 +105,7 @@ def given_editing(found: dict[str, Any]) -> str:
 
 
 def multi_concept(found: dict[str, Any]) -> str:
-    """Every method's means by type of prompt, by votes and then by effect."""
+    """The means of every method by type of prompt, by votes and then by effect."""
     metrics = ("full", "minimum", "caption", "am", "gm")
     rows = [
         (kind, method + ", effect" * (relevance == "effect"), *(plain(of[m], 3) for m in metrics))
@@ -117,7 +117,7 @@ def multi_concept(found: dict[str, Any]) -> str:
 
 
 def segmentation(found: dict[str, Any]) -> str:
-    """IoU of every weighting, and its difference from all heads alike."""
+    """IoU of every weighting, and its difference from equal weights for all heads."""
     kinds = found["kinds"]
 
     def cell(kind: str, method: str) -> str:
@@ -127,11 +127,12 @@ def segmentation(found: dict[str, Any]) -> str:
         return f"{of['iou']['mean']:.2f}: {ends(of['iou_above_all_heads'])}"
 
     methods = list(next(iter(kinds.values())))
-    return grid(["", *kinds], ((m, *(cell(k, m) for k in kinds)) for m in methods))
+    columns = [kind.replace("thing", "object") for kind in kinds]
+    return grid(["", *columns], ((m, *(cell(k, m) for k in kinds)) for m in methods))
 
 
 def atoms(found: dict[str, Any]) -> str:
-    """Every method's means by group of prompts, and what it gains over plain in the geometric mean."""
+    """The means of every method by group of prompts, and its gain over plain in the geometric mean."""
     metrics = list(next(iter(next(iter(found["groups"].values())).values())))
     rows = (
         (group, method, *(plain(of[m], 3) for m in metrics))
@@ -150,7 +151,7 @@ def atoms(found: dict[str, Any]) -> str:
 
 
 def attribution(found: dict[str, Any]) -> str:
-    """Every estimator's score, its controls and its cost, the best first."""
+    """The score, controls and cost of every estimator, the best first."""
 
     def cells(name: str, of: dict[str, Any]) -> Row:
         value, low, high = of["score"]
@@ -170,7 +171,16 @@ def attribution(found: dict[str, Any]) -> str:
         )
 
     rows = sorted(found["estimators"].items(), key=lambda row: -row[1]["score"][0])
-    columns = ("estimator", "score", "from others", "by chance", "in layers", "rows", "gradients", "area")
+    columns = (
+        "estimator",
+        "score",
+        "from other concepts",
+        "by chance",
+        "in layers",
+        "rows",
+        "gradients",
+        "area",
+    )
     return grid(columns, (cells(*row) for row in rows))
 
 
@@ -187,7 +197,7 @@ PREDICTORS = {
 
 
 def subsets(found: dict[str, Any]) -> str:
-    """What predicts the loss of a subset given its size, and given the losses of the other concepts too."""
+    """What predicts the loss of a subset given its size, and also given the losses of other concepts."""
     means, concepts = found["means"]["degree1"], [of["degree1"] for of in found["concepts"].values()]
 
     def counted(key: str, sign: int) -> str:
@@ -197,27 +207,27 @@ def subsets(found: dict[str, Any]) -> str:
         return str(sum(min(sign * of[key][1], sign * of[key][2]) > 0 for of in concepts))
 
     def cells(key: str, name: str) -> Row:
-        """One predictor's row."""
+        """The row of one predictor."""
         alone = f"{key}_alone"
         beside = range_of(means[alone]) if alone in means else ""
         return name, range_of(means[key]), counted(key, 1), counted(key, -1), beside, counted(alone, 1)
 
     columns = (
         "what predicts the loss", "given the size", "above 0", "below 0",
-        "given the losses of the others too", "above 0",
+        "given the losses of other concepts too", "above 0",
     )  # fmt: skip
     return grid(columns, (cells(*row) for row in PREDICTORS.items()))
 
 
 def measured(found: dict[str, Any]) -> str:
-    """The relevance that ships with the model, on all concepts of the truth."""
+    """The score of the relevance that ships with the model, over all concepts."""
 
     def cells(kind: str) -> Row:
-        """Of votes or of effect."""
+        """The row of votes or of effect."""
         of = found[kind]["estimators"][f"{kind}, measured"]
         return kind, range_of(of["score"]), range_of(of["others"]) if "others" in of else ""
 
-    return grid(("", "score", "from others"), (cells(kind) for kind in ("effect", "votes")))
+    return grid(("", "score", "from other concepts"), (cells(kind) for kind in ("effect", "votes")))
 
 
 def editing(found: dict[str, Any]) -> str:
@@ -328,7 +338,7 @@ REST = ("preservation", "identity")  # what else is said of an edit beside its a
 
 
 def range_of(numbers: list[float], digits: int = 2) -> str:
-    """A number with its interval, as [value, low, high]."""
+    """A number with its interval, from [value, low, high]."""
     value, low, high = numbers
     return signed(value, digits) + between(low, high, digits)
 

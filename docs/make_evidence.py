@@ -1,9 +1,9 @@
-"""Write the tables of docs/evidence.md from the results that are kept.
+"""Write the tables of docs/evidence.md from the stored results.
 
     python docs/make_evidence.py
 
-A table stands between `<!-- table: NAME MODEL -->` and `<!-- end -->`; sentences are written by hand. The
-newest file `benchmarks/results/MODEL-NAME-DATE.json` is taken, and the line below the table says which.
+Each table is between `<!-- table: NAME MODEL -->` and `<!-- end -->`; the sentences are written by hand. The
+numbers come from the newest file `benchmarks/results/MODEL-NAME-DATE.json`, which is named below the table.
 """
 
 import json
@@ -19,13 +19,13 @@ TABLE = re.compile(r"(<!-- table: (\S+) (\S+) -->\n).*?(<!-- end -->)", re.S)
 
 
 def newest(name: str, model: str) -> Path:
-    """The newest result of this name for this model."""
+    """The newest result file of this name for this model."""
     files = RESULTS.glob(f"{model}-{name}-[0-9][0-9][0-9][0-9]-*.json")
     return max(files, key=lambda file: file.name)
 
 
 def written(page: str) -> str:
-    """The page with its tables made anew."""
+    """The page with new tables."""
 
     def table(match: re.Match[str]) -> str:
         file = newest(match[2], match[3])

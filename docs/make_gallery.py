@@ -1,8 +1,8 @@
-"""Write the figures of docs/gallery.md by running the code that stands above each.
+"""Write the figures of docs/gallery.md by running the code above each of them.
 
     python docs/make_gallery.py
 
-The blocks of the page are one program. An image of the page is the `figure` of the block before it.
+The blocks of the page form one program. Each image on the page is the `figure` of the block before it.
 """
 
 import io
@@ -23,7 +23,7 @@ BLOCK = re.compile(r"^```python\n(.*?)^```|^!\[[^]]*\]\((\S+)\)", re.M | re.S)
 
 
 def figures(page: str) -> Iterator[tuple[str, Figure]]:
-    """Run the code of a page; each image's path with the figure that the code before it made."""
+    """Run the code of a page; yield each image's path and the figure that the code before it made."""
     names: dict[str, object] = {}
     for code, image in BLOCK.findall(page):
         if code:
@@ -34,13 +34,13 @@ def figures(page: str) -> Iterator[tuple[str, Figure]]:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """A PNG of 256 colours, which has a third of the size."""
-    picture = Image.open(io.BytesIO(plots.as_png(figure, dpi=140))).convert("RGB")
-    picture.quantize(256).save(path, optimize=True)
+    """Write a PNG of 256 colors, which is a third of the size."""
+    image = Image.open(io.BytesIO(plots.as_png(figure, dpi=140))).convert("RGB")
+    image.quantize(256).save(path, optimize=True)
 
 
 def main() -> None:
-    """Run the page in a new folder, in which the results of the benchmarks are where the page says."""
+    """Run the page in a new folder that links to the benchmark results where the page expects them."""
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "benchmarks").symlink_to(DOCS.parent / "benchmarks")
         os.chdir(folder)

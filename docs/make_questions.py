@@ -2,7 +2,7 @@
 
     python docs/make_questions.py
 
-The sentences are written by hand, here; every number in a table or figure comes from the results.
+The sentences are written here, by hand; every number in a table or figure comes from the results.
 """
 
 import json
@@ -16,125 +16,201 @@ from headwise.report.page import WIDTH
 
 DOCS = Path(__file__).parent
 RESULTS = DOCS.parent / "benchmarks" / "results"
-ASKED, COMPARED = RESULTS / "emoji-questions-2026-11-23.json", RESULTS / "emoji-estimators-2026-11-23.json"
+QUESTIONS = RESULTS / "emoji-questions-2026-11-23.json"
+ESTIMATORS = RESULTS / "emoji-estimators-2026-11-23.json"
 
 HEAD = """\
 # Open questions
 
-What the paper leaves open, asked of the UNet that came with the package until commit f4e580d. Agreement
-is the rank correlation over heads, the mean over its 32 concepts with a 95 % interval (bootstrap over
-concepts), held against relevance of {whole} other images (split-half {split_half:.3f}) unless a row
-says otherwise. Areas between curves are means over {pairs} pairs of prompts that differ in one word, two
-drawings each, with a bootstrap over pairs. No interval holds the chance of which images, words or
-random orders were drawn. One small model is not every model: the command asks the same of yours.
+Questions that the paper leaves open, answered on the UNet that shipped with the package until commit f4e580d.
+*Agreement* is the rank correlation over heads, averaged over its 32 concepts, with a 95 % interval (bootstrap
+over concepts). Unless a row says otherwise, it is agreement with relevance measured on {whole} other images
+(split-half {split_half:.3f}). Areas between curves are means over {pairs} pairs of prompts that differ in one
+word, two seeds each, with a bootstrap over pairs. None of the intervals covers the choice of images, word
+samples or random orders. One small model does not stand for all models: the command below answers the same
+questions for yours.
 
 ```console
 $ headwise benchmark questions --json --other an-earlier-model
 ```
 
-Data: `benchmarks/results/{file}`. The earlier model is the one that
-commit fc81ad8 has at `src/headwise/emoji/model`: another training of all its parts.
+Data: `benchmarks/results/{file}`. The earlier model is the one at
+`src/headwise/emoji/model` in commit fc81ad8, with all its parameters trained in a separate run.
 """
 
-SAID = {
+ANSWERS = {  # the question, its answer, and how it was measured
     "words": (
-        "More than four, where there are more. The relevance of one word is mostly its own (0.38). All "
-        "words, on other images, give 0.96, which is what the noise allows."
+        "How many words does a concept need?",
+        "More than four, where more are available. Relevance measured with a single word is mostly "
+        "specific to that word (0.38). All words reach 0.96 on other images, which is as much as the "
+        "noise allows.",
+        "Relevance measured with a random subset of each concept's words (mean of three subsets), "
+        "compared with that of all its words, which include the subset. Only concepts with at least twice "
+        "as many words count.",
     ),
     "choice": (
-        "Very much. Two halves of one list agree at 0.45 only, less than two trainings of the model "
-        "(below). Relevance belongs to a list of words, not to the name above it: say the words with "
-        "every number."
+        "Does it matter which words stand for a concept?",
+        "Very much. Two halves of one list agree at only 0.45, less than two training runs of the model "
+        "do (below). Relevance belongs to a list of words, not to the name above it: report the words "
+        "with every number.",
+        "Two random halves of each concept's words on the same images (mean of three splits); then each "
+        "half, and all words, compared with all words, which include each half, on other images.",
     ),
     "pictures": (
-        "16 for a first look, 64 for 0.96, with eight draws of words at each of 10 calls (`--estimator "
-        "lean`)."
+        "How many images does a measurement need?",
+        "16 for a first look and 64 to reach 0.96, with eight word samples at each of 10 calls "
+        "(`--estimator lean`).",
+        "Relevance of the given number of images, compared with that of all the other images.",
     ),
     "tokens": (
-        "This model cannot tell. All four ways agree alike, and badly, with the concepts' words of one "
-        "token; but those are other words, and other words agree badly anyway (above). The mean stays, "
-        "being the paper's."
+        "How should attention to the tokens of one word be pooled?",
+        "This model cannot tell. All four ways agree equally, and poorly, with the concepts' one-token "
+        "words; but those are different words, and different words agree poorly anyway (above). The mean "
+        "remains the default, since the paper uses it.",
+        "Relevance of 4 concepts from their multi-token words alone, compared with that of their "
+        "one-token words, on other images. A word's attention is the mean over its tokens, their sum, "
+        "that of the last token, or that of the best token, without a penalty for long words.",
     ),
     "novel": (
-        "In part. From its words alone a concept's relevance is foretold at 0.54, where the mean of all "
-        "other concepts, which knows nothing of it, is at 0.35. The relevance of the most alike concept "
-        "does about as well (0.52), and measuring 16 images much better (0.92): foretell to choose "
-        "what to measure, not instead."
+        "Can a concept's relevance be predicted from its words, without measuring?",
+        "In part. From its words alone, a concept's relevance is predicted at 0.54, against 0.35 for the "
+        "mean of all other concepts, which uses nothing about it. The relevance of the most similar "
+        "concept does about as well (0.52), and measuring 16 images does much better (0.92): use "
+        "predictions to decide what to measure, not to replace the measurement.",
+        "Each concept in turn is left out and predicted from the embeddings of its words and the "
+        "relevance of all other concepts. The mean of the other concepts does not depend on the concept "
+        "itself.",
     ),
     "transfer": (
-        "For another scheduler, wholly. For another training of the same architecture, in part (0.68): "
-        "measure each checkpoint."
+        "Does relevance hold for another scheduler, or another checkpoint?",
+        "For another scheduler, fully. For another training run of the same architecture, only in part "
+        "(0.68): measure each checkpoint.",
+        "Measured with each, on the same latents and prompts, and compared with the relevance of other "
+        "images.",
     ),
     "steps": (
-        "Not quite, and noise alone does not explain it. The first three tenths of the calls agree with "
-        "the same of other images at 0.90, with all calls at 0.78, and with the last three at 0.59: "
-        "heads change what they attend to, though the paper calls it stable."
+        "Is the relevance of early calls the same as that of all calls?",
+        "Not quite, and noise alone does not explain the difference. The first three tenths of the calls "
+        "agree at 0.90 with the same tenths on other images, at 0.78 with all calls, and at 0.59 with the "
+        "last three tenths: heads change what they attend to, although the paper calls it stable.",
+        "Relevance of some of the calls, compared with that of all calls and of the same calls, on other "
+        "images.",
     ),
     "aware": (
-        "**No**, though relevance drifts (above): the moment's own order loses the word no sooner than "
-        "that of all calls, nor than that of *another* part of the calls."
+        "Is it better to weaken by step-aware relevance?",
+        "**No**, although relevance drifts (above): the step-aware order loses the word no sooner than "
+        "the order of all calls, nor than the order of *another* part of the calls.",
+        "The first k heads are weakened. In each part of the calls (three tenths, four, three) they "
+        "follow the order by that part's own votes (step-aware), by all votes (averaged), or by the votes "
+        "of the preceding part (shifted). Above 0, the step-aware order loses the target's word sooner. "
+        "60 pairs of prompts.",
     ),
     "layers": (
-        "For these five attributes whole layers tell as much as heads. Over 28 concepts, most of them "
-        "things, heads tell twice as much, and more for 22 of them ([evidence](evidence.md)). So "
-        "compare with layers before speaking of heads."
+        "Is it heads, or only layers?",
+        "For these five attributes, ordering whole layers separates the curves as much as ordering heads. "
+        "Over 28 concepts, most of them objects, heads separate them twice as much, and more than layers "
+        "do for 22 of them ([evidence](evidence.md)). So compare with layers before making claims about "
+        "heads.",
+        "How much sooner the target's word is lost when the most relevant are weakened first than when "
+        "the least relevant are: by heads, and by whole layers in the order of their mean relevance. 60 "
+        "pairs of prompts.",
     ),
     "factor": (
-        "−1 or below. At 0.5 next to no word is lost, whatever the order; with 0 the order tells "
-        "already, and below −1 hardly more. The paper's −2 is a good choice. Curves for one concept "
-        "come from `headwise weaken Color --factors=0.5,0,-1,-2,-4`."
+        "What should weakened attention be multiplied by?",
+        "−1 or below. At 0.5 almost no word is lost, whatever the order; at 0 the order already matters, "
+        "and below −1 hardly more. The paper's −2 is a good choice. Curves for one concept come from "
+        "`headwise weaken Color --factors=0.5,0,-1,-2,-4`.",
+        "How much sooner the target's word is lost when the most relevant heads are weakened first than "
+        "when the least relevant are, by the factor on their attention. 60 pairs of prompts.",
     ),
     "patching": (
-        "They do. Given what the most relevant heads hand on for the source, the target shows the "
-        "source's word, sooner than with the least relevant heads and than with random ones, for each "
-        "of the five attributes. So these heads are not only needed for the word, which is what "
-        "weakening shows: what they hand on brings it."
+        "Do relevant heads carry a word?",
+        "They do. When the most relevant heads receive their outputs for the source prompt, the target "
+        "image shows the source's word sooner than with the least relevant heads or with random ones, for "
+        "each of the five attributes. So these heads are not only necessary for the word, which is what "
+        "weakening shows: their outputs also bring it about.",
+        "The outputs of the first k heads are replaced by their outputs for a prompt with another word, "
+        "the source's. Above 0, the source's word appears, or the target's is lost, sooner with the most "
+        "relevant heads. For comparison, the same heads weakened. 60 pairs of prompts, three random "
+        "orders.",
     ),
+}
+ROWS = {  # parts of the names of rows in the kept results, and what the page has in their place
+    "1 of the words of": "1 word,",
+    "2 of the words of": "2 words,",
+    "4 of the words of": "4 words,",
+    "one half of the words, the other": "one half of the words, the other half",
+    "a half, all": "one half, all words",
+    "all, all": "all words, all words",
+    "pictures": "images",
+    "words dealt to other concepts": "from the words of other concepts",
+    "most alike": "most similar",
+    "the mean of the others": "the mean of the other concepts",
+    "its own": "the model's own",
+    "model of fc81ad8": "model at commit fc81ad8",
+    "another moment": "shifted",
+    "moment": "step-aware",
+    "word come": "word appears",
 }
 
 
 def main() -> None:
-    """Write the page."""
-    asked = json.loads(ASKED.read_text())
-    settings = asked["settings"]
-    parts = [
-        HEAD.format(
-            whole=settings["whole"],
-            split_half=settings["whole_split_half"],
-            pairs=settings["pairs"],
-            file=ASKED.name,
-        )
-    ]
-    for name, answer in asked["answers"].items():
-        parts.append(_section(name, answer))
-    (DOCS / "questions.md").write_text("\n".join(parts))
-    compared = json.loads(COMPARED.read_text())["estimators"]
-    draws = {n: one["curve"] for n, one in compared.items() if n.endswith((" 1 draw", " 8 draws"))}
+    """Write the page and its figures."""
+    results = json.loads(QUESTIONS.read_text())
+    (DOCS / "questions.md").write_text(page(results))
+    for name, answer in results["answers"].items():
+        figure = plots.intervals(rows(answer), answer["measure"], width=WIDTH)
+        (DOCS / "figures" / f"{name}.svg").write_text(plots.as_svg(figure))
+    estimators = json.loads(ESTIMATORS.read_text())["estimators"]
+    curves = {
+        name.replace("draw", "sample"): estimator["curve"]
+        for name, estimator in estimators.items()
+        if name.endswith((" 1 draw", " 8 draws"))
+    }
     figure = plots.lines(
-        draws, "rows that pass the denoiser", "agreement with the long run", ENOUGH, width=WIDTH
+        curves, "rows that pass the denoiser", "agreement with the long run", ENOUGH, width=WIDTH
     )
     (DOCS / "figures" / "estimators.svg").write_text(plots.as_svg(figure))
 
 
+def page(results: dict[str, Any]) -> str:
+    """The whole page, from the kept results."""
+    settings = results["settings"]
+    head = HEAD.format(
+        whole=settings["whole"],
+        split_half=settings["whole_split_half"],
+        pairs=settings["pairs"],
+        file=QUESTIONS.name,
+    )
+    return "\n".join([head, *(_section(name, answer) for name, answer in results["answers"].items())])
+
+
+def rows(answer: dict[str, Any]) -> dict[str, Interval]:
+    """The rows of an answer by their names on the page."""
+    return {_renamed(name): Interval(*value) for name, value in answer["values"].items()}
+
+
+def _renamed(row: str) -> str:
+    for kept, shown in ROWS.items():
+        row = row.replace(kept, shown)
+    return row
+
+
 def _section(name: str, answer: dict[str, Any]) -> str:
-    values = {row: Interval(*value) for row, value in answer["values"].items()}
-    file = DOCS / "figures" / f"{name}.svg"
-    file.parent.mkdir(exist_ok=True)
-    file.write_text(plots.as_svg(plots.intervals(values, answer["measure"], width=WIDTH)))
-    rows = "\n".join(f"| {row} | {value} |" for row, value in values.items())
-    alt = f"{answer['question']} The numbers of the table beneath, with their intervals."
+    question, text, method = ANSWERS[name]
+    lines = "\n".join(f"| {row} | {value} |" for row, value in rows(answer).items())
     return f"""\
-## {answer["question"]}
+## {question}
 
-{SAID[name]}
+{text}
 
-{answer["reading"]}
+{method}
 
-![{alt}](figures/{file.name})
+![{question} The numbers in the table below, with their intervals.](figures/{name}.svg)
 
 | | {answer["measure"]} |
 |---|---|
-{rows}
+{lines}
 """
 
 

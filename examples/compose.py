@@ -1,4 +1,4 @@
-"""Compose two subjects in one picture: as the model does it, excited, and excited by the heads of Animals.
+"""Compose two subjects in one image: plain, by Attend-and-Excite, and with the relevance of Animals.
 
 python examples/compose.py                              # the built-in model
 python examples/compose.py --model CompVis/stable-diffusion-v1-4 --relevance runs/sd14/relevance.safetensors

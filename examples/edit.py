@@ -1,4 +1,4 @@
-"""Edit an image by editing its prompt: anew, on the first image's attention, and by the heads of Color.
+"""Edit an image by editing its prompt: generated anew, by prompt-to-prompt, and with the relevance of Color.
 
 python examples/edit.py                                 # the built-in model
 python examples/edit.py --model CompVis/stable-diffusion-v1-4 --relevance runs/sd14/relevance.safetensors

@@ -1,4 +1,4 @@
-"""Measure a model with concepts of one's own, and say which head of it is the most sensitive to colour.
+"""Measure a model with your own concepts, and print the three most relevant heads for Color.
 
 python examples/measure.py                              # the built-in model
 python examples/measure.py --model CompVis/stable-diffusion-v1-4 --pictures 200 --out runs/mine
@@ -12,10 +12,10 @@ parser = argparse.ArgumentParser()
 parser.add_argument("--model", default="emoji", help="hub name or folder in diffusers format")
 parser.add_argument("--pictures", type=int, default=64)
 parser.add_argument("--steps", type=int, default=10)
-parser.add_argument("--out", help="folder in which an interrupted measurement goes on")
+parser.add_argument("--out", help="folder of the run, in which an interrupted measurement resumes")
 given = parser.parse_args()
 
-concepts = hw.ConceptSet(  # ten words each; heads choose between these and the packaged concepts of the model
+concepts = hw.ConceptSet(  # ten words each; measured together with the packaged concepts of the model
     {
         "Color": ["red", "blue", "green", "yellow", "black", "white", "purple", "gray", "pink", "brown"],
         "Animals": ["dog", "cat", "elephant", "bird", "fish", "butterfly", "frog", "horse", "bat", "mouse"],
@@ -23,7 +23,7 @@ concepts = hw.ConceptSet(  # ten words each; heads choose between these and the 
 )
 prompts = [f"a {color} {animal}" for animal in concepts.words("Animals") for color in concepts.words("Color")]
 
-pipe = hw.load_pipeline(given.model)  # or any diffusers pipeline that you have made yourself
+pipe = hw.load_pipeline(given.model)  # or your own diffusers pipeline
 size = {"pictures": given.pictures, "num_inference_steps": given.steps, "batch_size": 10}
 relevance = hw.measure(pipe, concepts, prompts=prompts, out=given.out, **size)
 

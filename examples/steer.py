@@ -1,4 +1,4 @@
-"""Strengthen a word, and adjust one that has two senses: plain and steered images from the same noise.
+"""Strengthen a word, and adjust a word with two senses: plain and steered images from the same noise.
 
 python examples/steer.py                                # the built-in model
 python examples/steer.py --model CompVis/stable-diffusion-v1-4 --relevance runs/sd14/relevance.safetensors

@@ -1,4 +1,4 @@
-"""Prove that heads carry a concept: weakened first, the most relevant lose it sooner than the least relevant.
+"""Test whether heads carry a concept, which is then lost sooner if the most relevant are weakened first.
 
 python examples/weaken.py                               # the built-in model, and its own scorer
 python examples/weaken.py --model CompVis/stable-diffusion-v1-4 --relevance runs/sd14/relevance.safetensors \
@@ -18,7 +18,7 @@ parser.add_argument("--steps", type=int, default=10)
 given = parser.parse_args()
 
 pipe, relevance = hw.load_pipeline(given.model), hw.Relevance.load(given.relevance)
-prompts = hw.eval_prompts("emoji", "Color", given.prompts)  # "a red car" …, with the other colours to choose
+prompts = hw.eval_prompts("emoji", "Color", given.prompts)  # "a red car" …, with the other colors as choices
 score = hw.scoring(hw.CLIPScorer.load(given.scorer), "choice")
 heads = relevance.values.shape[1]
 few = {
@@ -30,5 +30,5 @@ weakening = hw.measure_weakening(
 )
 for order in weakening.orders:
     means = ", ".join(f"{mean:.2f}" for mean in weakening.curve(order)[0])
-    print(f"{order:>16} first: the colour is right in {means} of images at {few['ks']} heads")
-print("least minus most relevant first, as an area:", weakening.area())
+    print(f"{order:>16} first: share of images with the right color {means}, at {few['ks']} heads")
+print("area, least minus most relevant first:", weakening.area())

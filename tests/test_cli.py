@@ -112,8 +112,8 @@ def test_doctor_covers_every_layer_and_foresees_the_cost(run, model):
     assert effect["expected"]["pictures"] == 100 * effect["expected"]["concepts"]
     assert effect["expected"]["seconds"] > 0 and effect["expected"]["memory_mb"] > 0
     code, out, _ = run("doctor", "--model", model)
-    assert "8 heads; " in out and "by effect, 100 images of each of 34 concepts" in out
-    assert "equal bit for bit" in out and "different latents" in out and found["layers"][-1]["address"] in out
+    assert "8 heads; " in out and "by effect, 100 images for each of 34 concepts" in out
+    assert "identical latents" in out and "different latents" in out and found["layers"][-1]["address"] in out
 
 
 def test_doctor_says_why_effect_cannot_be_measured(run, model, monkeypatch):
@@ -217,7 +217,7 @@ def test_ctrl_c_keeps_what_was_counted(run, measured, monkeypatch, tmp_path):
 
     monkeypatch.setattr(measuring, "generate", interrupted)
     code, out, err = run(*measured, "-n", 5)
-    assert code == 130 and "the same command goes on from there" in err
+    assert code == 130 and "the same command resumes from there" in err
     assert len(Votes.load(tmp_path / "run" / "votes.safetensors")) == 2
 
 

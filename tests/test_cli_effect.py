@@ -98,8 +98,8 @@ def test_the_help_says_the_defaults_of_the_library(run):
     out = " ".join(run("measure", "--help")[1].replace("│", " ").split())
     defaults = inspect.signature(measure_effect).parameters
     assert defaults["pictures"].default == PICTURES_OF_CONCEPT
-    assert f"by effect {PICTURES_OF_CONCEPT} of each concept" in out
-    assert f"by effect {STEPS}." in out and f"by effect {BATCH_SIZE}." in out
+    assert f"by effect, {PICTURES_OF_CONCEPT} per concept" in out
+    assert f"by effect, {STEPS}." in out and f"by effect, {BATCH_SIZE}." in out
 
 
 def test_it_is_shown_with_what_heads_account_for(run, folder):

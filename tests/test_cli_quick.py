@@ -79,5 +79,5 @@ def test_every_first_look_is_of_a_command_and_of_options_that_it_has():
 def test_the_help_says_what_it_means():
     for name in ("measure", "benchmark polysemy"):
         text = re.sub(r"\s+|-\s+", " ", CliRunner().invoke(app, [*name.split(), "--help"]).output)
-        for option in ("images 64", "images 10 with --by effect") if name == "measure" else ("count 12",):
+        for option in ("pictures 64", "pictures 10 with --by effect") if name == "measure" else ("count 12",):
             assert option in text, text

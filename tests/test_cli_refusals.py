@@ -30,7 +30,7 @@ def refused(run, workspace):
     "command", [("doctor",), ("measure",), ("plan",), ("generate", "a dog")], ids=lambda words: words[0]
 )
 def test_sizes_that_no_pipeline_generates(refused, command):
-    assert "One of --height and --width was given. Give --width too" in refused(
+    assert "Only one of --height and --width was given. Give --width too" in refused(
         *command, *MODEL, "--height", 64
     )
     said = refused(*command, *MODEL, "--height", 100, "--width", 60)
@@ -42,7 +42,7 @@ def test_devices_that_are_not_here(refused, device):
     if (device == "cuda" and torch.cuda.is_available()) or (device == "mps" and torch.mps.is_available()):
         pytest.skip("it is here")
     said = refused("doctor", *MODEL, "--device", device)
-    assert said.startswith(f"error: --device {device} was given, which this machine does not have. Give cpu")
+    assert said.startswith(f"error: --device {device} was given, but this machine has none. Give cpu")
 
 
 @pytest.mark.parametrize("name", ["x.xyz", "x", "x.jpg"])
@@ -55,7 +55,7 @@ def test_figures_of_other_formats_are_refused_before_anything_is_read(refused, n
 def test_a_text_is_not_called_damaged(refused, workspace):
     (workspace / "notes.txt").write_text("These are notes.\n" * 9)
     for command in (("show", "notes.txt"), ("compare", "notes.txt", "notes.txt")):
-        assert "notes.txt is not a file of Headwise." in refused(*command)
+        assert "notes.txt was not written by Headwise." in refused(*command)
 
 
 def test_only_concept_sets_are_offered(refused):

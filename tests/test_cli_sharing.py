@@ -65,7 +65,7 @@ def test_a_launcher_says_which_shard(run, workspace, monkeypatch):
         (("--shard", "3/3"), "expected number/count, counted from 0"),
         (("--shard", "0/9"), "holds no image. Make fewer shards"),
         (("--shard", "0/2", "--until", "0.5"), "looks at all images, but only 0 to 2 are counted here"),
-        (("--shard", "0/2", "--ray", "local"), "Give one: Ray shares the work out by itself"),
+        (("--shard", "0/2", "--ray", "local"), "Give one: Ray distributes the work by itself"),
         (("--workers", "2"), "--workers was given without --ray"),
     ],
 )

@@ -405,21 +405,22 @@ def table():
     head = [
         "# What works with what",
         "",
-        "Each row is a test (`tests/test_compatibility.py`, which writes this page): a pipeline is drawn",
-        "plainly, with the probe, which must change no bit, with a steered word, which must, and plainly",
-        "again. A refusal is one sentence, of which a part stands here. `headwise doctor` says what is",
-        "switched on in a pipeline of yours, and whether looking and steering work in it. The whole suite",
-        "runs on the newest versions (`constraints.txt`) and on the oldest (`make test-oldest`: diffusers",
-        "0.37, transformers 5.0, accelerate 1.10).",
+        "Each row is a test (`tests/test_compatibility.py`, which writes this page). A pipeline generates",
+        "an image four times: unchanged, with the probe, which must not change a single bit, with a",
+        "steered word, which must change the image, and unchanged again. A refusal is one sentence; the",
+        "table quotes part of it. `headwise doctor` lists the features that are switched on in your",
+        "pipeline, and whether measuring and steering work with them. The whole suite runs on the newest",
+        "versions (`constraints.txt`) and on the oldest (`make test-oldest`: diffusers 0.37,",
+        "transformers 5.0, accelerate 1.10).",
         "",
         "| | measuring and steering |",
         "|---|---|",
     ]
     guided = [
         "",
-        "Kinds of guidance (`tests/test_rows.py`): for one image, two copies and two prompts, hooks are",
-        "told the rows that carry the prompt and the step, and a steered word moves the image as by",
-        "explicit scaling. A measurement needs one row with the prompt for each image, once a step.",
+        "Kinds of guidance (`tests/test_rows.py`): for one image, two copies and two prompts, hooks",
+        "receive the step and the rows that carry the prompt, and steering a word changes the image as",
+        "explicit scaling does. A measurement needs one row with the prompt per image, once per step.",
         "",
         "| | steering | measuring |",
         "|---|---|---|",
@@ -428,18 +429,18 @@ def table():
             for name, (_, ok, measures) in GUIDANCE.items()
         ),
         "",
-        "Image-to-image and inpainting models are loaded as the text-to-image pipeline of the same parts,",
-        "those for inpainting with a mask over the whole image (`tests/test_inpainting.py`). Refused before",
-        "loading, with the reason (`tests/test_text_to_image.py`), are:",
+        "Image-to-image and inpainting models are loaded as text-to-image pipelines with the same",
+        "components, those for inpainting with a mask over the whole image (`tests/test_inpainting.py`).",
+        "These pipelines are refused before loading, with the reason (`tests/test_text_to_image.py`):",
         "",
-        "| | it |",
+        "| | refused because it |",
         "|---|---|",
         *(f"| {kind} | {reason} |" for kind, reason in OTHERS.items()),
     ]
     families = [
         "",
-        "Editing and exciting (`tests/test_support.py`); other families of the table above are measured,",
-        "steered and explained alone:",
+        "Editing methods (`tests/test_support.py`); the other families in the table above can only be",
+        "measured, steered and explained:",
         "",
         f"| | {' | '.join(EVERY)} |",
         f"|---|{'---|' * len(EVERY)}",
@@ -448,8 +449,8 @@ def table():
             for method in METHODS.values()
         ),
         "",
-        "Sana's self-attention is linear and has no maps, so prompt-to-prompt exchanges none there. Images",
-        "are inverted with noise levels and with flow matching, whichever the pipeline's schedule has.",
+        "Sana's self-attention is linear and has no maps, so prompt-to-prompt exchanges none there.",
+        "Inversion works with noise levels and with flow matching, whichever the pipeline's schedule uses.",
         "",
     ]
     return "\n".join([*head, *lines, *guided, *registry.lines(), *families])
@@ -468,7 +469,7 @@ def test_the_page_is_this_table(monkeypatch):
     (newest,) = re.findall(r"^diffusers==(.*)$", CONSTRAINTS.read_text(), re.MULTILINE)
     if Version(diffusers.__version__) < Version(newest):
         assert all(name.removesuffix("Pipeline") in page for name in registry.classes())
-        start, end = (page.index(text) for text in ("\nEvery pipeline of", "\nEditing and exciting"))
+        start, end = (page.index(text) for text in ("\nAll pipelines of", "\nEditing methods"))
         page = page[:start] + page[end:]
         monkeypatch.setattr(registry, "lines", lambda: [])
     assert page == table(), "Write it anew, see above."

@@ -119,7 +119,7 @@ def test_the_dial_of_amplify_is_the_dose_whatever_the_values_sum_to():
 
 
 def test_what_bounds_do_not_reach_is_said():
-    said = "A dial of 5 was given for 'Color'; .* it reaches from -1.1 to 2.3, so 2.3 is used"
+    said = "A dial of 5 was given for 'Color'; .* doses reach from -1.1 to 2.3, so 2.3 is used"
     with pytest.warns(UserWarning, match=said):
         steer = amplify(by_effect(), "red", "Color", 5)
     assert np.array_equal(steer.factors[0], [3, 3, 1, 0, 3])
@@ -175,7 +175,7 @@ def test_one_line_means_a_dose_where_relevance_is_by_effect():
     [
         ({"dial": float("nan")}, BadStrength, "A dial of nan was given; expected a number from -100 to 100"),
         ({"bounds": (1.5, 3)}, BadStrength, r"bounds=\(1.5, 3\) was given; .* lo ≤ 1 ≤ hi"),
-        ({"steps": (0.5, 0.5)}, BadStrength, "expected a share of the steps"),
+        ({"steps": (0.5, 0.5)}, BadStrength, "expected a start below an end"),
         ({"concept": "Colour"}, UnknownConcept, "Did you mean 'Color'"),
     ],
 )
@@ -185,9 +185,9 @@ def test_refusals_say_what_to_do(given, error, said):
 
 
 def test_votes_and_words_that_do_nothing_are_refused(pipe):
-    with pytest.raises(HeadwiseError, match="measured by votes, which are no shares"):
+    with pytest.raises(HeadwiseError, match="measured by votes, which are not shares of a word's effect"):
         amplify(relevance_for(pipe), "red", "Color")
-    with pytest.raises(UnknownConcept, match="do not add up to more than 0"):
+    with pytest.raises(UnknownConcept, match="sum to 0 or less"):
         amplify(by_effect(-VALUES), "red", "Color")
     with pytest.raises(BadStrength, match="A strength of 2 was given; expected a number from 0 to 1"):
         gate(by_effect(), "rose", "Color", "Plants", 2)

@@ -63,7 +63,7 @@ def test_a_disk_that_is_full_for_a_while_in_the_middle_of_a_run(sd, concepts, tm
         fsync(handle)
 
     same = SHORT | {"pictures": 6, "checkpoint_every": 0}
-    with monkeypatch.context() as patch, pytest.raises(UnwritableFolder, match="make room or give another"):
+    with monkeypatch.context() as patch, pytest.raises(UnwritableFolder, match="Free some space, or"):
         patch.setattr(os, "fsync", full_now_and_then)
         measure(sd, concepts, out=tmp_path / "run", **same)
     assert 0 < len(Votes.load(tmp_path / "run" / "votes.safetensors")) < 6

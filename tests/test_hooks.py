@@ -370,7 +370,7 @@ def test_a_pipeline_without_a_callback_is_changed_at_the_steps_of_its_scheduler(
 
 
 def test_a_pipeline_without_a_callback_or_scheduler_is_refused():
-    with pytest.raises(HookMisuse, match="after each step, for which Bare would need callback"):
+    with pytest.raises(HookMisuse, match="after each step, but Bare has neither callback"):
         require_steps(type("Bare", (), {"__call__": lambda self: None})(), [LocalBlend()])
 
 
@@ -431,7 +431,7 @@ def test_a_hook_that_has_run_refuses_a_model_with_other_heads(make, model, other
     generated(model, hook)
     if isinstance(hook, ConceptProbe):
         hook.take()
-    with pytest.raises(HeadMapMismatch, match="not the same heads|The selection is among"):
+    with pytest.raises(HeadMapMismatch, match="these are different heads|The selection is among"):
         generated(other, hook)
 
 

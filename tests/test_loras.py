@@ -132,7 +132,7 @@ def test_what_is_refused(style, tmp_path, sd, monkeypatch):
     (tmp_path / "old.pt").write_bytes(b"x")
     with pytest.raises(ModelNotLoaded, match=r"old.pt is a \.pt; expected"):
         load_loras(sd, {tmp_path / "old.pt": 1})
-    with pytest.raises(ModelNotLoaded, match="PixArtSigmaPipeline takes no LoRA files"):
+    with pytest.raises(ModelNotLoaded, match="PixArtSigmaPipeline does not take LoRA files"):
         load_loras(tiny_pixart(), {style: 1})
     other = SD2 | {"cross_attention_dim": 48}
     with pytest.raises(ModelNotLoaded, match="does not fit StableDiffusionPipeline: "):
@@ -142,7 +142,7 @@ def test_what_is_refused(style, tmp_path, sd, monkeypatch):
         load_loras(tiny_sd(), {tmp_path / "no.safetensors": 1})
     with pytest.raises(HeadwiseError, match="Two LoRA files are called style-v1"):
         load_loras(sd, {style: 1, tmp_path / "b" / style.name: 1})
-    with pytest.raises(ModelNotLoaded, match="is a LoRA, .* this beside it: --lora"):
+    with pytest.raises(ModelNotLoaded, match="is a LoRA, .* this with it: --lora"):
         load_pipeline(style)
     monkeypatch.setattr("headwise.model.loras.find_spec", lambda name: None)
     with pytest.raises(MissingExtra, match="pip install peft"):

@@ -178,7 +178,7 @@ def test_damaged_shards_are_named(shards):
         path.write_bytes(
             whole[:place] + bytes([whole[place] ^ 1 << generator.integers(8)]) + whole[place + 1 :]
         )
-        with pytest.raises(UnreadableFile, match="00003-of-00005.*its checksum is not that of its contents"):
+        with pytest.raises(UnreadableFile, match="00003-of-00005.*its checksum does not match its contents"):
             merge([shards], shards)
     path.write_bytes(whole.replace(b"[13, 18]", b"[13, 17]"))
     with pytest.raises((UnreadableFile, PicturesMissing)):

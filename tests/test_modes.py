@@ -147,7 +147,7 @@ def test_a_cache_of_another_door_is_seen_too():
     settings = CACHES["PyramidAttentionBroadcastConfig"]
     apply_pyramid_attention_broadcast(pipe.transformer, caching.PyramidAttentionBroadcastConfig(**settings))
     plain = call(pipe)
-    with pytest.raises(HookMisuse, match="has a cache .*load the pipeline anew"):
+    with pytest.raises(HookMisuse, match="has a cache .*load the pipeline again"):
         under(pipe, ConceptProbe(pipe, CONCEPTS))
     assert torch.equal(call(pipe), plain)
 

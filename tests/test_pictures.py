@@ -118,7 +118,7 @@ def test_whether_a_file_holds_a_picture_made_in_this_way(tmp_path):
 
 def test_a_picture_that_cannot_be_written_leaves_nothing(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UnwritableFolder, match="cannot take an image"):
+    with pytest.raises(UnwritableFolder, match="could not be written"):
         save_picture(tmp_path / "file" / "one.png", plain("red"), {})
 
 

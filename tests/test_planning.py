@@ -84,7 +84,7 @@ def test_the_command(run, sd, tmp_path):
     file = tmp_path / "calibration.json"
     line = ("plan", "-m", tmp_path / "tiny", "-n", 210, "--gpus", 8, "--price", 2.5)
     code, out, _ = run(*line, "--save", file)
-    assert code == 0 and "210 of 10 steps, by 8 workers" in out and "hours of all workers, for " in out
+    assert code == 0 and "210, of 10 steps each, by 8 workers" in out and "worker hours, for " in out
     code, out, _ = run("plan", "--calibration", file, "-n", 2100, "--gpus", 2, "--json")
     found = json.loads(out)
     assert found.keys() >= {
@@ -171,9 +171,9 @@ def test_a_plan_by_effect_on_the_command_line(run, sd, tmp_path):
     file = tmp_path / "effect.json"
     line = ("plan", "-m", tmp_path / "tiny", "-c", tmp_path / "mine.toml", "--by", "effect", "-n", 30)
     code, out, _ = run(*line, "--save", file)
-    assert code == 0 and "60 of 4 steps" in out and "more where it is measured" in out
+    assert code == 0 and "60, of 4 steps each" in out and "more for a measured call" in out
     code, out, _ = run("plan", "--calibration", file, "--json")
     assert json.loads(out)["by"] == "effect" and json.loads(out)["pictures"] == 200
     file.write_text(json.dumps(KNOWN.to_json()))
     code, _, err = run("plan", "--calibration", file, "--by", "effect")
-    assert code == 2 and "has the timings of a measurement by votes" in err
+    assert code == 2 and "holds timings of a measurement by votes" in err

@@ -1,6 +1,7 @@
 """Questions and estimators: their arithmetic in the naive way, and whole runs on a tiny model."""
 
 import json
+import runpy
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from headwise.measuring.votes import Votes
 from headwise.measuring.word_samples import PackedWords
 from headwise.report.measurement import report
 from headwise.runs.scores import Scores
+from helpers import ROOT
 
 WORDS = {
     "Color": ("red", "blue", "aquamarine stone"),
@@ -161,3 +163,12 @@ def test_every_question_is_answered_and_measured_once(sd, stub_judge, tmp_path, 
     page = report(tmp_path).read_text()
     assert all(answer.question.replace("'", "&#39;") in page for answer in found.values())
     assert page.count("<svg") == 11
+
+
+def test_the_page_of_the_questions_is_written_from_their_results():
+    making = runpy.run_path(str(ROOT / "docs" / "make_questions.py"))
+    results = json.loads(making["QUESTIONS"].read_text())
+    assert (ROOT / "docs" / "questions.md").read_text() == making["page"](results), (
+        "run: docs/make_questions.py"
+    )
+    assert making["ANSWERS"].keys() == results["answers"].keys()

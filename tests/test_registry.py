@@ -136,11 +136,12 @@ def lines():
     moving = [name.removesuffix("Pipeline") for name in table() if name not in images]
     return [
         "",
-        "Every pipeline of diffusers that takes a prompt and is text-to-image by its own account or takes no",
-        "image (`tests/test_registry.py` walks the registry). What is explained is measured by votes and by",
-        "effect too, and a weakened head there is its attention map rescaled, in double precision.",
+        "All pipelines of diffusers that take a prompt and either call themselves text-to-image or take",
+        "no image (`tests/test_registry.py` walks the registry). Where images can be explained, measuring",
+        "works by votes and by effect, and weakening a head equals rescaling its attention map, in double",
+        "precision.",
         "",
-        "| | it is |",
+        "| | support |",
         "|---|---|",
         *(f"| {name} | {said} |" for name, said in images.items()),
         "",

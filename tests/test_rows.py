@@ -301,7 +301,7 @@ def test_a_probe_counts_one_row_of_each_image_once_a_step_or_refuses(name):
             call()
         assert probe.take().shape[:2] == (2, len(prompted))
     else:
-        with pytest.raises(HookMisuse, match="needs one row with the prompt for each image, once a step"):
+        with pytest.raises(HookMisuse, match="needs one row with the prompt for each image, once per step"):
             with hooked(pipe, probe):
                 call()
 

@@ -105,7 +105,7 @@ def test_a_clip_skip_of_one_changes_nothing_and_other_models_have_none(sd):
     assert torch.equal(call(sd), before) and settings_of_pictures(sd, ["a dog"]) == settings
     with pytest.raises(HeadwiseError, match="clip skip of 3 was given; expected 1, .* to 2 for this model"):
         skip_layers(sd, 3)
-    with pytest.raises(HeadwiseError, match="StableDiffusionXLPipeline does not read its prompt by one CLIP"):
+    with pytest.raises(HeadwiseError, match="XLPipeline does not encode its prompt with one CLIP"):
         skip_layers(tiny_sdxl(), 2)
 
 

@@ -48,7 +48,7 @@ def test_what_was_loaded_before_works_beside_and_after(files):
     with set_up_for_now(pipe, loras={files[1]: 2.0}):
         assert torch.equal(call(pipe), call(both)) and loras_of(pipe) == loras_of(both)
     assert torch.equal(call(pipe), before) and loras_of(pipe) == name
-    with pytest.raises(HeadwiseError, match="The LoRA ink is at work already. Leave it out."):
+    with pytest.raises(HeadwiseError, match="The LoRA ink is already active. Leave it out."):
         set_up_for_now(pipe, loras={files[0]: 1.0}).__enter__()
     assert torch.equal(call(pipe), before)
 

@@ -50,7 +50,7 @@ def test_what_the_file_lacks_comes_from_the_folder_if_it_has_weights(sd, config,
     weights = ldm_weights(sd)
     denoiser = {key: weight for key, weight in weights.items() if key.startswith("model.diffusion_model.")}
     save_file(denoiser, tmp_path / "unet.safetensors")
-    with pytest.raises(ModelNotLoaded, match="has no weights of the vae. Give the folder"):
+    with pytest.raises(ModelNotLoaded, match="has no weights for the vae. Give the folder"):
         load_pipeline(tmp_path / "unet.safetensors", config=config)
     sd.save_pretrained(tmp_path / "whole")
     pipe = load_pipeline(tmp_path / "unet.safetensors", config=tmp_path / "whole")
@@ -81,7 +81,7 @@ def test_each_family_is_known_by_its_keys(tmp_path):
 
 
 REFUSED = {
-    "old.ckpt": (b"x", "is a pickle, which can run any program.* Convert it: python -c"),
+    "old.ckpt": (b"x", "is a pickle, which can run any code.* Convert it: python -c"),
     "model.gguf": (b"x", "holds quantised weights; expected a .safetensors file"),
     "text.safetensors": (b"These are notes.", "cannot be read as safetensors"),
 }
@@ -103,7 +103,7 @@ def test_other_mistakes_say_what_to_do(sd, checkpoint, config, tmp_path):
         ModelNotLoaded, match="does not hold a model of a known family; expected a checkpoint of"
     ):
         load_pipeline(tmp_path / "other.safetensors")
-    with pytest.raises(ModelNotLoaded, match="configuration was given beside emoji; only a single"):
+    with pytest.raises(ModelNotLoaded, match="configuration was given with emoji; only a single"):
         load_pipeline("emoji", config=config)
     (tmp_path / "empty").mkdir()
     with pytest.raises(ModelNotLoaded, match=r"empty has no model_index\.json; expected the folder"):

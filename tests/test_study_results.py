@@ -198,8 +198,8 @@ def test_report_prints_tables_and_json(preferred, run):
     folder, _, _ = preferred
     code, out, _ = run("study", "report", folder)
     assert code == 0
-    assert "7 took part, 7 of them to the end; 0 withdrew." in out
-    assert "Left out for missing attention checks: 1, with 16 answers (2 of 14 checks missed)." in out
+    assert "7 took part, of whom 7 finished; 0 withdrew." in out
+    assert "Excluded for failing attention checks: 1, with 16 answers (2 of 14 checks missed)." in out
     assert re.search(
         r"fit +all +relevance : prompt-to-prompt +relevance +0\.833 \(0\.641 to 0\.933\) +24", out
     )

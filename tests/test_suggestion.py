@@ -58,5 +58,5 @@ def test_refusals(sd):
     relevance = relevance_for(sd)
     with pytest.raises(WordNotInPrompt, match="'blue' is not a word of"):
         suggest(sd, relevance, "a red dog", "blue", **OPTIONS)
-    with pytest.raises(HeadwiseError, match="does not say which words its concepts had"):
+    with pytest.raises(HeadwiseError, match="does not record the words of its concepts"):
         suggest(sd, relevance, "a red dog", "dog", **OPTIONS)

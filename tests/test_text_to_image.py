@@ -10,15 +10,15 @@ from headwise.errors import ModelNotLoaded
 from headwise.model.text_to_image import require_text_to_image
 
 OTHERS = {
-    "StableDiffusionInstructPix2PixPipeline": "takes an image beside the prompt (`image`)",
-    "StableDiffusionUpscalePipeline": "takes an image beside the prompt (`image`)",
-    "StableDiffusionControlNetPipeline": "takes an image beside the prompt (`image`)",
-    "FluxControlNetPipeline": "takes an image beside the prompt (`control_image`)",
+    "StableDiffusionInstructPix2PixPipeline": "takes an image besides the prompt (`image`)",
+    "StableDiffusionUpscalePipeline": "takes an image besides the prompt (`image`)",
+    "StableDiffusionControlNetPipeline": "takes an image besides the prompt (`image`)",
+    "FluxControlNetPipeline": "takes an image besides the prompt (`control_image`)",
     "AnimateDiffPipeline": "generates video or sound (`num_frames`)",
     "WanPipeline": "generates video or sound (`num_frames`)",
     "IFPipeline": "takes no `latents`",
     "Kandinsky3Pipeline": "has no `vae`",
-    "KandinskyV22Pipeline": "takes an image beside the prompt (`image_embeds`)",
+    "KandinskyV22Pipeline": "takes an image besides the prompt (`image_embeds`)",
     "DDPMPipeline": "takes no `prompt`",
     "DiTPipeline": "cannot be called without `class_labels`",
 }

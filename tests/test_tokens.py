@@ -66,7 +66,7 @@ def test_a_missing_word_is_answered_with_the_words_and_the_nearest():
     assert str(caught.value) == (
         "'lavendar' is not a word of \"a vase in lavender color\".\n"
         "Its words are: a, vase, in, lavender, color. Did you mean 'lavender'? "
-        "Token positions, such as (4, 5), do in place of a word."
+        "Token positions, such as (4, 5), can be given in place of a word."
     )
     with pytest.raises(WordNotInPrompt, match=r"Its words are: a, dog\. Token"):
         positions("a dog", "zebra")
@@ -77,7 +77,7 @@ def test_a_missing_word_is_answered_with_the_words_and_the_nearest():
 def test_a_word_beyond_what_the_encoder_reads_is_refused():
     prompt = "red " * 30 + "dog"
     assert len(positions(prompt, "red", 1)) == 1
-    with pytest.raises(WordNotInPrompt, match="'dog' stands beyond the 24 tokens"):
+    with pytest.raises(WordNotInPrompt, match="'dog' is beyond the 24 tokens"):
         positions(prompt, "dog")
 
 
@@ -117,22 +117,22 @@ def test_words_of_every_script_are_found(prompt, word, found):
     ],
 )
 def test_a_part_of_a_word_is_not_a_word(prompt, word):
-    with pytest.raises(WordNotInPrompt, match=r"Token positions, such as \(4, 5\), do in place of a word"):
+    with pytest.raises(WordNotInPrompt, match=r"Token positions, such as \(4, 5\), can be given in place"):
         positions(prompt, word)
 
 
 def test_of_all_occurrences_those_that_are_read_are_taken():
     prompt = "red dog " * 11 + "frog red frog"
     assert positions(prompt, "red") == tuple(range(1, 23, 2))
-    with pytest.raises(WordNotInPrompt, match="'frog' stands beyond the 24 tokens"):
+    with pytest.raises(WordNotInPrompt, match="'frog' is beyond the 24 tokens"):
         positions("dog " * 20 + "frog", "frog")  # of whose letters two are read
-    with pytest.raises(WordNotInPrompt, match="'red' stands beyond"):
+    with pytest.raises(WordNotInPrompt, match="'red' is beyond"):
         positions(prompt, "red", 12)
 
 
 def test_tokenizers_that_do_not_tell_are_refused():
     slow = SimpleNamespace(is_fast=False, model_max_length=24)
-    with pytest.raises(HookMisuse, match=r"does not tell which characters .* such as \(4, 5\)"):
+    with pytest.raises(HookMisuse, match=r"does not give the characters .* such as \(4, 5\)"):
         positions_in((TextSegment(slow),), "a dog", "dog")
     with pytest.raises(HookMisuse, match="The pipeline has no tokenizer, so no word can be found"):
         positions_in((), "a dog", "dog")

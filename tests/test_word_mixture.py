@@ -97,7 +97,7 @@ def test_nearer_neighbours_weigh_more(seed):
 
 
 def test_what_cannot_be_mixed_is_refused(sd):
-    with pytest.raises(HeadwiseError, match="lists no other word"):
+    with pytest.raises(HeadwiseError, match="has no other word"):
         mixed_words(sd, "span", ["red"], [["red"]])
     with pytest.raises(HeadMapMismatch, match="joint attention"):
         WordMixture(tiny_flux(), ["red"], [{"blue": 1.0}])

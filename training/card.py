@@ -1,4 +1,4 @@
-"""Write the card of a built-in model (README.md in its folder) from card.json: every number in it comes from there."""
+"""Write the card of a built-in model (README.md in its folder) from card.json, the source of every number in it."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from package import FOLDERS, SHEETS
 from vocabulary import CONCEPTS
 from world import two_sense
 
-# How each is loaded, and its denoiser.
+# How each model is loaded, and its denoiser.
 KINDS = {
     "emoji": (
         "StableDiffusionPipeline.from_pretrained(headwise.emoji.MODEL)",
-        "`UNet2DConditionModel` of one level with skip connections, on all 8×8 latents; it reads text on its way up, in 12 cross-attention layers × 8 = 96 heads",
+        "`UNet2DConditionModel` of one level with skip connections, on all 8×8 latents; it reads text in its up blocks, in 12 cross-attention layers × 8 = 96 heads",
     ),
     "emoji-dit": (
         "PixArtSigmaPipeline.from_pretrained(headwise.emoji.DIT.model), called with\n# use_resolution_binning=False",
@@ -24,9 +24,9 @@ KINDS = {
 TEXT = """\
 # The model {name}
 
-A small latent diffusion model of a drawn world, in plain diffusers format, so that Headwise can be tried, taught and tested without a
-download, and where the truth of an image is known. It draws 64×64 emoji images from short English captions. It is a test
-object for interpretability, no image maker.
+A small latent diffusion model of a world of emoji drawings, in standard diffusers format, so that Headwise can be tried, taught and tested
+without a download, on images whose content is known. It generates 64×64 emoji images from short English captions. It is a test
+object for interpretability, not meant for making images.
 
 ```python
 pipe = headwise.load_pipeline("{name}")
@@ -37,42 +37,42 @@ image = pipe("a red car in the forest", num_inference_steps=20, guidance_scale=5
 | part | what it is |
 |---|---|
 | denoiser | {denoiser}; v-prediction, zero terminal SNR |
-| autoencoder | `AutoencoderKL`, 64×64×3 ↔ 8×8×64, its encoder a principal component analysis; {psnr:.1f} dB on held-out drawings, {psnr_busy:.1f} dB on busy ones |
-| text encoder | `CLIPTextModel`, 4 layers, 192 wide, trained first, then frozen; its end and padding tokens say nothing |
-| scorer | `CLIPModel` of its own, another seed, other draws, the senses of two-sense words in balance |
+| autoencoder | `AutoencoderKL`, 64×64×3 ↔ 8×8×64, with a principal component analysis as its encoder; {psnr:.1f} dB on held-out drawings, {psnr_busy:.1f} dB on busy ones |
+| text encoder | `CLIPTextModel`, 4 layers, width 192, trained first, then frozen; its end and padding tokens carry no information |
+| scorer | a separate `CLIPModel`, with another seed and other training samples, in which both senses of two-sense words are equally frequent |
 | words | {concepts} of the paper's 34 concepts, {words} words, {two_sense_words} two-sense words |
-| made in | {minutes_of[reader]:.0f} + {minutes_of[autoencoder]:.0f} + {minutes:.0f} minutes (text encoder, autoencoder, denoiser) and {minutes_of[judge]:.0f} for the scorer, on {device}; {samples:,} samples for the denoiser |
+| training time | {minutes_of[reader]:.0f} + {minutes_of[autoencoder]:.0f} + {minutes:.0f} minutes (text encoder, autoencoder, denoiser) and {minutes_of[judge]:.0f} for the scorer, on {device}; {samples:,} samples for the denoiser |
 
-Left out of the paper's 34 concepts: Brand Logos (others' marks) and Poses and Gestures.
+Two of the paper's 34 concepts are left out: Brand Logos (trademarks of others) and Poses and Gestures.
 
-## What it was to be
+## Targets, and what was reached
 
 {aims}
 
-## What the scorer reads
+## What the scorer recognises
 
-Share of right answers, 95 % Wilson interval; {steps} steps, guidance {guidance}; prompts of combinations that training never saw for pairs.
-A question offers the caption and its siblings, one word exchanged for each other word of the concept. "Drawn" is the same scorer on
-drawings of the same prompts: the ceiling.
+Share of correct answers with a 95 % Wilson interval; {steps} steps, guidance {guidance}; for pairs, the prompts are combinations that never occurred in training.
+The scorer chooses between the caption and its siblings, in which one word is replaced by each other word of its concept. "Drawings" are the same scorer's
+answers on drawings of the same prompts, which is the ceiling.
 
-| asked | generated | drawn | drawn, after the autoencoder | n |
+| what is asked | generated | drawings | drawings after the autoencoder | n |
 |---|---|---|---|---|
 {accuracy}
 
-Two-sense words in their rare sense ("an orange car", "a rose-colored vase") are misread in {misread}.
-On true drawings the scorer takes {misread_real} for misread, which is its own error.
+Two-sense words in their rare sense ("an orange car", "a rose-colored vase") are misread in {misread} of the images.
+On correct drawings the scorer counts {misread_real} as misread, which is its own error.
 
-The scorer on freshly drawn images, {each_judge} a concept: {judge}.
-It scores the {scored_count} concepts of which it reads 95 % or more; of the others its answers mean little.
+Accuracy of the scorer on new drawings, {each_judge} per concept: {judge}.
+It scores the {scored_count} concepts that it recognises in 95 % or more of the drawings; on the other concepts its answers mean little.
 
-![Pictures and the prompts they were asked for]({sheet})
+![Generated images and their prompts]({sheet})
 
 ## Is relevance causal here?
 
-Relevance measured with {pictures_votes} images of {steps_votes} steps by votes and {pictures_effect} of {steps_effect} by effect, then the words'
-attention multiplied by −2 in the first k heads of an order, on {half} words, {each_table} questions a concept; intervals are 95 %, by bootstrap over
-questions. *Area* is accuracy averaged over k, least relevant first minus most relevant first: positive where relevance tells which heads matter.
-*All* is what remains with all {heads} heads weakened. {summary}
+Relevance was measured with {pictures_votes} images of {steps_votes} steps by votes and {pictures_effect} images of {steps_effect} steps by effect. Then the words'
+attention was multiplied by −2 in the first k heads of an order, on {half} words, {each_table} questions per concept; intervals are 95 %, by bootstrap over
+questions. *Area* is accuracy averaged over k, least relevant first minus most relevant first: positive where relevance finds the heads that matter.
+*Random* is accuracy averaged over k in random order, *plain* the accuracy of unchanged images, and *all* what remains with all {heads} heads weakened. {summary}
 
 | concept | area by votes | area by effect | random | plain | all | split-half by votes, effect |
 |---|---|---|---|---|---|---|
@@ -80,9 +80,9 @@ questions. *Area* is accuracy averaged over k, least relevant first minus most r
 
 ## What heads do
 
-The share of a word's effect on the denoiser that passes through each head (`training/effect.py`), reporting words, {n_effect} prompts a concept × 4 calls.
-Mean share of the {text_layers} text layers: {layers}. Effective heads (exp of the entropy of |e|), mean over concepts: {effective:.0f} of {heads}. Cosine of the
-effects of Color with {cosines}. Gates that pass the words of Color and block those of another concept, on words they were not fitted to (error of
+The share of a word's effect on the denoiser that passes through each head (`training/effect.py`), on reporting words, {n_effect} prompts per concept × 4 calls.
+Mean share of the {text_layers} text layers: {layers}. Effective heads (exp of the entropy of |e|), mean over concepts: {effective:.0f} of {heads}. Cosine similarity between the
+effect of Color and that of {cosines}. Gates that pass the words of Color and block those of another concept, on words they were not fitted to (error of
 what passes + error of what is blocked; 0.5 is no separation): {gates}.
 
 | concept | effective heads | ± | sum over heads |
@@ -92,8 +92,8 @@ what passes + error of what is blocked; 0.5 is no separation): {gates}.
 ## Sources
 
 Sprites: Noto Emoji (Google, Apache-2.0), Twemoji (CC-BY 4.0, © Twitter, Inc and other contributors), Fluent Emoji 3D (Microsoft, MIT), from the
-npm packages `emoji-datasource-google`, `emoji-datasource-twitter` and `@lobehub/fluent-emoji-3d`. They are not part of this package. How it
-was made: `training/` in the repository. The weights are Apache-2.0.
+npm packages `emoji-datasource-google`, `emoji-datasource-twitter` and `@lobehub/fluent-emoji-3d`. They are not part of this package. The training
+code is in `training/` of the repository. The weights are Apache-2.0.
 """
 
 
@@ -108,23 +108,23 @@ def area(row: dict) -> str:
 
 
 def summary(votes: dict[str, dict], effect: dict[str, dict]) -> str:
-    """What the table says, in a sentence."""
-    said = []
+    """The table in one sentence."""
+    counts = []
     for kind, rows in (("votes", votes), ("effect", effect)):
         above, below = sum(r["low"] > 0 for r in rows.values()), sum(r["high"] < 0 for r in rows.values())
         mean = sum(r["area"] for r in rows.values()) / len(rows)
-        said.append(
-            f"by {kind} {above} have their interval above 0 and {below} below, with a mean area of {mean:.2f}"
+        counts.append(
+            f"the interval by {kind} lies above 0 for {above} and below 0 for {below}, with a mean area of {mean:.2f}"
         )
     worst = max(r["all_weakened"] for r in votes.values())
     return (
-        f"Of {len(votes)} concepts, {', '.join(said)}; with all heads weakened at most {100 * worst:.0f} % of the "
+        f"Of {len(votes)} concepts, {', and '.join(counts)}; with all heads weakened, at most {100 * worst:.0f} % of the "
         "images still show the word."
     )
 
 
 def aims(card: dict, votes: dict[str, dict], effect: dict[str, dict]) -> str:
-    """Rows of what was aimed at and what was reached."""
+    """Rows of targets and of what was reached."""
     generated, real, after = (card[kind] for kind in ("generated", "real", "reconstructed"))
     lost = max(real[group]["accuracy"] - after[group]["accuracy"] for group in real)
     layers, cosines, gates = (card["effect"][key] for key in ("layers", "cosines", "gates"))
@@ -134,22 +134,22 @@ def aims(card: dict, votes: dict[str, dict], effect: dict[str, dict]) -> str:
     worst = max(row["all_weakened"] for row in votes.values())
     rows = [
         ("autoencoder, held-out drawings", f"{card['autoencoder_psnr']:.1f} dB", "28 dB or more"),
-        ("what the scorer reads less of drawings after the autoencoder, at most", f"{100 * lost:.0f} points", "2 points"),
-        ("concepts of which the scorer reads 95 % of drawings", f"{len(card['scored'])} of {card['concepts']}", "30 of 32"),
-        ("scorer on drawings: both of a pair, count", shares(("pair", "count"), real), "90, 90 %"),
+        ("largest loss of the scorer's accuracy on drawings after the autoencoder", f"{100 * lost:.0f} points", "2 points"),
+        ("concepts that the scorer recognises in 95 % of drawings", f"{len(card['scored'])} of {card['concepts']}", "30 of 32"),
+        ("scorer on drawings: both objects of a pair, count", shares(("pair", "count"), real), "90, 90 %"),
         ("generated: object, style, scene, weather", shares(("object", "style", "scene", "weather"), generated), "95, 95, 95, 95 %"),
-        ("generated: count, both of a pair", shares(("count", "pair"), generated), "80, 70 %"),
-        ("effect: least and largest share of a text layer", f"{100 * min(layers):.1f}, {100 * max(layers):.1f} %", "1.5 or more, 25 % or less"),
+        ("generated: count, both objects of a pair", shares(("count", "pair"), generated), "80, 70 %"),
+        ("effect: smallest and largest share of a text layer", f"{100 * min(layers):.1f}, {100 * max(layers):.1f} %", "1.5 or more, 25 % or less"),
         ("effect: effective heads, mean over concepts", f"{card['effect']['effective_heads']:.0f}", "50 or more"),
-        ("effect: cosine of Color with Fruits and Vegetables, Plants, Food and Beverages", ", ".join(
+        ("effect: cosine similarity of Color to Fruits and Vegetables, Plants, Food and Beverages", ", ".join(
             f"{cosines[f'Color|{other}']:.2f}" for other in ("Fruits and Vegetables", "Plants", "Food and Beverages")), "0.40 or less"),
-        ("gates that pass Color and block these", ", ".join(f"{gate['other_words']:.2f}" for gate in gates.values()), "0.25 or less"),
+        ("error of gates that pass Color and block these", ", ".join(f"{gate['other_words']:.2f}" for gate in gates.values()), "0.25 or less"),
         ("two-sense words misread", percent(card["misread_plain"]), "40 to 80 %"),
-        ("all heads × −2: word still seen, at most", f"{100 * worst:.0f} %", "25 %"),
-        ("weakening by votes, by effect: interval above 0", f"{above(votes)}, {above(effect)}", "95 %, all"),
+        ("all heads × −2: word still recognised, at most", f"{100 * worst:.0f} %", "25 %"),
+        ("weakening by votes, by effect: concepts with interval above 0", f"{above(votes)}, {above(effect)}", "95 %, all"),
         ("weakening by effect: mean area", f"{mean:.2f}", "0.60"),
     ]  # fmt: skip
-    lines = ["| | reached | aim |", "|---|---|---|", *(f"| {' | '.join(row)} |" for row in rows)]
+    lines = ["| | reached | target |", "|---|---|---|", *(f"| {' | '.join(row)} |" for row in rows)]
     return "\n".join(lines)
 
 

@@ -1,8 +1,8 @@
 """The page of `headwise serve` as a Hugging Face Space.
 
-A Space listens on port 7860 behind a proxy, which calls it by the name in SPACE_HOST. Like every server that
-others can reach, it wants a token: give it as the Space's secret HEADWISE_TOKEN, and pass it on in the link.
-The model is the Space's variable HEADWISE_MODEL, or the built-in one.
+A Space listens on port 7860 behind a proxy, under the host name in SPACE_HOST. Other machines can reach it,
+so it needs a token: set it as the Space's secret HEADWISE_TOKEN, and include it in the link. The Space's
+variable HEADWISE_MODEL names the model; by default it is the built-in one.
 """
 
 import os

@@ -1,9 +1,9 @@
-"""Headwise: which attention heads of a text-to-image model carry which visual concept.
+"""Headwise: find which attention heads of a text-to-image model carry which visual concepts.
 
     relevance = headwise.measure(pipe, headwise.ConceptSet.load("paper34"), pictures=1000, out="runs/sd14")
     relevance.top("Color", 5)
 
-The public names are imported when they are first used, so that `import headwise` costs nothing.
+Public names are imported on first use, so that `import headwise` costs nothing.
 """
 
 from importlib import import_module

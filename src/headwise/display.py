@@ -1,6 +1,6 @@
-"""Results as notebooks show them: HTML tables, strips of colour and images, made without matplotlib.
+"""HTML for notebooks: tables, strips of colour and images, made without matplotlib.
 
-Jupyter asks an object for `_repr_html_`. What is made here loads nothing and asks no other host: images are
+Jupyter shows an object by its `_repr_html_`. The HTML made here loads nothing from other hosts: images are
 data URIs, and all text from outside is escaped.
 """
 
@@ -15,12 +15,12 @@ from PIL import Image
 
 __all__ = ["Html", "colour_limit", "html_image", "html_strip", "html_table"]
 
-SEQUENTIAL = ("#00224e", "#414d6b", "#7c7b78", "#bbae6a", "#fee838")  # cividis, from 0 on
+SEQUENTIAL = ("#00224e", "#414d6b", "#7c7b78", "#bbae6a", "#fee838")  # cividis, from 0 up
 DIVERGING = ("#2166ac", "#92c5de", "#f7f7f7", "#f4a582", "#b2182b")  # RdBu, 0 in the middle
 
 
 class Html(str):
-    """Text that is HTML already."""
+    """Text that is already HTML, and is not escaped again."""
 
 
 def html_table(
@@ -49,9 +49,9 @@ def _cell(value: object) -> str:
 
 
 def colour_limit(values: Float[np.ndarray, "..."], least: float = 0.0) -> float:
-    """Where the colours of values end: at the 99th percentile of their sizes, but at `least` or more.
+    """The absolute value at which the colour scale ends: the 99th percentile, but at least `least`.
 
-    Few heads hold very large values, which would leave all others in the first colour.
+    A few heads have very large values, which would leave all others in the first colour.
     """
     return max(least, float(np.quantile(np.abs(values), 0.99)))
 
@@ -61,8 +61,8 @@ def html_strip(values: Float[np.ndarray, " all_heads"], limit: float, signed: bo
 
     Args:
         values: The values.
-        limit: The size of a value from which on its colour is the last.
-        signed: Whether 0 is the middle of the colours, or their beginning.
+        limit: The absolute value from which on the last colour is used.
+        signed: Whether 0 is the middle of the colour scale, or its start.
         alt: What the strip shows, in words.
     """
     stops = np.array(

@@ -1,7 +1,7 @@
-"""Every error of Headwise: a noun for the program, a sentence for the person.
+"""The errors of Headwise: a class for programs, a sentence for people.
 
-The sentence says what came, what was expected, and what to do. `HeadwiseError` catches them all; the command
-line prints the sentence and leaves with exit code 2.
+The sentence says what was given, what was expected, and what to do. `HeadwiseError` catches them all; the
+command line prints the sentence and exits with code 2.
 """
 
 __all__ = [
@@ -13,7 +13,7 @@ __all__ = [
 
 
 class HeadwiseError(Exception):
-    """Anything that Headwise refuses to do, with the reason and the cure."""
+    """Base class: anything that Headwise refuses to do, with the reason and the remedy."""
 
 
 class BadStrength(HeadwiseError):
@@ -25,7 +25,7 @@ class HeadMapMismatch(HeadwiseError):
 
 
 class HookMisuse(HeadwiseError):
-    """A hook entered twice or returning the wrong thing, or a layer whose forward other code has replaced."""
+    """A hook entered twice, a wrong output of a hook, or a layer whose forward other code has replaced."""
 
 
 class LayerNotReached(HeadwiseError):
@@ -49,19 +49,19 @@ class PictureCountedTwice(HeadwiseError):
 
 
 class PicturesMissing(HeadwiseError):
-    """Shards that together do not hold every image."""
+    """Shards that together lack some images."""
 
 
 class PromptsNotAlike(HeadwiseError):
-    """A source and a target prompt that share no word, or are the same."""
+    """A source and a target prompt that share no word, or are identical."""
 
 
 class RunMismatch(HeadwiseError):
-    """A folder that holds another run."""
+    """A folder that holds a different run."""
 
 
 class UnknownConcept(HeadwiseError):
-    """A concept that was not measured, or that the set does not hold."""
+    """A concept that was not measured, or that is not in the set."""
 
 
 class UnreadableConcepts(HeadwiseError):
@@ -97,7 +97,7 @@ class WordNotInPrompt(HeadwiseError):
 
 
 class WordWithoutTokens(HeadwiseError):
-    """A word that the tokenizer turns into no token."""
+    """A word for which the tokenizer produces no token."""
 
 
 class WorkersDied(HeadwiseError):

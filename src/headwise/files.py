@@ -1,9 +1,9 @@
-r"""Files that are complete or absent: safetensors arrays with JSON metadata beside them.
+r"""Files that are either complete or absent: safetensors arrays with JSON metadata.
 
-A file is written under a temporary name, flushed to the disk, and then takes its place in one step
+A file is written under a temporary name, flushed to disk, and then moved into place in one step
 (`os.replace`), so a process killed at any moment leaves the last good file. Nothing in it depends on when or
-where it was written: equal contents are equal bytes. A checksum of the metadata and the arrays goes with
-them, so that a file whose bytes have changed is refused.
+where it was written: equal contents give equal bytes. It holds a checksum of its metadata and arrays, so
+that a file whose bytes have changed is refused.
 """
 
 import json
@@ -28,10 +28,10 @@ FORMAT = 1
 
 
 class Header(NamedTuple):
-    """What a file holds, read without its arrays.
+    """The contents of a file, read without its arrays.
 
     Args:
-        metadata: The JSON beside the arrays, with its "checksum".
+        metadata: The JSON metadata, including its "checksum".
         arrays: The type of each array as safetensors spells it, such as "U8", and its shape, by name.
     """
 
@@ -40,13 +40,13 @@ class Header(NamedTuple):
 
 
 def expanded(path: str | Path) -> Path:
-    """The path, with the user's home folder in the place of a leading ~."""
+    """The path, with a leading ~ replaced by the user's home folder."""
     path = Path(path)
     return path.expanduser() if path.parts[:1] == ("~",) else path
 
 
 def write_whole(path: str | Path, content: bytes) -> None:
-    """Write a complete file, or leave the one that is there."""
+    """Write a file completely, or leave the existing one as it is."""
     path = expanded(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -61,8 +61,8 @@ def write_whole(path: str | Path, content: bytes) -> None:
         if not isinstance(error, OSError):  # such as an interrupt from the keyboard
             raise
         raise UnwritableFolder(
-            f"{path} could not be written: {error.strerror}. What stood there before is still there; "
-            "make room or give another folder."
+            f"{path} could not be written: {error.strerror}. An earlier version of it is unchanged. "
+            "Free some space, or give another folder."
         ) from None
 
 
@@ -75,7 +75,7 @@ def write_arrays(
         path: The file; its folder must exist.
         kind: What the file holds, such as "votes"; reading it as another kind is refused.
         arrays: The arrays by name.
-        metadata: JSON-able values by name.
+        metadata: JSON-serialisable values by name.
     """
     write_whole(path, serialise(kind, arrays, metadata))
 
@@ -83,7 +83,7 @@ def write_arrays(
 def serialise(kind: str, arrays: dict[str, np.ndarray], metadata: dict[str, Any]) -> bytes:
     """The bytes of the file that `write_arrays` writes."""
     contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    text = json.loads(json.dumps({"format": FORMAT, "kind": kind, **metadata}))  # as it will be read again
+    text = json.loads(json.dumps({"format": FORMAT, "kind": kind, **metadata}))  # as it will be read back
     text["checksum"] = _checksum(text, contiguous)
     return save(contiguous, metadata={"headwise": json.dumps(text, sort_keys=True)})
 
@@ -108,7 +108,7 @@ def read_arrays(
 
 
 def read_whole(path: str | Path, kind: str) -> bytes:
-    """The bytes of a file; `kind` is what the error asks for where there is none."""
+    """The bytes of a file; `kind` names the expected file in the error if it cannot be read."""
     try:
         return expanded(path).read_bytes()
     except OSError as error:
@@ -128,14 +128,14 @@ def deserialise(
     _require(path, kind, metadata, arrays.keys() >= set(names))
     if "checksum" in metadata and metadata.pop("checksum") != _checksum(metadata, arrays):
         raise UnreadableFile(
-            f"{path} is damaged: its checksum is not that of its contents. Remove it, and measure again what "
-            "it held."
+            f"{path} is damaged: its checksum does not match its contents. Remove it, and measure its "
+            "contents again."
         )
     return arrays, metadata
 
 
 def read_header(path: str | Path, kind: str | None = None) -> Header:
-    """Read what a file holds without its arrays, so that the checksum is not compared.
+    """Read the metadata and the array shapes of a file; the checksum is not verified.
 
     Args:
         path: The file.
@@ -145,7 +145,7 @@ def read_header(path: str | Path, kind: str | None = None) -> Header:
         UnreadableFile: The file is missing, cut short, of another kind or of a newer format.
     """
     try:
-        Path(path).open("rb").close()  # for the system's own words where it cannot be read
+        Path(path).open("rb").close()  # for the system's own message if it cannot be read
         with safe_open(path, "np") as file:
             metadata = _metadata(file.metadata())
             views = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
@@ -182,11 +182,11 @@ def _checksum(metadata: dict[str, Any], arrays: dict[str, np.ndarray]) -> int:
 def _cut_short(path: str | Path) -> UnreadableFile:
     if Path(path).suffix != ".safetensors":
         return UnreadableFile(
-            f"{path} is not a file of Headwise. Give a .safetensors file of Headwise, or a run's folder."
+            f"{path} was not written by Headwise. Give a .safetensors file of Headwise, or a run's folder."
         )
     return UnreadableFile(
-        f"{path} is not a complete safetensors file: it was cut short or damaged. Remove it, and make again "
-        "what it held; or wait, if it is still being copied."
+        f"{path} is not a complete safetensors file: it was cut short or damaged. Wait if it is still being "
+        "copied; otherwise remove it, and create it again."
     )
 
 

@@ -21,7 +21,7 @@ __all__ = ["Interval", "bootstrap", "bootstrap_interval", "mean", "wilson"]
 
 Z = 1.959963984540054
 RESAMPLES = 2000
-FEWEST = 3  # cases of which there is an interval
+FEWEST = 3  # cases that give an interval
 
 
 class _Ends(NamedTuple):
@@ -35,9 +35,9 @@ class Interval(_Ends):
 
     Args:
         value: The estimate.
-        low: The lower end of the interval; nan where there is none.
-        high: The upper end of the interval; nan where there is none.
-        n: The number of independent cases, if it is known; no part of the tuple.
+        low: The lower end of the interval; nan if there is none.
+        high: The upper end of the interval; nan if there is none.
+        n: The number of independent cases, if known; not part of the tuple.
     """
 
     n: int | None
@@ -51,7 +51,7 @@ class Interval(_Ends):
         return made
 
     def as_json(self) -> list[float | None]:
-        """[value, low, high] as JSON has them, which has no nan."""
+        """[value, low, high] for JSON, with None in place of nan."""
         return [float(end) if np.isfinite(end) else None for end in self]
 
     def __str__(self) -> str:
@@ -65,13 +65,13 @@ class Interval(_Ends):
 
 
 def wilson(hits: int, n: int) -> Interval:
-    """The share hits / n with its interval; without any case it is nan, with the interval 0 … 1."""
+    """The share hits / n with its interval; without cases it is nan, with the interval 0 … 1."""
     if n == 0:
         return Interval(float("nan"), 0.0, 1.0)
     share, scale = hits / n, 1 + Z * Z / n
     centre = (share + Z * Z / (2 * n)) / scale
     half = Z * np.sqrt(share * (1 - share) / n + Z * Z / (4 * n * n)) / scale
-    # a share of 0 or 1 is an end of its interval, whatever rounding makes of it
+    # a share of 0 or 1 is itself an end of its interval, which rounding must not change
     low, high = float(centre - half) if hits else 0.0, float(centre + half) if hits < n else 1.0
     return Interval(share, low, high, n)
 
@@ -83,7 +83,7 @@ def bootstrap(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """A statistic of cases and the two ends of its interval, each with the shape of the statistic.
 
-    Of one or two cases there is no interval, and its ends are nan: resampled, they are ever the same again.
+    One or two cases give no interval, and its ends are nan: their resamples are too much alike.
 
     Args:
         cases: One row for each independent case.
@@ -106,7 +106,7 @@ def bootstrap_interval(
     statistic: Callable[[np.ndarray], np.ndarray | float],
     seed: int = 0,
 ) -> Interval:
-    """A statistic that is one number, with its interval; arguments as in `bootstrap`."""
+    """A statistic that is a single number, with its interval; arguments as in `bootstrap`."""
     value, low, high = map(float, bootstrap(cases, statistic, seed))
     return Interval(value, low, high, len(cases))
 

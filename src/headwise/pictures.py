@@ -1,4 +1,4 @@
-"""Pictures: PNG files that hold their settings, one reader of all kinds, sheets of images side by side."""
+"""Images: PNG files that record their settings, one reader for all formats, sheets of images."""
 
 import functools
 import importlib.util
@@ -26,18 +26,18 @@ __all__ = [
 ]  # fmt: skip
 
 LARGEST = 64_000_000  # pixels
-PARAMETERS = "parameters"  # the text by this name is A1111's form of the others
+PARAMETERS = "parameters"  # the text field with the settings in A1111's format
 UPLOADS = ("PNG", "JPEG", "WEBP")  # Pillow reads many more formats, some with the help of other programs
 LIMIT = f"{LARGEST // 10**6} million pixels in all"
 
 
 def save_picture(path: str | Path, picture: Image.Image, settings: Mapping[str, Any]) -> None:
-    """Write a PNG that holds its settings as text.
+    """Write a PNG that records its settings as text.
 
     Args:
-        path: The file; its folder is made if it is missing.
+        path: The file; its folder is created if missing.
         picture: The image.
-        settings: What made the image, by name; values that are not text are written as JSON.
+        settings: The settings that made the image, by name; values that are not text are written as JSON.
 
     Raises:
         UnwritableFolder: The file cannot be written.
@@ -47,7 +47,7 @@ def save_picture(path: str | Path, picture: Image.Image, settings: Mapping[str, 
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UnwritableFolder(
-            f"{path} cannot take an image: {error.strerror}. Make room, or give another folder."
+            f"{path} could not be written: {error.strerror}. Free some space, or give another folder."
         ) from None
     write_whole(path, png_of(picture, settings))
 
@@ -64,15 +64,15 @@ def png_of(picture: Image.Image, settings: Mapping[str, Any]) -> bytes:
 
 
 def parameters_of(settings: Mapping[str, Any], size: tuple[int, int]) -> str | None:
-    """Settings in the form of A1111's "parameters", which other programs for images read.
+    """Settings in the format of A1111's "parameters", which other image programs read.
 
     Args:
         settings: As `save_picture` takes them, named as diffusers names its arguments.
         size: Width and height of the image.
 
     Returns:
-        The prompt, the negative prompt, and a line of settings; None if one of those that every reader asks
-        for is missing, or for a sheet of images.
+        The prompt, the negative prompt, and a line of settings; None for a sheet of images, or if a setting
+        that every reader requires is missing.
     """
     seed, column = settings.get("seed"), settings.get("column")
     if "seeds" in settings and "picture" in settings:
@@ -103,16 +103,16 @@ def parameters_of(settings: Mapping[str, Any], size: tuple[int, int]) -> str | N
 
 
 def holds(path: str | Path, settings: Mapping[str, Any]) -> bool:
-    """Whether a file is an image, undamaged, that `save_picture` wrote with these settings."""
+    """Whether a file is an undamaged image that `save_picture` wrote with these settings."""
     try:
         held = settings_in(path)
         return {name: held[name] for name in held if name != PARAMETERS} == _as_texts(settings)
-    except (OSError, SyntaxError, ValueError):  # there is none, or it is damaged
+    except (OSError, SyntaxError, ValueError):  # missing or damaged
         return False
 
 
 def _as_texts(settings: Mapping[str, Any]) -> dict[str, str]:
-    """Settings as a PNG holds them: what is not text is written as JSON."""
+    """Settings as a PNG holds them: values that are not text are written as JSON."""
     return {
         name: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
         for name, value in settings.items()
@@ -120,27 +120,27 @@ def _as_texts(settings: Mapping[str, Any]) -> dict[str, str]:
 
 
 def read_picture(source: str | Path | Image.Image) -> Image.Image:
-    """Read an image of any format as RGB: upright, on white, with 16 bits or printing inks converted.
+    """Read an image of any format as RGB: upright, on white, with 16-bit and CMYK images converted.
 
     Args:
-        source: A file, or an image of Pillow's of any mode.
+        source: A file, or a Pillow image of any mode.
 
     Raises:
-        UnreadableFile: The file is not an image, has several frames, is narrower or lower than 8 pixels, or
-            has more than 64 million.
+        UnreadableFile: The file is not an image, has several frames, is less than 8 pixels wide or high, or
+            has more than 64 million pixels.
     """
     return _as_rgb(_opened(source, "The image" if isinstance(source, Image.Image) else str(source)))
 
 
 def picture_in(content: bytes, name: str = "The image") -> Image.Image:
-    """Read an uploaded image as `read_picture` reads a file, but only in the formats that browsers send.
+    """Read an uploaded image as `read_picture` does, but only in the formats that browsers send.
 
     Args:
         content: The content of a PNG, JPEG or WebP file.
-        name: What an error calls the image.
+        name: The name of the image in errors.
 
     Raises:
-        UnreadableFile: For the reasons of `read_picture`, or because of another format.
+        UnreadableFile: As in `read_picture`, or the image has another format.
     """
     return _as_rgb(_opened(io.BytesIO(content), name, UPLOADS))
 
@@ -151,7 +151,7 @@ def fitted(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
 
 
 def size_of_shape(picture: Image.Image, size: tuple[int, int], step: int) -> tuple[int, int]:
-    """Width and height in an image's own shape, in multiples of `step`, with about the pixels of `size`."""
+    """A width and height of an image's shape, in multiples of `step`, with about as many pixels as `size`."""
     scale = (size[0] * size[1] / (picture.width * picture.height)) ** 0.5
     width, height = (max(1, round(side * scale / step)) * step for side in picture.size)
     return width, height
@@ -165,20 +165,20 @@ def cropped(picture: Image.Image, size: tuple[int, int]) -> str:
     if max(width - kept[0], height - kept[1]) < 1:
         return ""
     return (
-        f"Only the middle {kept[0]} × {kept[1]} of the image's {width} × {height} pixels are used, for an "
-        f"image of {fitted_width} × {fitted_height}. Crop the image yourself to choose another part."
+        f"Only the middle {kept[0]} × {kept[1]} of the image's {width} × {height} pixels are used, to make "
+        f"an image of {fitted_width} × {fitted_height}. Crop the image yourself to choose another part."
     )
 
 
 def save_columns(
     out: Path, columns: Mapping[str, Sequence[Image.Image]], settings: Mapping[str, Any]
 ) -> list[Path]:
-    """Write every image of every column, and last grid.png with all of them; returns the files.
+    """Write every image of every column, then grid.png with all of them; returns the files.
 
     Args:
         out: The folder.
         columns: The images of each column, by its name.
-        settings: What made the images; each file holds it, with the image's number and column.
+        settings: The settings that made the images; each file holds them, with the image's number and column.
     """
     files, settings = [], dict(settings) | {"headwise": __version__}
     for name, pictures in columns.items():
@@ -193,7 +193,7 @@ def save_columns(
 
 
 def settings_in(path: str | Path) -> dict[str, str]:
-    """The texts that a PNG holds, by name."""
+    """The text fields of a PNG, by name."""
     with Image.open(path) as picture:
         return {name: str(value) for name, value in getattr(picture, "text", {}).items()}
 
@@ -204,7 +204,7 @@ def beside(rows: Sequence[Sequence[Image.Image]], columns: Sequence[str], least:
     Args:
         rows: The images of each row, all of one size.
         columns: The names of the columns.
-        least: The least width of an image on the sheet, in pixels; smaller ones are enlarged pixel by pixel.
+        least: The minimum width of an image on the sheet, in pixels; smaller ones are enlarged, not smoothed.
     """
     width, height = rows[0][0].size
     times = max(1, -(-least // width))
@@ -233,7 +233,7 @@ def _opened(source: Any, name: str, formats: tuple[str, ...] | None = None) -> I
     except UnreadableFile:
         raise
     except Image.DecompressionBombError:
-        raise UnreadableFile(f"{name} is too large; expected at most {LIMIT}. Scale it first.") from None
+        raise UnreadableFile(f"{name} is too large; expected at most {LIMIT}. Scale it down first.") from None
     except (OSError, ValueError, SyntaxError) as error:
         why = getattr(error, "strerror", None) or "it is not an image, or it is damaged"
         raise UnreadableFile(f"{name} cannot be read: {why}. Give a PNG, JPEG or WebP file.") from None
@@ -256,11 +256,11 @@ def _require_size(name: str, picture: Image.Image) -> None:
         raise UnreadableFile(f"{name} has {frames} frames. Give a still image.")
     if min(width, height) < 8 or width * height > LARGEST:
         raise UnreadableFile(
-            f"{name} is {width} × {height} pixels; expected at least 8 × 8 and at most {LIMIT}. Scale it."
+            f"{name} is {width} × {height} pixels; expected at least 8 × 8 and at most {LIMIT}. Resize it."
         )
 
 
-# After Pillow's own, which has ASCII alone: what matplotlib brings if it is there, and what systems have.
+# Tried after Pillow's own, which has only ASCII: matplotlib's, if installed, and those of systems.
 FONTS = (
     "DejaVuSans.ttf",
     "NotoSansCJK-Regular.ttc",
@@ -273,7 +273,7 @@ PLAIN = str.maketrans("×−–—‘’“”", "x---''\"\"")
 
 
 def _drawable(text: str) -> tuple[Any, str]:
-    """A font that has every letter of the text; failing that, the text in letters that Pillow's own has."""
+    """A font with every character of the text; else the text in characters that Pillow's own font has."""
     for name in ("", *FONTS):
         font = _font(name)
         if font is not None and all(map(functools.partial(_has, name), text)):
@@ -290,7 +290,7 @@ def _font(name: str) -> Any:
     """A font by its file name, Pillow's own for ""; None if there is no such font."""
     if not name:
         return ImageFont.load_default(15)
-    matplotlib = importlib.util.find_spec("matplotlib")  # which is found, not imported
+    matplotlib = importlib.util.find_spec("matplotlib")  # located, not imported
     folder = (
         Path(matplotlib.origin).parent / "mpl-data/fonts/ttf" if matplotlib and matplotlib.origin else Path()
     )
@@ -304,7 +304,7 @@ def _font(name: str) -> Any:
 
 @functools.cache
 def _has(name: str, letter: str) -> bool:
-    """Has a font this letter? What it lacks it draws as the box that stands for no letter."""
+    """Whether a font has this letter; a missing one is rendered as the box for an unknown character."""
     font = _font(name)
     return bytes(font.getmask(letter)) != bytes(font.getmask("\uffff"))
 

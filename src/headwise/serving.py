@@ -1,9 +1,10 @@
-"""What every page of Headwise is served with: a socket, security headers, and a limit on request bodies.
+"""Serving pages: a socket, security headers, and a limit on request bodies.
 
-- **Headers.** Every answer forbids the browser to load, embed or run anything but the page's own files.
+- **Headers.** Every response forbids the browser to load, embed or run anything but the page's own files.
 - **Size.** A request body is read up to a limit and no further, whatever length it announces.
 
-Each page decides whom it answers: web/security.py by host, origin and token, study/server.py by link.
+Each page decides which requests it answers: web/security.py by host, origin and token, study/server.py by
+link.
 """
 
 import socket
@@ -52,7 +53,7 @@ def serve(app: ASGIApp, listening: socket.socket) -> None:
     config = uvicorn.Config(
         app,
         log_level="warning",
-        access_log=False,  # it would hold the tokens that links carry
+        access_log=False,  # it would record the tokens in links
         server_header=False,
         timeout_graceful_shutdown=2,
     )
@@ -60,10 +61,10 @@ def serve(app: ASGIApp, listening: socket.socket) -> None:
 
 
 def with_headers(send: Send, defaults: Mapping[str, str], added: Iterable[tuple[str, str]] = ()) -> Send:
-    """A `send` that sets the headers in `defaults` where an answer has not, and adds those in `added`."""
+    """A `send` that sets the headers in `defaults` if a response lacks them, and adds those in `added`."""
 
     async def send_with_headers(message: Message) -> None:
-        """Send a message, after setting the headers in the one that starts the answer."""
+        """Send a message; the headers are set in the one that starts the response."""
         if message["type"] == "http.response.start":
             headers = MutableHeaders(scope=message)
             for name, value in defaults.items():
@@ -76,13 +77,13 @@ def with_headers(send: Send, defaults: Mapping[str, str], added: Iterable[tuple[
 
 
 def is_too_large(headers: Headers, limit: int) -> bool:
-    """Does a request announce a body of more than `limit` bytes, or no sensible length at all?"""
+    """Whether a request announces a body of more than `limit` bytes, or an invalid length."""
     length = headers.get("content-length", "0")
     return not length.isdecimal() or len(length) > 18 or int(length) > limit
 
 
 def too_large(limit: int) -> HTTPException:
-    """The refusal of a body of more than `limit` bytes; the connection is closed, not read to the end."""
+    """The error for a body of more than `limit` bytes; the connection is closed, not read to the end."""
     size = f"{limit // 2**20} MB" if limit >= 2**20 else f"{limit // 2**10} kB"
     return HTTPException(413, f"The request is too large; expected at most {size}.", {"connection": "close"})
 

@@ -34,14 +34,14 @@ def root(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """Which attention heads of a text-to-image model carry which visual concept."""
+    """Find which attention heads of a text-to-image model carry which visual concepts."""
 
 
 def main(command_line: Sequence[str] | None = None) -> None:
-    """Entry point: every refusal is one sentence on stderr and exit code 2.
+    """Run the command line; an error is one sentence on stderr and exit code 2.
 
     Args:
-        command_line: The words after `headwise`; those of this process if None.
+        command_line: The arguments after `headwise`; None takes those of this process.
     """
     try:
         arguments.set(tuple(sys.argv[1:] if command_line is None else command_line))
@@ -55,7 +55,7 @@ def main(command_line: Sequence[str] | None = None) -> None:
 
 
 def _with_ray_address(words: Sequence[str]) -> list[str]:
-    """A --ray without an address means this machine: typer has no option whose value may be left out."""
+    """Read --ray without an address as --ray=local; typer has no options with optional values."""
     return [
         "--ray=local" if word == "--ray" and (following is None or following.startswith("-")) else word
         for word, following in zip(words, [*words, None][1:], strict=True)

@@ -1,4 +1,4 @@
-"""Commands that put claims to the test, each beside its controls or baselines: headwise benchmark …"""
+"""Commands that test claims against controls or baselines: headwise benchmark …"""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -29,25 +29,28 @@ Names = list[str] | None
 Only = Annotated[Names, typer.Option("--concept", help="Only this concept. May be repeated.")]
 Effect = Annotated[
     Path | None,
-    typer.Option("--effect", help="Relevance by effect, a file or run; by default the built-in model's own."),
+    typer.Option(
+        "--effect", help="Relevance by effect: a file or run folder; by default the built-in model's own."
+    ),
 ]
-Factor = Annotated[float, typer.Option(help="What the attention of weakened heads is multiplied by.")]
+Factor = Annotated[float, typer.Option(help="Factor on the attention of weakened heads.")]
 
 
 def weakening(
     model: Measured = Measured(),
     cases: Cases = None,
     concepts: Only = None,
-    count: Annotated[int, typer.Option(min=2, help="Prompts per concept, at most.")] = 24,
+    count: Annotated[int, typer.Option(min=2, help="Maximum number of prompts per concept.")] = 24,
     scorer: Scorer = None,
     factor: Factor = -2.0,
     ks: Ks = None,
     sweep: Sweep = Sweep("10", Path("runs/benchmark-weakening"), 10),
     sharing: Sharing = Sharing(),
 ) -> None:
-    """Is every concept lost first where its most relevant heads are weakened first?
+    """Test whether weakening a concept's most relevant heads first removes it soonest.
 
-    Of the built-in model, only concepts that its scorer reads well. Run again, it goes on where it stopped.
+    With the built-in model, only concepts that its scorer recognises well are tested by default. Running it
+    again resumes where it stopped.
 
     \b
     Examples:
@@ -74,9 +77,9 @@ def weakening(
         (name, f"{result.area()}", f"{areas['random_area']:+.3f}", f"{areas['layer_area']:+.3f}")
         for (name, result), areas in zip(results.items(), numbers.values(), strict=True)
     ]
-    areas_table = table("concept", "area (95 %)>", "random above most>", "by layers>", rows=rows)
+    areas_table = table("concept", "area (95 %)>", "random above most>", "whole layers>", rows=rows)
     values = {"concepts": numbers, "share_positive": positive / len(numbers)}
-    summary = f"Interval above 0: {positive} of {len(numbers)} concepts."
+    summary = f"The interval lies above 0 for {positive} of {len(numbers)} concepts."
     print_report(sweep.out, values, sweep.as_json, areas_table, summary)
 
 
@@ -84,22 +87,24 @@ def polysemy(
     model: Measured = Measured(),
     senses: Senses = None,
     scorer: Scorer = None,
-    count: Annotated[int | None, typer.Option(min=1, help="Prompts at most; all if not given.")] = None,
-    strength: Annotated[float, typer.Option(help="Strength of adjusting.")] = 1.0,
+    count: Annotated[
+        int | None, typer.Option(min=1, help="Maximum number of prompts; all if not given.")
+    ] = None,
+    strength: Annotated[float, typer.Option(help="Strength of the adjustment.")] = 1.0,
     effect_file: Effect = None,
     methods: Methods = None,
     half: Annotated[
         Literal["tuning", "reporting"] | None,
-        typer.Option(help="Only the first, third … of the words (tuning), or the others (reporting)."),
+        typer.Option(help="Only every other word: the first, third, … (tuning) or the rest (reporting)."),
     ] = None,
     sweep: Sweep = Sweep("0,1,2", Path("runs/benchmark-polysemy"), 20),
     sharing: Sharing = Sharing(),
 ) -> None:
-    """How often is a word with two senses misread: plain, adjusted, and under controls?
+    """Measure how often words with two senses are misread, plain and adjusted.
 
-    Also says whether the prompt's thing is still recognised, and how similar each image is to the plain
-    one. Gates and contrast are compared where relevance by effect is known. If run again, it goes on where
-    it stopped.
+    Controls are compared too, as are gates and contrast if relevance by effect is available. Also reports
+    whether the prompt's object is still recognised, and how similar each image is to the plain one. Running
+    it again resumes where it stopped.
 
     \b
     Examples:
@@ -122,11 +127,11 @@ def polysemy(
         return
     compared = {method: result.against_others(method) for method in BY_HEADS if method in result.methods}
     numbers = _polysemy_json(result, compared)
-    columns = ("method", "misread (95 %)>", "thing>", "kept>", "misread − plain (95 %)>")
+    columns = ("method", "misread (95 %)>", "object>", "kept>", "misread − plain (95 %)>")
     means_table = table(*columns, rows=[_polysemy_row(result, method) for method in result.methods])
     wins = [
-        f"{method} is misread less than {sum(each.high < 0 for each in others.values())} of {len(others)} "
-        "other methods (interval of the difference below 0)."
+        f"{method} is misread less often than {sum(each.high < 0 for each in others.values())} of "
+        f"{len(others)} other methods (interval of the difference below 0)."
         for method, others in compared.items()
         if others
     ]
@@ -135,14 +140,14 @@ def polysemy(
 
 
 def _polysemy_row(result: Any, method: str) -> tuple[str, ...]:
-    """A method's row of the table; without an image to score, a cell is empty."""
+    """A method's row of the table; a cell is empty if no image was scored."""
     means = (f"{result.of(method, m).value:.3f}".replace("nan", "") for m in ("thing", "kept"))
     to_plain = f"{result.difference(method):+.3f}" if "plain" in result.methods and method != "plain" else ""
     return method, f"{result.rate(method)}", *means, to_plain
 
 
 def _polysemy_json(result: Any, compared: dict[str, dict[str, Interval]]) -> dict[str, Any]:
-    """Every method's means, the differences to the other methods, and the share misread by word."""
+    """The means of every method, its differences from the other methods, and its misread rate by word."""
     methods = {}
     for method in result.methods:
         misread = result.rate(method)

@@ -37,21 +37,22 @@ def editing(
     pictures: Annotated[
         str | None,
         typer.Option(
-            help="Edit given images in place of generated ones: 'emoji', a TOML file of [[pictures]], or "
+            help="Edit existing images instead of generated ones: 'emoji', a TOML file of [[pictures]], or "
             "PIE-Bench's mapping_file.json."
         ),
     ] = None,
     effect_file: Effect = None,
     scorer: Scorer = None,
-    count: Annotated[int, typer.Option(min=1, help="Pairs per attribute, at most.")] = 20,
+    count: Annotated[int, typer.Option(min=1, help="Maximum number of pairs per attribute.")] = 20,
     methods: Methods = None,
     sweep: EditSweep = EditSweep("0,1,2,3", Path("runs/benchmark-editing"), 20),
     sharing: Sharing = Sharing(),
 ) -> None:
-    """Which way of editing shows the target best, and keeps the source best?
+    """Compare editing methods: how well they show the target and keep the source.
 
-    Compares prompt-to-prompt by relevance with {}. Given images are inverted, and methods compared at
-    equal preservation; --effect and its methods are for these. If run again, it goes on where it stopped.
+    Compares prompt-to-prompt by relevance with {}. With --pictures, images are inverted and methods are
+    compared at equal preservation; --effect and its methods apply only there. Running it again resumes where
+    it stopped.
 
     \b
     Examples:
@@ -61,7 +62,9 @@ def editing(
     """
     if pictures is not None:
         if pairs is not None:
-            raise HeadwiseError("--pairs and --pictures were given. Give one: images have their own pairs.")
+            raise HeadwiseError(
+                "Both --pairs and --pictures were given. Give one: images have their own pairs."
+            )
         given = {"effect_file": effect_file, "scorer": scorer, "methods": methods}
         return given_editing(model, pictures, count, sweep, sharing, **given)
     from headwise.benchmarks.editing import benchmark_editing
@@ -74,7 +77,7 @@ def editing(
         result = benchmark_editing(run.pipe, relevance, edits, scorer_of(scorer, model), **options)
     if run.ends_as_shard(len(result.scores), sweep.as_json):
         return
-    metrics = {m: m for m in ("alignment", "accuracy", "preservation")} | {"identity": "same thing"}
+    metrics = {m: m for m in ("alignment", "accuracy", "preservation")} | {"identity": "same object"}
     numbers = _intervals(result, result.attributes, metrics)
     for attribute, of_method in numbers.items():
         n = result.attributes.count(attribute) * len(result.scores.axes["seed"])
@@ -89,17 +92,17 @@ editing.__doc__ = (editing.__doc__ or "").format(", ".join(method.title for meth
 
 def multi_concept(
     model: Measured = Measured(),
-    prompts: Annotated[str | None, typer.Option(help="'emoji', or a TOML file.")] = None,
+    prompts: Annotated[str | None, typer.Option(help="'emoji' or a TOML file of prompts.")] = None,
     scorer: Scorer = None,
-    count: Annotated[int, typer.Option(min=1, help="Prompts per type, at most.")] = 40,
+    count: Annotated[int, typer.Option(min=1, help="Maximum number of prompts per type.")] = 40,
     methods: Methods = None,
     sweep: Sweep = Sweep("0,1,2,3", Path("runs/benchmark-multi-concept"), 20, batch_size=16),
     sharing: Sharing = Sharing(),
 ) -> None:
-    """Are all subjects of a prompt there?
+    """Measure whether all subjects of a prompt appear in the image.
 
-    Attend-and-Excite, plain and by relevance, beside plain and composable prompts. If run again, it goes on
-    where it stopped.
+    Compares Attend-and-Excite, plain and by relevance, with plain and composable prompts. Running it again
+    resumes where it stopped.
 
     \b
     Examples:
@@ -124,16 +127,18 @@ def multi_concept(
 def segmentation(
     model: Measured = Measured(),
     effect_file: Effect = None,
-    pictures: Annotated[str | None, typer.Option(help="'emoji', or a TOML file of [[pictures]].")] = None,
+    pictures: Annotated[str | None, typer.Option(help="'emoji' or a TOML file of [[pictures]].")] = None,
     methods: Methods = None,
-    seeds: Annotated[str, typer.Option(help="Each image is noised once by each seed.")] = "0",
-    num_inference_steps: Annotated[int, typer.Option(min=1, help="Noise levels per image.")] = 10,
+    seeds: Annotated[
+        str, typer.Option(help="Comma-separated seeds; each image is noised once per seed.")
+    ] = "0",
+    num_inference_steps: Annotated[int, typer.Option(min=1, help="Number of noise levels per image.")] = 10,
     output: Output = Output(Path("runs/benchmark-segmentation")),
     sharing: Sharing = Sharing(),
 ) -> None:
-    """Do maps of a word show where it is in images, weighted by relevance or not?
+    """Measure how well attention maps of a word locate it in images.
 
-    If run again, it goes on where it stopped.
+    Compares maps weighted by relevance with plain ones. Running it again resumes where it stopped.
 
     \b
     Examples:
@@ -162,7 +167,7 @@ def segmentation(
         numbers.setdefault(kind, {})[method] = {
             name: ends(each) | {"n": each.n} for name, each in measures.items()
         }
-    above = (f"IoU above {other}>" for other in others.values())
+    above = (f"IoU gain over {other}>" for other in others.values())
     grid = table("words", "method", "IoU (95 %)>", "precision>", *above, rows=rows)
     print_report(output.out, {"kinds": numbers}, output.as_json, grid)
 
@@ -172,28 +177,29 @@ def atoms(
     prompts: Annotated[
         str | None,
         typer.Option(
-            help="'emoji', or your file of GenEval 2, GenEval, T2I-CompBench or DSG, or of templates in TOML."
+            help="'emoji', a prompt file of GenEval 2, GenEval, T2I-CompBench or DSG, or a TOML file of "
+            "templates."
         ),
     ] = None,
-    kind: Annotated[
-        str, typer.Option(help="Turn up the words that say this: count, color, thing, ...")
-    ] = "count",
-    concept: Annotated[str, typer.Option(help="The concept of these words, by whose heads.")] = "Counting",
+    kind: Annotated[str, typer.Option(help="Kind of words to turn up: count, color, thing, …")] = "count",
+    concept: Annotated[
+        str, typer.Option(help="The concept of these words, whose heads are used.")
+    ] = "Counting",
     dial: Annotated[
-        float, typer.Option(help="How far; 0 changes nothing, 1 doubles what the words do.")
+        float, typer.Option(help="How far to turn them up: 0 changes nothing, 1 doubles what the words do.")
     ] = 1.0,
     scorer: Scorer = None,
-    count: Annotated[int, typer.Option(min=1, help="Prompts per group, at most.")] = 40,
+    count: Annotated[int, typer.Option(min=1, help="Maximum number of prompts per group.")] = 40,
     effect_file: Effect = None,
     methods: Methods = None,
     sweep: Sweep = Sweep("0,1,2,3", Path("runs/benchmark-atoms"), 20, batch_size=16),
     sharing: Sharing = Sharing(),
 ) -> None:
-    """Is everything there that the prompt says, and does turning up its words help?
+    """Score everything that a prompt asks for, with and without turning up its words.
 
-    Scored by GenEval 2's Soft-TIFA with a CLIP model as the scorer: means over what each prompt says. Words
-    are turned up by the effect of heads where it is known, by votes, and under controls. If run again, it
-    goes on where it stopped.
+    Scores are GenEval 2's Soft-TIFA with a CLIP model as the scorer: means over the atoms of each prompt.
+    Words are turned up by relevance by effect if available, by votes, and by controls. Running it again
+    resumes where it stopped.
 
     \b
     Examples:
@@ -227,7 +233,7 @@ def atoms(
 
 
 def _intervals(result: Any, groups: Iterable[str], metrics: Iterable[str]) -> dict[str, Any]:
-    """Mean and interval of every metric, by group of prompts and by method."""
+    """The mean and interval of every metric, by group of prompts and by method."""
     return {
         group: {method: {m: ends(result.of(method, m, group)) for m in metrics} for method in result.methods}
         for group in dict.fromkeys(groups)
@@ -235,7 +241,7 @@ def _intervals(result: Any, groups: Iterable[str], metrics: Iterable[str]) -> di
 
 
 def _means_table(title: str, numbers: dict[str, Any], metrics: dict[str, str]) -> Table:
-    """The means of `_intervals`, a row for every group and method, with the metrics by their titles."""
+    """The means of `_intervals`: one row per group and method, one column per metric, named by its title."""
     rows = [
         (group, method, *(f"{intervals[metric]['mean']:.3f}" for metric in metrics))
         for group, of_method in numbers.items()

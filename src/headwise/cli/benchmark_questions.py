@@ -1,4 +1,4 @@
-"""Commands that ask how relevance is best measured, scaled and judged: headwise benchmark …"""
+"""Commands that compare ways to measure, scale and evaluate relevance: headwise benchmark …"""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -37,13 +37,15 @@ __all__ = ["attribution", "estimators", "questions", "scales"]
 Names = list[str] | None
 Scales = Annotated[Names, typer.Option(help="Only this scale, such as 'clamp 4'. May be repeated.")]
 Others = Annotated[Names, typer.Option(help="Another checkpoint with the same heads. May be repeated.")]
-Reference = Annotated[int, typer.Option(min=32, help="Images of the reference measurement; 32, 64, …")]
+Reference = Annotated[
+    int, typer.Option(min=32, help="Number of images of the reference measurement: 32, 64, …")
+]
 TuningPrompts = Annotated[
     Path | None,
-    typer.Option(help="Text file of tuning prompts that say the words; by default templates make them."),
+    typer.Option(help="Text file of tuning prompts that contain the words; made from templates by default."),
 ]
 TruthFile = Annotated[
-    Path, typer.Option(help="JSON file of subset losses by concept, as benchmarks/subsets.py writes.")
+    Path, typer.Option(help="JSON file of subset losses by concept, as written by benchmarks/subsets.py.")
 ]
 
 
@@ -54,12 +56,14 @@ def scales(
     senses: Senses = None,
     pairs: Pairs = None,
     scorer: Scorer = None,
-    count: Annotated[int, typer.Option(min=2, help="Prompts and pairs per concept, at most.")] = 12,
+    count: Annotated[
+        int, typer.Option(min=2, help="Maximum number of prompts, and of pairs, per concept.")
+    ] = 12,
     sweep: Sweep = Sweep("0,1", Path("runs/benchmark-scales"), 10),
 ) -> None:
-    """On which scale should relevance steer, and which scale breaks the rest of the image?
+    """Compare scales of relevance for steering, and how much each changes the rest.
 
-    Weakens, adjusts and strengthens with each scale. If run again, it goes on where it stopped.
+    Weakens, adjusts and strengthens with each scale. Running it again resumes where it stopped.
 
     \b
     Examples:
@@ -84,19 +88,19 @@ def scales(
         + tuple(f"{numbers[name][m][0]:.3f}" for m in ("misread", "accuracy", "identity", "preservation"))
         for name in result.orders
     ]
-    columns = ("scale", "order>", "largest>", "misread>", "word seen>", "same thing>", "rest kept>")
+    columns = ("scale", "order>", "largest>", "misread>", "word seen>", "same object>", "rest kept>")
     print_report(sweep.out, {"scales": numbers}, sweep.as_json, table(*columns, rows=rows))
 
 
 def estimators(
     model: Model = Model(),
     concepts: Concepts = None,
-    long: Annotated[int, typer.Option(min=32, help="Images of the long run.")] = 640,
+    long: Annotated[int, typer.Option(min=32, help="Number of images of the long run.")] = 640,
     counting: Counting = Counting(Path("runs/benchmark-estimators")),
 ) -> None:
-    """How few denoiser rows give the relevance of a long run?
+    """Find how few denoiser rows reproduce the relevance of a long run.
 
-    Compares ways of counting votes at equal cost. If run again, it goes on where it stopped.
+    Compares ways of counting votes at equal cost. Running it again resumes where it stopped.
 
     \b
     Examples:
@@ -118,7 +122,7 @@ def estimators(
         )
         for name, costs in numbers.items()
     ]
-    costs = table("estimator", "rows to 0.95>", "of the paper's>", "best>", rows=rows)
+    costs = table("estimator", "rows to 0.95>", "share of the paper's>", "best>", rows=rows)
     print_report(out, {"estimators": numbers, **result.settings}, counting.as_json, costs)
 
 
@@ -126,16 +130,17 @@ def questions(
     model: Model = Model(),
     concepts: Concepts = None,
     pairs: Pairs = None,
-    count: Annotated[int, typer.Option(min=2, help="Pairs per attribute, at most.")] = 12,
+    count: Annotated[int, typer.Option(min=2, help="Maximum number of pairs per attribute.")] = 12,
     scorer: Scorer = None,
     other: Others = None,
-    pictures: Annotated[int, typer.Option(min=32, help="Images of each measurement.")] = 64,
+    pictures: Annotated[int, typer.Option(min=32, help="Number of images per measurement.")] = 64,
     whole: Reference = 512,
     counting: Counting = Counting(Path("runs/benchmark-questions")),
 ) -> None:
-    """What the paper leaves open: words, images, tokens, novel concepts, transfer, steps, causes.
+    """Answer questions that the paper leaves open.
 
-    If run again, it goes on where it stopped.
+    They concern words, images, tokens, novel concepts, transfer to other models, steps and causes. Running
+    it again resumes where it stopped.
 
     \b
     Examples:
@@ -175,17 +180,19 @@ def attribution(
     concepts: Concepts = None,
     estimator: Annotated[Names, typer.Option(help="Only this estimator. May be repeated.")] = None,
     prompts: TuningPrompts = None,
-    count: Annotated[int, typer.Option(min=1, help="Tuning prompts per concept, at most.")] = 20,
+    count: Annotated[int, typer.Option(min=1, help="Maximum number of tuning prompts per concept.")] = 20,
     num_inference_steps: Steps = 4,
-    areas: Annotated[int, typer.Option(min=0, help="Prompts of ordered weakening; 0 leaves it out.")] = 0,
+    areas: Annotated[
+        int, typer.Option(min=0, help="Number of prompts for ordered weakening; 0 skips it.")
+    ] = 0,
     cases: Cases = None,
     scorer: Scorer = None,
     counting: Counting = Counting(Path("runs/benchmark-attribution"), batch_size=10),
 ) -> None:
-    """Which estimator knows what heads do?
+    """Compare how well estimators predict the loss when heads are weakened.
 
-    Each gives the heads values, from prompts that are not reported on, and predicts what is lost when random
-    subsets of heads are weakened. If run again, it goes on where it stopped.
+    Each estimator assigns a value to every head, from prompts that are not reported on, and predicts how
+    much is lost when random subsets of heads are weakened. Running it again resumes where it stopped.
 
     \b
     Examples:
@@ -217,7 +224,7 @@ def attribution(
     numbers, ceilings = result.numbers(), {name: each.as_json() for name, each in result.ceilings.items()}
     without_noise = median(ceiling.value for ceiling in result.ceilings.values())
     about = (
-        f"Median over {len(names)} concepts, on {result.settings['subsets']} subsets. Losses without noise "
+        f"Median over {len(names)} concepts and {result.settings['subsets']} subsets. Noise-free losses "
         f"would score {without_noise:.3f}."
     )
     values = {"estimators": numbers, "ceilings": ceilings, **result.settings}
@@ -225,7 +232,7 @@ def attribution(
 
 
 def _attribution_table(numbers: dict[str, Any], areas: bool) -> Table:
-    """The scores of estimators, the best first, and what they cost."""
+    """The scores of the estimators, best first, and their costs."""
     rows = [
         (name, f"{Interval(*its['score'])}")
         + tuple(_range(its.get(key)) for key in ("others", "chance", "chance_in_layers"))
@@ -236,9 +243,9 @@ def _attribution_table(numbers: dict[str, Any], areas: bool) -> Table:
     columns = (
         "estimator",
         "score (95 %)>",
-        "from others>",
+        "from other concepts>",
         "by chance>",
-        "in layers>",
+        "by chance in layers>",
         "rows>",
         "gradients>",
     )
@@ -246,12 +253,12 @@ def _attribution_table(numbers: dict[str, Any], areas: bool) -> Table:
 
 
 def _range(interval: list[float] | None) -> str:
-    """The ends of an interval; nothing where there is none."""
+    """The ends of an interval; empty if there is none."""
     return "" if interval is None else f"{interval[1]:.3f} to {interval[2]:.3f}"
 
 
 def _measured(model: Measured) -> "Relevance | None":
-    """What was measured of the model, if anything was."""
+    """The measured relevance of the model; None if nothing was measured."""
     try:
         return model.relevance()
     except UnreadableFile:
@@ -261,7 +268,7 @@ def _measured(model: Measured) -> "Relevance | None":
 
 
 def _estimators_named(names: Names, known: Iterable[str]) -> list[str]:
-    """The estimators to compare; all that are known if None."""
+    """The estimators to compare; all known ones if None."""
     known = list(known)
     unknown = [name for name in names or () if name not in known]
     if unknown:

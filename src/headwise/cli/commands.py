@@ -65,13 +65,13 @@ COMMANDS: dict[str, Callable[..., None] | dict[str, Callable[..., None]]] = {
     },
 }
 GROUPS = {
-    "benchmark": "Put a claim of the paper to the test, beside its controls.",
-    "study": "Ask people, blind, what they see, and report their answers.",
+    "benchmark": "Test a claim of the paper against its controls.",
+    "study": "Run a blind study: ask people what they see, and report their answers.",
 }
 
 
 class _Ordered(TyperGroup):
-    """Typer would list all groups after all other commands."""
+    """Lists commands in the order of `COMMANDS`; typer would put groups last."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         return [name for name in COMMANDS if name in self.commands]

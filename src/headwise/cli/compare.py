@@ -1,4 +1,4 @@
-"""Commands that take in and compare what others measured: import, compare."""
+"""Commands that import and compare measurements: import, compare."""
 
 import statistics
 import warnings
@@ -21,9 +21,9 @@ def import_official(
     folder: Annotated[Path, typer.Argument(help="A clone of https://github.com/SNU-DRL/HRV.")],
     output: Output = Output(Path("runs")),
 ) -> None:
-    """Make relevance files of the published arrays.
+    """Convert the published arrays to relevance files.
 
-    For Stable Diffusion v1.4 and SDXL, usable at once: runs/<model>/relevance.safetensors.
+    Writes runs/<model>/relevance.safetensors for Stable Diffusion v1.4 and SDXL, ready to use.
 
     \b
     Example:
@@ -43,15 +43,16 @@ def import_official(
 
 def compare(
     first: Annotated[Path, typer.Argument(help="A relevance file, or the folder of a run.")],
-    second: Annotated[Path, typer.Argument(help="Another, of a model with the same heads.")],
+    second: Annotated[Path, typer.Argument(help="Another file or folder, of a model with the same heads.")],
     figure: Annotated[Path | None, typer.Option(help="Write a figure: .svg, .png or .pdf.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Report how far two measurements agree on the heads of each concept.
+    """Report how well two measurements agree on the heads of each concept.
 
-    Rank correlation over heads, for each concept, beside the highest that the two could reach, and how many
-    of the ten most relevant heads they share; then in what they differ: kind, concepts, words. In Python,
-    this is `hw.agreement`; `hw.compare` generates images under several steerings, as `headwise generate`.
+    For each concept: the rank correlation over heads, the highest value that their noise allows, and how
+    many of the ten most relevant heads they share. Then how the two differ: kind, concepts, words. In
+    Python, this is `hw.agreement`; `hw.compare` generates images under several steerings, like `headwise
+    generate`.
 
     \b
     Examples:
@@ -88,6 +89,6 @@ def compare(
         (name, f"{a.correlation:.2f}", f"{a.ceiling:.2f}", str(a.shared))
         for name, a in sorted(agreements.items(), key=lambda item: -item[1].correlation)
     ]
-    console().print(table("concept", "rank correlation>", "of at most>", "of 10 heads shared>", rows=rows))
+    console().print(table("concept", "rank correlation>", "ceiling>", "shared of top 10>", rows=rows))
     for difference in differences(*both):
         print(difference)

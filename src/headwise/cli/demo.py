@@ -1,4 +1,4 @@
-"""The command that shows it all on a built-in model: demo."""
+"""The command that demonstrates Headwise on a built-in model: demo."""
 
 import time
 from pathlib import Path
@@ -23,21 +23,21 @@ def demo(
         Literal["emoji", "emoji-dit"],
         typer.Option("--model", "-m", help="The built-in model: a UNet, or a transformer."),
     ] = "emoji",
-    pictures: Annotated[int, typer.Option(min=2, help="Images of each concept to measure.")] = 20,
+    pictures: Annotated[int, typer.Option(min=2, help="Number of images to measure per concept.")] = 20,
     num_inference_steps: Annotated[
         int,
         typer.Option(
-            "--num-inference-steps", min=1, help="Denoising steps of the images that are shown or scored."
+            "--num-inference-steps", min=1, help="Denoising steps per image that is shown or scored."
         ),
     ] = 20,
     batch_size: BatchSize = 16,
 ) -> None:
-    """See it work on a built-in model, on one page.
+    """Demonstrate Headwise on a built-in model, on one page.
 
-    Measures by effect which heads carry each concept; weakens those of Color, to see whether colors are
-    lost; draws the first of the packaged prompts; and turns words up and down by their heads.
+    Measures by effect which heads carry each concept, weakens those of Color to see whether colors are
+    lost, generates the first of the packaged prompts, and turns words up and down through their heads.
 
-    Nothing is downloaded. If run again, it goes on where it stopped.
+    Nothing is downloaded. Running it again resumes where it stopped.
 
     \b
     Examples:
@@ -95,15 +95,17 @@ def _print(shown: "Demo", numbers: dict[str, Any]) -> None:
     head = relevance.top(concept, 1)[0]
     concepts, heads = relevance.values.shape
     print(
-        f"Done in {duration(seconds)}: {numbers['pictures']} images measured by effect, for the relevance of "
-        f"{heads} heads to {concepts} concepts."
+        f"Done in {duration(seconds)}: measured the relevance of {heads} heads to {concepts} concepts, by "
+        f"effect on {numbers['pictures']} images."
     )
     print(
-        f"Split-half rank correlation, median over concepts: {numbers['split_half_median']:z.2f}; "
-        f"completeness: {numbers['completeness_median']:z.2f}"
+        f"Median over concepts: split-half rank correlation {numbers['split_half_median']:z.2f}, "
+        f"completeness {numbers['completeness_median']:z.2f}"
     )
-    print(f"The first head of {concept}, {interval(head.relevance, head.standard_error)}: {head.address}")
     print(
-        f"{concept} when its heads are weakened, least minus most relevant first: {weakening.area():+.2f}; "
-        f"random minus most: {weakening.random():+.2f}"
+        f"Most relevant head for {concept}, {interval(head.relevance, head.standard_error)}: {head.address}"
+    )
+    print(
+        f"Score of {concept} as its heads are weakened, least minus most relevant first: "
+        f"{weakening.area():+.2f}; random minus most relevant first: {weakening.random():+.2f}"
     )

@@ -1,4 +1,4 @@
-"""Devices by name: the one that is meant, and a refusal of those that this machine does not have."""
+"""Devices by name; those that this machine does not have are refused."""
 
 import os
 
@@ -8,7 +8,7 @@ __all__ = ["device_named"]
 
 
 def device_named(name: str) -> str:
-    """The device of a name; for "auto" a GPU if there is one.
+    """The device with this name; for "auto", a GPU if there is one.
 
     Raises:
         HeadwiseError: torch does not know the name, or this machine does not have the device.
@@ -29,13 +29,13 @@ def device_named(name: str) -> str:
         has = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
         has += ["mps"] * torch.backends.mps.is_available()
         raise HeadwiseError(
-            f"--device {name} was given, which this machine does not have. Give {', '.join(['cpu', *has])}."
+            f"--device {name} was given, but this machine has none. Give {' or '.join(['cpu', *has])}."
         ) from None
     return name
 
 
 def _local_gpu() -> int:
-    """The GPU of this process, where torchrun or accelerate launch started one process for each."""
+    """The number of this process's GPU, if torchrun or accelerate launch started one process per GPU."""
     import torch
 
     number = os.environ.get("LOCAL_RANK", "0")

@@ -1,4 +1,4 @@
-"""Commands for work that many machines share: merge, plan."""
+"""Commands for work shared by many machines: merge, plan."""
 
 import json
 import time
@@ -20,30 +20,30 @@ if TYPE_CHECKING:  # torch takes seconds to import, which --help need not pay
 __all__ = ["merge", "plan"]
 
 Price = Annotated[float | None, typer.Option(min=0, help="Price of one worker per hour, in any currency.")]
-Save = Annotated[Path | None, typer.Option(help="Save the timings, to plan with them where there is no GPU.")]
+Save = Annotated[
+    Path | None, typer.Option(help="Save the timings, to plan later on a machine without a GPU.")
+]
 Saved = Annotated[
-    Path | None, typer.Option(help="A file that --save wrote; nothing is loaded or timed then.")
+    Path | None, typer.Option(help="Use timings that --save wrote, instead of loading and timing the model.")
 ]
 
 
 def merge(
     files: Annotated[
-        list[Path], typer.Argument(help="Shards: files, their folders, or a folder that has shards below it.")
+        list[Path], typer.Argument(help="Shards: files, their folders, or a folder that contains shards.")
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the merged run.")],
     pictures: Annotated[
         int | None,
-        typer.Option("--pictures", "-n", min=1, help="Number of images expected, where no shard says it."),
+        typer.Option("--pictures", "-n", min=1, help="Expected number of images, if no shard records it."),
     ] = None,
-    partial: Annotated[
-        bool, typer.Option("--partial", help="Merge what is there although images are missing.")
-    ] = False,
+    partial: Annotated[bool, typer.Option("--partial", help="Merge even if images are missing.")] = False,
     as_json: Json = False,
 ) -> None:
     """Merge the shards of a run exactly.
 
-    Refuses images that were counted twice or not at all, different models, different settings, and damaged
-    files, and names them.
+    Refuses damaged files, shards of different models or settings, and images that were counted twice or not
+    at all; the error names them.
 
     \b
     Examples:
@@ -74,7 +74,7 @@ def plan(
     model: Model = Model(),
     by: By = "votes",
     pictures: Pictures = None,
-    gpus: Annotated[int, typer.Option(min=1, help="Number of workers that share them.")] = 1,
+    gpus: Annotated[int, typer.Option(min=1, help="Number of workers that share the images.")] = 1,
     price: Price = None,
     concepts: Concepts = None,
     num_inference_steps: OwnSteps = None,
@@ -85,10 +85,10 @@ def plan(
     calibration: Saved = None,
     as_json: Json = False,
 ) -> None:
-    """Estimate what a measurement takes: time, memory, cost.
+    """Estimate the time, memory and cost of a measurement.
 
-    Times a few denoiser calls on this machine; by effect, a gradient too. Run it on the kind of GPU that the
-    workers will have.
+    Times a few denoiser calls on this machine and, by effect, a gradient. Run it on the kind of GPU that the
+    workers will use.
 
     \b
     Examples:
@@ -106,8 +106,8 @@ def plan(
         timings = Calibration.from_json(_read(calibration))
         if by == "effect" and timings.by != by:
             raise HeadwiseError(
-                f"{calibration} has the timings of a measurement by {timings.by}. Save some with `headwise "
-                "plan --by effect --save`."
+                f"{calibration} holds timings of a measurement by {timings.by}; expected by effect. Save "
+                "those with `headwise plan --by effect --save`."
             )
     else:
         batch = batch_size or (BATCH_SIZE if by == "effect" else 1)
@@ -125,7 +125,7 @@ def plan(
 
 
 def _images_and_steps(timings: "Calibration", pictures: int | None, steps: int | None) -> tuple[int, int]:
-    """The number of all images and their steps, of which the defaults depend on what is measured."""
+    """The total number of images, and their steps; the defaults depend on how relevance is measured."""
     from headwise.measuring.measure_effect import PICTURES_OF_CONCEPT, STEPS
 
     if timings.by == "effect":
@@ -136,13 +136,13 @@ def _images_and_steps(timings: "Calibration", pictures: int | None, steps: int |
 def _rows(timings: "Calibration", expected: "Plan", total: int, steps: int) -> dict[str, str]:
     begin = timings.load_s + timings.once_s
     cost = "" if expected.cost is None else f", for {expected.cost:.2f}"
-    gradient = f", {timings.effect_s:.3f} s more where it is measured" if timings.by == "effect" else ""
+    gradient = f", {timings.effect_s:.3f} s more for a measured call" if timings.by == "effect" else ""
     return {
         "timed": f"{timings.model} on {timings.device}, by {timings.by}, in batches of {timings.batch_size}",
         "one call": f"{timings.call_s:.3f} s per image{gradient}",
-        "images": f"{total} of {steps} steps, by {expected.workers} workers",
-        "time": f"about {duration(expected.seconds)}, of which {duration(begin)} to begin",
-        "work": f"{expected.worker_hours:.1f} hours of all workers{cost}",
+        "images": f"{total}, of {steps} steps each, by {expected.workers} workers",
+        "time": f"about {duration(expected.seconds)}, of which {duration(begin)} to start",
+        "work": f"{expected.worker_hours:.1f} worker hours{cost}",
         "memory": f"{expected.memory_mb:.0f} MB per worker, {expected.driver_mb:.0f} MB for the driver",
         "a lost worker": f"costs at most {expected.piece} images, {duration(expected.piece_s)}",
         "the driver": f"is busy {expected.driver_busy:.1%}; enough for up to {expected.ceiling} workers",
@@ -150,7 +150,7 @@ def _rows(timings: "Calibration", expected: "Plan", total: int, steps: int) -> d
 
 
 def _timed(model: Model, concepts: str | None, size: Size, options: dict[str, Any]) -> "Calibration":
-    """What loading and a few denoiser calls take on this machine."""
+    """Time loading and a few denoiser calls on this machine."""
     from headwise.measuring.plan import calibrate
 
     concept_set = model.concepts(concepts)

@@ -18,16 +18,16 @@ __all__ = ["doctor"]
 def doctor(
     model: Model = Model(),
     pictures: Annotated[
-        int, typer.Option("--pictures", "-n", min=1, help="Images of the measurement to plan for.")
+        int, typer.Option("--pictures", "-n", min=1, help="Number of images to estimate time and memory for.")
     ] = 1000,
     sampling: Sampling = Sampling(LEAN.num_inference_steps),
     size: Size = Size(),
     as_json: Json = False,
 ) -> None:
-    """Check a model and estimate what measuring costs.
+    """Check a model, and estimate what measuring it costs.
 
-    Are all layers covered, are the images left as they were, does a gradient reach every head, how much time
-    and memory would measuring take, by votes and by effect?
+    Checks that hooks cover every layer and leave images unchanged, and that a gradient reaches every head;
+    estimates the time and memory of measuring by votes and by effect.
 
     \b
     Examples:
@@ -61,7 +61,7 @@ def doctor(
 
 
 def _expected_by_effect(checkup: "Checkup", concepts: int) -> dict[str, Any]:
-    """What a measurement by effect takes as it is by default; empty where it cannot be measured."""
+    """What a measurement by effect takes with its defaults; empty if effect cannot be measured."""
     from headwise.measuring.measure_effect import PICTURES_OF_CONCEPT, STEPS
 
     if checkup.effect.error:
@@ -116,7 +116,7 @@ def _print_checkup(checkup: "Checkup", expected: dict[str, Any], by_effect: dict
         "model": checkup.model,
         "pipeline": ", ".join([checkup.pipeline, *checkup.features]),
         "heads": f"{checkup.head_map.all_heads} in {len(checkup.head_map.layers)} layers",
-        "with a hook that does nothing": "equal bit for bit" if checkup.bit_exact else "DIFFERENT LATENTS",
+        "with a hook that does nothing": "identical latents" if checkup.bit_exact else "DIFFERENT LATENTS",
         "with every head's attention halved": "different latents" if checkup.steered else "NOTHING CHANGED",
         "one denoiser call": f"{checkup.seconds_a_call:.3f} s",
         f"measuring {calls}": cost,
@@ -132,8 +132,8 @@ def _rows_of_effect(checkup: "Checkup", expected: dict[str, Any]) -> dict[str, s
     if not expected:
         return {"by effect": f"cannot be measured. {effect.error}"}
     each = expected["pictures"] // expected["concepts"]
-    what = f"by effect, {each} images of each of {expected['concepts']} concepts, one at a time"
+    what = f"by effect, {each} images for each of {expected['concepts']} concepts, one at a time"
     return {
-        "with a gradient": f"{effect.heads} heads; {effect.seconds_a_call:.3f} s for one call",
+        "with a gradient": f"{effect.heads} heads; {effect.seconds_a_call:.3f} s per call",
         what: f"about {duration(expected['seconds'])}, {expected['memory_mb']} MB on the model's device",
     }

@@ -16,7 +16,7 @@ from headwise.errors import HeadwiseError
 __all__ = ["edit", "excite"]
 
 Source = Annotated[
-    str, typer.Option("--source", "-s", help="The prompt to edit, or what the image to edit shows.")
+    str, typer.Option("--source", "-s", help="The prompt to edit, or a description of the image to edit.")
 ]
 Targets = Annotated[list[str], typer.Option("--target", "-t", help="The edited prompt. May be repeated.")]
 Strengthen = Annotated[
@@ -24,30 +24,39 @@ Strengthen = Annotated[
     typer.Option(help="WORD:CONCEPT of a target, such as blue:Color or blue:Color*2. May be repeated."),
 ]
 Weight = Annotated[list[str] | None, typer.Option(help="WORD*FACTOR, such as snowy*2. May be repeated.")]
-Photo = Annotated[Path | None, typer.Option(help="An image to edit, instead of generating the source.")]
+Photo = Annotated[
+    Path | None, typer.Option(help="An existing image to edit, instead of generating the source.")
+]
 Inversion = Annotated[
-    Literal["edit-friendly", "ddim"], typer.Option(help="How the noise of the image is found.")
+    Literal["edit-friendly", "ddim"], typer.Option(help="How the image is inverted to noise.")
 ]
 Skip = Annotated[
-    float, typer.Option(min=0, max=0.95, help="Share of first steps left out, to keep more of the image.")
+    float,
+    typer.Option(min=0, max=0.95, help="Fraction of the first steps to skip, to keep more of the image."),
 ]
 Cross = Annotated[
-    float, typer.Option(min=0, max=1, help="Share of steps with the source's cross-attention maps.")
+    float, typer.Option(min=0, max=1, help="Fraction of steps that use the source's cross-attention maps.")
 ]
 SelfAttention = Annotated[
     float | None,
     typer.Option(
         min=0,
         max=1,
-        help="Share of steps with the source's self-attention; 0.4, or 0.9 with concepts, if not given.",
+        help="Fraction of steps that use the source's self-attention; by default 0.4, or 0.9 with concepts.",
     ),
 ]
-Blend = Annotated[bool, typer.Option("--blend", help="Keep the source outside the changed words.")]
-Seeds = Annotated[str, typer.Option(help="One row of images from each seed.")]
-Words = Annotated[list[str], typer.Option("--word", "-w", help="A subject. Repeat it for each subject.")]
+Blend = Annotated[
+    bool, typer.Option("--blend", help="Keep the source outside the region of the changed words.")
+]
+Seeds = Annotated[str, typer.Option(help="Comma-separated seeds, one row of images per seed.")]
+Words = Annotated[
+    list[str], typer.Option("--word", "-w", help="A subject of the prompt. Repeat for each subject.")
+]
 ConceptOf = Annotated[
     list[str] | None,
-    typer.Option(help="WORD:CONCEPT of a subject; its maps are then weighted by that concept's heads."),
+    typer.Option(
+        help="WORD:CONCEPT of a subject, to weight its maps by that concept's heads. May be repeated."
+    ),
 ]
 
 
@@ -55,7 +64,7 @@ def edit(
     source: Source,
     targets: Targets,
     strengthen: Strengthen = None,
-    strength: Annotated[float, typer.Option(help="Strength of what --strengthen asks for.")] = 1.0,
+    strength: Annotated[float, typer.Option(help="Factor on all strengths of --strengthen.")] = 1.0,
     weight: Weight = None,
     image: Photo = None,
     inversion: Inversion = "edit-friendly",
@@ -72,7 +81,7 @@ def edit(
 ) -> None:
     """Edit an image by editing its prompt.
 
-    Writes source and edits side by side; each PNG says how it was made.
+    Writes the source and its edits side by side; each PNG records how it was made.
 
     \b
     Examples:
@@ -114,7 +123,7 @@ def edit(
 
 
 def excite(
-    prompt: Annotated[str, typer.Argument(help="What to generate.")],
+    prompt: Annotated[str, typer.Argument(help="The prompt of the images.")],
     words: Words,
     concept: ConceptOf = None,
     model: Measured = Measured(),
@@ -124,10 +133,10 @@ def excite(
     negative_prompt: NegativePrompt = None,
     size: Size = Size(),
 ) -> None:
-    """Generate a prompt so that each of its subjects is there.
+    """Generate images in which each subject of the prompt appears.
 
-    Writes plain and excited images side by side; given concepts, also those in which the neglected subject
-    is turned up without a gradient, which works on every model.
+    Writes plain and excited images side by side. With --concept, also images in which the neglected subject
+    is strengthened without a gradient, which works on every model.
 
     \b
     Examples:
@@ -148,7 +157,7 @@ def excite(
     concepts, factors = _strengthened(concept or (), relevance)
     if any(factor != 1 for factor in factors.values()):
         raise HeadwiseError(
-            f"--concept {' '.join(concept or ())} has a strength; expected WORD:CONCEPT alone."
+            f"--concept {' '.join(concept or ())} has a strength; expected WORD:CONCEPT without one."
         )
     keys = numbers_in(seeds, int)
     methods: dict[str, list[Any]] = {"plain": []}
@@ -174,7 +183,7 @@ def excite(
 def _inverted(
     pipe: Any, image: Path, source: str, inversion: str, num_inference_steps: int, size: Size
 ) -> Any:
-    """The noise that generates an image; what was cropped, and how much of it was lost, goes to stderr."""
+    """Invert an image to noise; cropping and reconstruction quality are reported on stderr."""
     from headwise.editing.inversion import invert
     from headwise.model.generate import image_size, side_step
     from headwise.pictures import cropped, fitted, read_picture, size_of_shape
@@ -186,13 +195,12 @@ def _inverted(
         print(left_out, file=sys.stderr)
         width, height = size_of_shape(picture, image_size(pipe), side_step(pipe))
         if size.height is None and (width, height) != goal:
-            print(f"In its own shape it would be --height {height} --width {width}.", file=sys.stderr)
+            print(f"To keep its shape, give --height {height} --width {width}.", file=sys.stderr)
     pixels = fitted(picture, goal)
     method: Any = inversion.replace("-", " ")
     inverted = invert(pipe, pixels, source, method=method, num_inference_steps=num_inference_steps)
     print(
-        f"The image generated again has {inverted.psnr:.1f} dB; encoded and decoded alone it has "
-        f"{inverted.limit:.1f} dB.",
+        f"Reconstruction PSNR {inverted.psnr:.1f} dB (autoencoder alone: {inverted.limit:.1f} dB)",
         file=sys.stderr,
     )
     return inverted

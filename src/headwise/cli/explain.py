@@ -15,31 +15,41 @@ if TYPE_CHECKING:  # torch takes seconds to import, which --help need not pay
 __all__ = ["explain"]
 
 FIGURE, NUMBERS, PICTURE = "explanation.png", "explanation.json", "picture.png"
-FAR = 0.2  # from 1, where the shares of a word are called inexact
+FAR = 0.2  # distance from 1 beyond which the shares of a word are called inexact
 
 
 def explain(
-    prompt: Annotated[str, typer.Argument(help="What to generate.")],
+    prompt: Annotated[str, typer.Argument(help="The prompt of the image.")],
     word: Annotated[
         list[str] | None,
-        typer.Option(help="A word or phrase of the prompt to explain; by default all but 'a', 'of' …"),
+        typer.Option(
+            help="Word or phrase of the prompt to explain; by default all but 'a', 'of', …. May be repeated."
+        ),
     ] = None,
     model: Model = Model(),
     seed: Seed = 0,
-    picture: Annotated[int, typer.Option(min=0, help="The number of the image of this seed.")] = 0,
-    calls: Annotated[int, typer.Option(min=1, help="Denoiser calls at which effects are measured.")] = 10,
-    points: Annotated[int, typer.Option(min=1, help="More points are more exact, and take longer.")] = 1,
-    maps_of: Annotated[int, typer.Option("--maps", min=0, help="Heads of each word that get a map.")] = 4,
+    picture: Annotated[int, typer.Option(min=0, help="Number of the image for this seed, from 0.")] = 0,
+    calls: Annotated[
+        int, typer.Option(min=1, help="Number of denoiser calls at which effects are measured.")
+    ] = 10,
+    points: Annotated[
+        int, typer.Option(min=1, help="Points of the integral; more are more exact and slower.")
+    ] = 1,
+    maps_of: Annotated[
+        int, typer.Option("--maps", min=0, help="Number of heads per word that get a map.")
+    ] = 4,
     output: Output = Output(Path("runs/explain")),
     sampling: Sampling = Sampling(50),
     negative_prompt: NegativePrompt = None,
     size: Size = Size(),
-    batch_size: Annotated[int, typer.Option(min=1, help="Rows at a time, beside the image.")] = 8,
+    batch_size: Annotated[
+        int, typer.Option(min=1, help="Rows computed at a time beside the image; fewer need less memory.")
+    ] = 8,
 ) -> None:
-    """Generate an image, and say which heads drew each word of it, and where.
+    """Generate an image, and show which heads contribute to each word, and where.
 
-    Writes the image, a figure, and all numbers as JSON. A share is that of a head in all that the word
-    does to the output of the denoiser; where it is below 0 the head works against the word.
+    Writes the image, a figure, and all numbers as JSON. A head's share is its part of the word's effect on
+    the denoiser's output; a head with a share below 0 works against the word.
 
     \b
     Examples:
@@ -47,7 +57,7 @@ def explain(
       headwise explain "a red car" --word red --seed 3 --out runs/red-car
       headwise explain "a cat on a sofa" -m sd14 --word cat --points 3 --json
     """
-    from headwise.report import plots  # refuses at once where matplotlib is missing
+    from headwise.report import plots  # fails at once if matplotlib is missing
 
     pipe = model.load()
     size.require(pipe)
@@ -76,12 +86,12 @@ def explain(
     console().print(table("word", "strength>", "share>", "head>", "address", rows=_rows(explained)))
     for name, total in zip(explained.words, explained.completeness, strict=True):
         if abs(total - 1) > FAR:
-            print(f"The shares of {name!r} come to {total:.2f} in all, not 1: --points 3 is more exact.")
+            print(f"The shares of {name!r} sum to {total:.2f}, not 1; --points 3 is more exact.")
     print(output.out / FIGURE)
 
 
 def _rows(explained: "Explanation") -> Iterator[tuple[str, ...]]:
-    """The largest heads of each word, which is named once."""
+    """The heads with the largest shares of each word; the word itself is printed once."""
     for name, strength in zip(explained.words, explained.strengths, strict=True):
         for rank, (head, address, share) in enumerate(explained.top(name)):
             first = (name, f"{strength:.2f}") if rank == 0 else ("", "")
@@ -89,7 +99,7 @@ def _rows(explained: "Explanation") -> Iterator[tuple[str, ...]]:
 
 
 def _summary(explained: "Explanation", out: Path) -> dict[str, Any]:
-    """What is printed for programs: the files, and all but the shares of every head and the maps."""
+    """What --json prints: the files, and everything but the shares of all heads and the maps."""
     names = ("word", "strength", "completeness", "by_layer", "top")
     described = explained.to_json()
     words = [{name: word[name] for name in names} for word in described["words"]]

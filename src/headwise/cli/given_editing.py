@@ -1,4 +1,4 @@
-"""What `headwise benchmark editing --pictures` does: methods at equal preservation, on given images."""
+"""`headwise benchmark editing --pictures`: methods on existing images, at equal preservation."""
 
 import itertools
 from typing import Any
@@ -10,18 +10,18 @@ from headwise.intervals import Interval
 
 __all__ = ["given_editing"]
 
-BASELINE = "prompt-to-prompt"  # what areas are compared with
+BASELINE = "prompt-to-prompt"  # the method that areas are compared with
 
 
 def given_editing(
     model: Measured, pictures: str, count: int, sweep: EditSweep, sharing: Sharing, **options: Any
 ) -> None:
-    """Compare ways of editing given images, and print what they reach.
+    """Compare methods of editing existing images, and print their scores.
 
     Args:
         model, sweep, sharing: As in `headwise benchmark editing`.
         pictures: The file of pairs with images, as `given_pairs` takes it.
-        count: The largest number of pairs of each attribute.
+        count: The maximum number of pairs per attribute.
         options: `scorer`, `effect_file` and `methods`.
     """
     from headwise.benchmarks.given_editing import benchmark_given_editing
@@ -51,13 +51,13 @@ def given_editing(
                 for setting, (preservation, alignment) in result.points(method, attribute).items()
             }
         )
-    above = [f"above {BASELINE}>"] * (BASELINE in result.methods)
+    above = [f"gain over {BASELINE}>"] * (BASELINE in result.methods)
     grid = table("attribute", "method", "area (95 %)>", "at 0.9>", "at 0.95>", *above, rows=rows)
     print_report(sweep.out, {"attributes": numbers, "settings": points}, sweep.as_json, grid)
 
 
 def _intervals(result: Any, method: str, attribute: str) -> dict[str, Interval]:
-    """The area, the alignment at two preservations, and the area above the baseline's."""
+    """The area, the alignment at two preservations, and the gain in area over the baseline."""
     intervals = {"area": result.area(method, attribute)}
     intervals |= {f"at_{p:g}": result.at(method, p, attribute) for p in (0.9, 0.95)}
     if BASELINE in result.methods:

@@ -1,4 +1,4 @@
-"""Groups of options, which commands take as one parameter and typer as many.
+"""Groups of options: one parameter for a command, several options for typer.
 
     def weaken(model: Measured = Measured(), sampling: Sampling = Sampling(20)) -> None: ...
 
@@ -16,13 +16,13 @@ from typing import Any, get_type_hints
 
 __all__ = ["grouped"]
 
-LAST = (  # what --help shows after all others
+LAST = (  # the options that --help lists last
     "shard", "ray", "workers", "config", "loras", "scheduler", "clip_skip", "dtype", "device", "as_json",
 )  # fmt: skip
 
 
 def grouped(command: Callable[..., None]) -> Callable[..., None]:
-    """The command as typer reads it: every parameter that is a dataclass becomes an option per field.
+    """The command as typer reads it: every dataclass parameter becomes one option per field.
 
     Args:
         command: A function whose dataclass parameters have an instance as their default; its values are the

@@ -12,21 +12,21 @@ __all__ = ["file_of", "pipeline_of", "scales_in"]
 
 
 def pipeline_of(name: str, dtype: str, device: str, loading: dict[str, Any]) -> Any:
-    """The pipeline, on the device, quietly.
+    """Load a pipeline onto a device, without progress bars.
 
     Args:
-        name: As --model takes it.
+        name: The model, as --model takes it.
         dtype, device: As the options of these names take them.
-        loading: What `load_pipeline` takes beside.
+        loading: Further arguments of `load_pipeline`.
     """
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it would advise to install torchvision
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # else it advises installing torchvision
     import torch
     import transformers
 
     from headwise.measuring.official import MODELS, SHORT
     from headwise.model.pipelines import load_pipeline
 
-    transformers.utils.logging.disable_progress_bar()  # diffusers shows one of its own around it
+    transformers.utils.logging.disable_progress_bar()  # diffusers shows its own bar around it
     types = {"auto": None, "fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
     device = device_named(device)
     name = MODELS[SHORT[name]] if name in SHORT and not Path(name).exists() else name
@@ -46,10 +46,10 @@ def scales_in(texts: Sequence[str]) -> dict[str, float]:
 
 
 def file_of(path: Path) -> Path:
-    """The relevance file of a path that may be a folder."""
+    """The relevance file at a path, which may be the folder of a run."""
     file = path / "relevance.safetensors" if path.is_dir() else path
     if not file.is_file():
         raise UnreadableFile(
-            f"There is no {file}. Give a relevance file, or the folder of a finished `headwise measure`."
+            f"{file} does not exist. Give a relevance file, or the folder of a finished `headwise measure`."
         )
     return file

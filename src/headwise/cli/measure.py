@@ -36,11 +36,16 @@ Prompts = Annotated[
     typer.Option(
         "--prompts",
         "-p",
-        help="File with one prompt per line, or '-' for stdin; by effect, their words are looked for.",
+        help="File with one prompt per line, or '-' for stdin. By effect, the concepts' words are looked "
+        "up in these prompts.",
     ),
 ]
-RunFolder = Annotated[Path | None, typer.Option("--out", "-o", help="Folder of the run; else runs/<model>.")]
-Until = Annotated[float | None, typer.Option(min=0, max=1, help="Stop at this split-half correlation.")]
+RunFolder = Annotated[
+    Path | None, typer.Option("--out", "-o", help="Folder of the run; runs/<model> if not given.")
+]
+Until = Annotated[
+    float | None, typer.Option(min=0, max=1, help="Stop once the split-half correlation reaches this value.")
+]
 
 
 def measure(
@@ -65,14 +70,14 @@ def measure(
 ) -> None:
     """Measure which heads carry each concept.
 
-    Generates images and observes the heads. If run again, it goes on where it stopped.
+    Generates images and observes the heads. Running it again resumes where it stopped.
 
-    By votes, it counts which concept each head attends to. Heads choose between concepts, so a few concepts
-    of your own are measured beside those of the model's set. 64 images give a first order of heads; take
-    hundreds before you build on it.
+    By votes, it counts which concept each head attends to most. Heads choose among concepts, so a few
+    concepts of your own are measured together with those of the model's set. 64 images give a first ranking
+    of heads; use hundreds before you build on it.
 
-    By effect, it measures what share of all that a concept's words do to the image passes through each head,
-    by gradients, at one call of each image. No other concepts are needed to choose from.
+    By effect, it measures what share of the effect of a concept's words passes through each head, by
+    gradients, at one denoiser call per image. It needs no other concepts to choose among.
 
     \b
     Examples:
@@ -107,7 +112,7 @@ def measure(
 
 
 class _Measuring(NamedTuple):
-    """A measurement that lacks its pipeline, its folder and its share, and how many images it has."""
+    """A measurement that still needs a pipeline, a folder and a shard, and its total number of images."""
 
     start: "Callable[..., Relevance]"
     total: int
@@ -141,7 +146,7 @@ def _by_effect(
 
 
 def _refuse(options: OfVotes | OfEffect, by: str, other: str) -> None:
-    """Refuse options that only the other way of measuring has."""
+    """Refuse options that belong to the other way of measuring."""
     given = [f"--{name}" for name, value in vars(options).items() if value is not None]
     if given:
         raise HeadwiseError(
@@ -169,14 +174,14 @@ def _print_measured(results: dict[str, Any], relevance: "Relevance", model: str,
 
 
 def _next_step(folder: Path, relevance: "Relevance", model: str) -> str:
-    """What to do with a relevance that was just measured: look at it, then put it to the test."""
+    """What to do with a relevance that was just measured: look at it, then test it."""
     concept = (relevance.foreground or relevance.concepts)[0]
     steps = (
         ["show", str(folder), "--concept", concept],
         ["weaken", concept, "-m", model, "-r", str(folder), "--quick"],
     )
     look, test = (shlex.join(["headwise", *words]) for words in steps)
-    return f"Next: `{look}` lists its heads, and `{test}` says whether they matter."
+    return f"Next: `{look}` lists its heads, and `{test}` tests whether they matter."
 
 
 def _lines(text: str) -> list[str]:
@@ -184,7 +189,7 @@ def _lines(text: str) -> list[str]:
 
 
 def _images_in(folder: Path) -> int:
-    """How many images a folder already counts."""
+    """How many images were already counted in a folder."""
     from headwise.measuring.counting import counted_in
 
     return len(counted_in(folder) or ())

@@ -1,6 +1,6 @@
 """The options that commands share: each is declared once, in a group that commands take as one parameter.
 
-How typer comes to read them is in grouping.py.
+grouping.py turns a group into the options that typer reads.
 """
 
 from collections.abc import Sequence
@@ -26,44 +26,57 @@ __all__ = [
     "scorer_of",
 ]  # fmt: skip
 
-Dtype = Annotated[Literal["auto", "fp32", "fp16", "bf16"], typer.Option(help="Type of the weights.")]
-Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps; 'auto' is a GPU if there is one.")]
+Dtype = Annotated[Literal["auto", "fp32", "fp16", "bf16"], typer.Option(help="Data type of the weights.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 or mps; 'auto' takes a GPU if there is one.")]
 Steps = Annotated[int, typer.Option("--num-inference-steps", min=1, help="Denoising steps per image.")]
 Guidance = Annotated[
-    float, typer.Option("--guidance-scale", min=-100, max=1000, help="1 or less means no guidance.")
+    float,
+    typer.Option(
+        "--guidance-scale", min=-100, max=1000, help="Classifier-free guidance; 1 or less means none."
+    ),
 ]
 NegativePrompt = Annotated[str | None, typer.Option(help="What the images should not show.")]
 Concepts = Annotated[
     str | None,
-    typer.Option("--concepts", "-c", help="'paper34', 'emoji', or a TOML file; by default the model's own."),
+    typer.Option(
+        "--concepts", "-c", help="Concept set: 'paper34', 'emoji' or a TOML file; by default the model's own."
+    ),
 ]
 Cases = Annotated[
-    str | None, typer.Option(help="'emoji', 'paper' or a TOML file of prompts; by default the model's own.")
+    str | None,
+    typer.Option(help="Evaluation prompts: 'emoji', 'paper' or a TOML file; by default the model's own."),
 ]
 Senses = Annotated[
     str | None,
-    typer.Option(help="'emoji', 'paper' or a TOML file of [[senses]]; by default the model's own."),
+    typer.Option(
+        help="Words with two senses: 'emoji', 'paper' or a TOML file of [[senses]]; by default the "
+        "model's own."
+    ),
 ]
-Pairs = Annotated[str | None, typer.Option(help="'emoji', a TOML file, or a CSV; the guide shows both.")]
+Pairs = Annotated[
+    str | None, typer.Option(help="Edit pairs: 'emoji', a TOML or a CSV file; the guide shows both formats.")
+]
 Scorer = Annotated[
-    str | None, typer.Option(help="CLIP by hub name or folder, or 'emoji'; by default the model's own.")
+    str | None, typer.Option(help="CLIP scorer: hub name, folder or 'emoji'; by default the model's own.")
 ]
 Methods = Annotated[list[str] | None, typer.Option("--method", help="Only this method. May be repeated.")]
-Ks = Annotated[str | None, typer.Option(help="Numbers of heads, such as 0,16,64,128.")]
-Seed = Annotated[int, typer.Option(help="Together with an image's number, the source of all chance.")]
-Seeds = Annotated[str, typer.Option(help="Each prompt is generated once from each seed.")]
-BatchSize = Annotated[int, typer.Option(min=1, help="Images at a time.")]
-Json = Annotated[bool, typer.Option("--json", help="JSON on stdout instead of a table.")]
+Ks = Annotated[str | None, typer.Option(help="Numbers of heads to weaken, such as 0,16,64,128.")]
+Seed = Annotated[int, typer.Option(help="Random seed; image i depends only on (seed, i).")]
+Seeds = Annotated[str, typer.Option(help="Comma-separated seeds; each prompt is generated once per seed.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Images per batch.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout instead of a table.")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")]
 RelevanceFile = Annotated[
     Path | None,
-    typer.Option("--relevance", "-r", help="File or run folder; by default the model's own or runs/<model>."),
+    typer.Option(
+        "--relevance", "-r", help="Relevance file or run folder; by default the model's own, or runs/<model>."
+    ),
 ]
 
 
 @dataclass(frozen=True)
 class Model:
-    """Which model, and how it is loaded."""
+    """A model, and how it is loaded."""
 
     name: Annotated[
         str,
@@ -77,8 +90,8 @@ class Model:
     config: Annotated[
         str | None,
         typer.Option(
-            help="For a .safetensors file: the folder of a pipeline of its family, whose weights may be "
-            "missing, or a hub name; fetched if not given."
+            help="Configuration of a .safetensors file: a hub name, or the folder of a pipeline of its "
+            "family, whose weights may be missing; downloaded if not given."
         ),
     ] = None
     loras: Annotated[
@@ -96,14 +109,14 @@ class Model:
     ] = None
     clip_skip: Annotated[
         int | None,
-        typer.Option(min=1, help="2 leaves out the last layer of the text encoder, as A1111 counts."),
+        typer.Option(min=1, help="CLIP skip as A1111 counts it: 2 leaves out the text encoder's last layer."),
     ] = None
     dtype: Dtype = "auto"
     device: Device = "auto"
 
     @property
     def defaults(self) -> Defaults:
-        """What goes with the model."""
+        """The concepts, prompts, scorer and settings that go with the model."""
         return defaults_of(self.name)
 
     def concepts(self, name: str | None) -> "ConceptSet":
@@ -118,7 +131,7 @@ class Model:
 
     @property
     def run_name(self) -> str:
-        """What its folder in runs/ is called; a model with LoRA has one of its own."""
+        """The name of its folder in runs/; a model with LoRA files has a folder of its own."""
         path = Path(self.name)
         name = path.stem if path.suffix == ".safetensors" else path.name
         return "+".join([name, *(Path(file).stem for file in scales_in(self.loras or ()))])
@@ -130,7 +143,7 @@ class Model:
 
     @property
     def loading(self) -> dict[str, Any]:
-        """What `load_pipeline` takes beside the name, the type and the device, where it was given."""
+        """The further arguments of `load_pipeline` that were given."""
         given = {
             "config": self.config,
             "loras": scales_in(self.loras or ()),
@@ -142,12 +155,12 @@ class Model:
 
 @dataclass(frozen=True)
 class Measured(Model):
-    """A model, and what was measured of it."""
+    """A model and its measured relevance."""
 
     relevance_file: RelevanceFile = None
 
     def measured_file(self, runs: Path = Path("runs")) -> Path:
-        """The file or folder given, else the built-in model's own file, else that of runs/<model>."""
+        """The relevance file: the given one, else the built-in model's own, else that of runs/<model>."""
         if self.relevance_file is None and (built_in := emoji.MODELS.get(self.name)):
             return built_in.relevance
         folder, without = runs / self.run_name, runs / replace(self, loras=None).run_name
@@ -156,13 +169,13 @@ class Measured(Model):
         file = self.relevance_file or folder
         if self.relevance_file is None and not file.exists():
             raise UnreadableFile(
-                f"Nothing has been measured of {self.name}: there is no {file}. Measure it with `headwise "
+                f"{self.name} has not been measured: {file} does not exist. Measure it with `headwise "
                 f"measure --model {self.name}`, or give --relevance."
             )
         return file_of(file)
 
     def relevance(self) -> "Relevance":
-        """What the file holds."""
+        """The relevance in `measured_file`."""
         from headwise.measuring.relevance import Relevance
 
         return Relevance.load(self.measured_file())
@@ -187,20 +200,24 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Size:
-    """How large images are."""
+    """The size of the images."""
 
     height: Annotated[
-        int | None, typer.Option(min=8, help="Height of the images in pixels; the model's own if not given.")
+        int | None,
+        typer.Option(min=8, help="Height of the images in pixels; the model's default if not given."),
     ] = None
     width: Annotated[
-        int | None, typer.Option(min=8, help="Width of the images in pixels; the model's own if not given.")
+        int | None,
+        typer.Option(min=8, help="Width of the images in pixels; the model's default if not given."),
     ] = None
 
     def __post_init__(self) -> None:
         given = {"--height": self.height, "--width": self.width}
         missing = [option for option, pixels in given.items() if pixels is None]
         if len(missing) == 1:
-            raise HeadwiseError(f"One of --height and --width was given. Give {missing[0]} too, or neither.")
+            raise HeadwiseError(
+                f"Only one of --height and --width was given. Give {missing[0]} too, or neither."
+            )
 
     def require(self, pipe: Any) -> None:
         """Refuse a size at which the pipeline does not generate, before it is called."""
@@ -216,20 +233,22 @@ class Sharing:
     shard: Annotated[
         str | None,
         typer.Option(
-            help="Only this share: i/n from 0/n on, or auto under torchrun, accelerate launch or SLURM. "
-            "`headwise merge` puts the shares together."
+            help="Compute only shard i/n, with i from 0 to n - 1, or 'auto' under torchrun, accelerate "
+            "launch or SLURM. `headwise merge` merges the shards."
         ),
     ] = None
     ray: Annotated[
         str | None,
         typer.Option(
-            help="Share over a Ray cluster: its address, auto, or local for this machine, which is also "
-            "meant where no address follows."
+            help="Share the work over a Ray cluster: its address, 'auto', or 'local' for this machine (the "
+            "default without an address)."
         ),
     ] = None
     workers: Annotated[
         int | None,
-        typer.Option(min=1, help="With --ray: number of workers; by default one per GPU, or else per CPU."),
+        typer.Option(
+            min=1, help="With --ray: number of workers; by default one per GPU, or per CPU without GPUs."
+        ),
     ] = None
 
 
@@ -245,7 +264,7 @@ class Output:
 class Counting(Output):
     """How a benchmark measures relevance, and where its results go."""
 
-    seed: Annotated[int, typer.Option(help="The source of all chance, in images and in words.")] = 0
+    seed: Annotated[int, typer.Option(help="Random seed of images and word samples.")] = 0
     batch_size: BatchSize = 12
 
     @property
@@ -280,8 +299,8 @@ class Sweep:
 class EditSweep(Sweep):
     """A sweep over pairs of a source and a target, which are generated together."""
 
-    seeds: Annotated[str, typer.Option(help="Each pair is edited once from each seed.")]
-    batch_size: Annotated[int, typer.Option(min=2, help="Images at a time, sources included.")] = 32
+    seeds: Annotated[str, typer.Option(help="Comma-separated seeds; each pair is edited once per seed.")]
+    batch_size: Annotated[int, typer.Option(min=2, help="Images per batch, sources included.")] = 32
 
 
 def scorer_of(scorer: str | None, model: Model) -> Any:
@@ -292,7 +311,7 @@ def scorer_of(scorer: str | None, model: Model) -> Any:
 
 
 def concept_named(concept: str, names: Sequence[str]) -> str:
-    """The concept that is meant, written in any case."""
+    """The concept of this name, which may be written in any case."""
     from headwise.measuring.concepts import unknown_concept
 
     matching = [name for name in names if name.casefold() == concept.casefold()]
@@ -302,10 +321,8 @@ def concept_named(concept: str, names: Sequence[str]) -> str:
 
 
 def numbers_in(text: str, kind: type) -> list[Any]:
-    """The numbers of a text that has commas between them."""
+    """The numbers of a comma-separated text."""
     try:
         return [kind(number) for number in text.split(",")]
     except ValueError:
-        raise HeadwiseError(
-            f"{text!r} was given; expected numbers with commas between, such as 0,1,2."
-        ) from None
+        raise HeadwiseError(f"{text!r} was given; expected comma-separated numbers, such as 0,1,2.") from None

@@ -1,4 +1,4 @@
-"""What commands print: tables for eyes, JSON for programs, and the numbers in both."""
+"""What commands print: tables for people, JSON for programs, and the numbers in both."""
 
 import json
 import math
@@ -29,12 +29,12 @@ def ends(mean: Interval) -> dict[str, float | None]:
 
 
 def interval(relevance: float, standard_error: float) -> str:
-    """Relevance with its interval of 95 %."""
+    """Relevance with its 95 % interval."""
     return f"{relevance:.2f}" + (f" ± {1.96 * standard_error:.2f}" if math.isfinite(standard_error) else "")
 
 
 def duration(seconds: float) -> str:
-    """Seconds in the unit that people would use."""
+    """Seconds in a readable unit."""
     for size, unit in ((86400, "days"), (3600, "h"), (60, "min")):
         if seconds >= 2 * size:
             return f"{seconds / size:.1f} {unit}"
@@ -48,7 +48,7 @@ def console() -> Console:
 
 
 def table(*columns: str, rows: Iterable[Sequence[str]] = ()) -> Table:
-    """A table; a column whose name ends in > is aligned to the right."""
+    """A table; a column whose name ends in > is right-aligned."""
     grid = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
         grid.add_column(
@@ -68,7 +68,7 @@ def print_rows(rows: Iterable[tuple[object, object]]) -> None:
 
 
 def print_files(files: Sequence[Path], as_json: bool) -> None:
-    """Print what `save_columns` wrote: all files for programs, the grid for eyes."""
+    """Print what `save_columns` wrote: all files as JSON, or just the grid."""
     if as_json:
         print_json({"grid": str(files[-1]), "files": [str(file) for file in files[:-1]]})
     else:
@@ -76,7 +76,7 @@ def print_files(files: Sequence[Path], as_json: bool) -> None:
 
 
 def print_report(folder: Path, numbers: dict[str, Any], as_json: bool, *tables: Table | str) -> None:
-    """Write the page of a run; print its numbers for programs, or its tables and sentences for eyes."""
+    """Write the page of a run; print its numbers as JSON, or its tables and sentences."""
     from headwise.report.measurement import report
 
     page = report(folder)

@@ -2,8 +2,8 @@
 
     headwise benchmark polysemy --quick        means --count 12 --seeds 0 --num-inference-steps 10
 
-Options that are given as well count as given. A first look that would leave other scores than the whole run
-has a folder of its own, so that neither continues the other; of a measurement it is the first images.
+Options given together with it take precedence. A first look whose scores differ from those of the full run
+has a folder of its own, so that neither resumes the other; that of a measurement is its first images.
 """
 
 import inspect
@@ -36,11 +36,11 @@ FIRST_LOOKS: Mapping[str, Mapping[str, Any]] = {
 """What each command does with --quick, by the names of its parameters."""
 
 GOES_ON = ("measure",)
-"""Whose first look is a part of the whole run."""
+"""The commands whose first look is part of the full run."""
 
 
 def quickly(name: str, command: Callable[..., None]) -> Callable[..., None]:
-    """The command with `--quick`, where it has a first look; otherwise the command as it is.
+    """The command with `--quick` if it has a first look; otherwise the command itself.
 
     Args:
         name: The name of the command.
@@ -54,7 +54,7 @@ def quickly(name: str, command: Callable[..., None]) -> Callable[..., None]:
         _spelled(look, signature) + key.removeprefix(name).replace(" --", " with --")
         for key, look in looks.items()
     ]
-    help = f"A first look: {', or '.join(spelled)}, where these are not given."
+    help = f"A first look: {', or '.join(spelled)}, unless given otherwise."
     annotations = {
         "context": typer.Context,
         "quick": Annotated[bool, typer.Option("--quick", help=help)],
@@ -64,7 +64,7 @@ def quickly(name: str, command: Callable[..., None]) -> Callable[..., None]:
 
     @wraps(command)
     def with_quick(*, context: Any, quick: bool, **values: Any) -> None:
-        """Call the command with what its first look changes."""
+        """Call the command with the changes of its first look."""
         if quick:
             look = looks.get(f"{name} --by {values.get('by')}", looks[name])
             values |= {key: value for key, value in look.items() if not _is_given(context, key)}
@@ -80,13 +80,13 @@ def quickly(name: str, command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _is_given(context: Any, parameter: str) -> bool:
-    """Whether the command line has this option, even if with its default."""
+    """Whether the option was given on the command line, even with its default value."""
     source = context.get_parameter_source(parameter)
     return source is not None and source.name != "DEFAULT"
 
 
 def _folder(name: str, values: Mapping[str, Any]) -> Path:
-    """Where a first look goes: beside the folder of the whole run."""
+    """The folder of a first look, next to that of the full run."""
     if values["out"] is not None:
         out: Path = values["out"]
     else:
@@ -97,7 +97,7 @@ def _folder(name: str, values: Mapping[str, Any]) -> Path:
 
 
 def _spelled(look: Mapping[str, Any], signature: inspect.Signature) -> str:
-    """What is changed, as one would type it."""
+    """The changed options as one would type them."""
     spelled = []
     for name, value in look.items():
         declared = signature.parameters[name].annotation.__metadata__[0].param_decls or ()

@@ -1,4 +1,4 @@
-"""Runs: the pipeline or its workers, the folder, the shard, and the note of the command that made them."""
+"""Runs: the pipeline or its workers, the folder, the shard, and a record of the command."""
 
 import shlex
 import sys
@@ -18,17 +18,17 @@ if TYPE_CHECKING:  # torch takes seconds to import, which --help need not pay
 
 __all__ = ["Run", "arguments", "note_command", "resumable", "running"]
 
-arguments: ContextVar[tuple[str, ...]] = ContextVar("arguments", default=())  # what stands after `headwise`
+arguments: ContextVar[tuple[str, ...]] = ContextVar("arguments", default=())  # the words after `headwise`
 
 
 @dataclass(frozen=True)
 class Run:
-    """What a command that may be shared works with.
+    """The pipeline, folder and shard of a command whose work can be shared.
 
     Args:
-        pipe: The pipeline, or Ray workers of whom each has one.
-        out: The folder that was asked for.
-        shard: The share of this process; None where it does everything.
+        pipe: The pipeline, or Ray workers that have one each.
+        out: The folder that was given.
+        shard: The share of this process; None if it does all the work.
     """
 
     pipe: Any
@@ -41,11 +41,11 @@ class Run:
         return self.out if self.shard is None else self.shard.folder(self.out)
 
     def place(self, total: int) -> dict[str, Any]:
-        """Arguments of the library: the folder, and which of 0 … total - 1 are the shard's."""
+        """Arguments for the library: the folder, and which of 0 … total - 1 belong to the shard."""
         return {"numbers": None if self.shard is None else self.shard.of(total), "out": self.folder}
 
     def ends_as_shard(self, scored: int, as_json: bool) -> bool:
-        """Whether this is a shard, of which nothing can be concluded yet; then how far it is, is printed."""
+        """Whether this is a shard, which has no result of its own; its progress is then printed."""
         if self.shard is None:
             return False
         if as_json:
@@ -53,17 +53,19 @@ class Run:
             return True
         print(f"Shard {self.shard}: {scored} scores in {self.folder}")
         merge = f"headwise merge {self.out} --out {self.out}"
-        print(f"When all are done: {merge}, then this command without --shard.")
+        print(f"When all shards are done: {merge}, then this command without --shard.")
         return True
 
 
 @contextmanager
 def running(model: Model, sharing: Sharing, out: Path) -> Iterator[Run]:
-    """A run that goes on when the same command is given again, shared as the options say."""
+    """A run that resumes when the same command is given again, shared as the options say."""
     from headwise.runs.shards import shard_of
 
     if sharing.shard is not None and sharing.ray is not None:
-        raise HeadwiseError("--shard and --ray were given. Give one: Ray shares the work out by itself.")
+        raise HeadwiseError(
+            "Both --shard and --ray were given. Give one: Ray distributes the work by itself."
+        )
     shard = None if sharing.shard is None else shard_of(sharing.shard)
     with _pipeline(model, sharing) as pipe:
         run = Run(pipe, out, shard)
@@ -87,15 +89,15 @@ def _pipeline(model: Model, sharing: Sharing) -> Iterator[Any]:
 
 @contextmanager
 def resumable(folder: Path) -> Iterator[None]:
-    """Note the command in the folder of its run, and say on the way out that an interrupted run goes on."""
+    """Record the command in the folder of its run; when interrupted, say how to resume."""
     try:
         yield
     except RunMismatch:
-        raise  # the folder is another run's, or another process's
+        raise  # the folder belongs to another run or another process
     except BaseException as error:
         if isinstance(error, KeyboardInterrupt):
             print(
-                "\nInterrupted. What was counted is kept; the same command goes on from there.",
+                "\nInterrupted. What was counted is kept; the same command resumes from there.",
                 file=sys.stderr,
             )
         note_command(folder)
@@ -104,7 +106,7 @@ def resumable(folder: Path) -> Iterator[None]:
 
 
 def note_command(folder: Path) -> None:
-    """Write down the command, so that the page of a run can show it; nothing where no run was begun."""
+    """Record the command, so that the page of a run can show it; does nothing if no run was begun."""
     from headwise.files import write_whole
 
     if folder.is_dir() and any(folder.iterdir()):

@@ -19,31 +19,29 @@ __all__ = ["serve"]
 def serve(
     model: Measured = Measured(),
     scorer: Scorer = None,
-    runs: Annotated[Path, typer.Option(help="The folder of runs, which the page shows and adds to.")] = Path(
+    runs: Annotated[Path, typer.Option(help="Folder of runs that the page shows and adds to.")] = Path(
         "runs"
     ),
     lora_folder: Annotated[
         Path | None,
-        typer.Option(
-            "--loras", help="Folder of LoRA files from which the page may choose; none if not given."
-        ),
+        typer.Option("--loras", help="Folder of LoRA files that the page offers; none if not given."),
     ] = None,
     host: Annotated[
-        str, typer.Option(help="Address to listen at; a token is required for any but this machine's own.")
+        str, typer.Option(help="Address to listen on; a token is required unless it is this machine's own.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 is any free port.")] = 7860,
     token: Annotated[
         str | None,
-        typer.Option(envvar="HEADWISE_TOKEN", help="Required to open the page; generated if needed."),
+        typer.Option(envvar="HEADWISE_TOKEN", help="Token required to open the page; generated if needed."),
     ] = None,
     allow_host: Annotated[
         list[str] | None,
-        typer.Option(help="Another name of this server, as behind a proxy. May be repeated."),
+        typer.Option(help="Another host name of this server, such as behind a proxy. May be repeated."),
     ] = None,
 ) -> None:
-    """Serve the page: look at heads, steer, edit, weaken, measure.
+    """Serve a web page to explore heads, steer, edit, weaken and measure.
 
-    For a browser on this machine. The page loads nothing from any other host.
+    By default only a browser on this machine can open it. The page loads nothing from any other host.
 
     \b
     Examples:
@@ -64,12 +62,12 @@ def serve(
     address = _address(*listening.getsockname()[:2])
     print(f"Open {address}/" + (f"?token={rules.token}" if rules.token else ""), flush=True)
     if rules.token and not token:
-        print("The token is new at every start; give one with --token to keep it.", file=sys.stderr)
+        print("The token is new at every start; give --token to keep one.", file=sys.stderr)
     serving.serve(make_app(Service(session, RunStore(runs)), rules), listening)
 
 
 def _session(model: Measured, scorer: str | None, runs: Path, loras: Path | None) -> "ModelSession":
-    """The model that the page works with, which is loaded once the page is served."""
+    """The model behind the page, loaded once the page is served."""
     from headwise.web.session import ModelSession
 
     defaults = model.defaults
@@ -98,12 +96,12 @@ def _folder_of(folder: Path | None) -> Path | None:
 
 
 def _load(model: Measured) -> Any:
-    """The pipeline; that it cannot be had is said here too, and not on the page alone."""
+    """Load the pipeline; an error is printed here too, not only shown on the page."""
     try:
         return model.load()
     except Exception as error:
         print(f"error: {error}", file=sys.stderr)
-        print("The page is served without a model. Ctrl-C ends.", file=sys.stderr, flush=True)
+        print("The page is served without a model. Press Ctrl-C to stop.", file=sys.stderr, flush=True)
         raise
 
 

@@ -1,4 +1,4 @@
-"""Commands that look at what was measured: show, report."""
+"""Commands that show what was measured: show, report."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
@@ -15,7 +15,7 @@ if TYPE_CHECKING:  # torch takes seconds to import, which --help need not pay
 
 __all__ = ["report", "show"]
 
-NEGLIGIBLE = -0.05  # relevance against a word that the table leaves out
+NEGLIGIBLE = -0.05  # the table leaves out heads whose negative relevance is above this
 
 
 def show(
@@ -26,11 +26,11 @@ def show(
 ) -> None:
     """Show the most relevant heads of each concept.
 
-    With 95 % intervals, and the split-half rank correlation, which says how well other images would repeat
-    the order of heads. Concepts that only stood beside yours are shown by name.
+    Shows 95 % intervals, and the split-half rank correlation, an estimate of how well other images would
+    reproduce the ranking of heads. Concepts that were only measured beside yours are shown with --concept.
 
-    Of a measurement by effect also the heads that work against the concept's words: those whose relevance is
-    below 0 by more than its error. The table leaves out those above -0.05; --json has all.
+    For a measurement by effect, also shows the heads that work against the concept's words: those whose
+    relevance is below 0 by more than its error. The table leaves out those above -0.05; --json has all.
 
     \b
     Examples:
@@ -47,9 +47,9 @@ def show(
 
 
 def report(folder: Annotated[Path, typer.Argument(help="The folder of a run.")]) -> None:
-    """Write the page of a run.
+    """Write the HTML page of a run.
 
-    index.html holds everything that it shows; open it, print it, or send it.
+    index.html is self-contained: open it, print it, or send it.
 
     \b
     Example:

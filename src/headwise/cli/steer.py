@@ -19,6 +19,7 @@ from headwise.cli.options import (
     Output,
     Sampling,
     Scorer,
+    Seed,
     Seeds,
     Sharing,
     Size,
@@ -44,17 +45,20 @@ Adjust = Annotated[
     list[str] | None, typer.Option(help="WORD:TOWARD-AWAY or WORD:TOWARD-AWAY*STRENGTH. May be repeated.")
 ]
 Suggest = Annotated[
-    str | None, typer.Option(help="Generate no images; print which concepts this word excites.")
+    str | None, typer.Option(help="Instead of images, print the concepts whose heads attend to this word.")
 ]
 Strengths = Annotated[
-    str | None, typer.Option(help="Several strengths, such as 0,0.5,1,2: a column for each.")
+    str | None, typer.Option(help="Comma-separated strengths, such as 0,0.5,1,2: one column each.")
 ]
 Score = Annotated[
     Literal["choice", "certainty", "similarity"],
-    typer.Option(help="The scorer's choice among the concept's words, its certainty, or CLIP similarity."),
+    typer.Option(
+        help="The scorer's choice among the concept's words, its certainty, or the CLIP similarity."
+    ),
 ]
 Factors = Annotated[
-    str, typer.Option(help="What the attention of weakened heads is multiplied by; several make a sweep.")
+    str,
+    typer.Option(help="Factor on the attention of weakened heads; several, comma-separated, make a sweep."),
 ]
 WeakenFolder = Annotated[
     Path | None,
@@ -63,23 +67,25 @@ WeakenFolder = Annotated[
 
 
 def generate(
-    prompt: Annotated[str, typer.Argument(help="What to generate.")],
+    prompt: Annotated[str, typer.Argument(help="The prompt of the images.")],
     strengthen: Strengthen = None,
     adjust: Adjust = None,
     suggest: Suggest = None,
     strengths: Strengths = None,
     model: Measured = Measured(),
-    pictures: Annotated[int, typer.Option("--pictures", "-n", min=1, help="Number of rows.")] = 4,
+    pictures: Annotated[
+        int, typer.Option("--pictures", "-n", min=1, help="Number of images per column.")
+    ] = 4,
     output: Output = Output(Path("runs/generate")),
-    seed: Annotated[int, typer.Option(help="Together with an image's number, the source of all chance.")] = 0,
+    seed: Seed = 0,
     sampling: Sampling = Sampling(50),
     negative_prompt: NegativePrompt = None,
     size: Size = Size(),
     batch_size: BatchSize = 4,
 ) -> None:
-    """Generate a prompt, plain and steered, side by side.
+    """Generate images with and without steering, side by side.
 
-    Writes every image and grid.png; each PNG says how it was made.
+    Writes every image and grid.png; each PNG records how it was made.
 
     \b
     Examples:
@@ -112,7 +118,7 @@ def weaken(
     concept: Annotated[str, typer.Argument(help="The concept whose heads are weakened.")],
     model: Measured = Measured(),
     cases: Cases = None,
-    count: Annotated[int, typer.Option(min=1, help="Prompts, at most.")] = 30,
+    count: Annotated[int, typer.Option(min=1, help="Maximum number of prompts.")] = 30,
     scorer: Scorer = None,
     score: Score = "choice",
     factors: Factors = "-2",
@@ -124,14 +130,15 @@ def weaken(
     guidance_scale: Guidance = 7.5,
     negative_prompt: NegativePrompt = None,
     size: Size = Size(),
-    batch_size: Annotated[int, typer.Option(min=1, help="Images at a time, over all k.")] = 16,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images per batch, over all k.")] = 16,
     keep_prompts: Annotated[int, typer.Option(min=0, help="Save the images of the first N prompts.")] = 2,
     sharing: Sharing = Sharing(),
     as_json: Json = False,
 ) -> None:
-    """Weaken the heads of a concept in order, and see whether it is lost.
+    """Weaken a concept's heads in order, and measure whether the concept is lost.
 
-    Most relevant first, least relevant first, in random order, and by layers; goes on where it stopped.
+    Orders are most relevant first, least relevant first, random, and by layers. Running it again resumes
+    where it stopped.
 
     \b
     Examples:
@@ -169,7 +176,7 @@ def weaken(
 
 
 def weaken_folder(concept: str) -> Path:
-    """Where the weakening of a concept goes, unless another folder is given."""
+    """The default folder for weakening a concept."""
     return Path("runs") / f"weaken-{concept.lower().replace(' ', '-')}"
 
 
@@ -189,13 +196,13 @@ def weakening_json(result: "Weakening") -> dict[str, Any]:
 
 
 def _tables(concept: str, results: "dict[float, Weakening]") -> Iterator[Table | str]:
-    """A table for every factor, and the area below it."""
+    """A table for every factor, followed by its area."""
     for factor, result in results.items():
         rows = []
         for order in result.orders:
             half = finite(result.half_drop(order))
             rows.append((order, f"{result.height(order)}", "no drop" if half is None else f"{half:.0f}"))
-        yield table("order", "mean score>", "half of the drop at k>", rows=rows)
+        yield table("order", "mean score>", "k at half drop>", rows=rows)
         yield f"{concept}, × {factor:g}: least minus most relevant first {result.area()}"
 
 
@@ -217,6 +224,6 @@ def _print_suggestions(prompt: str, word: str, suggestions: list[Any], as_json: 
     if as_json:
         print_json({"prompt": prompt, "word": word, "concepts": [s._asdict() for s in suggestions]})
         return
-    print(f'Concepts whose heads {word!r} excites in "{prompt}":', file=sys.stderr)
+    print(f'Concepts whose heads attend to {word!r} in "{prompt}":', file=sys.stderr)
     rows = [(suggestion.concept, f"{suggestion.fit:z.2f}") for suggestion in suggestions[:8]]
     console().print(table("concept", "fit>", rows=rows))

@@ -1,4 +1,4 @@
-"""Commands that ask people: study make, study serve, study invite, study report, study export."""
+"""Commands for studies with people: study make, serve, invite, report, export."""
 
 import sys
 from contextlib import closing
@@ -21,20 +21,20 @@ AnswersFile = Annotated[
 
 def make(
     folder: Annotated[Path, typer.Argument(help="The folder of a benchmark, or of other images.")],
-    ours: Annotated[
-        str | None, typer.Option(help="The method that every other one is compared with.")
-    ] = None,
+    ours: Annotated[str | None, typer.Option(help="The method that all others are compared with.")] = None,
     methods: Annotated[
         list[str] | None, typer.Option("--method", help="Only this method. May be repeated.")
     ] = None,
     together: Annotated[
-        bool, typer.Option("--together", help="All methods at once instead of two by two.")
+        bool, typer.Option("--together", help="Show all methods at once instead of in pairs.")
     ] = False,
     senses: Annotated[
         Path | None,
-        typer.Option(help="The TOML file of [[senses]] that the images were generated from, if your own."),
+        typer.Option(
+            help="The TOML file of [[senses]] that the images were generated from, if it is your own."
+        ),
     ] = None,
-    trials: Annotated[int, typer.Option(min=1, help="Questions per participant, at most.")] = 40,
+    trials: Annotated[int, typer.Option(min=1, help="Maximum number of questions per participant.")] = 40,
 ) -> None:
     """Write study.toml for the images of a benchmark, or for any other images.
 
@@ -53,7 +53,7 @@ def make(
 def serve(
     folder: Folder,
     host: Annotated[
-        str, typer.Option(help="Address to listen at; by default reachable from this machine only.")
+        str, typer.Option(help="Address to listen on; by default reachable from this machine only.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 is any free port.")] = 8767,
     answers: AnswersFile = None,
@@ -63,8 +63,8 @@ def serve(
 ) -> None:
     """Serve the rating page of a study.
 
-    Prints the link for participants. Without study.toml, one is made first, as by `study make`. If it is
-    stopped and started again, it goes on: every answer is on the disk before the next question is asked.
+    Prints the link for participants. If study.toml is missing, it is written first, as by `study make`.
+    The server can be stopped and restarted: every answer is on disk before the next question is asked.
 
     \b
     Examples:
@@ -77,17 +77,20 @@ def serve(
     from headwise.study.server import serve as serve_page
 
     if folder.is_dir() and not (folder / NAME).exists():
-        print(f"Made {make_study(folder)}; read it, and begin again if you change it.", file=sys.stderr)
+        print(f"Wrote {make_study(folder)}; read it, and restart if you change it.", file=sys.stderr)
     description, store = _opened(folder, answers)
     if "[name and address" in description.consent:
-        print("The consent text lacks your name and address: fill it in before you invite.", file=sys.stderr)
+        print(
+            "The consent text lacks your name and address; add them before you invite anyone.",
+            file=sys.stderr,
+        )
 
     def ready(address: str) -> None:
         if invited_only:
             print(f"Ready. Personal links: headwise study invite {folder} --address {address}", flush=True)
         else:
             print(f"The link for participants: {address}/s/{store.link()}", flush=True)
-        print(f"Answers go to {store.path}. Ctrl-C ends.", file=sys.stderr)
+        print(f"Answers go to {store.path}. Press Ctrl-C to stop.", file=sys.stderr)
 
     with closing(store):
         serve_page(page_of(description, folder, store, open_to_all=not invited_only), host, port, ready)
@@ -96,7 +99,7 @@ def serve(
 def invite(
     folder: Folder,
     count: Annotated[int, typer.Option(min=1, help="Number of links.")] = 10,
-    address: Annotated[str, typer.Option(help="Address of the page, as participants reach it.")] = (
+    address: Annotated[str, typer.Option(help="Address at which participants reach the page.")] = (
         "http://127.0.0.1:8767"
     ),
     answers: AnswersFile = None,
@@ -115,12 +118,12 @@ def invite(
 
 def report(
     file: File,
-    groups: Annotated[bool, typer.Option("--groups", help="Show each group of cases, too.")] = False,
+    groups: Annotated[bool, typer.Option("--groups", help="Also show each group of cases.")] = False,
     as_json: Json = False,
 ) -> None:
     """Report what people saw: rates with intervals, agreement, tests.
 
-    It can be run while the study runs.
+    It works while the study is running.
 
     \b
     Examples:
@@ -137,9 +140,9 @@ def report(
         return
     people, answers = results.participants, results.answers
     print(
-        f"{people['agreed']} took part, {people['finished']} of them to the end; "
+        f"{people['agreed']} took part, of whom {people['finished']} finished; "
         f"{people['withdrawn']} withdrew.\n"
-        f"Left out for missing attention checks: {people['left_out']}, with {answers['left_out']} answers "
+        f"Excluded for failing attention checks: {people['left_out']}, with {answers['left_out']} answers "
         f"({answers['missed']} of {answers['checks']} checks missed).\n"
         f"{answers['counted']} answers are counted."
     )
@@ -200,7 +203,7 @@ def _print_tables(results: Any, groups: bool) -> None:
         + (str(a.kappa) if finite(a.kappa.value) is not None else "unknown",)
         for a in results.agreed
     ]
-    share, kappa = ("answer", "share (95 %)>", "of>", "over cases (95 %)>"), "Fleiss' kappa (95 %)>"
+    share, kappa = ("answer", "share (95 %)>", "n>", "over cases (95 %)>"), "Fleiss' kappa (95 %)>"
     counts = ("wins>", "losses>", "ties>", "p>", "Holm>")
     for results_table in (
         table("question", "group", "shown", *share, rows=rates),

@@ -1,12 +1,12 @@
 r"""`hooked`, the one door through which anything enters a pipeline.
 
 While the context is open, the forward of every layer of the head map runs inside an `Intercept`
-(intercept.py), and the hooks (hooks.py) compute its attention. Where text and pixels are attended jointly, a
-hook gets the pixels' queries, and `site.text` says which keys are text.
+(intercept.py), and the hooks (hooks.py) compute its attention. In joint attention, a hook gets the pixels'
+queries, and `site.text` says which keys are text.
 
-Which rows carry the prompt is the pipeline's own knowledge, so for the time of the context the pipeline's
-`__call__` goes through it too (replacing.py); that makes `site.step` restart with each call, and lets hooks
-change latents before the first step and after each one (steps.py).
+Only the pipeline knows which rows carry the prompt, so while the context is open the pipeline's `__call__`
+goes through it too (replacing.py). This also makes `site.step` restart with each call, and lets hooks change
+latents before the first step and after each one (steps.py).
 """
 
 import functools
@@ -55,19 +55,19 @@ __all__ = ["hooked"]
 
 @contextmanager
 def hooked(pipe: Any, *hooks: AttentionHook) -> Iterator[Any]:
-    """Run `pipe` with hooks at every layer of its head map; afterwards it is what it was.
+    """Run `pipe` with hooks at every layer of its head map; afterwards it is unchanged.
 
     Args:
         pipe: The user's pipeline (or a bare denoiser: then every row is conditional).
         hooks: Hooks and plain callables, outermost first.
 
     Contexts of one pipeline may be left in any order. While one is open, every call of the pipeline is
-    hooked, from whichever thread, so another thread cannot open a second one.
+    hooked, from any thread, so another thread cannot open a second one.
 
     Raises:
-        HookMisuse: The same hook is entered twice, returns another shape than attend's, changes latents in a
+        HookMisuse: A hook is entered twice, returns a shape other than attend's, or changes latents in a
             pipeline that cannot be called with them; another thread has hooked the pipeline; the rows of a
-            call cannot be told apart; or something else replaced a layer's forward meanwhile.
+            call cannot be told apart; or other code replaced a layer's forward in the meantime.
         LayerNotReached: On a clean exit, if the denoiser was called and a layer was not.
     """
     context = _Hooked(pipe, hooks)
@@ -80,15 +80,15 @@ def hooked(pipe: Any, *hooks: AttentionHook) -> Iterator[Any]:
     overwritten = context.close()
     if overwritten:
         raise HookMisuse(
-            f"Something else replaced the forward of {overwritten[0]} while it was hooked "
-            "and has left it replaced. Enable offloading, adapters and the like before `hooked`, "
+            f"Other code replaced the forward of {overwritten[0]} while it was hooked "
+            "and left it replaced. Enable offloading, adapters and the like before `hooked`, "
             "or undo them inside it."
         )
     context.require_reached()
 
 
 class _Hooked:
-    """What one `hooked` put into a pipeline, and how to take it out again."""
+    """What one `hooked` context puts into a pipeline, and how to remove it again."""
 
     def __init__(self, pipe: Any, hooks: tuple[AttentionHook, ...]) -> None:
         self.pipe, self.passed, self.hooks = pipe, hooks, tuple(map(as_hook, hooks))
@@ -104,9 +104,9 @@ class _Hooked:
         self.undo: list[Undo] = []
 
     def open(self) -> None:
-        """Put the hooks at every layer; HookMisuse if one is in use already."""
+        """Put the hooks at every layer; HookMisuse if one is already in use."""
         self.shared.enter(self)
-        # On the torch.compile wrapping where there is one: counting then happens outside the compiled graph.
+        # On the torch.compile wrapping, if there is one: counting then happens outside the compiled graph.
         outer = wrapped_denoiser_of(self.pipe)
         self.undo.append(modes.register_calls(outer, self._begin, self._finish))
         self.undo.append(modes.run_blocks_uncompiled(self.denoiser))
@@ -132,15 +132,15 @@ class _Hooked:
             self.undo.append(replace_call(self.pipe, self._call_pipeline))
 
     def close(self) -> list[str]:
-        """Undo everything, as soon as no later context is in place above this one.
+        """Undo everything, once no later context is in place above this one.
 
         Returns:
-            The addresses whose forward something else had replaced meanwhile.
+            The addresses of layers whose forward other code replaced in the meantime.
         """
         return self.shared.leave(self)
 
     def require_reached(self) -> None:
-        """LayerNotReached, naming the first, if a completed call of the denoiser passed a layer by."""
+        """Raise LayerNotReached, naming the first, if completed denoiser calls skipped any layers."""
         missing = [layer.address for layer, was in zip(self.head_map, self.reached, strict=True) if not was]
         if self.completed and missing:
             raise LayerNotReached(
@@ -174,7 +174,7 @@ class _Hooked:
             return run(*arguments.args, **arguments.kwargs)
 
     def _begin(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
-        """Note what a denoiser call holds, before it is made."""
+        """Record what a denoiser call holds, before it is made."""
         if self.left or self.shared.beginning not in (None, self):
             return  # or a call that another context will stop
         signature = inspect.signature(type(self.denoiser).forward)
@@ -244,7 +244,7 @@ class _Hooked:
         then: Callable[[Any], Any] = lambda output: output,
         checkpointing: bool = False,
     ) -> Any:
-        """The denoiser's output once more, as `DenoiserCall.rerun` says."""
+        """Run the denoiser again, as `DenoiserCall.rerun` describes."""
         modes.require_gradients(self.denoiser)
         first, name = call.conditional.start, latents_in(inputs)
         rows = [first + image for image in (range(call.pictures) if images is None else images)]
@@ -266,7 +266,7 @@ class _Hooked:
         rows: int,
         places: Tensor | None = None,
     ) -> None:
-        """The denoiser run once on another text, as `DenoiserCall.encode_text` says."""
+        """Run the denoiser once on another text, as `DenoiserCall.encode_text` describes."""
         first = call.conditional.start
         places = torch.arange(len(text)) if places is None else places
         inputs = rows_of(inputs, call.rows, slice(first, first + rows))
@@ -281,7 +281,7 @@ class _Hooked:
 
     @contextmanager
     def _side_pass(self, hook: AttentionHook, call: DenoiserCall) -> Iterator[None]:
-        """The denoiser run beside its calls, with one hook; its own forward, which counts no step."""
+        """Run the denoiser's own forward beside its calls, with one hook; this counts no step."""
         before, outer = (self.denoiser_call, self.hooks), self.shared.in_side_pass
         self.denoiser_call, self.hooks, self.shared.in_side_pass = call, (as_hook(hook),), self
         try:
@@ -302,7 +302,7 @@ class _Hooked:
 
         @functools.wraps(forward)
         def wrapped(*args: Any, **kwargs: Any) -> Any:
-            """The layer's output, of its own shape; LayerNotReached if its attention was passed by."""
+            """The layer's output; LayerNotReached if no attention of it could be intercepted."""
             if self.left or self.shared.in_side_pass not in (None, self):
                 return forward(*args, **kwargs)
             site_of = functools.partial(self._site, address, index, module)
@@ -311,7 +311,7 @@ class _Hooked:
             with intercept:
                 output = forward(*args, **kwargs)
             if not intercept.met:
-                if modes.caches_of(module):  # which gave the output of a call before
+                if modes.caches_of(module):  # which returned the output of an earlier call
                     return output
                 raise LayerNotReached(
                     f"{address} is run by "
@@ -328,7 +328,7 @@ class _Hooked:
         self, address: str, index: int, module: nn.Module, kind: str, pixels: int, text: slice,
         mask: Tensor | None,
     ) -> Site:  # fmt: skip
-        """Where layer `index`, or the refiner at `address`, stands in the denoiser call under way."""
+        """The site of layer `index`, or of the refiner at `address`, in the current denoiser call."""
         call, height, width = self.denoiser_call, 0, 0
         if kind != "refiner":
             height, width = layer_grid(address, patches(call.grid, self.denoiser, pixels), pixels)

@@ -1,4 +1,4 @@
-"""The autoencoder between images and latents of mean 0 and variance 1, as a pipeline itself would use it."""
+"""The autoencoder between images and latents of mean 0 and variance 1, used as a pipeline itself uses it."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +17,7 @@ __all__ = ["decoded", "encoded"]
 
 @torch.no_grad()
 def encoded(pipe: Any, picture: Image.Image | Tensor) -> Float[Tensor, "1 channels height width"]:
-    """The latents of an image, the mode of what the encoder says, in the denoiser's type.
+    """The latents of an image, the mode of the encoder's distribution, in the denoiser's data type.
 
     Raises:
         NotFinite: The autoencoder overflows on the image.
@@ -33,7 +33,7 @@ def encoded(pipe: Any, picture: Image.Image | Tensor) -> Float[Tensor, "1 channe
             f"The autoencoder's latents are not finite in {pipe.vae.dtype}. Load the pipeline in "
             "bfloat16 or float32, or with an autoencoder made for half precision."
         )
-    # laid out as a pipeline's own latents, so that the denoiser's kernels round alike
+    # laid out as a pipeline's own latents, so that the denoiser's kernels round in the same way
     return latents.to(denoiser_of(pipe).dtype).contiguous()
 
 
@@ -48,15 +48,15 @@ def decoded(pipe: Any, latents: Float[Tensor, "n channels height width"], output
 
 @contextmanager
 def _wide_autoencoder(pipe: Any) -> Iterator[Any]:
-    """The autoencoder, in float32 if it overflows in float16, which its `force_upcast` says.
+    """The autoencoder, in float32 if its `force_upcast` says that it overflows in float16.
 
     Raises:
-        Unsupported: It is of another kind than mean and scale, or of video.
+        Unsupported: Its latents are not normalised by mean and scale, or it is for video.
     """
     vae, dtype = pipe.vae, pipe.vae.dtype
     if hasattr(vae, "bn") or hasattr(vae.config, "temperal_downsample"):
         raise Unsupported(
-            f"Images are not encoded with {type(vae).__name__}, the autoencoder of {type(pipe).__name__}. "
+            f"Images cannot be encoded with {type(vae).__name__}, the autoencoder of {type(pipe).__name__}. "
             "Generate the image, or use a model with AutoencoderKL or AutoencoderDC."
         )
     if not (dtype is torch.float16 and getattr(vae.config, "force_upcast", False)):
@@ -70,7 +70,7 @@ def _wide_autoencoder(pipe: Any) -> Iterator[Any]:
 
 
 def _normalisation(vae: Any) -> tuple[Tensor | float, Tensor | float]:
-    """The mean that is taken from an encoder's output, and the factor that it is then multiplied by."""
+    """The mean subtracted from an encoder's output, and the factor then applied to it."""
     mean, std = getattr(vae.config, "latents_mean", None), getattr(vae.config, "latents_std", None)
     if mean is None or std is None:
         return getattr(vae.config, "shift_factor", None) or 0.0, vae.config.scaling_factor

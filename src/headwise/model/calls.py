@@ -1,13 +1,13 @@
 r"""One call of the pipeline: its prompts, which rows of a denoiser call carry them, and its step.
 
-A row of the batch is known by its text. `encode_prompt` returns the embedding of each image's prompt, and the
-rows whose text equals it bit for bit carry that prompt, whatever guidance puts beside them. Where a pipeline
-encodes in another way, only the two batches that can be told apart are taken: one row for each image, or two,
-of which the second half carries the prompt.
+A row of the batch is identified by its text. `encode_prompt` returns the embedding of each image's prompt,
+and the rows whose text equals it bit for bit carry that prompt, whatever rows guidance adds. If a pipeline
+encodes in another way, only two batches are accepted: one row per image, or two, of which the second half
+carries the prompt.
 
 A step is one iteration over the scheduler's timesteps. Guidance may call the denoiser several times within
-it, so a step begins where the timestep changes, or where the scheduler has stepped and its list has the same
-timestep once more, as PNDM's and Heun's have.
+it, so a step begins when the timestep changes, or when the scheduler has stepped and its list repeats the
+timestep, as PNDM's and Heun's lists do.
 """
 
 import sys
@@ -26,12 +26,12 @@ __all__ = ["PipelineCall", "Rows", "images_of_rows", "require_hooked_pipeline", 
 
 
 class Rows(NamedTuple):
-    """What the rows of a denoiser call are.
+    """The role of each row of a denoiser call.
 
     Args:
         images: The number of images of the pipeline call.
         image: For each row, the index of the image that it belongs to.
-        conditional: The rows that carry the prompt, which stand together; empty where none does.
+        conditional: The rows that carry the prompt, which are consecutive; empty if there are none.
     """
 
     images: int
@@ -43,14 +43,14 @@ class PipelineCall:
     """One call of the pipeline, followed from its arguments to its last step.
 
     Args:
-        prompts: The prompt of each image; empty where the pipeline was called without text.
-        guidance_scale: The weight of guidance, where the call was given one.
+        prompts: The prompt of each image; empty if the pipeline was called without text.
+        guidance_scale: The guidance scale of the call, if it was given one.
         segments: The tokenizers of the text that the denoiser reads.
 
     Attributes:
         embedding: The embedding of each image's prompt, "images tokens …"; None until it is known.
-        padded_later: Whether prompts are encoded each at its own length.
-        step: The index of the step under way; −1 before the first.
+        padded_later: Whether each prompt is encoded at its own length.
+        step: The index of the current step; −1 before the first.
         prompted: Whether a denoiser call of this step has carried the prompt.
     """
 
@@ -65,7 +65,7 @@ class PipelineCall:
 
     @classmethod
     def of(cls, pipe: Any, arguments: dict[str, Any]) -> "PipelineCall":
-        """From the arguments of the pipeline's `__call__`."""
+        """Made from the arguments of the pipeline's `__call__`."""
         require_own_words(pipe, arguments)
         prompt = arguments.get("prompt") or ()
         prompts = (prompt,) if isinstance(prompt, str) else tuple(prompt)
@@ -83,23 +83,23 @@ class PipelineCall:
         self._timestep: Tensor | None = None
 
     def encoded(self, embeddings: Any) -> None:
-        """Note what `encode_prompt` returned; the first time it is the prompt that is encoded."""
+        """Record what `encode_prompt` returned; its first call encodes the prompt."""
         first = embedding_of(embeddings)
         if self.embedding is None and first is not None:
             self.padded_later = any(isinstance(part, list) for part in (embeddings, embeddings[0]))
-            copies = len(self.prompts) // len(first)  # of each prompt, where the pipeline makes them later
+            copies = len(self.prompts) // len(first)  # of each prompt, if the pipeline makes them later
             self.embedding = first.repeat_interleave(copies, 0) if copies > 1 else first
 
     def stepped(self, scheduler: Any, timestep: Any) -> None:
-        """Note a step of the scheduler.
+        """Record a step of the scheduler.
 
         Raises:
-            HookMisuse: No denoiser call since the step before has carried the prompt, though its embedding is
-                known: something else is read in its place, and hooks would act on nothing.
+            HookMisuse: No denoiser call since the previous step has carried the prompt, though its embedding
+                is known: something else is read in its place, and hooks would act on nothing.
         """
         if self.step >= 0 and self.embedding is not None and not self.prompted:
             raise HookMisuse(
-                f"At step {self.step} no row of the denoiser's text is the prompt's embedding as the "
+                f"At step {self.step} no row of the denoiser's text equals the prompt's embedding as the "
                 "pipeline encoded it, so hooks would act on nothing. Did a callback change prompt_embeds? "
                 "Pass them to the call instead."
             )
@@ -108,7 +108,7 @@ class PipelineCall:
         self._repeats = int((timesteps == torch.as_tensor(timestep).to(timesteps)).sum()) - 1
 
     def begin_denoiser_call(self, timestep: Any) -> None:
-        """Note a denoiser call, which begins a new step or belongs to the one under way."""
+        """Record a denoiser call, which begins a new step or belongs to the current one."""
         now = torch.as_tensor(timestep if timestep is not None else self.step).detach().flatten()[:1].clone()
         same = self._timestep is not None and bool((now.to(self._timestep.device) == self._timestep).all())
         if same and self._stepped and self._used < 1 + self._repeats:
@@ -121,12 +121,12 @@ class PipelineCall:
 
     @staticmethod
     def steps_of(pipe: Any) -> int:
-        """How many steps a call of this pipeline makes, as far as the pipeline says."""
+        """The number of steps of a call of this pipeline, as far as the pipeline knows it."""
         timesteps = getattr(getattr(pipe, "scheduler", None), "timesteps", ())
         return getattr(pipe, "num_timesteps", None) or len(timesteps)
 
     def guided(self, pipe: Any, denoiser: Any) -> bool:
-        """Is half of the batch unconditional? To be asked at each denoiser call, as callbacks may end it."""
+        """Whether half of the batch is unconditional; checked at each denoiser call, as it may change."""
         guided = getattr(pipe, "do_classifier_free_guidance", None)
         if guided is None:  # FLUX gets its guidance as a number
             guided = self.guidance_scale > 1 and "guidance_embeds" not in denoiser.config
@@ -135,14 +135,14 @@ class PipelineCall:
     def rows(
         self, text: Tensor | None, rows: int, guided: bool, unconditional: bool, prompt_first: bool = False
     ) -> Rows:
-        """What the rows of a denoiser call are.
+        """The role of each row of a denoiser call.
 
         Args:
-            text: The text of each row, "rows tokens …"; None where the denoiser reads none.
+            text: The text of each row, "rows tokens …"; None if the denoiser reads none.
             rows: The number of rows of the latents.
             guided: Whether the pipeline says that half of the batch is unconditional.
             unconditional: Whether the pipeline says that no row carries the prompt.
-            prompt_first: Whether the unconditional rows stand behind those with the prompt.
+            prompt_first: Whether the unconditional rows come after those with the prompt.
 
         Raises:
             HookMisuse: The rows cannot be told apart.
@@ -159,15 +159,15 @@ class PipelineCall:
         else:
             raise HookMisuse(
                 f"The denoiser was called with {rows} rows for {images} image{'s' * (images != 1)}; expected "
-                f"{images}, or {2 * images} under guidance. Switch off perturbed-attention guidance and its "
-                "kin, or pass the prompt as text."
+                f"{images}, or {2 * images} under guidance. Switch off perturbed-attention guidance and "
+                "similar methods, or pass the prompt as text."
             )
         prompted = [] if unconditional else [row for row, image in enumerate(carried) if image is not None]
         conditional = slice(prompted[0], prompted[-1] + 1) if prompted else slice(rows, rows)
         if len(prompted) != conditional.stop - conditional.start:
             raise HookMisuse(
-                f"The prompt's embedding stands in the rows {prompted} of {rows}; expected rows that follow "
-                "one another. Switch off what orders the batch in another way."
+                f"The prompt's embedding is in rows {prompted} of {rows}; expected consecutive rows. Switch "
+                "off whatever reorders the batch."
             )
         image = tuple(row % images if i is None else i for row, i in enumerate(carried))
         return Rows(images, image, conditional)
@@ -179,13 +179,13 @@ class PipelineCall:
         copies = images // len(self.prompts)
         if copies * len(self.prompts) != images:
             raise HookMisuse(
-                f"The pipeline was called with {len(self.prompts)} prompts for {images} images; expected as "
-                "many images for each prompt. Pass one prompt for each image."
+                f"The pipeline was called with {len(self.prompts)} prompts for {images} images; expected the "
+                "same number of images for each prompt. Pass one prompt for each image."
             )
         return tuple(prompt for prompt in self.prompts for _ in range(copies))
 
     def _by_embedding(self, text: Tensor, rows: int) -> list[int | None] | None:
-        """The image of each row that carries a prompt; None where the embedding cannot be compared."""
+        """The image of each row that carries a prompt; None if the embedding cannot be compared."""
         embedding = self.embedding
         if embedding is None or text.ndim != embedding.ndim or text.shape[2:] != embedding.shape[2:]:
             return None
@@ -197,7 +197,7 @@ class PipelineCall:
         if len(text) != rows:
             raise HookMisuse(
                 f"The denoiser was called with {rows} rows of latents and {len(text)} of text; expected one "
-                "text for each row, as for still images."
+                "text for each row. Use a pipeline of still images."
             )
         version = -1 if text.is_inference() else text._version
         if (
@@ -211,12 +211,12 @@ class PipelineCall:
 
 
 def images_of_rows(text: Tensor, embedding: Tensor) -> list[int | None]:
-    """For each row of the text, the image whose prompt it carries, told by equality; None if none.
+    """For each row of the text, the image whose prompt it carries, found by equality; None if none.
 
     Args:
         text: The text of each row, "rows tokens …".
         embedding: The embedding of each image's prompt, "images tokens …". Images of the same prompt
-            share an embedding; the rows that carry it are theirs in turn.
+            share an embedding; the rows that carry it are assigned to them in turn.
     """
     embedding = embedding.to(text)
     same = torch.stack([(text == of_image).flatten(1).all(1) for of_image in embedding], 1).tolist()
@@ -230,11 +230,11 @@ def images_of_rows(text: Tensor, embedding: Tensor) -> list[int | None]:
 
 
 def watch_call(pipe: Any, call: PipelineCall) -> Callable[[], None]:
-    """Have a pipeline tell `call` what it encodes and when it steps; returns how to end that."""
+    """Record in `call` what a pipeline encodes and when it steps; returns how to end that."""
     watched: list[tuple[Any, str, Any]] = []
 
     def watch(owner: Any, name: str, tell: Callable[[Any, tuple, dict], None]) -> None:
-        """Have a method tell its result and arguments after each call; nothing where it does not exist."""
+        """Report a method's result and arguments after each call; do nothing if it does not exist."""
         original = getattr(owner, name, None)
         if original is None:
             return
@@ -244,9 +244,9 @@ def watch_call(pipe: Any, call: PipelineCall) -> Callable[[], None]:
             tell(result, args, kwargs)
             return result
 
-        telling.__wrapped__ = original  # type: ignore[attr-defined]  # pipelines look at the signature of step
+        telling.__wrapped__ = original  # type: ignore[attr-defined]  # pipelines inspect the signature of step
         watched.append((owner, name, owner.__dict__.get(name)))
-        # Straight into __dict__: diffusers' __setattr__ writes what it does not know into the configuration.
+        # Directly into __dict__: diffusers' __setattr__ writes unknown names into the configuration.
         owner.__dict__[name] = telling
 
     def step(result: Any, args: tuple, kwargs: dict) -> None:
@@ -267,7 +267,7 @@ def watch_call(pipe: Any, call: PipelineCall) -> Callable[[], None]:
 
 
 def require_hooked_pipeline(pipe: Any) -> None:
-    """HookMisuse if the denoiser is being called by another pipeline than the one that is hooked."""
+    """Raise HookMisuse if a pipeline other than the hooked one is calling the denoiser."""
     from diffusers import DiffusionPipeline
 
     frame = sys._getframe()

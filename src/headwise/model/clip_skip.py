@@ -1,8 +1,8 @@
-"""Clip skip: the prompt is read before CLIP's last layers, as some models were trained to read it.
+"""CLIP skip: CLIP's last layers are left out in encoding the prompt, as in the training of some models.
 
-Counted as A1111 and the pages of models count: 1 is the whole encoder, 2 leaves out its last layer. (The
-argument `clip_skip` of diffusers' calls is 1 less, and leaves the negative prompt as it was.) The layers are
-taken out of the encoder, so that prompts, negative prompts and the words of concepts are all read alike.
+It is counted as by A1111 and on model pages: 1 is the whole encoder, 2 leaves out its last layer. (The
+argument `clip_skip` of diffusers' calls is less by 1, and does not affect the negative prompt.) The layers
+are removed from the encoder, so that prompts, negative prompts and the words of concepts are encoded alike.
 """
 
 from collections.abc import Iterator
@@ -15,14 +15,14 @@ __all__ = ["clip_skip_of", "highest_clip_skip", "layers_skipped", "skip_layers"]
 
 
 def skip_layers(pipe: Any, clip_skip: int) -> None:
-    """Take the last layers out of the text encoder of a Stable Diffusion 1 or 2.
+    """Remove the last layers of the text encoder of Stable Diffusion 1 or 2.
 
     Args:
         pipe: The pipeline, which is changed.
         clip_skip: From 1, which changes nothing, to the number of the encoder's layers.
 
     Raises:
-        HeadwiseError: The pipeline has no CLIP of its own, or more than one; or there are not so many layers.
+        HeadwiseError: The pipeline does not have exactly one CLIP, or its CLIP has too few layers.
     """
     encoder = _encoder_of(pipe)
     layers = _layers_of(encoder)
@@ -34,12 +34,12 @@ def skip_layers(pipe: Any, clip_skip: int) -> None:
         )
     layers.layers = layers.layers[: count + 1 - clip_skip]
     encoder.config.num_hidden_layers = count + 1 - clip_skip
-    encoder.config.clip_skip = clip_skip  # for whoever asks, and saved with the encoder
+    encoder.config.clip_skip = clip_skip  # for `clip_skip_of`, and saved with the encoder
 
 
 @contextmanager
 def layers_skipped(pipe: Any, clip_skip: int) -> Iterator[None]:
-    """Take the last layers out until the context is left.
+    """Remove the last layers until the context is left.
 
     Raises:
         HeadwiseError: As `skip_layers`.
@@ -55,12 +55,12 @@ def layers_skipped(pipe: Any, clip_skip: int) -> Iterator[None]:
 
 
 def clip_skip_of(pipe: Any) -> int:
-    """The clip skip of a pipeline; 1 where nothing is skipped."""
+    """The CLIP skip of a pipeline; 1 if nothing is skipped."""
     return getattr(getattr(getattr(pipe, "text_encoder", None), "config", None), "clip_skip", None) or 1
 
 
 def highest_clip_skip(pipe: Any) -> int:
-    """The number of layers of a pipeline's one CLIP; 1 where it has no CLIP of its own, or several."""
+    """The number of layers of a pipeline's one CLIP; 1 if it has no CLIP, or several."""
     return len(_layers_of(pipe.text_encoder).layers) if _has_one_clip(pipe) else 1
 
 
@@ -72,12 +72,12 @@ def _has_one_clip(pipe: Any) -> bool:
 def _encoder_of(pipe: Any) -> Any:
     if not _has_one_clip(pipe):
         raise HeadwiseError(
-            f"A clip skip was given, but {type(pipe).__name__} does not read its prompt by one CLIP, as "
-            "Stable Diffusion 1 and 2 do. Leave it out."
+            f"A clip skip was given, but {type(pipe).__name__} does not encode its prompt with one CLIP, "
+            "as Stable Diffusion 1 and 2 do. Leave it out."
         )
     return pipe.text_encoder
 
 
 def _layers_of(encoder: Any) -> Any:
-    """What holds the encoder's layers."""
+    """The module that holds the encoder's layers."""
     return getattr(encoder, "text_model", encoder).encoder

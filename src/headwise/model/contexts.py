@@ -1,7 +1,8 @@
 """The contexts that are open on one denoiser, which may overlap and be left in any order.
 
-Each context replaces what the one before it has put in place, so they are taken out last first: a context
-that is left while a later one is in place stays where it is, passes everything on, and goes with that one.
+Each context replaces what the one before it has put in place, so they are removed in reverse order: a
+context that is left while a later one is in place stays there, passes everything on, and is removed with the
+later one.
 """
 
 import threading
@@ -19,12 +20,12 @@ __all__ = ["Context", "Contexts"]
 
 @runtime_checkable
 class Context(Protocol):
-    """What contexts know of each other.
+    """What contexts know about each other.
 
     Attributes:
         passed: The hooks, as the user passed them.
         left: Whether the context has been left, so that it passes everything on.
-        undo: How to take out what it has put in place, in the order in which it was put there.
+        undo: How to remove what it has put in place, in the order in which it did so.
     """
 
     passed: tuple[AttentionHook, ...]
@@ -33,31 +34,31 @@ class Context(Protocol):
 
 
 class Contexts:
-    """What all contexts that are open on one denoiser have in common.
+    """The state shared by all contexts that are open on one denoiser.
 
     Attributes:
-        in_side_pass: The context whose hook has the denoiser run beside its calls; others stand aside.
-        beginning: The context that only begins a pipeline call, to learn the first denoiser call.
+        in_side_pass: The context whose hook runs the denoiser beside its calls; the others are inactive then.
+        beginning: The context that only begins a pipeline call, to see its first denoiser call.
     """
 
     _of_denoisers: "WeakKeyDictionary[nn.Module, Contexts]" = WeakKeyDictionary()
-    _lock = threading.RLock()  # contexts are put in place and taken out one at a time
+    _lock = threading.RLock()  # contexts are put in place and removed one at a time
 
     def __init__(self) -> None:
         self.in_side_pass: Any = None
         self.beginning: Any = None
-        self._in_place: list[tuple[Context, int]] = []  # with their threads, the last on top
+        self._in_place: list[tuple[Context, int]] = []  # with their threads; the last is on top
 
     @classmethod
     def of(cls, denoiser: nn.Module) -> "Contexts":
-        """Those of this denoiser."""
+        """The contexts of this denoiser."""
         return cls._of_denoisers.setdefault(denoiser, cls())
 
     def enter(self, context: Context) -> None:
         """Let a context put its hooks in place, above the others.
 
         Raises:
-            HookMisuse: A hook is in use already, or another thread has a context open.
+            HookMisuse: A hook is already in use, or another thread has a context open.
         """
         thread = threading.get_ident()
         with self._lock:
@@ -77,10 +78,10 @@ class Contexts:
             self._in_place.append((context, thread))
 
     def leave(self, context: Context) -> list[str]:
-        """Take out what a context has put in place, as soon as none that is open lies above it.
+        """Remove what a context has put in place, once no open context is above it.
 
         Returns:
-            The addresses whose forward something else had replaced meanwhile.
+            The addresses of layers whose forward other code replaced in the meantime.
         """
         with self._lock:
             context.left = True

@@ -1,16 +1,16 @@
-r"""Families of denoisers: which layers read text in each, and where the text stands there.
+r"""Families of denoisers: which of their layers read text, and where the text is in them.
 
-A denoiser belongs to the family whose class it is, or derives from. In *cross-attention* pixels ask and text
-answers. In *joint attention* text and pixels are one sequence, in which the text stands before the pixels or
-behind them.
+A denoiser belongs to the family of its class, or of a base class. In *cross-attention*, queries come from
+pixels, and keys and values from text. In *joint attention*, text and pixels form one sequence, in which the
+text comes before the pixels or after them.
 
-Some denoisers put tokens of their own, *registers*, before the text, or fill text and pixels up with such
-tokens. In some the text attends to itself alone before it meets the pixels, in *refiners*, whose heads read
-no text for pixels and are in no head map. Some pipelines write a text around the prompt, its *frame*, of
-which the text encoder reads all and the denoiser gets all or only the end.
+Some denoisers put tokens of their own, *registers*, before the text, or pad text and pixels with such tokens.
+In some, the text attends only to itself before it meets the pixels, in *refiners*; their heads read no text
+for pixels and are in no head map. Some pipelines write text around the prompt, its *frame*: the text encoder
+reads all of it, and the denoiser gets all or only the end.
 
-A class of diffusers that is in no family is refused by name: layers of one name read another text in another
-order, and a hook that took one for the other would act on the wrong tokens without a word.
+A class of diffusers that is in no family is refused by name: layers of the same name may read different text
+in a different order, and a hook would silently act on the wrong tokens.
 """
 
 import re
@@ -23,12 +23,12 @@ __all__ = [
 
 
 class Frame(NamedTuple):
-    """What a pipeline writes around a prompt.
+    """The text that a pipeline writes around a prompt.
 
     Args:
-        before, after: The text before and behind the prompt.
-        dropped: How many tokens of the text encoder, from the first, the denoiser does not get.
-        behind_padding: How many tokens stand behind the padding; they count towards the text's length.
+        before, after: The text before and after the prompt.
+        dropped: The number of first tokens of the text encoder that the denoiser does not get.
+        behind_padding: The number of tokens after the padding; they count towards the text's length.
     """
 
     before: str
@@ -38,7 +38,7 @@ class Frame(NamedTuple):
 
 
 class Places(NamedTuple):
-    """What makes rotations of coordinates, of which the first is a token's place in the text.
+    """The part that makes rotary embeddings of coordinates, the first of which is a place in the text.
 
     Args:
         path: The path of the module or function in the denoiser.
@@ -53,36 +53,36 @@ class Family(NamedTuple):
     """What one family of denoisers has in common.
 
     Args:
-        name: What people call its models.
+        name: The common name of its models.
         denoiser: The name of the class in diffusers.
-        joint: A pattern that the addresses of all layers with joint attention match in full; None where the
-            text is read in cross-attention, which its layers say of themselves.
-        text_first: Whether the text stands before the pixels in joint attention.
-        registers: How many tokens of its own the denoiser puts before the text.
-        filled: The multiple of tokens to which the denoiser fills up the pixels, and the text of each row,
-            with tokens of its own; None where it does not.
-        ragged: Whether the text stands first in each row without its padding, so that the pixels of each row
+        joint: A pattern that fully matches the addresses of all layers with joint attention; None if text is
+            read in cross-attention, which layers declare themselves.
+        text_first: Whether the text comes before the pixels in joint attention.
+        registers: The number of tokens of its own that the denoiser puts before the text.
+        filled: The multiple of tokens to which the denoiser pads the pixels, and the text of each row, with
+            tokens of its own; None if it does not.
+        ragged: Whether each row begins with its text without padding, so that the pixels of each row directly
             follow its own text.
-        trimmed: Whether the pipeline takes the padding off each prompt, so that every text begins at its
+        trimmed: Whether the pipeline removes the padding of each prompt, so that every text begins at its
             first token whichever side the tokenizer pads.
-        refiner: A pattern that the addresses of all layers match in full in which the text attends to itself
-            alone; None where there are none.
-        frame: The frame of a prompt, from the pipeline and the arguments of its call; None where there is
-            none.
-        multiple: The text is padded in front to a multiple of this many tokens, and no further; None where it
-            is padded to its length.
-        rotary: The name of the module that makes the rotations of pixels and text, where the text stands at
-            places of its own; None where it has none, or where the denoiser is told them (`txt_ids`).
-        places: What makes rotations of coordinates, where a token's place in the text is among them; None
-            where there is no such part, or where the denoiser is told them (`txt_ids`).
-        timestep_scale: What pipelines multiply the scheduler's timestep t by before the denoiser gets it.
+        refiner: A pattern that fully matches the addresses of all layers in which the text attends only to
+            itself; None if there are none.
+        frame: The frame of a prompt, from the pipeline and the arguments of its call; None if there is none.
+        multiple: The text is padded in front to a multiple of this many tokens, and no further; None if it is
+            padded to its full length.
+        rotary: The name of the module that makes the rotary embeddings of pixels and text, if text has places
+            of its own; None if it has none, or if they are passed to the denoiser (`txt_ids`).
+        places: The part that makes rotary embeddings of coordinates, if a token's place in the text is among
+            them; None if there is no such part, or if they are passed to the denoiser (`txt_ids`).
+        timestep_scale: The factor by which pipelines multiply the scheduler's timestep t for the denoiser.
         from_noise: Whether the denoiser's time runs from 0, noise, to 1, the image: 1 − scale · t.
-        prompt_first: Whether what carries the prompt, rows of a batch or a call of its own, comes before what
-            is unconditional.
+        prompt_first: Whether the rows of a batch with the prompt, or the call with it, come before the
+            unconditional ones.
         names: The denoiser's names of `hidden_states`, `timestep`, `encoder_hidden_states` and
-            `text_lengths`, the number of tokens of each row, where they are others.
-        latents_factor: How many latents one step of the autoencoder's `vae_scale_factor` has at a side.
-        image_side: The side, in pixels, of the images of pipelines that do not say it; None where they do.
+            `text_lengths`, the number of tokens of each row, if they differ.
+        latents_factor: The number of latents along a side for each `vae_scale_factor` pixels.
+        image_side: The side of images, in pixels, for pipelines that do not declare it; None for those that
+            do.
     """
 
     name: str
@@ -106,7 +106,7 @@ class Family(NamedTuple):
     image_side: int | None = None
 
     def kind_of(self, address: str, module: Any) -> Literal["cross", "joint"] | None:
-        """How a module of the denoiser reads text; None if it does not, or if it is something else."""
+        """How a module of the denoiser reads text; None if it does not, or is not an attention module."""
         if not (heads_in(module) and hasattr(module, "processor")):
             return None
         if self.joint is not None:
@@ -116,17 +116,17 @@ class Family(NamedTuple):
         return "cross" if getattr(module, "is_cross_attention", False) else None
 
     def refiners_among(self, addresses: Iterable[str]) -> tuple[str, ...]:
-        """The addresses of the layers in which the text attends to itself alone."""
+        """The addresses of the layers in which the text attends only to itself."""
         return tuple(a for a in addresses if self.refiner is not None and re.fullmatch(self.refiner, a))
 
 
 def heads_in(module: Any) -> int | None:
-    """The number of heads of an attention module; None if it is something else."""
+    """The number of heads of an attention module; None for other modules."""
     return getattr(module, "heads", None) or getattr(module, "num_heads", None)
 
 
 def _chat(pipe: Any, arguments: Mapping[str, Any], thinking: bool = False) -> Frame:
-    """The user's turn in a conversation, before the model's answer, or before what it thinks."""
+    """The frame of a user's turn in a conversation, up to the model's answer or its thinking."""
     mark = "\0"
     turn = [{"role": "user", "content": mark}]
     options = {"tokenize": False, "add_generation_prompt": True, "enable_thinking": thinking}
@@ -135,29 +135,29 @@ def _chat(pipe: Any, arguments: Mapping[str, Any], thinking: bool = False) -> Fr
 
 
 def _thinking(pipe: Any, arguments: Mapping[str, Any]) -> Frame:
-    """The user's turn in a conversation, before what the model thinks."""
+    """The frame of a user's turn in a conversation, up to the model's thinking."""
     return _chat(pipe, arguments, thinking=True)
 
 
 def _described(pipe: Any, arguments: Mapping[str, Any]) -> Frame:
-    """The user's turn, which begins with what the pipeline asks for; the beginning is dropped."""
+    """The frame of a user's turn that begins with the pipeline's system prompt, which is dropped."""
     before, after, *_ = _chat(pipe, arguments)
     return Frame(before + pipe.system_prompt, after, pipe.user_prompt_begin_id)
 
 
 def _system(pipe: Any, arguments: Mapping[str, Any]) -> Frame:
-    """The call's own system prompt, or the pipeline's."""
+    """The system prompt of the call, or else of the pipeline, as a frame."""
     return Frame((arguments.get("system_prompt") or pipe.system_prompt) + " <Prompt Start> ", "")
 
 
 def _prefix(pipe: Any, arguments: Mapping[str, Any]) -> Frame:
-    """The beginning of the template that the pipeline holds, whose end stands behind the padding."""
+    """The beginning of the pipeline's template, whose end comes after the padding."""
     start, behind = pipe.prompt_template_encode_start_idx, pipe.prompt_template_encode_num_suffix_tokens
     return Frame(pipe.prompt_template_encode_prefix, "", start, behind)
 
 
 def _template(pipe: Any, arguments: Mapping[str, Any]) -> Frame:
-    """The template that the pipeline holds."""
+    """The pipeline's template."""
     before, _, after = pipe.prompt_template_encode.partition("{}")
     return Frame(before, after, pipe.prompt_template_encode_start_idx)
 
@@ -213,12 +213,12 @@ FAMILIES = (
     ),
 )  # fmt: skip
 
-_CUSTOM = Family("a custom denoiser", "")  # whose layers say of themselves that they read text
-_UNKNOWN = Family("no family", "", r"(?!)")  # of which no layer is known
+_CUSTOM = Family("a custom denoiser", "")  # whose layers declare whether they read text
+_UNKNOWN = Family("no family", "", r"(?!)")  # none of whose layers is known
 
 
 def family_of(denoiser: Any) -> Family:
-    """The family of a denoiser, or of a class of denoisers; one without layers where it is in none."""
+    """The family of a denoiser, or of a class of denoisers; one without layers if it is in none."""
     bases = (denoiser if isinstance(denoiser, type) else type(denoiser)).__mro__
     by_name = {family.denoiser: family for family in FAMILIES}
     known = [by_name[base.__name__] for base in bases if base.__name__ in by_name]
@@ -228,12 +228,12 @@ def family_of(denoiser: Any) -> Family:
 
 
 def is_known(denoiser: Any) -> bool:
-    """Is this a denoiser, or a class of denoisers, whose layers are known?"""
+    """Whether this is a denoiser, or a class of denoisers, whose layers are known."""
     return family_of(denoiser) is not _UNKNOWN
 
 
 def named_families() -> str:
-    """The names of all families, as a sentence has them."""
+    """The names of all families, listed for a sentence."""
     names = [family.name for family in FAMILIES]
     return f"{', '.join(names[:-1])} or {names[-1]}"
 

@@ -1,9 +1,9 @@
 r"""Seeded generation: image i of seed s is the same on any worker, in any batch.
 
-All chance of an image comes from one generator made from its key (seed, image) alone. It draws the first
-latents, then, for schedulers that add noise on the way, the noise of every step. Latents are drawn in float32
-on the CPU whatever the model's type and device, so the same key is the same image on a laptop and on a GPU,
-up to rounding.
+All randomness of an image comes from one generator, made from its key (seed, image) alone. It samples the
+first latents and then, for schedulers that add noise on the way, the noise of every step. Latents are sampled
+in float32 on the CPU, whatever the model's data type and device, so the same key gives the same image on a
+laptop and on a GPU, up to rounding.
 """
 
 import inspect
@@ -26,7 +26,7 @@ __all__ = [
 ]  # fmt: skip
 
 _INSTEAD = {
-    "generator": "all chance of an image comes from its key. Give another seed in its place.",
+    "generator": "all randomness of an image comes from its key. Give another seed instead.",
     "num_images_per_prompt": "each image has a key of its own. Repeat the prompt, with a key for each image.",
     "return_dict": "the images are returned as they are. Leave it out.",
 }
@@ -47,7 +47,7 @@ def generators_of(keys: Iterable[Key]) -> list[torch.Generator]:
 def latents_for(
     pipe: Any, seed: int, picture: int, height: int | None = None, width: int | None = None
 ) -> Float[Tensor, "channels height width"]:
-    """The unit noise that an image starts from, float32; height and width are those of the image."""
+    """The float32 unit noise that an image starts from; height and width are those of the image in pixels."""
     return torch.randn(latent_shape(pipe, height, width), generator=generator_for(seed, picture))
 
 
@@ -59,7 +59,7 @@ def start_of(
     height: int | None = None,
     width: int | None = None,
 ) -> tuple[Tensor, list[torch.Generator]]:
-    """The first latents of each key in the pipeline's own type and form, and the generators of later noise.
+    """The first latents of each key, as the pipeline takes them, and the generators of later noise.
 
     Args:
         pipe: The user's pipeline.
@@ -68,14 +68,14 @@ def start_of(
         height, width: The size of the images in pixels; the model's own if None.
     """
     shape, generators = latent_shape(pipe, height, width), generators_of(keys)
-    # Drawn even where latents are passed: the noise of later steps must not repeat that of the first.
+    # Sampled even if latents are passed: the noise of later steps must not repeat that of the first.
     noise = torch.stack([torch.randn(shape, generator=generator) for generator in generators])
     start = noise if latents is None else torch.stack(list(latents))
     return packed(pipe, start).to(denoiser_of(pipe).dtype), generators
 
 
 def packed(pipe: Any, latents: Float[Tensor, "n channels height width"]) -> Float[Tensor, "n ..."]:
-    """Latents in the form in which the pipeline is called with them: in patches of 2 × 2 for FLUX."""
+    """Latents in the layout that the pipeline is called with: patches of 2 × 2 for FLUX."""
     if _packs(pipe) and hasattr(pipe, "_patchify_latents"):  # FLUX.2 makes rows of the patches itself
         return pipe._patchify_latents(latents)
     return pipe._pack_latents(latents, *latents.shape) if _packs(pipe) else latents
@@ -99,13 +99,13 @@ def generate_keys(
     negative_prompt: str | None = None,
     **options: Any,
 ) -> Any:
-    """The images of these keys in one call of the pipeline, as its `output_type` asks.
+    """Generate the images of these keys in one call of the pipeline, in the form of its `output_type`.
 
     Args:
         pipe: The user's pipeline.
         prompts: The prompt of each image.
         keys: The key of each image: (seed, image), or a seed s for (s, 0).
-        latents: Unit noise of each image; drawn from its key if None.
+        latents: Unit noise of each image; sampled from its key if None.
         height, width, negative_prompt, options: Passed to the pipeline as they are.
     """
     _refuse(options)
@@ -116,7 +116,7 @@ def generate_keys(
         prompt=list(prompts),
         latents=start,
         generator=generators,
-        # What is None is not passed: pipelines differ in what they take None for.
+        # None is not passed on: pipelines differ in what it means.
         **{name: value for name, value in optional.items() if value is not None},
         **options,
     ).images
@@ -131,14 +131,14 @@ def generate(
     latents: Float[Tensor, "images channels height width"] | None = None,
     **options: Any,
 ) -> Any:
-    """The images of one seed with these numbers, in one call of the pipeline, as its `output_type` asks.
+    """Generate the images of one seed with these numbers in one call, in the form of its `output_type`.
 
     Args:
         pipe: The user's pipeline.
         prompts: The prompts; image i has the prompt i modulo their number.
-        seed: With the image's number, the only source of chance.
-        numbers: The numbers of the images; `runs.shards.batches` cuts many into calls.
-        latents: Unit noise of images 0, 1, …; drawn from the seed if None.
+        seed: The random seed; image i depends only on (seed, i).
+        numbers: The numbers of the images; `runs.shards.batches` splits many into calls.
+        latents: Unit noise of images 0, 1, …; sampled from the seed if None.
         options: Passed to the pipeline as they are: `height`, `width`, `negative_prompt` …
     """
     return generate_keys(
@@ -155,8 +155,8 @@ def latent_shape(pipe: Any, height: int | None, width: int | None) -> tuple[int,
     config, factor = denoiser_of(pipe).config, getattr(pipe, "vae_scale_factor", None)
     if factor is None:
         raise ModelNotLoaded(
-            f"{type(pipe).__name__} has no vae_scale_factor, so its latents have no known size; expected a "
-            "pipeline that generates still images in the latents of an autoencoder."
+            f"{type(pipe).__name__} has no vae_scale_factor, so the size of its latents is unknown; expected "
+            "a pipeline that generates still images in the latents of an autoencoder."
         )
     sample_size = getattr(config, "sample_size", None) or _default_side(pipe)
     size = sample_size if isinstance(sample_size, list | tuple) else (sample_size,) * 2
@@ -169,21 +169,21 @@ def latent_shape(pipe: Any, height: int | None, width: int | None) -> tuple[int,
 
 
 def image_size(pipe: Any) -> tuple[int, int]:
-    """Width and height, in pixels, of the images that a model generates where no size is asked for."""
+    """Width and height, in pixels, of the images that a model generates by default."""
     _, height, width = latent_shape(pipe, None, None)
     times = family_of(denoiser_of(pipe)).latents_factor
     return width * pipe.vae_scale_factor // times, height * pipe.vae_scale_factor // times
 
 
 def side_step(pipe: Any) -> int:
-    """The number of pixels of which the sides of an image are multiples: whole patches of whole latents."""
+    """The number of pixels that an image's sides must be multiples of: whole patches of whole latents."""
     patch = 2 if _packs(pipe) else patch_side(denoiser_of(pipe))
     step = pipe.vae_scale_factor * patch // family_of(denoiser_of(pipe)).latents_factor
-    return max(8, step)  # pipelines ask for 8 whatever the autoencoder
+    return max(8, step)  # pipelines require 8 whatever the autoencoder
 
 
 def require_size(pipe: Any, height: int | None, width: int | None) -> None:
-    """Refuse a size at which the pipeline does not generate, before it is called.
+    """Refuse a size that the pipeline cannot generate, before it is called.
 
     Raises:
         HeadwiseError: A side is not a multiple of `side_step`.
@@ -200,7 +200,7 @@ def require_size(pipe: Any, height: int | None, width: int | None) -> None:
 
 
 def _refuse(options: dict[str, Any]) -> None:
-    """HeadwiseError at options of the pipeline's call that keys stand in place of."""
+    """Raise HeadwiseError for options of the pipeline's call that keys replace."""
     refused = {
         "generator": options.get("generator") is not None,
         "num_images_per_prompt": options.get("num_images_per_prompt", 1) not in (1, None),
@@ -213,7 +213,7 @@ def _refuse(options: dict[str, Any]) -> None:
 
 
 def _default_side(pipe: Any) -> int:
-    """The side of an image, in steps of the autoencoder, where the denoiser's configuration says none."""
+    """The default side of an image in units of `vae_scale_factor`, if the configuration has none."""
     size = getattr(pipe, "default_sample_size", None)
     if size is not None:
         return size
@@ -222,5 +222,5 @@ def _default_side(pipe: Any) -> int:
 
 
 def _packs(pipe: Any) -> bool:
-    """Does the pipeline take its latents in patches of 2 × 2, as FLUX does?"""
+    """Whether the pipeline takes its latents in patches of 2 × 2, as FLUX does."""
     return hasattr(pipe, "_pack_latents")

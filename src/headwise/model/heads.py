@@ -1,12 +1,12 @@
 r"""The heads of a denoiser that read text, in one fixed order.
 
-A head is known by its layer's module path and its place in the layer, `down_blocks.0.….attn2[3]`, and by its
-index
+A head is identified by its layer's module path and its place in the layer, `down_blocks.0.….attn2[3]`, and
+by its index
 
     index = Σ (heads of the layers before) + head,      layers in the order down, mid, up.
 
-diffusers lists a UNet's modules as down, **up**, mid, so the order is made here and nowhere else. Two head
-maps that are equal belong to results that may be combined; unequal ones never do.
+diffusers lists a UNet's modules as down, **up**, mid, so the order is defined here and nowhere else. Results
+may be combined only if their head maps are equal.
 """
 
 import json
@@ -30,7 +30,7 @@ class Layer:
     Args:
         address: The module path in the denoiser, as diffusers names it.
         heads: The number of heads, read from the module.
-        kind: "cross" (image queries, text keys) or "joint" (text and image travel together).
+        kind: "cross" (image queries, text keys) or "joint" (text and image in one sequence).
     """
 
     address: str
@@ -46,7 +46,7 @@ class HeadMap:
 
     @classmethod
     def of(cls, model: Any) -> "HeadMap":
-        """The head map of a pipeline or of a denoiser; the meta device will do, as no weight is looked at."""
+        """The head map of a pipeline or of a denoiser; the meta device is enough, as no weight is read."""
         denoiser = denoiser_of(model)
         family = family_of(denoiser)
         layers = [
@@ -109,7 +109,7 @@ class HeadMap:
         raise HeadMapMismatch(f"{address!r} is not the address of a head. Did you mean {near[0]!r}?")
 
     def address(self, index: int) -> str:
-        """Where the head of this index sits: `down_blocks.0.attentions.0.transformer_blocks.0.attn2[3]`."""
+        """The address of a head, such as `down_blocks.0.attentions.0.transformer_blocks.0.attn2[3]`."""
         for layer, (start, stop) in zip(self.layers, self.slices, strict=True):
             if start <= index < stop:
                 return f"{layer.address}[{index - start}]"
@@ -118,11 +118,11 @@ class HeadMap:
         )
 
     def require(self, other: "HeadMap", name: str, other_name: str) -> None:
-        """Refuse to go on, naming the owners of both, unless the two maps are equal."""
+        """Raise HeadMapMismatch, naming the owners of both, unless the two maps are equal."""
         if self != other:
             raise HeadMapMismatch(
-                f"{name} has {self}, {other_name} has {other}: their heads are not the same heads. "
-                "Use results that were measured on this very model architecture."
+                f"{name} has {self}, {other_name} has {other}: these are different heads. "
+                "Use results that were measured on the same model architecture."
             )
 
     def to_json(self) -> str:
@@ -140,13 +140,13 @@ class HeadMap:
 
 
 def denoiser_of(model: Any) -> Any:
-    """`pipe.unet`, `pipe.transformer`, or the denoiser itself, out of any `torch.compile` wrapping."""
+    """`pipe.unet`, `pipe.transformer`, or the denoiser itself, without any `torch.compile` wrapping."""
     denoiser = wrapped_denoiser_of(model)
     return getattr(denoiser, "_orig_mod", denoiser)
 
 
 def wrapped_denoiser_of(model: Any) -> Any:
-    """The denoiser as the pipeline calls it."""
+    """The denoiser as the pipeline calls it, with any `torch.compile` wrapping."""
     if any(cls.__name__ == "ModularPipeline" for cls in type(model).__mro__):
         raise ModelNotLoaded(
             f"{type(model).__name__} is a modular pipeline, whose steps are not known in advance. "
@@ -167,8 +167,9 @@ def _place(address: str) -> int:
 
 
 def self_attention_beside(address: str) -> str:
-    """A block of diffusers reads itself in `attn1` and the text in `attn2`, or both in `attn`.
+    """The address of the self-attention beside a layer that reads text.
 
-    Some blocks of Stable Diffusion 3.5 read themselves once more, in `attn2` beside `attn`.
+    Blocks of diffusers have self-attention in `attn1` and text in `attn2`, or both in `attn`. Some blocks of
+    Stable Diffusion 3.5 have a second self-attention, in `attn2` beside `attn`.
     """
     return address[:-1] + "1" if address.endswith("attn2") else address + "2"

@@ -1,9 +1,9 @@
-r"""The hook protocol: what may stand at a pipeline's attention, and when each of its methods is called.
+r"""The hook protocol: what may take the place of a pipeline's attention, and when its methods are called.
 
-A cross-attention layer computes `attend(q, k, v) = softmax(q kᵀ/√d) v`. A hook stands in that place; `attend`
-is the model's own fused kernel, with the mask and scale its processor passed, and of several hooks each one's
-`attend` is the next hook. Where queries and keys are taken from other rows of the batch, their padding is
-masked by saying so: `attend(q[rows], k[rows], v, rows=rows)`. During one call of the pipeline a hook's
+A cross-attention layer computes `attend(q, k, v) = softmax(q kᵀ/√d) v`. A hook takes its place; `attend` is
+the model's own fused kernel, with the mask and scale that its processor passed. With several hooks, the
+`attend` of each is the next hook. If queries and keys are taken from other rows of the batch, naming the rows
+masks their padding: `attend(q[rows], k[rows], v, rows=rows)`. During one call of the pipeline a hook's
 methods are called in this order:
 
     before_first_step(latents, call)            once, before the first call of the denoiser
@@ -14,7 +14,7 @@ methods are called in this order:
         finish(call)
     after_step(latents, call)                   after each step of the scheduler
 
-Every method does nothing by default. A plain callable with the arguments of `__call__` is a hook too.
+By default, methods change nothing. A plain callable with the arguments of `__call__` is a hook too.
 """
 
 from collections.abc import Collection, Sequence
@@ -41,11 +41,11 @@ class Hook:
     Attributes:
         kinds: The kinds of site at which `__call__` is called: "cross" and "joint" where pixels read text,
             "self" at the self-attention beside each of these layers, where keys are pixels too, and "text"
-            for the queries of the text in joint attention. "refiner" stands for layers in which the text
-            attends to itself alone, outside the head map. Linear self-attention, as Sana's, has no maps: a
-            hook is not called there, and one that stands nowhere else is refused.
+            for the queries of the text in joint attention. "refiner" is for layers in which the text
+            attends only to itself, outside the head map. Linear self-attention, such as Sana's, has no maps:
+            a hook is not called there, and a hook of kind "self" alone is refused.
         features: Module paths of residual blocks whose output is passed through `feature`.
-        once_per_step: Whether the hook needs one row with the prompt for each image, once a step. Guidance
+        once_per_step: Whether the hook needs one row with the prompt for each image, once per step. Guidance
             that computes more, such as perturbed-attention guidance, is then refused.
     """
 
@@ -59,17 +59,17 @@ class Hook:
     def before_first_step(self, latents: Tensor, call: DenoiserCall) -> Tensor:
         """Change the latents that the first denoiser call starts from.
 
-        The pipeline's call is begun, stopped at its first denoiser call, and made again from the latents that
-        are returned, so this costs a second encoding of the prompt. No other method has been called yet.
+        The pipeline's call is begun, stopped at its first denoiser call, and made again from the returned
+        latents, so this costs a second encoding of the prompt. No other method has been called yet.
 
         Args:
-            latents: What the pipeline prepared, noise of the scheduler's own scale.
+            latents: What the pipeline prepared, noise at the scheduler's own scale.
             call: The first denoiser call, which has not been made.
         """
         return latents
 
     def prepare(self, call: DenoiserCall) -> None:
-        """Get ready for a denoiser call, outside whatever `torch.compile` compiled."""
+        """Prepare for a denoiser call, outside any code compiled by `torch.compile`."""
 
     def __call__(self, attend: Attend, site: Site, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Return the layer's output, of the shape that `attend` returns.
@@ -91,18 +91,18 @@ class Hook:
         return self.features
 
     def feature(self, output: Tensor) -> Tensor:
-        """Return what a residual block of `features_among` passes on in place of its output."""
+        """Return the replacement for the output of a residual block of `features_among`."""
         return output
 
     def finish(self, call: DenoiserCall) -> None:
-        """Conclude a denoiser call."""
+        """Finish a denoiser call, after its output has been computed."""
 
     def after_step(self, latents: Tensor, call: DenoiserCall) -> Tensor:
         """Change the latents after a step of the scheduler, before the user's own callback.
 
         Args:
             latents: What the scheduler's step returned.
-            call: The step's denoiser call, the one with the prompt where a step makes two.
+            call: The step's denoiser call; if the step makes two, the one with the prompt.
         """
         return latents
 
@@ -127,7 +127,7 @@ def as_hook(hook: AttentionHook, kinds: tuple[str, ...] = Hook.kinds) -> Hook:
     """A plain callable as a `Hook`, for sites of these kinds; a `Hook` is returned as it is.
 
     Raises:
-        HookMisuse: The callable has a member of the protocol without being a `Hook`, so that it would be
+        HookMisuse: The callable has a member of the protocol without being a `Hook`, so the member would be
             ignored.
     """
     if isinstance(hook, Hook):
@@ -141,29 +141,29 @@ def as_hook(hook: AttentionHook, kinds: tuple[str, ...] = Hook.kinds) -> Hook:
 
 
 def stands_beside(hook: Hook, module: Any) -> bool:
-    """Is the hook to be called at this self-attention? If it is linear, only one that stands nowhere else."""
+    """Whether a hook stands at this self-attention: at a linear one, only a hook of kind "self" alone."""
     linear = "Linear" in type(module.processor).__name__
     return "self" in hook.kinds and (not linear or set(hook.kinds) == {"self"})
 
 
 def overrides(hook: Hook, method: str) -> bool:
-    """Does this hook's class define the method itself?"""
+    """Whether this hook's class defines the method itself."""
     return getattr(type(hook), method) is not getattr(Hook, method)
 
 
 def require_once_per_step(hooks: Sequence[Hook], call: DenoiserCall, again: bool) -> None:
-    """HookMisuse if a hook needs one row with the prompt for each image, once a step, and there are more.
+    """Raise HookMisuse if a hook needs one row with the prompt per image and step, and there are more.
 
     Args:
         hooks: The hooks of a context.
         call: A denoiser call with the prompt.
-        again: Whether there was such a call in this step before.
+        again: Whether this step already had such a call.
     """
     rows = call.conditional.stop - call.conditional.start
     for hook in hooks:
         if hook.once_per_step and (again or rows != call.pictures):
             seen = "a second call in one step" if again else f"{rows} rows for {call.pictures} images"
             raise HookMisuse(
-                f"{hook!r} needs one row with the prompt for each image, once a step; the denoiser "
-                f"got {seen}. Switch off perturbed-attention guidance, skip-layer guidance and their kin."
+                f"{hook!r} needs one row with the prompt for each image, once per step; the denoiser got "
+                f"{seen}. Switch off perturbed-attention guidance, skip-layer guidance and similar methods."
             )

@@ -1,10 +1,10 @@
-"""Inpainting models generate from a prompt alone where the whole image is to be painted.
+"""Inpainting models as text-to-image models: they paint the whole image from the prompt alone.
 
-Their denoiser takes, beside the latents, a mask and the latents of the image outside the mask:
+Besides latents, their denoiser takes a mask and the latents of the image outside the mask:
 
     ε(z_t, mask, E(image · (1 − mask)), prompt)
 
-With a mask of ones there is no image left, so both can be added to whatever calls the denoiser.
+With a mask of ones no image is left, so both are constant and can be added in every call of the denoiser.
 """
 
 from typing import Any
@@ -20,12 +20,12 @@ __all__ = ["paint_everything"]
 
 
 def paint_everything(pipe: Any) -> None:
-    """Let the denoiser of an inpainting model take latents alone; other pipelines stay as they are.
+    """Make the denoiser of an inpainting model take latents alone; other pipelines are left unchanged.
 
-    The pipeline is for use, not for saving: its UNet then says that it has the channels of latents alone.
+    The pipeline is for use, not for saving: the configuration of its UNet then has the channels of latents.
 
     Raises:
-        ModelNotLoaded: The denoiser takes something else beside the latents.
+        ModelNotLoaded: The denoiser takes other inputs besides latents.
     """
     denoiser = denoiser_of(pipe)
     taken = getattr(denoiser.config, "in_channels", None)
@@ -40,7 +40,7 @@ def paint_everything(pipe: Any) -> None:
     blank: dict[tuple[int, int], Tensor] = {}
 
     def add(first: nn.Module, arguments: tuple[Tensor]) -> tuple[Tensor]:
-        """Add the mask and the blank image, within the denoiser: all around it see latents alone."""
+        """Add the mask and the blank image inside the denoiser, so that all other code sees only latents."""
         [latents] = arguments
         size = (latents.shape[-2], latents.shape[-1])
         if size not in blank:
@@ -51,4 +51,4 @@ def paint_everything(pipe: Any) -> None:
         return (torch.cat([latents, torch.ones_like(latents[:, :1]), picture], 1),)
 
     denoiser.conv_in.register_forward_pre_hook(add)
-    denoiser.register_to_config(in_channels=channels)  # by which pipelines draw latents
+    denoiser.register_to_config(in_channels=channels)  # by which pipelines sample latents

@@ -22,9 +22,9 @@ class TextRead(NamedTuple):
     """The text that a denoiser is called with.
 
     Args:
-        embedding: The embedding of the first encoder's tokens, "rows tokens …"; None where there is none.
-        tokens: The number of tokens of all encoders, registers too, of the longest row.
-        lengths: The number of tokens of each row, where its pixels follow them; empty elsewhere.
+        embedding: The embedding of the first encoder's tokens, "rows tokens …"; None if there is none.
+        tokens: The number of tokens of the longest row, over all encoders, registers included.
+        lengths: The number of tokens of each row, if its pixels directly follow them; else empty.
     """
 
     embedding: Tensor | None
@@ -33,15 +33,15 @@ class TextRead(NamedTuple):
 
     @property
     def width(self) -> int:
-        """The size of one token's embedding; 0 where there is none."""
+        """The size of one token's embedding; 0 if there is none."""
         return 0 if self.embedding is None else self.embedding[0, 0].numel()
 
 
 def standard(inputs: dict[str, Any], family: Family) -> dict[str, Any]:
-    """The inputs of a call by the names that most denoisers have; lists of rows as one tensor.
+    """The inputs of a call by the names that most denoisers use; lists of rows become one tensor.
 
     Raises:
-        HookMisuse: The lists hold other than one still image a row.
+        HookMisuse: The lists do not hold exactly one still image per row.
     """
     ours = {theirs: name for name, theirs in family.names.items()}
     inputs = {ours.get(name, name): value for name, value in inputs.items()}
@@ -51,8 +51,8 @@ def standard(inputs: dict[str, Any], family: Family) -> dict[str, Any]:
     text = inputs["encoder_hidden_states"]
     if any(isinstance(image, list) or image.shape[1] != 1 for image in images):
         raise HookMisuse(
-            "The denoiser got several images or frames in a row; expected one still image, which is "
-            "generated. Use a text-to-image pipeline."
+            "The denoiser got several images or frames in one row; expected only the generated image. "
+            "Use a text-to-image pipeline."
         )
     lengths = torch.tensor([len(row) for row in text])
     rows = {"hidden_states": torch.cat(images, 1).transpose(0, 1), "text_lengths": lengths}
@@ -72,7 +72,7 @@ def call_denoiser(denoiser: Any, family: Family, inputs: dict[str, Any]) -> Any:
 
 
 def text_in(inputs: dict[str, Any], family: Family) -> TextRead:
-    """What text a denoiser is called with, from its inputs as `standard` returns them."""
+    """The text that a denoiser is called with, from its inputs as `standard` returns them."""
     names = ("encoder_hidden_states", "encoder_hidden_states_t5")
     texts = [inputs[name] for name in names if isinstance(inputs.get(name), Tensor)]
     if not texts:
@@ -92,7 +92,7 @@ def latents_in(inputs: dict[str, Any]) -> str:
 
 
 def grid_of(latents: Tensor, inputs: dict[str, Any]) -> tuple[int, int]:
-    """Height and width of the latents; where they come as a row of patches, the patches' ids tell.
+    """Height and width of the latents; for a row of patches, they come from the patches' ids.
 
     Raises:
         HookMisuse: The latents are not those of still images.
@@ -101,8 +101,8 @@ def grid_of(latents: Tensor, inputs: dict[str, Any]) -> tuple[int, int]:
         height, width = _grid_of_patches(inputs)
         if latents.shape[1] != height * width:
             raise HookMisuse(
-                f"The denoiser got {latents.shape[1]} patches for a grid of {height} × {width}; other images "
-                "stand beside the one that is generated. Use a text-to-image pipeline."
+                f"The denoiser got {latents.shape[1]} patches for a grid of {height} × {width}, so "
+                "there are images beside the generated one. Use a text-to-image pipeline."
             )
         return height, width
     if latents.ndim != 4:
@@ -114,7 +114,7 @@ def grid_of(latents: Tensor, inputs: dict[str, Any]) -> tuple[int, int]:
 
 
 def _grid_of_patches(inputs: dict[str, Any]) -> tuple[int, int]:
-    """Height and width in patches, from the place of the last (frame, row, column …) or from the shapes."""
+    """Height and width in patches, from the place of the last one (frame, row, column …) or from shapes."""
     ids = inputs.get("img_ids", inputs.get("position_ids"))
     if isinstance(ids, Tensor):
         height, width = (int(index) + 1 for index in ids.reshape(-1, ids.shape[-1])[-1][1:3])
@@ -130,9 +130,9 @@ def _grid_of_patches(inputs: dict[str, Any]) -> tuple[int, int]:
 
 
 def patches(grid: tuple[int, int], denoiser: Any, pixels: int) -> tuple[int, int]:
-    """The grid that layers of this many pixels halve: of the patches that the denoiser makes of its latents.
+    """The grid of the patches that a denoiser makes of its latents; layers with fewer pixels halve it.
 
-    Where the latents come as a row of patches, they are its pixels, and their grid is that of the patches.
+    Latents that come as a row of patches are themselves the pixels, and keep their grid.
     """
     patch = patch_side(denoiser)
     return grid if grid[0] * grid[1] == pixels else (grid[0] // patch, grid[1] // patch)
@@ -145,7 +145,7 @@ def patch_side(denoiser: Any) -> int:
 
 
 def least_side(denoiser: Any) -> int:
-    """The side of the smallest latents that a denoiser takes; norms need two values in a group."""
+    """The side of the smallest latents that a denoiser accepts; norms need two values in a group."""
     halvings = len(getattr(denoiser.config, "block_out_channels", (0,))) - 1
     return 2 * patch_side(denoiser) * 2**halvings
 
@@ -156,12 +156,12 @@ def reading(
     places: Int[Tensor, " tokens"],
     denoiser: Any,
 ) -> tuple[dict[str, Any], tuple[int, int]]:
-    """The inputs that change where another text is read, without mask, beside a corner of the latents.
+    """The inputs to change so that another text is read, without a mask, with a corner of the latents.
 
     Args:
         inputs: The inputs of a call.
-        text: What is read in place of the prompt.
-        places: The place in a prompt that each token is read at.
+        text: The text to read in place of the prompt.
+        places: The place in a prompt at which each token is read.
         denoiser: The denoiser that is called.
 
     Returns:
@@ -177,7 +177,7 @@ def reading(
     for name, parameter in inspect.signature(type(denoiser).forward).parameters.items():
         if "mask" in name and parameter.default is parameter.empty:
             changed[name] = inputs[name].new_ones(rows, tokens)
-    if "position_ids" in inputs:  # of the text, all of which stands at one place, and of the pixels
+    if "position_ids" in inputs:  # of the text, all of it at one place, and of the pixels
         ids = inputs["position_ids"]
         changed["position_ids"] = torch.cat([ids[:1].expand(tokens, -1), ids[given.shape[1] :][:1]])
     if "txt_ids" in inputs:
@@ -194,7 +194,7 @@ def reading(
 
 
 def at_time(denoiser: Any, inputs: dict[str, Any], latents: Tensor, timestep: Tensor) -> dict[str, Any]:
-    """The inputs that change where other latents are computed, at this timestep.
+    """The inputs to change so that other latents are denoised, at this timestep.
 
     Args:
         denoiser: The denoiser, whose family and whose configuration (Sana's) may scale timesteps.
@@ -213,7 +213,7 @@ def at_time(denoiser: Any, inputs: dict[str, Any], latents: Tensor, timestep: Te
 
 
 def rows_of(value: Any, rows: int, chosen: slice | list[int]) -> Any:
-    """Those rows of whatever denoiser input has a row for each of the batch; other values as they are."""
+    """The chosen rows of denoiser inputs that have a row for each of the batch; other values unchanged."""
     if isinstance(value, dict):
         return {name: rows_of(item, rows, chosen) for name, item in value.items()}
     if isinstance(value, list | tuple):

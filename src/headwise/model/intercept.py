@@ -1,12 +1,12 @@
 """One layer's forward: the first attention that it computes goes through the hooks.
 
 No processor is replaced. The forward runs inside a `TorchFunctionMode` that intercepts the layer's first call
-of `scaled_dot_product_attention`: norms, LoRA and rotations have then been applied, and the processor,
-whichever of diffusers' many it is, does the rest as ever. (Of an IP-Adapter's several calls the first is the
-one that reads the prompt.)
+of `scaled_dot_product_attention`: norms, LoRA and rotary embeddings have been applied by then, and the
+processor, whichever of diffusers' many it is, does the rest as usual. (Of an IP-Adapter's several calls, the
+first is the one that reads the prompt.)
 
-Joint attention is computed for pixels and text together; hooks get the pixels' queries and the text's apart,
-where the layout (layout.py) says that they stand.
+Joint attention is computed for pixels and text together; hooks get the queries of pixels and of text
+separately, from the places given by the layout (layout.py).
 """
 
 import functools
@@ -28,11 +28,11 @@ __all__ = ["Intercept"]
 
 
 class Intercept(TorchFunctionMode):
-    """While it is entered, the first fused attention is computed by the hooks.
+    """While this mode is entered, the first fused attention is computed by the hooks.
 
     Args:
         hooks: The hooks to call, outermost first.
-        call: The denoiser call under way.
+        call: The current denoiser call.
         module: The attention module whose forward is running.
         kind: The kind of the layer: "cross", "joint", "self" or "refiner".
         site_of: `site_of(kind, pixels, text, mask)` is the layer's site for queries of this kind.
@@ -91,19 +91,19 @@ class Intercept(TorchFunctionMode):
         return self.call_hooks(functools.partial(attend, attn_mask), site, query, key, value)
 
     def require_rows(self, rows: int, keys: int) -> None:
-        """HookMisuse unless the layer computes the call's rows, and in cross-attention all its tokens."""
+        """Raise HookMisuse unless the layer computes the call's rows and, in cross-attention, its tokens."""
         cross = self.kind == "cross" and self.call.tokens
         if rows != self.call.rows or (cross and keys != self.call.tokens):
             raise HookMisuse(
-                f"{type(self.module).__name__} attends in {rows} rows to {keys} keys, but the denoiser was "
-                f"called with {self.call.rows} rows of {self.call.tokens} text tokens, so its rows or words "
-                "are others. Use a pipeline of still images whose layers read the text as it is."
+                f"{type(self.module).__name__} attends to {keys} keys in {rows} rows, but the denoiser was "
+                f"called with {self.call.rows} rows of {self.call.tokens} text tokens, so the rows or words "
+                "do not match. Use a pipeline of still images whose layers read the text unchanged."
             )
 
     def intercept_joint(
         self, kernel: Callable[..., Tensor], query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None
     ) -> Tensor:
-        """Joint attention: the pixels' queries and the text's go to hooks apart, with all keys."""
+        """Joint attention: the queries of pixels and of text go to hooks separately, with all keys."""
         layout = self.layout(key.shape[-2])
         unchanged = _Once(functools.partial(kernel, mask, query, key, value), layout.order)
         in_order = functools.partial(kernel, mask)
@@ -117,8 +117,8 @@ class Intercept(TorchFunctionMode):
         ) -> Tensor:
             """The attention of one part of the queries, "batch heads part dim", to all keys.
 
-            `original` is the part as the layer has it: while nothing is changed, all parts are cut from one
-            call of the kernel. `rows` are those of the batch whose mask applies.
+            `original` is the layer's own part: while nothing is changed, all parts are slices of one call
+            of the kernel. `rows` are the rows of the batch whose mask applies.
             """
             if q is original and k is key and v is value and rows is None:
                 return unchanged()[..., part, :]
@@ -146,7 +146,7 @@ class Intercept(TorchFunctionMode):
 
 
 class _Once:
-    """The layer's own attention in one piece, so that its bits are the layer's own, in a layout's order."""
+    """The layer's own attention, computed as a whole so that it is bit-exact, in a layout's order."""
 
     def __init__(self, attend: Callable[[], Tensor], order: Tensor | None) -> None:
         self.attend, self.order = attend, order
@@ -163,9 +163,9 @@ def _in_own_order(
     kernel: Callable[..., Tensor], order: Tensor, query: Tensor, q: Tensor, k: Tensor, v: Tensor,
     rows: Tensor | None, part: slice,
 ) -> Tensor:  # fmt: skip
-    """The attention of one part of the queries to keys in a layout's order, computed in the layer's own.
+    """The attention of one part of the queries to keys in a layout's order, computed in the layer's order.
 
-    All queries are computed, so that keys and values times 1 change no bit.
+    All queries are computed, so that multiplying keys and values by 1 changes no bit.
     """
     if rows is not None:
         order, query = order[rows.to(order.device)], query[rows.to(query.device)]
@@ -191,7 +191,7 @@ def _checked(
     value: Tensor,
     rows: Tensor | None = None,
 ) -> Tensor:
-    if rows is not None:  # the hook before passed queries and keys of other rows on
+    if rows is not None:  # the previous hook passed on queries and keys of other rows
         attend = functools.partial(_in_rows, attend, rows)
     output = hook(attend, site, query, key, value)
     if not isinstance(output, Tensor) or output.shape != query.shape[:-1] + value.shape[-1:]:

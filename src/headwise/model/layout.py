@@ -1,13 +1,13 @@
-r"""Where pixels and text stand in the one sequence of joint attention.
+r"""Where pixels and text are in the sequence of joint attention.
 
 With P pixels and T tokens of text the sequence of a row is one of
 
     text, pixels                          text first, T before P
-    pixels, text                          and pixels first
-    pixels, fill, text, fill              both filled up with tokens of the denoiser's own (`Family.filled`)
+    pixels, text                          pixels first
+    pixels, fill, text, fill              both padded with tokens of the denoiser's own (`Family.filled`)
     text of L ≤ T, pixels, padding        each row's own length L (`Family.ragged`)
 
-In the last, rows are brought into the order of the first, with the padding between, before hooks see them.
+In the last, rows are put into the order of the first, with the padding in between, before hooks see them.
 """
 
 from typing import NamedTuple
@@ -26,8 +26,8 @@ class Layout(NamedTuple):
     """The places of pixels and text in the sequence.
 
     Args:
-        pixels, text: Where they stand; the text of shorter rows is followed by padding.
-        order: For each row, the place in the denoiser's sequence of what stands here; None where it is the
+        pixels, text: Their slices; the text of shorter rows is followed by padding.
+        order: For each row and each place here, the place in the denoiser's sequence; None if they are the
             same.
     """
 
@@ -36,7 +36,7 @@ class Layout(NamedTuple):
     order: Int[Tensor, "rows length"] | None = None
 
     def parts(self, length: int) -> list[tuple[str, slice]]:
-        """The parts of a sequence of this length one after the other: "joint", "text", or "fill"."""
+        """The parts of a sequence of this length, in order: "joint", "text", or "fill"."""
         known = sorted((("joint", self.pixels), ("text", self.text)), key=lambda part: part[1].start)
         parts, at = [], 0
         for kind, part in known:
@@ -52,7 +52,7 @@ def layout_of(family: Family, call: DenoiserCall, patch: int, length: int) -> La
 
     Args:
         family: The family of the denoiser.
-        call: The denoiser call under way.
+        call: The current denoiser call.
         patch: The side of the denoiser's patches in latents.
         length: The length of the sequence.
     """
@@ -68,7 +68,7 @@ def layout_of(family: Family, call: DenoiserCall, patch: int, length: int) -> La
 
 
 def reordered(tensor: Tensor, order: Int[Tensor, "rows length"], dim: int = -2) -> Tensor:
-    """The tensor, "rows … length …", with what stands along `dim` of each row in that order."""
+    """The tensor, "rows … length …", with `dim` of each row permuted into that order."""
     shape = [len(order), *[1] * (tensor.ndim - 1)]
     shape[dim] = order.shape[1]
     index = order.to(tensor.device).reshape(shape)
@@ -84,7 +84,7 @@ def put_back(tensor: Tensor, order: Int[Tensor, "rows length"]) -> Tensor:
 
 
 def _order(call: DenoiserCall, length: int) -> Int[Tensor, "rows length"]:
-    """Each row's text, the padding that stands behind its pixels, and its pixels."""
+    """The order of text, padding and pixels, for rows of text, pixels and padding."""
     place, tokens = torch.arange(length, device=call.device), call.tokens
     lengths = torch.tensor(call.lengths, device=call.device)[:, None]
     padding = place + (length - tokens)

@@ -1,8 +1,8 @@
-"""LoRA files: low-rank changes of a model's weights, loaded beside them with a scale, and told apart.
+"""LoRA files: low-rank changes of a model's weights, loaded with a scale and identified by a hash.
 
     W x + scale · B A x
 
-diffusers reads the file, whoever trained it; the model's own weights stay as they are.
+diffusers reads the files of all trainers; the model's own weights are unchanged.
 
 References:
     | LoRA: Low-Rank Adaptation of Large Language Models (Hu et al., 2021)
@@ -39,7 +39,7 @@ def load_loras(pipe: Any, loras: Mapping[str | Path, float | int]) -> None:
 
     Raises:
         MissingExtra: peft is not installed.
-        ModelNotLoaded: A file cannot be read, or is of another model.
+        ModelNotLoaded: A file cannot be read, or is for another model.
     """
     if loras and find_spec("peft") is None:
         raise MissingExtra("LoRA files need peft, which is not installed. Install it: pip install peft")
@@ -54,19 +54,19 @@ def load_loras(pipe: Any, loras: Mapping[str | Path, float | int]) -> None:
 
 @contextmanager
 def loras_loaded(pipe: Any, loras: Mapping[str | Path, float | int]) -> Iterator[None]:
-    """Load LoRA files, beside those at work, until the context is left.
+    """Load LoRA files, in addition to active ones, until the context is left.
 
     Args:
         pipe: The pipeline, which has its own layers again afterwards.
         loras: The scale of each .safetensors file.
 
     Raises:
-        HeadwiseError: As `load_loras`; or a LoRA of the same name is at work already.
+        HeadwiseError: As `load_loras`; or a LoRA of the same name is already active.
     """
     before = _scales_of(pipe)
     names = [adapter_named(file) for file in loras]
     if twice := sorted(before.keys() & names):
-        raise HeadwiseError(f"The LoRA {twice[0]} is at work already. Leave it out.")
+        raise HeadwiseError(f"The LoRA {twice[0]} is already active. Leave it out.")
     try:
         load_loras(pipe, loras)
         if loras and before:
@@ -79,7 +79,7 @@ def loras_loaded(pipe: Any, loras: Mapping[str | Path, float | int]) -> Iterator
 
 
 def _unload(pipe: Any, names: Sequence[str], before: Mapping[str, float]) -> None:
-    """Take LoRA out again, so that those are at work which were before."""
+    """Unload LoRA files, and reactivate those that were active before."""
     if not hasattr(pipe, "unload_lora_weights"):
         return
     if not before:
@@ -90,14 +90,14 @@ def _unload(pipe: Any, names: Sequence[str], before: Mapping[str, float]) -> Non
 
 
 def adapter_named(file: str | Path) -> str:
-    """What the pipeline calls a LoRA: the name of its file, without the characters that peft refuses."""
+    """The adapter name of a LoRA: the name of its file, without characters that peft refuses."""
     return re.sub(r"\W+", "-", Path(file).stem)
 
 
 def loras_of(pipe: Any) -> str:
-    """Which LoRA are at work in a pipeline: the name, the scale and a short hash of each; "" if none is.
+    """The active LoRAs of a pipeline: the name, the scale and a short hash of each; "" if there are none.
 
-    Whether they were loaded here or by the user.
+    It does not matter whether they were loaded here or by the user.
     """
     scales = _scales_of(pipe)
     digests: dict[str, Any] = {}
@@ -115,7 +115,7 @@ def loras_of(pipe: Any) -> str:
 
 
 def name_without_lora(name: str) -> str | None:
-    """The name that a parameter of the model had before LoRA was loaded; None for one of a LoRA."""
+    """The name that a parameter of the model had before a LoRA was loaded; None for those of a LoRA."""
     return None if ".lora_" in name else name.replace(".base_layer.", ".")
 
 
@@ -133,20 +133,20 @@ def _load(pipe: Any, file: Path, name: str) -> None:
         raise ModelNotLoaded(f"The LoRA {file} {kind}; expected a .safetensors file. Give its path.")
     if not hasattr(pipe, "load_lora_weights"):
         raise ModelNotLoaded(
-            f"{type(pipe).__name__} takes no LoRA files. Leave {file} out, or load a model of a family that "
-            "does, such as Stable Diffusion, XL, 3 and FLUX."
+            f"{type(pipe).__name__} does not take LoRA files. Leave {file} out, or load a model of a family "
+            "that does, such as Stable Diffusion 1, XL or 3, or FLUX."
         )
     problem = ""
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Already found a `peft_config`")  # several are meant
+            warnings.filterwarnings("ignore", "Already found a `peft_config`")  # several are intended
             pipe.load_lora_weights(
                 str(file.parent), weight_name=file.name, adapter_name=name, local_files_only=True
             )
     except Exception as error:  # diffusers, peft and safetensors each raise their own kinds
         problem = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".: ")
     if not problem and name not in {n for part in _parts(pipe) for m in part.modules() for n in _at_work(m)}:
-        problem = "none of its weights has a place there"
+        problem = "none of its weights matches a layer of it"
     if problem:
         raise ModelNotLoaded(
             f"The LoRA {file} does not fit {type(pipe).__name__}: {problem}. "
@@ -161,7 +161,7 @@ def _parts(pipe: Any) -> list[Any]:
 
 
 def _scales_of(pipe: Any) -> dict[str, float]:
-    """The scale of each adapter at work, by its name."""
+    """The scale of each active adapter, by its name."""
     scales: dict[str, float] = {}
     for module in (module for part in _parts(pipe) for module in part.modules()):
         for name in _at_work(module):
@@ -171,7 +171,7 @@ def _scales_of(pipe: Any) -> dict[str, float]:
 
 
 def _at_work(module: Any) -> list[str]:
-    """The adapters of peft that change what a layer gives."""
+    """The names of the peft adapters that change the output of a layer."""
     if not hasattr(module, "lora_A") or module.disable_adapters:
         return []
     return [name for name in module.active_adapters if module.scaling.get(name)]

@@ -1,4 +1,4 @@
-"""The memory a pipeline holds, on a GPU or in this process."""
+"""The memory that a pipeline uses, on a GPU or in this process."""
 
 __all__ = ["memory_of"]
 
@@ -12,7 +12,7 @@ from headwise.model.heads import denoiser_of
 
 
 def memory_of(pipe: Any) -> tuple[float, float]:
-    """The size of all weights, and the most memory that was held so far, in MB."""
+    """The size of all weights, and the peak memory so far, in MB."""
     return _weights(pipe) / 2**20, _peak(denoiser_of(pipe).device) / 2**20
 
 
@@ -22,7 +22,7 @@ def _weights(pipe: Any) -> int:
 
 
 def _peak(device: torch.device) -> int:
-    """The peak in bytes: of the GPU that the denoiser is on, else of this process."""
+    """The peak in bytes: of the denoiser's GPU, else of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     import psutil  # comes with accelerate
@@ -34,7 +34,7 @@ def _peak(device: torch.device) -> int:
 def _resident_peak() -> int:
     try:
         import resource
-    except ImportError:  # Windows, which psutil answers for
+    except ImportError:  # Windows, where psutil has the peak
         return 0
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -1,9 +1,8 @@
-"""Modes that others switch on in a denoiser, and what they ask of whoever stands in it.
+"""Modes that other code switches on in a denoiser, and what hooks must do about them.
 
-A *cache* skips layers by what it has seen at calls before, so that a pass beside these calls would change the
-image. A module that was *compiled in place* has its hooks compiled too. A *forward put in place of* that of a
-module may count calls or keep outputs. *Gradient checkpointing* and storage in *float8* remake what a
-gradient needs.
+A *cache* skips layers by what it saw in earlier calls, so a pass beside these calls would change the image. A
+module that was *compiled in place* compiles its hooks too. A *replaced forward* of a module may count calls
+or keep outputs. *Gradient checkpointing* and storage in *float8* recompute what a gradient needs.
 """
 
 from collections.abc import Callable, Iterator
@@ -30,7 +29,7 @@ _MARK = "_of_headwise"
 
 
 def caches_of(denoiser: nn.Module) -> tuple[str, ...]:
-    """The caches at work in a denoiser: hooks of diffusers that keep something from call to call."""
+    """The active caches of a denoiser: hooks of diffusers that keep state between calls."""
     config = getattr(denoiser, "_cache_config", None)
     if config is not None:
         return (type(config).__name__.removesuffix("Config"),)
@@ -39,22 +38,22 @@ def caches_of(denoiser: nn.Module) -> tuple[str, ...]:
 
 
 def require_no_cache(denoiser: nn.Module) -> None:
-    """HookMisuse if a cache is at work: it would take a pass beside the denoiser's calls for one of them."""
+    """Raise HookMisuse if a cache is active: it would mistake a side pass for one of the denoiser's calls."""
     caches = caches_of(denoiser)
     if caches:
         enabled = getattr(denoiser, "_cache_config", None) is not None
-        cure = "pipe.transformer.disable_cache()" if enabled else "load the pipeline anew"
+        cure = "pipe.transformer.disable_cache()" if enabled else "load the pipeline again"
         raise HookMisuse(
-            f"{type(denoiser).__name__} has a cache ({', '.join(caches)}), which skips layers, and which a "
-            f"pass over other words or latents would disturb. Switch off caching: {cure}."
+            f"{type(denoiser).__name__} has a cache ({', '.join(caches)}), which skips layers and would be "
+            f"disturbed by a pass over other words or latents. Switch off caching: {cure}."
         )
 
 
 def require_gradients(denoiser: nn.Module) -> None:
-    """HookMisuse if no gradient can be computed through this denoiser."""
+    """Raise HookMisuse if no gradient can be computed through this denoiser."""
     if any("layerwise_casting" in _hooks_of(module) for module in denoiser.modules()):
         raise HookMisuse(
-            "The denoiser stores its weights in another type than it computes in (enable_layerwise_casting), "
+            "The denoiser stores its weights in one type and computes in another (enable_layerwise_casting), "
             "through which no gradient passes. Load the pipeline without it to move latents by gradients."
         )
     if any(parameter.is_inference() for parameter in denoiser.parameters()):
@@ -65,11 +64,11 @@ def require_gradients(denoiser: nn.Module) -> None:
 
 
 def text_weights(denoiser: nn.Module, head_map: HeadMap) -> tuple[Any, ...]:
-    """A value that differs once the weights differ that make keys of text in cross-attention.
+    """A value that changes with the weights that compute the keys of text in cross-attention.
 
-    Seen are weights that were loaded, moved or changed by operations that torch counts (`load_state_dict`,
-    `copy_`, an optimiser's step), and LoRA's adapters, scales and merging. Not seen are changes through
-    `.data` or a view in NumPy.
+    It sees weights that were loaded, moved or changed by operations that torch counts (`load_state_dict`,
+    `copy_`, an optimiser's step), and LoRA adapters, scales and merging. It does not see changes through
+    `.data` or a NumPy view.
 
     Args:
         denoiser: The denoiser.
@@ -91,13 +90,13 @@ def text_weights(denoiser: nn.Module, head_map: HeadMap) -> tuple[Any, ...]:
 
 @contextmanager
 def side_pass(denoiser: nn.Module) -> Iterator[None]:
-    """Run the denoiser beside its calls, as its class is written.
+    """Run the denoiser beside its calls, with the forward of its class.
 
-    No forward of others is around it, and gradient checkpointing is off; what accelerate and diffusers put
-    around a forward to move or cast weights stays.
+    Forwards replaced by other code are removed, and gradient checkpointing is off; what accelerate and
+    diffusers put around a forward to move or cast weights stays.
 
     Raises:
-        HookMisuse: A cache is at work.
+        HookMisuse: A cache is active.
     """
     require_no_cache(denoiser)
     modules = list(denoiser.modules())
@@ -116,11 +115,11 @@ def side_pass(denoiser: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def differentiated(denoiser: nn.Module, checkpointing: bool = False) -> Iterator[None]:
-    """Prepare for a gradient with respect to anything but the weights: what only they need is not kept.
+    """Prepare for a gradient with respect to anything but the weights, for which nothing is kept.
 
     Args:
         denoiser: The denoiser.
-        checkpointing: Whether blocks that can do so compute their activations again in the backward pass.
+        checkpointing: Whether blocks that can do so recompute their activations in the backward pass.
     """
     trained = [parameter for parameter in denoiser.parameters() if parameter.requires_grad]
     names = ("gradient_checkpointing", "_gradient_checkpointing_func")
@@ -142,7 +141,7 @@ def differentiated(denoiser: nn.Module, checkpointing: bool = False) -> Iterator
 
 
 def mark(forward: Callable[..., Any]) -> Callable[..., Any]:
-    """The forward that `hooked` gives a layer, marked so that `side_pass` leaves it where it is."""
+    """Mark a forward that `hooked` gives a layer, so that `side_pass` leaves it in place."""
     setattr(forward, _MARK, True)
     return forward
 
@@ -150,7 +149,7 @@ def mark(forward: Callable[..., Any]) -> Callable[..., Any]:
 def register_calls(
     module: nn.Module, before: Callable[[nn.Module, tuple, dict], None], after: Callable[..., None]
 ) -> Callable[[], None]:
-    """Call `before` and `after` around each call of a module, outside what was compiled; returns the undo."""
+    """Call `before` and `after` around each call of a module, outside compiled code; returns the undo."""
     compiled = module._compiled_call_impl
     if compiled is None:
         handles = ExitStack()
@@ -158,7 +157,7 @@ def register_calls(
         handles.callback(module.register_forward_hook(after).remove)
         return handles.close
 
-    def call(*args: Any, **kwargs: Any) -> Any:  # for hooks of the module would be compiled with it
+    def call(*args: Any, **kwargs: Any) -> Any:  # as hooks of the module would be compiled with it
         before(module, args, kwargs)
         output = compiled(*args, **kwargs)
         after(module, args, output)
@@ -169,9 +168,9 @@ def register_calls(
 
 
 def run_blocks_uncompiled(denoiser: nn.Module) -> Callable[[], None]:
-    """Run blocks that were compiled one by one as they are written; returns the undo.
+    """Run blocks that were compiled one by one without compilation; returns the undo.
 
-    Such blocks share one compiled graph, which no hook could tell apart.
+    Such blocks share one compiled graph, in which a hook could not tell them apart.
     """
     blocks = [module for module in denoiser.modules() if module is not denoiser]
     compiled = [(block, block._compiled_call_impl) for block in blocks if block._compiled_call_impl]
@@ -186,7 +185,7 @@ def run_blocks_uncompiled(denoiser: nn.Module) -> Callable[[], None]:
 
 
 def without_masks(inputs: dict[str, Any]) -> dict[str, Any]:
-    """Those denoiser inputs that hold an attention mask of the prompt's tokens, without it."""
+    """The denoiser inputs that hold an attention mask of the prompt's tokens, with it removed."""
     return {
         name: value | {"attention_mask": None}
         for name, value in inputs.items()
@@ -196,7 +195,7 @@ def without_masks(inputs: dict[str, Any]) -> dict[str, Any]:
 
 @contextmanager
 def rotated(denoiser: nn.Module, family: Family, places: Tensor) -> Iterator[None]:
-    """Rotate a text whose tokens stand at these places, where a part of the denoiser makes the rotations.
+    """Make rotary embeddings for text at these places, if a part of the denoiser makes them.
 
     Args:
         denoiser: The denoiser.
@@ -205,7 +204,7 @@ def rotated(denoiser: nn.Module, family: Family, places: Tensor) -> Iterator[Non
     """
 
     def chosen(module: nn.Module, args: Any, output: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        """The rotations of one pixel, and of the text those at the places."""
+        """The rotary embeddings of one pixel, and of the text at these places."""
         pixels, text = output
         return pixels[:1], text[places.to(text.device)]
 
@@ -219,11 +218,11 @@ def rotated(denoiser: nn.Module, family: Family, places: Tensor) -> Iterator[Non
 
 
 def _at_places(first: int, places: Tensor, coordinates: Tensor) -> Tensor:
-    """Coordinates, of which the first is a place in the text, at these places; pixels stand behind them."""
+    """Coordinates, the first of which is a place in the text, moved to these places; pixels come after."""
     table = torch.cat([places, places.max()[None] + 1]).to(coordinates.device)
     number = coordinates[..., 0].long() - first
     moved = table[number.clamp(0, len(places))] + first
-    place = torch.where(number < 0, coordinates[..., 0], moved.to(coordinates))  # what is filled up is before
+    place = torch.where(number < 0, coordinates[..., 0], moved.to(coordinates))  # padding comes before
     return torch.cat([place[..., None], coordinates[..., 1:]], -1)
 
 
@@ -247,7 +246,7 @@ def _change_argument(
 
 
 def tracked(value: Any) -> Any:
-    """A denoiser input, with tensors made in inference mode copied so that autograd takes them."""
+    """A denoiser input, with tensors made in inference mode copied so that autograd accepts them."""
     if isinstance(value, dict):
         return {name: tracked(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
@@ -260,7 +259,7 @@ def _hooks_of(module: nn.Module) -> dict[str, Any]:
 
 
 def _is_foreign(module: nn.Module) -> bool:
-    """Was the forward of the module's class replaced by others than torch, diffusers, accelerate and us?"""
+    """Whether code other than torch, diffusers, accelerate and Headwise replaced the module's forward."""
     forward = vars(module).get("forward")
     known = hasattr(module, "_hf_hook") or hasattr(module, "_orig_mod") or _hooks_of(module)
     replaced = forward is not None and type(module).forward is not nn.Module.forward

@@ -1,10 +1,10 @@
-r"""A given image at every noise level: what the denoiser would see of it, and what hooks can record there.
+r"""An existing image at every noise level, for hooks that record what the denoiser does with it.
 
     x_t = √ᾱ_t x_0 + √(1−ᾱ_t) ε,   or for flow matching   x_t = (1−t) x_0 + t ε
 
-with x_0 the latents of the image and one noise ε for all levels. The user's own pipeline and schedule walk
-from level to level; whatever the denoiser says, the next latents are the image's again. So no inversion is
-needed to ask where heads attend in an image that the model did not make.
+with x_0 the latents of the image and one noise ε for all levels. The user's own pipeline and scheduler step
+from level to level; whatever the denoiser predicts, the next latents are the image's again. So no inversion
+is needed to find where heads attend in an image that the model did not generate.
 
 References:
     | Emergent Correspondence from Image Diffusion (Tang et al., 2023): features of noised images
@@ -37,7 +37,7 @@ def denoise_image(
     guidance_scale: float | int = 1.0,
     **options: Any,
 ) -> None:
-    """Call the denoiser on a given image at every noise level, for the hooks that are at work around it.
+    """Call the denoiser on an existing image at every noise level, for hooks to record.
 
         recorder = AttentionMaps()
         with hooked(pipe, recorder):
@@ -46,10 +46,10 @@ def denoise_image(
 
     Args:
         pipe: The user's pipeline; it is left as it was.
-        image: An image; its middle, scaled, where it has another size than the model's.
+        image: An image; cropped to its middle and scaled if it does not have the model's size.
         prompt: A prompt that describes it.
         key: The key of the noise: (seed, image), or a seed s for (s, 0).
-        num_inference_steps: At how many noise levels, evenly spaced as the pipeline spaces its steps.
+        num_inference_steps: The number of noise levels, spaced as the pipeline spaces its steps.
         guidance_scale: As the pipeline takes it; 1 leaves out the rows without the prompt.
         options: Passed to the pipeline.
     """
@@ -60,7 +60,7 @@ def denoise_image(
     held = kind.from_config(pipe.scheduler.config)
     held.clean, held.noise, held.steps_taken = packed(pipe, clean), packed(pipe, noise), 0
     first = noise
-    if not hasattr(held, "scale_noise"):  # the first level of flow matching is noise alone
+    if not hasattr(held, "scale_noise"):  # the first level of flow matching is pure noise
         held.set_timesteps(num_inference_steps)
         first = held.noised(held.timesteps[:1]) / held.init_noise_sigma
     with scheduled(pipe, held):
@@ -77,7 +77,7 @@ def denoise_image(
 
 
 class _Held:
-    """Comes before a scheduler's own class: holds the latents to those of an image."""
+    """A mixin before a scheduler's own class, which keeps the latents at those of an image."""
 
     clean: Tensor
     noise: Tensor
@@ -103,7 +103,7 @@ class _Held:
 
 @contextmanager
 def scheduled(pipe: Any, scheduler: Any) -> Iterator[None]:
-    """The pipeline with another scheduler, and quiet; with its own again at the end."""
+    """Give the pipeline another scheduler, quietly; its own is restored at the end."""
     before, pipe.scheduler = pipe.scheduler, scheduler
     try:
         with quiet(pipe):

@@ -1,7 +1,7 @@
-r"""Pipelines: loading one, and the few questions that only diffusers' internals answer.
+r"""Pipelines: loading one, and the few answers that depend on diffusers' internals.
 
 `load_pipeline("emoji")` and `load_pipeline("emoji-dit")` are the built-in models; any other name is a folder
-or a hub name in diffusers format, or a checkpoint of a single file (single_file.py).
+or a hub name in diffusers format, or a single-file checkpoint (single_file.py).
 Weights come from safetensors only, and no code of a model's author is ever run.
 """
 
@@ -40,26 +40,25 @@ def load_pipeline(
     scheduler: str | None = None,
     clip_skip: int | None = None,
 ) -> Any:
-    """A text-to-image pipeline by hub name, by folder or file, or a built-in one: "emoji", "emoji-dit".
+    """Load a text-to-image pipeline by hub name, folder or file, or a built-in one: "emoji", "emoji-dit".
 
     Models for image-to-image and inpainting are loaded as the text-to-image pipeline of the same parts; those
     for inpainting paint the whole image.
 
     Args:
         name_or_path: A hub name, a folder in diffusers format, or a .safetensors file that holds a model.
-        dtype: Type of the weights; float32 if None.
-        device: Where they are; the CPU if None.
-        config: For a single file alone: a pipeline's folder in diffusers format, whose weights may be
-            missing, or its hub name. Without it diffusers fetches what belongs to the file's family.
-        loras: LoRA files that are loaded beside the model, and the scale of each: {"style.safetensors": 0.8}.
+        dtype: Data type of the weights; float32 if None.
+        device: Device of the weights; the CPU if None.
+        config: For a single file only: a pipeline's folder in diffusers format, whose weights may be
+            missing, or its hub name. Without it, diffusers downloads that of the file's family.
+        loras: LoRA files to load with the model, and the scale of each: {"style.safetensors": 0.8}.
         scheduler: A sampler by name, such as "DPM++ 2M Karras", in place of the model's own; see samplers.py.
         clip_skip: How the text encoder is cut short: 2 leaves out its last layer; see clip_skip.py.
     """
     name = str(name_or_path)
     if config is not None and not is_single_file(name):
         raise ModelNotLoaded(
-            f"A configuration was given beside {name}; only a single .safetensors file takes one. "
-            "Leave it out."
+            f"A configuration was given with {name}; only a single .safetensors file takes one. Leave it out."
         )
     if (built_in := emoji.MODELS.get(name)) is not None:
         pipe = built_in.load()
@@ -75,12 +74,12 @@ def load_pipeline(
 
 
 def model_name(pipe: Any) -> str:
-    """The hub name or folder that a pipeline came from, else its class."""
+    """The hub name or folder that a pipeline was loaded from, else its class."""
     return _built_in_name(pipe) or _came_from(pipe) or type(pipe).__name__
 
 
 def is_emoji(pipe: Any) -> bool:
-    """Is this a built-in model, which draws the world of emoji?"""
+    """Whether this is a built-in model, trained on the world of emoji."""
     return _built_in_name(pipe) is not None
 
 
@@ -90,7 +89,7 @@ def _came_from(pipe: Any) -> str | None:
 
 
 def _built_in_name(pipe: Any) -> str | None:
-    """The name of the built-in model that this is; None if it is none."""
+    """The name of this built-in model; None if it is not one."""
     if (folder := _came_from(pipe)) is None:
         return None
     folders = {model.model.resolve(): name for name, model in emoji.MODELS.items()}
@@ -98,33 +97,33 @@ def _built_in_name(pipe: Any) -> str | None:
 
 
 def fingerprint(pipe: Any) -> str:
-    """A short hash of a sample of the weights, so that another checkpoint is not taken for this one.
+    """A short hash of a sample of the weights, which distinguishes checkpoints.
 
-    LoRA are not part of it: `loras_of` tells them apart.
+    LoRAs are not part of it: `loras_of` distinguishes them.
     """
     return fingerprint_of(denoiser_of(pipe), *(getattr(pipe, name, None) for name in ENCODERS))
 
 
 def fingerprint_of(*modules: Any) -> str:
-    """A short hash of a sample of the weights of modules, which runs keep; None has no weights."""
+    """A short hash of a sample of the weights of modules, kept by runs; None has no weights."""
     digest = sha256()
     for module in modules:
         for name, parameter in module.named_parameters() if isinstance(module, nn.Module) else ():
             if (plain := name_without_lora(name)) is not None:
-                # where transformers had all of a text model before 5.x
+                # the prefix of all weights of a text model in transformers before 5
                 add_to_digest(digest, plain.removeprefix("text_model."), parameter)
     return digest.hexdigest()[:16]
 
 
 @contextmanager
 def quiet(pipe: Any) -> Iterator[None]:
-    """Without the pipeline's own progress bar and safety checker, both put back afterwards."""
+    """Switch off the pipeline's progress bar and safety checker; both are restored afterwards."""
     replaced = {
         name: pipe.__dict__[name]
         for name in ("_progress_bar_config", "safety_checker")
         if name in pipe.__dict__
     }
-    # Straight into __dict__: diffusers' __setattr__ would write a missing checker into the pipeline's config.
+    # Directly into __dict__: diffusers' __setattr__ would write a missing checker into the pipeline's config.
     pipe.__dict__["_progress_bar_config"] = {"disable": True}
     if "safety_checker" in replaced:
         pipe.__dict__["safety_checker"] = None
@@ -137,9 +136,9 @@ def quiet(pipe: Any) -> Iterator[None]:
 
 @contextmanager
 def watched(pipe: Any, on_call: Callable[[], None]) -> Iterator[None]:
-    """Call `on_call` before each call of the denoiser; what it raises ends the pipeline's call there.
+    """Call `on_call` before each call of the denoiser; an exception from it ends the pipeline's call.
 
-    Nothing stands at the attention layers, so it works around whatever Headwise does with the pipeline.
+    It leaves the attention layers alone, so it can be combined with anything that Headwise does.
     """
     handle = wrapped_denoiser_of(pipe).register_forward_pre_hook(lambda module, inputs: on_call())
     try:
@@ -149,7 +148,7 @@ def watched(pipe: Any, on_call: Callable[[], None]) -> Iterator[None]:
 
 
 def settings_of_pictures(pipe: Any, prompts: Sequence[str]) -> dict[str, Any]:
-    """The settings of the pipeline and the prompts that decide the images."""
+    """The settings of the pipeline and the prompts, which determine the images."""
     scheduler: Any = getattr(pipe, "scheduler", None)
     skipped = clip_skip_of(pipe)
     changed = {"loras": loras_of(pipe), "clip_skip": skipped if skipped > 1 else None}
@@ -163,19 +162,19 @@ def settings_of_pictures(pipe: Any, prompts: Sequence[str]) -> dict[str, Any]:
         ),
         "head_map": f"{HeadMap.of(pipe).all_heads} heads, {digest_of(HeadMap.of(pipe).to_json())}",
         "prompts": f"{len(prompts)} prompts, {digest_of(repr(prompts))}",
-        **{name: value for name, value in changed.items() if value},  # runs of before lack these
+        **{name: value for name, value in changed.items() if value},  # earlier runs lack these
     }
 
 
 def digest_of(content: str | bytes) -> str:
-    """A short hash, for settings that are too long to write down."""
+    """A short hash, for settings that are too long to record."""
     return sha256(content.encode() if isinstance(content, str) else content).hexdigest()[:12]
 
 
 def _of_one_type(pipe: Any, dtype: torch.dtype | None) -> Any:
-    """Weights stored in half precision: diffusers makes them float32 on loading, transformers 5 does not.
+    """Give all weights one type: diffusers loads half precision as float32, transformers 5 does not.
 
-    And versions of diffusers that do not know `dtype` leave it to this.
+    Versions of diffusers that do not know `dtype` leave the conversion to this, too.
     """
     wanted = dtype or denoiser_of(pipe).dtype
     for module in pipe.components.values():

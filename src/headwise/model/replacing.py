@@ -1,7 +1,7 @@
 """What `hooked` replaces in a pipeline while it is open. Each function returns how to undo it.
 
-Which rows carry the prompt, and what the latents are between denoiser calls, is the pipeline's own knowledge;
-so a pipeline's class becomes a subclass of itself whose `__call__` goes through the context.
+Only the pipeline knows which rows carry the prompt, and the latents between denoiser calls; so a pipeline's
+class becomes a subclass of itself whose `__call__` goes through the context.
 """
 
 import functools
@@ -19,11 +19,11 @@ __all__ = [
     "Undo", "prepared_by", "register_feature", "replace_cache_context", "replace_call", "replace_forward",
 ]  # fmt: skip
 
-Undo = Callable[[], str | None]  # returns the address where something else had been put meanwhile
+Undo = Callable[[], str | None]  # returns the address if other code replaced ours there
 
 
 def replace_forward(address: str, module: nn.Module, wrap: Callable[[nn.Module, Callable], Callable]) -> Undo:
-    """Give one module another forward, `wrap(module, forward)`."""
+    """Replace the forward of a module by `wrap(module, forward)`."""
     before = module.__dict__.get("forward")
     ours = wrap(module, module.forward)
     module.forward = ours
@@ -53,9 +53,9 @@ def register_feature(
 
 
 def replace_cache_context(denoiser: Any, on_unconditional: Callable[[bool], None]) -> Undo:
-    """Tell when a denoiser call is the unconditional one.
+    """Report when a denoiser call is the unconditional one.
 
-    Pipelines that call the denoiser twice per step name the unconditional call by a cache context.
+    Pipelines that call the denoiser twice per step mark the unconditional call by a cache context.
     """
     original, before = denoiser.cache_context, denoiser.__dict__.get("cache_context")
 
@@ -99,7 +99,7 @@ def replace_call(pipe: Any, around: Callable[[Callable, inspect.BoundArguments],
 
 @contextmanager
 def prepared_by(pipe: Any) -> Iterator[list[Any]]:
-    """The latents that the pipeline prepares while this is open, of the scheduler's own scale."""
+    """The latents that the pipeline prepares while this is open, at the scheduler's own scale."""
     prepared: list[Any] = []
     prepare = pipe.prepare_latents
 
@@ -109,7 +109,7 @@ def prepared_by(pipe: Any) -> Iterator[list[Any]]:
         return result
 
     before = {name: pipe.__dict__[name] for name in ("prepare_latents",) if name in pipe.__dict__}
-    # Straight into __dict__: diffusers' __setattr__ writes what it does not know into the pipeline's config.
+    # Directly into __dict__: diffusers' __setattr__ writes unknown names into the pipeline's config.
     pipe.__dict__["prepare_latents"] = noting
     try:
         yield prepared

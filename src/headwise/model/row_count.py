@@ -1,8 +1,7 @@
-"""Rows that pass the denoiser, counted as they pass: the cost of whatever is done with a pipeline.
+"""Rows that pass through the denoiser, counted as a measure of cost.
 
-Every pass goes through the first layer of the head map, those that hooks make beside the pipeline's calls
-included. A row whose pass keeps a gradient is counted twice over, as a row and as one of `backward`, because
-a backward pass follows.
+Every pass goes through the first layer of the head map, including those that hooks make beside the pipeline's
+calls. A row whose pass keeps a gradient also counts as one of `backward`, because a backward pass follows.
 """
 
 from collections.abc import Iterator
@@ -20,11 +19,11 @@ __all__ = ["RowCount", "count_rows"]
 
 @dataclass
 class RowCount:
-    """How many rows have passed the denoiser.
+    """The number of rows that have passed through the denoiser.
 
     Args:
         forward: The rows of all passes.
-        backward: Those of them that gradients were kept of.
+        backward: The rows among them whose pass kept gradients.
     """
 
     forward: int = 0
@@ -33,7 +32,7 @@ class RowCount:
 
 @contextmanager
 def count_rows(pipe: Any) -> Iterator[RowCount]:
-    """Count the rows that pass the denoiser while the context is open; nothing is changed.
+    """Count the rows that pass through the denoiser while the context is open; nothing is changed.
 
         with count_rows(pipe) as rows:
             pipe("a red car", num_inference_steps=4, guidance_scale=7.5)

@@ -1,7 +1,7 @@
-"""Samplers by the names that image makers know: "Euler a", "DPM++ 2M Karras", "UniPC".
+"""Samplers by their common names: "Euler a", "DPM++ 2M Karras", "UniPC".
 
-A sampler is a scheduler of diffusers, made from the model's own, whose noise schedule it keeps. Models of
-flow matching have one sampler, which is theirs.
+A sampler is a scheduler of diffusers, made from the model's own, whose noise schedule it keeps. Models
+trained by flow matching keep their own sampler.
 """
 
 import difflib
@@ -15,7 +15,7 @@ __all__ = ["SAMPLERS", "sampler_of", "samplers_for", "use_sampler"]
 
 
 class Sampler(NamedTuple):
-    """A scheduler of diffusers, by its class, and what it is made with."""
+    """The class of a scheduler of diffusers, and the options that it is made with."""
 
     scheduler: str
     options: dict[str, Any] = {}
@@ -51,10 +51,10 @@ def use_sampler(pipe: Any, name: str) -> None:
 
     Args:
         pipe: The pipeline, which is changed.
-        name: One of SAMPLERS, however it is written: "euler-a", "DPM++ 2M Karras", "dpmpp_2m_karras".
+        name: One of SAMPLERS in any spelling: "euler-a", "DPM++ 2M Karras", "dpmpp_2m_karras".
 
     Raises:
-        HeadwiseError: There is no such sampler, or not for this model.
+        HeadwiseError: The sampler is unknown, or does not fit this model.
     """
     import diffusers
 
@@ -67,7 +67,7 @@ def use_sampler(pipe: Any, name: str) -> None:
         )
     if _is_flow(pipe.scheduler):
         return
-    # What the model's own scheduler was set to must not outlive it, and latents are never clipped.
+    # Options of the model's own scheduler must not carry over, and latents are never clipped.
     options = {"use_karras_sigmas": False, "clip_sample": False, **made.options}
     kind = getattr(diffusers, made.scheduler)
     taken = inspect.signature(kind.__init__).parameters
@@ -76,7 +76,7 @@ def use_sampler(pipe: Any, name: str) -> None:
 
 
 def sampler_of(pipe: Any) -> str:
-    """The name of a pipeline's sampler; that of its class where it has no other."""
+    """The name of a pipeline's sampler; that of its class if it is not in SAMPLERS."""
     kind, config = type(pipe.scheduler).__name__, pipe.scheduler.config
     for label, (scheduler, options) in SAMPLERS.items():
         options = {"use_karras_sigmas": False} | ({} if label == "PNDM" else options)
@@ -86,19 +86,19 @@ def sampler_of(pipe: Any) -> str:
 
 
 def samplers_for(pipe: Any) -> list[str]:
-    """The names of the samplers that a pipeline takes."""
+    """The names of the samplers that fit a pipeline."""
     return [label for label, made in SAMPLERS.items() if _fits(pipe, made)]
 
 
 def _fits(pipe: Any, made: Sampler) -> bool:
-    """Can this sampler be made from the pipeline's scheduler? One of flow matching stays as it is."""
+    """Whether this sampler can be made from the pipeline's scheduler; one of flow matching is kept."""
     name = type(pipe.scheduler).__name__.removeprefix("FlowMatch")
     is_same = made.scheduler == name and not made.options.get("use_karras_sigmas")
     return is_same or not _is_flow(pipe.scheduler)
 
 
 def _known(name: str) -> str:
-    """The sampler that is meant, however it is written."""
+    """The name in SAMPLERS that a spelling stands for."""
     labels = {_plain(label): label for label in SAMPLERS} | ALSO
     if (label := labels.get(_plain(name))) is not None:
         return label
@@ -113,7 +113,7 @@ def _plain(name: str) -> str:
 
 
 def _is_flow(scheduler: Any) -> bool:
-    """Does the model predict the flow from noise to image, and not the noise?"""
+    """Whether the model predicts the flow from noise to image, not the noise."""
     config = scheduler.config
     return (
         type(scheduler).__name__.startswith("FlowMatch")

@@ -1,6 +1,6 @@
-"""How a pipeline is set up beside its weights: LoRA files, the sampler, the clip skip.
+"""The setup of a pipeline besides its weights: LoRA files, the sampler, the CLIP skip.
 
-`set_up` does it for good, `set_up_for_now` until its context is left, after which the pipeline is as it was.
+`set_up` is permanent; `set_up_for_now` lasts until its context is left, and restores the pipeline then.
 """
 
 from collections.abc import Iterator, Mapping
@@ -48,10 +48,10 @@ def set_up_for_now(
     scheduler: str | None = None,
     clip_skip: int | None = None,
 ) -> Iterator[None]:
-    """The same until the context is left; what the pipeline had before is at work besides and after.
+    """Set up a pipeline until the context is left; LoRAs that were active before stay active.
 
     Raises:
-        HeadwiseError: One of them does not fit the pipeline, which then is as it was.
+        HeadwiseError: One of them does not fit the pipeline, which is then left unchanged.
     """
     scheduler_before = pipe.scheduler
     with ExitStack() as undone:

@@ -1,8 +1,8 @@
-"""Checkpoints of a single file, as image makers share them: whose weights they are, and their pipeline.
+"""Single-file checkpoints, as image makers share them: finding their family, and loading their pipeline.
 
-Such a file holds weights alone. How large its layers are, its tokenizer and its scheduler are in a
+Such a file holds only weights. The sizes of its layers, its tokenizer and its scheduler are in a
 configuration: a pipeline's folder in diffusers format, whose weights may be missing. Without one, diffusers
-takes the configuration of the file's family from the hub, or from what it fetched before.
+takes the configuration of the file's family from the hub, or from its cache.
 """
 
 import inspect
@@ -30,12 +30,12 @@ CONVERT = (
 
 
 class Family(NamedTuple):
-    """Checkpoints that are put into one kind of pipeline.
+    """Checkpoints that are loaded into one kind of pipeline.
 
     Args:
-        name: What people call it.
-        pipeline: diffusers' class.
-        sign: A beginning of keys that no family further down has.
+        name: Its common name.
+        pipeline: The class in diffusers.
+        sign: A prefix of keys that no family further down has.
     """
 
     name: str
@@ -44,7 +44,7 @@ class Family(NamedTuple):
 
 
 LORA = re.compile(r"(^|\.|_)(lora|lokr|hada)_")
-DENOISER = "model.diffusion_model."  # which files of a denoiser alone leave out
+DENOISER = "model.diffusion_model."  # the prefix that files of only a denoiser leave out
 FAMILIES = (
     Family("Stable Diffusion 3", "StableDiffusion3Pipeline", "joint_blocks.0."),
     Family("FLUX.1", "FluxPipeline", "double_blocks.0.img_attn.norm.key_norm."),
@@ -62,21 +62,21 @@ PARTS = {
 
 
 def is_single_file(name: str) -> bool:
-    """Does a name say a file of weights, and not a folder or a name of the hub?"""
+    """Whether a name is that of a file of weights, not of a folder or on the hub."""
     return Path(name).suffix.lower() in (".safetensors", *PICKLES, *OTHERS) and not Path(name).is_dir()
 
 
 def load_single_file(name: str, config: str | None, dtype: torch.dtype | None) -> Any:
-    """The text-to-image pipeline of a checkpoint; its weights are float32 if no type is asked for.
+    """Load the text-to-image pipeline of a checkpoint; its weights are float32 if `dtype` is None.
 
     Args:
         name: A .safetensors file.
         config: A pipeline's folder in diffusers format, or its hub name; that of the file's family if None.
             What the file lacks, such as a text encoder, is taken from it too, if it is a folder with weights.
-        dtype: Type of the weights.
+        dtype: Data type of the weights.
 
     Raises:
-        ModelNotLoaded: It is another kind of file, or of model, or it does not fit the configuration.
+        ModelNotLoaded: It is another kind of file or model, or it does not fit the configuration.
     """
     keys = _keys(name)
     family = next(
@@ -84,8 +84,8 @@ def load_single_file(name: str, config: str | None, dtype: torch.dtype | None) -
     )
     if family is None and any(LORA.search(key) for key in keys):
         raise ModelNotLoaded(
-            f"{name} is a LoRA, which changes a model and is none by itself. Give the model it was made "
-            f"for, and this beside it: --lora {name}, or loras={{{name!r}: 1}}"
+            f"{name} is a LoRA, which modifies a model but is not one. Give the model it was made "
+            f"for, and this with it: --lora {name}, or loras={{{name!r}: 1}}"
         )
     kind = _kind(name, family, config)
     require_class(name, kind)
@@ -116,7 +116,7 @@ def _keys(name: str) -> tuple[str, ...]:
         raise ModelNotLoaded(f"There is no file {name}. Give a checkpoint that is on this machine.")
     if file.suffix.lower() in PICKLES:
         raise ModelNotLoaded(
-            f"{name} is a pickle, which can run any program when it is opened; expected a .safetensors file. "
+            f"{name} is a pickle, which can run any code when it is opened; expected a .safetensors file. "
             f'Convert it: python -c "{CONVERT}" {name} {file.with_suffix(".safetensors")}'
         )
     if file.suffix.lower() in OTHERS:
@@ -131,7 +131,7 @@ def _keys(name: str) -> tuple[str, ...]:
 
 
 def _kind(name: str, family: Family | None, config: str | None) -> Any:
-    """diffusers' class of the pipeline: what the configuration says, else what the keys say."""
+    """The class of the pipeline in diffusers, from the configuration, else from the keys."""
     import diffusers
 
     if config is not None:
@@ -143,7 +143,7 @@ def _kind(name: str, family: Family | None, config: str | None) -> Any:
         kind = class_for(config)
         if kind is None:
             raise ModelNotLoaded(
-                f"{config} does not say which pipeline it is the configuration of. "
+                f"{config} does not name the pipeline that it configures. "
                 "Give a folder in diffusers format, or a hub name."
             )
         return kind
@@ -157,11 +157,11 @@ def _kind(name: str, family: Family | None, config: str | None) -> Any:
 
 
 def _part(name: str, part: str, config: str | None, dtype: torch.dtype) -> Any:
-    """A part of the configuration, with its weights, for a file that lacks it."""
+    """A component of the configuration, with its weights, for a file that lacks it."""
     folder = Path(config or "") / part
     if config is None or not any(folder.glob("*.safetensors")):
         raise ModelNotLoaded(
-            f"{name} has no weights of the {part.replace('_', ' ')}. Give the folder of a pipeline that has "
+            f"{name} has no weights for the {part.replace('_', ' ')}. Give the folder of a pipeline that has "
             "them, in diffusers format: config=…, or --config."
         )
     library, kind = json.loads((folder.parent / "model_index.json").read_bytes())[part]
@@ -175,7 +175,7 @@ def _advice(family: Family | None, config: str | None) -> str:
     whose = "" if family is None else f" of {family.name}"
     if config is None:
         return (
-            "A single file has no configuration of its own, and that of its family was not to be had. "
+            "A single file has no configuration of its own, and that of its family is not available. "
             f"Give a pipeline's folder{whose} in diffusers format, whose weights may be missing: config=… or "
             "--config."
         )
@@ -183,7 +183,7 @@ def _advice(family: Family | None, config: str | None) -> str:
 
 
 def _require_whole(name: str, pipe: Any) -> None:
-    """ModelNotLoaded if weights are missing, which diffusers leaves without values."""
+    """Raise ModelNotLoaded if weights are missing, which diffusers leaves without values."""
     for part, module in pipe.components.items():
         if isinstance(module, torch.nn.Module):
             missing = [key for key, weight in module.named_parameters() if weight.device.type == "meta"]

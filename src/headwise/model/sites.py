@@ -19,23 +19,23 @@ AttentionHook = Callable[[Attend, "Site", Tensor, Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True, eq=False)
 class Site:
-    """Where a hook stands: one layer during one call of the denoiser.
+    """Where a hook is called: one layer during one call of the denoiser.
 
     Args:
         layer: Index of the layer in the head map; −1 at refiners.
         address: The layer's module path.
         heads: The layer's number of heads.
         kind: "cross" or "joint"; "self" at the self-attention beside the layer; "text" for the queries of the
-            text in joint attention; "refiner" where the text attends to itself alone, outside the head map.
+            text in joint attention; "refiner" where the text attends only to itself, outside the head map.
         text: The slice of the keys that are text; empty at self-attention.
         conditional: The rows of the batch that carry the prompt; the others carry the negative prompt.
         picture: For each row of the batch, the index of the image that it belongs to.
         height, width: The latent grid of this layer; the query's pixels are its rows one after the other.
         module: The attention module, to be read and called, never changed.
         call: The denoiser call that the layer is computed for.
-        mask: What the processor masks attention with, "rows heads pixels keys" or of size 1 along some of
-            these: False, or a large negative number that is added to the scores, where there is padding; None
-            where nothing is masked. `attend` applies it.
+        mask: The attention mask of the processor, "rows heads pixels keys" or of size 1 along some of these:
+            False, or a large negative number that is added to the scores, at padding; None if nothing is
+            masked. `attend` applies it.
     """
 
     layer: int
@@ -51,59 +51,59 @@ class Site:
     call: "DenoiserCall"
     mask: Tensor | None = None
 
-    # Properties, so that a compiled denoiser is compiled anew at each step only for hooks that ask for it.
+    # Properties, so that a compiled denoiser is recompiled at each step only for hooks that use them.
 
     @property
     def step(self) -> int:
-        """Index of the denoiser call within the pipeline call, counted: 0, 1, 2 …"""
+        """Index of the denoiser call within the pipeline call: 0, 1, 2 …"""
         return self.call.step
 
     def mask_of_rows(self, rows: slice | Tensor) -> Tensor | None:
-        """The mask of these rows of the batch; None where nothing is masked."""
+        """The mask of these rows of the batch; None if nothing is masked."""
         if self.mask is None or len(self.mask) == 1:
             return self.mask
         return self.mask[rows if isinstance(rows, slice) else rows.to(self.mask.device)]
 
     @property
     def prompts(self) -> tuple[str, ...]:
-        """The prompt of each image; empty where the pipeline was called without text."""
+        """The prompt of each image; empty if the pipeline was called without text."""
         return self.call.prompts
 
 
 @dataclass
 class DenoiserCall:
-    """One call of the denoiser: which it is, and what its batch holds.
+    """One call of the denoiser: its step, and what its batch holds.
 
     Args:
         step: The index of this call within the pipeline call.
-        steps: The number of denoiser calls that the pipeline call will make; 0 where it is unknown.
+        steps: The number of denoiser calls that the pipeline call will make; 0 if unknown.
         rows: The number of rows of the batch.
         pictures: The number of images of the pipeline call; guidance makes more rows than images.
         picture: For each row of the batch, the index of the image that it belongs to.
         conditional: The rows of the batch that carry the prompt; the others carry the negative prompt or
-            whatever else guidance compares with. Empty where guidance makes several calls per step and this
-            is another.
+            whatever else guidance compares with. Empty if guidance makes several calls per step and this one
+            does not carry the prompt.
         grid: Height and width of the latents.
-        prompts: The prompt of each image; empty where the pipeline was called without text.
-        tokens: The number of text tokens of each row, or of the longest; 0 where the denoiser was called
+        prompts: The prompt of each image; empty if the pipeline was called without text.
+        tokens: The number of text tokens of each row, or of the longest; 0 if the denoiser was called
             without text.
-        lengths: The number of text tokens of each row, where pixels follow each row's own; empty elsewhere.
+        lengths: The number of text tokens of each row, if pixels directly follow each row's own; else empty.
         width: The size of one text token's embedding.
         device, dtype: The device and the type of the latents.
         segments: The tokenizers of the text, and where the tokens of each begin; none for a bare denoiser.
         head_map: The denoiser's head map.
         scheduler: The pipeline's scheduler; None for a bare denoiser.
-        rerun: `rerun(hook)` is the denoiser's output once more, for the rows with the prompt only, and
-            `rerun(hook, latents, timestep)` that on other latents, with this call's text. Only `hook` is
-            called, without `prepare` and `finish`, and the step counter does not advance. `images=[…]` are
-            the images that have a row each, and `latents_of=[…]` those whose latents these rows denoise.
-            No gradient reaches the weights. With `then=f` the result is f of the output; where f computes
-            gradients, `checkpointing=True` has blocks compute their activations again instead of keeping
+        rerun: `rerun(hook)` computes the denoiser's output again, only for the rows with the prompt, and
+            `rerun(hook, latents, timestep)` computes it on other latents, with this call's text. Only `hook`
+            is called, without `prepare` and `finish`, and the step counter does not advance. `images=[…]` are
+            the images that get one row each, and `latents_of=[…]` those whose latents these rows denoise.
+            No gradient reaches the weights. With `then=f` the result is f of the output; if f computes
+            gradients, `checkpointing=True` makes blocks recompute their activations instead of keeping
             them.
         encode_text: `encode_text(hook, text, rows)` runs the denoiser once on `text`, "tokens dim", in place
             of the prompt, for the first `rows` rows with the prompt and the smallest latents it accepts. Only
             `hook` is called, without `prepare` and `finish`, and the step counter does not advance. With
-            `places=…` each token is read as if it stood at that place of the text.
+            `places=…` each token is read as if it were at that place of the text.
     """
 
     step: int = 0
@@ -127,11 +127,11 @@ class DenoiserCall:
 
     @property
     def prompted(self) -> bool:
-        """Does any row carry the prompt?"""
+        """Whether any row carries the prompt."""
         return self.conditional.start < self.conditional.stop
 
     def of_rows(self, rows: int, **changes: Any) -> "DenoiserCall":
-        """A call of the first `rows` images alone, all of whose rows carry the prompt."""
+        """A call with only the first `rows` images, all of whose rows carry the prompt."""
         kept: dict[str, Any] = {
             "rows": rows,
             "pictures": rows,
@@ -141,13 +141,13 @@ class DenoiserCall:
         return replace(self, **kept | changes)
 
     def positions(self, picture: int, word: str | None, occurrence: int | None = None) -> tuple[int, ...]:
-        """Where the tokens of a word, or of all words if None, stand in the text of an image."""
+        """The positions of the tokens of a word, or of all words if None, in the text of an image."""
         segments, prompt = self.segments, self.prompts[picture]
         return positions_in(segments, prompt, word, occurrence, picture=picture, tokens=self.tokens)
 
 
 def layer_grid(address: str, grid: tuple[int, int], pixels: int) -> tuple[int, int]:
-    """The grid of this many pixels on the ladder of halvings, rounded up as strided convolutions do."""
+    """The grid with this many pixels, by halving the sides and rounding up, as strided convolutions do."""
     height, width = grid
     while height * width > pixels and height * width > 1:
         height, width = -(-height // 2), -(-width // 2)

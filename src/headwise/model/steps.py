@@ -1,10 +1,10 @@
 """Latents between denoiser calls: what hooks change before the first and after each step.
 
-After a step, hooks come by the pipeline's own `callback_on_step_end`, and the user's callback after them; in
-a pipeline that has none, by the step of its scheduler. Before the first call there is nothing to come by: the
+After a step, hooks are called by the pipeline's own `callback_on_step_end`, before the user's callback; in a
+pipeline that has none, by the step of its scheduler. Before the first call there is no such callback: the
 pipeline's call is begun and stopped at its first denoiser call, and then made again from other latents.
-Generators are not set back in between, since the latents have been drawn from them and the noise of later
-steps has not. Of nested contexts the innermost moves the latents first.
+Generators are not reset in between, since the latents have been sampled from them and the noise of later
+steps has not. Of nested contexts, the innermost changes the latents first.
 """
 
 import functools
@@ -35,16 +35,16 @@ class FirstCall(Exception):
 
 
 def require_steps(pipe: Any, hooks: Sequence[Hook]) -> None:
-    """HookMisuse if a hook changes latents in a pipeline that offers no way to change them."""
+    """Raise HookMisuse if a hook changes latents in a pipeline that offers no way to change them."""
     parameters = inspect.signature(type(pipe).__call__).parameters
     for hook in hooks:
         steps = {CALLBACK, INPUTS} <= {*parameters} or hasattr(getattr(pipe, "scheduler", None), "step")
         if overrides(hook, "after_step") and not steps:
             raise HookMisuse(
-                f"{hook!r} changes latents after each step, for which {type(pipe).__name__} would need "
-                f"{CALLBACK} or a scheduler. Use a pipeline that has one, or leave the hook out."
+                f"{hook!r} changes latents after each step, but {type(pipe).__name__} has neither "
+                f"{CALLBACK} nor a scheduler. Use a pipeline that has one, or leave the hook out."
             )
-        # FLUX.2 prepares rows of patches, and cannot be called with them.
+        # FLUX.2 prepares rows of patches, but cannot be called with them.
         movable = "latents" in parameters and hasattr(pipe, "prepare_latents")
         if overrides(hook, "before_first_step") and (not movable or hasattr(pipe, "_patchify_latents")):
             raise HookMisuse(
@@ -72,7 +72,7 @@ def moved_start(
     """
     begun = inspect.BoundArguments(arguments.signature, arguments.arguments.copy())  # type: ignore[arg-type]
     if isinstance(prompt := begun.arguments.get("prompt"), list):
-        begun.arguments["prompt"] = list(prompt)  # in which some pipelines write their templates
+        begun.arguments["prompt"] = list(prompt)  # into which some pipelines write their templates
     try:
         with quiet(pipe), prepared_by(pipe) as prepared:
             run(*begun.args, **begun.kwargs)
@@ -91,7 +91,7 @@ def add_after_step(
     call_of_step: Callable[[], DenoiserCall],
     arguments: inspect.BoundArguments,
 ) -> Callable[[], None]:
-    """Have a pipeline's call pass its latents through the hooks' `after_step`; returns how to end that.
+    """Pass the latents of a pipeline's call through the hooks' `after_step`; returns how to end that.
 
     Args:
         pipe: The user's pipeline.
@@ -104,7 +104,7 @@ def add_after_step(
     default = arguments.signature.parameters[INPUTS].default
     users = arguments.arguments.get(CALLBACK)
     names = arguments.arguments.get(INPUTS, default)
-    # diffusers' PipelineCallback says by itself which tensors it takes.
+    # diffusers' PipelineCallback declares itself which tensors it takes.
     names = tuple(getattr(users, "tensor_inputs", names) or ())
 
     def callback(pipe: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
@@ -145,5 +145,5 @@ def _after_scheduler_step(
         if before is not None:
             scheduler.__dict__["step"] = before
 
-    scheduler.__dict__["step"] = step  # as diffusers' __setattr__ would write it into the configuration
+    scheduler.__dict__["step"] = step  # as diffusers' __setattr__ writes unknown names into the configuration
     return end

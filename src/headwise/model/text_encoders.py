@@ -1,7 +1,7 @@
-r"""Text encoders: which tokens of them a denoiser reads, and a word encoded alone.
+r"""Text encoders: which of their tokens a denoiser reads, and encoding a single word.
 
-The tokens of several encoders stand one after the other in the text of a denoiser, or side by side. What
-pipelines do to a prompt before an encoder reads it, such as a template around it, is known here.
+In the text of a denoiser, the tokens of several encoders are one after the other, or side by side. This
+module also knows what pipelines do to a prompt before an encoder reads it, such as adding a template.
 """
 
 import inspect
@@ -22,29 +22,29 @@ __all__ = ["embedding_of", "encode_word", "require_own_words", "text_segments"]
 
 
 def text_segments(pipe: Any, arguments: Mapping[str, Any] | None = None) -> tuple[TextSegment, ...]:
-    """The tokens of the text encoders that the denoiser reads, in the order in which they stand.
+    """The tokens of the text encoders that the denoiser reads, in order.
 
     Args:
         pipe: A pipeline, or a bare denoiser, which has none.
-        arguments: The arguments of the pipeline's call, of which some change what is tokenized; those that
-            are missing are its defaults.
+        arguments: The arguments of the pipeline's call, some of which change what is tokenized; missing ones
+            take their defaults.
     """
     first, second, third = (getattr(pipe, name, None) for name in ("tokenizer", "tokenizer_2", "tokenizer_3"))
     arguments = {**(_defaults(pipe.__call__) if callable(pipe) else {}), **(arguments or {})}
 
     def segment(tokenizer: Any, start: int = 0, argument: str = "") -> TextSegment:
         """The tokens of one tokenizer, from position `start`; `argument` names its prompt in the call."""
-        is_clip = type(tokenizer).__name__.startswith("CLIP")  # which has a length that no call changes
+        is_clip = type(tokenizer).__name__.startswith("CLIP")  # which has a fixed length
         length = None if is_clip else arguments.get("max_sequence_length")
-        length = getattr(pipe, "max_sequence_length", length)  # Lumina-Next's, which no call changes
+        length = getattr(pipe, "max_sequence_length", length)  # Lumina-Next's, which is fixed
         padding_first = getattr(tokenizer, "padding_side", "") == "left"
         padding_first &= (
             "complex_human_instruction" not in arguments
-        )  # Sana, which turns its tokenizer's side
+        )  # Sana, which changes its tokenizer's side
         clean, texts = _cleaning(pipe, tokenizer, arguments), _texts_of(arguments, argument)
         return TextSegment(tokenizer, start, clean, "", length, texts, padding_first)
 
-    if hasattr(first, "image_processor"):  # a processor of images and text, which tells no characters
+    if hasattr(first, "image_processor"):  # a processor of images and text, without character offsets
         return ()
     if first is None:  # as in the refiner of SDXL, whose second encoder reads the prompt
         return () if second is None else (segment(second),)
@@ -57,7 +57,7 @@ def text_segments(pipe: Any, arguments: Mapping[str, Any] | None = None) -> tupl
         return (segment(second, argument="prompt_2"),)  # FLUX, whose CLIP gives no tokens
     if type(second).__name__.startswith("T5"):  # Hunyuan-DiT, whose pipeline has these lengths
         return (segment(first)._replace(length=77), segment(second, 77)._replace(length=256))
-    if second is not None:  # SDXL, each of whose tokens is one of both
+    if second is not None:  # SDXL, each of whose tokens combines one of each
         return (segment(first), segment(second, argument="prompt_2"))
     of_first = segment(first)
     before = "\n".join(arguments.get("complex_human_instruction") or ())
@@ -69,7 +69,7 @@ def text_segments(pipe: Any, arguments: Mapping[str, Any] | None = None) -> tupl
 
 
 def _framed(pipe: Any, segment: TextSegment, arguments: Mapping[str, Any]) -> TextSegment:
-    """The tokens of the only encoder, with what its family writes around the prompt."""
+    """The tokens of the only encoder, with what its family adds around the prompt."""
     family = family_of(denoiser_of(pipe))
     segment = segment._replace(
         start=family.registers,
@@ -106,8 +106,7 @@ def encode_word(pipe: Any, word: str) -> tuple[Float[Tensor, "starts dim"], Floa
         )
     if any(tokens == 0 for _, tokens in counts):
         raise WordWithoutTokens(
-            f"{word!r} has no token: the tokenizer makes nothing of it, so nothing can attend to it. "
-            "Use another word."
+            f"{word!r} has no token: the tokenizer drops it, so nothing can attend to it. Use another word."
         )
     options: dict[str, Any] = {"num_images_per_prompt": 1, "do_classifier_free_guidance": False}
     options |= {"prompt_2": None, "prompt_3": None}
@@ -126,16 +125,16 @@ def encode_word(pipe: Any, word: str) -> tuple[Float[Tensor, "starts dim"], Floa
     begin = min(position for position in first.positions if position is not None) - registers
     starts = min(first.words) - registers
     positions = [position - registers for position in positions_in(segments, word, None)]
-    if max(positions) >= encoded.shape[1]:  # as Hunyuan-DiT's, whose second text comes apart
+    if max(positions) >= encoded.shape[1]:  # as Hunyuan-DiT's, whose second text is separate
         raise ModelNotLoaded(
-            f"{type(pipe).__name__} encodes a text of {encoded.shape[1]} tokens, and {word!r} stands at "
-            f"{positions} of all its texts. Expected encoders whose tokens make one text, as SD 3's do."
+            f"{type(pipe).__name__} encodes a text of {encoded.shape[1]} tokens, but {word!r} is at "
+            f"{positions} of all its texts. Expected encoders whose tokens form one text, as SD 3's do."
         )
     return encoded[0, begin:starts].flatten(1), encoded[0, positions].flatten(1)
 
 
 def require_own_words(pipe: Any, arguments: Mapping[str, Any]) -> None:
-    """HookMisuse if this call of the pipeline encodes other words than those of the prompt."""
+    """Raise HookMisuse if this call of the pipeline encodes words other than those of the prompt."""
     if arguments.get("use_pe") and getattr(pipe, "pe", None) is not None:
         raise HookMisuse(
             f"{type(pipe).__name__} rewrites the prompt with a language model (`pe`) before encoding it, so "
@@ -144,7 +143,7 @@ def require_own_words(pipe: Any, arguments: Mapping[str, Any]) -> None:
 
 
 def embedding_of(encoded: Any) -> Tensor | None:
-    """The embedding of each prompt, "prompts tokens …", in what `encode_prompt` returned; None for others.
+    """The embedding of each prompt, "prompts tokens …", in what `encode_prompt` returned; else None.
 
     Prompts of different lengths, which come as a list, are padded with zeros.
     """
@@ -162,23 +161,23 @@ def _defaults(function: Any) -> dict[str, Any]:
 
 
 def _texts_of(arguments: Mapping[str, Any], name: str) -> tuple[str, ...]:
-    """What an encoder with an argument of its own reads for each image; nothing where it reads the prompt."""
+    """What an encoder with an argument of its own reads for each image; empty if it reads the prompt."""
     prompts, texts = (
         [text] if isinstance(text, str) else list(text)
         for text in (arguments.get("prompt") or (), arguments.get(name) or ())
     )
     if prompts and texts and len(texts) != len(prompts):
         raise HookMisuse(
-            f"{name} holds {len(texts)} texts, prompt {len(prompts)}. Give one of each for every image."
+            f"{name} holds {len(texts)} texts, but prompt {len(prompts)}. Give one of each for every image."
         )
     return tuple(text for text in texts for _ in range(arguments.get("num_images_per_prompt") or 1))
 
 
 def _cleaning(pipe: Any, tokenizer: Any, arguments: Mapping[str, Any]) -> Callable[[str], str]:
-    """What the pipeline makes of a prompt before it tokenizes it."""
+    """How the pipeline changes a prompt before tokenizing it."""
     if hasattr(pipe, "_text_preprocessing"):
         clean = bool(arguments.get("clean_caption"))
         return lambda prompt: pipe._text_preprocessing(prompt, clean_caption=clean)[0]
-    if hasattr(pipe, "maybe_convert_prompt"):  # textual inversion writes out words of several vectors
+    if hasattr(pipe, "maybe_convert_prompt"):  # textual inversion expands words of several vectors
         return lambda prompt: pipe.maybe_convert_prompt(prompt, tokenizer)
     return str

@@ -1,4 +1,4 @@
-"""Is this a text-to-image pipeline? Asked of its class, before any weight is loaded."""
+"""Whether a pipeline is text-to-image, decided by its class, before any weight is loaded."""
 
 import inspect
 import json
@@ -17,15 +17,15 @@ NEEDED = ("prompt", "num_inference_steps", "generator", "latents", "output_type"
 PARTS = ("vae", "tokenizer")
 OTHER_INPUT = re.compile(r"(?!num_|negative_|ip_adapter_)(.*_)?images?(_.*)?$")
 OTHER_OUTPUT = re.compile(r"(.*_)?(videos?|frames?|audio)(_.*)?$")
-ALONE = ("Flux2KleinPipeline",)  # take images too, and a prompt alone
-NO_OFFSETS = "has a tokenizer that does not tell which characters its tokens stand for"
+ALONE = ("Flux2KleinPipeline",)  # takes images too, but needs only a prompt
+NO_OFFSETS = "has a tokenizer that does not give the characters of its tokens"
 AS_VIDEO = "generates an image as one frame of a video, in latents of five dimensions"
-REFUSED = {  # whatever their call says
-    "BriaFiboPipeline": "gives each layer of its denoiser another layer of the text encoder "
+REFUSED = {  # whatever the signature of their call
+    "BriaFiboPipeline": "gives each layer of its denoiser a different layer of the text encoder "
     "(`text_encoder_layers`)",
     "Cosmos2TextToImagePipeline": AS_VIDEO,
-    "Flux2Pipeline": "reads its prompt with a processor of images and text, in which no word is found",
-    "HiDreamImagePipeline": "gives each layer of its denoiser another layer of Llama "
+    "Flux2Pipeline": "reads its prompt with a processor of images and text, in which words cannot be found",
+    "HiDreamImagePipeline": "gives each layer of its denoiser a different layer of Llama "
     "(`encoder_hidden_states_llama3`)",
     "HunyuanImagePipeline": "puts the tokens of two text encoders in an order that differs from prompt to "
     "prompt (`encoder_hidden_states_2`)",
@@ -37,17 +37,17 @@ REFUSED = {  # whatever their call says
     "(`enable_prompt_rewrite`)",
     "PRXPipeline": "passes one timestep for each half of a guided batch, so that two prompts cannot share it",
     "StableAudio3Pipeline": "generates sound",
-    "StableDiffusionLDM3DPipeline": "generates depth beside images",
-    "StableUnCLIPPipeline": "makes the embedding of an image of the prompt first (`prior`)",
+    "StableDiffusionLDM3DPipeline": "generates depth besides images",
+    "StableUnCLIPPipeline": "first makes an image embedding of the prompt (`prior`)",
 }
 
 
 def require_text_to_image(name: str) -> Any:
-    """The class to load a pipeline by; refused is what takes more than a prompt, or makes no images of it.
+    """The class to load a pipeline with; those that need more than a prompt, or make no images, are refused.
 
     Args:
-        name: A folder in diffusers format, or a hub name. What has no description, or one of a class that
-            diffusers does not have, passes: loading it will say why.
+        name: A folder in diffusers format, or a hub name. One without a description, or of a class that
+            diffusers does not have, passes: loading it will explain the problem.
 
     Raises:
         ModelNotLoaded: It is of another kind, such as video.
@@ -58,10 +58,10 @@ def require_text_to_image(name: str) -> Any:
 
 
 def class_for(name: str) -> Any:
-    """The class of diffusers that makes images of prompts with what a folder or hub name describes.
+    """The class of diffusers that generates images from prompts with the parts of a folder or hub name.
 
-    That of its description, or, for image-to-image and inpainting, the text-to-image class of the same parts.
-    None if it cannot be told.
+    It is the class in the description or, for image-to-image and inpainting, the text-to-image class of the
+    same parts. None if it is unknown.
     """
     import diffusers
 
@@ -85,27 +85,27 @@ def require_class(name: str, kind: Any) -> None:
 
 
 def _description(name: str) -> dict[str, Any]:
-    """What model_index.json holds; nothing if it cannot be had."""
+    """The contents of model_index.json; empty if it cannot be read."""
     from diffusers import DiffusionPipeline
 
     try:
         if Path(name).exists():
             return dict(json.loads((Path(name) / "model_index.json").read_bytes()))
         return dict(DiffusionPipeline.load_config(name))
-    except Exception:  # the hub raises errors of many kinds, which loading will meet again and explain
+    except Exception:  # the hub raises errors of many kinds, which loading will raise again and explain
         return {}
 
 
 def obstacle(kind: Any) -> str | None:
-    """Why a class of pipelines does not make images of prompts; None if it does."""
+    """Why a class of pipelines does not generate images from a prompt; None if it does."""
     taken, parts = inspect.signature(kind.__call__).parameters, inspect.signature(kind.__init__).parameters
     if kind.__name__ in REFUSED:
         return REFUSED[kind.__name__]
     if "dummy" in kind.__module__:
-        return None  # what stands for a class of which a package is missing
+        return None  # the placeholder of a class whose packages are missing
     for name in taken:
         if OTHER_INPUT.match(name) and kind.__name__ not in ALONE:
-            return f"takes an image beside the prompt (`{name}`)"
+            return f"takes an image besides the prompt (`{name}`)"
         if OTHER_OUTPUT.match(name):
             return f"generates video or sound (`{name}`)"
     required = [
@@ -127,7 +127,7 @@ def obstacle(kind: Any) -> str | None:
 
 
 def _denoisers(kind: Any) -> list[type]:
-    """The classes of denoisers that a class of pipelines says it takes."""
+    """The classes of denoisers that a class of pipelines declares."""
     parts = inspect.signature(kind.__init__).parameters
     said = [parts[name].annotation for name in ("unet", "transformer") if name in parts]
     if any(isinstance(annotation, str) for annotation in said):

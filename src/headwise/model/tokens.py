@@ -1,12 +1,12 @@
 r"""Words of a prompt and the tokens that stand for them.
 
 A prompt has words, a word has tokens: "a vase in lavender color" is `[start] a vase in la vender color
-[end]`, so 'lavender' sits at positions (4, 5). Words are found as text (words.py) in what an encoder reads,
-which the pipeline may have cleaned, or taken from an argument of its own (`prompt_2`), and carried over to
-tokens by the tokenizer's own character offsets; a phrase such as "coffee table" is found in the same way.
-Where several encoders read a prompt and their tokens stand one after the other, as CLIP's and T5's in Stable
-Diffusion 3, a word is found in each. Where they stand side by side, as those of the two CLIPs of SDXL, each
-position holds a token of both, so a word must stand at the same positions in both.
+[end]`, so 'lavender' is at positions (4, 5). Words are found as text (words.py) in what an encoder reads,
+which the pipeline may have cleaned, or taken from another argument (`prompt_2`), and mapped to tokens by the
+tokenizer's own character offsets; a phrase such as "coffee table" is found in the same way. If several
+encoders read a prompt and their tokens are one after the other, like CLIP's and T5's in Stable Diffusion 3, a
+word is found in each. If they are side by side, like those of the two CLIPs of SDXL, each position holds a
+token of both, so a word must be at the same positions in both.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,17 +26,17 @@ class TextSegment(NamedTuple):
     """The tokens of one text encoder in the text that a denoiser reads.
 
     Args:
-        tokenizer: The encoder's tokenizer; None where zeros stand in place of an encoder that was left out.
+        tokenizer: The encoder's tokenizer; None if zeros replace an encoder that was left out.
         start: The position of the encoder's first token in the text of all encoders.
-        clean: What the pipeline does to a prompt before it is tokenized.
-        before: The text that the pipeline then writes before the prompt.
-        length: The number of tokens to which the pipeline cuts the text; the tokenizer's own if None.
-        texts: What the encoder reads in place of the prompt of each image; empty where it reads the prompt.
-        padding_first: Whether the text is padded to its length in front.
-        after: The text that the pipeline then writes behind the prompt.
-        start_kept: Whether the encoder's first token stays though those behind it are cut off.
-        multiple: Where the text is padded to a multiple of this many tokens; None if to its length.
-        behind: How many tokens, none of them of the prompt, stand behind the padding.
+        clean: How the pipeline cleans a prompt before tokenizing it.
+        before: The text that the pipeline then puts before the prompt.
+        length: The number of tokens to which the pipeline truncates the text; the tokenizer's own if None.
+        texts: What the encoder reads in place of the prompt of each image; empty if it reads the prompt.
+        padding_first: Whether the text is padded in front, not at its end.
+        after: The text that the pipeline then puts after the prompt.
+        start_kept: Whether the encoder's first token is kept although those after it are cut off.
+        multiple: The text is padded to a multiple of this many tokens; None if to its length.
+        behind: The number of tokens after the padding, none of them of the prompt.
     """
 
     tokenizer: Any
@@ -53,18 +53,18 @@ class TextSegment(NamedTuple):
 
     @property
     def stop(self) -> int:
-        """The position behind the encoder's last token, padding included."""
+        """The position after the encoder's last token, padding included."""
         return self.start + (self.length or self.tokenizer.model_max_length)
 
 
 class Word(NamedTuple):
-    """A word of a prompt, and what encoders make of it.
+    """A word of a prompt, and its tokens.
 
     Args:
-        text: The word as it stands in the prompt, without the punctuation around it.
+        text: The word as written in the prompt, without the punctuation around it.
         occurrence: The number of this occurrence among those of the same text in the prompt, from 1.
         pieces: The text of each of the word's tokens, by the first encoder that reads it.
-        positions: Where the word's tokens stand in the text of all encoders; none beyond what they read.
+        positions: The positions of the word's tokens in the text of all encoders; empty if cut off.
     """
 
     text: str
@@ -77,14 +77,14 @@ class Reading(NamedTuple):
     """What one encoder reads of a prompt, token by token.
 
     Args:
-        written: The prompt, or the text that was given to this encoder in its place.
-        text: What is tokenized: `written`, cleaned, between what the pipeline writes around it.
+        written: The prompt, or the text that was given to this encoder instead.
+        text: What is tokenized: `written`, cleaned, with what the pipeline puts around it.
         skipped, end: Where the prompt begins in `text`, and where it ends.
         spans: The characters of `text` that each token stands for; none for start, end and padding.
-        positions: Where each token stands in the text of all encoders; None for those that are cut off.
-        start, stop: The positions between which this encoder's tokens stand, padding included.
-        units: The characters of `written` that would be tokens, where it is not what is tokenized.
-        clean: What the pipeline does to a prompt before it is tokenized.
+        positions: The position of each token in the text of all encoders; None for those that are cut off.
+        start, stop: The positions between which this encoder's tokens are, padding included.
+        units: The characters of `written` that would be tokens, if cleaning changed it.
+        clean: How the pipeline cleans a prompt before tokenizing it.
     """
 
     written: str
@@ -100,7 +100,7 @@ class Reading(NamedTuple):
 
     @property
     def words(self) -> tuple[int, ...]:
-        """Where the tokens of all words stand, punctuation with them: not start, end or padding."""
+        """The positions of the tokens of all words and punctuation, without start, end and padding."""
         each = zip(self.spans, self.positions, strict=True)
         inside = [(p, max(a, self.skipped) < min(b, self.end)) for (a, b), p in each]
         return tuple(p for p, is_word in inside if is_word and p is not None)
@@ -119,12 +119,12 @@ class Reading(NamedTuple):
         return end, end
 
     def within(self, span: Span) -> tuple[int | None, ...]:
-        """Where the tokens of a stretch of `text` stand."""
+        """The positions of the tokens of a span of `text`."""
         each = zip(self.spans, self.positions, strict=True)
         return tuple(p for (a, b), p in each if a < span[1] and b > span[0])
 
     def find(self, word: str) -> list[Span]:
-        """Where a word of the prompt stands in `text`."""
+        """The spans of a word of the prompt in `text`."""
         spans, cleaned = find(self.written, word), self.cleaned
         if cleaned != self.written:
             carried = [self._carried(span) for span in spans]
@@ -133,9 +133,9 @@ class Reading(NamedTuple):
         return [(a + self.skipped, b + self.skipped) for a, b in spans]
 
     def _carried(self, span: Span) -> Span | None:
-        """A stretch of the prompt in the cleaned one; None where cleaning mends more than single words.
+        """A span of the prompt mapped to the cleaned one; None if cleaning changes more than single words.
 
-        A learned word of several vectors is written out as one word for each, all of which belong to it.
+        A learned word of several vectors is expanded to one word for each, all of which belong to it.
         """
         tokens = [unit for unit in self.units if unit[0] < span[1] and unit[1] > span[0]]
         start = min([span[0], *(a for a, _ in tokens)])
@@ -147,7 +147,7 @@ class Reading(NamedTuple):
         return len(through) - len(written.lstrip()), len(through)
 
     def position_of(self, word: str, occurrence: int | None = None) -> tuple[int, ...]:
-        """Where the tokens of one occurrence of a word stand, or those of all that are not cut off."""
+        """The positions of the tokens of one occurrence of a word, or of all that are not cut off."""
         spans = self.find(word)
         if not spans:
             cleaned_away = find(self.written, word)
@@ -162,11 +162,11 @@ class Reading(NamedTuple):
             spans = spans[occurrence - 1 : occurrence]
         positions = [self.within(span) for span in spans]
         if not any(positions):
-            raise WordNotInPrompt(f'The tokenizer makes no token of {word!r} in "{self.written}". {INSTEAD}')
+            raise WordNotInPrompt(f'The tokenizer has no token for {word!r} in "{self.written}". {INSTEAD}')
         whole = {p for of_span in positions if None not in of_span for p in of_span if p is not None}
         if not whole:
             raise WordNotInPrompt(
-                f"{word!r} stands beyond the {self.stop - self.start} tokens that the text encoder reads of "
+                f"{word!r} is beyond the {self.stop - self.start} tokens that the text encoder reads of "
                 f'"{self.written}". Move it forward or shorten the prompt.'
             )
         return tuple(sorted(whole))
@@ -188,7 +188,7 @@ def read(segment: TextSegment, prompt: str, picture: int = 0, tokens: int | None
     spans = kept = _offsets(tokenizer, text)
     if len(spans) > length:
         kept = _offsets(tokenizer, text, truncation=True, max_length=length)
-    if segment.multiple is not None:  # of how many, the longest prompt of the batch says
+    if segment.multiple is not None:  # of how many, depends on the longest prompt of the batch
         rounded = -(-len(kept) // segment.multiple) * segment.multiple
         length = rounded if tokens is None else tokens - segment.start
     shift = segment.start + (length - len(kept) if segment.padding_first else 0)
@@ -213,18 +213,18 @@ def positions_in(
     picture: int = 0,
     tokens: int | None = None,
 ) -> tuple[int, ...]:
-    """Where a word's tokens, or those of all words if None, stand in the text of all segments.
+    """The positions of a word's tokens, or of those of all words if None, in the text of all segments.
 
     Args:
         segments: The encoders' tokens.
         prompt: The prompt.
         word: A word or a phrase of the prompt.
         occurrence: The number of the occurrence to find, from 1; None for all that are not cut off.
-        image, tokens: As in `read`.
+        picture, tokens: As in `read`.
 
     Raises:
-        WordNotInPrompt: The word is not there, or was cut off.
-        HookMisuse: The encoders' tokens are not known one by one.
+        WordNotInPrompt: The word is not in the prompt, or was cut off.
+        HookMisuse: The encoders' tokens cannot be told apart.
     """
     groups = readings(segments, prompt, picture, tokens)
     if word is None:
@@ -263,19 +263,19 @@ def split_words(
 
 
 def token_positions(tokenizer: Any, prompt: str, word: str, occurrence: int | None = None) -> tuple[int, ...]:
-    """Where the tokens of a word stand in the tokenized prompt; the start token is position 0."""
+    """The positions of the tokens of a word in the tokenized prompt; the start token is position 0."""
     return positions_in((TextSegment(tokenizer),), prompt, word, occurrence)
 
 
 def word_positions(tokenizer: Any, prompt: str) -> tuple[int, ...]:
-    """Where the tokens of all words stand, punctuation with them: not start, end or padding."""
+    """The positions of the tokens of all words and punctuation, without start, end and padding."""
     return positions_in((TextSegment(tokenizer),), prompt, None)
 
 
 def readings(
     segments: Sequence[TextSegment], prompt: str, picture: int, tokens: int | None
 ) -> list[list[Reading]]:
-    """What encoders read of a prompt, those together whose tokens stand side by side."""
+    """What encoders read of a prompt, grouped by encoders whose tokens are side by side."""
     if not segments:
         raise HookMisuse(f"The pipeline has no tokenizer, so no word can be found in its text. {INSTEAD}")
     total = max(segment.stop + segment.behind for segment in segments)
@@ -295,14 +295,14 @@ def readings(
 def _offsets(tokenizer: Any, text: str, **options: Any) -> tuple[Span, ...]:
     if not getattr(tokenizer, "is_fast", True):
         raise HookMisuse(
-            f"{type(tokenizer).__name__} does not tell which characters its tokens stand for, so no word can "
-            f"be found among them. Use a fast tokenizer. {INSTEAD}"
+            f"{type(tokenizer).__name__} does not give the characters of its tokens, so no word can be "
+            f"found among them. Use a fast tokenizer. {INSTEAD}"
         )
     return tuple(tokenizer(text, return_offsets_mapping=True, verbose=False, **options)["offset_mapping"])
 
 
 def _word(readings: Sequence[Reading], text: str, occurrence: int) -> Word:
-    """A word in all encoders that read it; where they stand side by side it may be at other positions."""
+    """A word in all encoders that read it; its positions may differ where they are side by side."""
     positions: dict[int, None] = {}
     pieces: tuple[str, ...] = ()
     for reading in readings:
@@ -326,6 +326,6 @@ def _disagreeing(
         for reading, positions in zip(readings, of_readings, strict=True)
     )
     return WordNotInPrompt(
-        f"{word!r} has the token positions {places}, whose tokens the denoiser reads side by side. Write it "
+        f"{word!r} has the token positions {places}, but the denoiser reads these texts side by side. Put it "
         f"at the same place in both. {INSTEAD}"
     )

@@ -1,10 +1,10 @@
-r"""Words of a prompt as text: where they stand, and where a given word is found.
+r"""Words of a prompt as text: where they are, and where a given word is found.
 
-A word is found whatever its case, whichever of Unicode's equivalent spellings it has (é as one character or
-as two) and whichever apostrophe, where a word of the prompt begins and ends. Letters join into words, marks
-(accents, vowel signs) belong to the letter before them, and everything else separates: "hair" is found in
-"red_hair" and "red-hair", not in "hairy". Scripts that are written without spaces have no such ends, so that
-in Chinese, Japanese, Thai and their like any run of characters is found.
+A word is found regardless of its case, of Unicode's equivalent spellings (é as one character or as two) and
+of the kind of apostrophe, but only between the ends of words. Letters join into words, marks (accents, vowel
+signs) belong to the letter before them, and everything else separates: "hair" is found in "red_hair" and
+"red-hair", not in "hairy". Scripts that are written without spaces have no such ends, so in Chinese,
+Japanese, Thai and similar languages any run of characters is found.
 """
 
 import re
@@ -21,7 +21,7 @@ __all__ = [
 ]  # fmt: skip
 
 Span = tuple[int, int]
-INSTEAD = "Token positions, such as (4, 5), do in place of a word."
+INSTEAD = "Token positions, such as (4, 5), can be given in place of a word."
 # Thai, Lao, Tibetan, Burmese, Khmer, Japanese, Chinese.
 _UNSPACED = (
     "\u0e00-\u109f\u1780-\u17ff\u19e0-\u19ff\u3005-\u3007\u3041-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff"
@@ -29,7 +29,7 @@ _UNSPACED = (
 )
 _UNSPACED_LETTER = re.compile(f"[{_UNSPACED}]")
 _JOINING_LETTER = re.compile(rf"[^\W_{_UNSPACED}]")
-# Articles, prepositions and conjunctions: what relates words, and shows in no place of an image.
+# Articles, prepositions and conjunctions: they relate words, and are nowhere in an image.
 _FUNCTION_WORDS = frozenset(
     "a an the and or but of in on at by to with without from for into onto over under near beside behind "
     "between above below through across around along inside outside against among during upon as".split()
@@ -43,7 +43,7 @@ def words_of(prompt: str) -> tuple[str, ...]:
 
 
 def content_words(words: Iterable[str]) -> tuple[str, ...]:
-    """Those words that are not articles, prepositions or conjunctions of English, each once, in order."""
+    """The words that are not articles, prepositions or conjunctions of English, each once, in order."""
     once: dict[str, str] = {}
     for word in words:
         once.setdefault(folded(word).casefold(), word)
@@ -51,7 +51,7 @@ def content_words(words: Iterable[str]) -> tuple[str, ...]:
 
 
 def word_spans(prompt: str) -> list[Span]:
-    """Where the words of a prompt stand: what spaces separate, and symbols before and after it, as emoji."""
+    """The spans of the words of a prompt, which spaces separate; symbols next to them, such as emoji, too."""
     spans = []
     for start, stop in pieces(prompt):
         if re.match(r"\w", prompt[start]):
@@ -64,7 +64,7 @@ def word_spans(prompt: str) -> list[Span]:
 
 
 def pieces(prompt: str) -> list[Span]:
-    """Where words stand, and the punctuation around them: "red, polka-dot" has three pieces."""
+    """The spans of words and of the punctuation around them: "red, polka-dot" has three pieces."""
     spans = []
     for run in re.finditer(r"\S+", prompt):
         core = re.search(r"\w(.*\w)?", run[0])
@@ -74,7 +74,7 @@ def pieces(prompt: str) -> list[Span]:
 
 
 def characters(prompt: str, span: Span) -> list[Span]:
-    """A word taken apart where it is written without spaces, character by character."""
+    """A word split into single characters where it is written without spaces."""
     start, stop = span
     inside = range(start + 1, stop)
     ends = [i for i in inside if _UNSPACED_LETTER.search(prompt[i - 1 : i + 1]) and not _goes_on(prompt, i)]
@@ -82,7 +82,7 @@ def characters(prompt: str, span: Span) -> list[Span]:
 
 
 def find(text: str, *spellings: str) -> list[Span]:
-    """Where a word stands in a text, in order; where its spellings overlap, the longest."""
+    """The spans of a word in a text, in order; where its spellings overlap, the longest."""
     plain, places = _folded(text)
     occurrences = sorted(
         (
@@ -100,7 +100,7 @@ def find(text: str, *spellings: str) -> list[Span]:
 
 
 def unknown_word(prompt: str, word: str) -> WordNotInPrompt:
-    """The error for a word that is not in the prompt, with the nearest one."""
+    """The error for a word that is not in the prompt, suggesting the nearest one."""
     words = words_of(prompt)
     near = get_close_matches(word.casefold(), [w.casefold() for w in words], n=1)
     return WordNotInPrompt(
@@ -110,12 +110,12 @@ def unknown_word(prompt: str, word: str) -> WordNotInPrompt:
 
 
 def folded(text: str) -> str:
-    """A text in which equivalent spellings are equal, though for case."""
+    """A text in which equivalent spellings are equal, except for case."""
     return _folded(text)[0]
 
 
 def _folded(text: str) -> tuple[str, list[int]]:
-    """The text, and where each of its characters, and its end, stood before."""
+    """The folded text, and the original positions of its characters and its end."""
     plain, start = "", 0
     places: list[int] = []
     for stop in range(1, len(text) + 1):
@@ -139,7 +139,7 @@ def _occurrences(plain: str, spelling: str) -> list[Span]:
 
 
 def _goes_on(text: str, at: int) -> bool:
-    """Does a word go on across this place?"""
+    """Whether a word continues across this position."""
     if not 0 < at < len(text):
         return False
     if _is_mark(text[at]):
@@ -161,5 +161,5 @@ def _is_mark(character: str) -> bool:
 
 
 def _composes(character: str) -> bool:
-    """May this character become one with those before it?"""
+    """Whether this character can combine with those before it."""
     return _is_mark(character) or "\u1160" <= character <= "\u11ff"

@@ -31,11 +31,11 @@ def compare(
     """Generate images of a prompt under several steerings.
 
     Args:
-        pipe: The user's pipeline; it is left as it was.
+        pipe: The user's pipeline; it is left unchanged.
         prompt: The prompt of all images.
         columns: The hooks of each column, by its name; an empty list for plain images.
         seed: The seed; image i of a seed starts from the same latents in every column and every call.
-        pictures: How many images each column has.
+        pictures: The number of images per column.
         batch_size: Images per pipeline call.
         progress: Whether to show a bar on stderr.
         options: Passed to the pipeline: `num_inference_steps`, `guidance_scale`, `negative_prompt` …

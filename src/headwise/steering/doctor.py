@@ -1,10 +1,10 @@
-"""A check-up of one pipeline: is every layer covered, does hooking change nothing, what would measuring cost?
+"""A check-up of one pipeline: whether hooks cover every layer and change nothing, and what measuring costs.
 
 The latents of one image are computed with one step, once without hooks and once with a hook that does
 nothing at every layer. They must be equal bit for bit, and the hook must have been called at every layer of
-the head map. Then every head's attention to the prompt is halved, and the latents must differ. At last the
-effect of a word is measured at one call: every head must get a finite gradient, and every layer some that is
-not 0.
+the head map. Then every head's attention to the prompt is halved, and the latents must differ. Finally, the
+effect of a word is measured at one call: every head must get a finite gradient, and every layer a nonzero
+one.
 """
 
 import math
@@ -41,10 +41,10 @@ class EffectCheckup:
     """Whether relevance by effect can be measured.
 
     Args:
-        error: Why it cannot; empty if it can.
-        heads: How many heads got a gradient that is finite and not 0.
-        seconds_a_call: What measuring one call of one image takes, beside the call itself.
-        peak_mb: The most memory held so far, the gradient included, in MiB: see `Checkup`.
+        error: Why it cannot be measured; empty if it can.
+        heads: The number of heads with a finite, nonzero gradient.
+        seconds_a_call: The seconds that measuring adds to one call of one image.
+        peak_mb: The peak memory so far, gradient included, in MiB: see `Checkup`.
     """
 
     error: str
@@ -53,7 +53,7 @@ class EffectCheckup:
     peak_mb: float = math.nan
 
     def seconds(self, pictures: int, num_inference_steps: int, seconds_a_call: float) -> float:
-        """The expected time of a measurement, of which one call of each image is measured."""
+        """The expected seconds of a measurement at one call per image."""
         return work_seconds(pictures, num_inference_steps, seconds_a_call) + pictures * self.seconds_a_call
 
 
@@ -65,16 +65,16 @@ class Checkup:
         model: The pipeline's name.
         head_map: Its heads.
         reached: The addresses of the layers at which the hook was called.
-        bit_exact: Whether a hook that does nothing left the latents equal bit for bit.
-        steered: Whether the latents differed where heads attended less to the prompt.
-        error: Why hooking was refused, or would be to the probe; empty if it was not.
+        bit_exact: Whether the latents were equal, bit for bit, with a hook that does nothing.
+        steered: Whether the latents differed when heads attended less to the prompt.
+        error: Why hooking was refused, or the probe would be; empty if neither.
         seconds_a_call: The seconds of one denoiser call for one image, with both rows of guidance.
         weights_mb: The size of all weights, in MiB.
-        peak_mb: The most memory held so far, weights included, in MiB: of the denoiser's GPU, or of this
-            process where it is on none.
-        versions: The versions of Python and of the packages that decide results, by name.
+        peak_mb: The peak memory so far, weights included, in MiB: of the denoiser's GPU, or of this process
+            if the denoiser is not on a GPU.
+        versions: The versions of Python and of the packages that affect results, by name.
         pipeline: The name of the pipeline's class.
-        features: What is switched on in the pipeline: see `features_of`.
+        features: What is enabled in the pipeline: see `features_of`.
         effect: Whether relevance by effect can be measured.
     """
 
@@ -99,14 +99,14 @@ class Checkup:
         return every and self.bit_exact and self.steered and not self.error
 
     def seconds(self, pictures: int, num_inference_steps: int) -> float:
-        """The expected time of a measurement, whose own cost beside the denoiser is not known here."""
+        """The expected seconds of a measurement by votes, without its overhead over the denoiser calls."""
         return work_seconds(pictures, num_inference_steps, self.seconds_a_call)
 
 
 def examine(
     pipe: Any, *, guidance_scale: float = 7.5, height: int | None = None, width: int | None = None
 ) -> Checkup:
-    """Run denoiser calls with and without hooks, and compare their latents; the pipeline is left as it was.
+    """Run denoiser calls with and without hooks, and compare their latents; the pipeline is left unchanged.
 
     Args:
         pipe: The pipeline to examine.
@@ -124,7 +124,7 @@ def examine(
     options |= {"height": height, "width": width, "output_type": "latent"}
 
     def latents() -> Tensor:
-        return generate(pipe, [PROMPT], 0, [0], **options).cpu()  # which waits until they are there
+        return generate(pipe, [PROMPT], 0, [0], **options).cpu()  # waits until they are computed
 
     refused, unchanged, steered = "", None, False
     head_map = HeadMap.of(pipe)
@@ -170,7 +170,7 @@ def _examine_effect(pipe: Any, latents: Callable[[], Tensor], unmeasured: float)
             started = time.perf_counter()
             latents()
             seconds = time.perf_counter() - started
-    except (HeadwiseError, RuntimeError) as error:  # out of memory, and what torch cannot differentiate
+    except (HeadwiseError, RuntimeError) as error:  # out of memory, or what torch cannot differentiate
         return EffectCheckup(str(error).partition("\n")[0] or type(error).__name__)
     through = probe.take().through.sum((0, 1, 2))
     reached = np.isfinite(through) & (through != 0)
@@ -183,13 +183,13 @@ def _examine_effect(pipe: Any, latents: Callable[[], Tensor], unmeasured: float)
     if not np.isfinite(through).all():
         problem = "The gradient of some heads is not finite. Load the model in fp32 or bf16."
     elif missing:
-        problem = f"No gradient reaches the heads of {missing[0]}, nor of {len(missing) - 1} more layers."
+        problem = f"No gradient reaches the heads of {missing[0]} and of {len(missing) - 1} more layers."
     extra = max(seconds - unmeasured, 0.0)
     return EffectCheckup(problem, int(reached.sum()), extra, memory_of(pipe)[1])
 
 
 def features_of(pipe: Any) -> tuple[str, ...]:
-    """What is switched on in a pipeline beyond its defaults, in the words of docs/compatibility.md."""
+    """What is enabled in a pipeline beyond its defaults, named as in docs/compatibility.md."""
     denoiser = denoiser_of(pipe)
     components = getattr(pipe, "components", {})
     projections = getattr(denoiser, "encoder_hid_proj", None)

@@ -1,32 +1,32 @@
-r"""Doses: how much of a word to ask for, in units of what it does, by relevance measured as effect.
+r"""Doses: how much to change a word, in units of its effect, by relevance measured by effect.
 
 Scaling a word's values by f[h] in head h is, to first order, a dose of
 
     dose(f) = Σ_h e[h] (f[h] − 1)        e = R / Σ R, the share of the word's effect through head h
 
-in units of all that the word does to the denoiser's output: 0 leaves it as it is, −1 takes it away, and
-f = 1 + δ in every head is a dose of δ. Two settings of the same dose do about as much. How much that is above
-0 is up to the model: e is the mean slope of the way from the muted word to the plain one, and beyond that a
-denoiser may saturate, as the UNet before the built-in one did (docs/evidence.md).
+in units of the word's whole effect on the denoiser's output: 0 leaves it as it is, −1 removes it, and
+f = 1 + δ in every head is a dose of δ. Two settings of the same dose have about the same effect. How large it
+is above 0 depends on the model: e is the mean slope of the path from the muted word to the plain one, and
+beyond that a denoiser may saturate, as the predecessor of the built-in UNet did (docs/evidence.md).
 
 Relevance by effect reaches 30 at single heads, so `strengthen`'s 1 + s (R − 1) is a dose of s (H Σ e² − 1),
-several times what was asked for, in a few heads. `amplify` reaches a dose by the smallest change of factors
-within bounds lo ≤ f ≤ hi, in which heads count as much as they act,
+several times the intended one, in a few heads. `amplify` reaches a dose by the smallest change of factors
+within bounds lo ≤ f ≤ hi, with heads weighted by how much they act,
 
     minimise Σ_h w[h] (f[h] − 1)²   subject to   dose(f) = dial,   lo ≤ f ≤ hi,   f[h] ≤ 1 where e[h] ≤ 0
     w = max(|e|, max |e| / 100)
 
-whose solution is f = clip(1 + λ e / w): all heads that act for the word are raised alike, those against it
-are lowered, and heads that do next to nothing are left. With w = 1 it would be f = clip(1 + λ e), a large
-change of few heads; on the built-in model that changes more of the image for the same effect. The dose is a
-piecewise linear, monotone function of λ, with a corner where a head reaches its bound, so λ is exact after
-sorting the corners.
+whose solution is f = clip(1 + λ e / w): all heads that act for the word are raised equally, those that act
+against it are lowered, and heads that do next to nothing are left. With w = 1 it would be f = clip(1 + λ e),
+a large change of few heads; on the built-in model that changes more of the image for the same effect. The
+dose is a piecewise linear, monotone function of λ, with a corner where a head reaches its bound, so λ is
+found exactly by sorting the corners.
 
-`gate` turns a misread word from one concept toward another by shutting heads, with E = max(e, 0):
+`gate` turns a misread word from one concept toward another by closing heads, with E = max(e, 0):
 
     f = 1 + s (E[toward] / (E[toward] + E[away]) − 1)        between 0 and 1 for s between 0 and 1
 
-`contrast` does so by raising heads as well,
+`contrast` also raises heads,
 
     f = 1 + s/2 (E[toward] − E[away]) / (E[toward] + E[away])    between 1 − s/2 and 1 + s/2
 
@@ -58,9 +58,9 @@ def amplify(
     dial: float | int = 1.0, *, bounds: Bounds = (0.0, 3.0), occurrence: int | None = None,
     steps: Steps = (0.0, 1.0),
 ) -> Steer:  # fmt: skip
-    """Change what a word does by a dose, alike in all heads that act for it.
+    """Change the effect of a word by a dose, equally in all heads that act for it.
 
-    A dial of δ does about as much as scaling the word's values by 1 + δ in every head: it is the same dose.
+    A dial of δ has about the effect of scaling the word's values by 1 + δ in every head, the same dose.
 
         relevance = hw.measure_effect(pipe, {"Color": ["red", "blue"]})
         with hw.hooked(pipe, hw.amplify(relevance, "red", "Color", dial=0.5)):
@@ -71,15 +71,15 @@ def amplify(
             of its file or run.
         word: The word of the prompt, as in `strengthen`.
         concept: The concept of the relevance to which the word belongs.
-        dial: The dose, −100 … 100: 0 leaves the image as it is bit for bit, −1 mutes the word, and above 0
-            it does more.
-        bounds: The smallest and the largest factor of a head, −100 ≤ lo ≤ 1 ≤ hi ≤ 100. Where they do not
-            reach the dose, a warning says which they do reach, and that one is used.
+        dial: The dose, −100 … 100: 0 leaves the image as it is, bit for bit, −1 mutes the word, and more
+            than 0 strengthens it.
+        bounds: The smallest and the largest factor of a head, −100 ≤ lo ≤ 1 ≤ hi ≤ 100. If they do not
+            allow the dose, a warning gives the nearest one that they do, which is used instead.
         occurrence, steps: As in `strengthen`.
 
     Raises:
         HeadwiseError: The relevance was counted by votes.
-        UnknownConcept: The concept was not measured, or its words did nothing.
+        UnknownConcept: The concept was not measured, or its words had no effect.
         BadStrength: The dial, the bounds or the steps are out of range.
         WordNotInPrompt, HeadMapMismatch: When the pipeline runs, as in `strengthen`.
     """
@@ -91,7 +91,7 @@ def amplify(
         low, high = reachable(shares, bounds)
         warnings.warn(
             f"A dial of {dial:g} was given for {concept!r}; with factors from {bounds[0]:g} to {bounds[1]:g} "
-            f"it reaches from {low:.3g} to {high:.3g}, so {dose:.3g} is used. Widen the bounds for more.",
+            f"doses reach from {low:.3g} to {high:.3g}, so {dose:.3g} is used. Widen the bounds for more.",
             stacklevel=2,
         )
     return Steer(factors[None], word, occurrence=occurrence, steps=steps, head_map=relevance.head_map)
@@ -101,7 +101,7 @@ def gate(
     relevance: Relevance | str | Path, word: WordSpec | Sequence[WordSpec], toward: str, away: str,
     strength: float | int = 1.0, *, occurrence: int | None = None, steps: Steps = (0.0, 1.0),
 ) -> Steer:  # fmt: skip
-    """Turn a misread word from one concept toward another by shutting the heads that draw the other.
+    """Turn a misread word from one concept toward another by closing the heads of the concept it is read as.
 
     f = 1 + s (E[toward] / (E[toward] + E[away]) − 1) with E = max(e, 0) and e = R / Σ R; a head that
     serves neither concept keeps the factor 1.
@@ -130,14 +130,14 @@ def contrast(
     """Turn a misread word from one concept toward another: raise the heads of one, lower those of the other.
 
     f = 1 + s/2 (E[toward] − E[away]) / (E[toward] + E[away]) with E = max(e, 0) and e = R / Σ R; a head that
-    serves both concepts alike, or neither, keeps the factor 1.
+    serves both concepts equally, or neither, keeps the factor 1.
 
     Args:
         relevance: As in `amplify`.
         word: The misread word, as in `strengthen`.
         toward, away: The concept that is meant, and the one that is generated instead.
-        strength: The strength s, 0 … 2; 0 changes nothing, bit for bit. On the built-in model 2 corrects less
-            than 1, and changes more of the image.
+        strength: The strength s, 0 … 2; 0 changes nothing, bit for bit. On the built-in model, 2 corrects
+            less than 1 and changes more of the image.
         occurrence, steps: As in `strengthen`.
 
     Raises:
@@ -151,7 +151,7 @@ def contrast(
 def _contrast(
     relevance: Relevance, toward: str, away: str
 ) -> tuple[Float[np.ndarray, " all_heads"], Bool[np.ndarray, " all_heads"]]:
-    """How far each head is on the side of one concept, −1 … 1, and whether it serves either."""
+    """How much each head favours `toward` over `away`, −1 … 1, and whether it serves either."""
     meant, misread = (np.maximum(_shares(relevance, concept), 0) for concept in (toward, away))
     total = meant + misread
     between = np.divide(meant - misread, total, out=np.zeros_like(total), where=total > 0)
@@ -159,7 +159,7 @@ def _contrast(
 
 
 def _strength(strength: float | int, most: int) -> float:
-    """A number from 0 to the most."""
+    """The strength, if it is a number from 0 to `most`; else BadStrength."""
     if not 0 <= strength <= most:
         raise BadStrength(f"A strength of {strength} was given; expected a number from 0 to {most}.")
     return float(strength)
@@ -171,12 +171,12 @@ def least_change(
     bounds: Bounds = (0.0, 3.0),
     weights: Float[np.ndarray, " all_heads"] | None = None,
 ) -> Float[np.ndarray, " all_heads"]:
-    """The factors nearest to 1 whose dose is the dial; those of the nearest dose where bounds forbid it.
+    """The factors nearest to 1 whose dose is the dial, or the nearest dose that the bounds allow.
 
     They minimise Σ w (f − 1)².
 
     Args:
-        shares: The share e of each head in what the word does; negative for a head that works against it.
+        shares: The share e of each head in the word's effect; negative for a head that works against it.
         dial: The dose, −100 … 100.
         bounds: The smallest and the largest factor; no head with e ≤ 0 gets more than 1.
         weights: The weight w of each head, above 0 where e is not 0; 1 if None.
@@ -184,10 +184,10 @@ def least_change(
     Raises:
         BadStrength: The dial or the bounds are out of range.
     """
-    if not abs(dial) <= LARGEST:  # NaN is not either
+    if not abs(dial) <= LARGEST:  # which refuses NaN too
         raise BadStrength(
             f"A dial of {dial} was given; expected a number from {-LARGEST:.0f} to {LARGEST:.0f}. "
-            "0 changes nothing, −1 mutes the word, above 0 it does more."
+            "0 changes nothing, −1 mutes the word, more than 0 strengthens it."
         )
     weights = np.ones_like(shares) if weights is None else weights
     direction = np.sign(dial) * np.divide(shares, weights, out=np.zeros_like(shares), where=shares != 0)
@@ -198,7 +198,8 @@ def least_change(
     corners = np.full(len(shares), 0.0)
     corners[moving] = furthest[moving] / direction[moving]
     order = np.argsort(corners, kind="stable")
-    # The dose at the k-th corner is Σ_{i ≤ k} e_i furthest_i + corner_k Σ_{i > k} e_i² / w_i, for what moves.
+    # The dose at the k-th corner is Σ_{i ≤ k} e_i furthest_i + corner_k Σ_{i > k} e_i² / w_i, over heads
+    # that move.
     slopes = np.where(moving, np.abs(shares * direction), 0.0)[order]
     saturated = np.cumsum(slopes * corners[order])
     still_rising = np.cumsum(slopes[::-1])[::-1] - slopes
@@ -214,19 +215,19 @@ def least_change(
 
 
 def acting(shares: Float[np.ndarray, " all_heads"]) -> Float[np.ndarray, " all_heads"]:
-    """The weight of each head's change: as much as the head acts, w = max(|e|, max |e| / 100)."""
+    """The weight of each head's change, by how much the head acts: w = max(|e|, max |e| / 100)."""
     acts = np.abs(shares)
     return np.maximum(acts, acts.max() / 100)
 
 
 def reachable(shares: Float[np.ndarray, " all_heads"], bounds: Bounds = (0.0, 3.0)) -> tuple[float, float]:
-    """The smallest and the largest dose that factors within the bounds reach; arguments as `least_change`."""
+    """The smallest and the largest dose that the bounds allow; arguments as in `least_change`."""
     low, high = (float(shares @ _furthest(shares, sign * shares, bounds)) for sign in (-1, 1))
     return low, high
 
 
 def _furthest(shares: np.ndarray, direction: np.ndarray, bounds: Bounds) -> np.ndarray:
-    """How far from 1 each head's factor may go in its direction."""
+    """How far from 1 each head's factor may move in its direction."""
     low, high = bounds
     if not -LARGEST <= low <= 1 <= high <= LARGEST:
         raise BadStrength(
@@ -238,16 +239,16 @@ def _furthest(shares: np.ndarray, direction: np.ndarray, bounds: Bounds) -> np.n
 
 
 def _shares(relevance: Relevance, concept: str) -> Float[np.ndarray, " all_heads"]:
-    """The shares e of a concept's heads, which sum to 1 whatever the quadrature of the measurement missed."""
+    """The shares e of a concept's heads, normalised to sum to 1 whatever the quadrature missed."""
     if relevance.kind != "effect":
         raise HeadwiseError(
-            f"This relevance was measured by {relevance.kind}, which are no shares of what a word does. "
+            f"This relevance was measured by {relevance.kind}, which are not shares of a word's effect. "
             "Measure it with `measure_effect`, or use `strengthen` and `adjust`."
         )
     values = relevance[concept]
     if not values.sum() > 0:
         raise UnknownConcept(
-            f"The shares of all heads for {concept!r} do not add up to more than 0, so no dose can be set. "
+            f"The shares of all heads for {concept!r} sum to 0 or less, so no dose can be set. "
             "Measure more images, or more points."
         )
     return values / values.sum()

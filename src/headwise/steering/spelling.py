@@ -5,11 +5,11 @@ r"""Steering written in one line, for the command line and the page.
     red#2:Color          only its second occurrence
     lavender:Color-Plants        adjust "lavender" toward Color, away from Plants
 
-By relevance measured as effect the number is a dose (dose.py): red:Color*0.5 asks for half as much again of
-what "red" does, and lavender:Color-Plants*0.5 turns the heads of Color up and those of Plants
-down by at most a quarter.
+With relevance measured by effect, the number is a dose (dose.py): red:Color*0.5 adds half of the effect of
+"red", and lavender:Color-Plants*0.5 turns the heads of Color up and those of Plants down by at most a
+quarter.
 
-Names of concepts may hold spaces and hyphens and are matched without regard to case. Words may hold colons;
+Names of concepts may contain spaces and hyphens, and their case does not matter. Words may contain colons;
 the last colon ends the word.
 """
 
@@ -26,10 +26,10 @@ __all__ = ["concepts_named", "parse_steering", "split_steering", "steering_rule"
 
 
 def steering_rule(kind: str, two_senses: bool) -> Callable[..., Steer]:
-    """The function of the library that steers by relevance of this kind, "votes" or "effect".
+    """The function that steers by relevance of this kind, "votes" or "effect".
 
     It is `adjust` or `contrast` for a word with two senses, which is turned from one concept toward another,
-    and `strengthen` or `amplify` for a word that is asked for more or less of.
+    and `strengthen` or `amplify` for a word whose effect is raised or lowered.
     """
     if kind == "effect":
         return contrast if two_senses else amplify
@@ -58,7 +58,7 @@ def parse_steering(text: str, relevance: Relevance, times: float | int = 1.0) ->
 
 
 def split_steering(text: str) -> tuple[str, str, float]:
-    """The word, the concepts as they are written, and the strength, 1 where none is written.
+    """The word, the concepts as they are written, and the strength, which is 1 if none is written.
 
     Raises:
         HeadwiseError: The line is not of this form.
@@ -68,7 +68,7 @@ def split_steering(text: str) -> tuple[str, str, float]:
     if not colon or not word.strip() or not rest.strip():
         raise HeadwiseError(
             f"{text!r} is not a steering. Write WORD:CONCEPT, such as red:Color, or WORD:TOWARD-AWAY, such "
-            "as lavender:Color-Plants; *1.5 at the end is a strength."
+            "as lavender:Color-Plants; append a strength as in *1.5."
         )
     return word.strip(), *_strength(rest.strip(), text)
 
@@ -89,7 +89,7 @@ def _strength(rest: str, text: str) -> tuple[str, float]:
 
 
 def concepts_named(spelled: str, names: Sequence[str]) -> tuple[str, str | None]:
-    """The one or two concepts that are named; any of the hyphens may separate two."""
+    """The one or two concepts that a text names; any of its hyphens may separate two."""
     by_folded = {name.casefold(): name for name in names}
     if spelled.casefold() in by_folded:
         return by_folded[spelled.casefold()], None
@@ -105,5 +105,5 @@ def concepts_named(spelled: str, names: Sequence[str]) -> tuple[str, str | None]
     raise UnknownConcept(
         f"{wrong!r} in {spelled!r} is not a concept that was measured. "
         + (f"Did you mean {by_folded[near[0]]!r}? " if near else "")
-        + f"There are: {', '.join(names)}."
+        + f"The measured concepts are: {', '.join(names)}."
     )

@@ -5,15 +5,15 @@ For the tokens of a chosen word, head h's attention map is multiplied by a facto
     A'[:, h, :, t] = r[h] · A[:, h, :, t]        for the word's tokens t, in rows that carry the prompt
 
 without renormalising. Multiplying column t of a map is multiplying the *value* of token t in that head,
-(A · diag r) · V = A · (diag r · V), so no map is ever made and the fused kernel stays. With s the strength
+(A · diag r) · V = A · (diag r · V), so no map is computed and the fused kernel is kept. With s the strength
 and R the relevance (1 for the average head),
 
     strengthen   r = 1 + s (R[concept] − 1)
     adjust       r = 1 + s (2 R[toward] − R[away] − 1)
     weaken       r = −2 at the chosen heads, 1 elsewhere
 
-s = 0 changes nothing, bit for bit; s = 1 is the paper's; negative strengths turn away. `control` gives the
-factors that a claim about heads is to be compared with.
+s = 0 changes nothing, bit for bit; s = 1 is the paper's; negative strengths steer away. `control` makes
+the controls that claims about heads are to be compared with.
 
 References:
     | Cross-Attention Head Position Patterns Can Align with Human Visual Concepts (Park et al., 2024)
@@ -40,8 +40,8 @@ from headwise.model.sites import Attend, DenoiserCall, Site
 __all__ = ["Steer", "adjust", "clamped", "strengthen", "weaken"]
 
 WordSpec = str | tuple[int, ...] | None  # a word, token positions, or none
-Steps = tuple[float | int, float | int]  # the first and the last share of the denoiser calls
-LARGEST = 100.0  # a factor beyond this drowns every other token of any prompt
+Steps = tuple[float | int, float | int]  # start and end, as fractions of the denoiser calls
+LARGEST = 100.0  # a larger factor would drown out every other token of any prompt
 
 
 def strengthen(
@@ -57,15 +57,15 @@ def strengthen(
             prompts to leave alone. A tuple of numbers is token positions, for prompts passed as embeddings.
         concept: A concept of the relevance.
         strength: The strength s, −100 … 100; 0 changes nothing, 1 is the paper's.
-        occurrence: The number of the word's occurrence, from 1; None for all occurrences.
-        clamp: The largest relevance that counts; by default 9 for models with more than 500 heads, as in the
-            paper for SDXL, where single heads reach 66, and no limit below. `math.inf` for none.
-        steps: The first and the last share of the denoiser calls that are steered, 0 … 1.
+        occurrence: Which occurrence of the word to steer, from 1; None for all.
+        clamp: The upper limit of relevance; by default 9 for models with more than 500 heads, as in the paper
+            for SDXL, where single heads reach 66, and none for smaller models. `math.inf` for no limit.
+        steps: The start and end of the part of the denoiser calls to steer, as fractions 0 … 1.
         top: The number of heads to steer, those whose factor is farthest from 1; None for all heads.
 
     Raises:
         UnknownConcept: The concept was not measured, or its relevance is 0 at every head.
-        BadStrength: strength, clamp, steps or top out of range.
+        BadStrength: strength, clamp, steps or top is out of range.
         WordNotInPrompt, HeadMapMismatch: When the pipeline runs, if the word is not in the prompt, or the
             relevance was measured on different heads.
     """
@@ -107,10 +107,10 @@ def weaken(
         head_map: The head map of the pipeline.
         heads: Indices in the head map, or what `Relevance.top` returns; or a mask with a row for each image
             of the batch, so that one batch can hold the same image with more and more heads weakened.
-        word: The word that is attended to less, as in `strengthen`; None for all words of the prompt, though
-            not start, end and padding.
+        word: The word to attend to less, as in `strengthen`; None for all words of the prompt, but not for
+            start, end and padding tokens.
         factor: The factor r of these heads, −100 … 100; the paper's is −2.
-        steps: The first and the last share of the denoiser calls in which heads are weakened, 0 … 1.
+        steps: The start and end of the part of the denoiser calls in which heads are weakened, 0 … 1.
     """
     factors = np.where(_chosen(head_map, heads), _number("factor", factor), 1.0)
     return Steer(factors, word, every=word is None, steps=steps, head_map=head_map)
@@ -125,7 +125,7 @@ class Steer(Hook):
         word: The word to steer, as in `strengthen`.
         every: Whether all words of the prompt are steered, if `word` is None.
         occurrence, steps: As in `strengthen`.
-        head_map: The heads of the factors; pipelines with others are refused. None compares their number.
+        head_map: The heads of the factors; other pipelines are refused. None compares the number of heads.
     """
 
     factors: Float[np.ndarray, "images all_heads"]
@@ -138,8 +138,8 @@ class Steer(Hook):
     def __post_init__(self) -> None:
         if not 0 <= self.steps[0] < self.steps[1] <= 1:
             raise BadStrength(
-                f"steps={self.steps} was given; expected a share of the steps, such as (0, 0.3) for "
-                "the first three tenths."
+                f"steps={self.steps} was given; expected a start below an end, both from 0 to 1, "
+                "such as (0, 0.3) for the first three tenths of the steps."
             )
         self._prepared: Any = None
         self._scales: list[Tensor] = []
@@ -149,7 +149,7 @@ class Steer(Hook):
         return f"Steer({self.word!r}, {np.shape(self.factors)[-1]} heads × {low:.2f} to {high:.2f})"
 
     def control(self, kind: Literal["uniform", "random heads", "layer means"], seed: int = 0) -> "Steer":
-        """The same steering without what relevance says about single heads.
+        """A control: the same steering without the relevance of individual heads.
 
         Args:
             kind: "uniform" gives every head the same factor, the root mean square of all; "random heads"
@@ -160,7 +160,7 @@ class Steer(Hook):
 
     @torch.inference_mode(False)  # kept for later calls, in whatever mode the first is made
     def prepare(self, call: DenoiserCall) -> None:
-        """Find the words and lay out the factors of one call, unless they are those of the call before."""
+        """Find the words and lay out the factors of a call, unless they equal those of the previous call."""
         active = self._active(call)
         batch = (call.rows, call.pictures, call.conditional, call.tokens, call.device, call.dtype)
         state = (active, id(self.factors), call.prompts, batch, call.head_map, call.segments)
@@ -170,7 +170,7 @@ class Steer(Hook):
         scale = torch.ones(call.rows, call.head_map.all_heads, call.tokens, dtype=torch.float64)
         if active and call.prompted:
             scale[call.conditional] = self.scale(call)[list(call.picture[call.conditional])]
-        # rounded before it is moved, as Apple's GPUs hold no float64
+        # rounded before it is moved, as Apple's GPUs do not support float64
         scale = scale.to(_exact(call.dtype)).to(call.device)[..., None]
         self._scales = [scale[:, start:stop] for start, stop in call.head_map.slices]
         self._prepared = state
@@ -198,13 +198,13 @@ class Steer(Hook):
             return True
         if not call.steps:
             raise HookMisuse(
-                f"steps={self.steps} is a share of the denoiser calls, whose number is not known outside a "
+                f"steps={self.steps} are fractions of the denoiser calls, whose number is unknown outside a "
                 "pipeline call. Call the pipeline, or steer all steps."
             )
         return self.steps[0] <= call.step / call.steps < self.steps[1]
 
     def _positions(self, call: DenoiserCall, picture: int) -> tuple[int, ...]:
-        """The token positions of an image's word; none where its prompt is to be left alone."""
+        """The token positions of an image's word; none if its prompt is to be left alone."""
         word = self._word(call, picture)
         if isinstance(word, tuple):
             return _within(word, call.tokens)
@@ -232,7 +232,7 @@ class Steer(Hook):
         factors = torch.tensor(np.atleast_2d(self.factors))
         if len(factors) not in (1, pictures):
             raise HookMisuse(
-                f"There are factors for {len(factors)} images, and {pictures} images in the batch. "
+                f"There are factors for {len(factors)} images, but {pictures} images in the batch. "
                 "Give one row of factors, or one for each image."
             )
         return factors.expand(pictures, -1)
@@ -243,18 +243,18 @@ class Steer(Hook):
         elif self.factors.shape[-1] != call.head_map.all_heads:
             raise HeadMapMismatch(
                 f"There are factors for {self.factors.shape[-1]} heads; the pipeline has {call.head_map}. "
-                "Use relevance that was measured on this very model architecture."
+                "Use relevance that was measured on the same model architecture."
             )
 
 
 def clamped(
     relevance: Relevance, concept: str, clamp: float | int | None = None
 ) -> Float[np.ndarray, " all_heads"]:
-    """The relevance of a concept with no value above the clamp; UnknownConcept if it is zero."""
+    """The relevance of a concept, at most the clamp; UnknownConcept if it is zero at every head."""
     values = relevance[concept]
     if not values.any():
         raise UnknownConcept(
-            f"{concept!r} has a relevance of 0 at every head, which is nothing to steer by. Measure more "
+            f"{concept!r} has a relevance of 0 at every head, so it cannot be used to steer. Measure more "
             "images."
         )
     limit = (9.0 if len(values) > 500 else math.inf) if clamp is None else clamp
@@ -269,7 +269,7 @@ def _chosen(head_map: HeadMap, heads: Any) -> Bool[np.ndarray, "images all_heads
     mask = np.asarray([head.index if isinstance(head, HeadRank) else head for head in listed])
     if mask.size and mask.dtype.kind not in "biu":
         raise HeadMapMismatch(
-            f"{heads!r:.80} was given; expected numbers of heads, what `Relevance.top` returns, or a mask."
+            f"{heads!r:.80} was given; expected head indices, the result of `Relevance.top`, or a mask."
         )
     if mask.size and mask.dtype == bool:
         if mask.shape[-1] == head_map.all_heads:
@@ -277,8 +277,8 @@ def _chosen(head_map: HeadMap, heads: Any) -> Bool[np.ndarray, "images all_heads
         raise HeadMapMismatch(f"A mask of {mask.shape[-1]} heads was given; there are {head_map.all_heads}.")
     if mask.size and not (0 <= mask.min() and mask.max() < head_map.all_heads):
         raise HeadMapMismatch(
-            f"There are {head_map.all_heads} heads, 0 to {head_map.all_heads - 1}; "
-            f"{int(mask.min())} to {int(mask.max())} were to be weakened."
+            f"Heads {int(mask.min())} to {int(mask.max())} were given; "
+            f"there are {head_map.all_heads} heads, 0 to {head_map.all_heads - 1}."
         )
     return np.isin(np.arange(head_map.all_heads), mask)[None]
 
@@ -288,7 +288,7 @@ def _strength(strength: float | int) -> float:
 
 
 def _number(name: str, value: float | int, advice: str = "") -> float:
-    if not abs(value) <= LARGEST:  # NaN is not either
+    if not abs(value) <= LARGEST:  # which refuses NaN too
         raise BadStrength(
             f"A {name} of {value} was given; expected a number from {-LARGEST:.0f} to {LARGEST:.0f}.{advice}"
         )
@@ -328,7 +328,7 @@ def _within(positions: tuple[int, ...], tokens: int) -> tuple[int, ...]:
 
 
 def _exact(dtype: torch.dtype) -> torch.dtype:
-    """Factors are not rounded to half precision before they are multiplied."""
+    """A type of at least float32, so that factors are not rounded to half precision."""
     return torch.promote_types(dtype, torch.float32)
 
 
@@ -342,7 +342,7 @@ def _random_heads(factors: np.ndarray, head_map: HeadMap | None, seed: int) -> n
 
 def _layer_means(factors: np.ndarray, head_map: HeadMap | None, seed: int) -> np.ndarray:
     if head_map is None:
-        raise HookMisuse("Layer means ask for a head map. Use relevance that was saved with one.")
+        raise HookMisuse("Layer means need a head map. Use relevance that was saved with one.")
     means = [factors[..., a:b].mean(-1, keepdims=True).repeat(b - a, -1) for a, b in head_map.slices]
     return np.concatenate(means, -1)
 

@@ -1,12 +1,13 @@
-r"""Which concept does a word mean in a prompt? The one whose heads attend to the word's tokens.
+r"""Suggest which concept a word of a prompt means: the one whose heads attend to the word's tokens.
 
-The word joins the probe as a concept with this one word, beside one word of every other concept, and the
-heads vote while the prompt's image is made. (Where it is a word of a concept itself, it is left out there:
-a word cannot outvote itself.) With v the relevance of the word so measured, and R[c] that of concept c,
+The word is added to the probe as a concept of one word, beside one word of every other concept, and heads
+vote while images of the prompt are generated. (If it is also a word of a concept, it is left out there, so
+that it does not compete with itself.) With v the relevance of the word so measured, and R[c] that of
+concept c,
 
     fit[c] = Spearman rank correlation over heads of v and R[c]
 
-so users need not know "Color" from "Material".
+so users need not choose between "Color" and "Material" themselves.
 """
 
 from collections.abc import Sequence
@@ -54,11 +55,11 @@ def suggest(
     """The concepts whose heads attend to a word of the prompt, best first.
 
     Args:
-        pipe: The user's pipeline; it is left as it was.
-        relevance: A relevance measured on it, whose settings hold the words of its concepts.
+        pipe: The user's pipeline; it is left unchanged.
+        relevance: A relevance measured on it, whose settings record the words of its concepts.
         prompt: The prompt.
         word: A word of the prompt.
-        pictures: How many images are generated to measure the word.
+        pictures: The number of images generated to measure the word.
         seed: The seed of the images.
         batch_size: Images per pipeline call.
         num_inference_steps: Denoiser calls per image.
@@ -68,11 +69,11 @@ def suggest(
     Raises:
         WordNotInPrompt: The word is not in the prompt.
         HeadMapMismatch: The relevance was measured on other heads.
-        HeadwiseError: The relevance does not hold the words of its concepts.
+        HeadwiseError: The relevance does not record the words of its concepts.
     """
     positions_in(text_segments(pipe), prompt, word)  # refuses a word that is not there
     if "concepts" not in relevance.settings:
-        raise HeadwiseError("This relevance does not say which words its concepts had. Measure it anew.")
+        raise HeadwiseError("This relevance does not record the words of its concepts. Measure it again.")
     relevance.require(HeadMap.of(pipe))
     name = f"the word {word}"
     measured = measure(
@@ -95,6 +96,6 @@ def suggest(
 
 
 def _without(concepts: Sequence[Sequence[Any]], word: str) -> list[tuple[str, tuple[str, ...]]]:
-    """The concepts without this word; a concept that has no other word is left out."""
+    """The concepts without this word; a concept with no other word is left out."""
     others = [(name, tuple(w for w in words if w.casefold() != word.casefold())) for name, words in concepts]
     return [(name, words) for name, words in others if words]

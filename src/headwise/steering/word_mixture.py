@@ -1,17 +1,17 @@
-r"""Steering without heads: other words mixed into a word, alike in every head of every layer.
+r"""Steering without heads, a baseline: other words mixed into a word, equally in every head of every layer.
 
-What steering by heads has to beat. The embedding x of a word's tokens becomes
+The embedding x of a word's tokens becomes
 
     x' = a x + Σ_j w[j] x[j]
 
-with other words' embeddings x[j], the mean over their tokens: words of the concept that is meant. Two choices
-of w are offered, each up to a factor:
+where the x[j] are the embeddings of other words of the intended concept, averaged over their tokens. There
+are two choices of w, each up to a factor:
 
-    span          the least-squares solution of Σ_j w[j] x[j] = x: the projection of the word on the
+    span          the least-squares solution of Σ_j w[j] x[j] = x: the projection of the word onto the
                   span of the concept's words
-    neighbours    softmax(cos(x, x[j]) / τ): the concept's words, the nearer the heavier
+    neighbours    softmax(cos(x, x[j]) / τ): the nearer a word of the concept, the larger its weight
 
-Keys and values of cross-attention are mixed in place of embeddings, which is the same where they are linear
+Keys and values of cross-attention are mixed in place of embeddings, which is equivalent where they are linear
 in the text, as in the UNets of Stable Diffusion.
 """
 
@@ -38,7 +38,7 @@ Mixture = Literal["span", "neighbours"]
 def span_weights(
     word: Float[np.ndarray, " dim"], others: Float[np.ndarray, "words dim"]
 ) -> Float[np.ndarray, " words"]:
-    """The weights with which other words come nearest to a word, the smallest of equals."""
+    """The least-squares weights that approximate a word by other words; of several, the smallest."""
     return np.linalg.lstsq(others.T, word, rcond=None)[0]
 
 
@@ -69,19 +69,17 @@ def mixed_words(
         words: The word of each prompt.
         concept: The words of each word's concept; the word itself is left out.
         keep: The share a of its own embedding that the word keeps.
-        factor: What the weights are multiplied by.
+        factor: A factor on the weights.
 
     Raises:
-        HeadwiseError: A concept has no word but the one to be mixed into.
+        HeadwiseError: A concept has no word other than the one to be mixed into.
         HeadMapMismatch: As in `WordMixture`.
     """
     mixtures = []
     for word, of_concept in zip(words, concept, strict=True):
         others = [each for each in dict.fromkeys(of_concept) if each.casefold() != word.casefold()]
         if not others:
-            raise HeadwiseError(
-                f"The concept that {word!r} is to be mixed with lists no other word. Add words to it."
-            )
+            raise HeadwiseError(f"The concept to be mixed into {word!r} has no other word. Add words to it.")
         (of_word,), of_others = (_means(pipe, some) for some in ([word], others))
         weights = factor * MIXTURES[mixture](of_word, of_others)
         mixtures.append(dict(zip(others, weights.tolist(), strict=True)))
@@ -109,8 +107,8 @@ class WordMixture(Hook):
     ) -> None:
         if any(layer.kind == "joint" for layer in HeadMap.of(pipe)):
             raise HeadMapMismatch(
-                f"{type(pipe).__name__} reads text by joint attention, in which a word's keys and values are "
-                "made together with the pixels'. Words can be mixed in cross-attention only."
+                f"{type(pipe).__name__} reads text by joint attention, in which a word's keys and values "
+                "depend on the pixels. Words can be mixed in cross-attention only."
             )
         self.words, self.keep = list(words), keep
         vocabulary = list(dict.fromkeys(other for mixture in mixtures for other in mixture))
@@ -126,7 +124,7 @@ class WordMixture(Hook):
         self._mixed: dict[int, tuple[Tensor, Tensor]] = {}  # keys and values of each image, by layer
 
     def prepare(self, call: DenoiserCall) -> None:
-        """Find the words, and have the other words' keys and values read at a call's first step."""
+        """Find the words, and read the other words' keys and values at the first step of a call."""
         if not call.prompted:
             return
         if call.encode_text is None:
@@ -161,7 +159,7 @@ class WordMixture(Hook):
         return attend(query, key, value)
 
     def _mix(self, states: Float[Tensor, "heads words dim"]) -> Float[Tensor, "images heads dim"]:
-        """The weighted sum of the other words' keys or values, of each image."""
+        """The weighted sum of the other words' keys or values, for each image."""
         others = states[:, self.starts :]
         return torch.einsum("pw,hwd->phd", self.weights.to(others), others)
 
