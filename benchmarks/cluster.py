@@ -1,13 +1,13 @@
-"""What Ray costs where it brings nothing: a crew of one on this machine, against a plain process.
+"""The overhead of Ray: one worker on this machine, against a plain process.
 
     python benchmarks/cluster.py [--json] [--write] [--turns 1] [--pictures 1000] [--steps 20]
 
 The built-in model is measured by this process, and by a worker that sends its votes to this process; both
-load the pipeline and compute with one thread. The two take turns. The crew's time is all of it, from starting
-Ray to ending it, the worker's Python and imports included, which this process has behind it; how long Ray
-took to start is said beside it, since it does not grow with the images. Beside the wall time stands the
-processor time of either, Ray's own processes and the worker's start included, which a busy machine disturbs
-less. The votes must be equal.
+load the pipeline and compute with one thread. The two take turns. Ray's time is the total from starting to
+ending it, including the worker's Python and imports, which are not counted for this process; the time for
+starting Ray is also given separately, since it does not grow with the number of images. Processor time,
+including that of Ray's own processes and of the worker's start, is given as well, because a busy machine
+affects it less than wall time. The votes must be equal.
 """
 
 import argparse
@@ -37,13 +37,13 @@ def load() -> Any:
 
 
 def processor_s() -> float:
-    """Processor time of this process and of all that it started and that are still there, so far."""
-    own = psutil.Process()
-    return sum(sum(one.cpu_times()[:2]) for one in (own, *own.children(recursive=True)))
+    """Processor time so far of this process and of all its child processes that still exist."""
+    this = psutil.Process()
+    return sum(sum(each.cpu_times()[:2]) for each in (this, *this.children(recursive=True)))
 
 
 def compare(turns: int, pictures: int, steps: int) -> dict[str, Any]:
-    """Take turns, after a few images to warm up."""
+    """Time both in turn, after a few images to warm up."""
     concepts, started = ConceptSet.load("emoji"), []
     used: dict[str, list[float]] = {"plain": [], "ray": []}
     same: dict[str, Any] = {"num_inference_steps": steps, "batch_size": 4, "progress": False}
@@ -55,9 +55,9 @@ def compare(turns: int, pictures: int, steps: int) -> dict[str, Any]:
 
     def shared(out: Path) -> None:
         begun, before = time.perf_counter(), processor_s()
-        with RayWorkers(load, "local", workers=1) as crew:
+        with RayWorkers(load, "local", workers=1) as workers:
             started.append(time.perf_counter() - begun)
-            measure(crew, concepts, pictures=pictures, out=out, **same)
+            measure(workers, concepts, pictures=pictures, out=out, **same)
             used["ray"].append(processor_s() - before)
 
     taken, equal = [], True
@@ -71,8 +71,8 @@ def compare(turns: int, pictures: int, steps: int) -> dict[str, Any]:
     took = {name: statistics.median(seconds) for name, seconds in used.items()}
     processor = {f"{name}_processor_s": seconds for name, seconds in took.items()}
     processor["processor_ray_over_plain"] = took["ray"] / took["plain"]
-    said = {"pictures": pictures, "steps": steps, "turns": turns, "equal": equal, "start_s": min(started)}
-    return said | processor | summary(taken, {"ray_over_plain": ("ray", "plain")})
+    run = {"pictures": pictures, "steps": steps, "turns": turns, "equal": equal, "start_s": min(started)}
+    return run | processor | summary(taken, {"ray_over_plain": ("ray", "plain")})
 
 
 def main() -> None:
@@ -84,15 +84,15 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    found = compare(options.turns, options.pictures, options.steps)
-    found |= {"cpus": os.cpu_count(), "load": os.getloadavg()[0]}
-    if not tell(found, options):
+    results = compare(options.turns, options.pictures, options.steps)
+    results |= {"cpus": os.cpu_count(), "load": os.getloadavg()[0]}
+    if not tell(results, options):
         return
     for name in ("plain", "ray", "start"):
-        sys.stdout.write(f"{name:6} {found[f'{name}_s']:8.1f} s\n")
+        sys.stdout.write(f"{name:6} {results[f'{name}_s']:8.1f} s\n")
     sys.stdout.write(
-        f"ray / plain {found['ray_over_plain']:.3f}, of processor time "
-        f"{found['processor_ray_over_plain']:.3f}; equal votes: {found['equal']}\n"
+        f"ray / plain {results['ray_over_plain']:.3f}, of processor time "
+        f"{results['processor_ray_over_plain']:.3f}; equal votes: {results['equal']}\n"
     )
 
 

@@ -1,28 +1,28 @@
-r"""What a dose of a word does: is the effect what the dial says, and what else changes in the image?
+r"""What a dose of a word does: does the effect match the dial, and what else changes in the image?
 
     nice python benchmarks/dose.py [--json] [--write] [--prompts 24] [--out runs/dose]
 
-Relevance by effect is measured on up to 48 images of each concept of the built-in model; doses are given to
-prompts that were not among those, from another seed. Three concepts are for choosing a rule, four for the
-report. A rule gives each head a factor:
+Relevance by effect is measured on up to 48 images of each concept of the built-in model; doses are applied to
+other prompts, with another seed. Three concepts are for choosing a rule, four for the report. A rule gives
+each head a factor:
 
     least            the smallest change that reaches the dose, within 0 … 3: Σ (f − 1)²
     weighted         the same, with changes weighted by the standard error: Σ se² (f − 1)²
-    equal            the same, weighted by |e|: heads that act are raised alike, as `amplify` does
-    all heads        1 + dial everywhere, which needs no relevance
-    strengthen       1 + s (R − 1) by votes, of the relevance that comes with the model
-    random heads     the factors of least, permuted over the heads
+    equal            the same, weighted by |e|: heads that act are raised equally, as in `amplify`
+    all heads        1 + dial in every head, which needs no relevance
+    strengthen       1 + s (R − 1) with the packaged relevance by votes
+    random heads     the factors of least, permuted over heads
     span, neighbours
                      dial times the other words of the concept added to the word (`steering.word_mixture`),
-                     which needs no heads; its effect is not measured, only its images
+                     which needs no heads; only its images are measured, not its effect
 
-For the report there are the dials above 0 of all of these but weighted. Of every prompt and
-factors f: the *effect* ⟨D(f) − D(0), d⟩ / ⟨d, d⟩ − 1 with d = D(1) − D(0), the mean over the calls of a
-plain image of four steps; *certainty*, the scorer's, of the word among the concept's words in an image of ten
-steps; how that image *resembles* the plain one (the scorer's cosine), and the mean *squared* difference of
-their pixels. As rules differ in the effect that they reach, each is also compared with least at equal effect,
-between whose dials all three are interpolated. Of each concept, dose_and_effect is the rank correlation over
-all factors of the dose with the measured effect. Intervals are by bootstrap over prompts.
+The report has the dials above 0 of all of these except weighted. For every prompt and factors f it has: the
+*effect* ⟨D(f) − D(0), d⟩ / ⟨d, d⟩ − 1 with d = D(1) − D(0), averaged over the calls of a plain image of four
+steps; the scorer's *certainty* of the word among the concept's words, in an image of ten steps; the
+*resemblance* of that image to the plain one (the scorer's cosine); and the mean *squared* difference of their
+pixels. Since rules differ in the effect that they reach, each is also compared with least at equal effect, by
+interpolating all three between its dials. For each concept, dose_and_effect is the rank correlation between
+dose and measured effect over all factors. Intervals are by bootstrap over prompts.
 """
 
 import argparse
@@ -60,15 +60,15 @@ from headwise.steering.word_mixture import MIXTURES, mixed_words
 
 TUNING = ("Color", "Animals", "Time of Day")
 REPORTED = ("Weather Conditions", "Material", "Geometric Patterns", "Plants")
-MEASURED = 48  # images of each concept by which relevance is measured, of seed 0
-SEED = 7  # of the images that are steered
+MEASURED = 48  # the number of images per concept on which relevance is measured, with seed 0
+SEED = 7  # of the steered images
 DIALS, STRENGTHS = (0.5, 1.0, 2.0), (0.25, 0.5, 1.0)
-LESS = (-1.0, -0.5)  # dials that take from the word
-UNCERTAIN = 0.9  # the scorer's certainty below which a plain image leaves something to be strengthened
+LESS = (-1.0, -0.5)  # dials that turn the word down
+UNCERTAIN = 0.9  # below this certainty, strengthening can still improve on the plain image
 
 
 class Heads(NamedTuple):
-    """What is known of the heads of a concept.
+    """Measurements of the heads of a concept.
 
     Args:
         shares: e, the share of the word's effect that passes through each head.
@@ -104,11 +104,11 @@ RULES_OF_REPORT = ("least", "equal", "all heads", "strengthen", "random heads")
 
 
 class MeasuredEffect(Hook):
-    """A hook that measures what factors do along the effect of each image's word, the mean over calls.
+    """A hook that measures what factors do along the effect of each image's word, averaged over calls.
 
     Args:
         words: The word of each image.
-        factors: Each row of factors is tried on every image.
+        factors: Rows of factors, each of which is tried on every image.
     """
 
     def __init__(self, words: list[str], factors: np.ndarray) -> None:
@@ -118,11 +118,11 @@ class MeasuredEffect(Hook):
 
     @property
     def effect(self) -> np.ndarray:
-        """What each row of factors adds to what the word of each image does; −1 takes all of it."""
+        """What each row of factors adds to the effect of each image's word; −1 removes all of it."""
         return self.total / self.calls
 
     def finish(self, call: DenoiserCall) -> None:
-        """Run the call again, with each row of factors."""
+        """Run the call again with each row of factors."""
 
         def output(factors: np.ndarray) -> torch.Tensor:
             assert call.rerun is not None
@@ -142,11 +142,11 @@ class MeasuredEffect(Hook):
             self.calls += 1
 
 
-def texts_of(said: WordPrompt, words: tuple[str, ...]) -> tuple[str, ...]:
-    """The prompt, and the prompt with each of the concept's other words in the word's place."""
-    place = rf"(?<!\w){re.escape(said.word)}(?!\w)"
-    others = [word.lower() for word in words if word.lower() != said.word.lower()]
-    return said.prompt, *(re.sub(place, lambda _, w=word: w, said.prompt, count=1) for word in others)
+def texts_of(pair: WordPrompt, words: tuple[str, ...]) -> tuple[str, ...]:
+    """The prompt, and the prompt with its word replaced by each of the concept's other words."""
+    pattern = rf"(?<!\w){re.escape(pair.word)}(?!\w)"
+    others = [word.lower() for word in words if word.lower() != pair.word.lower()]
+    return pair.prompt, *(re.sub(pattern, lambda _, w=word: w, pair.prompt, count=1) for word in others)
 
 
 def pixels(pictures: list[Image.Image]) -> np.ndarray:
@@ -155,35 +155,35 @@ def pixels(pictures: list[Image.Image]) -> np.ndarray:
 
 
 def try_concept(pipe: Any, scorer: CLIPScorer, concept: str, prompts: int) -> dict[str, Any]:
-    """Every rule at every dial, on prompts that say a word of the concept; the numbers of each prompt."""
+    """Every rule at every dial, on prompts with a word of the concept: the numbers of each prompt."""
     words = ConceptSet.load("emoji").words(concept)
     alone = ConceptSet({concept: words})
-    every = word_prompts(alone, None, None, pipe)[concept]
-    pictures_of = min(MEASURED, len(every) - prompts)
-    relevance = measure_effect(pipe, alone, pictures=pictures_of, batch_size=12, progress=False)
+    pairs = word_prompts(alone, None, None, pipe)[concept]
+    measured_on = min(MEASURED, len(pairs) - prompts)
+    relevance = measure_effect(pipe, alone, pictures=measured_on, batch_size=12, progress=False)
     total = relevance[concept].sum()
     votes = Relevance.load(emoji.RELEVANCE)[concept]
     heads = Heads(relevance[concept] / total, relevance.standard_errors[0] / total, votes)
-    said = every[pictures_of : pictures_of + prompts]
-    cases = [EvalPrompt(each.prompt, texts_of(each, words)) for each in said]
+    pairs = pairs[measured_on : measured_on + prompts]
+    cases = [EvalPrompt(each.prompt, texts_of(each, words)) for each in pairs]
     conditions = [(rule, dial) for rule, (_, dials) in RULES.items() for dial in dials]
     if concept in REPORTED:
         conditions = [(rule, dial) for rule, dial in conditions if rule in RULES_OF_REPORT and dial > 0]
     factors = np.stack([RULES[rule][0](heads, dial) for rule, dial in conditions])
-    said_words = [each.word for each in said]
-    options = {"seed": SEED, "numbers": range(len(said))}
-    measured = MeasuredEffect(said_words, factors)
+    pair_words = [each.word for each in pairs]
+    options = {"seed": SEED, "numbers": range(len(pairs))}
+    measured = MeasuredEffect(pair_words, factors)
     with quiet(pipe):
         with hooked(pipe, measured):
-            generate(pipe, [p for p, _ in said], **options, num_inference_steps=4, output_type="latent")
+            generate(pipe, [p for p, _ in pairs], **options, num_inference_steps=4, output_type="latent")
 
         def pictures(hook: Hook) -> list[Image.Image]:
             with hooked(pipe, hook):
                 return generate(
-                    pipe, [p for p, _ in said], **options, num_inference_steps=10, output_type="pil"
+                    pipe, [p for p, _ in pairs], **options, num_inference_steps=10, output_type="pil"
                 )
 
-        def seen(hook: Hook) -> dict[str, list[float]]:
+        def scores(hook: Hook) -> dict[str, list[float]]:
             steered = pictures(hook)
             return {
                 "certainty": scorer.probability(steered, [c.texts for c in cases]).tolist(),
@@ -191,43 +191,43 @@ def try_concept(pipe: Any, scorer: CLIPScorer, concept: str, prompts: int) -> di
                 "squared": np.square(pixels(plain) - pixels(steered)).mean(1).tolist(),
             }
 
-        plain = pictures(Steer(np.ones_like(heads.shares)[None], said_words))
-        found: dict[str, Any] = {"plain": scorer.probability(plain, [c.texts for c in cases]).tolist()}
-        found["completeness"] = relevance.settings["completeness"][0]
+        plain = pictures(Steer(np.ones_like(heads.shares)[None], pair_words))
+        results: dict[str, Any] = {"plain": scorer.probability(plain, [c.texts for c in cases]).tolist()}
+        results["completeness"] = relevance.settings["completeness"][0]
         for (rule, dial), row, effect in zip(conditions, factors, measured.effect, strict=True):
-            found[f"{rule} {dial:g}"] = {
+            results[f"{rule} {dial:g}"] = {
                 "dose": float(heads.shares @ (row - 1)),
                 "effect": effect.tolist(),
-                **seen(Steer(row[None], said_words)),
+                **scores(Steer(row[None], pair_words)),
             }
         for mixture, factor in product(MIXTURES, STRENGTHS):
-            mixed = mixed_words(pipe, mixture, said_words, [words] * len(said), keep=1.0, factor=factor)
-            found[f"{mixture} {factor:g}"] = {"effect": [None] * len(said), **seen(mixed)}
-    return found
+            mixed = mixed_words(pipe, mixture, pair_words, [words] * len(pairs), keep=1.0, factor=factor)
+            results[f"{mixture} {factor:g}"] = {"effect": [None] * len(pairs), **scores(mixed)}
+    return results
 
 
 def points(tried: dict[str, Any]) -> dict[str, np.ndarray]:
-    """Of each condition and prompt: effect, certainty, resemblance, squared difference; plain is "plain"."""
+    """Effect, certainty, resemblance and squared difference of each condition and prompt, and of "plain"."""
     plain, kinds = np.array(tried["plain"]), ("effect", "certainty", "resemblance", "squared")
-    of = {
+    steered = {
         name: np.stack([np.array(each[kind], float) for kind in kinds], 1)
         for name, each in tried.items()
         if isinstance(each, dict)
     }
-    return {"plain": np.stack([0 * plain, plain, 1 + 0 * plain, 0 * plain], 1)} | of
+    return {"plain": np.stack([0 * plain, plain, 1 + 0 * plain, 0 * plain], 1)} | steered
 
 
 def summary(tried: list[dict[str, Any]]) -> dict[str, Any]:
-    """What the prompts of some concepts come to together, with intervals."""
-    each = [points(of_concept) for of_concept in tried]
-    names = list(each[0])
-    cases = np.concatenate([np.stack([of[name] for name in names], 1) for of in each])
-    found = {"prompts": len(cases), "conditions": _intervals(names, *bootstrap(cases, lambda mean: mean))}
+    """The means over the prompts of some concepts, with intervals."""
+    by_concept = [points(concept) for concept in tried]
+    names = list(by_concept[0])
+    cases = np.concatenate([np.stack([each[name] for name in names], 1) for each in by_concept])
+    results = {"prompts": len(cases), "conditions": _intervals(names, *bootstrap(cases, lambda mean: mean))}
     uncertain = cases[:, 0, 1] < UNCERTAIN
     gains = (cases[:, :, 1] - cases[:, :1, 1])[uncertain]
-    found["uncertain"] = {"prompts": int(uncertain.sum())}
+    results["uncertain"] = {"prompts": int(uncertain.sum())}
     if uncertain.any():
-        found["uncertain"] |= dict(zip(names, map(_triple, *bootstrap(gains, lambda m: m)), strict=True))
+        results["uncertain"] |= dict(zip(names, map(_triple, *bootstrap(gains, lambda m: m)), strict=True))
     compared = [name for name in names if not name.startswith("least") and not name.partition(" -")[1]]
     reference = ["plain", *(f"least {dial:g}" for dial in DIALS)]
     curve, others = ([names.index(name) for name in some] for some in (reference, compared))
@@ -240,20 +240,20 @@ def summary(tried: list[dict[str, Any]]) -> dict[str, Any]:
 
     value, low, high = bootstrap(cases, beyond_least)
     kinds = ("certainty", "resemblance", "squared")
-    found["beyond_least_at_equal_effect"] = {
+    results["beyond_least_at_equal_effect"] = {
         name: {kind: _triple(value[i, k], low[i, k], high[i, k]) for k, kind in enumerate(kinds)}
         for i, name in enumerate(compared)
         if name != "plain"
     }
-    return found
+    return results
 
 
 def together(tried: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """The summaries of each group of concepts, and of each concept."""
-    found: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     for group, concepts in {"tuning": TUNING, "reported": REPORTED}.items():
         some = {concept: tried[concept] for concept in concepts if concept in tried}
-        found[group] = {"concepts": list(some)} | summary(list(some.values()))
+        results[group] = {"concepts": list(some)} | summary(list(some.values()))
         for concept, each in some.items():
             doses, effects = (
                 np.array(
@@ -261,14 +261,14 @@ def together(tried: dict[str, dict[str, Any]]) -> dict[str, Any]:
                 )[None]
                 for kind in ("dose", "effect")
             )
-            found[concept] = {
+            results[concept] = {
                 "completeness": each["completeness"],
                 "doses": {
                     name: of["dose"] for name, of in each.items() if isinstance(of, dict) and "dose" in of
                 },
                 "dose_and_effect": round(float(rank_correlation(doses, effects)[0]), 3),
             } | summary([each])
-    return found
+    return results
 
 
 def _intervals(names: list[str], value: np.ndarray, low: np.ndarray, high: np.ndarray) -> dict[str, Any]:
@@ -284,7 +284,7 @@ def _triple(value: float, low: float, high: float) -> list[float | None]:
 
 
 def main() -> None:
-    """Try all concepts, keep the numbers of each prompt, and print what they come to."""
+    """Try all concepts, save the numbers of each prompt, and print the means."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     add_output_to(parser)
     parser.add_argument("--prompts", type=int, default=24)
@@ -299,15 +299,15 @@ def main() -> None:
         if not path.exists():
             write_whole(path, json.dumps(try_concept(pipe, scorer, concept, options.prompts)).encode())
         tried[concept] = json.loads(path.read_text())
-    found = together(tried)
+    results = together(tried)
     settings = {"seed": SEED, "measured_on": MEASURED, "uncertain_below": UNCERTAIN}
     settings |= {"threads": torch.get_num_threads(), "torch": torch.__version__}
-    if not tell(settings | found, options, "emoji-dose"):
+    if not tell(settings | results, options, "emoji-dose"):
         return
     for name in ("tuning", "reported"):
-        sys.stdout.write(f"{name}: {found[name]['prompts']} prompts\n")
-        for condition, numbers in found[name]["conditions"].items():
-            texts = (f"{kind} {numbers[kind][0]:+.3f}" for kind in numbers)
+        sys.stdout.write(f"{name}: {results[name]['prompts']} prompts\n")
+        for condition, numbers in results[name]["conditions"].items():
+            texts = (f"{kind} {mean:+.3f}" for kind, (mean, *_) in numbers.items() if mean is not None)
             sys.stdout.write(f"    {condition:18} {'  '.join(texts)}\n")
 
 

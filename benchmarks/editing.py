@@ -1,15 +1,15 @@
-"""What editing and exciting cost on the SD v1.4 denoiser, beside stock calls and the naive way.
+"""The cost of editing and exciting on the SD v1.4 denoiser, compared with stock calls and the naive method.
 
     python benchmarks/editing.py [--json] [--calls 5] [the options of looking.py]
 
 edit    one denoising call of a source and a target (four rows, with guidance): stock; with prompt-to-prompt
-        by relevance; and naively, with every attention map made and its columns exchanged
-excite  one loss of Attend-and-Excite by relevance and its gradient: ours; and naively, with every map of
-        every layer made and kept
+        by relevance; and naively, computing every attention map and exchanging its columns
+excite  one loss of Attend-and-Excite by relevance and its gradient: ours; and naively, computing and keeping
+        every map of every layer
 
-Published configuration, random weights, float32. Ways take turns within one run; seconds are medians, with
-the lowest and highest beside them, and ratios are medians of the ratios within each turn. Peak memory is that
-of processes of their own, one for each way, less what each held once the denoiser was loaded (Linux only).
+Published configuration, random weights, float32. The methods take turns within one run; seconds are medians,
+with the lowest and highest, and ratios are medians of the ratios within each turn. Peak memory is measured in
+a separate process for each method, minus what it held once the denoiser was loaded (Linux only).
 """
 
 import argparse
@@ -41,50 +41,50 @@ PROMPTS = ("a red car in the rain", "a blue car in the rain")
 
 
 class Words:
-    """A tokenizer of one token a word, which is all that the two methods ask of one."""
+    """A tokenizer with one token per word, with only what the two methods need."""
 
     def __init__(self, tokens: int) -> None:
         self.model_max_length = tokens
 
     def __call__(self, prompt: str, return_offsets_mapping: bool = False, **options: Any) -> Any:
-        """Start, words, end; with the characters of each."""
+        """The tokens of start, words and end, with the characters of each."""
         offsets, at = [(0, 0)], 0
         for word in prompt.split():
             at = prompt.index(word, at)
             offsets.append((at, at + len(word)))
             at += len(word)
-        found = {"input_ids": list(range(len(offsets) + 1)), "offset_mapping": [*offsets, (0, 0)]}
-        return types.SimpleNamespace(**found) if not return_offsets_mapping else found
+        encoding = {"input_ids": list(range(len(offsets) + 1)), "offset_mapping": [*offsets, (0, 0)]}
+        return types.SimpleNamespace(**encoding) if not return_offsets_mapping else encoding
 
 
 class WithPrompts(Hook):
-    """A hook around another, to which it passes what a bare denoiser does not know: prompts and steps."""
+    """A hook around another that adds what a call of a bare denoiser lacks: prompts and steps."""
 
     def __init__(self, hook: Hook, prompts: tuple[str, ...], tokens: int = PROMPT_TOKENS) -> None:
         self.hook, self.prompts, self.kinds = hook, prompts, hook.kinds
         self.segments = (TextSegment(Words(tokens)),)
 
     def prepare(self, call: DenoiserCall) -> None:
-        """As in the first of 50 calls."""
+        """Prepare the hook as in the first of 50 calls."""
         call.prompts, call.segments, call.step, call.steps = self.prompts, self.segments, 0, 50
         self.hook.prepare(call)
 
     def __call__(self, *attention: Any) -> Tensor:
-        """The hook's own."""
+        """Call the hook."""
         return self.hook(*attention)
 
 
 class Exchanged(AttnProcessor):
-    """The naive edit: every map made, the target's columns and self-attention exchanged for the source's."""
+    """The naive edit: computes every map, and gives the target the source's columns and self-attention."""
 
     def __init__(self, scale: Tensor | None) -> None:
         super().__init__()
-        self.scale = scale  # of the target's own word, by head; None at self-attention
+        self.scale = scale  # factors on the target's new word, by head; None at self-attention
 
     def __call__(
         self, attn: Any, hidden: Tensor, encoder_hidden_states: Tensor | None = None, **options: Any
     ) -> Tensor:
-        """Rows are: two without the prompt, source, target."""
+        """Attend; rows are two without the prompt, the source and the target."""
         text = hidden if encoder_hidden_states is None else encoder_hidden_states
         query, key, value = (
             attn.head_to_batch_dim(p) for p in (attn.to_q(hidden), attn.to_k(text), attn.to_v(text))
@@ -93,14 +93,14 @@ class Exchanged(AttnProcessor):
         if self.scale is None:
             maps[3] = maps[2] if hidden.shape[1] <= 256 else maps[3]
         else:
-            own = maps[3, ..., 2] * self.scale[:, None]
+            new_word = maps[3, ..., 2] * self.scale[:, None]
             maps[3] = maps[2]
-            maps[3, ..., 2] = own
+            maps[3, ..., 2] = new_word
         return attn.to_out[0](attn.batch_to_head_dim(maps.flatten(0, 1) @ value))
 
 
 class Kept(AttnProcessor):
-    """The naive excitement: every map made, those of the text kept."""
+    """The naive excitement: computes every map, and keeps those of the text."""
 
     def __init__(self, maps: list[Tensor]) -> None:
         super().__init__()
@@ -121,7 +121,7 @@ class Kept(AttnProcessor):
 
 
 def ways(setting: Setting) -> dict[str, Callable[[], None]]:
-    """The calls to be timed."""
+    """The calls to time."""
     unet = setting.denoiser()
     pipe, head_map, stock = Pipeline(unet), HeadMap.of(unet), dict(unet.attn_processors)
     votes = np.random.default_rng(0).integers(1, 100, (1, head_map.all_heads))
@@ -158,9 +158,9 @@ def ways(setting: Setting) -> dict[str, Callable[[], None]]:
         moving = latents[2:3].clone().requires_grad_(True)
         unet(moving, 500, encoder_hidden_states=text[2:3])
         total: Any = 0
-        for (start, stop), of_layer in zip(head_map.slices, maps, strict=True):
-            grid = int(of_layer.shape[1] ** 0.5)
-            each = _coarsened(of_layer.permute(0, 2, 1).unflatten(-1, (grid, grid)))
+        for (start, stop), layer_maps in zip(head_map.slices, maps, strict=True):
+            grid = int(layer_maps.shape[1] ** 0.5)
+            each = _coarsened(layer_maps.permute(0, 2, 1).unflatten(-1, (grid, grid)))
             total = total + (each * factors[start:stop, None, None, None]).sum(0)
         loss = excitement_loss(
             (total / head_map.all_heads).expand(1, 2, -1, -1, -1), [((3,), (6,))], [range(1, 7)]
@@ -185,7 +185,7 @@ def _call(unet: Any, head_map: HeadMap, text: Tensor, side: int) -> DenoiserCall
 
 
 def _coarsened(maps: Tensor) -> Tensor:
-    """Maps of every head at 8×8, smoothed by convolution first."""
+    """Maps of every head, smoothed by convolution and resized to 8×8."""
     ratio = maps.shape[-1] // 8
     if ratio > 1:
         x = torch.arange(-ratio, ratio + 1.0)
@@ -197,7 +197,7 @@ def _coarsened(maps: Tensor) -> Tensor:
 
 
 def compare(calls: int, setting: Setting) -> dict[str, Any]:
-    """Take turns, `calls` times, after one turn to warm up; then each way's peak memory."""
+    """Time all methods in `calls` turns, after one turn to warm up; then measure their peak memory."""
     run = ways(setting)
     turns = [{name: timed(call, setting.device) for name, call in run.items()} for _ in range(calls + 1)][1:]
     ratios = {
@@ -205,8 +205,8 @@ def compare(calls: int, setting: Setting) -> dict[str, Any]:
         "naive_over_edit": ("naive", "edit"),
         "excite_over_naive": ("excite", "excite_naive"),
     }
-    found = summary(turns, ratios) | setting.said() | {"calls": calls}
-    return found | {f"{name}_peak_mb": round(_peak(name, setting)) for name in run}
+    results = summary(turns, ratios) | setting.as_json() | {"calls": calls}
+    return results | {f"{name}_peak_mb": round(_peak(name, setting)) for name in run}
 
 
 def _peak(name: str, setting: Setting) -> float:
@@ -216,7 +216,7 @@ def _peak(name: str, setting: Setting) -> float:
 
 
 def _forget_peak(device: str) -> float:
-    """MB held now; the peak is counted from here on."""
+    """Reset the peak; returns the MB held now."""
     if device.startswith("cuda"):
         torch.cuda.reset_peak_memory_stats()
         return torch.cuda.memory_allocated() / 2**20
@@ -225,12 +225,12 @@ def _forget_peak(device: str) -> float:
 
 
 def _peak_since(device: str) -> float:
-    """MB at most since it was forgotten."""
+    """The peak in MB since it was reset."""
     return torch.cuda.max_memory_allocated() / 2**20 if device.startswith("cuda") else _memory("VmHWM")
 
 
 def _memory(field: str) -> float:
-    """Of this process, in MB; Linux counts it."""
+    """A field of this process's memory in MB, as Linux reports it."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 1024
 
@@ -240,7 +240,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     Setting.add_to(parser)
     parser.add_argument("--calls", type=int, default=5, help="turns to time")
-    parser.add_argument("--peak", help="run one way once and print its peak memory in MB")
+    parser.add_argument("--peak", help="run one method once and print its peak memory in MB")
     options = parser.parse_args()
     if options.peak:
         setting = Setting.read(options)
@@ -249,15 +249,17 @@ def main() -> None:
         run[options.peak]()
         print(_peak_since(device) - loaded)
         return
-    found = compare(options.calls, Setting.read(options))
-    if not tell(found, options):
+    results = compare(options.calls, Setting.read(options))
+    if not tell(results, options):
         return
     for name in ("stock", "edit", "naive", "excite", "excite_naive"):
-        low, high = found[f"{name}_spread_s"]
-        peak = found[f"{name}_peak_mb"]
-        sys.stdout.write(f"{name:13} {found[f'{name}_s']:8.3f} s   ({low:.3f} to {high:.3f})   {peak:6} MB\n")
+        low, high = results[f"{name}_spread_s"]
+        peak = results[f"{name}_peak_mb"]
+        sys.stdout.write(
+            f"{name:13} {results[f'{name}_s']:8.3f} s   ({low:.3f} to {high:.3f})   {peak:6} MB\n"
+        )
     for name in ("edit_over_stock", "naive_over_edit", "excite_over_naive"):
-        sys.stdout.write(f"{name:18} {found[name]:.3f}\n")
+        sys.stdout.write(f"{name:18} {results[name]:.3f}\n")
 
 
 if __name__ == "__main__":

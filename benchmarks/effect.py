@@ -1,17 +1,17 @@
-"""What effect costs: one call of a denoiser, stock, with the probe, and with the activations computed again.
+"""The cost of effect: one denoiser call, stock, with the probe, and with activations recomputed.
 
     python benchmarks/effect.py [--json] [--write] [--calls 5] [the options of looking.py]
     python benchmarks/effect.py --explain [--steps 50] [--calls 3] [--json] [--write]
 
-The denoiser of looking.py: published configuration, random weights, one image with guidance. A word of
-three tokens is measured at one point, which is two more rows and one with a gradient. Beside the times stand
-the megabytes that the gradient keeps: of activations, with weights frozen as the probe does it, with weights
-that want gradients, and with activations computed again; on an accelerator also the peak of all memory.
+The denoiser is that of looking.py: published configuration, random weights, one image with guidance. A word
+of three tokens is measured at one point, which takes two more rows and one with a gradient. Also reported are
+the megabytes of activations kept for the gradient: with frozen weights, as in the probe; with weights that
+require gradients; and with activations recomputed. On an accelerator, the peak memory is reported as well.
 
 With --explain the built-in model generates an image of 50 steps, plain and explained ("a red car in the
-snow", all words), and one call is measured by muting every head in turn, as was done before, and by one
-gradient. All sides take turns within one run; numbers are medians of wall time with the lowest and highest
-beside them, and medians of the ratios within each turn.
+snow", all words), and one call is measured by muting every head in turn and by one gradient. All methods take
+turns within one run; numbers are medians of wall time, with the lowest and highest, and medians of the ratios
+within each turn.
 """
 
 import argparse
@@ -38,7 +38,7 @@ PROMPT = "a red car in the snow"
 
 
 class ThreeTokens(EffectProbe):
-    """The probe on a denoiser without tokenizer: the word is tokens 4 to 6."""
+    """The probe for a denoiser without tokenizer: the word is tokens 4 to 6."""
 
     def _tokens(self, call: DenoiserCall) -> Bool[Tensor, "images words tokens"]:
         return ((torch.arange(call.tokens) >= 4) & (torch.arange(call.tokens) < 7)).expand(
@@ -53,7 +53,7 @@ class Kept:
         self.sizes: dict[int, int] = {}
 
     def pack(self, tensor: Tensor) -> Tensor:
-        """Note a tensor that is kept."""
+        """Record a kept tensor."""
         if not isinstance(tensor, torch.nn.Parameter):
             storage = tensor.untyped_storage()
             self.sizes[storage.data_ptr()] = storage.nbytes()
@@ -61,12 +61,12 @@ class Kept:
 
     @property
     def megabytes(self) -> float:
-        """Of all of them."""
+        """The size of all kept tensors."""
         return sum(self.sizes.values()) / 2**20
 
 
 def kept(call: Callable[[], None]) -> float:
-    """The megabytes that are kept during a call."""
+    """The megabytes kept during a call."""
     count = Kept()
     with torch.autograd.graph.saved_tensors_hooks(count.pack, lambda tensor: tensor):
         call()
@@ -74,7 +74,7 @@ def kept(call: Callable[[], None]) -> float:
 
 
 def compare(calls: int, setting: Setting) -> dict[str, Any]:
-    """One call of the denoiser: take turns, `calls` times, after one turn to warm up."""
+    """Time one call of the denoiser by all methods in `calls` turns, after one turn to warm up."""
     pipe = setting.pipeline()
     latents, text = setting.inputs(2 * setting.batch)
 
@@ -90,21 +90,21 @@ def compare(calls: int, setting: Setting) -> dict[str, Any]:
     run = {"stock": lambda: pipe(latents, text), "effect": probed(False), "again": probed(True)}
     turns = [{name: timed(call, setting.device) for name, call in run.items()} for _ in range(calls + 1)][1:]
     ratios = {"effect_over_stock": ("effect", "stock"), "again_over_stock": ("again", "stock")}
-    found = summary(turns, ratios) | setting.said() | {"calls": calls}
+    results = summary(turns, ratios) | setting.as_json() | {"calls": calls}
     frozen, modes.differentiated = modes.differentiated, lambda *_: nullcontext()
-    found["kept_with_weights_mb"] = kept(run["effect"])
+    results["kept_with_weights_mb"] = kept(run["effect"])
     modes.differentiated = frozen
-    found |= {"kept_mb": kept(run["effect"]), "kept_again_mb": kept(run["again"])}
+    results |= {"kept_mb": kept(run["effect"]), "kept_again_mb": kept(run["again"])}
     if setting.device.startswith("cuda"):
         for name, call in run.items():
             torch.cuda.reset_peak_memory_stats()
             call()
-            found[f"{name}_peak_gb"] = torch.cuda.max_memory_allocated() / 2**30
-    return found
+            results[f"{name}_peak_gb"] = torch.cuda.max_memory_allocated() / 2**30
+    return results
 
 
 class OneByOne(Hook):
-    """The naive way: the change of the output when the word is muted in one head, for every head in turn."""
+    """The naive method: the change of the output when the word is muted in each head in turn."""
 
     def finish(self, call: DenoiserCall) -> None:
         """Run the denoiser once for each head."""
@@ -124,7 +124,7 @@ class OneByOne(Hook):
 
 
 def explaining(calls: int, steps: int) -> dict[str, Any]:
-    """Images of the built-in model, plain and explained; one call by gradient and head by head."""
+    """Time images of the built-in model, plain and explained; and one call by gradient and head by head."""
     pipe = load_pipeline("emoji")
     options = {"num_inference_steps": 1, "output_type": "latent"}
 
@@ -155,15 +155,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     Setting.add_to(parser)
     parser.add_argument("--calls", type=int, default=5, help="turns to time")
-    parser.add_argument("--explain", action="store_true", help="time explained images in place of a call")
-    parser.add_argument("--steps", type=int, default=50, help="of the images that are explained")
+    parser.add_argument("--explain", action="store_true", help="time explained images instead of a call")
+    parser.add_argument("--steps", type=int, default=50, help="denoising steps of explained images")
     options = parser.parse_args()
     if options.explain:
-        found = explaining(options.calls, options.steps)
+        results = explaining(options.calls, options.steps)
     else:
-        found = compare(options.calls, Setting.read(options))
-    if tell(found, options, "explaining" if options.explain else ""):
-        for name, value in found.items():
+        results = compare(options.calls, Setting.read(options))
+    if tell(results, options, "explaining" if options.explain else ""):
+        for name, value in results.items():
             sys.stdout.write(f"{name:28} {value}\n")
 
 

@@ -1,13 +1,13 @@
-"""What prompt-to-prompt costs in joint attention, beside stock calls and the naive way.
+"""The cost of prompt-to-prompt in joint attention, compared with stock calls and the naive method.
 
     python benchmarks/joint_editing.py [--json] [--write] [--calls 5] [--latents 64] [--text 512]
                                        [--blocks 1 1] [--device cpu|cuda] [--dtype float32|bfloat16]
 
-One call of a transformer of FLUX.1's widths and random weights with so many double and single blocks, on a
-source and a target: stock; with prompt-to-prompt by relevance, text columns and layout exchanged; and
-naively, with every joint map made, its columns exchanged and its rows divided by their sums. Ways take turns
-within one run; seconds are medians, with the lowest and highest beside them, and ratios medians within each
-turn.
+One call of a transformer with FLUX.1's widths, random weights and the given numbers of double and single
+blocks, on a source and a target: stock; with prompt-to-prompt by relevance, exchanging text columns and
+layout; and naively, computing every joint map, exchanging its columns and dividing its rows by their sums.
+The methods take turns within one run; seconds are medians, with the lowest and highest, and ratios are
+medians of the ratios within each turn.
 """
 
 import argparse
@@ -29,11 +29,11 @@ from headwise.model.heads import HeadMap
 from headwise.model.hooks import Hook
 from headwise.model.sites import Attend, Site
 
-WORD = 2  # "blue", where Words has it
+WORD = 2  # the token of "blue" by `Words`
 
 
 class Pipeline:
-    """A transformer that is called, and nothing else of a pipeline."""
+    """The part of a pipeline that is timed: calling a transformer."""
 
     def __init__(self, transformer: FluxTransformer2DModel) -> None:
         self.transformer = transformer
@@ -45,7 +45,7 @@ class Pipeline:
 
 
 class FullMaps(Hook):
-    """The naive edit: every joint map made; the target's gets the source's columns, but for its own word."""
+    """The naive edit: computes every joint map; the target keeps only its new word's column."""
 
     kinds = ("joint",)
 
@@ -53,19 +53,19 @@ class FullMaps(Hook):
         self.factors = [factors[start:stop] for start, stop in head_map.slices]
 
     def __call__(self, attend: Attend, site: Site, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Rows are source and target."""
+        """Attend; rows are the source and the target."""
         maps = torch.softmax(query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5, -1)
         word = site.text.start + WORD
-        own = maps[1, ..., word].clone()
+        new_word = maps[1, ..., word].clone()
         maps[1] = maps[0]
-        maps[1, ..., word] = own
+        maps[1, ..., word] = new_word
         maps[1] /= maps[1].sum(-1, keepdim=True)
         maps[1, ..., word] *= self.factors[site.layer].to(maps)[:, None]
         return maps @ value
 
 
 def ways(options: argparse.Namespace) -> dict[str, Callable[[], Tensor]]:
-    """The calls to be timed."""
+    """The calls to time."""
     torch.manual_seed(0)
     double, single = options.blocks
     transformer = FluxTransformer2DModel(num_layers=double, num_single_layers=single, guidance_embeds=True)
@@ -96,7 +96,7 @@ def ways(options: argparse.Namespace) -> dict[str, Callable[[], Tensor]]:
 
 
 def _inputs(transformer: Any, side: int, tokens: int, kind: dict[str, Any]) -> dict[str, Tensor]:
-    """Latents of one image in both rows, and text of each."""
+    """Latents of one image in both rows, and the text of each row."""
     config, pixels, rows = transformer.config, (side // 2) ** 2, len(PROMPTS)
     places = torch.zeros(pixels, 3)
     places[:, 1:] = torch.cartesian_prod(torch.arange(side // 2.0), torch.arange(side // 2.0))
@@ -112,7 +112,7 @@ def _inputs(transformer: Any, side: int, tokens: int, kind: dict[str, Any]) -> d
 
 
 def compare(options: argparse.Namespace) -> dict[str, Any]:
-    """How far the two ways are apart, then turns, after one to warm up."""
+    """The difference between edit and naive edit, then timing in turns, after one turn to warm up."""
     run = ways(options)
     edited, naive = run["edit"]()[1].double(), run["naive"]()[1].double()
     error = float((edited - naive).abs().max() / naive.abs().max())
@@ -120,8 +120,8 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
         {name: timed(call, options.device) for name, call in run.items()} for _ in range(options.calls + 1)
     ][1:]
     ratios = {"edit_over_stock": ("edit", "stock"), "naive_over_edit": ("naive", "edit")}
-    found = summary(turns, ratios) | {"edit_and_naive_differ_by": error}
-    return found | {
+    results = summary(turns, ratios) | {"edit_and_naive_differ_by": error}
+    return results | {
         name: getattr(options, name) for name in ("latents", "text", "blocks", "device", "dtype", "calls")
     }
 
@@ -137,9 +137,9 @@ def main() -> None:
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--calls", type=int, default=5, help="turns to time")
     options = parser.parse_args()
-    found = compare(options)
-    if tell(found, options):
-        for name, value in found.items():
+    results = compare(options)
+    if tell(results, options):
+        for name, value in results.items():
             sys.stdout.write(f"{name:26} {value}\n")
 
 

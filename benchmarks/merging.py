@@ -1,11 +1,11 @@
-"""What it takes to merge very many shards: time and memory of `headwise merge` on shards of SDXL's size.
+"""The cost of merging very many shards: time and memory of `headwise merge` on shards of SDXL's size.
 
     python benchmarks/merging.py [--json] [--write] [--shards 10000] [--pictures 10] [--folder /tmp]
 
 Each shard holds the votes of --pictures images of Stable Diffusion XL: 50 calls × 1300 heads × 34 concepts,
-and the same votes by 32 blocks. The numbers are random, the files are what `Votes.save` writes. They are
-merged in a process of its own, whose wall time, processor time and largest memory are measured; the sum is
-then compared with what it must be. 10000 shards need 36 GB of disk while it runs.
+and the same votes by 32 blocks. The numbers are random, the files as `Votes.save` writes them. They are
+merged in a separate process, whose wall time, processor time and peak memory are measured; the sum is then
+compared with the expected one. 10000 shards need 36 GB of disk during the run.
 """
 
 import argparse
@@ -32,7 +32,7 @@ CALLS = 50
 
 
 def make(folder: Path, shards: int, pictures: int) -> Votes:
-    """Write the shards; returns the votes of the first, from which the sum follows."""
+    """Write the shards; returns the votes of the first, which determine the sum."""
     heads, concepts = head_map_of("sd_xl_base_1_0"), ConceptSet.load("paper34")
     generator = np.random.Generator(np.random.Philox(0))
     winners = generator.integers(0, len(concepts), (pictures, CALLS, 1, heads.all_heads))
@@ -47,7 +47,7 @@ def make(folder: Path, shards: int, pictures: int) -> Votes:
 
 
 def merged(folder: Path) -> None:
-    """Merge, and write down time and memory; runs in a process of its own."""
+    """Merge, and write time and memory to a file; runs in a separate process."""
     started = time.monotonic()
     from headwise.measuring.merge import merge
 
@@ -62,7 +62,7 @@ def merged(folder: Path) -> None:
 
 
 def measure(shards: int, pictures: int, parent: str | None) -> dict[str, Any]:
-    """Make, merge, compare, clear away."""
+    """Write the shards, merge them, compare the sum, and delete all files."""
     folder = Path(mkdtemp(prefix="headwise-merging-", dir=parent))
     try:
         first = make(folder, shards, pictures)
@@ -80,20 +80,20 @@ def measure(shards: int, pictures: int, parent: str | None) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Print what it took."""
-    from looking import add_output_to, tell  # with all of diffusers, which is not merging's
+    """Print the cost."""
+    from looking import add_output_to, tell  # imports diffusers, which merging does not need
 
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     add_output_to(parser)
     parser.add_argument("--shards", type=int, default=10000)
-    parser.add_argument("--pictures", type=int, default=10, help="in a shard")
-    parser.add_argument("--folder", help="where the shards are written")
+    parser.add_argument("--pictures", type=int, default=10, help="images per shard")
+    parser.add_argument("--folder", help="folder to write the shards in")
     options = parser.parse_args()
-    found = measure(options.shards, options.pictures, options.folder)
-    found |= {"cpus": os.cpu_count(), "load": os.getloadavg()[0], "machine": platform.machine()}
-    if not tell(found, options):
+    results = measure(options.shards, options.pictures, options.folder)
+    results |= {"cpus": os.cpu_count(), "load": os.getloadavg()[0], "machine": platform.machine()}
+    if not tell(results, options):
         return
-    for name, value in found.items():
+    for name, value in results.items():
         sys.stdout.write(f"{name:12} {value:.1f}\n" if isinstance(value, float) else f"{name:12} {value}\n")
 
 

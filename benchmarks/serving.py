@@ -1,14 +1,14 @@
-"""What somebody waits for at the page: `headwise serve` with the built-in model, in a headless Chromium.
+"""How long users of the page wait: `headwise serve` with the built-in model, in a headless Chromium.
 
     python benchmarks/serving.py [--json] [--write] [--turns 5] [--chromium /usr/bin/chromium]
 
 address   from the command to the address that it prints
 paint     from opening that address to the concept × head map (first useful paint)
-ready     from opening it to the model's being there
-strength  from a key pressed at the strength slider to the new image, decoded; 50 steps, as the page begins
+ready     from opening it until the model is loaded
+strength  from a key press at the strength slider to the new, decoded image; 50 steps, the page's default
 
-Each turn starts a server and a browser context anew and changes the strength three times. Seconds are
-medians, with the lowest and highest beside them.
+Each turn starts a new server and a new browser context, and changes the strength three times. Seconds are
+medians, with the lowest and highest.
 """
 
 import argparse
@@ -38,10 +38,10 @@ CHANGED = """([selector, before]) => {
 CHANGES = 3
 
 
-def seconds_until(tab: Page, expression: str, given: Any = None, since: float | None = None) -> float:
-    """From now, or since a moment, until something is true; asked for every hundredth of a second."""
+def seconds_until(tab: Page, expression: str, argument: Any = None, since: float | None = None) -> float:
+    """Seconds from now, or from a given time, until an expression is true; checked every 0.01 s."""
     since = time.perf_counter() if since is None else since
-    while not tab.evaluate(expression, given):
+    while not tab.evaluate(expression, argument):
         time.sleep(0.01)
     return time.perf_counter() - since
 
@@ -62,7 +62,7 @@ def served() -> Iterator[str]:
 
 
 def turn(browser: Browser) -> list[dict[str, float]]:
-    """What is waited for once, and for each change of the strength."""
+    """The waiting times of one server, and of each change of the strength."""
     started = time.perf_counter()
     with served() as address:
         taken = {"address": time.perf_counter() - started}
@@ -88,33 +88,33 @@ def turn(browser: Browser) -> list[dict[str, float]]:
 
 
 def measure(turns: int, chromium: str) -> dict[str, Any]:
-    """Take turns; medians, lowest and highest, and the machine."""
+    """Medians, lowest and highest seconds over several turns, and the machine."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         taken = [one for _ in range(turns) for one in turn(browser)]
-        found: dict[str, Any] = {"browser": browser.version}
+        results: dict[str, Any] = {"browser": browser.version}
         browser.close()
     for name in ("address", "paint", "ready", "strength"):
         seconds = [one[name] for one in taken if name in one]
-        found[f"{name}_s"] = statistics.median(seconds)
-        found[f"{name}_spread_s"] = [min(seconds), max(seconds)]
+        results[f"{name}_s"] = statistics.median(seconds)
+        results[f"{name}_spread_s"] = [min(seconds), max(seconds)]
     machine = {"threads": torch.get_num_threads(), "machine": platform.machine(), "torch": torch.__version__}
-    return found | {"turns": turns, "changes": turns * CHANGES} | machine
+    return results | {"turns": turns, "changes": turns * CHANGES} | machine
 
 
 def main() -> None:
-    """Print what was measured."""
+    """Print the waiting times."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     add_output_to(parser)
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--chromium", default="/usr/bin/chromium")
     options = parser.parse_args()
-    found = measure(options.turns, options.chromium)
-    if not tell(found, options):
+    results = measure(options.turns, options.chromium)
+    if not tell(results, options):
         return
     for name in ("address", "paint", "ready", "strength"):
-        low, high = found[f"{name}_spread_s"]
-        sys.stdout.write(f"{name:9} {found[f'{name}_s']:6.2f} s   ({low:.2f} to {high:.2f})\n")
+        low, high = results[f"{name}_spread_s"]
+        sys.stdout.write(f"{name:9} {results[f'{name}_s']:6.2f} s   ({low:.2f} to {high:.2f})\n")
 
 
 if __name__ == "__main__":

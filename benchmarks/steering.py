@@ -1,8 +1,8 @@
-"""What steering costs: one call of a denoiser, stock and with a word strengthened.
+"""The cost of steering: one denoiser call, stock and with a word adjusted.
 
     python benchmarks/steering.py [--json] [--calls 9] [the options of looking.py]
 
-The denoiser of looking.py: published configuration, random weights, one image with guidance.
+The denoiser is that of looking.py: published configuration, random weights, one image with guidance.
 A word of three tokens is adjusted in all heads. The two take turns within one run; the numbers are
 medians of wall time and the median of the ratios within each turn.
 """
@@ -21,7 +21,7 @@ from headwise.steering.steer import adjust
 
 
 def compare(calls: int, setting: Setting) -> dict[str, Any]:
-    """Take turns, `calls` times, after one turn to warm up."""
+    """Time both in `calls` turns, after one turn to warm up."""
     pipe = setting.pipeline()
     head_map = HeadMap.of(pipe)
     votes = np.random.default_rng(0).integers(1, 100, (2, head_map.all_heads))
@@ -35,7 +35,7 @@ def compare(calls: int, setting: Setting) -> dict[str, Any]:
     run = {"stock": lambda: pipe(latents, text), "steered": steered}
     turns = [{name: timed(call, setting.device) for name, call in run.items()} for _ in range(calls + 1)][1:]
     ratios = {"steered_over_stock": ("steered", "stock")}
-    return summary(turns, ratios) | setting.said() | {"calls": calls}
+    return summary(turns, ratios) | setting.as_json() | {"calls": calls}
 
 
 def main() -> None:
@@ -44,13 +44,13 @@ def main() -> None:
     Setting.add_to(parser)
     parser.add_argument("--calls", type=int, default=9, help="turns to time")
     options = parser.parse_args()
-    found = compare(options.calls, Setting.read(options))
-    if not tell(found, options):
+    results = compare(options.calls, Setting.read(options))
+    if not tell(results, options):
         return
     for name in ("stock", "steered"):
-        low, high = found[f"{name}_spread_s"]
-        sys.stdout.write(f"{name:8} {found[f'{name}_s']:8.3f} s a call   ({low:.3f} to {high:.3f})\n")
-    sys.stdout.write(f"steered / stock {found['steered_over_stock']:.3f}\n")
+        low, high = results[f"{name}_spread_s"]
+        sys.stdout.write(f"{name:8} {results[f'{name}_s']:8.3f} s per call   ({low:.3f} to {high:.3f})\n")
+    sys.stdout.write(f"steered / stock {results['steered_over_stock']:.3f}\n")
 
 
 if __name__ == "__main__":

@@ -3,25 +3,25 @@
     python benchmarks/subsets.py [--subsets 100] [--out runs/subsets] [--read] [--json | --write]
 
 The built-in model generates four evaluation prompts of each concept, from one seed, in five steps, plain and
-with each subset of heads weakened; its CLIP model scores how similar the images are to the prompts. It took
-74 minutes on one busy core, can be interrupted, and goes on where it ended: --subsets 100 weakens the first
-hundred subsets for all concepts, --subsets 200 later the others. --read generates nothing, and reports what
-is in the folder. For each concept, all given the size of the subset:
+with each subset of heads weakened; its CLIP model scores the similarity of images and prompts. It took 74
+minutes on one busy core, and resumes after an interruption: --subsets 100 weakens the first hundred subsets
+for all concepts, --subsets 200 later the rest. --read generates nothing, and reports what is in the folder.
+For each concept it reports agreements with its losses, all given the size of the subset:
 
-    split_half          how well the losses of two prompts agree with those of the other two
-    ceiling             what losses without noise would reach
-    votes               the shipped relevance of the concept
-    votes_of_others     the control: the mean relevance of all other concepts
-    effect              the shipped relevance by effect
+    split_half          the agreement of the losses of two prompts with those of the other two
+    ceiling             the agreement that losses without noise would reach
+    votes               the packaged relevance of the concept by votes
+    votes_of_others     its control: the mean relevance of all other concepts
+    effect              the packaged relevance by effect
     effect_of_others    its control
     losses_of_others    the mean losses of the other concepts, from the same four latents
     ridge               values of heads fitted to the losses of the other half of the subsets
-    split_half_alone    as above, given the losses of the others too: what this concept alone loses
-    votes_alone         the same of the votes
-    effect_alone        the same of the effect
+    split_half_alone    split_half given also the losses of the others: what is specific to this concept
+    votes_alone         the same for votes
+    effect_alone        the same for effect
 
-The same again with powers of the size up to the third, since losses are curved in it ("degree3"). Means are
-over concepts, with intervals by bootstrap over these, which share subsets and latents.
+The same is reported given powers of the size up to the third, since losses are curved in it ("degree3").
+Means are over concepts, which share subsets and latents, with intervals by bootstrap over concepts.
 """
 
 import argparse
@@ -71,7 +71,7 @@ def generate(out: Path, subsets: int) -> None:
 
 
 def read(out: Path, subsets: int) -> dict[str, SubsetLosses]:
-    """The losses in the folder, of the subsets that are there for all concepts."""
+    """The losses in the folder, of the subsets that are scored for all concepts."""
     files = {name: folder_of(out, name) / "scores.safetensors" for name in prompts_of()}
     losses = {name: SubsetLosses.of(Scores.load(file)) for name, file in files.items()}
     subsets = min(subsets, *(len(each.subsets) for each in losses.values()))
@@ -84,34 +84,34 @@ def read(out: Path, subsets: int) -> dict[str, SubsetLosses]:
 def numbers_of(losses: dict[str, SubsetLosses]) -> Iterator[tuple[str, dict[str, Any]]]:
     """The numbers of each concept."""
     kinds = {kind: Relevance.load(file) for kind, file in FILES.items()}
-    for name, its in losses.items():
+    for name, concept in losses.items():
         others = np.mean([losses[other].mean for other in losses if other != name], 0)
-        predicted = {"losses_of_others": others, "ridge": its.ridge()}
+        predicted = {"losses_of_others": others, "ridge": concept.ridge()}
         for kind, relevance in kinds.items():
             of_others = np.mean([relevance[other] for other in relevance.concepts if other != name], 0)
-            predicted[kind] = its.subsets @ relevance[name]
-            predicted[f"{kind}_of_others"] = its.subsets @ of_others
-        values: dict[str, Any] = {"size_alone": float(np.corrcoef(its.sizes, its.mean)[0, 1])}
+            predicted[kind] = concept.subsets @ relevance[name]
+            predicted[f"{kind}_of_others"] = concept.subsets @ of_others
+        values: dict[str, Any] = {"size_alone": float(np.corrcoef(concept.sizes, concept.mean)[0, 1])}
         for degree, key in DEGREES.items():
-            known = {"size": its.sizes, "degree": degree}
-            given = known | {"given": others[:, None]}
-            half = its.split_half(degree)
+            size = {"size": concept.sizes, "degree": degree}
+            size_and_others = size | {"given": others[:, None]}
+            half = concept.split_half(degree)
             rows = {"split_half": half, "ceiling": ceiling_of(half)}
-            rows |= {row: partial_correlation(each, its.mean, **known) for row, each in predicted.items()}
-            rows["split_half_alone"] = split_half(its.loss, **given)
+            rows |= {row: partial_correlation(each, concept.mean, **size) for row, each in predicted.items()}
+            rows["split_half_alone"] = split_half(concept.loss, **size_and_others)
             for kind in kinds:
-                rows[f"{kind}_alone"] = partial_correlation(predicted[kind], its.mean, **given)
+                rows[f"{kind}_alone"] = partial_correlation(predicted[kind], concept.mean, **size_and_others)
             values[key] = {row: rounded(rows[row]) for row in ROWS}
         yield name, values
 
 
 def rounded(interval: Interval) -> list[float | None]:
-    """[value, low, high] in four decimals."""
+    """[value, low, high] with four decimals."""
     return [None if end is None else round(end, 4) for end in interval.as_json()]
 
 
 def report(losses: dict[str, SubsetLosses]) -> dict[str, Any]:
-    """All that the results file holds.
+    """The content of the results file.
 
     `SubsetLosses.from_json(file | file["concepts"]["Color"])` reads the losses of a concept.
     """
@@ -143,20 +143,22 @@ def main() -> None:
     """Print the agreements, by concept."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     add_output_to(parser)
-    parser.add_argument("--subsets", type=int, default=COUNT, help=f"how many subsets of {COUNT}")
+    parser.add_argument("--subsets", type=int, default=COUNT, help=f"number of subsets, up to {COUNT}")
     parser.add_argument("--out", type=Path, default=Path("runs/subsets"), help="folder of the runs")
-    parser.add_argument("--read", action="store_true", help="report what is there, and generate nothing")
+    parser.add_argument("--read", action="store_true", help="report what is in the folder, generate nothing")
     options = parser.parse_args()
     if not options.read:
         generate(options.out, options.subsets)
-    found = report(read(options.out, options.subsets))
-    if not tell(found, options, "emoji-subsets"):
+    results = report(read(options.out, options.subsets))
+    if not tell(results, options, "emoji-subsets"):
         return
-    sys.stdout.write(f"{len(found['subsets'])} subsets, given the size\n{'':24}")
+    sys.stdout.write(f"{len(results['subsets'])} subsets, given the size\n{'':24}")
     sys.stdout.write("".join(f"{row:>18}" for row in ROWS) + "\n")
-    shown = {name: {row: each["degree1"][row][0] for row in ROWS} for name, each in found["concepts"].items()}
-    shown["mean"] = {row: found["means"]["degree1"][row][0] for row in ROWS}
-    for name, each in shown.items():
+    table = {
+        name: {row: each["degree1"][row][0] for row in ROWS} for name, each in results["concepts"].items()
+    }
+    table["mean"] = {row: results["means"]["degree1"][row][0] for row in ROWS}
+    for name, each in table.items():
         sys.stdout.write(f"{name:24}" + "".join(f"{each[row]:18.3f}" for row in ROWS) + "\n")
 
 

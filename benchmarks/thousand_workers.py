@@ -1,16 +1,17 @@
-"""How many workers can one driver serve? A simulation, in which everything the driver does is real.
+"""How many workers can one driver serve? A simulation of the workers, with a real driver.
 
     python benchmarks/thousand_workers.py [--json] [--write] [--workers 1000] [--pictures 32000] [--seconds 5]
 
-The workers are played: an image takes so many seconds on a clock of the simulation, a tenth of them are half
-as fast, they start minutes apart, die at random and are replaced after a while. The driver is the library's
-own: it hands out chunks (runs/workers.py), takes in what comes back (packed votes of Stable Diffusion XL's
-size, 50 calls × 1300 heads × 34 concepts), adds, and puts checkpoints on the disk every ten seconds. The time
-that this really takes moves the clock as well, so that a driver that cannot follow lets its workers wait.
+The workers are simulated: an image takes a fixed time on the clock of the simulation, a tenth of the workers
+are half as fast, and they start minutes apart, die at random and are replaced after a while. The driver is
+the library's own: it hands out chunks (runs/workers.py), receives results (serialised votes of Stable
+Diffusion XL's size, 50 calls × 1300 heads × 34 concepts), adds them up, and writes checkpoints to disk every
+ten seconds. The real time that this takes advances the clock as well, so that a driver that cannot keep up
+makes its workers wait.
 
-Printed are: the time of the whole beside what the same workers would need if none came late, died or
-waited; where the workers' time went; how many chunks a second the driver can take in, and how many such
-workers that would keep busy; and what memory it held.
+Printed are the total time, and the time that the same workers would need if none started late, died or
+waited; how the workers spent their time; how many chunks per second the driver can receive, and how many such
+workers that would keep busy; and the driver's memory.
 """
 
 import argparse
@@ -44,14 +45,14 @@ SETTINGS = {"model": "played", "seed": 0}
 
 
 class Played:
-    """Workers who take time and die, and count nothing.
+    """Simulated workers, which take time and die, but count nothing.
 
     Args:
-        count: How many there should be.
-        seconds: An image takes so long.
-        hours: A worker lives so long, on average.
-        starting: Seconds until one is there; half of them come at once, the others within ten times that.
-        packed: What one sends back for a chunk.
+        count: The number of workers to keep.
+        seconds: The time per image.
+        hours: A worker's mean lifetime.
+        starting: Seconds until a worker has started; half of the first workers take one to ten times as long.
+        packed: What a worker sends back for a chunk.
     """
 
     def __init__(
@@ -62,11 +63,11 @@ class Played:
         self.life = hours * 3600
         self.clock, self.real = 0.0, time.perf_counter()
         self.names = itertools.count()
-        self.events: list[tuple[float, int, str, int]] = []  # when, in which order, what, who
+        self.events: list[tuple[float, int, str, int]] = []  # time, order, event, worker
         self.free: list[int] = []
-        self.since: dict[int, float] = {}  # who has been idle since when
+        self.since: dict[int, float] = {}  # when each idle worker became idle
         self.at: dict[int, tuple[range, float]] = {}
-        self.until: dict[int, float] = {}  # when each dies
+        self.until: dict[int, float] = {}  # when each worker dies
         self.pace: dict[int, float] = {}
         self.deaths = 0
         self.lost = self.waited = self.worked = self.started = 0.0
@@ -78,11 +79,11 @@ class Played:
         return self.count
 
     def idle(self) -> Sequence[Hashable]:
-        """Those who are there and wait."""
+        """The workers that wait for a chunk."""
         return tuple(self.free)
 
     def give(self, worker: Hashable, chunk: range) -> None:
-        """Let one begin; when it will be done, or dead, is known at once."""
+        """Give a worker a chunk; the time at which it will be done, or die, is determined at once."""
         assert isinstance(worker, int)
         now = self.now()
         self.free.remove(worker)
@@ -93,7 +94,7 @@ class Played:
         self._at(self.until[worker] if dies else done, "dies" if dies else "done", worker)
 
     def wait(self) -> Sequence[Result | WorkerLost]:
-        """Move the clock by what the driver took, and on to the next event."""
+        """Advance the clock by the driver's time, and then to the next event."""
         now = self.now()
         if self.events and self.events[0][0] > now:
             self.clock += self.events[0][0] - now
@@ -104,11 +105,11 @@ class Played:
         return [] if event is None else [event]
 
     def now(self) -> float:
-        """The clock: what passed of itself, and what the driver really took."""
+        """The clock: the simulated time plus the driver's real time."""
         return self.clock + time.perf_counter() - self.real
 
     def shares(self, end: float) -> dict[str, float]:
-        """Where the time of all has gone, until the end."""
+        """How the workers spent their time until the end, as fractions."""
         to_come = sum(max(0.0, when - end) for when, _, what, _ in self.events if what == "comes")
         parts = {
             "counting": self.worked,
@@ -149,7 +150,7 @@ class Played:
 
 
 def sender() -> tuple[Votes, Callable[[range], bytes]]:
-    """What a worker sends: votes of a chunk, made once and labelled with the images asked for."""
+    """What a worker sends: the votes of a chunk, generated once and labelled with the requested images."""
     heads, concepts = head_map_of("sd_xl_base_1_0"), ConceptSet.load("paper34")
     generator = np.random.Generator(np.random.Philox(0))
     winners = generator.integers(0, len(concepts), (CHUNK, CALLS, 1, heads.all_heads))
@@ -164,13 +165,13 @@ def sender() -> tuple[Votes, Callable[[range], bytes]]:
 
 
 class Stopwatch:
-    """Time spent in a function's calls, to be taken off the clock of the simulation."""
+    """Measures the time spent in calls of a function, to subtract it from the simulation's clock."""
 
     def __init__(self, call: Callable[..., Any]) -> None:
         self.call, self.seconds = call, 0.0
 
     def __call__(self, *args: Any) -> Any:
-        """Call, and look at the clock."""
+        """Call the function, and add the time that it takes."""
         started = time.perf_counter()
         try:
             return self.call(*args)
@@ -179,12 +180,12 @@ class Stopwatch:
 
 
 def simulate(count: int, pictures: int, seconds: float, hours: float, starting: float) -> dict[str, Any]:
-    """One run, from the first worker to the last image."""
+    """Simulate one run, from the first worker to the last image."""
     nothing, packed_of = sender()
     sending = Stopwatch(packed_of)
     workers = Played(count, seconds, hours, starting, sending)
     now = workers.now
-    workers.now = lambda: now() - sending.seconds  # type: ignore[method-assign]  # a worker's work, not the driver's
+    workers.now = lambda: now() - sending.seconds  # type: ignore[method-assign]  # sending is the worker's work
     todo = [range(start, min(start + 4, pictures)) for start in range(0, pictures, 4)]
     chunks = chunks_of(todo, [range(pictures)], count, CHUNK)
     started = time.perf_counter()
@@ -231,27 +232,27 @@ def _resident_mb() -> float:
 
 
 def main() -> None:
-    """Print what came of it."""
+    """Print the results of the simulation."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     add_output_to(parser)
     parser.add_argument("--workers", type=int, default=1000)
     parser.add_argument("--pictures", type=int, default=32000)
-    parser.add_argument("--seconds", type=float, default=5.0, help="that an image takes")
-    parser.add_argument("--hours", type=float, default=2.0, help="that a worker lives, on average")
-    parser.add_argument("--starting", type=float, default=60.0, help="seconds until a worker is there")
+    parser.add_argument("--seconds", type=float, default=5.0, help="time per image")
+    parser.add_argument("--hours", type=float, default=2.0, help="mean lifetime of a worker")
+    parser.add_argument("--starting", type=float, default=60.0, help="seconds until a worker has started")
     options = parser.parse_args()
-    found = simulate(options.workers, options.pictures, options.seconds, options.hours, options.starting)
+    results = simulate(options.workers, options.pictures, options.seconds, options.hours, options.starting)
     used = resource.getrusage(resource.RUSAGE_SELF)
-    found |= {
+    results |= {
         "processor_s": used.ru_utime + used.ru_stime,
         "cpus": os.cpu_count(),
         "load": os.getloadavg()[0],
     }
-    found["machine"] = platform.machine()
-    if not tell(found, options):
+    results["machine"] = platform.machine()
+    if not tell(results, options):
         return
-    found |= found.pop("share")
-    for name, value in found.items():
+    results |= results.pop("share")
+    for name, value in results.items():
         sys.stdout.write(f"{name:28}{value:.3f}\n" if isinstance(value, float) else f"{name:28}{value}\n")
 
 

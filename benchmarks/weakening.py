@@ -1,11 +1,11 @@
-"""What a weakening sweep costs: 15 k × 2 orders × 3 seeds of one prompt, against the stock pipeline.
+"""The cost of a weakening sweep: 15 k × 2 orders × 3 seeds of one prompt, against the stock pipeline.
 
     python benchmarks/weakening.py [--json] [--turns 3] [--steps 20]
 
-The built-in model draws every image of the sweep, once as `measure_weakening` does (rows of a batch with
-heads of their own, ends shared by the orders) and once one by one with nothing hooked, which is the least
-that a sweep without batches could cost. The two take turns within one run. Nobody judges the images; both
-decode them.
+The built-in model generates every image of the sweep, once with `measure_weakening` (each row of a batch with
+different heads, ends shared by the orders) and once one by one without hooks, which is the least that a sweep
+without batches could cost. The two take turns within one run. Both decode the images, and neither scores
+them.
 """
 
 import argparse
@@ -26,7 +26,7 @@ SEEDS = (10, 20, 30)
 
 
 def compare(turns: int, steps: int) -> dict[str, Any]:
-    """Take turns, after a short one to warm up."""
+    """Time both in turns, after a short turn to warm up."""
     pipe, relevance = load_pipeline("emoji"), Relevance.load(emoji.RELEVANCE)
     ks = grid(relevance.values.shape[1])
     case = EvalPrompt("a red car", ("a red car",))
@@ -64,15 +64,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     add_output_to(parser)
     parser.add_argument("--turns", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=20, help="denoising steps an image")
+    parser.add_argument("--steps", type=int, default=20, help="denoising steps per image")
     options = parser.parse_args()
-    found = compare(options.turns, options.steps)
-    if not tell(found, options):
+    results = compare(options.turns, options.steps)
+    if not tell(results, options):
         return
     for name in ("sweep", "one_by_one"):
-        low, high = found[f"{name}_spread_s"]
-        sys.stdout.write(f"{name:12} {found[f'{name}_s']:8.1f} s   ({low:.1f} to {high:.1f})\n")
-    sys.stdout.write(f"sweep / one by one {found['sweep_over_one_by_one']:.3f}\n")
+        low, high = results[f"{name}_spread_s"]
+        sys.stdout.write(f"{name:12} {results[f'{name}_s']:8.1f} s   ({low:.1f} to {high:.1f})\n")
+    sys.stdout.write(f"sweep / one by one {results['sweep_over_one_by_one']:.3f}\n")
 
 
 if __name__ == "__main__":

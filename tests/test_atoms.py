@@ -122,7 +122,7 @@ def test_prompts_with_a_kind_keeps_prompts_with_a_word_of_the_kind_and_samples_g
     ]
     assert PROMPTS[0].words("count") == ("three",) and silent.words("count") == ()
     with pytest.raises(
-        HeadwiseError, match="No prompt has a word that says a 'size'. They say: color, count."
+        HeadwiseError, match="No prompt has a word that states a 'size'.*kinds that they have: color, count"
     ):
         prompts_with(PROMPTS, "size")
 

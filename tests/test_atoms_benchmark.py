@@ -64,7 +64,7 @@ def test_every_method_generates_every_prompt_from_every_seed(sd, given, tmp_path
     kept = {file.stem for file in (tmp_path / "pictures").glob("*.png")}
     assert kept == {f"000 {method}" for method in METHODS} and kind_of(tmp_path) == "atoms"
     page = report(tmp_path).read_text()
-    assert "Is everything there" in page and "random heads" in page and "color, by Color" in page
+    assert "Does the image show everything" in page and "random heads" in page and "color, by Color" in page
     again = Stub()
     benchmark_atoms(sd, PROMPTS, again, out=tmp_path, **given, **FAST)
     assert again.looked == 0
@@ -108,7 +108,7 @@ def test_methods_need_what_they_steer_by(sd, given):
         benchmark_atoms(sd, PROMPTS, Stub(), methods=["effect"], **votes, **FAST)
     with pytest.raises(HeadwiseError, match="Neither `effect` nor `relevance` was given"):
         benchmark_atoms(sd, PROMPTS, Stub(), kind="color", concept="Color", **FAST)
-    with pytest.raises(HeadwiseError, match='No word of "a red dog" says an atom of the kind .count.'):
+    with pytest.raises(HeadwiseError, match='No word of "a red dog" states an atom of the kind .count.'):
         benchmark_atoms(sd, PROMPTS, Stub(), **given | {"kind": "count"}, **FAST)
     with pytest.raises(HeadwiseError, match="'magic' is not a method"):
         benchmark_atoms(sd, PROMPTS, Stub(), methods=["magic"], **given, **FAST)
@@ -172,7 +172,7 @@ def test_the_command(run, workspace, sd, monkeypatch):
     code, out, _ = run(*line[:-2], "--method", "votes", "--out", "v")
     assert code == 0 and "over plain" not in out
     code, out, err = run(*line[:10], *line[10:12], "--kind", "count", "--concept", "Color")
-    assert (code, out) == (2, "") and "No prompt has a word that says a 'count'" in err
+    assert (code, out) == (2, "") and "No prompt has a word that states a 'count'" in err
 
 
 def test_relevance_by_effect_alone_is_taken_by_the_command(run, workspace, sd, monkeypatch):

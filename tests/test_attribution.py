@@ -309,7 +309,7 @@ def test_another_seed_in_the_same_folder_is_refused(planted, tmp_path):
     truth, tuning = {"Color": losses_of(planted, "Color")}, {"Color": TUNING["Color"]}
     estimators = {"attention": lambda *task: mean_attention(*task, sampling=SAMPLING)}
     benchmark_attribution(planted.pipe, truth, tuning, estimators, tmp_path, progress=False)
-    with pytest.raises(RunMismatch, match="is of another run"):
+    with pytest.raises(RunMismatch, match="is from a different run"):
         benchmark_attribution(planted.pipe, truth, tuning, estimators, tmp_path, seed=1, progress=False)
 
 
@@ -317,7 +317,7 @@ def test_another_seed_in_the_same_folder_is_refused(planted, tmp_path):
     ("change", "message"),
     [
         ({"truth": {}}, "The losses of subsets were not measured for 'Color'"),
-        ({"prompts": ("a red car",)}, "'a red car' is a tuning prompt of 'Color' and one of the truth's"),
+        ({"prompts": ("a red car",)}, "'a red car' is both a tuning prompt of 'Color' and one of the truth"),
         ({"estimators": {"short": lambda *task: np.zeros(3)}}, r"'short' returned an array of \(3,\)"),
         ({"reporting": {"Color": []}}, "without a score"),
     ],
@@ -411,5 +411,5 @@ def test_a_file_without_losses_and_prompts_of_the_truth_alone_are_refused(plante
     with pytest.raises(UnreadableFile, match="holds no subset losses of concepts"):
         read_truth(tmp_path / "other.json")
     truth, concepts = {"Color": losses_of(planted, "Color", ("a red car",))}, ConceptSet(CONCEPTS)
-    with pytest.raises(HeadwiseError, match="All prompts of 'Color' are those of the truth"):
+    with pytest.raises(HeadwiseError, match="All prompts of 'Color' are among the truth's"):
         tuning_of(planted.pipe, concepts, truth, prompts=["a red car"])

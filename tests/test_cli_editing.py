@@ -61,7 +61,7 @@ def test_edit_draws_a_source_and_its_edits(run, workspace):
 def test_edit_of_a_photo_says_what_the_inversion_lost(run, workspace):
     line = ("edit", "--image", "photo.png", "-s", "a red dog", "-t", "a red cat", *FAST, "--out", "e")
     code, out, err = run(*line, "--json")
-    assert code == 0 and "dB" in err and "warning: The image cannot be generated again well" in err
+    assert code == 0 and "dB" in err and "warning: The image is reconstructed poorly" in err
     assert json.loads(out)["files"] == ["e/000-source.png", "e/000-a-red-cat.png"]
     code, _, err = run(*line, "--inversion", "ddim", "--skip", 0)
     assert code == 0 and "dB" in err

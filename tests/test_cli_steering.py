@@ -178,7 +178,7 @@ def test_what_benchmark_polysemy_says_besides(run, workspace, judged):
         (("generate", "a red dog", "--strengthen", "red:Color", "--strengths", "0,x"), "comma-separated numbers"),
         (("generate", "a red dog", "--relevance", "nowhere"), "nowhere does not exist"),
         (("weaken", "Weather", "--cases", "cases.toml"), "Weather"),
-        (("weaken", "Color", "--cases", "cases.toml", "--ks", "3,1"), "growing numbers of heads"),
+        (("weaken", "Color", "--cases", "cases.toml", "--ks", "3,1"), "increasing numbers of heads"),
         (("benchmark", "weakening", "--cases", "none.toml"), "cannot be read"),
     ],
 )

@@ -23,7 +23,7 @@ from headwise.runs.scores import Scores
 from headwise.steering.dose import amplify
 
 CONCEPTS = ConceptSet({"Color": ["red", "blue"], "Nature Scenes": ["forest"], "Time of Day": ["night"]})
-STAGES = ("measuring", "weakening", "drawing", "turning")
+STAGES = ("measuring", "weakening", "generating", "turning")
 
 
 def brightness(pictures, prompts):
@@ -148,7 +148,7 @@ def test_a_damaged_or_different_picture_is_made_again(whole, tmp_path):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"pictures": 3}, "begun with 2 images of each concept, and 3 are asked for"),
+        ({"pictures": 3}, "begun with 2 images per concept, but pictures=3 was given"),
         (
             {"num_inference_steps": 3},
             "weakening holds another run: num_inference_steps is 2 there and 3 here",
@@ -174,21 +174,21 @@ def test_every_stage_has_a_bar_of_its_own(tmp_path, capfd):
     show(tmp_path, progress=True)
     bars = re.findall(r"(\d of 4: [^:]+): 100%\D+(\d+)/(\d+)", capfd.readouterr().err)
     assert {name for name, *_ in bars} == {
-        "1 of 4: measuring heads", "2 of 4: weakening Color", "3 of 4: drawing", "4 of 4: turning words",
+        "1 of 4: measuring heads", "2 of 4: weakening Color", "3 of 4: generating", "4 of 4: turning words",
     }  # fmt: skip
 
 
 def test_the_page_tells_it_in_order(whole):
     page = report(whole[0]).read_text()
     headings = [
-        "Images this model draws", "One word, turned up and down", "Concept × head map",
-        "Is Color lost where its heads are weakened?", "How sure", "The heads of each concept", "By layer",
+        "Images that this model generates", "One word, turned up and down", "Concept × head map",
+        "Is Color lost when its heads are weakened?", "How reliable", "The heads of each concept", "By layer",
         "Concepts that share heads", "How it was made",
     ]  # fmt: skip
     assert re.findall(r"<h2>(.*?)</h2>", page) == headings
     alts = re.findall(r'alt="(dial [^:]+): a red car in the forest"', page)
     assert alts == [f"dial {dial}" for _ in range(2) for dial in ("−1", "−0.5", "0", "0.5", "1", "2")]
-    assert "red, by the heads of Color" in page and "forest, by the heads of Nature Scenes" in page
+    assert "red, in the heads of Color" in page and "forest, in the heads of Nature Scenes" in page
     assert re.search(r"“[^”]+”, most relevant heads first</h3>", page) and "in random order</h3>" in page
 
 

@@ -26,8 +26,8 @@ def test_pairs_are_read_with_their_pictures(drawings):
     ("before", "after", "said"),
     [
         ("attribute =", "attributes =", "number 0 of \\[\\[pictures\\]\\] lacks or misspells 'attribute'"),
-        ('word = "orange"', 'word = "blue"', '"blue" is not what "a orange dog" has and "a red dog" has not'),
-        ('word = "orange"', 'word = "dog"', '"dog" is not what'),
+        ('word = "orange"', 'word = "blue"', '"blue" is not a word of "a orange dog" that "a red dog" lacks'),
+        ('word = "orange"', 'word = "dog"', '"dog" is not a word of'),
         ('texts = ["a orange dog", ', "texts = [", "the first of the texts"),
         ("[[pictures]]", "[[images]]", "there are no \\[\\[pictures\\]\\]"),
     ],
@@ -40,7 +40,7 @@ def test_a_file_with_a_fault_is_refused(drawings, before, after, said):
 
 def test_a_mask_that_says_nothing_is_refused(drawings):
     Image.new("L", (16, 16)).save(drawings.parent / "mask.png")
-    with pytest.raises(UnreadablePrompts, match="black all over .* white where the image may change"):
+    with pytest.raises(UnreadablePrompts, match="entirely black .* white where the image may change"):
         given_pairs(drawings)[0].mask((16, 16))
 
 

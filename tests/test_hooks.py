@@ -431,7 +431,7 @@ def test_a_hook_that_has_run_refuses_a_model_with_other_heads(make, model, other
     generated(model, hook)
     if isinstance(hook, ConceptProbe):
         hook.take()
-    with pytest.raises(HeadMapMismatch, match="these are different heads|The selection is among"):
+    with pytest.raises(HeadMapMismatch, match="these are different heads|The selection is for"):
         generated(other, hook)
 
 

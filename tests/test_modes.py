@@ -338,7 +338,7 @@ def test_options_that_keys_stand_in_place_of_are_refused(sd, options):
         edit(sd, "a red dog", ["a red cat"], progress=False, **options)
 
 
-@pytest.mark.filterwarnings("ignore:The image cannot be generated again well")
+@pytest.mark.filterwarnings("ignore:The image is reconstructed poorly")
 def test_a_callback_of_ones_own_is_called_by_everything(sd):
     seen = []
 

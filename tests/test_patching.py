@@ -65,5 +65,5 @@ def test_one_head_is_exchanged_and_no_other(sd):
 
 
 def test_another_models_heads_are_refused(sd):
-    with torch.no_grad(), pytest.raises(HeadMapMismatch, match="The selection is among 3 heads"):
+    with torch.no_grad(), pytest.raises(HeadMapMismatch, match="The selection is for 3 heads"):
         drawn(sd, [Patch(np.zeros((2, 3), bool))])

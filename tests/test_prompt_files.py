@@ -81,7 +81,7 @@ def of(prompt, kind):
 
 
 def test_geneval_2(tmp_path):
-    with pytest.warns(UserWarning, match=r"no texts can be made of them \(1 position\)\.$"):
+    with pytest.warns(UserWarning, match=r"no texts can be made for them \(1 position\)\.$"):
         owls, kite = read(tmp_path, "own.jsonl", lines(*GENEVAL2))
     assert (owls.prompt, owls.group, len(owls.atoms)) == (GENEVAL2[0]["prompt"], "5 atoms", 6)
     two, one = of(owls, "count")
@@ -129,7 +129,7 @@ def test_an_atom_that_is_left_out_is_no_parent(tmp_path):
 
 
 def test_compbench(tmp_path):
-    with pytest.warns(UserWarning, match=r"\(2 relation, 1 phrase\), and 1 prompts that say nothing else"):
+    with pytest.warns(UserWarning, match=r"\(2 relation, 1 phrase\), and 1 prompts without other atoms"):
         pair, three, slept, beside = read(tmp_path, "own_val.txt", COMPBENCH)
     assert pair.group == "own_val" and [each.texts[0] for each in pair.atoms] == [
         "a kite", "a red kite", "a boat", "a green boat",
@@ -184,7 +184,7 @@ texts = { thing_a = "a {thing_a}", color_a = "a {color_a} {thing_a}", thing_b = 
         (
             "a.jsonl",
             lines(GENEVAL[0]) + "\n" + lines({"include": []}),
-            "line 3 is no JSON object with a prompt",
+            "line 3 is not a JSON object with a prompt",
         ),
         ("a.jsonl", lines(GENEVAL[0], {"prompt": "a", "include": [{}]}), "line 2 lacks or misspells include"),
         ("a.jsonl", lines({"prompt": "a kite"}), "neither vqa_list .GenEval 2. nor include .GenEval."),
@@ -193,11 +193,11 @@ texts = { thing_a = "a {thing_a}", color_a = "a {color_a} {thing_a}", thing_b = 
         ("a.csv", "prompt,color\na kite,red\n", "a CSV without the column item_id. Expected GenEval 2"),
         ("a.txt", "", "is empty. Expected GenEval 2 or GenEval"),
         ("a.txt", "x\0y", "holds NUL characters"),
-        ("a.html", "<html>\n<p>Hello</p>\n", "of none of its 2 prompts texts can be made"),
+        ("a.html", "<html>\n<p>Hello</p>\n", "texts could be made for none of its 2 prompts"),
         (
             "a.json",
             '{"0": {"original_prompt": "a", "editing_prompt": "b"}}',
-            "holds pairs of prompts to edit",
+            "holds edit pairs",
         ),
         ("a.toml", "[counts]\nprompts = ['{count} owls']\n", "lacks or misspells 'counts'"),
         ("a.toml", TEMPLATES.replace('["mouse", "owl"]', '["owl"]'), "'owl' needs at least one other word"),
@@ -259,10 +259,10 @@ def test_pie_bench(tmp_path):
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("[]", "holds no object with entries"),
+        ("[]", "does not hold an object with entries"),
         ("{", "is not JSON"),
         (json.dumps({"7": {"image_path": "a"}}), "entry '7' lacks or misspells 'original_prompt'"),
-        (json.dumps({"7": entry("a", "b", [1])}), "misspells mask, which has to be starts and lengths"),
+        (json.dumps({"7": entry("a", "b", [1])}), "misspells mask, which must be alternating starts"),
         (json.dumps({"7": entry("a", "b", [], editing_type_id="12")}), "entry '7' lacks or misspells"),
     ],
 )

@@ -174,7 +174,7 @@ def test_every_method_is_scored_on_every_word(sd, drawings, tmp_path):
     assert np.array_equal(of["votes"], of["effect"])  # the same relevance was given as both
     assert not np.array_equal(of["votes"], of["all heads"])
     page = report(out).read_text()
-    assert "Do the maps of words" in page and page.count("<img") == 1 + len(SEGMENTING)
+    assert "Do word maps show" in page and page.count("<img") == 1 + len(SEGMENTING)
     again = benchmark_segmentation(sd, relevance, words, out=out, **options)
     assert np.array_equal(again.scores.values, found.scores.values)
 
@@ -226,10 +226,10 @@ def test_a_file_with_a_fault_is_refused(drawings, before, after, said):
 def test_a_mask_that_says_nothing_is_refused(drawings):
     word = masked_words(drawings)[0]
     Image.new("L", (16, 16)).save(word.mask_file)
-    with pytest.raises(UnreadablePrompts, match="black all over"):
+    with pytest.raises(UnreadablePrompts, match="entirely black"):
         word.mask((16, 16))
     Image.new("L", (8, 16)).save(word.mask_file)
-    with pytest.raises(UnreadablePrompts, match="8 × 16 pixels, its image 16 × 16"):
+    with pytest.raises(UnreadablePrompts, match="8 × 16 pixels, but its image has 16 × 16"):
         word.mask((16, 16))
 
 

@@ -204,7 +204,7 @@ def test_no_subset_is_predicted_by_itself():
 def test_few_subsets_are_refused():
     values, losses = drawn(7, subsets=5)
     for score in (losses.ridge, losses.split_half, lambda: losses.agreement(values)):
-        with pytest.raises(HeadwiseError, match="losses of 5 subsets; predictions are scored on 6 or more"):
+        with pytest.raises(HeadwiseError, match="losses of 5 subsets; expected 6 or more"):
             score()
 
 
@@ -296,7 +296,7 @@ def test_the_results_that_are_kept_are_read_and_say_what_their_losses_say():
 )
 def test_other_files_are_refused(tmp_path, content):
     (tmp_path / "losses.json").write_text(content)
-    with pytest.raises(UnreadableFile, match=r"Give what `SubsetLosses.save` wrote"):
+    with pytest.raises(UnreadableFile, match=r"Give a file that `SubsetLosses.save` wrote"):
         SubsetLosses.load(tmp_path / "losses.json")
 
 

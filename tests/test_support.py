@@ -124,7 +124,7 @@ def test_sdedit_works_wherever_diffusers_edits_images(name):
 
 def test_composition_is_of_text_alone(monkeypatch):
     pipe = never_called(BUILD["sdxl"](), monkeypatch)
-    with pytest.raises(Unsupported, match="Composable diffusion works on Stable Diffusion 1, 2, not"):
+    with pytest.raises(Unsupported, match="Composable diffusion works on Stable Diffusion 1, 2, but not"):
         compose(pipe, ["a dog", "a cat"], seeds=[0])
 
 

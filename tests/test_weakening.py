@@ -137,7 +137,7 @@ def test_orders_are_permutations_and_layers_stay_together():
 
 def test_refusals(sd):
     relevance = relevance_for(sd)
-    with pytest.raises(HeadwiseError, match="growing numbers of heads from 0 to all"):
+    with pytest.raises(HeadwiseError, match="increasing numbers of heads from 0 to all"):
         measure_weakening(sd, relevance, "Color", CASES, mean_of_pixels, ks=(0, 3, 2))
     with pytest.raises(HeadwiseError, match="No prompt was given"):
         measure_weakening(sd, relevance, "Color", [], mean_of_pixels)

@@ -105,8 +105,8 @@ def main() -> None:
                 "]",
             ]
     head = (
-        "# Drawings of the emoji world, and where each word of their prompts is; made by training/drawings.py.\n"
-        "# The things are of Noto Emoji (Google, Apache-2.0), recoloured; shapes and characters are our own."
+        "# Drawings of the emoji world, with masks of the words of their prompts; made by training/drawings.py.\n"
+        "# The objects are from Noto Emoji (Google, Apache-2.0), recoloured; shapes and characters are our own."
     )
     (DATA / "segmentation_emoji.toml").write_text("\n".join([head, *listed]) + "\n")
 

@@ -152,8 +152,8 @@ def main() -> None:
             white = np.zeros_like(source) if mask is None else np.repeat(255 * mask[..., None], 3, 2)
             shown += [(f"{thing}, {before}", source), ("mask", white.astype(np.uint8)), (after, truth)]
     head = (
-        "# Drawings to edit, where they may change, and what an edit should reach; made by training/given_drawings.py.\n"
-        "# The things are of Noto Emoji (Google, Apache-2.0), recoloured."
+        "# Drawings to edit, with masks of where they may change and the results to reach; made by training/given_drawings.py.\n"
+        "# The objects are from Noto Emoji (Google, Apache-2.0), recoloured."
     )
     (DATA / "given_emoji.toml").write_text("\n".join([head, *listed]) + "\n")
     if arguments.sheet:

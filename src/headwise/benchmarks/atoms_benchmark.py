@@ -1,14 +1,14 @@
-r"""Is everything there that a prompt says, and do the heads of a concept help?
+r"""Does an image show everything that its prompt says, and does it help to strengthen words in their heads?
 
-The words of one kind of atoms, such as the counts, are turned up in the heads of their concept:
+The words of one kind of atom, such as counts, are strengthened in the heads of their concept:
 
     plain           no steering
     effect          `headwise.amplify`, by effect: a dose of `dial`
     votes           `headwise.strengthen`, by votes: a strength of `dial`
     random heads    the factors of "effect", permuted over all heads
-    all heads       1 + dial in every head, which is the same dose
+    all heads       the factor 1 + dial in every head, which is the same dose
 
-Every image is scored by the means of `atoms.soft_tifa` over all atoms of its prompt, and by the share of
+Every image is scored by the means of `atoms.soft_tifa` over all atoms of its prompt, and by the fraction of
 the atoms of that kind that hold. Images of different methods start from the same latents.
 """
 
@@ -62,26 +62,27 @@ def benchmark_atoms(
     guidance_scale: float | int = 7.5,
     **run: Unpack[RunOptions],
 ) -> Atoms:
-    """Generate every prompt by every method from every seed, and score which of its atoms are there.
+    """Generate every prompt by every method from every seed, and score which of its atoms the image shows.
 
     Args:
-        pipe: The user's pipeline, which is left as it was; or workers, which share the prompts (runs/ray.py).
-        prompts: Prompts with their atoms, each with a word of the kind: `atoms.prompts_with`.
+        pipe: The user's pipeline, which is left unchanged; or workers, which share the prompts (runs/ray.py).
+        prompts: Prompts with their atoms, each with a word of the kind, as `prompts_with` selects them.
         scorer: A CLIP model that compares images with texts.
-        kind: The kind of atoms whose words are turned up.
+        kind: The kind of atoms whose words are strengthened.
         concept: The concept of these words.
         effect: Relevance by effect, for "effect" and "random heads".
         relevance: Relevance by votes, for "votes". One of the two is needed.
-        dial: How far the words are turned up; 0 leaves images as they are.
-        methods: Some of `METHODS`; all of them whose arguments are given if None.
+        dial: How much the words are strengthened; 0 leaves images unchanged.
+        methods: Some of `METHODS`; if None, all whose arguments are given.
         seeds: Each prompt is generated once from each seed.
         batch_size: Images per pipeline call.
-        keep_prompts: How many prompts' images to save in `out`/pictures, spread evenly, first seed.
+        keep_prompts: The number of prompts, evenly spaced, whose images of the first seed are saved in
+            `out`/pictures.
         num_inference_steps, guidance_scale: Passed to the pipeline.
         run: `out`, `numbers`, `checkpoint_every` and `progress`, as in `run_sweep`.
 
     Raises:
-        HeadwiseError: A method is not known or lacks what it needs, or a prompt has no word of the kind.
+        HeadwiseError: A method is unknown or lacks an argument, or a prompt has no word of the kind.
     """
     measured = effect if effect is not None else relevance
     if measured is None:
@@ -92,8 +93,8 @@ def benchmark_atoms(
     wordless = [prompt.prompt for prompt in prompts if not prompt.words(kind)]
     if wordless:
         raise HeadwiseError(
-            f'No word of "{wordless[0]}" says an atom of the kind {kind!r}. Give prompts that have one: '
-            f"`prompts_with(prompts, {kind!r})`."
+            f'No word of "{wordless[0]}" states an atom of the kind {kind!r}. Give prompts that have one, '
+            f"such as `prompts_with(prompts, {kind!r})`."
         )
     comparison = Comparison(
         measured, tuple(prompts), known, tuple(seeds), batch_size, keep_prompts,
@@ -108,11 +109,11 @@ def benchmark_atoms(
 
 
 class _Steering(NamedTuple):
-    """What the words are turned up by.
+    """How the words are strengthened.
 
     Args:
-        kind: The kind of atoms whose words are turned up.
-        settings: What of them decides the scores.
+        kind: The kind of atoms whose words are strengthened.
+        settings: The settings that determine the scores.
         steers: The steering of each method, without its words.
     """
 
@@ -121,7 +122,7 @@ class _Steering(NamedTuple):
     steers: dict[str, Steer]
 
     def hooks(self, method: str, prompts: Sequence[AtomPrompt]) -> list[Hook]:
-        """What a method puts into the pipeline for one batch: the first word of each prompt, the second …"""
+        """A method's hooks for one batch: one for the first word of each prompt, one for the second …"""
         if method not in self.steers:
             return []
         words = zip_longest(*(prompt.words(self.kind) for prompt in prompts))
@@ -135,7 +136,7 @@ def _steers(
     concept: str,
     dial: float,
 ) -> dict[str, Steer]:
-    """The steering of each of these methods, as yet of no word."""
+    """The steering of each of these methods, not yet of a word."""
     steers: dict[str, Steer] = {}
     if effect is not None and {"effect", "random heads"} & set(methods):
         by_effect = amplify(effect, None, concept, dial)
@@ -188,12 +189,12 @@ def atom_scores(
         scorer: A CLIP model that compares images with texts.
         images: The images.
         prompts: The prompt of each image.
-        kind: The kind of atoms of which the accuracy is.
+        kind: The kind of atoms whose accuracy is measured.
     """
     rows = []
     for prompt, (probabilities, holds) in zip(prompts, score_atoms(scorer, images, prompts), strict=True):
         means = soft_tifa(prompt.atoms, probabilities, holds)
-        asked = np.array([atom.kind == kind for atom in prompt.atoms])
-        right = (holds & counted(prompt.atoms, holds))[asked]
+        of_kind = np.array([atom.kind == kind for atom in prompt.atoms])
+        right = (holds & counted(prompt.atoms, holds))[of_kind]
         rows.append([means.am, means.gm, float(right.mean())])
     return np.array(rows)

@@ -6,8 +6,8 @@ With f(image) and g(text) the unit vectors of the model's two towers,
     choice       argmax over texts of f(image) · g(text)    zero-shot
     image        f(a) · f(b)                                  image–image
 
-The backgrounds of an edit are compared by the similarity of the images with the object covered in both. Any
-CLIP by hub name or folder; "emoji" and "emoji-dit" are those that come with the built-in models.
+The backgrounds of an edit are compared by the similarity of both images with the object covered. Any CLIP
+model can be used, by hub name or folder; "emoji" and "emoji-dit" name the scorer of the built-in models.
 
 References:
     | Learning Transferable Visual Models From Natural Language Supervision (Radford et al., 2021)
@@ -53,11 +53,19 @@ class CLIPScorer:
 
     def __init__(self, model: Any, processor: Any, tokenizer: Any) -> None:
         self.model, self.processor, self.tokenizer = model.eval(), processor, tokenizer
-        self._text_cache: dict[str, Tensor] = {}  # the same few texts are compared with again and again
+        self._text_cache: dict[str, Tensor] = {}  # images are compared with the same few texts repeatedly
 
     @classmethod
     def load(cls, name: str | Path = "emoji", device: str | torch.device = "cpu") -> "CLIPScorer":
-        """By hub name or folder; "emoji" or "emoji-dit" loads the scorer of that built-in model."""
+        """Load a scorer.
+
+        Args:
+            name: A hub name or folder; "emoji" or "emoji-dit" for the scorer of that built-in model.
+            device: Where its weights are placed.
+
+        Raises:
+            ModelNotLoaded: The name or folder could not be loaded as a CLIP model.
+        """
         from transformers import AutoImageProcessor, AutoTokenizer
 
         built_in = emoji.MODELS.get(str(name))
@@ -70,11 +78,11 @@ class CLIPScorer:
 
     @property
     def weights(self) -> str:
-        """A short hash of a sample of its weights, which runs keep: no run mixes two scorers."""
+        """A short hash of a sample of its weights, kept in a run's settings so that no run mixes scorers."""
         return fingerprint_of(getattr(self, "model", None))
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        """A scorer that was loaded by name goes to other machines by name, without its weights."""
+        """Pickle a scorer that was loaded by name as its name, without its weights."""
         if self.name is None:
             return super().__reduce_ex__(protocol)
         return type(self).load, (self.name, str(self.model.device))
@@ -94,7 +102,7 @@ class CLIPScorer:
         return F.normalize(torch.cat(vectors).float(), dim=-1)
 
     def image_similarity(self, a: Pictures, b: Pictures) -> Float[np.ndarray, " pairs"]:
-        """How similar the images of each pair are: cosine, −1 … 1."""
+        """The similarity of the images of each pair: cosine, −1 … 1."""
         return (self.embed_images(a) * self.embed_images(b)).sum(-1).cpu().numpy()
 
     @torch.no_grad()
@@ -116,20 +124,20 @@ class CLIPScorer:
         return (self.embed_images(pictures) @ self.embed_texts(texts).T).cpu().numpy()
 
     def choose(self, pictures: Pictures, texts: Sequence[Sequence[str]]) -> Int[np.ndarray, " images"]:
-        """The index of the text that each image fits best among its texts, the first of equals."""
+        """The index of the text that fits each image best among its texts; a tie goes to the first."""
         return np.array([scores.argmax() for scores in self._scores(pictures, texts)])
 
     def probability(self, pictures: Pictures, texts: Sequence[Sequence[str]]) -> Float[np.ndarray, " images"]:
-        """The probability, 0 … 1, of the first of each image's texts among them."""
-        return np.array([float(shares[0]) for shares in self.probabilities(pictures, texts)])
+        """The probability, 0 … 1, of the first of each image's texts among its texts."""
+        return np.array([float(each[0]) for each in self.probabilities(pictures, texts)])
 
     def probabilities(
         self, pictures: Pictures, texts: Sequence[Sequence[str]]
     ) -> list[Float[np.ndarray, " texts"]]:
-        """The probability, 0 … 1, of each of each image's texts among them."""
+        """The probabilities, 0 … 1, of each image's texts: a softmax over them."""
         scale = float(self.model.logit_scale.detach().exp())
         scores = [np.exp(scale * (s - s.max())) for s in self._scores(pictures, texts)]
-        return [shares / shares.sum() for shares in scores]
+        return [each / each.sum() for each in scores]
 
     def _scores(self, pictures: Pictures, texts: Sequence[Sequence[str]]) -> list[np.ndarray]:
         if len(pictures) != len(texts):
@@ -137,8 +145,8 @@ class CLIPScorer:
                 f"{len(pictures)} images and {len(texts)} lists of texts were given; expected one list for "
                 "each image."
             )
-        different = {id(picture): picture for picture in pictures}  # one may be asked about several times
-        vectors = dict(zip(different, self.embed_images(list(different.values())), strict=True))
+        unique = {id(picture): picture for picture in pictures}  # an image may come with several texts
+        vectors = dict(zip(unique, self.embed_images(list(unique.values())), strict=True))
         return [
             (self.embed_texts(choices) @ vectors[id(picture)]).cpu().numpy()
             for picture, choices in zip(pictures, texts, strict=True)
@@ -152,8 +160,8 @@ def scoring(
 
     Args:
         scorer: A CLIP model that compares images with texts.
-        kind: "choice" is 1 where the scorer picks the first text, else 0; "certainty" its probability;
-            "similarity" the cosine with it, which needs no other texts.
+        kind: "choice" is 1 if the scorer chooses the first text, else 0; "certainty" is its probability;
+            "similarity" is the cosine with it, which needs no other texts.
     """
 
     def choice(pictures: Pictures, prompts: Sequence[EvalPrompt]) -> np.ndarray:
@@ -170,7 +178,7 @@ def scoring(
 
 
 def without_object(picture: Image.Image, mask: Bool[np.ndarray, "height width"]) -> Image.Image:
-    """The image with the mean colour of its background laid over the object (mask true)."""
+    """The image with the object (where the mask is true) covered by the mean colour of the background."""
     pixels = np.asarray(picture.convert("RGB")).copy()
     if mask.shape != pixels.shape[:2]:
         raise HeadwiseError(
@@ -183,12 +191,12 @@ def without_object(picture: Image.Image, mask: Bool[np.ndarray, "height width"])
 def _loaded(folder: str) -> Any:
     from transformers import CLIPModel
 
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it would advise to install torchvision
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # else it recommends installing torchvision
     try:
         return CLIPModel.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
     except (OSError, ValueError) as error:
         lines = str(error).strip().splitlines()
         raise ModelNotLoaded(
             f"{folder} could not be loaded as a CLIPModel: {lines[0] if lines else type(error).__name__} "
-            "Check the name and the network, or give a folder with safetensors weights."
+            "Check the name and the network, or give a folder of safetensors weights."
         ) from error

@@ -1,4 +1,4 @@
-"""What comparisons of methods share: the methods asked for, the prompts, the images that are kept."""
+"""Shared code of benchmarks that compare methods: choosing methods and prompts, and keeping images."""
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -16,17 +16,17 @@ __all__ = ["Comparison", "keep_methods", "known_methods", "spread_evenly", "supp
 
 @dataclass(frozen=True)
 class Comparison:
-    """What is compared, on which prompts; a benchmark makes a sweep of it and a pipeline.
+    """What is compared, on which prompts; with a pipeline, a benchmark turns it into a sweep.
 
     Args:
-        relevance: As measured, with its head map.
-        prompts: The prompts, or pairs of prompts, with what their images are scored by.
-        methods: The names of what is compared.
+        relevance: The measured relevance, with its head map.
+        prompts: The prompts, or pairs of prompts, with the texts that their images are scored by.
+        methods: The names of the methods that are compared.
         seeds: Each prompt is generated once from each seed.
         batch_size: The batch size of the sweep.
-        keep_prompts: How many prompts' images are saved.
+        keep_prompts: The number of prompts whose images are saved.
         passed: Options of the pipeline call.
-        by_name: Whether the methods were asked for by name.
+        by_name: Whether the user named the methods.
     """
 
     relevance: Relevance
@@ -50,17 +50,17 @@ def known_methods(
     prompt: str,
     lacking: Mapping[str, str] = MappingProxyType({}),
 ) -> tuple[str, ...]:
-    """The methods to compare; all that are known and lack nothing if None.
+    """The methods to compare.
 
     Args:
-        methods: Their names.
-        known: The names of those that there are.
-        prompts: What they are compared on.
-        prompt: What the error calls one of these.
-        lacking: By method, the argument that it needs and that was not given.
+        methods: Their names; None for all known methods that lack nothing.
+        known: The names of all methods.
+        prompts: The prompts they are compared on.
+        prompt: What the error calls one of the prompts.
+        lacking: By method, the argument that it needs but that was not given.
 
     Raises:
-        HeadwiseError: One of the methods is not known or lacks an argument, or there is no prompt.
+        HeadwiseError: One of the methods is unknown or lacks an argument, or there is no prompt.
     """
     known = tuple(known)
     unknown = [method for method in methods or () if method not in known]
@@ -79,16 +79,16 @@ def known_methods(
 def supported_methods(
     methods: Sequence[str], require: Callable[[str], None], by_name: bool
 ) -> tuple[str, ...]:
-    """Those methods that work on a pipeline.
+    """The methods that work on a pipeline.
 
     Args:
         methods: The names of the methods.
-        require: Refuses the method of a name if it does not work on the pipeline.
-        by_name: Whether they were asked for by name; otherwise those that do not work are left out, with a
+        require: Raises an error if the method of a name does not work on the pipeline.
+        by_name: Whether the user named the methods; if not, those that do not work are left out with a
             warning.
 
     Raises:
-        Unsupported, HookMisuse: A method that was asked for does not work on the pipeline.
+        Unsupported, HookMisuse: A method that the user named does not work on the pipeline.
     """
     working = []
     for method in methods:
@@ -104,18 +104,18 @@ def supported_methods(
 
 
 def spread_evenly(count: int, of: int) -> range:
-    """About `count` of the numbers from 0 to `of`, at equal distances; none if `count` is 0."""
+    """About `count` of the numbers below `of`, evenly spaced from 0; none if `count` is 0."""
     return range(0, of if count else 0, max(1, -(-of // count) if count else 1))
 
 
 def keep_methods(
     prompts: Sequence[str], kept: Iterable[int]
 ) -> Callable[[Call, Sequence[Any]], Iterator[KeptImage]]:
-    """Keep the images of every method for some prompts, of the first seed.
+    """A function that keeps the images of every method for some prompts, of the first seed.
 
     Args:
-        prompts: What was generated, by number.
-        kept: The numbers whose images are saved.
+        prompts: The prompts, by number.
+        kept: The numbers of the prompts whose images are saved.
     """
     chosen = frozenset(kept)
 

@@ -1,7 +1,7 @@
-"""What commands and the page do with a model where they are not told otherwise.
+"""The defaults of a model, for commands and the page.
 
-The built-in models have the concepts and prompts of their world and one scorer; every other model gets the
-paper's concepts and prompts, and a public CLIP.
+The built-in models have the concepts and prompts of their emoji world and its scorer; every other model gets
+the paper's concepts and prompts, and a public CLIP.
 """
 
 from dataclasses import dataclass
@@ -12,12 +12,12 @@ from headwise import emoji
 
 __all__ = ["Defaults", "defaults_of", "score_by"]
 
-READ_RIGHTLY = 0.95  # the share of real drawings of a concept that a scorer must read rightly to score it
+READ_RIGHTLY = 0.95  # the scorer's least accuracy on drawings of a concept for the concept to be scored
 
 
 @dataclass(frozen=True)
 class Defaults:
-    """What goes with a model.
+    """The concepts, prompts, scorer and settings that go with a model.
 
     Args:
         built_in: Whether it is a built-in model, for which nothing is downloaded.
@@ -25,9 +25,9 @@ class Defaults:
         cases: Name of the evaluation prompts of weakening and of polysemy.
         pairs: Name of the edit pairs and of the prompts with several subjects.
         scorer: Name of the CLIP that scores its images, as `CLIPScorer.load` takes it.
-        score: How weakening is scored: by the word the scorer chooses, or by CLIP similarity.
-        steps: Denoising steps of an image on the page, those of `headwise generate`.
-        guidance_scale: Guidance scale of an image on the page, that of `headwise generate`.
+        score: How weakening is scored: "choice", by the word the scorer chooses, or "similarity", by CLIP.
+        steps: Denoising steps per image on the page, the same as of `headwise generate`.
+        guidance_scale: Guidance scale of images on the page, the same as of `headwise generate`.
     """
 
     built_in: bool
@@ -77,5 +77,5 @@ def defaults_of(model: str) -> Defaults:
 
 
 def score_by(scorer: str | None) -> Literal["choice", "similarity"]:
-    """How a scorer scores weakening: the built-in ones by the word that they choose, others by similarity."""
+    """How a scorer scores weakening: built-in scorers by the word they choose, other models by similarity."""
     return defaults_of(scorer or "").score

@@ -1,13 +1,13 @@
-"""The demo: what heads carry, and what follows from that, on a built-in model, in four stages.
+"""The demo, on a built-in model in four stages: what heads carry, and what follows from it.
 
-    measure    which heads carry each concept, by effect    relevance.safetensors, effect.safetensors
-    weaken     one concept's heads, in several orders       weakening/, a run of its own
-    draw       the first of the packaged prompts            pictures/
-    turn       words given less and more by their heads     turned/
+    measure    which heads carry each concept, by effect         relevance.safetensors, effect.safetensors
+    weaken     one concept's heads, in several orders            weakening/, a separate run
+    draw       the first of the packaged prompts                 pictures/
+    turn       words turned down and up through their heads      turned/
 
-Every stage keeps its count or its images in the folder as it goes, and leaves alone what is there already,
-so that the demo goes on where it stopped. It counts before it draws, so a folder that holds another run, or
-this one with other settings, is refused before an image in it is changed.
+Every stage saves its results in the folder as it goes and keeps those that are already there, so that the
+demo continues where it stopped. It measures before it generates, so a folder that holds another run, or a
+demo with other settings, is refused before any image in it is changed.
 """
 
 import json
@@ -40,18 +40,18 @@ from headwise.steering.dose import amplify
 
 __all__ = ["BATCH_SIZE", "DIALS", "DRAWN", "PICTURES_OF_CONCEPT", "STEPS", "TURNED", "Demo", "Turn", "demo"]
 
-# All stages together are to take three minutes at most on two cores.
+# All stages together should take at most three minutes on two cores.
 PICTURES_OF_CONCEPT, DRAWN, PROMPTS, STEPS, BATCH_SIZE = 20, 32, 10, 20, 16
-SECONDS = 4  # between checkpoints: what a killed demo loses at most
-SEED = 0  # of all images but those of the weakening, which have the seed of `headwise weaken`
+SECONDS = 4  # between checkpoints: the most that a killed demo loses
+SEED = 0  # of all images except in the weakening, which uses the seed of `headwise weaken`
 WEAKENED = "Color"
 ORDERS = (MOST, LEAST, "random 0", "random 1")
-WEAKENED_64THS = (0, 1, 4, 16, 32, 48, 64)  # of all heads: closer where few heads may be enough
+WEAKENED_64THS = (0, 1, 4, 16, 32, 48, 64)  # of all heads: denser where few heads may be enough
 DIALS = (-1.0, -0.5, 0.0, 0.5, 1.0, 2.0)
 
 
 class Turn(NamedTuple):
-    """A word of a prompt, to be turned by the heads of its concept."""
+    """A word of a prompt, to be turned down and up through the heads of its concept."""
 
     prompt: str
     word: str
@@ -66,11 +66,11 @@ TURNED = (
 
 
 class Demo(NamedTuple):
-    """What the demo measured.
+    """The results of the demo.
 
     Args:
         relevance: The relevance by effect of all concepts.
-        weakening: What images still show of one concept when heads are weakened in several orders.
+        weakening: How much images still show of one concept when its heads are weakened in several orders.
     """
 
     relevance: Relevance
@@ -89,31 +89,31 @@ def demo(
     batch_size: int = BATCH_SIZE,
     progress: bool = True,
 ) -> Demo:
-    """Measure a built-in model, weaken heads, draw, and turn words; with the same folder it goes on.
+    """Measure a model, weaken heads, generate images and turn words; resumes in the same folder.
 
     Args:
-        out: The folder of the run; it is made if it is missing.
+        out: The folder of the run; it is created if it is missing.
         model: The name of the built-in model, whose scorer scores the images.
         pipe: Another pipeline; None loads the model.
-        concepts: Another concept set, which has the concepts of `TURNED` too; None takes the model's.
-        score: From images and their prompts to numbers, as in `measure_weakening`; None asks the model's
-            scorer which word of the concept each image shows.
-        pictures: How many images are measured *for each concept*.
-        num_inference_steps: Denoiser calls per image that is drawn, turned or weakened.
+        concepts: Another concept set, which must have the concepts of `TURNED`; None takes the model's.
+        score: From images and their prompts to numbers, as in `measure_weakening`; None takes the word of
+            the concept that the model's scorer chooses for each image.
+        pictures: The number of images to measure *per concept*.
+        num_inference_steps: Denoising steps per image that is not measured by effect.
         batch_size: Images per pipeline call.
         progress: Whether to show a bar on stderr for each stage.
 
     Raises:
-        RunMismatch: The folder holds another run, or a demo of other numbers.
+        RunMismatch: The folder holds another run, or a demo with other settings.
     """
     out, defaults = expanded(out), defaults_of(model)
     pipe = load_pipeline(model) if pipe is None else pipe
     measured = len(ConceptSet.of(concepts or defaults.concepts)) * pictures
     _require_as_many(out, pictures, measured)
-    with _bar("1 of 4: measuring heads", measured, progress) as told:
+    with _bar("1 of 4: measuring heads", measured, progress) as report:
         relevance = measure_effect(
             pipe, concepts or defaults.concepts, pictures=pictures, seed=SEED, out=out,
-            batch_size=batch_size, checkpoint_every=SECONDS, progress=told,
+            batch_size=batch_size, checkpoint_every=SECONDS, progress=report,
         )  # fmt: skip
     passed: dict[str, Any] = {
         "num_inference_steps": num_inference_steps,
@@ -121,25 +121,25 @@ def demo(
     }
     score = score or scoring(CLIPScorer.load(defaults.scorer), defaults.score)
     prompts, all_heads = eval_prompts(defaults.cases, WEAKENED, PROMPTS), relevance.values.shape[1]
-    ks = sorted({all_heads * share // 64 for share in WEAKENED_64THS})
-    with _bar(f"2 of 4: weakening {WEAKENED}", len(ORDERS) * len(ks) * len(prompts), progress) as told:
+    ks = sorted({all_heads * part // 64 for part in WEAKENED_64THS})
+    with _bar(f"2 of 4: weakening {WEAKENED}", len(ORDERS) * len(ks) * len(prompts), progress) as report:
         weakening = measure_weakening(
             pipe, relevance, WEAKENED, prompts, score, ks=ks, orders=ORDERS, random_orders=2, seeds=(10,),
             out=out / "weakening", batch_size=batch_size, keep_prompts=1, checkpoint_every=SECONDS,
-            progress=told, **passed,
+            progress=report, **passed,
         )  # fmt: skip
     studio = _Studio(pipe, batch_size, passed)
-    with _bar("3 of 4: drawing", DRAWN, progress) as told:
-        studio.draw(out / "pictures", read_prompts(None, pipe)[:DRAWN], told)
-    with _bar("4 of 4: turning words", len(TURNED) * len(DIALS), progress) as told:
-        studio.turn(out / "turned", relevance, TURNED, told)
+    with _bar("3 of 4: generating", DRAWN, progress) as report:
+        studio.draw(out / "pictures", read_prompts(None, pipe)[:DRAWN], report)
+    with _bar("4 of 4: turning words", len(TURNED) * len(DIALS), progress) as report:
+        studio.turn(out / "turned", relevance, TURNED, report)
     return Demo(relevance, weakening)
 
 
 class _Studio:
-    """Where images are made that nothing is counted of: those drawn and those turned.
+    """Generates the images that are only shown: those of the prompts and those with turned words.
 
-    An image is left alone where its file says that it was made in this very way.
+    An image is kept if its file records exactly these settings.
 
     Args:
         pipe: The pipeline.
@@ -152,8 +152,8 @@ class _Studio:
         settings = settings_of_pictures(pipe, []) | {"seed": SEED, **passed}
         self.settings = {name: value for name, value in settings.items() if name != "prompts"}
 
-    def draw(self, folder: Path, prompts: Sequence[str], told: Callable[[int, int], None]) -> None:
-        """Image n of the seed shows prompt n."""
+    def draw(self, folder: Path, prompts: Sequence[str], report: Callable[[int, int], None]) -> None:
+        """Generate image n of the seed from prompt n."""
         files = [folder / f"{n:05d}.png" for n in range(len(prompts))]
         made_of = [self.settings | {"picture": n, "prompt": prompt} for n, prompt in enumerate(prompts)]
         missing = [n for n, file in enumerate(files) if not holds(file, made_of[n])]
@@ -163,12 +163,12 @@ class _Studio:
                 images = generate(self.pipe, prompts, SEED, numbers, output_type="pil", **self.passed)
             for n, image in zip(numbers, images, strict=True):
                 save_picture(files[n], image, made_of[n])
-            told(len(prompts) - len(missing) + some.stop, len(prompts))
+            report(len(prompts) - len(missing) + some.stop, len(prompts))
 
     def turn(
-        self, folder: Path, relevance: Relevance, turns: Sequence[Turn], told: Callable[[int, int], None]
+        self, folder: Path, relevance: Relevance, turns: Sequence[Turn], report: Callable[[int, int], None]
     ) -> None:
-        """A row of images for each word, all from the same latents, one for each dial."""
+        """Generate a row of images for each word, one per dial, all from the same latents."""
         for row, turn in enumerate(turns):
             files = [folder / f"{row:03d} dial {dial:g}.png" for dial in DIALS]
             measured = digest_of(relevance[turn.concept].tobytes())
@@ -182,30 +182,31 @@ class _Studio:
                     images = generate_keys(self.pipe, prompts, keys, output_type="pil", **self.passed)
                 for file, image, settings in zip(files, images, made_of, strict=True):
                     save_picture(file, image, settings)
-            told((row + 1) * len(DIALS), len(turns) * len(DIALS))
+            report((row + 1) * len(DIALS), len(turns) * len(DIALS))
 
 
 @contextmanager
 def _bar(name: str, total: int, show: bool) -> Iterator[Callable[[int, int], None]]:
-    """A bar with the name of its stage, which is told how many images are there; full at the end."""
+    """A progress bar for a stage: yields a function that sets the number of images done; full at the end."""
     with tqdm(total=total, desc=name, unit="image", disable=not show) as bar:
 
-        def told(done: int, of: int) -> None:
+        def report(done: int, of: int) -> None:
             bar.update(done - bar.n)
 
-        yield told
-        told(total, total)
+        yield report
+        report(total, total)
 
 
 def _require_as_many(out: Path, pictures: int, measured: int) -> None:
-    """Refuse to measure more in a folder whose other stages follow from what was measured there."""
+    """Refuse another number of images in a folder whose other stages follow from its measurement."""
     try:
         run = json.loads((out / "run.json").read_bytes())
-        there = run["pictures"] if run["kind"] == "effect" else measured
+        recorded = run["pictures"] if run["kind"] == "effect" else measured
     except (OSError, ValueError, KeyError, TypeError):
         return  # no run, or one that measuring refuses
-    if there != measured:
+    if recorded != measured:
         raise RunMismatch(
-            f"{out} was begun with {there * pictures / measured:g} images of each concept, and {pictures} "
-            "are asked for; all else in it follows from the first. Ask for as many, or give another folder."
+            f"{out} was begun with {recorded * pictures / measured:g} images per concept, but pictures="
+            f"{pictures} was given; its other results follow from the measurement. Give the same number, or "
+            "another folder."
         )

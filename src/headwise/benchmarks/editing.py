@@ -1,15 +1,15 @@
-r"""Which way of editing shows the target best, and keeps the source best?
+r"""Which editing method shows the target best, and keeps the source best?
 
-Every method edits the same pairs of prompts from the same latents. Of a target's image,
+Every method edits the same pairs of prompts from the same latents. The image of a target is scored by
 
-    alignment      cosine of the scorer between the image and the target prompt
-    accuracy       1 where the scorer picks the target's word among the words of the attribute
-    preservation   similarity of source and target where nothing was to change: outside the object's box or,
-                   where the surroundings are edited, inside it
-    identity       1 where the scorer picks the prompt's thing among others
+    alignment      the scorer's cosine between the image and the target prompt
+    accuracy       1 if the scorer chooses the target's word among the words of the attribute
+    preservation   the similarity of source and target where nothing should change: outside the object's box
+                   or, if the surroundings are edited, inside it
+    identity       1 if the scorer chooses the prompt's object among others
 
-"Target alone" edits nothing: the target is generated from its own prompt, which shows how well it can be
-shown at all. "Random heads" has the factors of relevance at other heads. The baselines are those of
+"Target alone" edits nothing: the target is generated from its own prompt, which shows how well the model can
+show it at all. "Random heads" has the factors of relevance, permuted over heads. The baselines are those of
 `editing/baselines/table.py`.
 
 References:
@@ -55,7 +55,7 @@ __all__ = [
 ]
 
 METRICS = Editing.METRICS
-Images = Sequence[Any]  # PIL images; arrays too, where they are not scored
+Images = Sequence[Any]  # PIL images, or arrays if they are not scored
 
 
 def benchmark_editing(
@@ -75,14 +75,15 @@ def benchmark_editing(
     """Edit every pair by every method from every seed.
 
     Args:
-        pipe: The user's pipeline, which is left as it was; or workers, which share the pairs (runs/ray.py).
-        relevance: As measured on this model, with its head map.
+        pipe: The user's pipeline, which is left unchanged; or workers, which share the pairs (runs/ray.py).
+        relevance: Relevance measured on this model, with its head map.
         pairs: Source and target prompts, and the texts that their images are compared with.
         scorer: A CLIP model that compares images with texts and with each other.
-        methods: Some of `EDITING`; all that work on the pipeline if None, with a warning about the others.
+        methods: Some of `EDITING`; if None, all that work on the pipeline, with a warning about the others.
         seeds: Each pair is generated once from each seed, as `headwise edit --seeds` generates it.
-        keep_pairs: How many pairs' images to save in `out`/pictures, spread evenly, first seed.
-        batch_size: Images per pipeline call, sources counted.
+        keep_pairs: The number of pairs, evenly spaced, whose images of the first seed are saved in
+            `out`/pictures.
+        batch_size: Images per pipeline call, including sources.
         num_inference_steps, guidance_scale: Passed to the pipeline.
         run: `out`, `numbers`, `checkpoint_every` and `progress`, as in `run_sweep`.
     """
@@ -107,7 +108,7 @@ def _sweep(comparison: Comparison, scorer: CLIPScorer, pipe: Any) -> Sweep:
     kept = spread_evenly(comparison.keep_prompts, len(pairs))
     keep_edits = keep_methods([pair.target for pair in pairs], kept)
 
-    @lru_cache(1)  # the sources of one call's pairs are generated once for all methods
+    @lru_cache(1)  # the sources of a call's pairs are generated once for all methods
     def generate_sources(seed: int, numbers: tuple[int, ...]) -> Images:
         texts, keys = [[pairs[n].source] for n in numbers], [seed] * len(numbers)
         return [group[0] for group in generate_edits(pipe, texts, [], seeds=keys, **passed)]
@@ -166,13 +167,13 @@ def edit_scores(
 
 @dataclass(frozen=True)
 class Edits:
-    """What a method gets: pairs to edit in one call.
+    """The input of a method: pairs to edit in one call.
 
     Args:
         pipe: The pipeline.
-        relevance: As measured, with its head map.
+        relevance: The measured relevance, with its head map.
         pairs: Source and target prompts.
-        seeds: The seed of each pair's first latents.
+        seeds: The seed of each pair's initial latents.
         sources: The image of each source prompt.
         passed: Options of the pipeline call.
     """
@@ -207,7 +208,7 @@ def _with_hook(make: MakeHook) -> Method:
 
 
 def together(pairs: Sequence[EditPair]) -> list[list[int]]:
-    """Groups of pairs that one hook can serve: no target has another's word, unless it means the same."""
+    """Groups of pairs that one hook can serve: no target has another's word, unless of the same attribute."""
     groups: list[list[int]] = []
     for n, pair in enumerate(pairs):
         fits = (group for group in groups if all(_apart(pair, pairs[other]) for other in group))
@@ -233,7 +234,7 @@ def _baseline(baseline: Baseline) -> Method:
 
 
 def _target_only(batch: Edits) -> Images:
-    """The targets from their own prompts: how well they can be shown where nothing need be kept."""
+    """The targets from their own prompts: how well they can be shown if nothing has to be kept."""
     texts = [[pair.target] for pair in batch.pairs]
     return [row[0] for row in generate_edits(batch.pipe, texts, [], seeds=batch.seeds, **batch.passed)]
 
@@ -249,12 +250,12 @@ def _relevant(strength: float) -> MakeHook:
 
 
 def _random_heads(relevance: Relevance, pairs: Sequence[EditPair]) -> PromptToPrompt:
-    """Prompt-to-prompt with the control's relevance."""
+    """Prompt-to-prompt with relevance permuted over heads."""
     return _relevant(1.0)(with_random_heads(relevance), pairs)
 
 
 def with_random_heads(relevance: Relevance) -> Relevance:
-    """The control: the same values, and so the same factors, permuted over heads, always in one way."""
+    """The control: the same values, and thus factors, permuted over heads by a fixed permutation."""
     order = np.random.Generator(np.random.Philox(0)).permutation(relevance.values.shape[1])
     return replace(relevance, values=relevance.values[:, order])
 

@@ -1,19 +1,19 @@
-r"""Which way of editing given images shows the target best, at equal preservation?
+r"""Which method of editing given images shows the target best, at equal preservation?
 
 The images are not the model's own. Each is inverted once per seed (edit friendly, with the guidance of the
-edit, so that its own prompt gives it back), and edited by every method at every position of the method's
-dial, from the inverted noise without the first 0.36 of the steps; windows of attention are shares of the
-others. Images are scored by the metrics of editing.py, and methods compared along their curves of alignment
-against preservation (trade_off.py), because each of them can be turned up to change more, and down to keep
-more.
+edit, so that its own prompt reproduces it), and edited by every method at every position of the method's
+dial. Edits start from the inverted noise and skip the first 0.36 of the steps; windows of attention are
+fractions of the other steps. Images are scored by the metrics of editing.py, and methods compared along their
+curves of alignment against preservation (trade_off.py), because the dial of each method trades one for the
+other.
 
     inversion                       the target from the inverted noise, without a hook; its dial is the skip
-    sdedit                          no inversion: noise and denoise again
+    sdedit                          no inversion: noise the image and denoise it
     prompt-to-prompt, plug-and-play, masactrl, free-prompt         see editing/baselines
-    all heads                       prompt-to-prompt, the target's word by one factor in all heads
-    votes, effect                   prompt-to-prompt, the target's word strengthened by relevance
+    all heads                       prompt-to-prompt, with one factor on the target's word in all heads
+    votes, effect                   prompt-to-prompt, with the target's word strengthened by relevance
     votes, random heads; effect, …  the same factors, permuted over heads
-    truth                           the image that an edit should reach, where it is known
+    truth                           the image that an edit should reach, if it is known
 
 References:
     | An Edit Friendly DDPM Noise Space: Inversion and Manipulations (Huberman-Spiegelglas et al., 2023)
@@ -56,20 +56,20 @@ from headwise.runs.scores import Axes
 
 __all__ = ["GIVEN_METHODS", "GivenEdit", "GivenMethod", "benchmark_given_editing"]
 
-SKIP = 0.36  # of the steps, left out by all methods on inverted noise: the share of the edit-friendly paper
+SKIP = 0.36  # of the steps, skipped by all methods on inverted noise, as in the edit-friendly paper
 
 
 @dataclass(frozen=True)
 class GivenEdit:
-    """What a method edits.
+    """The input of a method.
 
     Args:
         pipe: The pipeline.
         pair: Source and target prompts.
-        picture: The given image, of the pipeline's size.
-        inversion: Inverts the image, once for all methods.
-        relevance: Relevance by its kind, "votes" or "effect".
-        seed: The seed of all chance.
+        picture: The given image, at the pipeline's size.
+        inversion: Returns the inversion of the image, computed once for all methods.
+        relevance: Relevance by kind, "votes" or "effect".
+        seed: The seed of all noise.
         passed: Options of the pipeline call.
     """
 
@@ -87,14 +87,14 @@ MakeHooks = Callable[[Mapping[str, Relevance], EditPair, float], list[AttentionH
 
 @dataclass(frozen=True)
 class GivenMethod:
-    """A way of editing given images, and its dial.
+    """A method of editing given images, and its dial.
 
     Args:
-        edit: From what is edited and a position of the dial to the edited image.
-        dial: The positions of the dial; none if there is no dial.
-        reads: The relevance that it reads, "votes" or "effect"; "" if none.
-        needs: What it uses, as `require_support` takes it.
-        hooks: Its hooks, from the relevance by kind, a pair and a position of the dial.
+        edit: From a `GivenEdit` and a position of the dial to the edited image.
+        dial: The positions of the dial; empty if there is no dial.
+        reads: The kind of relevance that it reads, "votes" or "effect"; "" for none.
+        needs: The methods it uses, as `require_support` takes them.
+        hooks: From the relevance by kind, a pair and a position of the dial to its hooks.
     """
 
     edit: Callable[[GivenEdit, float], Image.Image]
@@ -108,21 +108,21 @@ class GivenMethod:
         return [(f"{name}, {position:g}", float(position)) for position in self.dial] or [(name, 0.0)]
 
     def require(self, pipe: Any, relevance: Mapping[str, Relevance], pair: EditPair) -> None:
-        """Refuse a pipeline on which this would not work.
+        """Refuse a pipeline on which the method does not work.
 
         Raises:
-            Unsupported: It does not work on this kind of model.
+            Unsupported: The method does not work on this kind of model.
             HookMisuse: The model lacks a block that it needs.
         """
         require_support(pipe, *self.needs)
-        at_each = [self.hooks(relevance, pair, position) for _, position in self.settings("")]
-        with hooked(pipe, *at_each[0]):
-            pass  # the blocks that hooks name are looked up
-        require_support(pipe, *(hook for hooks in at_each for hook in hooks))
+        by_position = [self.hooks(relevance, pair, position) for _, position in self.settings("")]
+        with hooked(pipe, *by_position[0]):
+            pass  # looks up the blocks that hooks name
+        require_support(pipe, *(hook for hooks in by_position for hook in hooks))
 
 
 def _with(make: MakeHooks, *dial: float | int, reads: str = "") -> GivenMethod:
-    """A method that is hooks on the way from the inverted noise."""
+    """A method that generates from the inverted noise with hooks."""
 
     def edited(given: GivenEdit, position: float) -> Image.Image:
         return _from_inversion(given, make(given.relevance, given.pair, position))
@@ -135,8 +135,8 @@ def _from_inversion(given: GivenEdit, hooks: Sequence[AttentionHook], skip: floa
     guidance_scale, targets = given.passed["guidance_scale"], [given.pair.target]
     options = {"skip": skip, "guidance_scale": guidance_scale}
     with warnings.catch_warnings():
-        # what the autoencoder loses is in the preservation, and would be said at every setting
-        warnings.filterwarnings("ignore", "The image cannot be generated again well")
+        # preservation includes what the autoencoder loses, and every setting would repeat the warning
+        warnings.filterwarnings("ignore", "The image is reconstructed poorly")
         return edit_picture(given.pipe, given.inversion(), targets, hooks, **options)[1]
 
 
@@ -147,7 +147,10 @@ def _sdedit(given: GivenEdit, strength: float) -> Image.Image:
 
 def _truth(given: GivenEdit, position: float) -> Image.Image:
     if given.pair.truth is None:
-        raise HeadwiseError(f'The image that "{given.pair.target}" should reach is not known.')
+        raise HeadwiseError(
+            f'The pair of "{given.pair.target}" has no `truth`, the image that its edit should reach. '
+            'Add it, or leave the method "truth" out.'
+        )
     return fitted(read_picture(given.pair.truth), given.picture.size)
 
 
@@ -163,7 +166,7 @@ def _by_heads(kind: str, *dial: float | int, random: bool = False) -> GivenMetho
 
 
 def _all_heads(relevance: Mapping[str, Relevance], pair: EditPair, factor: float) -> list[AttentionHook]:
-    """As by relevance the word keeps its own map, here with one factor, and the layout stays as long."""
+    """As with relevance, the word keeps its own map and the layout stays as long, but with one factor."""
     cross, weights = {"": 0.8, pair.word: 0.0}, {pair.word: factor}
     return [PromptToPrompt(cross=cross, weights=weights, self_attention=0.9)]
 
@@ -182,7 +185,7 @@ GIVEN_METHODS: dict[str, GivenMethod] = {
     "all heads": _with(_all_heads, 1, 1.5, 2, 3, 5),
     "votes": _by_heads("votes", 0.25, 0.5, 1, 2, 4),
     "votes, random heads": _by_heads("votes", 0.25, 0.5, 1, 2, 4, random=True),
-    "effect": _by_heads("effect", 0.25, 0.5, 1, 1.5, 2),  # doses; beyond 2 factors meet their bounds
+    "effect": _by_heads("effect", 0.25, 0.5, 1, 1.5, 2),  # doses; above 2, factors reach their bounds
     "effect, random heads": _by_heads("effect", 0.25, 0.5, 1, 1.5, 2, random=True),
     "truth": GivenMethod(_truth),
 }
@@ -205,27 +208,28 @@ def benchmark_given_editing(
     """Edit every given image by every method at every position of its dial.
 
     Args:
-        pipe: The user's pipeline, which is left as it was; or workers, which share the pairs (runs/ray.py).
-        relevance: By votes, as measured on this model, with its head map.
+        pipe: The user's pipeline, which is left unchanged; or workers, which share the pairs (runs/ray.py).
+        relevance: Relevance by votes, measured on this model, with its head map.
         pairs: Pairs with images, as `given_pairs` reads them.
         scorer: A CLIP model that compares images with texts and with each other.
         effect: Relevance by effect, for the methods of that name.
-        methods: Some of `GIVEN_METHODS`; if None, all that have what they need, with a warning about those
+        methods: Some of `GIVEN_METHODS`; if None, all whose arguments are given, with a warning about those
             that do not work on this pipeline.
         seeds: Each image is inverted and edited once from each seed.
-        num_inference_steps, guidance_scale: Of the inversion and of the edits.
-        keep_pairs: How many pairs' images to save in `out`/pictures, spread evenly, first seed.
+        num_inference_steps, guidance_scale: The settings of the inversion and of the edits.
+        keep_pairs: The number of pairs, evenly spaced, whose images of the first seed are saved in
+            `out`/pictures.
         run: `out`, `numbers`, `checkpoint_every` and `progress`, as in `run_sweep`.
 
     Raises:
-        HeadwiseError: A pair has no image, or a method is not known or lacks what it needs.
-        Unsupported, HookMisuse: A method that was asked for does not work on this pipeline.
+        HeadwiseError: A pair has no image, or a method is unknown or lacks an argument.
+        Unsupported, HookMisuse: A method that was named does not work on this pipeline.
     """
     measured = {"votes": relevance} | ({} if effect is None else {"effect": effect})
     known = known_methods(methods, GIVEN_METHODS, pairs, "pair with an image", _lacking(measured, pairs))
     for pair in pairs:
         if pair.picture is None:
-            raise HeadwiseError(f'"{pair.target}" has no image to edit. Read pairs by `given_pairs`.')
+            raise HeadwiseError(f'"{pair.target}" has no image to edit. Read pairs with `given_pairs`.')
     passed = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
     comparing = _Comparing(
         tuple(pairs), known, methods is not None, measured, tuple(seeds), keep_pairs, passed
@@ -235,7 +239,7 @@ def benchmark_given_editing(
 
 
 def _lacking(measured: Mapping[str, Relevance], pairs: Sequence[EditPair]) -> dict[str, str]:
-    """By method, what it needs and was not given."""
+    """By method, the argument that it needs but that was not given."""
     lacking = {}
     for name, method in GIVEN_METHODS.items():
         concepts = measured.get(method.reads, ())
@@ -251,7 +255,7 @@ def _lacking(measured: Mapping[str, Relevance], pairs: Sequence[EditPair]) -> di
 
 @dataclass(frozen=True)
 class _Comparing:
-    """What is compared; arguments as in `benchmark_given_editing`, relevance by its kind."""
+    """What is compared; arguments as in `benchmark_given_editing`, relevance by kind."""
 
     pairs: tuple[EditPair, ...]
     methods: tuple[str, ...]
@@ -262,7 +266,7 @@ class _Comparing:
     passed: dict[str, Any]
 
     def positions(self, pipe: Any) -> dict[str, tuple[str, float]]:
-        """By setting its method and position of the dial, of the methods that work on this pipeline."""
+        """The method and position of the dial of each setting, for methods that work on this pipeline."""
         require = lambda name: GIVEN_METHODS[name].require(pipe, self.measured, self.pairs[0])  # noqa: E731
         positions = {SOURCE: ("", 0.0)}
         for name in supported_methods(self.methods, require, self.by_name):
@@ -289,7 +293,7 @@ def _sweep(comparing: _Comparing, scorer: CLIPScorer, pipe: Any) -> Sweep:
         return invert(pipe, picture_of(number), pairs[number].source, seed=seed, **passed)
 
     def edited(number: int, seed: int, setting: str) -> Image.Image:
-        """The image of a pair by its number, of the pipeline's size, edited at a setting of `positions`."""
+        """The image of a pair, at the pipeline's size, edited at a setting of `positions`."""
         if setting == SOURCE:
             return picture_of(number)
         name, position = positions[setting]

@@ -1,7 +1,7 @@
-r"""What comparisons of methods found: means over prompts, with intervals. Nothing here needs torch.
+r"""Results of comparisons of methods: means over prompts, with intervals. Nothing here needs torch.
 
-Prompts of one two-sense word are not independent, so intervals of `Polysemy` are by bootstrap over words.
-With x_m(p) the score of image p by the method m, and P_w the images of the word w,
+Prompts with the same two-sense word are not independent, so intervals of `Polysemy` are by bootstrap over
+words. With x_m(p) the score of image p by the method m, and P_w the images of the word w,
 
     difference(m, n) = Σ_w Σ_{p ∈ P_w} (x_m(p) − x_n(p)) / Σ_w |P_w|
 
@@ -20,7 +20,7 @@ from headwise.runs.scores import Scores
 
 __all__ = ["TARGET_ONLY", "Atoms", "Editing", "MultiConcept", "Polysemy", "Segmentation"]
 
-TARGET_ONLY = "target alone"  # as files call it: the target generated from its prompt, without an edit
+TARGET_ONLY = "target alone"  # its name in files: the target generated from its prompt, without an edit
 
 
 class _ByMethod:
@@ -46,7 +46,7 @@ class _ByMethod:
 
 @dataclass(frozen=True)
 class Editing(_ByMethod):
-    """What every method reached for every pair of prompts.
+    """The scores of every method for every pair of prompts.
 
     Args:
         scores: Along the axes method, measure (`METRICS`), seed and pair.
@@ -58,18 +58,18 @@ class Editing(_ByMethod):
     attributes: tuple[str, ...]
 
     def of(self, method: str, metric: str, attribute: str | None = None) -> Interval:
-        """The mean over pairs (of one attribute, if it is given) and seeds, with its interval over pairs."""
+        """The mean over pairs (of one attribute, if given) and seeds, with its interval over pairs."""
         chosen = [attribute in (None, each) for each in self.attributes]
         return self._mean(method, self.METRICS.index(metric), chosen)
 
 
 @dataclass(frozen=True)
 class MultiConcept(_ByMethod):
-    """What every method reached for every prompt of several subjects.
+    """The scores of every method for every prompt with several subjects.
 
     Args:
         scores: Along the axes method, measure (`METRICS`), seed and prompt.
-        types: The type of each prompt: "type1" for two things, "type2" for two coloured ones.
+        types: The type of each prompt: "type1" for two objects, "type2" for two coloured ones.
     """
 
     METRICS: ClassVar = ("full", "minimum", "caption", "am", "gm")
@@ -83,12 +83,12 @@ class MultiConcept(_ByMethod):
 
 @dataclass(frozen=True)
 class Segmentation(_ByMethod):
-    """How well the map of every method fits the mask of every word.
+    """How well every method's map of every word agrees with the word's mask.
 
     Args:
         scores: Along the axes method, measure (`METRICS`), seed and word.
         kinds: The kind of each word, such as "thing".
-        images: The image of each word; words of one image are one case.
+        images: The image of each word; words of one image count as one case.
     """
 
     THRESHOLDS: ClassVar = tuple(round(0.05 * n, 2) for n in range(1, 20))
@@ -98,22 +98,22 @@ class Segmentation(_ByMethod):
     images: tuple[str, ...]
 
     def precision(self, method: str, kind: str | None = None) -> Interval:
-        """The mean average precision over words (of one kind, if it is given) and seeds."""
+        """The mean average precision over words (of one kind, if given) and seeds, with its interval."""
         return self._over_images(self._precision(method), kind)
 
     def iou(self, method: str, kind: str | None = None) -> Interval:
-        """The mean IoU, with the method's best threshold on the other half of the images."""
+        """The mean IoU at the threshold that is best on the other half of the images, with its interval."""
         return self._over_images(self._iou(method), kind)
 
     def iou_above(self, method: str, other: str, kind: str | None = None) -> Interval:
-        """How much larger the mean IoU of a method is than that of another, on the same images."""
+        """The mean IoU of a method minus that of another on the same images, with its interval."""
         return self._over_images(self._iou(method) - self._iou(other), kind)
 
     def _precision(self, method: str) -> Float[np.ndarray, " words"]:
         return self.scores.values[self.methods.index(method), 0].mean(0)
 
     def _iou(self, method: str) -> Float[np.ndarray, " words"]:
-        """The IoU of each word; images are halved in turn, and each half lends the other its threshold."""
+        """The IoU of each word; images alternate between two halves, each using the other's threshold."""
         ious = self.scores.values[self.methods.index(method), 1:].mean(1)
         order = {image: n for n, image in enumerate(dict.fromkeys(self.images))}
         half = np.array([order[image] % 2 for image in self.images])
@@ -125,16 +125,16 @@ class Segmentation(_ByMethod):
 
     def _over_images(self, values: Float[np.ndarray, " words"], kind: str | None) -> Interval:
         """The mean over images of the mean of their words, with its interval over images."""
-        of_image: dict[str, list[float]] = {}
+        by_image: dict[str, list[float]] = {}
         for value, image, each in zip(values, self.images, self.kinds, strict=True):
             if kind in (None, each):
-                of_image.setdefault(image, []).append(value)
-        return mean(np.array([np.mean(group) for group in of_image.values()]))
+                by_image.setdefault(image, []).append(value)
+        return mean(np.array([np.mean(group) for group in by_image.values()]))
 
 
 @dataclass(frozen=True)
 class Atoms(_ByMethod):
-    """How much of every prompt was there by every method.
+    """How much of every prompt the images of every method show.
 
     Args:
         scores: Along the axes method, measure (`METRICS`), seed and prompt.
@@ -146,11 +146,11 @@ class Atoms(_ByMethod):
     groups: tuple[str, ...]
 
     def of(self, method: str, metric: str, group: str | None = None) -> Interval:
-        """The mean over prompts (of one group, if it is given) and seeds, with its interval over prompts."""
+        """The mean over prompts (of one group, if given) and seeds, with its interval over prompts."""
         return self._mean(method, self.METRICS.index(metric), self._chosen(group))
 
     def gain(self, method: str, metric: str, group: str | None = None, over: str = "plain") -> Interval:
-        """How much more a method reaches than another on the same prompts, with its interval over them."""
+        """The mean of a method minus that of another on the same prompts, with its interval over prompts."""
         chosen, metrics = self._chosen(group), self.METRICS.index(metric)
         more, less = (self.scores.values[self.methods.index(name), metrics] for name in (method, over))
         return mean((more - less)[:, chosen].mean(0))
@@ -161,12 +161,12 @@ class Atoms(_ByMethod):
 
 @dataclass(frozen=True)
 class Polysemy:
-    """Which sense of a two-sense word images showed, and what a method changed besides.
+    """Which sense of a two-sense word images show, and what else a method changes.
 
     Args:
         scores: Along the axes method, measure (`METRICS`), seed and prompt.
-        words: The word with two senses of each prompt.
-        things: How many things the scorer chose the prompt's among; 0 where there was no choice.
+        words: The two-sense word of each prompt.
+        things: The number of objects that the scorer chose among for each prompt; 0 if there was no choice.
     """
 
     METRICS: ClassVar = ("misread", "thing", "kept")
@@ -181,16 +181,16 @@ class Polysemy:
 
     @classmethod
     def of_scores(cls, scores: Scores) -> "Polysemy":
-        """From the scores of a folder; earlier ones hold `misread` alone, without an axis of metrics."""
+        """The results from the scores of a folder; old folders have only `misread` and no axis of metrics."""
         words = tuple(scores.settings["words"])
         if "measure" not in scores.axes:
-            method, *others = scores.axes.items()
-            axes = dict([method, ("measure", ("misread",)), *others])
+            method, *other_axes = scores.axes.items()
+            axes = dict([method, ("measure", ("misread",)), *other_axes])
             scores = Scores(scores.values[:, None], axes, scores.settings)
         return cls(scores, words, tuple(scores.settings.get("things", [0] * len(words))))
 
     def values(self, method: str, metric: str) -> Float[np.ndarray, "seeds prompts"]:
-        """The scores of each image; nan where it is not scored, or had no things to choose among."""
+        """The scores of each image; NaN if it was not scored, or had no objects to choose among."""
         if method not in self.methods:
             raise HeadwiseError(f"{method!r} was not measured. The methods are: {', '.join(self.methods)}.")
         if metric not in self.METRICS:
@@ -202,7 +202,7 @@ class Polysemy:
         return np.where(np.array(self.things) > 0, values, np.nan) if metric == "thing" else values
 
     def rate(self, method: str, word: str | None = None) -> Interval:
-        """The share of misread images, with its Wilson interval; of one word's prompts, if it is given."""
+        """The fraction of misread images (of one word's prompts, if given), with its Wilson interval."""
         values = self.values(method, "misread")
         if word is not None:
             values = values[:, [w == word for w in self.words]]
@@ -210,15 +210,15 @@ class Polysemy:
         return wilson(int(scored.sum()), len(scored))
 
     def of(self, method: str, metric: str) -> Interval:
-        """The mean over images, with its interval by bootstrap over words."""
+        """The mean over images, with its bootstrap interval over words."""
         return self._mean_by_words(self.values(method, metric))
 
     def difference(self, method: str, other: str = "plain", metric: str = "misread") -> Interval:
-        """The mean of a method less that of another on the same prompts and seeds; interval as in `of`."""
+        """The mean of a method minus that of another on the same images, with its interval as in `of`."""
         return self._mean_by_words(self.values(method, metric) - self.values(other, metric))
 
     def against_others(self, method: str) -> dict[str, Interval]:
-        """How much less or more a method is misread than each other: below 0 it is misread less."""
+        """The misread rate of a method minus that of each other method: below 0, it is misread less."""
         return {other: self.difference(method, other) for other in self.methods if other != method}
 
     def _mean_by_words(self, values: Float[np.ndarray, "seeds prompts"]) -> Interval:

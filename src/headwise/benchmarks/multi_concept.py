@@ -1,17 +1,22 @@
-r"""Are all subjects of a prompt there?
+r"""Does an image show all subjects of its prompt?
 
-    full      cosine of the scorer between the image and the whole prompt
+Images are scored by
+
+    full      the scorer's cosine between the image and the whole prompt
     minimum   the smallest of the cosines with each subject alone
-    caption   cosine between the prompt and the caption that fits the image best, of all prompts of its type
-    am, gm    means over the prompt's atoms, its things and their colours, as in atoms.py
+    caption   the cosine between the prompt and the caption, among all prompts of its type, that fits the
+              image best
+    am, gm    the means over the prompt's atoms, its objects and their colours, as in atoms.py
+
+and the methods are
 
     plain, composable                  no steering; one prompt for each subject
-    attend-and-excite, relevance       by the gradient of maps, plain and weighted by relevance
-    neglected                          the least attended subject turned up in its heads, without a gradient
-    neglected, random heads            the same factors at other heads
-    all subjects                       every subject turned up in its heads, from the first call on
+    attend-and-excite, relevance       moving latents by the gradient of maps, plain or weighted by relevance
+    neglected                          the least attended subject strengthened in its heads, with no gradient
+    neglected, random heads            the same factors, permuted over heads
+    all subjects                       every subject strengthened in its heads, from the first call on
 
-A new method is one more row of `COMPOSING`.
+A new method needs one more entry in `COMPOSING`.
 
 References:
     | Cross-Attention Head Position Patterns Can Align with Human Visual Concepts (Park et al., 2024)
@@ -83,13 +88,14 @@ def benchmark_multi_concept(
     """Generate every prompt by every method from every seed.
 
     Args:
-        pipe: The user's pipeline, which is left as it was; or workers, which share the prompts (runs/ray.py).
-        relevance: As measured on this model, with its head map.
+        pipe: The user's pipeline, which is left unchanged; or workers, which share the prompts (runs/ray.py).
+        relevance: Relevance measured on this model, with its head map.
         prompts: Prompts with their subjects.
         scorer: A CLIP model that compares images with texts.
-        methods: Some of `COMPOSING`; all that work on the pipeline if None, with a warning about the others.
+        methods: Some of `COMPOSING`; if None, all that work on the pipeline, with a warning about the others.
         seeds: Each prompt is generated once from each seed, as `headwise excite --seeds` generates it.
-        keep_prompts: How many prompts' images to save in `out`/pictures, spread evenly, first seed.
+        keep_prompts: The number of prompts, evenly spaced, whose images of the first seed are saved in
+            `out`/pictures.
         batch_size: Images per pipeline call.
         num_inference_steps, guidance_scale: Passed to the pipeline.
         run: `out`, `numbers`, `checkpoint_every` and `progress`, as in `run_sweep`.
@@ -149,7 +155,7 @@ def subject_scores(
         prompts: The prompt of each image.
         images: The images.
         captions: The captions to choose among, by the prompts' type.
-        atoms: The atoms of each prompt, as from `subject_atoms`.
+        atoms: The atoms of each prompt, as `subject_atoms` returns them.
     """
     means = [
         soft_tifa(each.atoms, probabilities, holds)
@@ -166,10 +172,10 @@ def subject_scores(
 
 
 def subject_atoms(prompts: Sequence[MultiSubjectPrompt]) -> list[AtomPrompt]:
-    """What each prompt says: that its subjects are there, and the colour of those that have one.
+    """The atoms of each prompt: that its subjects are there, and the colour of those that have one.
 
-    A colour counts if its thing is there. Wrong texts have the other things of these prompts in place of a
-    thing (`COMMON_THINGS` where they are fewer than three), and ordinary colours in place of a colour.
+    A colour counts only if its object is there. Wrong texts replace an object by the other objects of these
+    prompts (by `COMMON_THINGS` if these are fewer than three), and a colour by ordinary colours.
 
     Args:
         prompts: Prompts with their subjects.
@@ -190,13 +196,13 @@ def _drafts(prompt: MultiSubjectPrompt) -> Iterator[Draft]:
 
 @dataclass(frozen=True)
 class Composition:
-    """What a method gets: prompts to generate in one call.
+    """The input of a method: prompts to generate in one call.
 
     Args:
         pipe: The pipeline.
-        relevance: As measured, with its head map.
+        relevance: The measured relevance, with its head map.
         prompts: Prompts with their subjects.
-        seeds: The seed of each prompt's first latents.
+        seeds: The seed of each prompt's initial latents.
         passed: Options of the pipeline call.
     """
 
@@ -217,7 +223,7 @@ class Composition:
         return [prompt.words for prompt in self.prompts]
 
     def generated(self, *hooks: Hook) -> Sequence[Any]:
-        """One image per prompt, with these hooks at work."""
+        """One image per prompt, generated with these hooks."""
         texts = [prompt.prompt for prompt in self.prompts]
         with quiet(self.pipe), hooked(self.pipe, *hooks):
             return generate_keys(self.pipe, texts, self.seeds, **self.passed)
@@ -237,7 +243,7 @@ def _all_subjects(batch: Composition) -> Sequence[Any]:
     rule = amplify if relevance.kind == "effect" else strengthen
     factors: dict[str | None, np.ndarray]
     factors = {word: rule(relevance, None, concept).factors[0] for word, concept in concepts.items()}
-    factors[None] = np.ones(relevance.values.shape[1])  # where other prompts have more subjects
+    factors[None] = np.ones(relevance.values.shape[1])  # for prompts with fewer subjects than others
     hooks = [
         Steer(np.stack([factors[word] for word in words]), list(words), head_map=relevance.head_map)
         for words in zip_longest(*batch.words)

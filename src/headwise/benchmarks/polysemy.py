@@ -1,29 +1,29 @@
 r"""How often is a word with two senses misread, plain and adjusted, and what else does a method change?
 
-Of an image, the scorer says
+An image is scored by
 
-    misread    1 where another text of its prompt fits better than the one of the sense that was meant
-    thing      1 where it picks the prompt's thing among the other things of that word
-    kept       similarity with the plain image of the same prompt and seed; 1 for "plain"
+    misread    1 if another text of its prompt fits better than the one that describes the intended sense
+    thing      1 if the scorer chooses the prompt's object among the other objects of that word
+    kept       the similarity with the plain image of the same prompt and seed; 1 for "plain"
 
 The methods are
 
-    plain, rewording         no steering; the prompt put more plainly
+    plain, rewording         no steering; the prompt reworded without the ambiguity
     adjust                   `headwise.adjust`, by votes
     uniform, random heads, layer means
-                             the same without what is claimed for heads (`Steer.control`)
+                             its controls, without the relevance of individual heads (`Steer.control`)
     gate                     `headwise.gate`, by effect
     gate, uniform    gate, random heads    gate, layer means
-                             the same without what is claimed for heads
+                             its controls
     contrast                 `headwise.contrast`, by effect
     contrast, uniform    contrast, random heads    contrast, layer means
-                             the same without what is claimed for heads
-    span, neighbours         words of the concept that is meant in place of the word, in all heads
+                             its controls
+    span, neighbours         words of the intended concept in place of the word, in all heads
                              (`steering.word_mixture`)
 
 Images of different methods start from the same latents. Whether an image shows both senses is not scored:
-a text that names both contains the words of each, and CLIP hardly tells which word belongs to which thing.
-People can tell (`headwise study`).
+a text that names both contains the words of each, and CLIP hardly distinguishes which word belongs to which
+object. People can (`headwise study`).
 
 References:
     | Cross-Attention Head Position Patterns Can Align with Human Visual Concepts (Park et al., 2024)
@@ -61,7 +61,7 @@ BY_VOTES = (*CONTROLS, "adjust")
 BY_EFFECT = tuple(
     name for each in ("gate", "contrast") for name in (*(f"{each}, {c}" for c in CONTROLS), each)
 )
-BY_HEADS = ("adjust", "gate", "contrast")  # what the others are baselines and controls of
+BY_HEADS = ("adjust", "gate", "contrast")  # the other methods are their baselines and controls
 METHODS = ("plain", "rewording", *BY_VOTES, *BY_EFFECT, *MIXTURES)
 
 
@@ -86,31 +86,32 @@ def benchmark_polysemy(
     """Generate every prompt by every method from every seed, and score what each image shows.
 
     Args:
-        pipe: The user's pipeline, which is left as it was; or workers, which share the prompts (runs/ray.py).
-        relevance: By votes, as measured on this model, with its head map.
-        prompts: Prompts with a two-sense word, and the texts of the senses that images may show.
+        pipe: The user's pipeline, which is left unchanged; or workers, which share the prompts (runs/ray.py).
+        relevance: Relevance by votes, measured on this model, with its head map.
+        prompts: Prompts with a two-sense word, and texts that describe the senses an image may show.
         scorer: A CLIP model that compares images with texts and with each other.
         effect: Relevance by effect, for "gate", "contrast" and their controls.
         concepts: The words of the concepts, for "span" and "neighbours".
-        methods: Some of `METHODS`; all of them whose arguments are given if None.
-        strength, clamp: Options of adjusting, see `headwise.adjust`; that of gates and contrast is up to 1.
+        methods: Some of `METHODS`; if None, all whose arguments are given.
+        strength, clamp: Options of `headwise.adjust`; gates and contrast have a strength of at most 1.
         seeds: Each prompt is generated once from each seed.
-        keep_prompts: How many prompts' images to save in `out`/pictures, spread evenly, first seed.
-        batch_size: Images per pipeline call. Where "plain" is not among the methods, plain images are
-            generated all the same, to compare with.
+        keep_prompts: The number of prompts, evenly spaced, whose images of the first seed are saved in
+            `out`/pictures.
+        batch_size: Images per pipeline call. Plain images are generated for comparison even if "plain" is
+            not among the methods.
         num_inference_steps, guidance_scale: Passed to the pipeline.
         run: `out`, `numbers`, `checkpoint_every` and `progress`, as in `run_sweep`.
 
     Raises:
-        HeadwiseError: A method is not known or lacks what it needs, or `relevance` is not by votes.
+        HeadwiseError: A method is unknown or lacks an argument, or `relevance` is not by votes.
     """
     lacking = {method: "effect" for method in BY_EFFECT if effect is None}
     lacking |= {method: "concepts" for method in MIXTURES if concepts is None}
     known = known_methods(methods, METHODS, prompts, "prompt with a two-sense word", lacking)
     if relevance.kind != "votes" and set(known) & set(BY_VOTES):
         raise HeadwiseError(
-            f"Relevance by {relevance.kind} was given, but words are adjusted by votes. Give it as `effect` "
-            "(--effect), and relevance by votes in its place."
+            f"Relevance by {relevance.kind} was given, but words are adjusted by votes. Give this relevance "
+            "as `effect` (--effect), and relevance by votes as `relevance`."
         )
     comparison = Comparison(
         relevance, tuple(prompts), known, tuple(seeds), batch_size, keep_prompts,
@@ -122,7 +123,7 @@ def benchmark_polysemy(
 
 
 class _Steering(NamedTuple):
-    """What the methods steer by; arguments as in `benchmark_polysemy`."""
+    """The steering of all methods; arguments as in `benchmark_polysemy`."""
 
     relevance: Relevance
     effect: Relevance | None
@@ -131,7 +132,7 @@ class _Steering(NamedTuple):
     clamp: float | int | None
 
     def hooks(self, pipe: Any, method: str, prompts: list[PolysemyPrompt]) -> list[Hook]:
-        """What a method puts into the pipeline for one batch: each row its own word and factors."""
+        """A method's hooks for one batch, with a word and factors for each row."""
         words = [prompt.word for prompt in prompts]
         if method in ("plain", "rewording"):
             return []
@@ -172,7 +173,7 @@ def _sweep(comparison: Comparison, scorer: CLIPScorer, steering: _Steering, pipe
         with hooked(pipe, *hooks):
             return generate(pipe, texts, seed, numbers, output_type="pil", **passed)
 
-    @lru_cache(1)  # of one call's prompts, generated once for all methods
+    @lru_cache(1)  # the plain images of a call's prompts are generated once for all methods
     def generate_plain(seed: int, numbers: tuple[int, ...]) -> Sequence[Any]:
         return images(plain, seed, numbers)
 
@@ -205,7 +206,7 @@ def _sweep(comparison: Comparison, scorer: CLIPScorer, steering: _Steering, pipe
 def sense_scores(
     scorer: CLIPScorer, prompts: Sequence[PolysemyPrompt], plain: Sequence[Any], images: Sequence[Any]
 ) -> Float[np.ndarray, "metrics prompts"]:
-    """The three metrics of each image; the thing counts as shown where the prompt lists no others.
+    """The three metrics of each image; the object counts as shown if the prompt lists no others.
 
     Args:
         scorer: A CLIP model that compares images with texts and with each other.

@@ -1,6 +1,6 @@
-r"""What sweeps found: numbers over `Scores`, with intervals. Nothing here generates, and nothing needs torch.
+r"""Results of sweeps: numbers from `Scores`, with intervals. Nothing here generates images or needs torch.
 
-With m_o(k) the mean score over images when the first k of H heads of the order o are weakened,
+With m_o(k) the mean score over images when the first k of H heads in the order o are weakened,
 
     height(o) = ∫ m_o(k) dk / H
     area      = height(least relevant first) − height(most relevant first)
@@ -33,15 +33,15 @@ SCALES_FILE, ESTIMATORS_FILE, QUESTIONS_FILE = "scales.json", "estimators.json",
 ATTRIBUTION_FILE = "attribution.json"
 ENOUGH = 0.95  # rank correlation over heads with a long run
 Curve = list[tuple[float, float, float, float]]
-"""Denoiser rows, and the mean, lowest and highest agreement."""
+"""Points of denoiser rows, and the mean, lowest and highest agreement."""
 
 
 @dataclass(frozen=True, eq=False)
 class Weakening:
-    """What images still show of a concept when the first k heads of an order are weakened.
+    """How much images still show of a concept when the first k heads of an order are weakened.
 
     Args:
-        scores: Along the axes order, k (how many heads are weakened), seed and prompt.
+        scores: Along the axes order, k (the number of weakened heads), seed and prompt.
     """
 
     scores: Scores
@@ -53,7 +53,7 @@ class Weakening:
 
     @property
     def ks(self) -> tuple[int, ...]:
-        """How many heads are weakened, from 0 to all."""
+        """The numbers of weakened heads, from 0 to all."""
         return self.scores.axes["k"]  # type: ignore[return-value]
 
     def curve(self, order: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -65,12 +65,12 @@ class Weakening:
         return bootstrap_interval(self._curves(order), self._height)
 
     def area(self, lower: str = MOST, upper: str = LEAST) -> Interval:
-        """Height of the upper order less that of the lower."""
+        """The height of the upper order minus that of the lower, with its interval."""
         both = np.stack([self._curves(upper), self._curves(lower)], 1)
         return bootstrap_interval(both, lambda mean: self._height(mean[0]) - self._height(mean[1]))
 
     def random(self) -> Interval:
-        """Height of the mean of the random orders less that of the most relevant first."""
+        """The height of the mean of the random orders minus that of the most relevant first."""
         randoms = [self._curves(order) for order in self.orders if order.startswith("random")]
         if not randoms:
             return Interval(np.nan, np.nan, np.nan)
@@ -79,7 +79,7 @@ class Weakening:
         return bootstrap_interval(both, lambda mean: self._height(mean[0]) - self._height(mean[1]))
 
     def half_drop(self, order: str) -> float:
-        """The k at which half of the drop is first reached; nan where the score does not drop."""
+        """The k at half drop: where half of the drop is first reached; NaN if the score does not drop."""
         mean = self._curves(order).mean(0)
         half = (mean[0] + mean[-1]) / 2
         if not mean[-1] < mean[0]:
@@ -89,7 +89,7 @@ class Weakening:
         return float(self.ks[i - 1] + share * (self.ks[i] - self.ks[i - 1]))
 
     def rows(self) -> list[tuple[str, str, str]]:
-        """Of each order its name, its mean score with its interval, and the k at half of the drop."""
+        """The name, the mean score with its interval, and the k at half drop, for each order."""
         drops = {order: self.half_drop(order) for order in self.orders}
         return [
             (order_name(order), str(self.height(order)), "no drop" if np.isnan(k) else f"{k:.0f}")
@@ -98,7 +98,7 @@ class Weakening:
 
     def _repr_html_(self) -> str:
         caption = f"{self.scores.settings.get('concept', '')}: area {self.area():+.3f} between the curves"
-        columns = ("heads weakened", "mean score (95 %)", "half of the drop at k")
+        columns = ("heads weakened", "mean score (95 %)", "k at half drop")
         return html_table(caption.removeprefix(": "), columns, self.rows())
 
     def _curves(self, order: str) -> Float[np.ndarray, "prompts ks"]:
@@ -111,10 +111,10 @@ class Weakening:
 
 
 def order_name(order: str) -> str:
-    """An order of weakening as figures and tables call it: "random 0" is "random order 1".
+    """The name of an order of weakening in figures and tables: "random 0" is "random order 1".
 
     Args:
-        order: Its name in files: "most relevant", "least relevant layers", "random 0" and the like.
+        order: Its name in files, such as "most relevant", "least relevant layers" or "random 0".
     """
     kind, _, number = order.partition(" ")
     return f"random order {int(number) + 1}" if kind == "random" else f"{order} first"
@@ -122,13 +122,14 @@ def order_name(order: str) -> str:
 
 @dataclass(frozen=True)
 class Scales:
-    """What steering by relevance on every scale showed.
+    """Results of steering by relevance on every scale.
 
     Args:
-        weakened: By scale, then by concept; a scale that keeps the order of heads has those of "sum".
-        adjusted: By scale.
-        strengthened: Its methods are "plain" and the scales.
-        orders: By scale, the rank correlation of its order of heads with the order as measured.
+        weakened: Weakening by scale, then by concept; a scale that keeps the order of heads has that of
+            "sum".
+        adjusted: Polysemy by scale.
+        strengthened: Strengthening; its methods are "plain" and the scales.
+        orders: By scale, the rank correlation of its order of heads with the measured order.
         largest: By scale, the largest relevance of any head.
     """
 
@@ -154,10 +155,10 @@ class Scales:
 
 @dataclass(frozen=True)
 class Estimators:
-    """Agreement with a long run over what it cost, by setting and way of voting.
+    """Agreement with a long run against cost, by setting and way of voting.
 
     Args:
-        curves: By "10 steps, 8 draws" and the like.
+        curves: By names such as "10 steps, 8 draws".
         settings: The model, and the long run.
     """
 
@@ -165,7 +166,7 @@ class Estimators:
     settings: dict[str, Any]
 
     def rows_to(self, name: str, enough: float = ENOUGH) -> float | None:
-        """Rows after which the mean correlation is enough, on a logarithmic scale; None where never."""
+        """Rows at which the mean correlation reaches `enough`, interpolated in log rows; None if never."""
         curve = self.curves[name]
         for (x0, y0, *_), (x1, y1, *_) in zip(curve, curve[1:], strict=False):
             if y0 < enough <= y1:
@@ -173,19 +174,19 @@ class Estimators:
         return curve[0][0] if curve[0][1] >= enough else None
 
     def numbers(self) -> dict[str, Any]:
-        """By estimator: rows to 0.95, that as a share of the paper's, and its curve."""
+        """By estimator: the rows to 0.95, their ratio to the paper's, and the curve."""
         name = estimator_name(PAPER.num_inference_steps, PAPER.samples_per_call)
         paper = self.rows_to(name) if name in self.curves else None
         numbers = {}
         for name, curve in self.curves.items():
             rows = self.rows_to(name)
-            share = None if rows is None or paper is None else rows / paper
-            numbers[name] = {"rows": rows, "share_of_paper": share, "curve": [list(point) for point in curve]}
+            ratio = None if rows is None or paper is None else rows / paper
+            numbers[name] = {"rows": rows, "share_of_paper": ratio, "curve": [list(point) for point in curve]}
         return numbers
 
 
 def estimator_name(steps: int, samples: int) -> str:
-    """An estimator as files and figures call it: "10 steps, 8 draws"."""
+    """The name of an estimator in files and figures, such as "10 steps, 8 draws"."""
     return f"{steps} steps, {samples} {'draw' if samples == 1 else 'draws'}"
 
 
@@ -195,9 +196,9 @@ class Answer:
 
     Args:
         question: The question, in words.
-        reading: What the rows are.
-        measure: What the numbers are.
-        values: The numbers, by row.
+        reading: How to read the rows.
+        measure: The quantity in the rows.
+        values: Its values, by row.
     """
 
     question: str
@@ -207,13 +208,13 @@ class Answer:
 
 
 def kind_of(folder: str | Path) -> str:
-    """What kind of run lies in a folder; "" where there is none.
+    """The kind of run that a folder holds; "" if there is none.
 
     Returns:
-        "votes" or "effect" of a measurement; "weakening", "polysemy", "editing", "multi-concept",
-        "given-editing", "segmentation", "atoms", "strengthening" or "interventions" of a sweep, or the name
-        that a sweep of the user's gave itself; "scales", "estimators" or "questions"; "weakenings" of a
-        folder whose folders hold runs of weakening.
+        "votes" or "effect" for a measurement; "weakening", "polysemy", "editing", "multi-concept",
+        "given-editing", "segmentation", "atoms", "strengthening" or "interventions" for a sweep, or the
+        `kind` of the user's own sweep; "scales", "estimators", "questions" or "attribution"; "weakenings"
+        for a folder of runs of weakening.
     """
     folder = Path(folder)
     for kind in ("votes", "effect"):
@@ -234,7 +235,7 @@ def kind_of(folder: str | Path) -> str:
 
 
 def _kind_in_json(folder: Path) -> str:
-    """What run.json says; "" where it says nothing but that there are scores, as in a merged folder."""
+    """The kind in run.json; "" if it gives no more than that there are scores, as in a merged folder."""
     try:
         kind = json.loads((folder / "run.json").read_bytes()).get("kind", "")
     except (OSError, ValueError, AttributeError):
@@ -243,7 +244,7 @@ def _kind_in_json(folder: Path) -> str:
 
 
 def kind_of_scores(scores: Scores) -> str:
-    """The kind of a sweep by its axes, for folders written before run.json said it; "" where unknown."""
+    """The kind of a sweep by its axes, for folders written before run.json had it; "" if unknown."""
     axes, settings = scores.axes, scores.settings
     if "misread" in axes.get("measure", ()):
         return "polysemy"

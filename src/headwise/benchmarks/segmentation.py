@@ -1,18 +1,20 @@
 r"""Do heat maps of a word show where in an image it is?
 
 Images with known masks are noised to every level of the schedule, and the denoiser is called with their
-prompt (`model/noised_image.py`). A method is a weighting of heads, the map of a word the weighted mean of
-their attention to it, scaled to 0 … 1 over the image. Of each map,
+prompt (`model/noised_image.py`). A method is a weighting of heads; its map of a word is the weighted mean of
+the heads' attention to the word, scaled to 0 … 1 over the image. Each map is scored by
 
-    precision   average precision: pixels ranked by the map, those of the mask to be first
+    precision   average precision, with pixels ranked by the map and those of the mask as positives
     IoU         |map > τ and mask| / |map > τ or mask|, τ the method's best on the other half of the images
+
+and the methods are
 
     all heads                            DAAM
     random quarter                       a quarter of the heads, the same for all words
     votes, effect                        heads weighted by relevance, those below 0 left out
-    votes, top quarter; effect, …        the quarter of the heads with most relevance, alike
-    effect, other concepts               the quarter with most effect in the mean of all other concepts: is
-                                         it the concept, or are these heads that act on any word?
+    votes, top quarter; effect, …        the quarter of the heads with most relevance, equally weighted
+    effect, other concepts               the quarter with most mean effect over all other concepts, the
+                                         control for heads that act on any word
 
 References:
     | What the DAAM: Interpreting Stable Diffusion Using Cross Attention (Tang et al., 2022)
@@ -53,7 +55,7 @@ Heads = Float[np.ndarray, " all_heads"]
 
 
 def _quarter(order: np.ndarray) -> Heads:
-    """1 for the first quarter of an order of heads, 0 for the others."""
+    """1 for the first quarter of an order of heads, 0 for the rest."""
     chosen = np.zeros(len(order))
     chosen[order[: -(-len(order) // 4)]] = 1
     return chosen
@@ -80,7 +82,7 @@ def _top_quarter_of_others(relevance: Relevance, concept: str) -> Heads:
     return _quarter(np.argsort(-np.mean([relevance[name] for name in others], 0), kind="stable"))
 
 
-# Each method: the relevance that it reads, and from that and a word's concept to how much each head counts.
+# By method: the kind of relevance it reads, and a function of it and a word's concept to weights of heads.
 SEGMENTING: dict[str, tuple[str, Callable[[Relevance, str], Heads]]] = {
     "all heads": ("votes", _alike),
     "random quarter": ("votes", _random_quarter),
@@ -104,21 +106,22 @@ def benchmark_segmentation(
     keep_words: int = 0,
     **run: Unpack[RunOptions],
 ) -> Segmentation:
-    """Make the map of every word by every method, and compare it with the word's mask.
+    """Compute the map of every word by every method, and compare it with the word's mask.
 
     Args:
-        pipe: The user's pipeline, which is left as it was; or workers, which share the words (runs/ray.py).
-        relevance: By votes, as measured on this model, with its head map.
+        pipe: The user's pipeline, which is left unchanged; or workers, which share the words (runs/ray.py).
+        relevance: Relevance by votes, measured on this model, with its head map.
         words: Words of images, with their masks.
         effect: Relevance by effect, for the methods of that name.
-        methods: Some of `SEGMENTING`; all whose relevance is given if None.
-        seeds: Each image is noised once by each seed.
-        num_inference_steps: At how many noise levels the denoiser sees each image.
-        keep_words: How many words' images to save in `out`/pictures, lit by their maps, first seed.
+        methods: Some of `SEGMENTING`; if None, all whose relevance is given.
+        seeds: Each image is noised once with each seed.
+        num_inference_steps: The number of noise levels at which the denoiser is called on each image.
+        keep_words: The number of words, evenly spaced, whose images are saved in `out`/pictures, lit by their
+            maps of the first seed.
         run: `out`, `numbers`, `checkpoint_every` and `progress`, as in `run_sweep`.
 
     Raises:
-        HeadwiseError: A method is not known, or the relevance that it reads was not given.
+        HeadwiseError: A method is unknown, or the relevance that it reads was not given.
         UnknownConcept: The concept of a word was not measured.
     """
     given = {"votes": relevance} | ({} if effect is None else {"effect": effect})
@@ -134,7 +137,7 @@ def benchmark_segmentation(
 
 @dataclass(frozen=True)
 class _Comparing:
-    """What is compared; arguments as in `benchmark_segmentation`, relevance by its kind."""
+    """What is compared; arguments as in `benchmark_segmentation`, relevance by kind."""
 
     words: tuple[MaskedWord, ...]
     methods: tuple[str, ...]
@@ -145,7 +148,7 @@ class _Comparing:
 
 
 def _sweep(comparing: _Comparing, pipe: Any) -> Sweep:
-    """The sweep over seeds, words and methods; the maps of an image are made once for all its words."""
+    """The sweep over seeds, words and methods; the maps of an image are computed once for all its words."""
     words, given, levels = comparing.words, comparing.given, comparing.levels
     settings = settings_of_pictures(pipe, [word.prompt for word in words]) | {"noise_levels": levels}
     settings |= {kind: each.settings.get("weights") for kind, each in given.items()}
@@ -174,7 +177,7 @@ def _sweep(comparing: _Comparing, pipe: Any) -> Sweep:
         return np.stack([_scores(map_, mask) for map_, mask in zip(maps, masks, strict=True)], 1)
 
     def keep(call: Call, maps: Sequence[Any]) -> Iterator[KeptImage]:
-        """The image of each kept word lit by its mask, and by its map."""
+        """The image of each kept word, lit by its mask and by its map."""
         rows = zip(call.numbers, call.labels("method"), call.index("seed"), maps, strict=True)
         for number, method, seed, map_ in rows:
             if seed == 0 and number in kept:
@@ -236,7 +239,7 @@ def _lit(image: Image.Image, light: Float[np.ndarray, "height width"]) -> Image.
 def average_precision(
     map_: Float[np.ndarray, "height width"], mask: Bool[np.ndarray, "height width"]
 ) -> float:
-    """The mean precision at the pixels of the mask, in the order of the map from above, 0 … 1."""
+    """The mean precision at the pixels of the mask, with pixels ranked by the map from above, 0 … 1."""
     inside = mask.ravel()[np.argsort(-map_.ravel(), kind="stable")]
     precision = np.cumsum(inside) / np.arange(1, inside.size + 1)
     return float(precision[inside].mean())
@@ -245,6 +248,6 @@ def average_precision(
 def ious(
     map_: Float[np.ndarray, "height width"], mask: Bool[np.ndarray, "height width"]
 ) -> Float[np.ndarray, " thresholds"]:
-    """Intersection over union of the mask with the map, 0 … 1, above each threshold."""
+    """Intersection over union, 0 … 1, of the mask and the pixels where the map is above each threshold."""
     above = map_[None] > np.array(Segmentation.THRESHOLDS)[:, None, None]
     return (above & mask).sum((1, 2)) / (above | mask).sum((1, 2))

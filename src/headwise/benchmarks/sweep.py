@@ -1,13 +1,13 @@
-r"""Sweeps: a grid of scores that is filled call by call, continues where it ended, and can be shared.
+r"""Sweeps: a grid of scores that is filled call by call, continues where it stopped, and can be shared.
 
-    axes → what is still missing → calls → generate → keep some images → score → checkpoint
+    axes → missing entries → calls → generate → keep some images → score → checkpoint
 
-The last axis numbers the prompts or pairs, the others are what is compared; an axis "measure" holds the
-metrics that images are scored by. `loops` says how the grid is cut into calls, from the outermost inwards:
+The last axis numbers the prompts or pairs, the other axes are what is compared; an axis "measure" has the
+metrics that images are scored by. `loops` sets how the grid is split into calls, outermost loop first:
 
-    ("seed",)                   a call has one seed, and mixes prompts with whatever else there is
+    ("seed",)                   a call has one seed, and mixes prompts with all other axes
     ("method", "seed")          a call has one method and one seed, and several prompts
-    ("seed", "pair", "method") the same pairs by all methods, before the next pairs
+    ("seed", "pair", "method")  all methods on the same pairs, before the next pairs
 
 A function of the pipeline makes a sweep, so that workers can share one:
 
@@ -36,11 +36,11 @@ from headwise.runs.workers import Job, Keep
 
 __all__ = ["Call", "KeptImage", "RunOptions", "Sweep", "run_sweep"]
 
-METRICS_AXIS = "measure"  # as files call it
+METRICS_AXIS = "measure"  # its name in files
 
 
 class KeptImage(NamedTuple):
-    """An image that is saved, with the prompt that its file holds."""
+    """An image to save, with the prompt to record in its file."""
 
     name: ImageName
     image: Any
@@ -49,10 +49,10 @@ class KeptImage(NamedTuple):
 
 @dataclass(frozen=True)
 class Call:
-    """The entries of the grid that are filled by one call.
+    """The entries of the grid that one call fills.
 
     Args:
-        axes: The sweep's axes without that of the metrics.
+        axes: The sweep's axes without the axis of metrics.
         rows: The index of each image along each axis.
     """
 
@@ -73,25 +73,25 @@ class Call:
         return [self.axes[axis][i] for i in self.index(axis)]
 
     def label(self, axis: str) -> Any:
-        """The label of all images on an axis that is among the sweep's `loops`."""
+        """The common label of all images on an axis that is among the sweep's `loops`."""
         return self.axes[axis][self.rows[0, list(self.axes).index(axis)]]
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """What a grid of scores is filled with.
+    """A grid of scores, and how to fill it.
 
     Args:
         axes: Names and labels. The last axis is `range(prompts)`.
-        settings: What decides the scores, and can be written as JSON.
-        loops: The axes that one call has one label of, outermost first. Where the last axis is among them, a
-            call has all the other entries of `batch_size` prompts.
+        settings: The settings that determine the scores, which must be writable as JSON.
+        loops: The axes of which a call has one label each, outermost first. If the last axis is among them, a
+            call has all remaining entries of `batch_size` prompts.
         batch_size: Images per call; or prompts per call, if the last axis is among the loops.
         generate: From a call to its images, one for each of its rows.
-        score: From a call and its images to one number for each, or to one row of numbers for each metric.
-        keep: From a call and its images to those that are saved.
-        same: For each entry of the grid, the flat index of the entry whose score it shares (its own, if it is
-            scored itself); all are scored if None.
+        score: From a call and its images to one number per image, or to one row of numbers per metric.
+        keep: From a call and its images to those to save.
+        same: For each entry of the grid, the flat index of the entry whose score it shares (its own if it is
+            scored itself); None if all are scored.
     """
 
     axes: Axes
@@ -105,17 +105,17 @@ class Sweep:
 
     @property
     def grid(self) -> dict[str, tuple[Label, ...]]:
-        """The axes without that of the metrics."""
+        """The axes without the axis of metrics."""
         return {name: tuple(labels) for name, labels in self.axes.items() if name != METRICS_AXIS}
 
     def by_metric(self, values: Float[np.ndarray, "..."]) -> Float[np.ndarray, "metrics *grid"]:
-        """The same numbers with the metrics in front; a single row where there is no such axis."""
+        """The values with the axis of metrics first; a single row if there is no such axis."""
         if METRICS_AXIS not in self.axes:
             return values[None]
         return np.moveaxis(values, list(self.axes).index(METRICS_AXIS), 0)
 
     def calls(self, missing: Bool[np.ndarray, "*grid"], numbers: Sequence[int]) -> Iterator[Call]:
-        """The calls that fill what is missing of these prompts."""
+        """The calls that fill the missing entries of these prompts."""
         last = list(self.grid)[-1]
         step = self.batch_size if last in self.loops else max(1, len(numbers))
         blocks = [numbers[start : start + step] for start in range(0, len(numbers), step)]
@@ -136,14 +136,14 @@ class Sweep:
     def _rows(
         self, missing: Bool[np.ndarray, "*grid"], index: list[list[int]]
     ) -> Int[np.ndarray, "images axes"]:
-        """The missing entries among these, with those of a prompt side by side."""
+        """The missing entries among these, grouped by prompt."""
         by_prompt = np.moveaxis(missing[np.ix_(*index)], -1, 0)
         places = np.argwhere(by_prompt)
         places = np.concatenate([places[:, 1:], places[:, :1]], 1)
         return np.stack([np.array(along, int)[places[:, i]] for i, along in enumerate(index)], 1)
 
     def missing(self, so_far: Scores) -> Bool[np.ndarray, "*grid"]:
-        """Which entries are to be scored: not those that share the score of another."""
+        """Which entries have yet to be scored, without those that share the score of another."""
         missing = np.isnan(self.by_metric(so_far.values)).any(0)
         if self.same is None:
             return missing
@@ -154,12 +154,12 @@ class Sweep:
         part = Scores.empty(self.axes, self.settings)
         by_metric = self.by_metric(part.values)
         values = np.atleast_2d(values)
-        for row, of_image in zip(call.rows, values.T, strict=True):
+        for row, image_scores in zip(call.rows, values.T, strict=True):
             if self.same is None:
-                by_metric[(slice(None), *row)] = of_image
+                by_metric[(slice(None), *row)] = image_scores
             else:
                 flat = np.ravel_multi_index(tuple(row), by_metric.shape[1:])
-                by_metric[:, self.same == flat] = of_image[:, None]
+                by_metric[:, self.same == flat] = image_scores[:, None]
         return part
 
 
@@ -173,7 +173,7 @@ class RunOptions(TypedDict, total=False):
 
 
 Make = Callable[[Any], Sweep]
-"""From a pipeline to the sweep over it. It is pickled to go to workers, so it holds no pipeline."""
+"""From a pipeline to the sweep over it. It is pickled for workers, so it must not hold a pipeline."""
 
 
 def run_sweep(
@@ -187,22 +187,22 @@ def run_sweep(
     checkpoint_every: float | int = 10,
     progress: ProgressCallback = True,
 ) -> Scores:
-    """Fill a grid of scores; with the same `out` it continues where it ended.
+    """Fill a grid of scores; with the same `out` it continues where it stopped.
 
     Args:
-        pipe: The user's pipeline, which is left as it was; or workers, which share the prompts (runs/ray.py).
-        make: From a pipeline to the sweep over it; workers call it, so it must be possible to pickle.
-        kind: What run.json calls the run: "weakening", "polysemy", … or a name of your own.
-        numbers: Which prompts to generate here, such as `range(0, 8)`, where other processes take the rest.
-        out: Folder for checkpoints, scores and images; None keeps nothing on disk.
-        together: How many prompts one of several workers should get at once.
+        pipe: The user's pipeline, which is left unchanged; or workers, which share the prompts (runs/ray.py).
+        make: From a pipeline to the sweep over it; it must be picklable, because workers call it.
+        kind: The kind of run in run.json: "weakening", "polysemy", … or a name of your own.
+        numbers: Which prompts to generate here, such as `range(0, 8)`, if other processes generate the rest.
+        out: Folder for checkpoints, scores and images; None writes nothing to disk.
+        together: The number of prompts that a worker gets at once.
         checkpoint_every: Seconds between checkpoints.
-        progress: Whether to show a bar on stderr; or a function that is called as that of `measure` is.
+        progress: Whether to show a bar on stderr; or a progress function like that of `measure`.
     """
     job = Job(pipe, _SweepTask(make, out is not None))
     nothing = job.nothing
     wanted = subrange(numbers, nothing.values.shape[-1])
-    share = max(1, min(together, -(-len(wanted) // job.size)))  # of one worker, where that is less
+    share = max(1, min(together, -(-len(wanted) // job.size)))  # at most an equal share for each worker
     with RunFolder(out, nothing.settings, nothing, "scores", None, job.versions, kind) as folder:
         if progress is True:
             announce(pipe, _images_missing(folder.so_far, wanted), folder.so_far.settings)
@@ -216,32 +216,32 @@ def run_sweep(
 
 
 def _images_missing(so_far: Scores, wanted: range) -> int:
-    """How many of these prompts' images have no scores yet."""
+    """The number of images of these prompts that have no scores yet."""
     return int(np.isnan(so_far.values[..., wanted]).sum()) // len(so_far.axes.get(METRICS_AXIS, (0,)))
 
 
 @dataclass(frozen=True)
 class _SweepTask:
-    """What every pipeline that takes part in a sweep is to do, here or at a worker's place."""
+    """The work of every pipeline that takes part in a sweep, here or in a worker."""
 
     make: Make
     keeps: bool
 
     def __call__(self, pipe: Any) -> "_ScoreCounter":
         sweep = self.make(pipe)
-        settings = json.loads(json.dumps(sweep.settings))  # as files and other processes will have them
+        settings = json.loads(json.dumps(sweep.settings))  # as files and other processes read them
         return _ScoreCounter(replace(sweep, settings=settings), pipe, self.keeps)
 
 
 class _ScoreCounter:
-    """One pipeline at its share of a sweep."""
+    """Scores images with one pipeline, for its part of a sweep."""
 
     def __init__(self, sweep: Sweep, pipe: Any, keeps: bool) -> None:
         self.sweep, self.pipe, self.keeps = sweep, pipe, keeps
         self.nothing = Scores.empty(sweep.axes, sweep.settings)
 
     def counts(self, missing: Sequence[range], so_far: Scores, keep: Keep) -> Generator[Scores, None, None]:
-        """The scores of each call, as it is done."""
+        """Generate the scores call by call."""
         sweep, kept = self.sweep, set[ImageName]()
         numbers = [number for numbers in missing for number in numbers]
         with quiet(self.pipe):

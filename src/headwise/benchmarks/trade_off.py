@@ -1,4 +1,4 @@
-r"""Alignment at equal preservation: what an editing method reaches if it may change only so much.
+r"""Alignment at equal preservation: how well an editing method can show the target for a given preservation.
 
 Every setting of a method is a point (p, a) of mean preservation and mean alignment; the unedited source is
 the point (1, a₀) of every method. By choosing among settings at random, a method reaches all their mixtures,
@@ -6,12 +6,12 @@ the point (1, a₀) of every method. By choosing among settings at random, a met
     best(p) = max Σ λ_s a_s    subject to    Σ λ_s p_s ≥ p,   λ ≥ 0,   Σ λ_s = 1,
 
 which is the upper concave and non-increasing hull of the points: at p = 1 at least a₀, since doing nothing
-preserves everything. Of a method,
+preserves everything. A method is scored by
 
     area = mean of best(p) − a₀ over p from 0.8 to 1
     at p = best(p)
 
-Intervals are by bootstrap over pairs: means are taken anew of the resampled pairs, and with them the hull.
+Intervals are by bootstrap over pairs: means and hull are recomputed from the resampled pairs.
 
 References:
     | Robust Classification for Imprecise Environments: ROC convex hulls (Provost and Fawcett, 2001)
@@ -33,7 +33,7 @@ from headwise.runs.scores import Scores
 
 __all__ = ["SOURCE", "GivenEditing", "area", "best", "hull", "method_of"]
 
-SOURCE = "source"  # as files call it: the given image, unedited
+SOURCE = "source"  # its name in files: the given image, unedited
 RANGE = (0.8, 1.0)  # of preservation, over which the area is taken
 Points = Float[np.ndarray, "points 2"]
 Corners = list[tuple[float, float]]
@@ -46,9 +46,9 @@ def hull(points: Points) -> Corners:
         points: Preservation and alignment of each point.
     """
     corners: Corners = []
-    for p, a in sorted(points.tolist(), reverse=True):  # from the most preserving
+    for p, a in sorted(points.tolist(), reverse=True):  # the most preserving first
         if corners and a <= corners[-1][1]:
-            continue  # another preserves as much, and is as well aligned
+            continue  # another point preserves as much and is as well aligned
         while len(corners) > 1 and _below(corners[-2], corners[-1], (p, a)):
             corners.pop()
         corners.append((p, a))
@@ -56,23 +56,23 @@ def hull(points: Points) -> Corners:
 
 
 def _below(right: tuple[float, float], middle: tuple[float, float], left: tuple[float, float]) -> bool:
-    """Whether the middle of three points is on or below the line between the others."""
+    """Whether the middle of three points is on or below the line between the other two."""
     rise, run = left[1] - right[1], left[0] - right[0]
     return (middle[1] - right[1]) * run >= rise * (middle[0] - right[0])
 
 
 def best(points: Points, preservation: float | int) -> float:
-    """The largest alignment that mixtures of points reach at this preservation or more; nan if none does.
+    """The largest alignment that mixtures of points reach at this preservation or more; NaN if none does.
 
     Args:
-        points: Preservation and alignment of each point, the source's among them.
-        preservation: The preservation p.
+        points: Preservation and alignment of each point, including the source.
+        preservation: The preservation p, up to 1.
     """
     return _at(hull(points), preservation)
 
 
 def _at(corners: Corners, preservation: float | int) -> float:
-    if preservation > corners[-1][0] + 1e-9:  # resampled means of ones are not quite 1
+    if preservation > corners[-1][0] + 1e-9:  # resampled means of ones may be slightly below 1
         return float("nan")
     for (p, a), (q, b) in zip(corners, corners[1:], strict=False):
         if p < preservation < q:
@@ -84,7 +84,7 @@ def area(points: Points, source: float | int) -> float:
     """The mean of best(p) − a₀ over preservations from 0.8 to 1.
 
     Args:
-        points: Preservation and alignment of each point, the source's among them.
+        points: Preservation and alignment of each point, including the source.
         source: The alignment a₀ of the source.
     """
     corners, (low, high) = hull(points), RANGE
@@ -101,7 +101,7 @@ def method_of(setting: str) -> str:
 
 @dataclass(frozen=True)
 class GivenEditing:
-    """What every setting of every method made of every given image.
+    """The scores of every setting of every method for every given image.
 
     Args:
         scores: Along the axes setting, measure (`METRICS`), seed and pair; the first setting is `SOURCE`.
@@ -127,7 +127,7 @@ class GivenEditing:
 
         Args:
             method: The name of the method.
-            attribute: Only of pairs that change this attribute; of all if None.
+            attribute: Only pairs that change this attribute; None for all.
         """
         means = self._cases([method], attribute).mean(0)
         return {name: (float(p), float(a)) for name, (p, a) in zip(self._of(method), means, strict=True)}
@@ -141,7 +141,7 @@ class GivenEditing:
         return self._interval([method], attribute, lambda points: best(points, preservation))
 
     def area_above(self, method: str, other: str, attribute: str | None = None) -> Interval:
-        """How much larger the area of a method is than another's on the same pairs, with its interval."""
+        """The area of a method minus another's on the same pairs, with its interval."""
         cut = len(self._of(method))
 
         def difference(points: Points) -> float:
@@ -156,12 +156,12 @@ class GivenEditing:
         return [SOURCE, *(s for s in self.settings if s != SOURCE and method_of(s) == method)]
 
     def _cases(self, methods: Sequence[str], attribute: str | None) -> Float[np.ndarray, "pairs points 2"]:
-        """Preservation and alignment of each pair at each of the settings, means over seeds."""
+        """Preservation and alignment of each pair at each of the settings, averaged over seeds."""
         rows = [self.settings.index(setting) for method in methods for setting in self._of(method)]
         columns = [self.METRICS.index(metric) for metric in ("preservation", "alignment")]
         chosen = [attribute in (None, each) for each in self.attributes]
         values = self.scores.values[np.ix_(rows, columns)].mean(2)[..., chosen]
-        values[:, 0] = np.minimum(values[:, 0], 1)  # a cosine of float32 may be beyond
+        values[:, 0] = np.minimum(values[:, 0], 1)  # a float32 cosine may exceed 1
         values[[setting == self.settings.index(SOURCE) for setting in rows], 0] = 1
         return np.moveaxis(values, -1, 0)
 

@@ -1,14 +1,15 @@
-r"""Ordered weakening: if these heads carry a concept, weakening them first must lose it first.
+r"""Ordered weakening: if heads carry a concept, weakening them first loses the concept first.
 
-The first k heads of an order are weakened (steer.py) and what the image still shows of the concept is
-scored; k goes from none to all heads. With m_o(k) the mean score over images,
+The first k heads of an order are weakened (steer.py), and images are scored by how much they still show of
+the concept; k goes from none to all heads. With m_o(k) the mean score over images,
 
     height(o) = ∫ m_o(k) dk / H
     area      = height(least relevant first) − height(most relevant first)
 
-A relevance that means something has an area above 0, with the random orders between its two curves. The
-orders by mean relevance of a *layer* say how much of that is heads. All k of an image share their latents
-and, as factors belong to rows of the batch, their batches. Intervals are by bootstrap over prompts.
+If relevance is meaningful, the area is above 0, and the random orders lie between the two curves. Comparison
+with the orders by mean relevance of a *layer* shows how much of the area is due to individual heads. All k of
+an image share their latents and, since each row of a batch has its own factors, their batches. Intervals are
+by bootstrap over prompts.
 
 References:
     | Cross-Attention Head Position Patterns Can Align with Human Visual Concepts (Park et al., 2024)
@@ -44,7 +45,12 @@ Score = Callable[[Sequence[Any], Sequence[EvalPrompt]], Float[np.ndarray, " imag
 
 
 def grid(all_heads: int, points: int = 15) -> tuple[int, ...]:
-    """Numbers of heads to weaken: 0, 1, 11, …, 121, 128 as in the paper, and similarly for other models."""
+    """Numbers of heads to weaken: 0, 1, 11, …, 121, 128 as in the paper, and similar for other models.
+
+    Args:
+        all_heads: The number of heads of the model.
+        points: About how many numbers to return.
+    """
     stride = max(1, round(all_heads / (points - 2) / 10) * 10 if all_heads > 64 else all_heads // points)
     return (0, *range(1, all_heads, stride), all_heads)
 
@@ -52,18 +58,19 @@ def grid(all_heads: int, points: int = 15) -> tuple[int, ...]:
 def orders_of(
     relevance: Relevance, concept: str, random_orders: int = 3
 ) -> dict[str, Int[np.ndarray, " all_heads"]]:
-    """The orders in which heads are weakened; heads of equal relevance by their index.
+    """The orders in which heads are weakened; heads of equal relevance are ordered by their index.
 
     Args:
-        relevance: As measured, with its head map.
+        relevance: The measured relevance, with its head map.
         concept: One of its concepts.
-        random_orders: How many random orders there should be, seeded 0, 1, …
+        random_orders: The number of random orders, seeded 0, 1, …
+
+    Raises:
+        HeadwiseError: The relevance has no head map.
     """
     r, head_map = relevance[concept], relevance.head_map
     if head_map is None:
-        raise HeadwiseError(
-            "This relevance came without a head map. Use a file written by `headwise measure`."
-        )
+        raise HeadwiseError("This relevance has no head map. Use a file written by `headwise measure`.")
     by_layer = np.concatenate(
         [np.full(stop - start, r[start:stop].mean()) for start, stop in head_map.slices]
     )
@@ -101,36 +108,41 @@ def measure_weakening(
     checkpoint_every: float | int = 10,
     progress: ProgressCallback = True,
 ) -> Weakening:
-    """Weaken a concept's heads in several orders and score the images; with the same `out` it continues.
+    """Weaken a concept's heads in several orders and score the images; resumes with the same `out`.
 
     Args:
-        pipe: The user's pipeline, which is left as it was; or workers, which share the prompts (runs/ray.py).
-        relevance: As measured, with its head map.
+        pipe: The user's pipeline, which is left unchanged; or workers, which share the prompts (runs/ray.py).
+        relevance: The measured relevance, with its head map.
         concept: The concept whose order of heads is tested.
         prompts: Prompts, and the texts that their images are compared with.
         score: From images and their prompts to numbers, such as `clip_scorer.scoring` returns.
-        ks: How many heads to weaken, from 0 to all; `grid` of the number of heads if None.
-        orders: Some of the orders by name, such as "most relevant"; all if None.
-        random_orders: How many random orders to compare with.
-        factor: What the heads' attention to the prompt's words is multiplied by.
+        ks: The numbers of heads to weaken, from 0 to all; None for `grid` of the number of heads.
+        orders: Some of the orders by name, such as "most relevant"; None for all.
+        random_orders: The number of random orders to compare with.
+        factor: The factor on the heads' attention to the prompt's words, −100 … 100.
         seeds: Each prompt is generated once from each seed.
-        numbers: Which prompts to generate here, such as `range(0, 8)`, where other processes take the rest.
-        out: Folder for checkpoint, result and images; None keeps nothing on disk.
-        batch_size: Images per pipeline call, of whatever k and order.
-        keep_prompts: How many prompts' images to save in `out`/pictures, the first ones, first seed.
+        numbers: Which prompts to generate here, such as `range(0, 8)`, if other processes generate the rest.
+        out: Folder for checkpoint, result and images; None writes nothing to disk.
+        batch_size: Images per pipeline call, which may mix k and orders.
+        keep_prompts: The number of prompts, from the first, whose images of the first seed are saved in
+            `out`/pictures.
         num_inference_steps, guidance_scale, negative_prompt, height, width: Passed to the pipeline.
         checkpoint_every: Seconds between checkpoints.
-        progress: Whether to show a bar on stderr, or a function that is called as that of `measure` is.
+        progress: Whether to show a bar on stderr, or a progress function like that of `measure`.
+
+    Raises:
+        HeadwiseError: There is no prompt, an order is unknown, or `ks` does not grow from 0 to all heads.
+        HeadMapMismatch: The relevance was measured on different heads.
     """
     if not prompts:
-        raise HeadwiseError("No prompt was given to weaken. Give one or more.")
+        raise HeadwiseError("No prompt was given for the weakening. Give one or more.")
     by_name = _chosen(orders_of(relevance, concept, random_orders), orders)
     passed: dict[str, Any] = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
     optional = {"negative_prompt": negative_prompt, "height": height, "width": width}
     passed |= {name: value for name, value in optional.items() if value is not None}
-    given = (tuple(prompts), tuple(by_name), tuple(seeds), batch_size, keep_prompts, passed)
+    compared = (tuple(prompts), tuple(by_name), tuple(seeds), batch_size, keep_prompts, passed)
     counts = None if ks is None else tuple(ks)
-    sweep = partial(_sweep, Comparison(relevance, *given), concept, by_name, counts, float(factor), score)
+    sweep = partial(_sweep, Comparison(relevance, *compared), concept, by_name, counts, float(factor), score)
     scores = run_sweep(
         pipe, sweep, kind="weakening", numbers=numbers, out=out, checkpoint_every=checkpoint_every,
         progress=progress,
@@ -189,7 +201,7 @@ def _sweep(
 
 
 def _shared_ends(shape: Sequence[int]) -> Int[np.ndarray, "orders ks seeds prompts"]:
-    """Which entry's score each one has: with none or all heads weakened the order does not matter."""
+    """The entry whose score each one shares: with none or all heads weakened, the order does not matter."""
     same = np.arange(np.prod(shape)).reshape(shape)
     same[1:, [0, -1]] = same[:1, [0, -1]]
     return same
@@ -205,6 +217,6 @@ def _chosen(orders: dict[str, np.ndarray], names: Sequence[str] | None) -> dict[
 def _checked(ks: Sequence[int], all_heads: int) -> tuple[int, ...]:
     if len(ks) < 2 or list(ks) != sorted(set(ks)) or ks[0] != 0 or ks[-1] != all_heads:
         raise HeadwiseError(
-            f"ks={list(ks)} was given; expected growing numbers of heads from 0 to all {all_heads}."
+            f"ks={list(ks)} was given; expected increasing numbers of heads from 0 to all {all_heads}."
         )
     return tuple(int(k) for k in ks)

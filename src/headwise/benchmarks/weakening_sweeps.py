@@ -1,4 +1,4 @@
-"""Ordered weakening of many concepts, or of one concept by many factors (weakening.py)."""
+"""Ordered weakening (weakening.py) of several concepts, or of one concept with several factors."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -28,14 +28,17 @@ def benchmark_weakening(
     """Ordered weakening of several concepts, each in a folder under `out`.
 
     Args:
-        pipe: The user's pipeline, which is left as it was; or workers, which share the prompts (runs/ray.py).
-        relevance: As measured on this model, with its head map.
+        pipe: The user's pipeline, which is left unchanged; or workers, which share the prompts (runs/ray.py).
+        relevance: Relevance measured on this model, with its head map.
         prompts: By concept, the prompts to generate.
         score: From images and their prompts to numbers, such as `clip_scorer.scoring` returns.
-        out: The folder that the concepts' folders are made in.
-        shard: Which share of each concept's prompts to generate, where other processes generate the rest.
-        options: Passed to `measure_weakening`; by default six numbers of heads, two random orders and the
-            images of one prompt.
+        out: The folder in which the concepts' folders are created.
+        shard: Which part of each concept's prompts to generate, if other processes generate the rest.
+        options: Passed to `measure_weakening`. By default there are six numbers of heads and two random
+            orders, and the images of one prompt are saved.
+
+    Raises:
+        UnknownConcept: A concept was not measured.
     """
     defaults: dict[str, Any] = {
         "ks": eighths(relevance.values.shape[1]),
@@ -53,13 +56,13 @@ def benchmark_weakening(
             pipe,
             relevance,
             name,
-            its_prompts,
+            concept_prompts,
             score,
-            numbers=None if shard is None else shard.of(len(its_prompts)),
+            numbers=None if shard is None else shard.of(len(concept_prompts)),
             out=folder_of(out, name),
             **options,
         )
-        for name, its_prompts in prompts.items()
+        for name, concept_prompts in prompts.items()
     }
 
 
@@ -69,8 +72,8 @@ def folder_of(out: str | Path, concept: str) -> Path:
 
 
 def eighths(all_heads: int) -> tuple[int, ...]:
-    """Numbers of heads to weaken where many curves are wanted: 0, ⅛, ¼, ½, ¾ and all of them."""
-    return tuple(sorted({all_heads * share // 8 for share in (0, 1, 2, 4, 6, 8)}))
+    """Few numbers of heads to weaken, for many curves: 0, ⅛, ¼, ½, ¾ and all of them."""
+    return tuple(sorted({all_heads * part // 8 for part in (0, 1, 2, 4, 6, 8)}))
 
 
 def sweep_factors(
@@ -83,12 +86,12 @@ def sweep_factors(
     factors: Sequence[float | int] = FACTORS,
     **options: Any,
 ) -> dict[float, Weakening]:
-    """Ordered weakening of one concept by several factors, each in a folder under `out`.
+    """Ordered weakening of one concept with several factors, each in a folder under `out`.
 
     Args:
         pipe, relevance, concept, prompts, score: As in `measure_weakening`.
-        out: The folder that the factors' folders are made in.
-        factors: What the heads' attention to the prompt's words is multiplied by.
+        out: The folder in which the factors' folders are created.
+        factors: The factors on the heads' attention to the prompt's words, −100 … 100.
         options: Passed to `measure_weakening`.
     """
     return {

@@ -1,15 +1,15 @@
-"""Chapter 5, images from pictures: edit a prompt and keep the rest, compose several subjects.
+"""Chapter 5, images from images: edit a prompt and keep the rest of the image, or compose several subjects.
 
 alignment           two prompts, token by token
 groups              a source and its targets in one batch
 local_blend         keep the source outside the edited region
-exchange            map columns exchanged without maps, in cross-attention and in joint attention
+exchange            exchanging map columns without computing maps, in cross-attention and joint attention
 prompt_to_prompt    prompt-to-prompt, plain and by relevance
-walks               schedulers that record, solve and replay a way between an image and noise
-inversion           real pictures: the noise they can be generated from again
-excitement          the loss of Attend-and-Excite, from maps
+walks               schedulers that record, solve for and replay a path between an image and noise
+inversion           real images: the noise from which they can be regenerated
+excitement          the loss of Attend-and-Excite, computed from maps
 attend_and_excite   Attend-and-Excite, plain and by relevance
-neglected           several subjects without a gradient: the least attended one is turned up
+neglected           several subjects without a gradient: strengthen the one that gets least attention
 patch               activation patching between prompts
-baselines/          other methods, one file each, to be compared with
+baselines/          other methods to compare with, one file each
 """

@@ -1,15 +1,15 @@
-r"""Two prompts, token by token: which tokens of the target stand for which tokens of the source.
+r"""Aligning two prompts: which tokens of the target correspond to which tokens of the source.
 
 Words are matched in order, the longest run of equal words first (Ratcliff and Obershelp). Between two runs,
-as many source words as target words are *replaced* one by one; otherwise the target's words there are *new*.
-With M the matrix "source target" of an alignment, map column t of the target is taken from the source as
+words are *replaced* one by one if both prompts have equally many there; otherwise the target's are *new*.
+With M the "source target" matrix of an alignment, column t of the target's map is taken from the source as
 
     A'[:, t] = Σ_s A[:, s] M[s, t]
 
-The row of a source token whose word stays, or is replaced, sums to 1: all its attention is passed on. Where a
-word of n tokens is replaced by one of m, each of the n gives 1/m to each of the m. Start goes to start, end
-to end, and padding to padding. Writing without spaces is matched character by character. Each text encoder's
-tokens are aligned apart, where they stand.
+The row of a source token whose word stays, or is replaced, sums to 1: all its attention is passed on. If a
+word of n tokens is replaced by one of m, each of the n gives 1/m to each of the m. Start maps to start, end
+to end, and padding to padding. Scripts without spaces are matched character by character. The tokens of each
+text encoder are aligned separately, at their own positions.
 
 References:
     | Prompt-to-Prompt Image Editing with Cross Attention Control (Hertz et al., 2022)
@@ -33,12 +33,12 @@ __all__ = ["Alignment", "align", "align_images"]
 
 @dataclass(frozen=True, eq=False)
 class Alignment:
-    """How the tokens of a target prompt come from those of a source prompt.
+    """How the tokens of a target prompt correspond to those of a source prompt.
 
     Args:
-        matrix: The matrix M; a column of zeros is a token that the source does not have, which keeps its map.
-        replaced: Whether each target token is of a word that replaces a source word.
-        new: Whether each target token is of a word that replaces none.
+        matrix: The matrix M; a column of zeros is a token that the source lacks, which keeps its own map.
+        replaced: Whether each target token belongs to a word that replaces a source word.
+        new: Whether each target token belongs to a word that replaces none.
     """
 
     matrix: Float[np.ndarray, "tokens tokens"]
@@ -58,30 +58,30 @@ def align(
     Args:
         segments: The encoders' tokens.
         source, target: The prompts.
-        tokens: The number of tokens of the text with padding; as many as the longer prompt has if None.
-        pictures: The numbers of the prompts' images, for encoders that read an argument of their own.
+        tokens: The number of tokens of the text with padding; None for that of the longer prompt.
+        pictures: The prompts' image numbers, for encoders that read another argument, such as `prompt_2`.
 
     Raises:
-        PromptsNotAlike: They have no word in common, or encoders whose tokens stand side by side read texts
-            that align in different ways.
+        PromptsNotAlike: They have no word in common, or encoders whose tokens are side by side read texts
+            that align differently.
     """
-    of_both = [
+    readings_of_both = [
         [reading for group in readings(segments, prompt, picture, tokens) for reading in group]
         for prompt, picture in zip((source, target), pictures, strict=True)
     ]
-    size = tokens or max(reading.bounds[1] for side in of_both for reading in side) + 1
+    size = tokens or max(reading.bounds[1] for side in readings_of_both for reading in side) + 1
     matrix = np.zeros((size, size))
     replaced, new = np.zeros(size, bool), np.zeros(size, bool)
-    done: dict[int, Alignment] = {}
-    for of_source, of_target in zip(*of_both, strict=True):
-        alignment = _align(of_source, of_target, size)
-        beside = done.setdefault(of_source.start, alignment)
-        if not np.array_equal(beside.matrix, alignment.matrix):
+    first_at: dict[int, Alignment] = {}
+    for source_reading, target_reading in zip(*readings_of_both, strict=True):
+        alignment = _align(source_reading, target_reading, size)
+        first = first_at.setdefault(source_reading.start, alignment)
+        if not np.array_equal(first.matrix, alignment.matrix):
             raise PromptsNotAlike(
-                f'The texts beside "{source}" and "{target}" change at other tokens than these, and the '
-                "denoiser reads both side by side. Change the same words in both."
+                f'The second prompts given with "{source}" and "{target}" differ at other tokens than these, '
+                "but the denoiser reads both side by side. Change the same words in both."
             )
-        matrix += alignment.matrix if beside is alignment else 0
+        matrix += alignment.matrix if first is alignment else 0
         replaced, new = replaced | alignment.replaced, new | alignment.new
     return Alignment(matrix, replaced, new & ~replaced)
 
@@ -93,23 +93,23 @@ def align_images(call: DenoiserCall, source: int, target: int) -> Alignment:
 
 
 def _align(source: Reading, target: Reading, size: int) -> Alignment:
-    """Align what one encoder reads of two prompts; elsewhere nothing stands for anything."""
-    of_source, of_target = _Words(source), _Words(target)
+    """Align what one encoder reads of two prompts; M is 0 at the positions of other encoders."""
+    source_words, target_words = _Words(source), _Words(target)
     matrix = np.zeros((size, size))
     replaced, new = np.zeros(size, bool), np.zeros(size, bool)
     common = False
-    for kind, source_range, target_range in _matched(of_source.words, of_target.words):
-        spans = [of_target.spans[j] for j in target_range]
+    for kind, source_range, target_range in _matched(source_words.words, target_words.words):
+        spans = [target_words.spans[j] for j in target_range]
         common |= kind == "equal" and bool(source_range)
         if kind == "new":
             for span in spans:
                 new[slice(*span)] = True
             continue
-        for (a, b), (c, d) in zip((of_source.spans[i] for i in source_range), spans, strict=True):
+        for (a, b), (c, d) in zip((source_words.spans[i] for i in source_range), spans, strict=True):
             same = kind == "equal" and b - a == d - c
             matrix[a:b, c:d] = np.eye(b - a) if same else 1 / max(1, d - c)
             replaced[c:d] |= kind == "replaced"
-    if not common and of_source.words and of_target.words:
+    if not common and source_words.words and target_words.words:
         raise PromptsNotAlike(
             f'"{source.written}" and "{target.written}" have no word in common, so nothing of the source '
             "would be kept. Write the target by changing or adding words of the source."
@@ -119,7 +119,7 @@ def _align(source: Reading, target: Reading, size: int) -> Alignment:
 
 
 class _Words:
-    """The words of a prompt, as far as they are read, with the spans of their tokens."""
+    """The words of a prompt that the encoder reads, with the spans of their tokens."""
 
     def __init__(self, reading: Reading) -> None:
         self.words: list[str] = []
@@ -131,14 +131,14 @@ class _Words:
             if not positions:
                 continue
             word, span = folded(prompt[start:stop]).casefold(), (positions[0], positions[-1] + 1)
-            if self.spans and span[0] < self.spans[-1][1]:  # a token of both this piece and the one before
+            if self.spans and span[0] < self.spans[-1][1]:  # this piece shares a token with the previous one
                 word, span = self.words.pop() + word, (self.spans.pop()[0], span[1])
             self.words.append(word)
             self.spans.append(span)
 
 
 def _matched(source: list[str], target: list[str]) -> Iterator[tuple[str, range, range]]:
-    """Runs of equal words, of replaced words (as many as there were) and of new words."""
+    """Runs of equal words, of replaced words (equally many in both prompts) and of new words."""
     for tag, a, b, c, d in SequenceMatcher(None, source, target, autojunk=False).get_opcodes():
         if tag == "equal":
             yield "equal", range(a, b), range(c, d)
@@ -149,7 +149,7 @@ def _matched(source: list[str], target: list[str]) -> Iterator[tuple[str, range,
 
 
 def _copy_outside(matrix: np.ndarray, source: Reading, target: Reading) -> None:
-    """Start to start; end to end, and padding to padding as far as it goes."""
+    """Map start to start, end to end, and padding to padding, up to the shorter padding."""
     (source_first, source_end), (target_first, target_end) = source.bounds, target.bounds
     first, stop = max(0, source.start), min(source.stop, len(matrix))
     before = max(0, min(source_first, target_first) - first)

@@ -1,11 +1,12 @@
-r"""Two prompts, token by token, as the published code of prompt-to-prompt aligns them.
+r"""Aligning two prompts as the published code of prompt-to-prompt does.
 
-Its *replace* takes prompts of as many words, between spaces. A word that stays gives its tokens' maps one by
-one, a replaced word as in `alignment`; after the last replaced word, token t of the target has the map of
-token t of the source, though with words of more or fewer tokens that is another word's. Its *refine*, here
-for all other prompts, matches single tokens by a longest common subsequence, a token of the source with the
-first of equal ones; every other token of the target is new, and padding token t has the map of token t of the
-source, which may be a word. In both, padding is not aligned with the source's own padding.
+Its *replace* takes prompts with equally many words, split at spaces. A word that stays passes on its tokens'
+maps one by one, a replaced word as in `alignment`; after the last replaced word, token t of the target gets
+the map of token t of the source, which is another word's if the replaced words differ in their number of
+tokens. Its *refine*, used here for all other prompts, matches single tokens by a longest common subsequence,
+a token of the source with the first of equal ones; every other token of the target is new, and padding token
+t gets the map of token t of the source, which may be a word. In both, padding is not aligned with the
+source's own padding.
 
 References:
     | Prompt-to-Prompt Image Editing with Cross Attention Control (Hertz et al., 2022)
@@ -33,8 +34,7 @@ def align_as_published(tokenizer: Any, source: str, target: str, tokens: int) ->
     Returns:
         An alignment in which every token that is not new takes its column from the source, even one of zeros.
     """
-    of_source, of_target = source.split(), target.split()
-    align = _replace if len(of_source) == len(of_target) else _refine
+    align = _replace if len(source.split()) == len(target.split()) else _refine
     return align(tokenizer, source, target, tokens)
 
 
@@ -67,7 +67,7 @@ def _refine(tokenizer: Any, source: str, target: str, tokens: int) -> Alignment:
 
 
 def _common_subsequence(first: Sequence[int], second: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """The positions of a longest common subsequence in both; of equal choices the earliest in the second."""
+    """The positions in both of a longest common subsequence; ties go to the earliest in the second."""
     longest = np.zeros((len(first) + 1, len(second) + 1), int)
     for i, a in enumerate(first):
         for j, b in enumerate(second):

@@ -1,27 +1,27 @@
-r"""Attend-and-Excite: before a denoising step, move the latents until every subject is attended to somewhere.
+r"""Attend-and-Excite: before a denoising step, move the latents until every subject receives attention.
 
-With A[k] the map of subject k's token, smoothed, after a softmax over the prompt's tokens (× 100),
+With A[k] the map of subject k's token, after a softmax over the prompt's tokens (× 100) and smoothing,
 
     loss = max_k ( 1 − max over pixels of A[k] )        latents ← latents − α_t ∇ loss
 
-in the first half of the steps, and in a few of them again and again until the loss is at most 1 minus a
-threshold. The map is the mean over the heads of coarse layers or, in the form of relevance,
+in the first half of the steps; in a few of them the move is repeated until the loss is at most 1 minus a
+threshold. The map is the mean over the heads of coarse layers or, weighted by relevance,
 
-    A[k] = Σ_h max(R[c_k, h], 0) · resize(map_h) / H      over all heads, R of the subject's concept
+    A[k] = Σ_h max(R[c_k, h], 0) · resize(map_h) / H      over all heads, with c_k the subject's concept
 
-In joint attention the map is that among the text, the softmax over the text's keys alone: how a pixel divides
-what it gives to the text, whatever it gives to pixels, so that 100 means what it means in cross-attention.
-Where several encoders read the prompt, their tokens are in one softmax, and a subject has the sum of what its
-tokens have, one of each encoder.
+In joint attention the softmax of the map is over the text's keys alone: it is how a pixel divides its
+attention to the text, whatever it gives to other pixels, so that 100 means the same as in cross-attention.
+If several encoders read the prompt, their tokens share one softmax, and a subject gets the sum over its
+tokens, one of each encoder.
 
-Maps are made at the layers that the loss reads and nowhere else. In joint attention they take gigabytes, and
-are made again for the gradient instead of being kept. What comes after the last map is not computed.
+Maps are computed only at the layers that the loss reads; in joint attention, where they take gigabytes, they
+are recomputed for the gradient instead of being kept. The denoiser stops after the last of these layers.
 
-`as_published` brings back what the published code does otherwise: its softmax is over all tokens but the
-first and the last, padding too; its Gaussian has σ = √½ and reflects maps at their edges; it moves once more
-after a threshold is reached; thresholds are due at calls 0, 10 and 20 and moves end before call 25, however
-many calls there are; a threshold that is due after the last move is pursued as well; and the loss is that of
-latents which the scheduler has not scaled.
+`as_published` restores what the published code does differently: its softmax is over all tokens but the
+first and the last, including padding; its Gaussian has σ = √½ and reflects maps at their edges; it moves once
+more after a threshold is reached; thresholds apply at calls 0, 10 and 20 and moves end before call 25,
+regardless of the number of calls; a threshold after the last move is pursued as well; and the loss is
+computed from latents that the scheduler has not scaled.
 
 References:
     | Attend-and-Excite: Attention-Based Semantic Guidance for Text-to-Image Diffusion Models
@@ -56,26 +56,26 @@ from headwise.steering.steer import clamped
 __all__ = ["Excite", "excite"]
 
 THRESHOLDS = {0.0: 0.05, 0.2: 0.5, 0.4: 0.8}
-PUBLISHED_CALLS = 50  # shares are of these in the published code, however many calls are made
+PUBLISHED_CALLS = 50  # the published code takes fractions of these, however many calls are made
 
 
 class Excite(Hook):
-    """A hook that moves the latents until every subject is attended to.
+    """A hook that moves the latents until every subject receives attention.
 
         with hooked(pipe, Excite([["dog", "beach"]])):
             pipe("a red dog on the beach")
 
     Args:
         words: The subjects of each image of the batch; one list for all images, or one for each.
-        relevance: The relevance by which heads are weighted for each subject's concept; None for the mean
-            over the heads of coarse layers.
-        concepts: The concept of each subject, or one name for all; goes together with `relevance`.
-        thresholds: For shares of the denoiser calls, 0 … 1, how strongly the least subject must be attended
-            to before that step is taken, 0 … 1; with zeros alone, latents are left as they are.
-        until: The share of the denoiser calls in which latents are moved, 0 … 1.
-        step_size: α of the first call; it falls to its √½ by the last.
+        relevance: The relevance that weights the heads for each subject's concept; None for the mean over the
+            heads of coarse layers.
+        concepts: The concept of each subject, or one name for all; required with `relevance`.
+        thresholds: By fraction of the denoiser calls, 0 … 1, the attention that the least attended subject
+            must reach before that step is taken, 0 … 1; if all are zero, latents are left unchanged.
+        until: The fraction of the denoiser calls in which latents are moved, 0 … 1.
+        step_size: α of the first call; it falls to √½ α by the last.
         refinements: The largest number of moves to reach a threshold.
-        as_published: Whether the loss and the moves are those of the published code. The shares in
+        as_published: Whether the loss and the moves are those of the published code. The fractions in
             `thresholds` and `until` are then of 50 calls, however many are made.
     """
 
@@ -95,17 +95,17 @@ class Excite(Hook):
     ) -> None:
         if (relevance is None) != (concepts is None):
             raise HookMisuse("Relevance and the subjects' concepts go together. Give both, or neither.")
-        if any(not of_picture for of_picture in words) or not words:
+        if any(not subjects for subjects in words) or not words:
             raise HeadwiseError("No subject was given to excite. Give one or more words of each prompt.")
-        shares = np.array([*thresholds, *thresholds.values(), until], float)
-        if not ((shares >= 0) & (shares <= 1)).all():
+        fractions = np.array([*thresholds, *thresholds.values(), until], float)
+        if not ((fractions >= 0) & (fractions <= 1)).all():
             raise BadStrength(f"thresholds={dict(thresholds)}, until={until} were given; expected 0 to 1.")
         self.words, self.relevance, self.concepts = [tuple(w) for w in words], relevance, concepts
         self.thresholds, self.until = dict(thresholds), until
         self.step_size, self.refinements, self.as_published = step_size, refinements, as_published
         self.call: DenoiserCall | None = None
         self._state: Any = None
-        self._maps: dict[int, Tensor] | None = None  # while they are being made
+        self._maps: dict[int, Tensor] | None = None  # only while `loss` computes them
 
     def before_first_step(self, latents: Tensor, call: DenoiserCall) -> Tensor:
         """Move the latents that the first denoiser call starts from."""
@@ -114,7 +114,7 @@ class Excite(Hook):
         return self._moved(latents, 0, call)
 
     def prepare(self, call: DenoiserCall) -> None:
-        """Find the subjects' tokens, and the layers to read, unless they are those of the call before."""
+        """Find the subjects' tokens and the layers to read, unless they equal those of the previous call."""
         if not call.prompted:
             return
         state = (call.prompts, call.tokens, call.grid, call.head_map, call.segments)
@@ -123,7 +123,7 @@ class Excite(Hook):
         self.call, self._state = call, state
 
     def __call__(self, attend: Attend, site: Site, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Make the map while `loss` asks for it, and attend unchanged."""
+        """Compute the map if `loss` needs it, and attend unchanged."""
         if self._maps is not None and (self.relevance is not None or is_coarse(site)):
             rows, size = site.conditional, (site.height, site.width)
             start, stop = site.call.head_map.slices[site.layer]
@@ -147,10 +147,10 @@ class Excite(Hook):
         return self._moved(latents, step, call) if step < call.steps else latents
 
     def loss(self, latents: Float[Tensor, "images ..."], timestep: Tensor) -> Float[Tensor, " images"]:
-        """How little the least subject of each image is attended to, 0 … 1, with its gradient.
+        """The loss of each image, 0 … 1, differentiable in the latents.
 
         Args:
-            latents: The latents as the denoiser takes them, scaled by the scheduler.
+            latents: The latents as the denoiser reads them, scaled by the scheduler.
             timestep: The scheduler's timestep.
         """
         call = self.call
@@ -163,7 +163,7 @@ class Excite(Hook):
         finally:
             maps, self._maps = self._maps, None
         if not maps:
-            raise HookMisuse("No layer is coarse enough to excite subjects at. Give relevance and concepts.")
+            raise HookMisuse("No layer is coarse enough for the loss. Give relevance and concepts.")
         self._last = max(maps)
         total = torch.stack(list(maps.values())).sum(0)
         if self.relevance is None:  # the mean over heads and layers
@@ -171,13 +171,13 @@ class Excite(Hook):
         return excitement_loss(total, self._subjects, self._words, self.as_published)
 
     def _moved(self, latents: Tensor, step: int, call: DenoiserCall) -> Tensor:
-        """The latents from which denoiser call `step` of the pipeline call is to be made."""
+        """The latents to start denoiser call `step` of the pipeline call from."""
         calls = PUBLISHED_CALLS if self.as_published else call.steps
-        due = [v for share, v in self.thresholds.items() if step / calls <= share < (step + 1) / calls]
+        due = [v for start, v in self.thresholds.items() if step / calls <= start < (step + 1) / calls]
         moves = step / calls < self.until
         if not any(self.thresholds.values()) or not (moves or (due and self.as_published)):
             return latents
-        timestep = call.scheduler.timesteps[step - call.steps]  # those left out come first
+        timestep = call.scheduler.timesteps[step - call.steps]  # skipped timesteps come first
         alpha = self.step_size * math.sqrt(1 - 0.5 * step / max(1, call.steps - 1))
         goal = 1 - due[0] if due else math.inf
         loss, gradient = self._gradient(call.scheduler, latents, timestep)
@@ -199,13 +199,13 @@ class Excite(Hook):
             (gradient,) = torch.autograd.grad(loss.sum(), moving)
         return loss.detach(), gradient
 
-    @torch.inference_mode(False)  # kept for gradients, in whatever mode the first call is made
+    @torch.inference_mode(False)  # kept for gradients, whatever mode the first call is made in
     def _read(self, call: DenoiserCall) -> None:
         require_support(call.head_map, self)
         if len(self.words) not in (1, call.pictures) or not call.prompts:
             raise HookMisuse(
-                f"Subjects of {len(self.words)} images were given for {call.pictures} images. "
-                "Give those of one, or of each, and call the pipeline with `prompt`."
+                f"Subjects of {len(self.words)} images were given, but there are {call.pictures} images. "
+                "Give the subjects of one image or of each, and call the pipeline with `prompt`."
             )
         words = self.words * (call.pictures // len(self.words))
         if self.relevance is not None:
@@ -213,8 +213,8 @@ class Excite(Hook):
         if self.as_published:
             require_cross_attention(call.head_map)
         self._subjects = [
-            [tuple(part[-1] for part in by_encoder(call, call.positions(p, word))) for word in of_picture]
-            for p, of_picture in enumerate(words)
+            [tuple(part[-1] for part in by_encoder(call, call.positions(p, word))) for word in subjects]
+            for p, subjects in enumerate(words)
         ]
         self._words = [
             [t for part in by_encoder(call, call.positions(p, None)) for t in range(part[0], part[-1] + 1)]
@@ -223,8 +223,8 @@ class Excite(Hook):
         if self.as_published:
             self._words = [[*range(1, call.tokens - 1)]] * call.pictures
         self._weights = torch.zeros(call.pictures, max(map(len, words)), call.head_map.all_heads).double()
-        for p, of_picture in enumerate(words):
-            for k, word in enumerate(of_picture):
+        for p, subjects in enumerate(words):
+            for k, word in enumerate(subjects):
                 self._weights[p, k] = torch.from_numpy(self._heads(word, call.head_map))
         self._last = -1
 
@@ -237,24 +237,24 @@ class Excite(Hook):
             raise HeadwiseError(
                 f"No concept was given for {word!r}. Name one for each subject, or one for all."
             )
-        # by effect, heads below 0 work against the word: their maps say nothing of where it is drawn
+        # by effect, heads below 0 work against the word: their maps do not show where its object is
         return np.maximum(clamped(self.relevance, concept), 0.0) / head_map.all_heads
 
 
 def excite(
     pipe: Any, prompts: Sequence[str], exciting: Excite, *, seeds: Sequence[Key], **options: Any
 ) -> Any:
-    """Generate an image of each prompt, in which every subject is attended to.
+    """Generate an image of each prompt in which every subject receives attention.
 
     Args:
-        pipe: The user's pipeline; it is left as it was.
+        pipe: The user's pipeline; it is left unchanged.
         prompts: The prompt of each image.
-        exciting: The subjects, and how they are excited.
+        exciting: The hook with the subjects and how they are excited.
         seeds: The key of each image: (seed, image), or a seed s for (s, 0).
         options: Passed to the pipeline: `negative_prompt`, `height`, `width` …
 
     Raises:
-        Unsupported: The model is of no family that it works on.
+        Unsupported: The method does not work on this model.
     """
     require_support(pipe, exciting)
     with quiet(pipe), hooked(pipe, exciting):
@@ -262,4 +262,4 @@ def excite(
 
 
 class _Enough(Exception):
-    """Raised to end a denoiser run whose last map has been made."""
+    """Raised to stop the denoiser once the last map has been computed."""

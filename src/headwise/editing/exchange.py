@@ -1,28 +1,28 @@
-r"""The exchange of map columns as a sum of fused attentions, in cross-attention and in joint attention.
+r"""Exchanging map columns as a sum of fused attentions, in cross-attention and in joint attention.
 
 With A the map of the source's image, A* that of a target's and V* the target's values, column t of the
-target's map becomes (A M)[:, t] a[t] + A*[:, t] b[t]. In **cross-attention** no map is needed for it:
+target's map becomes (A M)[:, t] a[t] + A*[:, t] b[t]. In **cross-attention** this needs no map:
 
     output = attend(q, k, M diag(a) V*) + attend(q*, k*, diag(b) V*)
 
-In **joint attention** the keys are text and pixels in one softmax, A = [A_T, A_I]. Only what pixels ask is
-exchanged; the text's own queries keep their maps. Text columns are exchanged as above, and the columns of
-pixels are the source's A_I while the layout is, the target's own otherwise. Columns of two softmaxes need not
-sum to 1 in a row, so the row is divided by its sum, and a pixel goes on attending by 1 in all. The factors w
-and R are left out of the sum, so that they raise what they are said to raise:
+In **joint attention** the keys are text and pixels in one softmax, A = [A_T, A_I]. Only the maps of pixel
+queries are exchanged; text queries keep theirs. Text columns are exchanged as above, and the columns of
+pixels are the source's A_I while the layout is the source's, and the target's own otherwise. Columns of two
+softmaxes need not sum to 1 in a row, so each row is divided by its sum and a pixel's attention still totals
+1. The factors w and R are left out of that sum, so that they have their full effect:
 
     n = A M 1_a + A*_T 1_b + (A_I or A*_I) 1
     output = (attend(q, k, [M diag(a) V*_T; V*_I or 0]) + attend(q*, k*, [diag(b) V*_T; 0 or V*_I])) / n
 
-with 1_a and 1_b the marks of the columns that are borrowed and of those that are kept. n comes from the same
-kernel with marks in place of values. Where every word was there before or stands in another's place, and the
-pixels' columns are the source's too, n is 1.
+with 1_a and 1_b the indicators of the borrowed and of the kept columns. n comes from the same kernel with
+indicators in place of values. If every word was there before or replaces another, and the pixels' columns are
+the source's too, n is 1.
 
 References:
     | Prompt-to-Prompt Image Editing with Cross Attention Control (Hertz et al., 2022)
     | https://arxiv.org/abs/2208.01626
     | Exploring Multimodal Diffusion Transformers for Enhanced Prompt-based Image Editing (Shin et al., 2025),
-    | which takes joint maps apart in these blocks https://arxiv.org/abs/2508.07519
+    | which splits joint maps into these blocks https://arxiv.org/abs/2508.07519
 """
 
 from dataclasses import dataclass
@@ -43,11 +43,11 @@ class Columns:
 
     Args:
         rows: For each row of the batch, the row of its source.
-        ma: M diag(a); None where no column is borrowed.
+        ma: M diag(a); None if no column is borrowed.
         b: For each layer, the factors of a row's own columns, "rows heads tokens 1".
-        borrowed: For each row, M 1_a: how much of a source's column goes to columns that are borrowed.
-        kept: For each row, 1_b: 1 where a column is the row's own, whatever its factor.
-        acting: Whether any column is borrowed or has another factor than 1.
+        borrowed: For each row, M 1_a: how much of each source column goes to borrowed columns.
+        kept: For each row, 1_b: 1 if a column is the row's own, whatever its factor.
+        acting: Whether any column is borrowed or has a factor other than 1.
     """
 
     rows: Int[Tensor, " rows"]
@@ -67,19 +67,19 @@ class Columns:
         w: Float[Tensor, "images tokens"],
         r: Float[Tensor, "images all_heads tokens"],
     ) -> "Columns":
-        """From M, the marks of borrowed columns, w and R of each image.
+        """The columns from M, the indicators of borrowed columns, w and R of each image.
 
         Rows of the batch that do not carry the prompt keep their own maps.
         """
 
         def in_rows(of_images: Tensor, elsewhere: float) -> Tensor:
-            """The values of each image in its row of the batch."""
+            """The values of each image, placed in its row of the batch."""
             every = torch.full((call.rows, *of_images.shape[1:]), elsewhere, dtype=torch.float64)
             every[call.conditional] = of_images.double()
             return every
 
         def moved(factors: Tensor) -> Tensor:
-            # rounded before it is moved, as Apple's GPUs hold no float64
+            # rounded before it is moved, as Apple's GPUs do not support float64
             return factors.to(call.dtype).to(call.device)
 
         a, kept = from_source * w, ~from_source * 1.0
@@ -121,10 +121,10 @@ def exchange_joint(
     columns: Columns,
     same_layout: bool,
 ) -> Float[Tensor, "rows heads pixels dim"]:
-    """The output of the pixels' joint attention with exchanged columns, rows kept at 1.
+    """The output of the pixels' joint attention with exchanged columns and rows that sum to 1.
 
     Args:
-        attend, site, query, key, value: As a hook gets them.
+        attend, site, query, key, value: As a hook receives them.
         columns: The columns of the text.
         same_layout: Whether the columns of the pixels come from the source.
     """
@@ -158,7 +158,7 @@ def exchange_joint(
 def _on_keys(
     marks: Float[Tensor, "rows tokens"], site: Site, keys: int, at_pixels: float
 ) -> Float[Tensor, "rows keys"]:
-    """Marks of the text's tokens and one mark for all pixels, where their keys stand."""
+    """Indicators of the text's tokens, and one for all pixels, at the positions of their keys."""
     on_keys = torch.full((len(marks), keys), at_pixels, dtype=marks.dtype)
     on_keys[:, site.text] = marks
     return on_keys
@@ -172,8 +172,8 @@ def _row_sums(
     targets: Bool[Tensor, " rows"],
     rows: Int[Tensor, " rows"],
 ) -> Tensor | float:
-    """What the marked columns of each row of the map sum to, with queries and keys of these rows."""
+    """The sum of the marked columns in each row of the map, with queries and keys of these rows."""
     of_targets = marks[targets]
-    if bool((of_targets == of_targets[0, 0]).all()):  # as a whole row sums to 1
+    if bool((of_targets == of_targets[0, 0]).all()):  # a whole row sums to 1
         return float(of_targets[0, 0])
     return plain_shares(query[rows], key[rows], marks.to(query), site.mask_of_rows(rows))

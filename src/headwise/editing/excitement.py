@@ -1,11 +1,11 @@
-r"""The loss of Attend-and-Excite, from the maps of layers to one number for each image.
+r"""The loss of Attend-and-Excite: one number per image from the maps of layers.
 
 With A[k] the map of all tokens weighted for subject k, t_k the subject's tokens and G a small Gaussian,
 
     S[k] = Σ_{t in t_k} softmax over the prompt's tokens of 100 · A[k], at t
     loss = max_k max(0, 1 − max over pixels of G ∗ S[k])
 
-A subject has one token of each text encoder whose tokens stand apart in the text.
+A subject has one token in each text encoder that has its own positions in the text.
 
 References:
     | Attend-and-Excite: Attention-Based Semantic Guidance for Text-to-Image Diffusion Models
@@ -28,11 +28,11 @@ from headwise.model.sites import DenoiserCall
 
 __all__ = ["by_encoder", "excitement_loss", "map_size", "weighted_maps"]
 
-GRID = 8  # the maps of relevance meet at this height
+GRID = 8  # the height to which maps weighted by relevance are resized
 
 
 def by_encoder(call: DenoiserCall, positions: Sequence[int]) -> list[list[int]]:
-    """The positions of tokens, in order, apart for encoders whose tokens stand one after the other."""
+    """The positions of tokens, in order, grouped by encoder if encoders' tokens are one after the other."""
     starts = sorted({segment.start for segment in call.segments})
     return [list(part) for _, part in groupby(positions, key=lambda t: bisect_right(starts, t))]
 
@@ -45,7 +45,7 @@ def weighted_maps(
     goal: tuple[int, int],
     mask: Tensor | None = None,
 ) -> Float[Tensor, "images subjects tokens grid_height grid_width"]:
-    """The weighted sum of a layer's maps over its heads, for each subject, at the goal's height and width."""
+    """For each subject, the weighted sum of a layer's maps over heads, resized to height and width `goal`."""
     of_subjects = torch.einsum("pkh,phxt->pktx", weights, plain_maps(query, key, mask))
     return _resized(of_subjects.unflatten(-1, size), goal)
 
@@ -60,19 +60,19 @@ def excitement_loss(
 
     Args:
         maps: For each subject, the maps of all tokens.
-        subjects: The positions of the tokens of each image's subjects, one of each text encoder.
+        subjects: The positions of the tokens of each image's subjects, one in each text encoder.
         words: The positions that the softmax is over: those of the words of each image's prompt.
         as_published: Whether maps are smoothed as in the published code, whose Gaussian of "sigma 0.5" is
-            exp(−x²), and which reflects maps at their edges.
+            exp(−x²) and which reflects maps at their edges.
     """
     sigma, edges = (math.sqrt(0.5), "reflect") if as_published else (0.5, "replicate")
     losses = []
-    for of_picture, tokens, chosen in zip(maps, subjects, words, strict=True):
-        shares = torch.softmax(100 * of_picture[:, list(chosen)], 1)
+    for image_maps, tokens, chosen in zip(maps, subjects, words, strict=True):
+        shares = torch.softmax(100 * image_maps[:, list(chosen)], 1)
         attended = torch.stack(
             [
-                shares[k, [list(chosen).index(t) for t in of_subject]].sum(0)
-                for k, of_subject in enumerate(tokens)
+                shares[k, [list(chosen).index(t) for t in subject_tokens]].sum(0)
+                for k, subject_tokens in enumerate(tokens)
             ]
         )
         strongest = _smooth(attended, sigma, edges).flatten(1).amax(1)
@@ -81,14 +81,14 @@ def excitement_loss(
 
 
 def map_size(latents: tuple[int, int]) -> tuple[int, int]:
-    """Height and width at which maps of latents of this height and width meet."""
+    """Height and width to which maps are resized, for latents of this height and width."""
     return GRID, max(1, round(GRID * latents[1] / latents[0]))
 
 
 def _resized(maps: Tensor, goal: tuple[int, int]) -> Tensor:
-    """Maps "… height width" at another size; a Gaussian as wide as the step goes before a smaller one.
+    """Maps "… height width" resized, after smoothing by a Gaussian as wide as the step if they shrink.
 
-    Both work along one axis, then the other, so that each axis is one small matrix.
+    Both act along one axis, then the other, so that each axis is one small matrix.
     """
     height, width = maps.shape[-2:]
     if (height, width) == goal:
@@ -100,7 +100,7 @@ def _resized(maps: Tensor, goal: tuple[int, int]) -> Tensor:
 
 
 @functools.cache
-@torch.inference_mode(False)  # kept for later calls, in whatever mode the first is made
+@torch.inference_mode(False)  # kept for later calls, whatever mode the first is made in
 def _along(size: int, goal: int, spread: float) -> Float[Tensor, "goal size"]:
     """The smoothing and resizing of one axis, as a matrix."""
     each = torch.eye(size, dtype=torch.float64)[:, None]
@@ -112,7 +112,7 @@ def _along(size: int, goal: int, spread: float) -> Float[Tensor, "goal size"]:
 
 
 def _smooth(maps: Float[Tensor, "some height width"], sigma: float, edges: str) -> Tensor:
-    """Convolved with a Gaussian of 3 × 3 positions, the edges continued or reflected."""
+    """Maps convolved with a Gaussian of 3 × 3 positions, the edges replicated or reflected."""
     kernel = _gaussian(sigma, 1).to(maps)
     padded = F.pad(maps[:, None], (1,) * 4, mode=edges)
     return F.conv2d(F.conv2d(padded, kernel[None, None, :, None]), kernel[None, None, None])[:, 0]

@@ -1,7 +1,7 @@
-"""Groups: a source and its targets stand side by side in one batch, from the same latents.
+"""Groups: a source and its targets side by side in one batch, from the same latents.
 
-`source_rows` says which row is whose source, `FromSource` is what hooks have in common that exchange
-self-attention between these rows, and `generate_edits` generates several groups at once.
+`source_rows` gives each row's source, `FromSource` is the base class of hooks that exchange self-attention
+between these rows, and `generate_edits` generates several groups at once.
 """
 
 from collections.abc import Sequence
@@ -30,13 +30,13 @@ def source_rows(call: DenoiserCall, targets: int, both: bool = False) -> Int[Ten
     Args:
         call: The denoiser call under way.
         targets: The number of targets that follow each source in the batch.
-        both: Whether rows of the negative prompt have their source's row too; otherwise they have their own.
+        both: Whether rows of the negative prompt get their source's row too; otherwise they keep their own.
     """
     group = targets + 1
     if not call.prompts or call.pictures % group:
         raise HookMisuse(
             f"{call.pictures} images with {len(call.prompts)} prompts cannot be groups of a source and "
-            f"{targets} targets. Use `headwise.edit`, and say `targets` as many as there are."
+            f"{targets} targets. Use `headwise.edit`, and give the number of targets as `targets`."
         )
     rows = torch.arange(call.rows)
     halves = range(0, call.rows, call.pictures) if both else [call.conditional.start]
@@ -46,12 +46,12 @@ def source_rows(call: DenoiserCall, targets: int, both: bool = False) -> Int[Ten
 
 
 class FromSource(Hook):
-    """A hook at self-attention that gives targets something of their source, in a share of the calls.
+    """A self-attention hook that passes on queries, keys or values of sources to targets, in some calls.
 
     Args:
         targets: The number of targets that follow each source in the batch.
-        start: The share of the denoiser calls before the first in which it is active.
-        until: The share of the denoiser calls after which it is not active any more; None for all calls.
+        start: The fraction of the denoiser calls before it becomes active, 0 … 1.
+        until: The fraction of the denoiser calls after which it stops, 0 … 1; None to stay active.
     """
 
     kinds = ("self",)
@@ -61,7 +61,7 @@ class FromSource(Hook):
         self.targets, self.start, self.until = targets, start, until
 
     def prepare(self, call: DenoiserCall) -> None:
-        """Find each row's source, and whether this call is one of the share."""
+        """Find each row's source, and whether the hook is active in this call."""
         require_support(call.head_map, self)
         self._rows = source_rows(call, self.targets, both=True)
         done = call.step / max(1, call.steps)
@@ -80,11 +80,11 @@ def generate_edits(
     """The images of several sources and their targets, in one batch.
 
     Args:
-        pipe: The user's pipeline; it is left as it was.
-        groups: Source and targets, as many targets in each; images of a group share latents and noise.
+        pipe: The user's pipeline; it is left unchanged.
+        groups: Source and targets of each group, equally many; images of a group share latents and noise.
         hooks: The hooks that make targets resemble their sources.
         seeds: The key of each group: (seed, image), or a seed s for (s, 0).
-        latents: Unit noise of each group; drawn from its key if None.
+        latents: Unit noise of each group; sampled from its key if None.
         options: Passed to the pipeline: `height`, `width`, `negative_prompt` …
     """
     require_support(pipe, *hooks)
@@ -102,10 +102,10 @@ def plain_maps(
     key: Float[Tensor, "rows heads keys dim"],
     mask: Tensor | None,
 ) -> Float[Tensor, "rows heads pixels keys"]:
-    """softmax(q kᵀ/√d) with padding masked: what a layer attends to, whatever other hooks make of it.
+    """softmax(q kᵀ/√d) with padding masked: a layer's maps before any hook changes them.
 
     Args:
-        query, key: Those of some rows of the batch.
+        query, key: Queries and keys of some rows of the batch.
         mask: `Site.mask_of_rows` of the same rows.
     """
     scores = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
@@ -120,21 +120,21 @@ def plain_shares(
     marks: Float[Tensor, "rows keys"],
     mask: Tensor | None,
 ) -> Float[Tensor, "rows heads pixels 1"]:
-    """How much of its attention each pixel gives to marked keys: `plain_maps` @ marks, without maps."""
-    # as wide as the queries, so that the kernel that the layer uses can be used
+    """How much of its attention each pixel gives to marked keys: `plain_maps` @ marks, without the maps."""
+    # as wide as the queries, so that the layer's own kernel can be used
     values = marks[:, None, :, None].expand(*key.shape[:3], query.shape[-1]).contiguous()
     mask = mask if mask is None or mask.dtype == torch.bool else mask.to(query.dtype)
     return F.scaled_dot_product_attention(query, key, values, attn_mask=mask)[..., :1]
 
 
 def is_coarse(site: Site, smaller: bool = False) -> bool:
-    """Whether a layer is one of those that see the layout, and whose maps are read.
+    """Whether a layer is coarse: its maps show the layout, and are read or exchanged.
 
-    In UNets these are the layers of height `coarse_side`. Transformers have one grid, and all layers count.
+    In UNets these are the layers of height `coarse_side`. In transformers, which have one grid, all layers.
 
     Args:
         site: The layer.
-        smaller: Whether smaller heights count as well.
+        smaller: Whether layers of smaller heights count as well.
     """
     if not site.address.startswith(("down_blocks", "mid_block", "up_blocks")):
         return True
@@ -143,7 +143,7 @@ def is_coarse(site: Site, smaller: bool = False) -> bool:
 
 
 def coarse_side(side: int) -> int:
-    """The height of the layers that count as coarse: a quarter of the latents', though not under 8."""
+    """The height of coarse layers: a quarter of the latents', but at least 8."""
     goal = max(8, side / 4)
     while side > goal:
         side = -(-side // 2)

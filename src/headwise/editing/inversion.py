@@ -1,22 +1,22 @@
-r"""Inversion: the noise from which the pipeline generates a real image again.
+r"""Inversion: the noise from which the pipeline regenerates a real image.
 
-Both ways run the user's own pipeline with another scheduler (walks.py), so that guidance, text and sizes are
-its own. With μ_i(x) the mean of a denoising step at x,
+Both methods run the user's own pipeline with another scheduler (walks.py), so that guidance, text and sizes
+are the pipeline's own. With μ_i(x) the mean of a denoising step at x,
 
-    edit friendly   x_i = √ᾱ x_0 + √(1−ᾱ) ε_i, or with flow matching (1−σ_i) x_0 + σ_i ε_i, each with noise of
-                    its own, and r_i = x_{i+1} − μ_i(x_i); generating again adds r_i at every step: exact for
-                    the image's own prompt and guidance
+    edit friendly   x_i = √ᾱ x_0 + √(1−ᾱ) ε_i, or with flow matching (1−σ_i) x_0 + σ_i ε_i, with independent
+                    noise at each level, and r_i = x_{i+1} − μ_i(x_i); regeneration adds r_i at every step,
+                    and is exact for the same prompt and guidance
     ddim            x_i solves x_{i+1} = step_i(x_i), DDIM's step or with flow matching Euler's, by
-                    fixed-point iterations; without guidance, as it does not converge with it
+                    fixed-point iterations; without guidance, with which they do not converge
 
-An edit starts from the same noise; in the first way r_i is added for every image of the group, and in both
-the source is held to its path, so that its maps are those of the real image.
+An edit starts from the same noise. "Edit friendly" adds r_i to every image of the group; both methods keep
+the source on its path, so that its maps are those of the real image.
 
 References:
     | An Edit Friendly DDPM Noise Space: Inversion and Manipulations (Huberman-Spiegelglas et al., 2023)
     | https://arxiv.org/abs/2304.06140
     | FlowEdit: Inversion-Free Text-Based Editing Using Pre-Trained Flow Models (Kulikov et al., 2024), the
-    | edit-friendly way with flow matching https://arxiv.org/abs/2412.08629
+    | edit-friendly method with flow matching https://arxiv.org/abs/2412.08629
     | Null-text Inversion for Editing Real Images (Mokady et al., 2022) https://arxiv.org/abs/2211.09794
     | On Exact Inversion of DPM-Solvers, AIDI: fixed points (Pan et al., 2023) https://arxiv.org/abs/2309.04907
 """
@@ -48,22 +48,22 @@ from headwise.pictures import cropped, fitted, read_picture
 __all__ = ["Inversion", "edit_picture", "invert"]
 
 Method = Literal["edit friendly", "ddim"]
-POOR = 20.0  # decibels: below, what is generated again is a different image
+POOR = 20.0  # decibels: below this, the reconstruction is a different image
 
 
 @dataclass(frozen=True, eq=False)
 class Inversion:
-    """A real image, and what generates it again.
+    """A real image, with the latents and settings that regenerate it.
 
     Args:
-        picture: The image, of the size at which the pipeline generates.
+        picture: The image, at a size at which the pipeline generates.
         prompt: The prompt that describes it.
         path: The latents x_T … x_0.
-        residuals: The residuals r_T … r_1 where the method is edit friendly.
-        num_inference_steps, guidance_scale: The settings of the pipeline that generate it again.
-        error: The root mean square error of the latents generated again, relative to the image's latents.
-        psnr: The peak signal-to-noise ratio of the image generated again, in decibels.
-        limit: The ratio of the image when it is only encoded and decoded, in decibels.
+        residuals: The residuals r_T … r_1 if the method is edit friendly, else None.
+        num_inference_steps, guidance_scale: The pipeline settings that regenerate it.
+        error: The root mean square error of the regenerated latents, relative to the image's latents.
+        psnr: The peak signal-to-noise ratio of the reconstruction, in decibels.
+        limit: The same ratio for the image only encoded and decoded, in decibels.
     """
 
     picture: Image.Image
@@ -88,26 +88,26 @@ def invert(
     iterations: int = 5,
     seed: Key = 0,
 ) -> Inversion:
-    """Find the noise of an image, and generate it again to measure how well that works.
+    """Find the noise of an image, and regenerate the image to measure how well that works.
 
     Args:
-        pipe: The user's pipeline; it is left as it was.
-        picture: An image, or its file, of any kind. It is kept at its own size where that is one at which the
-            pipeline generates, up to twice the model's own width and height; its middle is scaled otherwise,
-            with a warning if something is left out.
+        pipe: The user's pipeline; it is left unchanged.
+        picture: An image of any format, or its file. It keeps its size if the pipeline can generate at that
+            size, up to twice the model's own width and height; otherwise its centre is cropped and resized,
+            with a warning if parts are cut off.
         prompt: A prompt that describes the image.
         method: "edit friendly" or "ddim", as described in this module.
         num_inference_steps: The number of steps of the inversion and of edits.
-        guidance_scale: The guidance of the inversion, where the method is edit friendly.
-        iterations: The number of fixed-point iterations per step, where the method is ddim.
-        seed: The key of the noise, where the method is edit friendly: (seed, image), or a seed s for
-            (s, 0).
+        guidance_scale: The guidance of the inversion, for "edit friendly".
+        iterations: The number of fixed-point iterations per step, for "ddim".
+        seed: The key of the noise, for "edit friendly": (seed, image), or a seed s for (s, 0).
 
     Raises:
         HeadwiseError: The pipeline's schedule has neither noise levels ᾱ nor those of flow matching.
+        Unsupported: The method does not work on this model.
     """
     require_support(pipe, invert)
-    walk_of(pipe, Replaying)  # refused before anything is read
+    walk_of(pipe, Replaying)  # refuses unsuitable schedules before the image is read
     picture = _fitting(pipe, read_picture(picture))
     start = encoded(pipe, picture)
     size = _size(pipe, picture)
@@ -142,20 +142,20 @@ def edit_picture(
     skip: float | int = 0.0,
     **options: Any,
 ) -> list[Any]:
-    """Generate the image again, and its edits: images, or what `output_type` asks for.
+    """Regenerate the image and generate its edits, as images or in the form that `output_type` names.
 
     Args:
-        pipe: The user's pipeline; it is left as it was.
+        pipe: The user's pipeline; it is left unchanged.
         inverted: The result of `invert`.
         targets: The prompts to edit the image into.
         hooks: The hooks that make targets resemble the source, as in `edit`.
         guidance_scale: The guidance of the edit.
-        skip: The share of the first steps that are left out, so that more of the image stays, 0 … 1.
+        skip: The fraction of the steps to skip at the beginning, which keeps more of the image, 0 … 1.
         options: Passed to the pipeline: `negative_prompt`, `output_type`, `callback_on_step_end` …
     """
     if inverted.psnr < POOR:
         warnings.warn(
-            f"The image cannot be generated again well ({inverted.psnr:.1f} dB; encoded and decoded alone "
+            f"The image is reconstructed poorly ({inverted.psnr:.1f} dB; autoencoder alone "
             f"{inverted.limit:.1f} dB), so its edit will be of a different image. Describe it better, take "
             "more steps, or use a model that was trained on such images.",
             stacklevel=2,
@@ -185,29 +185,29 @@ def psnr(a: Image.Image, b: Image.Image) -> float:
 
 
 def _recorded(pipe: Any, prompt: str, start: Tensor, seed: Key, options: dict[str, Any]) -> Any:
-    """The scheduler that has recorded the residuals of an image with noise."""
+    """A scheduler that has recorded the residuals of an image with noise."""
     walk = walk_of(pipe, Recording)
     walk.clean, walk.seed = packed(pipe, start), seed
-    # with noise levels a pipeline asks its scheduler for the latents of each step, with flow matching not
+    # pipelines let the scheduler replace the latents of each step only with noise levels, not flow matching
     [generator] = generators_of([seed])
     noise = torch.randn(walk.clean.shape, generator=generator).to(walk.clean)
     _walk(pipe, walk, prompt, noise, options)
     if is_flow(pipe) and not torch.equal(noise, walk.noisy[0]):
         raise HeadwiseError(
-            f"The schedule's first level is {float(walk.sigmas[0]):.3f}, not 1, noise alone. Use the "
+            f"The schedule's first level is {float(walk.sigmas[0]):.3f}; expected 1, pure noise. Use the "
             "schedule that the model was trained for."
         )
     return walk
 
 
 def _walk(pipe: Any, walk: Any, prompt: str, latents: Tensor, options: dict[str, Any]) -> Tensor:
-    """The last latents of a call of the pipeline with this scheduler."""
+    """The final latents of a pipeline call with this scheduler."""
     with scheduled(pipe, walk):
         return pipe(prompt, latents=latents, output_type="latent", **options).images
 
 
 def _replay(pipe: Any, inverted: Inversion) -> Any:
-    """The scheduler that generates the image again, in the pipeline's own form of latents."""
+    """The scheduler that regenerates the image, with latents in the pipeline's own form."""
     replay, residuals = walk_of(pipe, Replaying), inverted.residuals
     replay.way = packed(pipe, inverted.path)
     replay.residuals = None if residuals is None else packed(pipe, residuals)
@@ -226,14 +226,14 @@ def _regenerated(pipe: Any, inverted: Inversion, size: dict[str, Any]) -> Tensor
 
 
 def _size(pipe: Any, picture: Image.Image) -> dict[str, Any]:
-    """The arguments by which a pipeline generates at the very size of an image."""
+    """The arguments that make a pipeline generate at exactly the size of an image."""
     size = {"height": picture.height, "width": picture.width}
     binned = "use_resolution_binning" in inspect.signature(type(pipe).__call__).parameters
     return size | ({"use_resolution_binning": False} if binned else {})
 
 
 def _fitting(pipe: Any, picture: Image.Image) -> Image.Image:
-    """The image at a size at which the pipeline generates."""
+    """The image, cropped and resized unless the pipeline can generate at its size."""
     size, factor = image_size(pipe), side_step(pipe)
     if not any(side % factor for side in picture.size) and math.prod(picture.size) <= 4 * math.prod(size):
         return picture

@@ -4,10 +4,11 @@ A batch holds groups, each a source and its targets. After every step a target's
 
     x* ← x + m (x* − x)
 
-with x the source's latents and m the mask where either of the two images attends to a word that was
-changed: the map of those words, averaged over heads, coarse layers and the calls so far, widened by one
-position, relative to its own maximum, above a threshold. In joint attention it is their columns of the one
-softmax over text and pixels. Latents that come as a row of patches (FLUX) are blended patch by patch.
+with x the source's latents and m the mask of the edited region: where either of the two images attends to a
+changed word. The map of the changed words is averaged over heads, coarse layers and the calls so far, widened
+by one position and divided by its maximum; the mask is where it exceeds a threshold. In joint attention the
+map is these words' columns of the softmax over text and pixels. Latents that are a row of patches (FLUX) are
+blended patch by patch.
 
 References:
     | Prompt-to-Prompt Image Editing with Cross Attention Control (Hertz et al., 2022)
@@ -32,15 +33,15 @@ __all__ = ["LocalBlend"]
 
 
 class LocalBlend(Hook):
-    """A hook that keeps each target's latents equal to its source's where no changed word is attended to.
+    """A hook that keeps each target's latents equal to its source's outside the edited region.
 
         with hooked(pipe, PromptToPrompt(), LocalBlend()):
             pipe(["a red car", "a blue car"], latents=noise)
 
     Args:
         targets: The number of targets that follow each source in the batch.
-        threshold: The share of its own maximum above which a map belongs to the edited region, 0 … 1.
-        start: The share of the denoiser calls after which blending begins, 0 … 1.
+        threshold: The fraction of a map's maximum above which a position is in the edited region, 0 … 1.
+        start: The fraction of the denoiser calls after which blending begins, 0 … 1.
     """
 
     once_per_step = True
@@ -52,7 +53,7 @@ class LocalBlend(Hook):
         self._prepared: Any = None
 
     def prepare(self, call: DenoiserCall) -> None:
-        """At the first call, find the changed words and forget the maps of the batch before."""
+        """At the first call, find the changed words and discard the maps of the previous batch."""
         batch = (call.prompts, call.rows, call.tokens)
         if not call.prompted:
             return
@@ -65,7 +66,7 @@ class LocalBlend(Hook):
         self._sum: Tensor | None = None
 
     def __call__(self, attend: Attend, site: Site, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Keep the maps of changed words at coarse layers, and attend unchanged."""
+        """Add up the maps of changed words at coarse layers, and attend unchanged."""
         if site.call.prompted and is_coarse(site):
             rows = site.conditional
             q, k = query[rows].float(), key[rows].float()
@@ -82,7 +83,7 @@ class LocalBlend(Hook):
         """Return latents in which each target equals its source outside the mask."""
         if self._sum is None:
             raise HookMisuse(
-                "No layer is coarse enough to say where the changed words are. Leave LocalBlend out."
+                "The model has no layer coarse enough to locate the changed words. Leave LocalBlend out."
             )
         if (call.step + 1) / max(1, call.steps) < self.start:
             return latents
@@ -94,14 +95,14 @@ class LocalBlend(Hook):
         return torch.where(mask, latents, latents[sources])
 
     def mask(self, size: tuple[int, int]) -> Bool[Tensor, "images height width"]:
-        """Where each image attends to the words that make the difference."""
+        """The region in which each image attends to the changed words."""
         assert self._sum is not None
         wide = F.max_pool2d(self._sum[:, None], 3, 1, 1)
         wide = F.interpolate(wide, size=size, mode="bilinear", align_corners=False)[:, 0]
         return wide > self.threshold * wide.amax((-1, -2), keepdim=True)
 
     def _changed(self, call: DenoiserCall) -> Float[Tensor, "images tokens"]:
-        """Changed words of each image; a source's are those that any of its targets replaces or drops."""
+        """The changed words of each image; a source's are those that any of its targets replaces or drops."""
         words = torch.zeros(call.pictures, call.tokens)
         sources = (self._rows[call.conditional] - call.conditional.start).tolist()
         for p, s in enumerate(sources):

@@ -1,12 +1,12 @@
-r"""Several subjects without a gradient: turn up the subject that the first denoiser calls attend to least.
+r"""Several subjects without a gradient: strengthen the subject that gets least attention in the first calls.
 
 With a[h, x, s] the attention of head h at position x to the token of subject s, and the relevance of the
 subject's concept as weights, W[s, h] = max(R[c_s, h], 0),
 
     A[s] = Σ_h W[s, h] · mean over the first calls of max_x a[h, x, s]  /  Σ_h W[s, h]
 
-and the neglected subject of an image is the one with the smallest A. From the next call on its word is turned
-up in the heads of its concept, by the rule of its relevance: `amplify` by effect, `strengthen` by votes.
+and the neglected subject of an image is the one with the smallest A. From the next call on, its word is
+strengthened in the heads of its concept: by `amplify` if relevance is by effect, by `strengthen` if by votes.
 
 References:
     | Attend-and-Excite: Attention-Based Semantic Guidance for Text-to-Image Diffusion Models
@@ -34,28 +34,28 @@ __all__ = ["StrengthenNeglected"]
 
 
 class StrengthenNeglected(Hook):
-    """A hook that finds the neglected subject of each image in the first calls, and turns it up in the rest.
+    """A hook that finds the neglected subject of each image in the first calls and then strengthens it.
 
         concepts = {"dog": "Animals", "car": "Vehicles"}
         with hooked(pipe, StrengthenNeglected([["dog", "car"]], relevance, concepts)):
             pipe("a dog and a car")
 
-    It works on every family whose heads are measured, and costs no gradient.
+    It works on every model family whose heads can be measured, and needs no gradient.
 
     Args:
         words: The subjects of each image of the batch; one list for all images, or one for each.
-        relevance: The relevance measured on this model, by effect or by votes.
+        relevance: Relevance measured on this model, by effect or by votes.
         concepts: The concept of each subject, or one name for all.
-        dial: How far the neglected subject is turned up: the dial of `amplify` by effect, the strength of
-            `strengthen` by votes; 0 leaves images as they are.
-        after: The share of the denoiser calls in which subjects are compared, above 0 and below 1; the word
-            is turned up in the rest.
+        dial: How much the neglected subject is strengthened: the dial of `amplify` by effect, the strength of
+            `strengthen` by votes; 0 leaves images unchanged.
+        after: The fraction of the denoiser calls in which subjects are compared, above 0 and below 1; the
+            word is strengthened in the rest.
 
     Attributes:
         neglected: The neglected subject of each image of the last pipeline call.
 
     Raises:
-        HeadwiseError: No subject was given, or one without a concept.
+        HeadwiseError: No subject was given, or a subject has no concept.
         UnknownConcept, BadStrength: A concept was not measured, or a number is out of range.
     """
 
@@ -73,7 +73,7 @@ class StrengthenNeglected(Hook):
         if any(not of_image for of_image in words) or not words:
             raise HeadwiseError("No subject was given. Give one or more words of each prompt.")
         if not 0 < after < 1:
-            raise BadStrength(f"after={after} was given; expected a share of the calls between 0 and 1.")
+            raise BadStrength(f"after={after} was given; expected a fraction of the calls between 0 and 1.")
         self.words, self.relevance, self.after = [tuple(of_image) for of_image in words], relevance, after
         rule = amplify if relevance.kind == "effect" else strengthen
         self._factors, self._weights = {}, {}
@@ -87,16 +87,16 @@ class StrengthenNeglected(Hook):
         self._steer: Steer | None = None
 
     def at_random_heads(self) -> "StrengthenNeglected":
-        """The control: as this hook, with its factors permuted over heads."""
-        other = copy(self)
-        other._factors = {
+        """The control: the same hook with its factors permuted over heads."""
+        permuted = copy(self)
+        permuted._factors = {
             word: Steer(factors[None]).control("random heads").factors[0]
             for word, factors in self._factors.items()
         }
-        return other
+        return permuted
 
     def prepare(self, call: DenoiserCall) -> None:
-        """Begin to compare at the first call, and choose when the share of the calls is over."""
+        """Start comparing at the first call, and choose the neglected subjects after `after` of the calls."""
         if not call.prompted:
             if self._steer is not None:
                 self._steer.prepare(call)
@@ -109,7 +109,7 @@ class StrengthenNeglected(Hook):
             self._steer.prepare(call)
 
     def __call__(self, attend: Attend, site: Site, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Look at the subjects and attend unchanged, or attend with the neglected one turned up."""
+        """Measure the attention to the subjects, or attend with the neglected one strengthened."""
         if self._steer is not None:
             return self._steer(attend, site, query, key, value)
         if site.call.prompted:
@@ -120,8 +120,8 @@ class StrengthenNeglected(Hook):
     def _begin(self, call: DenoiserCall) -> None:
         if len(self.words) not in (1, call.pictures) or not call.prompts:
             raise HookMisuse(
-                f"Subjects of {len(self.words)} images were given for {call.pictures} images. "
-                "Give those of one, or of each, and call the pipeline with `prompt`."
+                f"Subjects of {len(self.words)} images were given, but there are {call.pictures} images. "
+                "Give the subjects of one image or of each, and call the pipeline with `prompt`."
             )
         self.relevance.require(call.head_map)
         self._subjects = self.words * (call.pictures // len(self.words))
@@ -133,7 +133,7 @@ class StrengthenNeglected(Hook):
                 self._token[picture, call.positions(picture, word)[-1], s] = 1
 
     def _look(self, attend: Attend, site: Site, query: Tensor, key: Tensor, value: Tensor) -> None:
-        """Add how strongly each head attends to each subject where it does so most."""
+        """Add each head's largest attention over positions to each subject."""
         marks = value.new_zeros(len(value), 1, key.shape[-2], self._token.shape[-1])
         marks[site.conditional, 0, site.text] = self._token[list(site.call.picture[site.conditional])].to(
             marks
@@ -143,7 +143,7 @@ class StrengthenNeglected(Hook):
         self._peaks[:, start:stop] += shares.amax(2).float().cpu()
 
     def _choose(self) -> None:
-        """The least attended subject of each image, and the steering of its word."""
+        """Find the least attended subject of each image, and make the steering of its word."""
         self.neglected = []
         for of_image, peaks in zip(self._subjects, self._peaks.double().numpy(), strict=True):
             attended = [_mean(peaks[:, s], self._weights[word]) for s, word in enumerate(of_image)]

@@ -5,8 +5,8 @@ call of the denoiser the outputs of selected heads for a target are replaced wit
 
     out[target, h] = out[source, h]        for the selected heads h,
 
-where out = softmax(QKᵀ/√d) V is what a head returns. If these heads carry the word, the target's image
-shows the source's. Weakening asks whether heads are needed; patching asks whether they are enough.
+where out = softmax(QKᵀ/√d) V is the output of a head. If these heads carry the word, the target's image shows
+the source's word. Weakening tests whether heads are necessary; patching tests whether they are sufficient.
 
 References:
     | Investigating Gender Bias in Language Models Using Causal Mediation Analysis (Vig et al., 2020)
@@ -29,7 +29,7 @@ __all__ = ["Patch"]
 
 
 class Patch(Hook):
-    """A hook that gives targets their source's outputs of selected heads.
+    """A hook that replaces the targets' outputs of selected heads with their source's.
 
     Args:
         chosen: The selected heads of each target; a batch holds groups of one source and these targets.
@@ -40,14 +40,14 @@ class Patch(Hook):
 
     def __init__(self, chosen: Bool[np.ndarray, "targets all_heads"]) -> None:
         self.chosen = torch.from_numpy(np.array(chosen))
-        self.head_map: HeadMap | None = None  # of the first model, for whose heads they were selected
+        self.head_map: HeadMap | None = None  # of the first model, whose heads were selected
 
     def prepare(self, call: DenoiserCall) -> None:
-        """Lay out from which row each row takes the outputs of which heads."""
+        """Lay out which heads' outputs each row takes, and from which row."""
         targets, heads = self.chosen.shape
         if heads != call.head_map.all_heads:
             raise HeadMapMismatch(
-                f"The selection is among {heads} heads, the model has {call.head_map.all_heads}. "
+                f"The selection is for {heads} heads, but the model has {call.head_map.all_heads}. "
                 "Select heads by the model's own head map."
             )
         require_support(call.head_map, self)
@@ -61,6 +61,6 @@ class Patch(Hook):
         self._takes = [takes[:, start:stop] for start, stop in call.head_map.slices]
 
     def __call__(self, attend: Attend, site: Site, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Attend, then exchange the outputs of selected heads."""
+        """Attend, then replace the outputs of selected heads."""
         out = attend(query, key, value)
         return torch.where(self._takes[site.layer], out[self._from], out)

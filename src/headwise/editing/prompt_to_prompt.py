@@ -1,22 +1,22 @@
-r"""Prompt-to-prompt: edit an image by editing its prompt, with the attention maps of the unedited one.
+r"""Prompt-to-prompt: edit an image by editing its prompt, reusing the attention maps of the unedited image.
 
-Source and targets stand side by side in one batch, from the same latents. With A the map of the source's
-image, A* that of a target's, V* the target's values and M the alignment of the two prompts (alignment.py),
-column t of the target's map becomes, in the first calls,
+Source and targets are side by side in one batch, from the same latents. With A the map of the source's image,
+A* that of a target's, V* the target's values and M the alignment of the two prompts (alignment.py), column t
+of the target's map becomes, in the first calls,
 
-    (A M)[:, t]      where the word was there before, or stands in the place of another   (replace)
-    A*[:, t]         where the word is new                                                (refine)
-    w[t] · …         where a word is weighted                                             (reweight)
-    R[h] · A*[:, t]  where the word is strengthened by the relevance R of a concept
+    (A M)[:, t]      if the word is also in the source, or replaces one of its words   (replace)
+    A*[:, t]         if the word is new                                                (refine)
+    w[t] · …         if the word is weighted                                           (reweight)
+    R[h] · A*[:, t]  if the word is strengthened by the relevance R of a concept
 
-and afterwards its own again. No map is made: with a and b the factors of the two kinds of columns,
+and is A*[:, t] again afterwards. No map is computed: with a and b the factors of the two kinds of columns,
 
     output = attend(q, k, M diag(a) V*) + attend(q*, k*, diag(b) V*)
 
-is the same sum (exchange.py, which also says it of joint attention). In the first calls, too, self-attention
-at coarse layers is the source's, so that the layout stays: attend(q, k, V*).
+is the same sum (exchange.py, which also covers joint attention). In the first calls, self-attention maps at
+coarse layers are the source's too, so that the layout stays: attend(q, k, V*).
 
-`as_published` brings back what the published code does otherwise: it aligns prompts in its own way
+`as_published` restores what the published code does differently: it aligns prompts in its own way
 (alignment_published.py), counts its windows in steps and rounds them down, and weights words in the first
 calls only.
 
@@ -59,7 +59,7 @@ from headwise.steering.spelling import steering_rule
 
 __all__ = ["PromptToPrompt", "check_targets", "edit"]
 
-Share = float | int
+Fraction = float | int
 
 
 class PromptToPrompt(Hook):
@@ -70,22 +70,27 @@ class PromptToPrompt(Hook):
 
     Args:
         targets: The number of targets that follow each source in the batch.
-        cross: The share of the denoiser calls, from 0, in which map columns come from the source; by words of
-            the targets, if a mapping, with "" for all other words.
-        self_attention: The share in which coarse self-attention comes from the source; the paper of
-            prompt-to-prompt has 0.4, that of relevance 0.9, which are the defaults without and with concepts.
-        coarse: The largest share of the latents' positions at which a layer's self-attention is exchanged.
-            By default 1/16, as 16² of 64², though never below 8²; transformers have one grid, at which it is
-            exchanged in all layers. Sana's is linear and has no maps: none is exchanged, and a share that is
-            given for `self_attention` is refused.
-        weights: The weight w of words of the targets, at all calls.
-        relevance, concepts: Words of the targets, and the concept by whose heads each is strengthened instead
-            of taking the source's map.
-        strength: The strength s in R = 1 + s (relevance − 1), or of relevance by effect the dose that
-            `amplify` reaches; by words of the concepts, if a mapping.
+        cross: The fraction of the denoiser calls, from the first, in which map columns come from the source,
+            0 … 1; or a mapping of words of the targets to fractions, with "" for all other words.
+        self_attention: The fraction of the calls in which coarse self-attention maps come from the source,
+            0 … 1. The default is the prompt-to-prompt paper's 0.4; with concepts, the relevance paper's 0.9.
+        coarse: The largest grid at which a layer's self-attention is exchanged, as a fraction of the latents'
+            positions, 0 … 1. By default 1/16, such as 16² of 64², but at least 8²; transformers have one
+            grid, and all layers are exchanged. Sana's self-attention is linear and has no maps: none is
+            exchanged, and a fraction given for `self_attention` is refused.
+        weights: The weight w of words of the targets, in all calls.
+        relevance, concepts: The relevance, and for words of the targets the concept whose heads strengthen
+            each word instead of its taking the source's map.
+        strength: The strength s in R = 1 + s (relevance − 1) or, for relevance by effect, the dose that
+            `amplify` reaches; or a mapping of the words in `concepts` to strengths.
         as_published: Whether prompts are aligned, and calls counted, as in the published code: of n inference
-            steps, `cross` is the first ⌊share · (n + 1)⌋ calls and `self_attention` the first ⌊share · n⌋,
-            words are weighted while `cross` lasts, and in a mapping without "" other words have the share 1.
+            steps, `cross` is the first ⌊f · (n + 1)⌋ calls and `self_attention` the first ⌊f · n⌋, with f the
+            fraction; words are weighted while `cross` lasts; and in a mapping without "", other words have
+            the fraction 1.
+
+    Raises:
+        BadStrength: A fraction or a strength is out of range.
+        HookMisuse: Concepts were given without relevance.
     """
 
     kinds = ("cross", "joint", "self")
@@ -95,9 +100,9 @@ class PromptToPrompt(Hook):
         self,
         *,
         targets: int = 1,
-        cross: Share | Mapping[str, Share] = 0.8,
-        self_attention: Share | None = None,
-        coarse: Share | None = None,
+        cross: Fraction | Mapping[str, Fraction] = 0.8,
+        self_attention: Fraction | None = None,
+        coarse: Fraction | None = None,
         weights: Mapping[str, float | int] | None = None,
         relevance: Relevance | None = None,
         concepts: Mapping[str, str] | None = None,
@@ -105,9 +110,9 @@ class PromptToPrompt(Hook):
         as_published: bool = False,
     ) -> None:
         if concepts and relevance is None:
-            raise HookMisuse("Concepts were given to strengthen words by, but no relevance. Give both.")
+            raise HookMisuse("Concepts were given without relevance to strengthen words by. Give both.")
         self.targets, self.as_published = targets, as_published
-        self.cross: Mapping[str, Share] = cross if isinstance(cross, Mapping) else {"": cross}
+        self.cross: Mapping[str, Fraction] = cross if isinstance(cross, Mapping) else {"": cross}
         self.self_attention = (0.9 if concepts else 0.4) if self_attention is None else self_attention
         self.coarse, self.weights, self.relevance = coarse, dict(weights or {}), relevance
         self.factors = {
@@ -117,15 +122,15 @@ class PromptToPrompt(Hook):
             for word, concept in (concepts or {}).items()
             if relevance is not None
         }
-        for share in (*self.cross.values(), self.self_attention):
-            if not 0 <= share <= 1:
-                raise BadStrength(f"{share} was given as a share of the denoiser calls; expected 0 to 1.")
+        for fraction in (*self.cross.values(), self.self_attention):
+            if not 0 <= fraction <= 1:
+                raise BadStrength(f"A fraction of {fraction} of the calls was given; expected 0 to 1.")
         self.needs_layout, self._met_layout = bool(self_attention), False
         self._prepared: Any = None
 
-    @torch.inference_mode(False)  # kept for later calls, in whatever mode the first is made
+    @torch.inference_mode(False)  # kept for later calls, whatever mode the first is made in
     def prepare(self, call: DenoiserCall) -> None:
-        """Lay out M, a and b for this call, anew only where the batch or the exchanged words change."""
+        """Lay out M, a and b for this call, again only if the batch or the exchanged words change."""
         if not call.prompted:
             return
         text = (call.prompts, call.tokens, call.segments)
@@ -134,7 +139,7 @@ class PromptToPrompt(Hook):
             self._read(call)
             self._prepared, self._inside = batch, None
         if not call.steps:
-            raise HookMisuse("The number of denoiser calls to come is unknown. Call the pipeline.")
+            raise HookMisuse("The number of denoiser calls is unknown outside a pipeline. Call the pipeline.")
         inside = self._within(call, self._until, more=1)
         if self._inside is None or not torch.equal(inside, self._inside):
             self._inside = inside
@@ -142,7 +147,7 @@ class PromptToPrompt(Hook):
         self._same_layout = bool(self._within(call, torch.tensor(self.self_attention, dtype=torch.float64)))
 
     def __call__(self, attend: Attend, site: Site, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Attend with columns of two maps; among pixels, while the layout is the source's, with its map."""
+        """Attend with columns of both maps; among pixels with the source's map, while the layout is kept."""
         if not site.call.prompted:
             return attend(query, key, value)
         if site.kind == "cross":
@@ -154,7 +159,7 @@ class PromptToPrompt(Hook):
         return attend(query[self._rows], key[self._rows], value) if same_layout else attend(query, key, value)
 
     def finish(self, call: DenoiserCall) -> None:
-        """Unsupported if self-attention was to be exchanged, and the model has none with maps."""
+        """Raise Unsupported if self-attention was to be exchanged but the model has no such maps."""
         if call.prompted and self.needs_layout and not self._met_layout:
             raise Unsupported(NO_LAYOUT)
 
@@ -164,14 +169,14 @@ class PromptToPrompt(Hook):
         return site.height * site.width <= self.coarse * site.call.grid[0] * site.call.grid[1]
 
     def _within(self, call: DenoiserCall, until: Tensor, more: int = 0) -> Tensor:
-        """Whether a call is among the first; published windows are shares of the steps and `more`."""
+        """Whether a call is in the window; published windows are fractions of the steps plus `more`."""
         if not self.as_published:
             return call.step / call.steps < until
         steps = min(call.steps, getattr(call.scheduler, "num_inference_steps", None) or call.steps)
         return call.step < (until * (steps + more)).floor()
 
     def _read(self, call: DenoiserCall) -> None:
-        """Read from the prompts, for each image: M, the share of calls of each token, w and R."""
+        """Find for each image M and, for each token, the fraction of the calls, w and R."""
         require_support(call.head_map, self)
         if self.as_published:
             require_cross_attention(call.head_map)
@@ -207,7 +212,7 @@ class PromptToPrompt(Hook):
         return align_as_published(first.tokenizer, of_source, of_target, call.tokens)
 
     def _positions(self, call: DenoiserCall, targets: list[int]) -> dict[int, dict[str, list[int]]]:
-        """Where each named word stands in each target that has it; it must stand in one of them."""
+        """The positions of each named word in each target that has it; at least one must."""
         positions: dict[int, dict[str, list[int]]] = {p: {} for p in targets}
         for word in {*self.cross, *self.weights, *self.factors} - {""}:
             refused = None
@@ -216,12 +221,12 @@ class PromptToPrompt(Hook):
                     positions[p][word] = list(call.positions(p, word))
                 except WordNotInPrompt as error:
                     refused = error
-            if refused and not any(word in of_target for of_target in positions.values()):
+            if refused and not any(word in in_target for in_target in positions.values()):
                 raise refused
         return positions
 
     def _lay_out(self, call: DenoiserCall, inside: Tensor) -> None:
-        """The columns of this call: those inside their window come from the source, or are strengthened."""
+        """The columns of this call: within its window, each comes from the source or is strengthened."""
         w = torch.where(inside, self._w, 1.0) if self.as_published else self._w
         r = torch.where(inside[:, None], self._r, 1.0)
         self._columns = Columns.of(call, self._rows, self._m, self._from_source & inside, w, r)
@@ -237,15 +242,15 @@ def edit(
     progress: bool = True,
     **options: Any,
 ) -> list[list[Any]]:
-    """Generate a prompt and its edits.
+    """Generate the image of a prompt and its edits.
 
     Args:
-        pipe: The user's pipeline; it is left as it was.
+        pipe: The user's pipeline; it is left unchanged.
         source: The prompt to edit.
-        targets: The same prompt, with words changed or added.
-        hooks: The hooks that make targets resemble the source; `PromptToPrompt` if there are none.
+        targets: The same prompt with words changed or added, once for each edit.
+        hooks: The hooks that make targets resemble the source; `PromptToPrompt` if none are given.
         seeds: The key of each group of images: (seed, image), or a seed s for (s, 0).
-        batch_size: The largest number of images per pipeline call, though a group is never cut.
+        batch_size: The largest number of images per pipeline call, but a group is never split.
         progress: Whether to show a bar on stderr.
         options: Passed to the pipeline: `num_inference_steps`, `latents` (one for each seed) …
 
@@ -254,7 +259,7 @@ def edit(
 
     Raises:
         Unsupported: One of the hooks does not work on this kind of model.
-        PromptsNotAlike: A target is the source, is read as the source is, or has no word of it.
+        PromptsNotAlike: A target equals the source, is read like the source, or shares no word with it.
     """
     hooks = hooks or (PromptToPrompt(targets=len(targets)),)
     require_support(pipe, *hooks)
@@ -272,25 +277,35 @@ def edit(
 
 
 def check_targets(pipe: Any, source: str, targets: Sequence[str]) -> None:
-    """PromptsNotAlike, or HeadwiseError if there is none, before anything is generated."""
+    """Check targets before anything is generated.
+
+    Args:
+        pipe: The pipeline.
+        source: The prompt to edit.
+        targets: The prompts to edit it into.
+
+    Raises:
+        PromptsNotAlike: A target equals the source, is read like the source, or shares no word with it.
+        HeadwiseError: There is no target.
+    """
     segments = text_segments(pipe)
-    read = {_as_read(pipe, source): source}
+    prompt_by_tokens = {_as_read(pipe, source): source}
     for target in targets:
         if target.split() == source.split():
             raise PromptsNotAlike(
                 f'Source and target are both "{source}", so there is nothing to edit. '
                 "Change a word of the target."
             )
-        alike = read.setdefault(_as_read(pipe, target), target)
+        alike = prompt_by_tokens.setdefault(_as_read(pipe, target), target)
         if alike == source:
             raise PromptsNotAlike(
-                f'The text encoder reads "{target}" as it reads the source, so there is nothing to edit. '
-                "Change a word that it reads: letter case and words beyond its length are not."
+                f'The text encoder reads "{target}" like the source, so there is nothing to edit. '
+                "Change a word that it reads: it ignores letter case and words beyond its length."
             )
         if alike != target:
             warnings.warn(
                 f'The text encoder reads "{alike}" and "{target}" alike, so their images will be the same. '
-                "Change a word that it reads: letter case and words beyond its length are not.",
+                "Change a word that it reads: it ignores letter case and words beyond its length.",
                 stacklevel=3,
             )
         align(segments, source, target)
@@ -299,12 +314,12 @@ def check_targets(pipe: Any, source: str, targets: Sequence[str]) -> None:
 
 
 def _as_read(pipe: Any, prompt: str) -> tuple[tuple[int, ...], ...]:
-    """The tokens of a prompt as far as each text encoder reads it, without the end token."""
+    """The tokens of a prompt up to each text encoder's length, without the end token."""
     tokenizers = [getattr(pipe, name, None) for name in ("tokenizer", "tokenizer_2", "tokenizer_3")]
     convert = getattr(pipe, "maybe_convert_prompt", lambda prompt, tokenizer: prompt)
-    every = []
+    by_encoder = []
     for tokenizer in filter(None, tokenizers):
         tokens = tokenizer(convert(prompt, tokenizer)).input_ids
-        ended = bool(tokens) and tokens[-1] == tokenizer.eos_token_id  # Gemma says no end token
-        every.append(tuple(tokens[:-1] if ended else tokens)[: tokenizer.model_max_length - 1])
-    return tuple(every)
+        ended = bool(tokens) and tokens[-1] == tokenizer.eos_token_id  # Gemma adds no end token
+        by_encoder.append(tuple(tokens[:-1] if ended else tokens)[: tokenizer.model_max_length - 1])
+    return tuple(by_encoder)

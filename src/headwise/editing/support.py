@@ -1,4 +1,4 @@
-"""Which models each method of editing works on; asked before anything is generated."""
+"""Which models each editing method works on, checked before anything is generated."""
 
 from typing import Any, NamedTuple
 
@@ -22,13 +22,13 @@ NO_LAYOUT = (
 
 
 class _Method(NamedTuple):
-    """The name of a method, as its authors write it, and the families of models that it works on."""
+    """The name of a method, as its authors write it, and the model families that it works on."""
 
     title: str
     families: tuple[str, ...] = (UNET,)
 
 
-METHODS = {  # by the name of the hook's class, or of the function
+METHODS = {  # by the name of the hook class or function
     "PromptToPrompt": _Method("Prompt-to-prompt", EVERY),
     "LocalBlend": _Method("Local blending", EVERY),
     "MasaCtrl": _Method("MasaCtrl", (UNET, PIXART)),
@@ -43,11 +43,11 @@ METHODS = {  # by the name of the hook's class, or of the function
 
 
 def require_support(model: Any, *methods: Any) -> None:
-    """Refuse a model on which a method would do nothing, or end in an error.
+    """Refuse a model on which a method would do nothing or fail.
 
     Args:
-        model: A pipeline, or the head map of one.
-        methods: Hooks, their classes, functions, or the names of either; hooks of the user's own always pass.
+        model: A pipeline, or its head map.
+        methods: Hooks, hook classes, functions, or the names of either; the user's own hooks always pass.
 
     Raises:
         Unsupported: One of the methods does not work on this model.
@@ -56,10 +56,10 @@ def require_support(model: Any, *methods: Any) -> None:
         raise Unsupported(NO_LAYOUT)
     for method in filter(None, map(_known, methods)):
         if not supports(model, method):
-            name = "this one" if isinstance(model, HeadMap) else type(model).__name__
+            name = "this model" if isinstance(model, HeadMap) else type(model).__name__
             raise Unsupported(
-                f"{method.title} works on {', '.join(method.families)}, not on models such as {name}. "
-                "Use such a model, or leave this method out."
+                f"{method.title} works on {', '.join(method.families)}, but not on {name}. "
+                "Use a supported model, or leave this method out."
             )
 
 
@@ -70,13 +70,17 @@ def supports(model: Any, method: Any) -> bool:
 
 
 def require_cross_attention(head_map: HeadMap) -> None:
-    """HookMisuse where the published code is asked for in joint attention, which it was not written for."""
+    """Refuse joint attention, for which the published code was not written.
+
+    Raises:
+        HookMisuse: A layer has joint attention.
+    """
     if any(layer.kind == "joint" for layer in head_map):
         raise HookMisuse("The published code does not work in joint attention. Leave as_published out.")
 
 
 def _known(method: Any) -> _Method | None:
-    """What is known of a method; None of a hook that is the user's own."""
+    """The entry of a method; None for the user's own hooks."""
     if isinstance(method, _Method):
         return method
     if isinstance(method, str):

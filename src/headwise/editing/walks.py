@@ -1,20 +1,20 @@
-r"""Schedulers that walk between an image and noise: recorded, solved for, or replayed.
+r"""Schedulers that walk between an image and noise: they record the path, solve for it, or replay it.
 
-A walk is one of three, over the steps of one of two kinds of schedule. A step takes the latents x_i of level
-i and the denoiser's output to those of level i + 1, linearly in both: x_{i+1} = a x_i + b output(x_i).
+There are three kinds of walk, over the steps of two kinds of schedule. A step computes the latents of level
+i + 1 from those of level i and the denoiser's output, linearly in both: x_{i+1} = a x_i + b output(x_i).
 
                        noise levels ᾱ (`Ddim`)                    flow matching (`Flow`), levels σ
     x_i with noise ε   √ᾱ x_0 + √(1−ᾱ) ε                          (1−σ_i) x_0 + σ_i ε
     step               DDIM's                                     Euler's, a = 1 and b = σ_{i+1} − σ_i
-    mean, which the    that of a step that adds noise (η = 1)     Euler's step
-    residual is of
+    mean_i, for the    that of a step that adds noise (η = 1)     Euler's step
+    residuals
 
-    Recording    x_i = x_0 with noise of its own at each level, and the residuals r_i = x_{i+1} − mean_i(x_i)
-    FixedPoint   from x_n on to x_0: x_i ← (x_{i+1} − b output(x_i)) / a, several times
+    Recording    x_i = x_0 with independent noise at each level, and the residuals r_i = x_{i+1} − mean_i(x_i)
+    FixedPoint   from x_n to x_0: x_i ← (x_{i+1} − b output(x_i)) / a, several times
     Replaying    x_{i+1} = mean_i(x_i) + r_i, or the step itself; the source is put back on its path
 
-With flow matching an edit by residuals is FlowEdit's: what sets a target x* apart from the recorded source
-changes by x*_{i+1} − x_{i+1} = (x*_i − x_i) + (σ_{i+1} − σ_i) (output*(x*_i) − output(x_i)).
+With flow matching an edit by residuals is FlowEdit's: the difference of a target x* from the recorded source
+evolves as x*_{i+1} − x_{i+1} = (x*_i − x_i) + (σ_{i+1} − σ_i) (output*(x*_i) − output(x_i)).
 
 References:
     | An Edit Friendly DDPM Noise Space: Inversion and Manipulations (Huberman-Spiegelglas et al., 2023)
@@ -55,7 +55,7 @@ class Ddim(_Ddim):
 
     def mean(self, output: Tensor, i: int, sample: Tensor) -> Tensor:
         """The mean of a step that adds noise."""
-        # not quite 1: from ᾱ = 0, rounding takes 1 − ᾱ − σ² below 0 there, and its root is not a number
+        # not quite 1: at ᾱ = 0, rounding takes 1 − ᾱ − σ² below 0, and its root would be NaN
         noise = {"eta": 0.999, "variance_noise": torch.zeros_like(sample)}
         return DDIMScheduler.step(self, output, self.levels[i], sample, **noise).prev_sample
 
@@ -84,7 +84,7 @@ class Flow(_Flow):
 
 
 class Walk:
-    """What a walk has of the schedule that it goes over: its timesteps, and the steps of `Ddim` or `Flow`."""
+    """What a walk gets from its schedule: the timesteps, and the steps of `Ddim` or `Flow`."""
 
     levels: Tensor
     timesteps: Tensor
@@ -100,22 +100,22 @@ class Recording(Walk):
     seed: Key
 
     def begin(self) -> None:
-        """Fix the path: the clean latents with noise of its own at each level."""
+        """Fix the path: the clean latents with independent noise at each level."""
         [generator] = generators_of([self.seed])
-        draws = (torch.randn(self.clean.shape, generator=generator).to(self.clean) for _ in self.levels)
-        self.noisy = [self.noised(self.clean, noise, i) for i, noise in enumerate(draws)] + [self.clean]
+        noises = (torch.randn(self.clean.shape, generator=generator).to(self.clean) for _ in self.levels)
+        self.noisy = [self.noised(self.clean, noise, i) for i, noise in enumerate(noises)] + [self.clean]
         self.residuals: list[Tensor] = []
 
     def scale_model_input(self, sample: Tensor, timestep: Any = None) -> Tensor:
-        """Replace the latents that the pipeline passes by those of the path."""
+        """Replace the latents that the pipeline passes with those of the path."""
         noisy = self.noisy[len(self.residuals)].to(sample)
         return noisy.expand_as(sample)
 
     def step(self, model_output: Tensor, timestep: Any, sample: Tensor, return_dict: bool = True) -> Any:
-        """Go to the next latents of the path, and record how far the step's mean is from them."""
+        """Go to the next latents of the path, and record their difference from the step's mean."""
         at = len(self.residuals)
         mean = self.mean(model_output, at, self.noisy[at].to(sample))
-        # in float32, so that in half precision too a step with its residual is the next latents exactly
+        # in float32, so that a step plus its residual gives the next latents exactly in half precision too
         wide = torch.promote_types(mean.dtype, torch.float32)
         self.residuals.append(self.noisy[at + 1].to(mean.device, wide) - mean.to(wide))
         return _stepped(self.noisy[at + 1].to(sample), return_dict)
@@ -126,12 +126,12 @@ class Recording(Walk):
 
 
 class FixedPoint(Walk):
-    """Walks from the image to noise: at each level the latents whose step is those found before."""
+    """Walks from the image to noise: at each level solves for the latents whose step gives the last ones."""
 
     iterations: int
 
     def begin(self) -> None:
-        """Go through the timesteps in reverse, each once for every iteration."""
+        """Go through the timesteps in reverse, each as often as there are iterations."""
         self.timesteps = self.levels.flip(0).repeat_interleave(self.iterations)
         self.calls = 0
         self.walked: list[Tensor] = []
@@ -153,15 +153,15 @@ class FixedPoint(Walk):
 
 
 class Replaying(Walk):
-    """Generates again: adds the residuals, and holds the source of each group to its path."""
+    """Regenerates: adds the residuals, and keeps the source of each group on its path."""
 
     way: Tensor
     residuals: Tensor | None
-    group: int = 1  # alone, it is not held
+    group: int = 1  # a source without targets is not put back on its path
     skipped: int = 0
 
     def begin(self) -> None:
-        """Leave out the timesteps that are skipped."""
+        """Leave out the skipped timesteps."""
         self.timesteps, self.at = self.levels[self.skipped :], self.skipped
 
     def step(self, model_output: Tensor, timestep: Any, sample: Tensor, return_dict: bool = True) -> Any:
@@ -178,7 +178,7 @@ class Replaying(Walk):
 
 
 def is_flow(pipe: Any) -> bool:
-    """Is the pipeline's schedule one of flow matching?"""
+    """Whether the pipeline's schedule is one of flow matching."""
     scheduler, config = pipe.scheduler, pipe.scheduler.config
     matching = type(scheduler).__name__.startswith("FlowMatch") or getattr(config, "use_flow_sigmas", False)
     return matching and not type(denoiser_of(pipe)).__name__.startswith("UNet")
@@ -196,7 +196,7 @@ def walk_of(pipe: Any, kind: type) -> Any:
         raise HeadwiseError(
             "Images can be inverted by a schedule with noise levels, or by flow matching in a transformer; "
             f"this pipeline has a {type(pipe.scheduler).__name__}. Use a Stable Diffusion, PixArt, Sana or "
-            "FLUX pipeline with a schedule of its own."
+            "FLUX pipeline with its own schedule."
         )
     base: Any = Flow if flow else Ddim
 
@@ -205,14 +205,14 @@ def walk_of(pipe: Any, kind: type) -> Any:
         self.levels = self.timesteps
         self.begin()
 
-    # with the signature of the original, at which pipelines look
+    # keeps the original's signature, which pipelines inspect
     methods = {"set_timesteps": functools.wraps(base.set_timesteps)(set_timesteps)}
     walk: Any = type(kind.__name__, (kind, base), methods)
     if not flow:
         return walk.from_config(config, clip_sample=False, thresholding=False)
     accepted = inspect.signature(FlowMatchEulerDiscreteScheduler.__init__).parameters
     options = {name: value for name, value in config.items() if name in accepted}
-    # other solvers of the same flow call the shift by another name
+    # other solvers of the same flow have another name for the shift
     return walk(**{"shift": getattr(config, "flow_shift", 1.0)} | options)
 
 

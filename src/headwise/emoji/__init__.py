@@ -1,8 +1,9 @@
-"""The built-in models: small latent diffusion models of one world of emoji, and an image-text model that
-reads the images of both.
+"""The built-in models: two small latent diffusion models of one emoji world, and a CLIP model that scores
+the images of both.
 
-Plain diffusers and transformers objects, trained by the scripts in the repository's `training/` on images
-composed of emoji, so that what an image should show is known. README.md in a model's folder is its card.
+They are plain diffusers and transformers objects, trained by the scripts in the repository's `training/` on
+images composed of emoji, so that what an image should show is known. README.md in a model's folder is its
+model card.
 """
 
 import json
@@ -19,12 +20,12 @@ _HERE = Path(__file__).parent
 
 @dataclass(frozen=True)
 class BuiltIn:
-    """A model of this package and what belongs to it.
+    """A built-in model and its files.
 
     Args:
-        name: What `load_pipeline` calls it.
-        pipeline: The class of its pipeline, by module and name.
-        folder: Where its files are.
+        name: Its name in `load_pipeline`.
+        pipeline: The class of its pipeline, with its module.
+        folder: The folder of its files.
     """
 
     name: str
@@ -38,24 +39,24 @@ class BuiltIn:
 
     @property
     def scorer(self) -> Path:
-        """The folder of the CLIP model that reads its images: one for all models of this world."""
+        """The folder of the CLIP model that scores its images, shared by all models of this world."""
         return _HERE / "judge"
 
     @property
     def relevance(self) -> Path:
-        """The file of its relevance by votes."""
+        """The file of its packaged relevance by votes."""
         return self.folder / "relevance.safetensors"
 
     @property
     def effect(self) -> Path:
-        """The file of the same concepts' relevance by effect."""
+        """The file of its packaged relevance by effect, for the same concepts."""
         return self.folder / "effect.safetensors"
 
     def load(self, dtype: Any = None) -> Any:
         """Load the pipeline.
 
         Args:
-            dtype: The type of the weights, such as `torch.float16`; None takes float32.
+            dtype: The type of the weights, such as `torch.float16`; None for float32.
 
         Raises:
             ModelNotLoaded: The files of the model are missing.
@@ -73,7 +74,7 @@ class BuiltIn:
         return pipeline.from_pretrained(self.model, dtype=dtype or torch.float32, use_safetensors=True)
 
     def card(self) -> dict[str, Any]:
-        """The numbers that were measured of it; README.md explains them."""
+        """Measured properties of the model; README.md explains them."""
         return dict(json.loads((self.folder / "card.json").read_text()))
 
 
@@ -81,6 +82,6 @@ UNET = BuiltIn("emoji", "diffusers.StableDiffusionPipeline", _HERE)
 DIT = BuiltIn("emoji-dit", "headwise.emoji.transformer.EmojiTransformerPipeline", _HERE / "dit")
 MODELS = {model.name: model for model in (UNET, DIT)}
 
-# The first of them, by short names.
+# Short names for the first model.
 MODEL, SCORER, RELEVANCE, EFFECT = UNET.model, UNET.scorer, UNET.relevance, UNET.effect
 load, card = UNET.load, UNET.card

@@ -1,4 +1,4 @@
-"""The pipeline of the built-in transformer: that of PixArt-Σ, with CLIP's text encoder and defaults for small
+"""The pipeline of the built-in transformer: PixArt-Σ's, with CLIP's text encoder and defaults for small
 images."""
 
 import functools
@@ -12,29 +12,29 @@ __all__ = ["EmojiTransformerPipeline"]
 
 
 def _called_with(defaults: dict[str, Any]) -> Any:
-    """`PixArtSigmaPipeline.__call__` with these defaults, which its signature says too."""
-    theirs = PixArtSigmaPipeline.__call__
-    signature = inspect.signature(theirs)
+    """`PixArtSigmaPipeline.__call__` with these defaults, also in its signature."""
+    original = PixArtSigmaPipeline.__call__
+    signature = inspect.signature(original)
 
     def __call__(self: Any, *args: Any, **options: Any) -> Any:
-        return theirs(self, *args, **defaults | options)
+        return original(self, *args, **defaults | options)
 
-    ours: Any = functools.wraps(theirs)(__call__)
+    with_defaults: Any = functools.wraps(original)(__call__)
     parameters = signature.parameters.items()
-    ours.__signature__ = signature.replace(
+    with_defaults.__signature__ = signature.replace(
         parameters=[p.replace(default=defaults.get(name, p.default)) for name, p in parameters]
     )
-    return ours
+    return with_defaults
 
 
 class EmojiTransformerPipeline(PixArtSigmaPipeline):
     """`PixArtSigmaPipeline` that reads its prompts with CLIP, and whose defaults fit 64×64 images.
 
-    By its own defaults PixArt-Σ takes the nearest size of a table, of which the smallest is 256×256, and pads
-    prompts to 300 tokens; in training, captions were padded to 24.
+    By default PixArt-Σ rounds sizes to the nearest in a table, whose smallest is 256×256, and pads prompts to
+    300 tokens; in training, captions were padded to 24.
     """
 
-    def __init__(  # diffusers takes the parts' types from here
+    def __init__(  # diffusers reads the components' types from this signature
         self,
         tokenizer: CLIPTokenizer,
         text_encoder: CLIPTextModel,

@@ -1,22 +1,22 @@
-r"""Which estimator knows what heads do? Each predicts what is lost when random subsets of heads are weakened.
+r"""Which estimator predicts best what heads do? Each predicts the losses when subsets of heads are weakened.
 
-An estimator (attribution_estimators.py) sees a model and some *tuning* prompts of a concept, and gives each
-head h a value v[h]. The truth are the losses of random subsets of heads (subset_losses.py) for other prompts
-of the concept:
+An estimator (estimators.py) sees a model and some *tuning* prompts of a concept, and gives each head h a
+value v[h]. The truth is the losses of random subsets of heads (subset_losses.py) for other prompts of the
+concept:
 
     predicted loss of a subset S     Σ_{h ∈ S} v[h]
     score of an estimator            the partial correlation of predicted and true loss given the size of S
 
-Beside them stands ridge regression, which learns from the losses of one half of the subsets and predicts the
-other half. What an estimator costs is counted at the denoiser: the rows of all passes, and those of them
-whose gradient is taken. If asked for, the area of ordered weakening (weakening.py) is measured with the heads
-in the order of the estimator's values, on reporting prompts as well.
+For comparison, ridge regression learns from the losses of one half of the subsets and predicts the other
+half. The cost of an estimator is counted in denoiser rows: the rows of all passes, and those of them whose
+gradient is computed. Optionally, the area of ordered weakening (weakening.py) is measured as well, with heads
+in the order of the estimator's values and on reporting prompts.
 
 Another estimator is one more function:
 
     def bias(pipe, tuning, seed):
         heads = headwise.HeadMap.of(pipe).all_heads
-        return np.linspace(1, 0, heads)        # early heads carry more, it says
+        return np.linspace(1, 0, heads)        # claims that early heads carry more
 
     estimators = standard_estimators(concepts) | {"early heads": bias}
     result = headwise.benchmark_attribution(pipe, truth, tuning, estimators, out="runs/attribution")
@@ -65,11 +65,11 @@ __all__ = ["benchmark_attribution", "standard_estimators"]
 def standard_estimators(
     concepts: ConceptSet, measured: Relevance | None = None, sampling: Sampling = Sampling()
 ) -> dict[str, HeadEstimator]:
-    """The estimators that come with the package, by name.
+    """The packaged estimators, by name.
 
     Args:
-        concepts: What heads choose between when they vote.
-        measured: A relevance measured before; compared as "votes, measured" or "effect, measured".
+        concepts: The concepts that heads choose between when they vote.
+        measured: A relevance measured earlier, to compare as "votes, measured" or "effect, measured".
         sampling: How images of tuning prompts are generated.
     """
     voting = partial(votes, concepts=concepts, batch_size=sampling.batch_size)
@@ -107,24 +107,24 @@ def benchmark_attribution(
     progress: bool = True,
     **weakening: Any,
 ) -> Attribution:
-    """Compare estimators of what heads do; one that has been at work on a concept is not called again.
+    """Compare estimators of what heads do; an estimate that is already in `out` is not computed again.
 
     Args:
-        pipe: The user's pipeline, which is left as it was.
-        truth: By concept the losses of the same random subsets of heads.
-        tuning: By concept what estimators may see.
-        estimators: By name. A function that is changed needs another name, or another folder.
+        pipe: The user's pipeline, which is left unchanged.
+        truth: By concept, the losses of the same random subsets of heads.
+        tuning: By concept, what estimators may see.
+        estimators: By name. A function that was changed needs another name, or another folder.
         out: Folder for the values of each estimator, and for the result.
         seed: Passed to each estimator.
-        reporting: By concept the prompts of ordered weakening; None leaves it out.
-        score: What scores the weakened images, as in `measure_weakening`.
+        reporting: By concept, the prompts of ordered weakening; None leaves it out.
+        score: The function that scores weakened images, as in `measure_weakening`.
         progress: Whether to show a bar on stderr.
         weakening: Options of `measure_weakening`.
 
     Raises:
         HeadwiseError: The concepts' subsets differ, a tuning prompt is one of the truth's, or an estimator
-            returned something else than a finite number for each head.
-        RunMismatch: `out` holds values of other settings.
+            did not return a finite number for each head.
+        RunMismatch: `out` holds values computed with other settings.
     """
     _require_fair(truth, tuning, HeadMap.of(pipe))
     if reporting and score is None:
@@ -160,7 +160,7 @@ def benchmark_attribution(
 def _estimate(
     pipe: Any, tuning: Tuning, name: str, estimator: HeadEstimator, file: Path, about: dict[str, Any]
 ) -> Estimate:
-    """What an estimator returns, from its file if it is there; what costs nothing is computed anew."""
+    """The values of an estimator, from its file if there is one; those that cost no rows are recomputed."""
     expected = about | {
         "estimator": name,
         "concept": tuning.concept,
@@ -170,8 +170,8 @@ def _estimate(
         arrays, stored = read_arrays(file, "attribution", ("values",))
         if {key: stored.get(key) for key in expected} != expected:
             raise RunMismatch(
-                f"{file} is of another run: {stored} there, {expected} here. Give another folder, or the "
-                "same settings."
+                f"{file} is from a different run: it has {stored}; expected {expected}. Give another "
+                "folder, or the same settings."
             )
         return Estimate(arrays["values"], RowCount(**stored["rows"]))
     with count_rows(pipe) as rows:
@@ -180,8 +180,8 @@ def _estimate(
     if values.shape != (heads,) or not np.isfinite(values).all():
         raise HeadwiseError(
             f"The estimator {name!r} returned an array of {values.shape} with "
-            f"{int((~np.isfinite(values)).sum())} values that are not finite; expected one finite number for "
-            f"each of {heads} heads."
+            f"{int((~np.isfinite(values)).sum())} non-finite values; expected one finite number for each of "
+            f"{heads} heads."
         )
     if rows.forward:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -197,7 +197,7 @@ def _areas(
     folder: Path,
     options: dict[str, Any],
 ) -> dict[str, Interval]:
-    """The area of ordered weakening by each estimator's order of heads."""
+    """The area of ordered weakening with each estimator's order of heads."""
     head_map = HeadMap.of(pipe)
     values = np.stack([estimate.values for estimate in estimates.values()])
     unknown = np.full(values.shape, np.nan)
@@ -220,25 +220,26 @@ def _areas(
 
 
 def _require_fair(truth: Mapping[str, Truth], tuning: Mapping[str, Tuning], head_map: HeadMap) -> None:
-    """HeadwiseError unless estimators are compared on the same subsets and unseen prompts."""
+    """Raise HeadwiseError unless estimators are compared on the same subsets and on unseen prompts."""
     if not tuning or not tuning.keys() <= truth.keys():
         missing = ", ".join(map(repr, tuning.keys() - truth.keys())) or "any concept"
         raise HeadwiseError(
-            f"The losses of subsets were not measured for {missing}, but for: {', '.join(truth)}."
+            f"The losses of subsets were not measured for {missing}; expected some of: {', '.join(truth)}."
         )
     subsets = [truth[concept].losses.subsets for concept in tuning]
     if any(not np.array_equal(each, subsets[0]) for each in subsets):
-        raise HeadwiseError("The concepts' losses are of different subsets; expected the same for all.")
+        raise HeadwiseError("The concepts' losses have different subsets; expected the same for all.")
     if subsets[0].shape[1] != head_map.all_heads or len(subsets[0]) < FEWEST:
         raise HeadwiseError(
             f"The truth has {len(subsets[0])} subsets of {subsets[0].shape[1]} heads; expected {FEWEST} or "
             f"more of {head_map}."
         )
     for concept, task in tuning.items():
-        both = set(task.prompts) & set(truth[concept].prompts)
-        if both:
+        shared = set(task.prompts) & set(truth[concept].prompts)
+        if shared:
             raise HeadwiseError(
-                f"{min(both)!r} is a tuning prompt of {concept!r} and one of the truth's. Leave it out."
+                f"{min(shared)!r} is both a tuning prompt of {concept!r} and one of the truth's. Leave it "
+                "out."
             )
 
 

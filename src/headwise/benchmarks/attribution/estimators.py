@@ -1,6 +1,6 @@
-r"""Estimators of what each head does with a concept's words: functions that can be compared (attribution.py).
+r"""Estimators of what each head does with a concept's words, as functions to compare (benchmark.py).
 
-    def mine(pipe, tuning, seed):
+    def my_estimator(pipe, tuning, seed):
         …
         return values        one number for each head; the larger, the more the head carries the concept
 
@@ -8,15 +8,15 @@ With A a head's attention, V its values, W_O its columns of the layer's output p
 a concept's word,
 
     mean attention   mean over pixels x of Σ_{t∈T} A[x, t]
-    value norm       root mean square over pixels of ‖Σ_{t∈T} A[x, t] V[t] W_O‖: what the head writes of the
+    value norm       root mean square over pixels of ‖Σ_{t∈T} A[x, t] V[t] W_O‖: what the head writes for the
                      word
     word removed     root mean square over pixels of ‖(A V − A' V') W_O‖, A' and V' of the prompt without the
                      word
-    effect           e[h] along one path or another, or against a sibling (measuring/effect.py)
-    gates            the few heads that keep what the word does (attribution_gates.py)
+    effect           e[h] along one of several paths, or against a sibling word (measuring/effect.py)
+    gates            the few heads that preserve what the word does (gates.py)
     votes            relevance (measuring/relevance.py)
 
-where norms are averaged over calls and images.
+and norms averaged over calls and images.
 
 References:
     | Attention is not only a weight: analyzing transformers with vector norms (Kobayashi et al., 2020)
@@ -54,7 +54,7 @@ __all__ = ["effect", "mean_attention", "random_values", "value_norm", "votes", "
 
 
 def random_values(pipe: Any, tuning: Tuning, seed: int) -> Float[np.ndarray, " all_heads"]:
-    """Uniform random numbers, others for each concept: what an estimator has to beat."""
+    """Uniform random numbers, different for each concept: the baseline that an estimator has to beat."""
     key = np.array([seed % 2**64, crc32(tuning.concept.encode())], dtype=np.uint64)
     return np.random.Generator(np.random.Philox(key=key)).random(HeadMap.of(pipe).all_heads)
 
@@ -69,11 +69,11 @@ def votes(
     pictures: int = 32,
     batch_size: int = 10,
 ) -> Float[np.ndarray, " all_heads"]:
-    """Relevance by votes. They are of images of the package's prompts, as in `measure`, not of the tuning's.
+    """Relevance by votes, from images of the packaged prompts, as in `measure`, not of the tuning prompts.
 
     Args:
-        pipe, tuning, seed: As of every estimator.
-        concepts: The concepts that heads choose between, with the tuning's among them.
+        pipe, tuning, seed: As in every estimator.
+        concepts: The concepts that heads choose between, including that of the tuning.
         estimator: How many votes an image contributes.
         pictures: The number of images.
         batch_size: Images per pipeline call.
@@ -99,10 +99,10 @@ def mean_attention(
 def value_norm(
     pipe: Any, tuning: Tuning, seed: int, *, sampling: Sampling = Sampling()
 ) -> Float[np.ndarray, " all_heads"]:
-    """How much each head writes of the concept's word, the mean over calls and images of a norm.
+    """The norm of what each head writes for the concept's word, averaged over calls and images.
 
     Raises:
-        HookMisuse: A layer shares its output projection with something else, as FLUX's single blocks do.
+        HookMisuse: A layer has no output projection of its own, as in FLUX's single blocks.
     """
 
     def norm(attend: Attend, site: Site, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -114,7 +114,7 @@ def value_norm(
 def word_removed(
     pipe: Any, tuning: Tuning, seed: int, *, sampling: Sampling = Sampling()
 ) -> Float[np.ndarray, " all_heads"]:
-    """How much what each head writes changes if the word is left out of the prompt, the latents being equal.
+    """The norm of the change in what each head writes if the word is left out, from the same latents.
 
     Raises:
         HookMisuse: As in `value_norm`.
@@ -127,7 +127,7 @@ def word_removed(
         return output
 
     class Compare(Hook):
-        """Runs the denoiser once more, with the latents of the prompt that has the word for both."""
+        """Runs the denoiser once more, with the latents of the prompt with the word for both prompts."""
 
         def finish(self, call: DenoiserCall) -> None:
             if call.prompted and call.rerun is not None:
@@ -153,13 +153,13 @@ def effect(
     pooled: bool = False,
     sampling: Sampling = Sampling(),
 ) -> Float[np.ndarray, " all_heads"]:
-    """The share of each head in the effect of the concept's words, e[h], the mean over calls and images.
+    """Each head's share of the effect of the concept's words, e[h], averaged over calls and images.
 
     Args:
-        pipe, tuning, seed: As of every estimator.
+        pipe, tuning, seed: As in every estimator.
         points, path, against: As in `EffectProbe`.
-        calls: How many calls of each image are measured, at random among all of them; all if None.
-        pooled: Whether the shares are weighted by all that the words do at each call, ⟨d, d⟩, instead.
+        calls: The number of calls to measure per image, chosen at random; None for all.
+        pooled: Whether the mean is weighted by the words' total effect at each call, ⟨d, d⟩.
         sampling: How the images are generated.
     """
     siblings = tuning.siblings if against == "sibling" else ()
@@ -182,16 +182,16 @@ def effect(
 
 
 def _phase(seed: int, number: int) -> float:
-    """Which of an image's calls is measured, from its key alone."""
+    """A random number that chooses an image's calls, from its key alone."""
     return np.random.Generator(np.random.Philox(key=[seed % 2**64, number])).random()
 
 
 Measure = Callable[[Attend, Site, Tensor, Tensor, Tensor], Tensor]
-"""From an attention to "rows heads", the values being zero but at the word's tokens."""
+"""From an attention to numbers "rows heads"; its values are zero except at the word's tokens."""
 
 
 class _WordHook(Hook):
-    """Adds up what is measured of each image's word, and attends unchanged."""
+    """Adds up a measure of each image's word, and attends unchanged."""
 
     once_per_step = True
 
@@ -204,7 +204,7 @@ class _WordHook(Hook):
             self.of_word = tokens_of(call, self.words)
 
     def __call__(self, attend: Attend, site: Site, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Measure with the values of the word alone."""
+        """Measure with only the values of the word."""
         if site.call.prompted:
             kept = torch.zeros(len(value), 1, value.shape[-2], 1, dtype=value.dtype, device=value.device)
             kept[:, 0, site.text, 0] = self.of_word[list(site.picture)].to(value.dtype)
@@ -240,7 +240,7 @@ class _HeadMeans:
 def _of_word(
     pipe: Any, tuning: Tuning, seed: int, sampling: Sampling, measure: Measure
 ) -> Float[np.ndarray, " all_heads"]:
-    """The mean over calls and images of what is measured of the word at each layer."""
+    """The mean over calls and images of a measure of the word at each layer."""
     means = _HeadMeans(pipe)
     for numbers in batches_of(tuning, sampling):
         hook = _WordHook([tuning.words[i] for i in numbers], measure, means)
@@ -254,8 +254,8 @@ def _written(site: Site, output: Float[Tensor, "rows heads pixels dim"]) -> Floa
     projection = getattr(site.module, "to_out", None)
     if projection is None:
         raise HookMisuse(
-            f"{site.address} has no output projection to itself, so what its heads write cannot be told "
-            "apart. Use mean attention, effect or gates for this model."
+            f"{site.address} has no output projection of its own, so what its heads write cannot be "
+            "separated. Use mean attention, effect or gates for this model."
         )
     wide = torch.promote_types(output.dtype, torch.float32)
     weight = projection[0].weight.to(wide).unflatten(1, (site.heads, -1))

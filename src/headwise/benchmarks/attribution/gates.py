@@ -1,11 +1,11 @@
-r"""Learned gates: the few heads that keep what a concept's words do.
+r"""Learned gates: the few heads that preserve what a concept's words do.
 
-With D(s) the denoiser's output where the values of the word are scaled by s[h] in head h, gates g in (0, 1)^H
+With D(s) the denoiser's output when the values of the word are scaled by s[h] in head h, gates g in (0, 1)^H
 minimise
 
     ‖D(g) − D(1)‖² / ‖D(0) − D(1)‖² + λ Σ_h g[h] / H
 
-the mean over calls and images: 1 with all gates shut, λ with all of them open.
+averaged over calls and images: 1 with all gates shut, λ with all of them open.
 
 References:
     | Causal head gating: a framework for interpreting roles of attention heads in transformers (Nam et al.,
@@ -40,13 +40,13 @@ def gates(
     rate: float = 0.3,
     sampling: Sampling = Sampling(),
 ) -> Float[np.ndarray, " all_heads"]:
-    """A gate for each head, such that few heads keep what the concept's words do.
+    """A gate for each head, such that few open gates preserve what the concept's words do.
 
     Args:
-        pipe, tuning, seed: As of every estimator.
-        penalty: The cost λ of all gates open, where that of all gates shut is 1.
-        rounds: How many steps of Adam are taken at each denoiser call.
-        rate: Adam's learning rate of the gates' logits.
+        pipe, tuning, seed: As in every estimator.
+        penalty: The cost λ of all gates open, relative to that of all gates shut.
+        rounds: The number of Adam steps at each denoiser call.
+        rate: Adam's learning rate for the gates' logits.
         sampling: How the images are generated.
 
     Returns:
@@ -61,7 +61,7 @@ def gates(
 
 
 class _Gates(Hook):
-    """Learns one gate for each head, from all calls of each batch of images."""
+    """Learns one gate per head from all calls of each batch of images."""
 
     once_per_step = True
 
@@ -73,7 +73,7 @@ class _Gates(Hook):
         self.calls: list[DenoiserCall] = []
 
     def finish(self, call: DenoiserCall) -> None:
-        """Keep the call; after the last one, learn from all of them in turn, early and late ones alike."""
+        """Keep the call; after the last one, learn from early and late calls in turn."""
         if not call.prompted or call.rerun is None:
             return
         self.calls.append(call)

@@ -1,11 +1,11 @@
-r"""How well estimators of what heads do predict what weakening subsets of heads loses (attribution.py).
+r"""How well estimators of what heads do predict the losses when subsets of heads are weakened (benchmark.py).
 
 The score is the partial correlation of predicted and true loss given the size of the subset, with an interval
-by bootstrap over subsets. That interval is of this estimator's values. How far values that know nothing come
-by chance is another question: where few heads do nearly everything, one random value more or less at these
-heads decides. So beside the score stands that of the same values permuted among all heads, and among the
-heads of each layer. Where heads act on any word, a concept's losses are predicted from other concepts too:
-that score is the control of what is said of the concept.
+by bootstrap over subsets. This interval is for the estimator's values. What uninformed values score by chance
+is a separate question: if few heads do nearly everything, the random values at these heads decide. So the
+score is accompanied by that of the same values permuted among all heads, and among the heads of each layer.
+If heads act on any word, a concept's losses can be predicted from other concepts too: that score is the
+control for claims about the concept.
 """
 
 from dataclasses import asdict, dataclass, field
@@ -25,15 +25,15 @@ __all__ = ["RIDGE", "Attribution", "Estimate", "permuted_scores"]
 
 RIDGE = "ridge on subsets"
 PERMUTATIONS = 500
-TINY = 1e-12  # a length that is rounding
+TINY = 1e-12  # below this, a length is rounding
 
 
 class Estimate(NamedTuple):
-    """What an estimator returned for a concept.
+    """An estimator's result for a concept.
 
     Args:
         values: A value for each head.
-        rows: What it cost.
+        rows: Its cost in denoiser rows.
     """
 
     values: Float[np.ndarray, " all_heads"]
@@ -46,9 +46,9 @@ class Attribution:
 
     Args:
         estimates: By concept and estimator.
-        losses: By concept, of the same subsets.
+        losses: By concept, for the same subsets.
         head_map: The heads.
-        areas: By concept and estimator the area of ordered weakening; empty where it was not asked for.
+        areas: By concept and estimator, the area of ordered weakening; empty if it was not measured.
         settings: The model, the prompts and the seed.
     """
 
@@ -60,11 +60,11 @@ class Attribution:
 
     @property
     def estimators(self) -> tuple[str, ...]:
-        """The names of the estimators, with `RIDGE` as the last."""
+        """The names of the estimators, with `RIDGE` last."""
         return (*next(iter(self.estimates.values())), RIDGE)
 
     def predicted(self, estimator: str, concept: str) -> Float[np.ndarray, " subsets"]:
-        """The loss of each subset as an estimator predicts it, in a unit of its own."""
+        """The loss of each subset predicted by an estimator, in arbitrary units."""
         if estimator == RIDGE:
             return self.losses[concept].ridge()
         return self.losses[concept].subsets @ self.estimates[concept][estimator].values
@@ -76,8 +76,8 @@ class Attribution:
 
         Args:
             estimator: The name of an estimator.
-            concept: One of the concepts; the median over all of them if None.
-            degree: The highest power of the subsets' size that is given.
+            concept: One of the concepts; None for the median over all.
+            degree: The highest power of the subsets' size to control for.
             minus: The name of another estimator, whose score is subtracted for each concept.
         """
         names = list(self.estimates) if concept is None else [concept]
@@ -88,19 +88,19 @@ class Attribution:
     def others(self, estimator: str) -> Interval:
         """The control of `score`: each concept's losses predicted from the mean values of the other concepts.
 
-        Whatever this scores is not the concept's, but that of heads which act on any word.
+        This score is not specific to the concept; it is due to heads that act on any word.
 
         Args:
             estimator: The name of an estimator, not `RIDGE`.
 
         Returns:
-            The median over concepts; nan of one concept, which has no others.
+            The median over concepts; NaN if there is only one.
         """
-        values = {name: of_concept[estimator].values for name, of_concept in self.estimates.items()}
+        values = {name: by_estimator[estimator].values for name, by_estimator in self.estimates.items()}
         if len(values) < 2:
             return Interval(np.nan, np.nan, np.nan)
         total = np.sum(list(values.values()), 0)
-        predicted = [self.losses[name].subsets @ (total - its) for name, its in values.items()]
+        predicted = [self.losses[name].subsets @ (total - concept) for name, concept in values.items()]
         return self._median(list(values), predicted)
 
     def _median(
@@ -117,17 +117,17 @@ class Attribution:
 
     @cached_property
     def ceilings(self) -> dict[str, Interval]:
-        """By concept the score that the losses without their noise would reach (subset_losses.py)."""
+        """By concept, the score that the losses without noise would reach (subset_losses.py)."""
         return {concept: ceiling_of(losses.split_half()) for concept, losses in self.losses.items()}
 
     def chance(self, estimator: str, concept: str | None = None, *, in_layers: bool = False) -> Interval:
-        """What the score would be by chance: with the estimator's values permuted among the heads.
+        """The score by chance: with the estimator's values permuted among the heads.
 
         Args:
             estimator: The name of an estimator, not `RIDGE`.
-            concept: One of the concepts; the median over all of them if None.
-            in_layers: Whether values are permuted within each layer only, so that a score above this one says
-                something of heads, and not of layers alone.
+            concept: One of the concepts; None for the median over all.
+            in_layers: Whether values are permuted within each layer only, so that a higher score is due to
+                individual heads and not only to layers.
 
         Returns:
             The mean of 500 permutations, the same for all concepts, and the interval that holds 95 % of them.
@@ -149,7 +149,7 @@ class Attribution:
         return Interval(float(medians.mean()), float(low), float(high))
 
     def rows(self, estimator: str, concept: str | None = None) -> RowCount:
-        """What an estimator cost for a concept, or the mean over all; nothing but the losses for `RIDGE`."""
+        """The cost of an estimator for a concept, or the mean over all; `RIDGE` needs only the losses."""
         if estimator == RIDGE:
             return RowCount()
         concepts = list(self.estimates) if concept is None else [concept]
@@ -157,7 +157,7 @@ class Attribution:
         return RowCount(*np.rint(np.mean(rows, 0)).astype(int).tolist())
 
     def numbers(self) -> dict[str, Any]:
-        """By estimator: its score (also with the cube of the size given), its rows, and those by concept."""
+        """By estimator: its score (also given powers of the size to 3) and rows, overall and by concept."""
         return self._numbers
 
     @cached_property
@@ -195,9 +195,9 @@ def permuted_scores(
     """The partial correlation given the size for each permutation of the values among heads.
 
     Args:
-        values: What an estimator gave each head.
+        values: An estimator's value for each head.
         losses: The losses of subsets.
-        shuffles: For each permutation the head whose value each head gets.
+        shuffles: For each permutation, the head whose value each head gets.
     """
     of_size, _ = np.linalg.qr(np.stack([np.ones(len(losses.subsets)), losses.sizes], 1))
 

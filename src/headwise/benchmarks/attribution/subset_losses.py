@@ -1,13 +1,13 @@
-r"""What was lost when random subsets of heads were weakened, and how well something predicts it.
+r"""What images lose when random subsets of heads are weakened, and how well values of heads predict it.
 
 An estimator gives every head a value v[h]; it predicts that a subset S of k heads loses Σ_{h ∈ S} v[h]. Large
-subsets lose more whatever their heads, so prediction and loss are compared given the size: their agreement is
-the partial correlation (partial_correlation.py). A regression on k alone leaves what is curved in k, which no
-sum over heads can predict and which both halves share; `degree` adds powers of k.
+subsets lose more whichever heads they have, so prediction and loss are compared given the size: their
+agreement is the partial correlation (partial_correlation.py). A regression on k alone leaves a part that is
+curved in k, which no sum over heads can predict and which both halves share; `degree` adds powers of k.
 
-The losses themselves give the values that predict best, at their cost: ridge regression, with what all heads
-share not penalised. It is scored on subsets that it has not seen, but on the same prompts, so it may come
-above the ceiling, which is that of other prompts.
+The values that predict best come from the losses themselves, at their cost: by ridge regression, in which the
+part common to all heads is not penalised. It is scored on unseen subsets but on the same prompts, so it may
+exceed the ceiling, which is for other prompts.
 
 References:
     | Ridge regression: biased estimation for nonorthogonal problems (Hoerl and Kennard, 1970)
@@ -38,9 +38,9 @@ from headwise.runs.scores import Scores
 
 __all__ = ["SubsetLosses", "random_subsets", "ridge_values"]
 
-SMALLEST, LARGEST = 0.05, 0.5  # shares of the heads
+SMALLEST, LARGEST = 0.05, 0.5  # fractions of the heads
 PENALTIES = np.logspace(-3, 4, 29)  # of ridge regression, in mean squared singular values
-DIGITS = 5  # to which scores are the same in batches of any size
+DIGITS = 5  # decimals to which scores do not depend on the batch size
 
 
 def random_subsets(all_heads: int, count: int = 200, seed: int = 0) -> Bool[np.ndarray, "subsets all_heads"]:
@@ -48,8 +48,8 @@ def random_subsets(all_heads: int, count: int = 200, seed: int = 0) -> Bool[np.n
 
     Args:
         all_heads: The number of heads of the model.
-        count: The number of subsets; the first n of more are those of `count=n`.
-        seed: The only source of chance.
+        count: The number of subsets; a larger count adds subsets after the same first ones.
+        seed: The random seed.
     """
     generator = np.random.Generator(np.random.Philox(seed))
     log_sizes = np.log(SMALLEST * all_heads), np.log(LARGEST * all_heads)
@@ -62,13 +62,13 @@ def random_subsets(all_heads: int, count: int = 200, seed: int = 0) -> Bool[np.n
 
 @dataclass(frozen=True, eq=False)
 class SubsetLosses:
-    """What the images of a concept's prompts lost when subsets of heads were weakened.
+    """What the images of a concept's prompts lose when subsets of heads are weakened.
 
     Args:
-        subsets: Which heads each subset has.
-        loss: The score of the plain image less that of the image with the subset weakened.
+        subsets: Which heads are in each subset.
+        loss: The score of the plain image minus that of the image with the subset weakened.
         plain: The score of the plain image.
-        settings: How the images were made and scored.
+        settings: How the images were generated and scored.
     """
 
     subsets: Bool[np.ndarray, "subsets all_heads"]
@@ -78,16 +78,16 @@ class SubsetLosses:
 
     @classmethod
     def of(cls, scores: Scores) -> "SubsetLosses":
-        """The losses of the subsets that are scored for all prompts; none before the plain images are.
+        """The losses of the subsets scored for all prompts; none until the plain images are scored.
 
         Args:
-            scores: Along the axes seed, prompt and subset, of which number 0 is the plain image.
+            scores: Along the axes seed, prompt and subset; subset 0 is the plain image.
         """
         values, settings = scores.values.mean(0).T, scores.settings
         plain, loss = values[0], values[0] - values[1:]
-        there = np.isfinite(loss).all(1)
+        scored = np.isfinite(loss).all(1)
         subsets = random_subsets(settings["all_heads"], len(loss), settings["subset_seed"])
-        return cls(subsets[there], loss[there], plain, settings)
+        return cls(subsets[scored], loss[scored], plain, settings)
 
     @property
     def sizes(self) -> Int[np.ndarray, " subsets"]:
@@ -96,24 +96,24 @@ class SubsetLosses:
 
     @property
     def mean(self) -> Float[np.ndarray, " subsets"]:
-        """The loss of each subset, the mean over prompts."""
+        """The loss of each subset, averaged over prompts."""
         return self.loss.mean(1)
 
     def agreement(self, values: Float[np.ndarray, " all_heads"], degree: int = 1) -> Interval:
         """The partial correlation of the predicted and the true loss given the size.
 
         Args:
-            values: What an estimator gives each head, such as the concept's row of a relevance.
-            degree: The highest power of the size that is given.
+            values: An estimator's value for each head, such as the concept's row of a relevance.
+            degree: The highest power of the size to control for.
         """
         return partial_correlation(self.subsets @ values, self.mean, self.sizes, degree)
 
     def split_half(self, degree: int = 1) -> Interval:
-        """How well the losses of half of the prompts agree with those of the other half (`split_half`)."""
+        """The agreement of the losses of two halves of the prompts (`split_half`)."""
         return split_half(self.loss, self.sizes, degree)
 
     def ridge(self) -> Float[np.ndarray, " subsets"]:
-        """The predicted loss of each subset, by ridge regression on every second subset, without itself."""
+        """The predicted loss of each subset, by ridge regression on the half of the subsets without it."""
         require_enough(self.subsets)
         predicted, even = np.empty(len(self.subsets)), np.arange(len(self.subsets)) % 2 == 0
         for half in (even, ~even):
@@ -121,7 +121,7 @@ class SubsetLosses:
         return predicted
 
     def as_json(self) -> dict[str, Any]:
-        """JSON-able: subsets as hexadecimal masks, the first head in the highest bit; five decimals."""
+        """The losses as JSON: subsets as hexadecimal masks, first head in the highest bit; five decimals."""
         return {
             "all_heads": self.subsets.shape[1],
             "subsets": [np.packbits(subset).tobytes().hex() for subset in self.subsets],
@@ -132,14 +132,14 @@ class SubsetLosses:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any], path: str | Path = "The JSON") -> "SubsetLosses":
-        """Read what `as_json` returned.
+        """The inverse of `as_json`.
 
         Args:
             content: The JSON object.
-            path: Where it came from, for the error.
+            path: Its origin, for the error message.
 
         Raises:
-            UnreadableFile: Something is missing, or of another shape.
+            UnreadableFile: Something is missing or has the wrong shape.
         """
         try:
             heads, plain = int(content["all_heads"]), np.array(content["plain"], float)
@@ -149,21 +149,25 @@ class SubsetLosses:
             return cls(subsets, loss, plain, dict(content.get("settings", {})))
         except (KeyError, TypeError, ValueError) as error:
             raise UnreadableFile(
-                f"{path} holds no subset losses ({error!r}). Give what `SubsetLosses.save` wrote."
+                f"{path} holds no subset losses ({error!r}). Give a file that `SubsetLosses.save` wrote."
             ) from None
 
     def save(self, path: str | Path) -> None:
-        """Write a JSON file, completely or not at all."""
+        """Write a JSON file atomically."""
         write_whole(path, (json.dumps(self.as_json()) + "\n").encode())
 
     @classmethod
     def load(cls, path: str | Path) -> "SubsetLosses":
-        """Read what `save` wrote; UnreadableFile if it is something else."""
+        """Read a file that `save` wrote.
+
+        Raises:
+            UnreadableFile: The file is something else.
+        """
         try:
             content = json.loads(read_whole(path, "subset losses"))
         except ValueError as error:
             raise UnreadableFile(
-                f"{path} is not JSON ({error}). Give what `SubsetLosses.save` wrote."
+                f"{path} is not JSON ({error}). Give a file that `SubsetLosses.save` wrote."
             ) from None
         return cls.from_json(content if isinstance(content, dict) else {}, path)
 
@@ -171,14 +175,14 @@ class SubsetLosses:
 def ridge_values(
     subsets: Bool[np.ndarray, "subsets all_heads"], loss: Float[np.ndarray, " subsets"]
 ) -> Float[np.ndarray, " all_heads"]:
-    """The value of each head by ridge regression of the losses on which heads the subsets have.
+    """The value of each head by ridge regression of the losses y on the subsets' indicators X of heads.
 
     With Z = (1, size) not penalised, so that heads are shrunk to their common value and not to zero, w
-    minimises |y − Zβ − Xw|² + λ|w|². The penalty λ has the least squared error of leaving out one subset,
+    minimises |y − Zβ − Xw|² + λ|w|². The penalty λ minimises the squared leave-one-out error,
     (y − ŷ)ᵢ / (1 − hatᵢᵢ).
 
     Args:
-        subsets: Which heads each subset has.
+        subsets: Which heads are in each subset.
         loss: The loss of each subset.
     """
     x = subsets.astype(float)

@@ -1,15 +1,15 @@
 r"""Random subsets: what heads do together, measured by weakening many random subsets of them.
 
-The loss of one weakened head is mostly noise; the losses of many random subsets, of many heads each, say what
-every head contributes. With H heads, subset i has k heads, drawn without replacement, and
+The loss of one weakened head is mostly noise; the losses of many random subsets, of many heads each, show
+what every head contributes. With H heads, subset i has k heads, sampled without replacement, and
 
     k = ⌊exp(u)⌉,   u uniform on log 0.05 H … log 0.5 H
     loss = score(plain image) − score(image with these heads weakened)
 
-Every doubling of the size is equally frequent, because the loss saturates: of the large subsets, which heads
-they hold matters less and less. Subsets come from (seed, H) alone: all concepts of a model have the same, and
-the first n of many are the n that are drawn if no more are wanted. Subset losses (subset_losses.py) are the
-truth that estimators of what heads do are compared with.
+All doublings of the size are equally frequent, because the loss saturates: the larger a subset, the less it
+matters which heads it has. Subsets depend only on (seed, H): all concepts of a model have the same, and a
+larger count adds subsets after the same first ones. Subset losses (subset_losses.py) are the truth that
+estimators of what heads do are compared with.
 """
 
 from collections.abc import Mapping, Sequence
@@ -51,19 +51,19 @@ def benchmark_subsets(
     """Weaken the same random subsets of heads for several concepts, each in a folder under `out`.
 
     Args:
-        pipe: The user's pipeline, which is left as it was; or workers, which share the subsets (runs/ray.py).
+        pipe: The user's pipeline, which is left unchanged; or workers, which share the subsets (runs/ray.py).
         prompts: By concept, the prompts to generate.
         score: From images and their prompts to numbers, such as `clip_scorer.scoring` returns.
-        out: The folder that the concepts' folders are made in.
-        shard: Which share of the subsets to weaken, where other processes weaken the rest.
+        out: The folder in which the concepts' folders are created.
+        shard: Which part of the subsets to weaken, if other processes weaken the rest.
         count: The number of subsets.
         options: Passed to `measure_subsets`.
     """
     if shard is not None:
         options["numbers"] = shard.of(count + 1)
     return {
-        name: measure_subsets(pipe, its_prompts, score, count=count, out=folder_of(out, name), **options)
-        for name, its_prompts in prompts.items()
+        name: measure_subsets(pipe, concept_prompts, score, count=count, out=folder_of(out, name), **options)
+        for name, concept_prompts in prompts.items()
     }
 
 
@@ -84,26 +84,26 @@ def measure_subsets(
     checkpoint_every: float | int = 10,
     progress: ProgressCallback = True,
 ) -> SubsetLosses:
-    """Weaken random subsets of heads and score the images; with the same `out` it continues.
+    """Weaken random subsets of heads and score the images; resumes with the same `out`.
 
     Args:
-        pipe: The user's pipeline, which is left as it was; or workers, which share the subsets (runs/ray.py).
+        pipe: The user's pipeline, which is left unchanged; or workers, which share the subsets (runs/ray.py).
         prompts: Prompts, and the texts that their images are compared with.
         score: From images and their prompts to numbers, such as `clip_scorer.scoring` returns.
         count: The number of subsets.
         subset_seed: The seed of the subsets.
-        factor: What the heads' attention to the prompt's words is multiplied by.
+        factor: The factor on the heads' attention to the prompt's words, −100 … 100.
         seed: The seed of the images; all subsets share the latents of a prompt.
-        numbers: Which subsets to weaken here, such as `range(0, 101)`, where other processes or a later call
-            weaken the others. They count from 1; number 0 is the plain image.
-        out: Folder for checkpoint and scores; None keeps nothing on disk.
-        batch_size: Images per pipeline call, of whatever subsets and prompts.
+        numbers: Which subsets to weaken here, such as `range(0, 101)`, if other processes or a later call
+            weaken the rest. They are numbered from 1; number 0 is the plain image.
+        out: Folder for checkpoint and scores; None writes nothing to disk.
+        batch_size: Images per pipeline call, which may mix subsets and prompts.
         num_inference_steps, guidance_scale: Passed to the pipeline.
         checkpoint_every: Seconds between checkpoints.
-        progress: Whether to show a bar on stderr, or a function that is called as that of `measure` is.
+        progress: Whether to show a bar on stderr, or a progress function like that of `measure`.
 
     Returns:
-        The losses of the subsets that are weakened so far.
+        The losses of the subsets weakened so far.
 
     Raises:
         HeadwiseError: There is no prompt, or `count` is below 1.
@@ -126,7 +126,7 @@ def measure_subsets(
 
 def _sweep(
     prompts: tuple[EvalPrompt, ...],
-    drawn: tuple[int, int],
+    count_and_seed: tuple[int, int],
     factor: float,
     seed: int,
     batch_size: int,
@@ -135,7 +135,8 @@ def _sweep(
     pipe: Any,
 ) -> Sweep:
     """The sweep over prompts and subsets; subset 0 is empty, so that its images are the plain ones."""
-    head_map, texts, (count, subset_seed) = HeadMap.of(pipe), [prompt.prompt for prompt in prompts], drawn
+    head_map, texts = HeadMap.of(pipe), [prompt.prompt for prompt in prompts]
+    count, subset_seed = count_and_seed
     subsets = random_subsets(head_map.all_heads, count, subset_seed)
     weakened: Bool[np.ndarray, "subsets all_heads"] = np.concatenate([np.zeros_like(subsets[:1]), subsets])
     axes: Axes = {"seed": (seed,), "prompt": range(len(texts)), "subset": range(count + 1)}

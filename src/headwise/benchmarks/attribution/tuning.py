@@ -1,6 +1,6 @@
-"""What estimators of what heads do may see, and what they are compared with (attribution.py).
+"""The prompts that estimators of what heads do may see, and the truth they are compared with (benchmark.py).
 
-Estimators see other prompts of a concept than those whose losses are the truth, and than those of ordered
+Estimators see prompts of a concept that are neither among those of the true losses nor among those of ordered
 weakening; the words are the same.
 """
 
@@ -35,7 +35,7 @@ __all__ = [
 
 
 class Sampling(NamedTuple):
-    """How the images are generated that an estimator looks at.
+    """How an estimator's images are generated.
 
     Args:
         num_inference_steps, guidance_scale: Passed to the pipeline.
@@ -53,7 +53,7 @@ class Tuning:
 
     Args:
         concept: The name of the concept.
-        prompts: Prompts with a word of the concept, none of which are reported on.
+        prompts: Prompts with a word of the concept, none of which are used for reporting.
         words: The word of each prompt.
     """
 
@@ -63,7 +63,7 @@ class Tuning:
 
     @property
     def siblings(self) -> tuple[tuple[str, str], ...]:
-        """For each prompt the prompt with another of the concept's words in the word's place, and that word.
+        """For each prompt, the prompt with another of the concept's words in its place, and that word.
 
         Raises:
             HeadwiseError: All prompts have the same word.
@@ -71,8 +71,8 @@ class Tuning:
         distinct = tuple(dict.fromkeys(self.words))
         if len(distinct) < 2:
             raise HeadwiseError(
-                f"All tuning prompts of {self.concept!r} have the word {distinct[0]!r}; expected two words "
-                "or more, of which one can stand in the place of another."
+                f"All tuning prompts of {self.concept!r} have the word {distinct[0]!r}; expected two or more "
+                "words, so that one can replace another."
             )
         pairs = []
         for number, (prompt, word) in enumerate(zip(self.prompts, self.words, strict=True)):
@@ -83,14 +83,14 @@ class Tuning:
 
 
 HeadEstimator = Callable[[Any, Tuning, int], Float[np.ndarray, " all_heads"]]
-"""From a pipeline, what may be seen of a concept, and a seed, to a value for each head."""
+"""From a pipeline, the tuning of a concept and a seed to a value for each head."""
 
 
 class Truth(NamedTuple):
-    """What weakening subsets of heads showed for a concept.
+    """The losses of a concept when subsets of heads are weakened.
 
     Args:
-        losses: What was lost.
+        losses: The losses.
         prompts: The prompts whose images were scored, which no estimator may see.
     """
 
@@ -102,8 +102,8 @@ def read_truth(path: str | Path) -> dict[str, Truth]:
     """The losses of subsets in a results file, by concept.
 
     Args:
-        path: A JSON file with "all_heads", "subsets", "settings" and "concepts", each of which has its
-            "prompts", "plain" and "loss", as benchmarks/subsets.py writes.
+        path: A JSON file with "all_heads", "subsets", "settings" and "concepts", each of which has
+            "prompts", "plain" and "loss", as benchmarks/subsets.py writes it.
 
     Raises:
         UnreadableFile: The file holds something else.
@@ -111,12 +111,13 @@ def read_truth(path: str | Path) -> dict[str, Truth]:
     try:
         content = json.loads(read_whole(path, "subset losses"))
         return {
-            name: Truth(SubsetLosses.from_json(content | of_concept, path), tuple(of_concept["prompts"]))
-            for name, of_concept in content["concepts"].items()
+            name: Truth(SubsetLosses.from_json(content | concept, path), tuple(concept["prompts"]))
+            for name, concept in content["concepts"].items()
         }
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UnreadableFile(
-            f"{path} holds no subset losses of concepts ({error!r}). Give what benchmarks/subsets.py wrote."
+            f"{path} holds no subset losses of concepts ({error!r}). Give a file that benchmarks/subsets.py "
+            "wrote."
         ) from None
 
 
@@ -129,18 +130,18 @@ def tuning_of(
     prompts: WordPrompts | Sequence[str] | str | Path | None = None,
     count: int = 20,
 ) -> dict[str, Tuning]:
-    """By concept the prompts that estimators may see, none of which the truth has.
+    """By concept, the prompts that estimators may see, none of which the truth has.
 
     Args:
-        pipe: The pipeline, which decides between the packaged templates of prompts.
-        concepts: The set that says which words are a concept's.
+        pipe: The pipeline; the built-in models have their own packaged templates of prompts.
+        concepts: The set with the words of each concept.
         truth: The concepts, and the prompts that estimators may not see.
         source: The name or path of the concepts' file, which may have templates.
         prompts: As in `measure_effect`.
-        count: How many prompts of each concept at most.
+        count: The maximum number of prompts per concept.
 
     Raises:
-        UnreadablePrompts: A concept has no prompt that says one of its words.
+        UnreadablePrompts: A concept has no prompt with one of its words.
         HeadwiseError: All prompts of a concept are the truth's.
     """
     named = ConceptSet({name: concepts.words(name) for name in truth}).marked(concepts.name)
@@ -148,19 +149,19 @@ def tuning_of(
     for name, pairs in word_prompts(named, source, prompts, pipe).items():
         unseen = [pair for pair in pairs if pair.prompt not in truth[name].prompts][:count]
         if not unseen:
-            raise HeadwiseError(f"All prompts of {name!r} are those of the truth. Give other prompts.")
+            raise HeadwiseError(f"All prompts of {name!r} are among the truth's. Give other prompts.")
         texts, words = zip(*unseen, strict=True)
         tuning[name] = Tuning(name, texts, words)
     return tuning
 
 
 def reporting_of(source: str | Path, tuning: Tuning, count: int = 10) -> list[EvalPrompt]:
-    """Evaluation prompts of a concept for ordered weakening, none of which are for tuning.
+    """Evaluation prompts of a concept for ordered weakening, none of which are tuning prompts.
 
     Args:
         source: "emoji", "paper", or the path of a TOML file, as `eval_prompts` takes it.
-        tuning: What estimators see of the concept.
-        count: How many prompts at most, sampled over words, things and templates.
+        tuning: What estimators may see of the concept.
+        count: The maximum number of prompts, sampled over words, objects and templates.
     """
     unseen = [each for each in eval_prompts(source, tuning.concept) if each.prompt not in tuning.prompts]
     order = np.random.Generator(np.random.Philox(0)).permutation(len(unseen))
@@ -168,7 +169,7 @@ def reporting_of(source: str | Path, tuning: Tuning, count: int = 10) -> list[Ev
 
 
 def tokens_of(call: DenoiserCall, words: Sequence[str]) -> Bool[Tensor, "images tokens"]:
-    """Which tokens of each image's text are its word."""
+    """Which tokens of each image's text belong to its word."""
     of_word = torch.zeros(call.pictures, call.tokens, dtype=torch.bool)
     for image, word in enumerate(words):
         of_word[image, list(call.positions(image, word))] = True
@@ -176,14 +177,14 @@ def tokens_of(call: DenoiserCall, words: Sequence[str]) -> Bool[Tensor, "images 
 
 
 def batches_of(tuning: Tuning, sampling: Sampling, images: int = 1) -> Iterator[range]:
-    """The tuning prompts by pipeline calls, of each of which there are so many images."""
+    """The numbers of the tuning prompts of each pipeline call, with `images` images per prompt."""
     return batches(0, len(tuning.prompts), max(1, sampling.batch_size // images))
 
 
 def generate_with(
     pipe: Any, hook: Hook, prompts: Sequence[str], keys: Sequence[tuple[int, int]], sampling: Sampling
 ) -> None:
-    """Generate images with a hook in the pipeline, for what the hook sees.
+    """Generate images for a hook to measure.
 
     Args:
         pipe: The user's pipeline.

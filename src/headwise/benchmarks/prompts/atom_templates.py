@@ -1,4 +1,4 @@
-"""Prompts with atoms from templates, in a TOML file of one's own.
+"""Prompts with atoms from templates in a TOML file.
 
     ["coloured counts"]
     prompts = ["{count} {color} {things}"]
@@ -8,10 +8,10 @@
     texts = { count = "{count} {things}", color = "{color} {things}", thing = "{things}" }
     siblings = { counts = ["one", "two", "three", "four"] }
 
-{color} stands for one of `colors`, and so on for any name; {color_a} and {color_b} for two different ones;
-{things} is {thing} in the plural, unless {count} is "one"; {things_a} goes by {count_a}. Each entry of
-`texts` is an atom of the kind that its name says: its wrong texts have another word of the list in its place,
-or another of `siblings`, if there are some.
+{color} stands for one of `colors`, and so on for any name; {color_a} and {color_b} for two different ones.
+{things} is {thing} in the plural, unless {count} is "one"; {things_a} depends on {count_a}. Each entry of
+`texts` is an atom, whose kind is its name: its wrong texts replace the word by another of the list, or by
+another of `siblings`, if there are any.
 """
 
 import itertools
@@ -29,25 +29,28 @@ __all__ = ["templated_prompts"]
 
 
 def templated_prompts(source: str | Path, tables: dict[str, Any]) -> list[AtomPrompt]:
-    """Every template of every table with all its words; the tables' names are the groups.
+    """The prompts of every template of every table, with all of its words; tables' names are the groups.
 
     Args:
-        source: What errors call the file.
-        tables: What it holds.
+        source: The name of the file in errors.
+        tables: The tables of the file.
+
+    Raises:
+        UnreadablePrompts: A table lacks something, or there are no prompts.
     """
-    made: list[AtomPrompt] = []
+    prompts: list[AtomPrompt] = []
     for group, table in tables.items():
         try:
             for template in table["prompts"]:
-                made += _of_template(group, table, template)
+                prompts += _from_template(group, table, template)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise bad_file(source, f"[{group}] lacks or misspells {error}") from None
-    if not made:
+    if not prompts:
         raise bad_file(source, "there are no prompts in it")
-    return made
+    return prompts
 
 
-def _of_template(group: str, table: dict[str, Any], template: str) -> Iterator[AtomPrompt]:
+def _from_template(group: str, table: dict[str, Any], template: str) -> Iterator[AtomPrompt]:
     fields = [name for _, name, _, _ in Formatter().parse(template) if name]
     lists = {_slot(name, table): table[_list_of(_slot(name, table))] for name in fields}
     for words in itertools.product(*lists.values()):
@@ -67,9 +70,9 @@ def _atom(
     name = _list_of(slot)
     others = table.get("siblings", {}).get(name, table[name])
     alone = len({_slot(field, table) for _, field, _, _ in Formatter().parse(text) if field}) == 1
-    # "a cat" cannot be a wrong text for the dog beside it; "a red cat" can, for a blue cat beside a red dog
-    beside = {word for other, word in fill.items() if _list_of(other) == name} if alone else {fill[slot]}
-    wrong = (filled(text, _forms(fill | {slot: word})) for word in others if word not in beside)
+    # "a cat" is not a wrong text for a dog beside a cat; "a red cat" is one for a blue cat beside a red dog
+    present = {word for other, word in fill.items() if _list_of(other) == name} if alone else {fill[slot]}
+    wrong = (filled(text, _forms(fill | {slot: word})) for word in others if word not in present)
     texts = dict.fromkeys([filled(text, _forms(fill)), *(each for each in wrong if each not in right)])
     if len(texts) < 2:
         raise ValueError(f"siblings: {fill[slot]!r} needs at least one other word for its wrong texts")
@@ -78,7 +81,7 @@ def _atom(
 
 
 def _forms(fill: dict[str, str]) -> dict[str, str]:
-    """The words of the slots, and each in the number that the count of its slot asks for."""
+    """The words of the slots, and each word in the number that the count of its slot requires."""
     numbers = {
         slot.partition("_")[2]: word for slot, word in fill.items() if slot.partition("_")[0] == "count"
     }
@@ -89,7 +92,7 @@ def _forms(fill: dict[str, str]) -> dict[str, str]:
 
 
 def _slot(field: str, table: dict[str, Any]) -> str:
-    """The slot that a field of a template is a form of: {things_a} is one of thing_a."""
+    """The slot of a field of a template: thing_a for {things_a}."""
     name, _, which = field.partition("_")
     name = name.removesuffix("s") if name in table else name
     return f"{name}_{which}" if which else name

@@ -1,13 +1,13 @@
-"""Makes the texts of atoms, between which a CLIP model can choose, from the words that a file gives.
+"""Makes the texts of atoms, which a CLIP model can choose between, from the words in a file.
 
-    kind     text                        the words that wrong texts put in its place
+    kind     text                        words in the wrong texts
     count    three dogs                  one to ten
     color    red dogs, a red dog         ordinary colours
-    thing    dogs, a dog                 the other things of the file
+    thing    dogs, a dog                 the other objects in the file
     others   wooden chairs               the other words of this kind in the file
 
-A text that is right for another part of the same prompt is left out of the wrong ones: with "a dog and a
-cat", the dog's wrong texts lack "a cat". Beside a red dog, "a red cat" stays a wrong text for a blue cat.
+Wrong texts exclude those that are right for another part of the same prompt: for "a dog and a cat", the dog's
+wrong texts lack "a cat". Beside a red dog, "a red cat" is still a wrong text for a blue cat.
 """
 
 from collections import Counter
@@ -20,7 +20,7 @@ from headwise.model.words import find
 
 __all__ = ["Draft", "DraftPrompt", "atom_prompts", "spelled_in"]
 
-SIBLINGS = 20  # of the words of a file, those that it says most often
+SIBLINGS = 20  # the number of a file's most frequent words to use in wrong texts
 
 
 class Draft(NamedTuple):
@@ -28,9 +28,9 @@ class Draft(NamedTuple):
 
     Args:
         kind: As in `Atom`.
-        value: The word, "three", "red", "dog" (things in the singular); "" if no text can be made of it.
-        noun: The thing that it describes, in the singular; "" for things themselves.
-        many: Whether there are several of the thing.
+        value: The word, such as "three", "red" or "dog" (objects in the singular); "" if no text can be made.
+        noun: The object that it describes, in the singular; "" for objects themselves.
+        many: Whether there are several of the object.
         question, answer, parents: As in `Atom`.
     """
 
@@ -60,13 +60,13 @@ class DraftPrompt(NamedTuple):
 def atom_prompts(
     prompts: Sequence[DraftPrompt], things: Sequence[str] = ()
 ) -> tuple[list[AtomPrompt], Counter[str]]:
-    """The prompts with their texts, and how many atoms of each kind are left out for want of them.
+    """The prompts with their texts, and the number of atoms of each kind that are left out for lack of texts.
 
     Prompts without any atom are left out, and counted as "prompts".
 
     Args:
         prompts: The prompts of a file.
-        things: Things for wrong texts, besides those of the prompts.
+        things: Objects for wrong texts, in addition to those of the prompts.
     """
     words = {"color": Counter(COLORS), "count": Counter(NUMBERS), "thing": Counter(things)}
     for prompt in prompts:
@@ -74,18 +74,18 @@ def atom_prompts(
             if draft.value and draft.kind not in ("color", "count"):
                 words.setdefault(draft.kind, Counter())[draft.value] += 1
     siblings = {kind: [word for word, _ in counts.most_common(SIBLINGS)] for kind, counts in words.items()}
-    made, left_out = [], Counter[str]()
+    with_texts, left_out = [], Counter[str]()
     for prompt in prompts:
         atoms = _atoms(prompt, siblings, left_out)
         if atoms:
-            made.append(AtomPrompt(prompt.prompt, atoms, prompt.group))
+            with_texts.append(AtomPrompt(prompt.prompt, atoms, prompt.group))
         else:
             left_out["prompts"] += 1
-    return made, left_out
+    return with_texts, left_out
 
 
 def spelled_in(prompt: str, *spellings: str) -> str | None:
-    """The first of these spellings that is in the prompt; None where none is."""
+    """The first of these spellings that occurs in the prompt, or None."""
     return next((spelling for spelling in spellings if find(prompt, spelling)), None)
 
 
@@ -104,7 +104,7 @@ def _atoms(prompt: DraftPrompt, siblings: dict[str, list[str]], left_out: Counte
 
 
 def _spellings(draft: Draft) -> tuple[str, ...]:
-    """How prompts may spell what is said, likeliest first; files make plurals by rule alone: "benchs"."""
+    """How prompts may spell the word, most likely first; files form plurals by rule alone, as "benchs"."""
     if draft.kind != "thing":
         return (draft.value,)
     forms = (plural(draft.value), f"{draft.value}s")
@@ -117,9 +117,7 @@ def _texts(
     """The right text, then the wrong ones; empty without a value."""
     if not draft.value:
         return ()
-    beside = [draft.value, *(other.value for other in drafts if other.kind == "thing" == draft.kind)]
-    others = [
-        word for word in siblings[draft.kind] if not any(same_word(word, present) for present in beside)
-    ]
+    present = [draft.value, *(other.value for other in drafts if other.kind == "thing" == draft.kind)]
+    others = [word for word in siblings[draft.kind] if not any(same_word(word, each) for each in present)]
     wrong = [text for text in map(draft.text, others) if text not in right]
     return (draft.text(draft.value), *dict.fromkeys(wrong))

@@ -1,7 +1,7 @@
-"""Atoms: what a prompt says, one thing at a time, each of which an image can be asked about.
+"""Atoms: the single statements of a prompt, each of which can be checked in an image.
 
-"Three red dogs" says that there are dogs, that they are three and that they are red. The right description of
-an atom stands among wrong ones, in which sibling words take its place ("two red dogs").
+"Three red dogs" states that there are dogs, that there are three and that they are red. Each atom has its
+right description, followed by wrong ones in which sibling words replace its word ("two red dogs").
 """
 
 from collections.abc import Sequence
@@ -14,13 +14,13 @@ __all__ = ["Atom", "AtomPrompt", "prompts_with"]
 
 
 class Atom(NamedTuple):
-    """One thing that a prompt says.
+    """A single statement of a prompt.
 
     Args:
         kind: What it is about: "thing", "color", "count", or another word.
-        word: The word of the prompt that says it; None where no word does.
-        texts: Descriptions of an image, the right one first, then wrong ones with sibling words in place.
-        question, answer: The question and its right answer, where a file gives them.
+        word: The word of the prompt that states it; None if no single word does.
+        texts: Descriptions of an image, the right one first, then wrong ones with sibling words.
+        question, answer: The question and its right answer, if a file gives them.
         parents: The numbers of the prompt's atoms that must hold for this one to count.
     """
 
@@ -37,8 +37,8 @@ class AtomPrompt(NamedTuple):
 
     Args:
         prompt: The prompt.
-        atoms: What it says.
-        group: What results are listed by, such as a file's name for this sort of prompt.
+        atoms: Its atoms.
+        group: The group that results are listed by, such as a file's name for this kind of prompt.
     """
 
     prompt: str
@@ -46,17 +46,17 @@ class AtomPrompt(NamedTuple):
     group: str = "all"
 
     def words(self, kind: str) -> tuple[str, ...]:
-        """The words that say atoms of a kind, each once."""
+        """The words that state atoms of a kind, each once."""
         return tuple(dict.fromkeys(atom.word for atom in self.atoms if atom.kind == kind and atom.word))
 
 
 def prompts_with(prompts: Sequence[AtomPrompt], kind: str, count: int | None = None) -> list[AtomPrompt]:
-    """Those prompts in which a word says an atom of this kind, in their order.
+    """The prompts in which a word states an atom of this kind, in their order.
 
     Args:
         prompts: The prompts.
-        kind: A kind of atoms.
-        count: The largest number of prompts of each group, a sample; all if None.
+        kind: A kind of atom.
+        count: The maximum number of prompts per group, sampled; None for all.
 
     Raises:
         HeadwiseError: No prompt has such a word.
@@ -67,7 +67,10 @@ def prompts_with(prompts: Sequence[AtomPrompt], kind: str, count: int | None = N
             groups.setdefault(prompt.group, []).append(prompt)
     if not groups:
         kinds = sorted({atom.kind for prompt in prompts for atom in prompt.atoms if atom.word})
-        raise HeadwiseError(f"No prompt has a word that says a {kind!r}. They say: {', '.join(kinds)}.")
+        raise HeadwiseError(
+            f"No prompt has a word that states a {kind!r}. Give one of the kinds that they have: "
+            f"{', '.join(kinds)}."
+        )
     return [
         prompt for group in groups.values() for prompt in (group if count is None else sample(group, count))
     ]

@@ -1,9 +1,8 @@
 """Pairs of prompts to edit: a source, and a target that differs in one word of an attribute.
 
-They are read from TOML files that are written like prompts of a concept (prompts.py), with the `box` of the
-thing, and `siblings`, words of the attribute that images are compared with besides `words`; or from CSV
-files with the columns source_prompt, target_prompt and attribute. Pairs with images are read by
-given_pictures.py.
+They are read from TOML files like those of a concept's prompts (evaluation.py), with the `box` of the object
+and `siblings`, further words of the attribute that images are compared with; or from CSV files with the
+columns source_prompt, target_prompt and attribute. Pairs with images are read by given_pictures.py.
 """
 
 import csv
@@ -21,7 +20,7 @@ from headwise.model.tokens import words_of
 __all__ = ["EditPair", "REGION_SIZE", "edit_pairs"]
 
 REGION_SIZE = (512, 512)
-"""Height and width of the image that a region's stretches of pixels are counted in."""
+"""Height and width of the image in which a region's runs of pixels are counted."""
 
 
 class EditPair(NamedTuple):
@@ -31,19 +30,19 @@ class EditPair(NamedTuple):
         attribute: The concept of the word that differs.
         source, target: The prompts.
         word: The word that only the target has.
-        texts: The texts with other words of the attribute that the target's image is compared with, the
-            target's first.
-        things: The texts with other things in the place of the prompt's, the prompt's first.
-        box: Where the thing is in the picture: left, top, right and bottom as shares of its width and height;
-            None if unknown.
-        keeps_object: Whether the thing is to stay, and its surroundings to change, instead of the reverse.
-        picture: The file of an image to edit; None where the source is generated.
-        region: Where the image may differ, in place of a box: the starts and lengths of stretches of
-            pixels, row by row, at `REGION_SIZE`.
+        texts: The texts that the target's image is compared with: the target's, then those with other words
+            of the attribute.
+        things: The same for objects: the prompt's text, then those with other objects.
+        box: Where the object is in the image: left, top, right and bottom as fractions of width and height,
+            0 … 1; None if unknown.
+        keeps_object: Whether the object should stay and its surroundings change, instead of the reverse.
+        picture: The file of an image to edit; None if the source is generated.
+        region: Where the image may differ, in place of a box: the starts and lengths of runs of pixels, row
+            by row, at `REGION_SIZE`.
         mask_file: The file of an image of the same size, white where the image may differ, in place of a
             box or region.
         truth: The file of the image that an edit should reach; None if unknown.
-        concept: The concept of the word, where the attribute is only the name of a group.
+        concept: The concept of the word, if the attribute is only the name of a group.
     """
 
     attribute: str
@@ -61,17 +60,17 @@ class EditPair(NamedTuple):
     concept: str | None = None
 
     def mask(self, size: tuple[int, int]) -> Bool[np.ndarray, "height width"]:
-        """Where images of this width and height may differ: it is covered when they are compared.
+        """Where images of this width and height may differ, to be covered when they are compared.
 
         Raises:
-            UnreadablePrompts: The mask's file has another size than the image, or says the same everywhere.
+            UnreadablePrompts: The mask has another size than the image, or is the same everywhere.
         """
         width, height = size
         if self.mask_file is not None and self.picture is not None:
             return mask_in_file(self.mask_file, self.picture, size, "the image may change")
         if self.region:
-            shown = (np.arange(n) * of // n for n, of in zip((height, width), REGION_SIZE, strict=True))
-            return _of_stretches(self.region)[np.ix_(*shown)]
+            indices = (np.arange(n) * of // n for n, of in zip((height, width), REGION_SIZE, strict=True))
+            return _mask_of_runs(self.region)[np.ix_(*indices)]
         covered = np.zeros((height, width), bool)
         if self.box is not None:
             left, top, right, bottom = self.box
@@ -81,12 +80,15 @@ class EditPair(NamedTuple):
 
 
 def edit_pairs(source: str | Path, count: int = 20) -> list[EditPair]:
-    """Pairs to edit.
+    """The pairs of a file.
 
     Args:
-        source: "emoji", or the path of a TOML file; or of a CSV with the columns source_prompt, target_prompt
+        source: "emoji"; or the path of a TOML file, or of a CSV with the columns source_prompt, target_prompt
             and attribute.
-        count: The largest number of pairs of each attribute, sampled over words and things.
+        count: The maximum number of pairs per attribute, sampled over words and objects.
+
+    Raises:
+        UnreadablePrompts: The file cannot be read, or lacks something.
     """
     if str(source).endswith(".csv"):
         return _pairs_in_csv(Path(source), count)
@@ -107,7 +109,7 @@ def edit_pairs(source: str | Path, count: int = 20) -> list[EditPair]:
     return pairs
 
 
-def _of_stretches(region: tuple[tuple[int, int], ...]) -> Bool[np.ndarray, "height width"]:
+def _mask_of_runs(region: tuple[tuple[int, int], ...]) -> Bool[np.ndarray, "height width"]:
     flat = np.zeros(REGION_SIZE[0] * REGION_SIZE[1], bool)
     for start, length in region:
         flat[start : start + length] = True
@@ -141,7 +143,9 @@ def _pairs_in_csv(path: Path, count: int) -> list[EditPair]:
         with path.open(encoding="utf-8-sig", newline="") as file:
             rows = list(csv.DictReader(file))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UnreadablePrompts(f"{path} cannot be read: {error}.") from None
+        raise UnreadablePrompts(
+            f"{path} cannot be read: {error}. Give a CSV with source_prompt, target_prompt and attribute."
+        ) from None
     pairs: dict[str, list[EditPair]] = {}
     for number, row in enumerate(rows, 2):
         source, target = row.get("source_prompt"), row.get("target_prompt")
@@ -149,7 +153,7 @@ def _pairs_in_csv(path: Path, count: int) -> list[EditPair]:
             raise bad_file(path, f"line {number} lacks source_prompt, target_prompt or attribute")
         words = [word for word in words_of(target) if word not in words_of(source)]
         if not words:
-            raise bad_file(path, f"line {number}: the target has no word that the source has not")
+            raise bad_file(path, f"line {number}: the target has no word that the source lacks")
         pair = EditPair(row["attribute"], source, target, words[0], (target, source), (target,))
         pairs.setdefault(row["attribute"], []).append(pair)
-    return [pair for of_attribute in pairs.values() for pair in sample(of_attribute, count)]
+    return [pair for group in pairs.values() for pair in sample(group, count)]

@@ -1,6 +1,6 @@
 r"""Evaluation prompts: each comes with texts that its image is compared with, the right one first.
 
-They are read from TOML files of templates, in which {word} and {thing} stand for the words listed:
+They are read from TOML files of templates, in which {word} and {thing} stand for the listed words:
 
     [Color]                                        [[senses]]
     prompts = ["a {word} {thing}"]                 word = "orange"
@@ -11,10 +11,10 @@ They are read from TOML files of templates, in which {word} and {thing} stand fo
                                                    texts = ["a {thing} in orange color", "an orange"]
                                                    things = ["car", "bench"]
 
-On the left, prompts of a concept: an image is compared with `text` (with the prompt, if there is no `text`)
-for each of the words in the place of the right one. On the right, words with two senses: the first text
-describes the sense that is meant, the others misreadings (docs/polysemy.md has every key). "a" before a vowel
-becomes "an". several_emoji.toml shows prompts of several subjects; pairs to edit are in edit_pairs.py.
+On the left, prompts of a concept: an image is compared with `text` (or with the prompt, if there is no
+`text`), filled with each of the words. On the right, words with two senses: the first text describes the
+intended sense, the others misreadings (docs/polysemy.md documents every key). "a" before a vowel becomes
+"an". several_emoji.toml shows prompts with several subjects; edit pairs are in edit_pairs.py.
 """
 
 import itertools
@@ -45,7 +45,7 @@ class MultiSubjectPrompt(NamedTuple):
     """A prompt with several subjects.
 
     Args:
-        kind: The name of its table: "type1" for two things, "type2" for two coloured ones, or another.
+        kind: The name of its table: "type1" for two objects, "type2" for two coloured ones, or another.
         prompt: The prompt with all subjects.
         subjects: Each subject with its article and colour.
         words: Each subject's noun.
@@ -72,11 +72,11 @@ class PolysemyPrompt:
 
     Args:
         word: The word with two senses.
-        toward, away: The concept that is meant, and the one that images often show instead.
+        toward, away: The intended concept, and the one that images often show instead.
         case: The prompt, and the texts of the senses that its image may show.
         reworded: A prompt with the same meaning and without the ambiguity.
-        things: The texts with other things in the place of the prompt's, the prompt's first; empty if there
-            are no others.
+        things: The text of the intended sense with the prompt's object, then with other objects; empty if
+            there are no others.
     """
 
     word: str
@@ -88,7 +88,7 @@ class PolysemyPrompt:
 
 
 def evaluated_concepts(source: str | Path) -> tuple[str, ...]:
-    """The concepts that a file has prompts of.
+    """The concepts that a file has prompts for.
 
     Args:
         source: "emoji", "paper", or the path of a TOML file.
@@ -102,7 +102,11 @@ def eval_prompts(source: str | Path, concept: str, count: int | None = None) -> 
     Args:
         source: "emoji", "paper", or the path of a TOML file.
         concept: One of the file's concepts.
-        count: The largest number of prompts, sampled over words, things and templates; all if None.
+        count: The maximum number of prompts, sampled over words, objects and templates; None for all.
+
+    Raises:
+        UnknownConcept: The file has no such concept.
+        UnreadablePrompts: The file cannot be read, or lacks something.
     """
     tables = read_toml(source, "weakening")
     if concept not in tables:
@@ -129,9 +133,12 @@ def polysemy_prompts(
 
     Args:
         source: "emoji", "paper", or the path of a TOML file.
-        count: The largest number of prompts, sampled over words; all if None.
-        half: "tuning" for the first, third … of the words, on which a method may be settled, "reporting" for
+        count: The maximum number of prompts, sampled over words; None for all.
+        half: "tuning" for the first, third … of the words, on which methods may be tuned, "reporting" for
             the others; None for all.
+
+    Raises:
+        UnreadablePrompts: The file cannot be read, or lacks something.
     """
     senses: list[PolysemyPrompt] = []
     for number, table in enumerate(read_toml(source, "polysemy").get("senses", [])):
@@ -149,11 +156,14 @@ def polysemy_prompts(
 
 
 def multi_subject_prompts(source: str | Path, count: int = 40) -> list[MultiSubjectPrompt]:
-    """Prompts with several subjects, as many as its template has letters: {a}, {b} …
+    """Prompts with several subjects, one for each letter in the template: {a}, {b} …
 
     Args:
         source: "emoji", or the path of a TOML file.
-        count: The largest number of prompts of each type.
+        count: The maximum number of prompts per type.
+
+    Raises:
+        UnreadablePrompts: The file cannot be read, or lacks something.
     """
     prompts: list[MultiSubjectPrompt] = []
     for kind, table in read_toml(source, "several").items():
@@ -168,8 +178,8 @@ def _two_sense(table: dict[str, Any], prompt: str, thing: str) -> PolysemyPrompt
     fill = {"word": table["word"], "thing": thing}
     case = EvalPrompt(filled(prompt, fill), tuple(filled(text, fill) for text in table["texts"]))
     others = [other for other in table.get("things", ()) if other != thing]
-    meant = (filled(table["texts"][0], fill | {"thing": each}) for each in (thing, *others))
-    things = tuple(dict.fromkeys(meant))
+    intended = (filled(table["texts"][0], fill | {"thing": each}) for each in (thing, *others))
+    things = tuple(dict.fromkeys(intended))
     return PolysemyPrompt(
         table["word"],
         table["toward"],
@@ -184,8 +194,8 @@ def _multi_subject(kind: str, table: dict[str, Any]) -> Iterator[MultiSubjectPro
     slots = [name for _, name, _, _ in Formatter().parse(table["prompt"]) if name and len(name) == 1]
     colors = table.get("colors", [""])
     listed = table["things"]
-    of_concept = listed if isinstance(listed, dict) else {table["concept"]: listed}
-    concept_of = {thing: concept for concept, things in of_concept.items() for thing in things}
+    by_concept = listed if isinstance(listed, dict) else {table["concept"]: listed}
+    concept_of = {thing: concept for concept, things in by_concept.items() for thing in things}
     for things in itertools.combinations(concept_of, len(slots)):
         for chosen in itertools.product(colors, repeat=len(slots)):
             if any(chosen) and len(set(chosen)) < len(chosen):
@@ -213,13 +223,13 @@ def filled(template: str, fill: dict[str, str]) -> str:
 
 
 def sample(items: list[Any], count: int) -> list[Any]:
-    """A random sample in the list's order, the same every time."""
+    """A random sample in the order of the list, the same on every call."""
     order = np.random.Generator(np.random.Philox(0)).permutation(len(items))
     return [items[i] for i in sorted(order[:count])]
 
 
 def file_of_prompts(source: str | Path, kind: str) -> Path:
-    """The file that "emoji" or "paper" names among prompts of this kind, or the path itself."""
+    """The packaged file of this kind that "emoji" or "paper" names, or the path itself."""
     named = _DATA / f"{kind}_{source}.toml"
     return named if re.fullmatch(r"\w+", str(source)) and named.is_file() else Path(source)
 
@@ -241,10 +251,10 @@ def tables_in(path: Path) -> dict[str, Any]:
 
 
 def read_toml(source: str | Path, kind: str) -> dict[str, Any]:
-    """The tables of a file, or of the package's own of this kind."""
+    """The tables of a file, or of the packaged file of this kind."""
     return tables_in(file_of_prompts(source, kind))
 
 
 def bad_file(source: str | Path, fault: str) -> UnreadablePrompts:
     """The error for a file whose prompts cannot be used."""
-    return UnreadablePrompts(f"{source}: {fault}. The guide shows how such a file is written.")
+    return UnreadablePrompts(f"{source}: {fault}. The guide shows how to write such a file.")

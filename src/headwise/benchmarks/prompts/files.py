@@ -1,13 +1,13 @@
-"""Prompts with atoms from files of public benchmarks; the files are the user's own, none is in the package.
+"""Prompts with atoms from files of public benchmarks, which users provide; none comes with the package.
 
     GenEval 2       JSON lines with prompt, vqa_list (questions and answers) and skills
-    GenEval         JSON lines with prompt and include (class, count, color, position of each thing)
-    DSG             CSV with text, proposition_id, dependency and tuple, a row for each atom
-    T2I-CompBench   text with a prompt in each line
-    TOML            templates of one's own, see `atom_templates`
+    GenEval         JSON lines with prompt and include (class, count, color, position of each object)
+    DSG             CSV with text, proposition_id, dependency and tuple, one row per atom
+    T2I-CompBench   text with one prompt per line
+    TOML            the user's own templates, see `atom_templates`
 
-An atom that no texts can be made of, such as where a thing stands, is left out, and a warning says how many
-of which kind are. Questions are kept with their atoms. Only DSG says which atom is about which.
+Atoms for which no texts can be made, such as an object's position, are left out, and a warning counts them by
+kind. Questions are kept with their atoms. Only DSG records which atom depends on which.
 
 References:
     | GenEval 2: Addressing Benchmark Drift in Text-to-Image Evaluation (Kamath et al., 2025)
@@ -41,8 +41,8 @@ from headwise.errors import UnreadablePrompts
 __all__ = ["read_prompts"]
 
 EXPECTED = (
-    "GenEval 2 or GenEval (JSON lines), DSG (CSV), T2I-CompBench (text, a prompt in each line), or a TOML "
-    "file of templates, which the guide shows"
+    "GenEval 2 or GenEval (JSON lines), DSG (CSV), T2I-CompBench (text, one prompt per line), or a TOML "
+    "file of templates as in the guide"
 )
 DSG_COLUMNS = ("item_id", "text", "proposition_id", "dependency", "tuple", "question_natural_language")
 _PLACES = "on|in|at|of|to|by|near|next|behind|beside|under|over|above|below|with|from|inside|into|through"
@@ -50,7 +50,7 @@ _RELATION = re.compile(rf"\b(?:{_PLACES})\b(?: (?:the \w+ )?(?:{_PLACES})\b)*") 
 
 
 def read_prompts(source: str | Path) -> list[AtomPrompt]:
-    """The prompts of a file, with their atoms; its content says which format it has.
+    """The prompts of a file, with their atoms; the format is recognised by the content.
 
     Args:
         source: "emoji", or the path of a file in one of the formats above.
@@ -69,24 +69,24 @@ def read_prompts(source: str | Path) -> list[AtomPrompt]:
         drafts = list(read(text, path.stem))
     except _BadLine as error:
         raise UnreadablePrompts(f"{path}: {error}. Correct that line, or leave it out.") from None
-    made, left_out = atom_prompts(drafts)
-    if not made:
+    prompts, left_out = atom_prompts(drafts)
+    if not prompts:
         raise UnreadablePrompts(
-            f"{path}: of none of its {len(drafts)} prompts texts can be made. Expected {EXPECTED}."
+            f"{path}: texts could be made for none of its {len(drafts)} prompts. Expected {EXPECTED}."
         )
     if left_out:
         warnings.warn(f"{path}: {_describe(left_out)}", stacklevel=2)
-    return made
+    return prompts
 
 
 def _describe(left_out: Counter[str]) -> str:
-    """What is left out, with the kinds that are it most often."""
+    """What is left out, with the most frequent kinds."""
     prompts = left_out.pop("prompts", 0)
     kinds = [f"{n} {kind}" for kind, n in left_out.most_common(5)]
     rest = left_out.total() - sum(n for _, n in left_out.most_common(5))
     listed = ", ".join([*kinds, *([f"{rest} others"] if rest else [])]) or "0"
-    without = f", and {prompts} prompts that say nothing else" if prompts else ""
-    return f"atoms are left out, as no texts can be made of them ({listed}){without}."
+    without = f", and {prompts} prompts without other atoms" if prompts else ""
+    return f"atoms are left out, because no texts can be made for them ({listed}){without}."
 
 
 class _BadLine(ValueError):
@@ -97,7 +97,7 @@ class _BadLine(ValueError):
 
 
 Reader = Callable[[str, str], Iterator[DraftPrompt]]
-"""From the text of a file and its name to its prompts."""
+"""From the text of a file and the file's name to its prompts."""
 
 
 def _text(path: Path) -> str:
@@ -131,8 +131,8 @@ def _reader_of(path: Path, text: str) -> Reader:
         return _lines
     if '"original_prompt"' in text and '"editing_prompt"' in text:
         raise UnreadablePrompts(
-            f"{path} holds pairs of prompts to edit, as PIE-Bench has them. Read it with `pie_pairs`. "
-            f"Prompts to generate: {EXPECTED}."
+            f"{path} holds edit pairs, as in PIE-Bench. Read it with `pie_pairs`. For prompts to generate, "
+            f"expected {EXPECTED}."
         )
     for key, read in (("vqa_list", _geneval2), ("include", _geneval)):
         if key in _record(1, text.lstrip().partition("\n")[0]):
@@ -153,7 +153,7 @@ def _record(number: int, line: str) -> dict[str, Any]:
         or not isinstance(record.get("prompt"), str)
         or not record["prompt"].strip()
     ):
-        raise _BadLine(number, "is no JSON object with a prompt")
+        raise _BadLine(number, "is not a JSON object with a prompt")
     return record
 
 
@@ -164,33 +164,33 @@ def _records(text: str) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _geneval2(text: str, name: str) -> Iterator[DraftPrompt]:
-    """GenEval 2: "How many pigs are in the image?" one; grouped by the number of atoms."""
+    """GenEval 2: "How many pigs are in the image?", "one"; grouped by the number of atoms."""
     for number, record in _records(text):
         try:
-            skills, asked = record["skills"], [(str(q), str(a)) for q, a in record["vqa_list"]]
-            atoms = int(record.get("atom_count", len(asked)))
+            skills, questions = record["skills"], [(str(q), str(a)) for q, a in record["vqa_list"]]
+            atoms = int(record.get("atom_count", len(questions)))
             kinds = [str(skill) for skill in skills]
         except (KeyError, TypeError, ValueError) as error:
             raise _BadLine(number, f"lacks or misspells vqa_list, skills or atom_count ({error})") from None
-        if len(kinds) != len(asked):
-            raise _BadLine(number, f"has {len(kinds)} skills for {len(asked)} questions")
-        numbers = dict(filter(None, (_count_asked(question, answer) for question, answer in asked)))
-        rows = zip(kinds, asked, strict=True)
+        if len(kinds) != len(questions):
+            raise _BadLine(number, f"has {len(kinds)} skills for {len(questions)} questions")
+        numbers = dict(filter(None, (_noun_and_count(question, answer) for question, answer in questions)))
+        rows = zip(kinds, questions, strict=True)
         drafts = tuple(
-            _asked(kind, question, answer, numbers)._replace(question=question, answer=answer)
+            _draft_of(kind, question, answer, numbers)._replace(question=question, answer=answer)
             for kind, (question, answer) in rows
         )
         yield DraftPrompt(record["prompt"], drafts, f"{atoms} atoms")
 
 
-def _count_asked(question: str, answer: str) -> tuple[str, str] | None:
-    asked = re.fullmatch(r"How many (.+) are in the image\?", question)
-    return (singular(asked[1]), answer.casefold()) if asked and answer.casefold() in NUMBERS else None
+def _noun_and_count(question: str, answer: str) -> tuple[str, str] | None:
+    match = re.fullmatch(r"How many (.+) are in the image\?", question)
+    return (singular(match[1]), answer.casefold()) if match and answer.casefold() in NUMBERS else None
 
 
-def _asked(kind: str, question: str, answer: str, numbers: dict[str, str]) -> Draft:
-    """The atom that a question of GenEval 2 asks about; without a value where it is of another form."""
-    if count := _count_asked(question, answer):
+def _draft_of(kind: str, question: str, answer: str, numbers: dict[str, str]) -> Draft:
+    """The atom of a GenEval 2 question; without a value if the question has another form."""
+    if count := _noun_and_count(question, answer):
         return Draft("count", count[1], count[0])
     thing = re.fullmatch(r"Are there any (.+) in the image\?", question)
     if thing and answer == "Yes":
@@ -209,7 +209,7 @@ def _kind_of(adjective: str, otherwise: str) -> str:
 
 
 def _geneval(text: str, name: str) -> Iterator[DraftPrompt]:
-    """GenEval: the things to detect; grouped by tag."""
+    """GenEval: the objects to detect; grouped by tag."""
     for number, record in _records(text):
         drafts: list[Draft] = []
         try:
@@ -239,7 +239,7 @@ def _lines(text: str, name: str) -> Iterator[DraftPrompt]:
 
 
 def _of_phrase(part: str) -> list[Draft]:
-    """What a noun phrase says of its thing; of a longer part only a number and the noun after it."""
+    """The atoms of a noun phrase; of a longer part, only those of a number and the noun after it."""
     if not part.split():
         return []
     first, *words = part.split()
@@ -263,7 +263,7 @@ def _of_phrase(part: str) -> list[Draft]:
 
 
 def _dsg(text: str, name: str) -> Iterator[DraftPrompt]:
-    """DSG: "attribute - color (rose, white)"; grouped by where its prompts come from."""
+    """DSG: "attribute - color (rose, white)"; grouped by the origin of its prompts."""
     rows = csv.DictReader(io.StringIO(text))
     items: dict[str, tuple[str, dict[str, tuple[Draft, list[str]]]]] = {}
     try:
@@ -278,31 +278,33 @@ def _dsg(text: str, name: str) -> Iterator[DraftPrompt]:
     except csv.Error as error:
         raise _BadLine(rows.line_num, f"is not CSV ({error})") from None
     for item, (prompt, atoms) in items.items():
-        place = {proposition: i for i, proposition in enumerate(atoms)}
+        index = {proposition: i for i, proposition in enumerate(atoms)}
         drafts = tuple(
-            draft._replace(parents=tuple(place[parent] for parent in parents if parent in place))
+            draft._replace(parents=tuple(index[parent] for parent in parents if parent in index))
             for draft, parents in atoms.values()
         )
         yield DraftPrompt(prompt, drafts, re.sub(r"[_-]?\d+$", "", item) or name)
 
 
 def _proposition(written: str, question: str, number: int) -> Draft:
-    """The atom of a tuple; without a value where it is about several things or no single word."""
+    """The atom of a tuple; without a value if it is about several objects or not about a single word."""
     parts = re.fullmatch(r"\s*(.+?) - (.*?)\s*\((.*)\)\s*", written, re.DOTALL)
     if parts is None:
-        raise _BadLine(number, f'has the tuple "{written}", not one such as "attribute - color (car, red)"')
+        raise _BadLine(
+            number, f'has the tuple "{written}"; expected one such as "attribute - color (car, red)"'
+        )
     broad, inside = parts[1], parts[3]
     kind = "thing" if broad == "entity" else broad if parts[2] in ("", "-") else parts[2]
-    noun, *said = (part.strip() for part in inside.split(","))
+    noun, *values = (part.strip() for part in inside.split(","))
     many = question.startswith("Are ")
     noun = singular(noun) if many else noun
     if "'s " in noun or len(noun.split()) > 2:
         return Draft(kind)
-    if kind == "thing" and not said:
+    if kind == "thing" and not values:
         return Draft("thing", noun, many=many)
-    count = re.fullmatch(r"==\s*(\d+)", said[0]) if kind == "count" and len(said) == 1 else None
+    count = re.fullmatch(r"==\s*(\d+)", values[0]) if kind == "count" and len(values) == 1 else None
     if count and 1 <= int(count[1]) <= len(NUMBERS):
         return Draft("count", NUMBERS[int(count[1]) - 1], noun)
-    if broad == "attribute" and len(said) == 1 and len(said[0].split()) == 1 and kind != "state":
-        return Draft(kind, said[0], noun, many)
+    if broad == "attribute" and len(values) == 1 and len(values[0].split()) == 1 and kind != "state":
+        return Draft(kind, values[0], noun, many)
     return Draft(kind)

@@ -1,6 +1,6 @@
-"""Pairs to edit whose sources are given images.
+"""Edit pairs whose sources are given images.
 
-They are read from PIE-Bench's mapping_file.json (pie_bench.py), or from a TOML file beside the images:
+They are read from PIE-Bench's mapping_file.json (pie_bench.py), or from a TOML file next to the images:
 
     [[pictures]]
     picture = "07.png"
@@ -13,8 +13,8 @@ They are read from PIE-Bench's mapping_file.json (pie_bench.py), or from a TOML 
     texts = ["a blue car", "a red car", "a green car"]
     things = ["a blue car", "a blue bus"]
 
-A mask is an image of the same size, white where an edit may change the image and black elsewhere; without
-one, whole images are compared. `truth` is the image that an edit should reach, if it is known.
+A mask is an image of the same size, white where an edit may change the image and black elsewhere; without a
+mask, whole images are compared. `truth` is the image that an edit should reach, if it is known.
 """
 
 from pathlib import Path
@@ -32,9 +32,9 @@ def given_pairs(source: str | Path, count: int | None = None) -> list[EditPair]:
     """The pairs of a file, each with its image.
 
     Args:
-        source: "emoji"; or the path of a TOML file, or of a mapping_file.json with annotation_images beside
+        source: "emoji"; or the path of a TOML file, or of a mapping_file.json with annotation_images next to
             it.
-        count: The largest number of pairs of each attribute; all if None.
+        count: The maximum number of pairs per attribute; None for all.
 
     Raises:
         UnreadablePrompts: The file lacks something, or a target's word is in its source too.
@@ -44,9 +44,7 @@ def given_pairs(source: str | Path, count: int | None = None) -> list[EditPair]:
     for pair in pairs:
         by_attribute.setdefault(pair.attribute, []).append(pair)
     return [
-        pair
-        for of_attribute in by_attribute.values()
-        for pair in (of_attribute if count is None else sample(of_attribute, count))
+        pair for group in by_attribute.values() for pair in (group if count is None else sample(group, count))
     ]
 
 
@@ -60,9 +58,9 @@ def _pairs_in_toml(source: str | Path) -> list[EditPair]:
     for pair in pairs:
         new = set(words_of(pair.word)) - set(words_of(pair.source))
         if not new or not set(words_of(pair.word)) <= set(words_of(pair.target)):
-            raise bad_file(file, f'"{pair.word}" is not what "{pair.target}" has and "{pair.source}" has not')
+            raise bad_file(file, f'"{pair.word}" is not a word of "{pair.target}" that "{pair.source}" lacks')
         if pair.texts[:1] != (pair.target,):
-            raise bad_file(file, f'the first of the texts of "{pair.target}" is not this target')
+            raise bad_file(file, f'the first of the texts of "{pair.target}" is not the target itself')
     if not pairs:
         raise bad_file(file, "there are no [[pictures]]")
     return pairs

@@ -1,6 +1,6 @@
-"""Images in which it is known where each word of their prompt is.
+"""Images with masks that show where words of their prompt are.
 
-They are read from a TOML file; images and masks lie beside it:
+They are read from a TOML file next to the images and masks:
 
     [[pictures]]
     picture = "07.png"
@@ -10,7 +10,7 @@ They are read from a TOML file; images and masks lie beside it:
       {word = "red", concept = "Color", kind = "attribute", mask = "07-car.png"},
     ]
 
-A mask is an image of the same size, white where the word is and black elsewhere. Results are told by kind,
+A mask is an image of the same size, white where the word is and black elsewhere. Results are listed by kind,
 which may be any word.
 """
 
@@ -34,11 +34,11 @@ class MaskedWord:
     """A word of an image's prompt, and where it is.
 
     Args:
-        image, mask_file: The files of the image and of the mask.
+        picture, mask_file: The files of the image and of the mask.
         prompt: A prompt that describes the image.
-        word: The word or phrase, as the prompt says it.
+        word: The word or phrase, as it is in the prompt.
         concept: Its concept.
-        kind: What results are told by, such as "thing" or "attribute".
+        kind: The kind that results are listed by, such as "thing" or "attribute".
     """
 
     picture: Path
@@ -53,10 +53,10 @@ class MaskedWord:
         return read_picture(self.picture)
 
     def mask(self, size: tuple[int, int]) -> Bool[np.ndarray, "height width"]:
-        """True where the word is in the middle of the image, scaled to this width and height.
+        """Where the word is in the centre crop of the image, scaled to this width and height.
 
         Raises:
-            UnreadablePrompts: The mask has another size than the image, or says the same everywhere.
+            UnreadablePrompts: The mask has another size than the image, or is the same everywhere.
         """
         return mask_in_file(self.mask_file, self.picture, size, f'"{self.word}" is')
 
@@ -64,33 +64,33 @@ class MaskedWord:
 def mask_in_file(
     mask_file: Path, picture_file: Path, size: tuple[int, int], where: str
 ) -> Bool[np.ndarray, "height width"]:
-    """True where a mask is white in the middle of its image, scaled to a width and height in pixels.
+    """Where a mask is white in the centre crop of its image, scaled to a width and height.
 
     Args:
         mask_file, picture_file: The files of the mask and of its image.
-        size: Width and height.
-        where: What the error says is white: '"car" is'.
+        size: Width and height in pixels.
+        where: What should be white, for the error message: '"car" is'.
 
     Raises:
-        UnreadablePrompts: The mask has another size than the image, or says the same everywhere.
+        UnreadablePrompts: The mask has another size than the image, or is the same everywhere.
     """
     picture, mask = read_picture(picture_file), read_picture(mask_file)
     if mask.size != picture.size:
         raise UnreadablePrompts(
-            f"{mask_file} has {mask.width} × {mask.height} pixels, its image {picture.width} × "
+            f"{mask_file} has {mask.width} × {mask.height} pixels, but its image has {picture.width} × "
             f"{picture.height}. Give a mask of the image's size."
         )
     inside = np.asarray(fitted(mask, size).convert("L")) > 127
     if inside.all() or not inside.any():
         raise UnreadablePrompts(
-            f"{mask_file} is {'white' if inside.all() else 'black'} all over the part of the image that is "
-            f"generated; expected white where {where} and black elsewhere."
+            f"{mask_file} is entirely {'white' if inside.all() else 'black'} in the part of the image "
+            f"used; expected white where {where} and black elsewhere."
         )
     return inside
 
 
 def masked_words(source: str | Path) -> list[MaskedWord]:
-    """The words of a file, those of an image together.
+    """The words of a file, grouped by image.
 
     Args:
         source: "emoji", or the path of a TOML file.

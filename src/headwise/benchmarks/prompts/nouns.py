@@ -1,9 +1,9 @@
-"""English nouns in numbers: the words that texts of atoms are made of.
+"""English nouns, singular and plural, for the texts of atoms.
 
     numbered("three", "dog")   three dogs        phrase("red", "dog", many=False)   a red dog
     singular("mice")           mouse             phrase("", "owl", many=False)      an owl
 
-Plurals go by rule, but for a list of common exceptions.
+Plurals follow rules, with a list of common exceptions.
 """
 
 import re
@@ -33,7 +33,7 @@ _SPELLINGS = {"grey": "gray", "golden": "gold", "wood": "wooden"}
 
 
 def plural(noun: str) -> str:
-    """The plural of a noun in the singular, whose last word changes: "teddy bear" is "teddy bears"."""
+    """The plural of a noun in the singular; the last word changes: "teddy bear" gives "teddy bears"."""
     before, last = _last_word(noun)
     if last in _UNCHANGED:
         return noun
@@ -45,7 +45,7 @@ def plural(noun: str) -> str:
 
 
 def singular(noun: str) -> str:
-    """The singular of a noun in the plural; a noun in the singular that does not end in s stays."""
+    """The singular of a noun in the plural; a singular noun that does not end in s stays unchanged."""
     before, last = _last_word(noun)
     if last in _UNCHANGED or last in _PLURALS:
         return noun
@@ -58,28 +58,28 @@ def singular(noun: str) -> str:
 
 
 def numbered(number: str, noun: str) -> str:
-    """So many of a noun: "one dog", "three dogs"."""
+    """A number and a noun: "one dog", "three dogs"."""
     return f"{number} {noun if number == 'one' else plural(noun)}"
 
 
 def phrase(adjective: str, noun: str, many: bool) -> str:
-    """A noun phrase: "a red dog", "red dogs", "an owl"; without an article where the noun has no singular."""
+    """A noun phrase: "a red dog", "red dogs", "an owl"; without an article if the noun has no singular."""
     words = f"{adjective} {plural(noun) if many else noun}".strip()
     return words if many or _last_word(noun)[1] in _NO_ARTICLE else with_articles(f"a {words}")
 
 
 def with_articles(text: str) -> str:
-    """The text with "an" for "a" before vowels."""
+    """The text with "an" in place of "a" before vowels."""
     return re.sub(r"\b([Aa]) (?=[aeiouAEIOU])", r"\1n ", text)
 
 
 def same_word(a: str, b: str) -> bool:
-    """Whether two words are one, whatever their case and their spelling."""
+    """Whether two words are the same, apart from case and spelling variants."""
     a, b = (_SPELLINGS.get(word.casefold(), word.casefold()) for word in (a, b))
     return a == b
 
 
 def _last_word(noun: str) -> tuple[str, str]:
-    """What stands before the last word of a noun phrase, and that word."""
+    """The part of a noun phrase before its last word, and the last word."""
     start = noun.rfind(" ") + 1
     return noun[:start], noun[start:].casefold()

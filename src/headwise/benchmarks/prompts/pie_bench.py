@@ -1,9 +1,9 @@
-"""Pairs to edit from PIE-Bench's mapping_file.json, which is the user's own as its images are.
+"""Edit pairs from PIE-Bench's mapping_file.json, which users provide together with its images.
 
-Its object has an entry for each picture: image_path, original_prompt, editing_prompt (words that differ may
-stand in brackets), editing_type_id and mask, the starts and lengths of stretches of pixels, row by row, of a
-image of 512 × 512. Left out, and counted in a warning, are pairs whose mask covers everything, as no
-background is left to compare, and pairs whose target has no word that the source has not.
+Its object has an entry for each image: image_path, original_prompt, editing_prompt (words that differ may be
+in brackets), editing_type_id and mask, the starts and lengths of runs of pixels, row by row, in an image of
+512 × 512. A pair is left out, and counted in a warning, if its mask covers everything, so that no background
+is left to compare, or if its target has no word that the source lacks.
 
 References:
     | Direct Inversion: Boosting Diffusion-based Editing with 3 Lines of Code (Ju et al., 2023)
@@ -27,7 +27,7 @@ TYPES = (
     "random", "change object", "add object", "delete object", "change content", "change pose",
     "change color", "change material", "change background", "change style",
 )  # fmt: skip
-# The concept of the word that is new, where a type of edits has one.
+# The concept of the new word, for types of edits that have one.
 CONCEPTS = {"change color": "Color", "change material": "Material", "change style": "Image Style"}
 FIELDS = ("image_path", "original_prompt", "editing_prompt", "editing_type_id", "mask")
 EXPECTED = f"Expected PIE-Bench's mapping_file.json: an object whose entries have {', '.join(FIELDS)}"
@@ -38,10 +38,10 @@ def pie_pairs(path: str | Path, pictures: str | Path | None = None) -> list[Edit
 
     Args:
         path: The file.
-        pictures: The folder of the images; by default annotation_images beside the file.
+        pictures: The folder of the images; by default annotation_images next to the file.
 
     Raises:
-        UnreadablePrompts: The file cannot be read, or an entry of it breaks the format.
+        UnreadablePrompts: The file cannot be read, or one of its entries breaks the format.
     """
     path = Path(path)
     folder = path.parent / "annotation_images" if pictures is None else Path(pictures)
@@ -52,7 +52,7 @@ def pie_pairs(path: str | Path, pictures: str | Path | None = None) -> list[Edit
     except ValueError as error:
         raise UnreadablePrompts(f"{path} is not JSON ({error}). {EXPECTED}.") from None
     if not isinstance(entries, dict) or not entries:
-        raise UnreadablePrompts(f"{path} holds no object with entries. {EXPECTED}.")
+        raise UnreadablePrompts(f"{path} does not hold an object with entries. {EXPECTED}.")
     pairs, left_out = [], Counter[str]()
     for name, entry in entries.items():
         try:
@@ -82,16 +82,16 @@ def _pair(entry: dict[str, Any], folder: Path) -> EditPair:
         (target, source),
         (target,),
         picture=folder / entry["image_path"],
-        region=_stretches(entry["mask"]),
+        region=_runs(entry["mask"]),
         concept=CONCEPTS.get(kind),
     )
 
 
-def _stretches(mask: list[int] | str) -> tuple[tuple[int, int], ...]:
-    """The starts and lengths of a mask, which are numbers in turn."""
+def _runs(mask: list[int] | str) -> tuple[tuple[int, int], ...]:
+    """The starts and lengths of a mask's runs, which alternate in the file."""
     numbers = [int(number) for number in (mask.split() if isinstance(mask, str) else mask)]
     if len(numbers) % 2 or any(number < 0 for number in numbers):
-        raise ValueError("mask, which has to be starts and lengths in turn")
+        raise ValueError("mask, which must be alternating starts and lengths")
     return tuple(zip(numbers[::2], numbers[1::2], strict=True))
 
 

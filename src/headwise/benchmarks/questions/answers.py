@@ -1,9 +1,9 @@
-r"""Questions that the paper leaves open, asked of a model, each answered by numbers with intervals.
+r"""Questions that the paper leaves open, each answered for a model by numbers with intervals.
 
 words         How many words does a concept need?
 choice        Does it matter which words?
-images      How many images?
-tokens        How is attention to the tokens of one word pooled: mean, sum, the last, the best?
+pictures      How many images?
+tokens        How should attention to the tokens of one word be pooled: mean, sum, the last, the best?
 novel         Can the relevance of a concept be predicted from its words, without measuring?
 transfer      Does relevance hold for another scheduler, or another checkpoint?
 steps         Is the relevance of early calls that of all calls?
@@ -12,9 +12,9 @@ layers        Is it heads, or only layers?
 factor        What should weakened attention be multiplied by?
 patching      Do heads carry a word, or are they merely needed for it (patch.py)?
 
-Agreement is the rank correlation over heads; intervals are of its mean over concepts (bootstrap over these,
-not over images or samples of words), and the relevance agreed with is measured on other images. The last
-four are answered by interventions on heads (interventions.py). Words and images come from the seed alone.
+Agreement is the rank correlation over heads with relevance measured on other images; intervals are for its
+mean over concepts (bootstrap over concepts, not over images or samples of words). The last four are answered
+by interventions on heads (interventions.py). Words and images depend only on the seed.
 """
 
 import json
@@ -56,7 +56,7 @@ SUBSETS = 3  # of words, sampled for each question
 
 @dataclass(frozen=True)
 class _Model:
-    """The model that is asked about, and how its relevance is measured."""
+    """The model that the questions are about, and how its relevance is measured."""
 
     pipe: Any
     concepts: ConceptSet
@@ -67,11 +67,11 @@ class _Model:
     progress: bool
 
     def measure(self, name: str, concepts: ConceptSet | None = None, pipe: Any = None) -> Relevance:
-        """The relevance on the first images."""
+        """The relevance from the first images."""
         return self._measure(name, range(self.pictures), concepts, pipe)
 
     def others(self, name: str, pictures: int, concepts: ConceptSet | None = None) -> Relevance:
-        """The relevance on as many images as are given, none of which `measure` sees."""
+        """The relevance from a number of images that `measure` does not use."""
         return self._measure(name, range(self.pictures, self.pictures + pictures), concepts, None)
 
     def _measure(self, name: str, numbers: range, concepts: ConceptSet | None, pipe: Any) -> Relevance:
@@ -104,18 +104,18 @@ def benchmark_questions(
     batch_size: int = 12,
     progress: bool = True,
 ) -> dict[str, Answer]:
-    """Ask all questions; what is measured stays in the folder, and is not measured again.
+    """Answer all questions; measurements that are already in the folder are not repeated.
 
     Args:
-        pipe: The user's pipeline, which is left as it was.
+        pipe: The user's pipeline, which is left unchanged.
         concepts: The concepts that heads choose between.
         pairs: Prompts that differ in one word of an attribute that is a concept.
         scorer: A CLIP model that chooses the text that fits an image.
         out: Folder for all measurements and sweeps, and for the answers.
         others: Other checkpoints with the same heads, by name.
         schedulers: Other schedulers for the pipeline, by name.
-        pictures: How many images each measurement has.
-        whole: How many images the relevance has that all others are compared with.
+        pictures: The number of images in each measurement.
+        whole: The number of images in the relevance that all others are compared with.
         seeds: Each pair is generated once from each seed.
         seed, batch_size, progress: As in `measure`.
     """
@@ -136,14 +136,14 @@ def benchmark_questions(
     settings = {"model": model_name(pipe), "pictures": pictures, "whole": whole, "seed": seed}
     settings |= {"whole_split_half": float(np.median(relevance.split_half)), "pairs": len(pairs)}
     values = {name: {row: n.as_json() for row, n in answers[name].values.items()} for name in answers}
-    shown = {name: vars(answer) | {"values": values[name]} for name, answer in answers.items()}
-    content = {"settings": settings, "answers": shown}
+    as_json = {name: vars(answer) | {"values": values[name]} for name, answer in answers.items()}
+    content = {"settings": settings, "answers": as_json}
     write_whole(model.out / QUESTIONS_FILE, (json.dumps(content, indent=1) + "\n").encode())
     return answers
 
 
 def other_schedulers(pipe: Any) -> dict[str, Any]:
-    """Some schedulers that can take the place of the pipeline's, with its noise schedule."""
+    """Some schedulers that can replace the pipeline's, with its noise schedule."""
     classes = {each.__name__: each for each in getattr(pipe.scheduler, "compatibles", ())}
     names = ("EulerDiscreteScheduler", "DPMSolverMultistepScheduler", "PNDMScheduler")
     return {
@@ -158,14 +158,14 @@ def _agreement(a: Relevance, b: Relevance) -> Float[np.ndarray, " concepts"]:
 
 
 def _chosen(concepts: ConceptSet, positions: Mapping[str, np.ndarray]) -> ConceptSet:
-    """The words of each concept at these positions of its list."""
+    """A concept set with the words at these positions of each concept's list."""
     return ConceptSet(
         {name: tuple(concepts.words(name)[i] for i in sorted(at)) for name, at in positions.items()}
     )
 
 
 def _shuffled(model: "_Model", *stream: int) -> dict[str, np.ndarray]:
-    """The positions of each concept's words, in a random order of this stream."""
+    """The positions of each concept's words in a random order, which depends on the stream."""
     generator = np.random.Generator(np.random.Philox(np.random.SeedSequence([model.seed, *stream])))
     return {name: generator.permutation(len(model.concepts.words(name))) for name in model.concepts.names}
 
@@ -183,8 +183,8 @@ def _words(model: _Model, reference: Relevance) -> Answer:
     values["all words"] = mean(_agreement(model.measure("all words"), reference))
     return Answer(
         "How many words does a concept need?",
-        "Relevance measured with a few of each concept's words, three samples of words, compared with that "
-        "of all its words, of which they are some: only concepts with at least twice as many words count.",
+        "Relevance measured with a few of each concept's words, for three samples of words, compared with "
+        "that of all its words, which include them. Only concepts with at least twice as many words count.",
         AGREEMENT,
         values,
     )
@@ -205,7 +205,7 @@ def _choice(model: _Model, reference: Relevance) -> Answer:
         with_all += [_agreement(half, reference) for half in halves]
     return Answer(
         "Does it matter which words stand for a concept?",
-        "Two halves of each concept's words on the same images, three samples; then each half, and all "
+        "Two halves of each concept's words on the same images, for three samples; then each half, and all "
         "words, compared with all words, which include each half, on other images.",
         AGREEMENT,
         {
@@ -225,14 +225,14 @@ def _pictures(votes: Votes) -> Answer:
         values[f"{len(votes) * group // len(blocks)} images"] = mean(agree)
     return Answer(
         "How many images does a measurement need?",
-        "Relevance of a few images, compared with that of all the others.",
+        "Relevance from a few images, compared with that from all the other images.",
         AGREEMENT,
         values,
     )
 
 
 def _tokens(model: _Model) -> Answer:
-    """Whether words of several tokens give the relevance of words of one token, of concepts with both."""
+    """Whether words of several tokens give the same relevance as words of one, for concepts with both."""
     embeddings = model.concepts.embed(model.pipe)
     lengths = {
         name: [len(word) for word in words]
@@ -241,9 +241,9 @@ def _tokens(model: _Model) -> Answer:
     mixed = [name for name, tokens in lengths.items() if min(tokens) == 1 < max(tokens)]
     question = "How should attention to several tokens of one word be pooled?"
     reading = (
-        f"Relevance of {len(mixed)} concepts from their words of several tokens alone, compared with that of "
-        "their words of one token, on other images: the mean over tokens, the sum, the last; or each token "
-        "by itself, without a penalty for long words, and the best of them."
+        f"Relevance of {len(mixed)} concepts from only their words of several tokens, compared with that "
+        "from their words of one token on other images. A word's attention is the mean over its tokens, the "
+        "sum, that of the last, or that of the best, which does not penalise long words."
     )
     if not mixed:
         return Answer(question, "No concept has words of one token and of several.", AGREEMENT, {})
@@ -286,7 +286,7 @@ def _counted(model: _Model, concepts: ConceptSet, pool: Pool) -> Int[np.ndarray,
 
 
 def _novel(model: _Model, reference: Relevance) -> Answer:
-    """Leave one concept out: kernel ridge regression from the mean embedding of its words."""
+    """Leave one concept out at a time: kernel ridge regression from the mean embedding of its words."""
     measured, kernel = reference.values, similarity(model.concepts.embed(model.pipe))
     order = np.random.Generator(np.random.Philox(model.seed)).permutation(len(kernel))
     predicted = {
@@ -297,8 +297,8 @@ def _novel(model: _Model, reference: Relevance) -> Answer:
     }
     return Answer(
         "Can a concept's relevance be predicted from its words, without measuring?",
-        "Each concept in turn is left out and predicted from the embeddings of its words and the relevance "
-        "of all others. The mean of the others does not depend on the concept.",
+        "Each concept in turn is left out, and predicted from the embeddings of its words and the relevance "
+        "of all other concepts. The mean of the others does not depend on the concept.",
         AGREEMENT,
         {name: mean(rank_correlation(values, measured)) for name, values in predicted.items()},
     )
@@ -319,7 +319,7 @@ def _transfer(
         values[name] = mean(_agreement(model.measure(f"checkpoint {name}", pipe=other), reference))
     return Answer(
         "Does relevance hold for another scheduler, or another checkpoint?",
-        "Measured with each, on the same latents and prompts, compared with relevance on other images.",
+        "Measured with each, on the same latents and prompts, and compared with relevance from other images.",
         AGREEMENT,
         values,
     )
@@ -332,14 +332,14 @@ def _steps(model: _Model, reference: Relevance) -> Answer:
         for name, part in zip(("first three tenths", "middle four", "last three"), PARTS, strict=True)
     }
     values = {"all calls, all calls": mean(_agreement(few, reference))}
-    for name, (ours, theirs) in parts.items():
-        values[f"{name}, all calls"] = mean(_agreement(ours, reference))
-        values[f"{name}, the same"] = mean(_agreement(ours, theirs))
+    for name, (part, reference_part) in parts.items():
+        values[f"{name}, all calls"] = mean(_agreement(part, reference))
+        values[f"{name}, the same"] = mean(_agreement(part, reference_part))
     early, late = parts["first three tenths"][0], parts["last three"][1]
     values["first three tenths, last three"] = mean(_agreement(early, late))
     return Answer(
         "Is the relevance of early calls that of all calls?",
-        "Relevance of some calls, compared with that of all and of the same calls, on other images.",
+        "Relevance from some calls, compared with that from all and from the same calls, on other images.",
         AGREEMENT,
         values,
     )

@@ -1,21 +1,21 @@
 r"""How few denoiser rows give the relevance of a long run? Estimators at equal cost (estimators.py).
 
-The truth is a long run of the paper's estimator (one sample of words per call, 50 steps, guidance) on
-images that no other run has. The images of each setting of steps and guidance are then generated once,
-and its heads vote in every way at the same time:
+The truth is a long run of the paper's estimator (one word sample per call, 50 steps, guidance) on images that
+no other run has. The images of each setting of steps and guidance are then generated once, and heads vote in
+all of these ways at the same time:
 
-    1, 2, 4, 8 draws   hard votes with 1 to 8 samples of words at each call; 1 is the paper's
-    soft               not the vote but the share a[c] / Σ a of the concept, summed over 8 samples
+    1, 2, 4, 8 draws   hard votes with 1 to 8 word samples per call; 1 is the paper's
+    soft               the concept's share a[c] / Σ a in place of a vote, summed over 8 samples
     all words          one softmax over the words of all concepts, a[c] the mean over a concept's words
-    both halves        8 samples, and the unconditional rows vote as well
-    early              8 samples at the first two fifths of the calls, the others never made
+    both halves        8 samples, with the unconditional rows voting as well
+    early              8 samples at the first two fifths of the calls, without running the other calls
 
-A block holds the votes of every 32nd image, so that groups of blocks are runs of fewer images. Cost is
-counted in rows that pass the denoiser: images × calls × 2 with guidance. Reported is the rank correlation
-over heads with the long run, the median over concepts, as the mean over groups with the lowest and highest.
+A block has the votes of every 32nd image, so that groups of blocks are runs with fewer images. Cost is the
+number of rows that pass the denoiser: images × calls × 2 with guidance. Reported is the median over concepts
+of the rank correlation over heads with the long run: its mean over groups, and the lowest and highest.
 
-The unconditional half as a control variate is not among them: it would need the mean of the unconditional
-votes, which costs as much to estimate.
+The unconditional half is not used as a control variate: that would need the mean of the unconditional votes,
+which costs as much to estimate.
 """
 
 import json
@@ -51,7 +51,7 @@ from headwise.runs.shards import batches
 __all__ = ["SETTINGS", "WAYS", "Estimators", "Setting", "benchmark_estimators"]
 
 EARLY = 2 / 5
-GROUPS = (1, 2, 4, 8, 16, 32)  # blocks that make one run of fewer images
+GROUPS = (1, 2, 4, 8, 16, 32)  # numbers of blocks that make up one run with fewer images
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Setting:
 
     Args:
         num_inference_steps, guidance_scale: Passed to the pipeline.
-        pictures: How many images; a multiple of 32.
+        pictures: The number of images, a multiple of 32.
     """
 
     num_inference_steps: int
@@ -69,17 +69,17 @@ class Setting:
 
     @property
     def name(self) -> str:
-        """The setting as files and figures call it."""
+        """The name of the setting in files and figures."""
         guided = f", guidance {self.guidance_scale:g}" if self.guidance_scale > 1 else ", no guidance"
         return f"{self.num_inference_steps} steps{'' if self.guidance_scale == 7.5 else guided}"
 
     @property
     def early(self) -> int:
-        """How many calls the first two fifths of them are."""
+        """The number of calls in the first two fifths."""
         return int(EARLY * self.num_inference_steps)
 
     def rows(self, way: str) -> int:
-        """The denoiser rows that one image costs when heads vote in one of `WAYS`."""
+        """The denoiser rows per image when heads vote in one of `WAYS`."""
         calls = self.early if way == "early" else self.num_inference_steps
         return calls * (2 if self.guidance_scale > 1 else 1)
 
@@ -108,12 +108,15 @@ def benchmark_estimators(
     """Compare estimators; a finished setting is not generated again.
 
     Args:
-        pipe: The user's pipeline, which is left as it was.
+        pipe: The user's pipeline, which is left unchanged.
         concepts: The concepts that heads choose between.
         out: Folder for the votes of every setting, and for the result.
-        long: How many images the long run has.
+        long: The number of images in the long run.
         settings: The settings to compare.
         seed, batch_size, progress: As in `measure`.
+
+    Raises:
+        RunMismatch: `out` holds votes of another run.
     """
     out = Path(out)
     first = max(setting.pictures for setting in settings)
@@ -157,15 +160,15 @@ def benchmark_estimators(
 def _require_same(file: Path, stored: dict[str, Any], expected: dict[str, Any]) -> None:
     if {key: stored.get(key) for key in expected} != expected:
         raise RunMismatch(
-            f"{file} is of another run: {stored} there, {expected} here. Give another folder, or the same "
-            "settings."
+            f"{file} is from a different run: it has {stored}; expected {expected}. Give another "
+            "folder, or the same settings."
         )
 
 
 def _curve(
     blocks: Float[np.ndarray, "blocks concepts all_heads"], truth: Relevance, cost: float
 ) -> Iterator[tuple[float, float, float, float]]:
-    """Rows, and the mean, lowest and highest agreement of disjoint groups of blocks."""
+    """The rows, and the mean, lowest and highest agreement over disjoint groups of blocks."""
     for group in GROUPS:
         runs = blocks.reshape(BLOCKS // group, group, *blocks.shape[1:]).sum(1)
         agree = [float(np.median(rank_correlation(run, truth.values))) for run in runs]
@@ -196,14 +199,14 @@ def _votes(
                 output_type="latent",
             )
             for way, counted in probe.every_way().items():
-                for number, of_picture in zip(numbers, counted, strict=True):
-                    votes[way][number % BLOCKS] += of_picture
+                for number, image_votes in zip(numbers, counted, strict=True):
+                    votes[way][number % BLOCKS] += image_votes
             bar.update(len(numbers))
     return votes
 
 
 class _EveryWay(ConceptProbe):
-    """The probe of 8 samples, which also counts as the other ways would."""
+    """The probe with 8 samples, which also counts votes in the other ways."""
 
     def __init__(self, pipe: Any, concepts: ConceptSet, seed: int, early: int) -> None:
         self.early = early
@@ -229,14 +232,14 @@ class _EveryWay(ConceptProbe):
         return out
 
     def every_way(self) -> dict[str, Float[np.ndarray, "images concepts all_heads"]]:
-        """What each way counts for each image."""
+        """The votes of each image in each way."""
         soft, all_words = _layers(self.soft), _layers(self.all_words)
         unconditional = _layers(self.unconditional) if self.unconditional else 0.0
         winners = self.take()
-        hot = winners[..., None] == np.arange(len(self.concepts))  # images steps draws heads concepts
+        hot = winners[..., None] == np.arange(len(self.concepts))  # images steps samples heads concepts
 
-        def counted(steps: int | None, draws: int) -> np.ndarray:
-            return hot[:, :steps, :draws].sum((1, 2)).swapaxes(1, 2).astype(float)
+        def counted(steps: int | None, samples: int) -> np.ndarray:
+            return hot[:, :steps, :samples].sum((1, 2)).swapaxes(1, 2).astype(float)
 
         every = counted(None, 8)
         return {
@@ -253,9 +256,9 @@ class _EveryWay(ConceptProbe):
     def _of_all_words(self, query: Tensor, keys: Tensor) -> Tensor:
         tokens = torch.softmax(query @ keys.transpose(-1, -2), -1).mean(-2)
         words = torch.from_numpy(self.tokens.words).to(tokens.device)
-        there = words >= 0
-        each = (tokens[..., words.clamp(min=0)] * there).sum(-1) / there.sum(-1)
-        return torch.stack([of_concept.mean(-1) for of_concept in each.split(self.tokens.counts, -1)], -1)
+        is_token = words >= 0
+        each = (tokens[..., words.clamp(min=0)] * is_token).sum(-1) / is_token.sum(-1)
+        return torch.stack([by_word.mean(-1) for by_word in each.split(self.tokens.counts, -1)], -1)
 
     def _hot(self, values: Float[Tensor, "images heads concepts"]) -> Tensor:
         return torch.nn.functional.one_hot(values.argmax(-1), len(self.concepts)).cpu().double()
@@ -264,10 +267,10 @@ class _EveryWay(ConceptProbe):
 def _shares(
     query: Float[Tensor, "images heads pixels dim"],
     keys: Float[Tensor, "heads tokens dim"],
-    shown: PackedWords,
+    packed: PackedWords,
 ) -> Float[Tensor, "images heads concepts"]:
     """Each concept's share of a head's attention to the sampled words: a[c] / Σ a."""
-    attention = attention_to(query, keys[:, shown.tokens].transpose(0, 1), shown)
+    attention = attention_to(query, keys[:, packed.tokens].transpose(0, 1), packed)
     return (attention / attention.sum(-1, keepdim=True)).cpu().double()
 
 
@@ -276,5 +279,5 @@ def _add(sums: dict[int, Tensor], layer: int, more: Tensor) -> None:
 
 
 def _layers(sums: dict[int, Tensor]) -> np.ndarray:
-    """Images × concepts × heads of all layers."""
+    """The sums of all layers, images × concepts × heads."""
     return torch.cat([sums[layer] for layer in sorted(sums)], 1).transpose(1, 2).cpu().numpy()

@@ -1,16 +1,16 @@
-r"""Do heads cause what images show? Weakening and patching of the same pairs of prompts.
+r"""Do heads cause what images show? Weakening and patching with the same pairs of prompts.
 
 The prompts of a pair differ in one word. In the target, the first k heads of an order are
 
-    weakened   their attention to the prompt's words is multiplied (steer.py): is the target's word lost?
-    patched    their outputs are replaced by those for the source (patch.py): does the source's word come?
+    weakened   their attention to the prompt's words is scaled (steer.py): is the target's word lost?
+    patched    their outputs are replaced by those for the source (patch.py): does the source's word appear?
 
-and the score is which of the texts the scorer chooses for the image. With m_o(k) the share of a pair's
-images that show a word,
+and the score is which of the texts the scorer chooses for the image. With m_o(k) the fraction of a pair's
+images that show a word, each pair has for two orders an
 
     area = ∫ (m_upper(k) − m_lower(k)) dk / H
 
-between two orders is a number of each pair; means over pairs have intervals by bootstrap over them.
+and the mean area over pairs has an interval by bootstrap over them.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -46,7 +46,7 @@ SAMPLING: dict[str, Any] = {"num_inference_steps": LEAN.num_inference_steps, "gu
 PARTS = ((0.0, 0.3), (0.3, 0.7), (0.7, 1.0))  # of the denoiser calls
 FACTORS = (0.5, 0.0, -1.0, -2.0, -4.0)
 RANDOM = ("random 0", "random 1", "random 2")
-STEP_AWARE, SHIFTED_STEP = "moment", "another moment"  # as files call these orders
+STEP_AWARE, SHIFTED_STEP = "moment", "another moment"  # the names of these orders in files
 Word = Literal["target", "source"]
 Row = tuple[Int[np.ndarray, "parts all_heads"], float]  # an order for each part of the calls, and a factor
 Values = dict[str, Interval]
@@ -57,15 +57,15 @@ class Choices:
     """Which text the scorer chose, along the axes order, k, seed and prompt; the target's is number 0.
 
     Args:
-        scores: The number of the text that was chosen for each image.
-        pairs: The pair of prompts of each label of the last axis.
+        scores: The number of the text chosen for each image.
+        pairs: The pair of prompts for each label of the last axis.
     """
 
     scores: Scores
     pairs: list[EditPair]
 
     def area(self, lower: str, upper: str, word: Word = "target") -> Float[np.ndarray, " pairs"]:
-        """The area of each pair between the curves of two orders."""
+        """The area between the curves of two orders, for each pair."""
         orders, ks = self.scores.axes["order"], np.array(self.scores.axes["k"])
         texts = [0 if word == "target" else pair.texts.index(pair.source) for pair in self.pairs]
         curves = (self.scores.values == texts).mean(2)  # order, k, pair
@@ -78,12 +78,12 @@ class Interventions:
     """What images show when heads are intervened on.
 
     Args:
-        pipe: The user's pipeline, which is left as it was.
-        relevance: As measured, with its votes by denoiser call.
+        pipe: The user's pipeline, which is left unchanged.
+        relevance: The measured relevance, with its votes by denoiser call.
         pairs: Prompts that differ in one word of an attribute that is a concept.
         scorer: A CLIP model that chooses the text that fits an image.
         seeds: Each pair is generated once from each seed.
-        out: Folder; what is in it is not generated again.
+        out: Folder of the sweeps; images scored there are not generated again.
         progress: Whether to show bars on stderr.
     """
 
@@ -97,7 +97,7 @@ class Interventions:
 
     @property
     def ks(self) -> tuple[int, ...]:
-        """How many heads are intervened on."""
+        """The numbers of heads that are intervened on."""
         return eighths(self.relevance.values.shape[1])
 
     def answers(self) -> dict[str, Answer]:
@@ -107,38 +107,39 @@ class Interventions:
         return {
             "aware": Answer(
                 "Is it better to weaken by step-aware relevance?",
-                "The first k heads are weakened, in each part of the calls (three tenths, four, three) by "
-                "that part's order of heads, by that of all calls, or by that of the part before (shifted). "
-                f"Above 0, the step-aware order loses the target's word sooner. {pairs}.",
+                "The first k heads are weakened, in each part of the calls (three tenths, four, three) in "
+                "the order of that part (step-aware), of all calls (averaged), or of the previous part "
+                f"(shifted). Above 0, the step-aware order loses the target's word sooner. {pairs}.",
                 measure,
                 step_aware,
             ),
             "layers": Answer(
                 "Is it heads, or only layers?",
-                "The target's word lost when the most relevant are weakened first, against the least "
-                f"relevant first: by heads, and by complete layers, ordered by mean relevance. {pairs}.",
+                "How much sooner the target's word is lost with the most relevant weakened first than with "
+                "the least relevant first: by heads, and by whole layers in order of mean relevance. "
+                f"{pairs}.",
                 measure,
                 by_layer,
             ),
             "factor": Answer(
                 "What should weakened attention be multiplied by?",
-                "The target's word lost when the most relevant heads are weakened first, against the least "
-                f"relevant first, by what their attention is multiplied by. {pairs}.",
+                "How much sooner the target's word is lost with the most relevant heads weakened first than "
+                f"with the least relevant first, for each factor on their attention. {pairs}.",
                 measure,
                 self.factors(),
             ),
             "patching": Answer(
                 "Do relevant heads carry a word?",
                 "The outputs of the first k heads are replaced by those for a prompt with another word, the "
-                "source's. Above 0, the source's word comes, or the target's is lost, the sooner for the "
-                f"most relevant heads. Beside it, the same heads weakened. {pairs}, three random orders.",
+                "source's. Above 0, the source's word appears, or the target's is lost, sooner for the most "
+                f"relevant heads. For comparison, the same heads weakened. {pairs}, three random orders.",
                 measure,
                 self.patching() | lost,
             ),
         }
 
     def weakening(self) -> tuple[Values, Values, Values]:
-        """The target's word lost: by heads and layers; by step-aware orders; by heads and random orders."""
+        """Losses of the target's word: by heads and layers, by step-aware orders, and by random orders."""
         choices = self._sweep("weakened", self._weakened, tuple(self._orders(self.pairs[0].attribute)))
         heads, layers = choices.area(MOST, LEAST), choices.area(MOST_LAYERS, LEAST_LAYERS)
         by_layer = {"heads": heads, "whole layers": layers, "heads − layers": heads - layers}
@@ -150,17 +151,17 @@ class Interventions:
         return _means(by_layer), _means(step_aware), _means(lost)
 
     def factors(self) -> Values:
-        """The target's word lost, by what attention is multiplied by."""
+        """Losses of the target's word, by factor on attention."""
         choices = self._sweep("factors", self._by_factor, tuple(self._factor_rows(self.pairs[0].attribute)))
         return _means({f"× {f:g}": choices.area(f"most, × {f:g}", f"least, × {f:g}") for f in FACTORS})
 
     def patching(self) -> Values:
-        """The source's word gained, and the target's lost."""
+        """Gains of the source's word, and losses of the target's."""
         choices = self._sweep("patched", self._patched, (MOST, LEAST, *RANDOM))
-        came = -np.mean([choices.area(MOST, order, "source") for order in RANDOM], 0)
+        gained = -np.mean([choices.area(MOST, order, "source") for order in RANDOM], 0)
         lost = np.mean([choices.area(MOST, order) for order in RANDOM], 0)
         return _means(
-            dict(self._by_attribute("source's word come, patched: most relevant − random", came))
+            dict(self._by_attribute("source's word come, patched: most relevant − random", gained))
             | {
                 "source's word come, patched: most − least relevant": -choices.area(MOST, LEAST, "source"),
                 "target's word lost, patched: least − most relevant": choices.area(MOST, LEAST),
@@ -177,7 +178,7 @@ class Interventions:
         yield f"{name}, all", values
 
     def _orders(self, attribute: str) -> dict[str, Int[np.ndarray, "parts all_heads"]]:
-        """The orders of all calls, and those of each part of them."""
+        """The orders from all calls, and from each part of the calls."""
         orders = {
             name: np.tile(order, (len(PARTS), 1))
             for name, order in orders_of(self.relevance, attribute, len(RANDOM)).items()
@@ -225,13 +226,13 @@ class Interventions:
         return np.asarray(self.scorer.choose(images, texts), float)
 
     def _first(self, order: Int[np.ndarray, "parts all_heads"]) -> Bool[np.ndarray, "ks parts all_heads"]:
-        """Which heads are the first k of the order, for every k."""
+        """Which heads are among the first k of the order, for every k."""
         return np.stack([np.argsort(order, -1) < k for k in self.ks])
 
     def _sweep(
         self, name: str, generate_images: Callable[[Call], list[Any]], orders: tuple[str, ...]
     ) -> Choices:
-        """What the scorer chose for every order and k, of every pair and seed."""
+        """The scorer's choices for every order and k, pair and seed."""
         prompts = [prompt for pair in self.pairs for prompt in (pair.source, pair.target)]
         relevance = np.stack([self.relevance.values, *(self.relevance.at_steps(*p).values for p in PARTS)])
         settings = settings_of_pictures(self.pipe, prompts) | SAMPLING
@@ -257,6 +258,6 @@ def _means(values: dict[str, Float[np.ndarray, " cases"]]) -> Values:
 
 
 def unique_rows(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The different rows, and the index of each row among them: with no head or all, orders do not differ."""
+    """The unique rows, and the index of each row among them: with no head or all, orders do not differ."""
     _, first, back = np.unique(rows.reshape(len(rows), -1), axis=0, return_index=True, return_inverse=True)
     return rows[first], back

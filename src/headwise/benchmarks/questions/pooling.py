@@ -1,4 +1,4 @@
-r"""How attention to several tokens of one word is pooled: with a[t] a head's attention to the token t of n,
+r"""Pooling attention to several tokens of one word: with a[t] a head's attention to token t of n,
 
 mean   Σ a[t] / n, as the paper does        sum    Σ a[t]
 last   a[n]                                 best   max a[t], without a penalty for long words
@@ -21,11 +21,11 @@ POOLS: tuple[Pool, ...] = get_args(Pool)
 
 
 class PooledProbe(ConceptProbe):
-    """A probe that pools the tokens of a word in another way.
+    """A probe that pools the tokens of a word in one of several ways.
 
     Args:
         pipe, concepts, seed, samples_per_call: As in `ConceptProbe`.
-        pool: How attention to a word's tokens becomes attention to the word.
+        pool: How attention to a word's tokens is pooled into attention to the word.
     """
 
     def __init__(
@@ -35,27 +35,27 @@ class PooledProbe(ConceptProbe):
         self.pool = pool
 
     def attention(self, query: Tensor, key: Tensor, words: PackedWords) -> Tensor:
-        """The attention to each concept's word, pooled as asked."""
+        """The attention to each concept's word, pooled by `pool`."""
         return pooled(token_attention(query, key, words), words, self.pool)
 
 
 def pooled(
     attention: Float[Tensor, "images heads concepts word_tokens"], words: PackedWords, pool: Pool
 ) -> Float[Tensor, "images heads concepts"]:
-    """Attention to each word.
+    """The attention to each concept's word.
 
     Args:
-        attention: To each token of each concept's word.
+        attention: The attention to each token of each concept's word.
         words: Which tokens belong to the word, and their weight in the mean.
-        pool: How they are pooled.
+        pool: How the tokens are pooled.
     """
-    share = words.token_weight[:, None]
-    there = share > 0
+    weight = words.token_weight[:, None]
+    in_word = weight > 0
     if pool == "mean":
-        return (attention * share).sum(-1)
+        return (attention * weight).sum(-1)
     if pool == "sum":
-        return (attention * there).sum(-1)
+        return (attention * in_word).sum(-1)
     if pool == "best":
-        return (attention * there).amax(-1)
-    after = torch.nn.functional.pad(there[..., 1:], (0, 1))  # is there a token after this one?
-    return (attention * (there & ~after)).sum(-1)
+        return (attention * in_word).amax(-1)
+    before_another = torch.nn.functional.pad(in_word[..., 1:], (0, 1))
+    return (attention * (in_word & ~before_another)).sum(-1)

@@ -1,10 +1,10 @@
-r"""A concept's relevance predicted from its words: kernel ridge regression over measured concepts.
+r"""Predicting a concept's relevance from its words: kernel ridge regression over measured concepts.
 
 With x[c] the mean embedding of a concept's words, standardised, and K[c, d] = x[c]·x[d] / dim,
 
     R̂[c] = R̄ + K[c, others] (K[others, others] + λ 1)⁻¹ (R[others] − R̄)
 
-where R̄ is the mean of the others and λ is chosen among them, by leaving out one more.
+where R̄ is the mean over the other concepts, and λ is chosen on them by leaving out one more.
 """
 
 from functools import partial
@@ -20,7 +20,7 @@ RIDGES = (0.01, 0.1, 1.0, 10.0, 100.0)
 
 
 def similarity(embeddings: WordEmbeddings) -> Float[np.ndarray, "concepts concepts"]:
-    """The kernel K: how similar concepts are by the mean embedding of their words."""
+    """The kernel K: the similarity of concepts by the mean embedding of their words."""
     texts = np.stack(
         [np.mean([word.cpu().double().mean(0).numpy() for word in words], 0) for words in embeddings.words]
     )
@@ -29,7 +29,7 @@ def similarity(embeddings: WordEmbeddings) -> Float[np.ndarray, "concepts concep
 
 
 def nearest(kernel: Float[np.ndarray, "concepts concepts"], concept: int) -> int:
-    """The index of the other concept that is most similar."""
+    """The index of the most similar other concept."""
     others = kernel[concept].copy()
     others[concept] = -np.inf
     return int(others.argmax())
@@ -38,11 +38,11 @@ def nearest(kernel: Float[np.ndarray, "concepts concepts"], concept: int) -> int
 def predict_relevance(
     kernel: Float[np.ndarray, "concepts concepts"], values: Float[np.ndarray, "concepts all_heads"]
 ) -> Float[np.ndarray, "concepts all_heads"]:
-    """Each concept's relevance from the others'; λ is chosen without it, by leaving out one more.
+    """Each concept's relevance, predicted from the others'; λ is chosen by leaving out one more.
 
     Args:
         kernel: The similarity K of all concepts.
-        values: Their measured relevance R.
+        values: The measured relevance R.
     """
     predicted = []
     for c in range(len(values)):
@@ -59,7 +59,7 @@ def left_out_error(
     values: Float[np.ndarray, "concepts all_heads"],
     ridge: float,
 ) -> float:
-    """The squared error of every row predicted from the others, in closed form."""
+    """The total squared error of predicting each row from the others, in closed form."""
     centred = values - values.mean(0)
     hat = kernel @ np.linalg.inv(kernel + ridge * np.eye(len(kernel)))
     return float((((centred - hat @ centred) / (1 - np.diag(hat))[:, None]) ** 2).sum())

@@ -1,13 +1,13 @@
-r"""Which scale of relevance steers best, and harms least (measuring/scales.py)?
+r"""Which scale of relevance (measuring/scales.py) steers best, and harms least?
 
-Three questions to every scale, the same latents in each:
+Every scale is tested in three ways, from the same latents:
 
-    weaken        the area between the curves of least and most relevant first; scales that keep the order of
-                  heads keep it exactly, so that only those which change the order are generated
-    adjust        the share of two-sense words misread
-    strengthen    a word of an attribute strengthened, beside the plain image of the same prompt: whether
-                  the scorer sees the word (accuracy) and the same thing (identity), and how similar the
-                  images are where nothing was to change (preservation)
+    weaken        the area between the curves of least and most relevant first; it depends only on the order
+                  of heads, so images are generated only for scales that change the order
+    adjust        the fraction of misread images of two-sense words
+    strengthen    a word of an attribute is strengthened, and the image compared with the plain one: whether
+                  the scorer recognises the word (accuracy) and the same object (identity), and how similar
+                  the images are where nothing should change (preservation)
 """
 
 import json
@@ -45,7 +45,15 @@ SCALES = ("sum", "clamp 9", "clamp 4", "clamp 2", "rank", "softmax 1", "maximum"
 
 
 def scale_named(relevance: Relevance, name: str) -> Relevance:
-    """Relevance on a scale such as "sum" or "clamp 4"."""
+    """Relevance on a scale.
+
+    Args:
+        relevance: The measured relevance.
+        name: A scale with its parameter, if it has one, such as "sum" or "clamp 4".
+
+    Raises:
+        HeadwiseError: The name is not a scale.
+    """
     scale, _, parameter = name.partition(" ")
     try:
         return rescaled(relevance, scale, float(parameter) if parameter else None)
@@ -69,16 +77,16 @@ def benchmark_scales(
     guidance_scale: float | int = 7.5,
     progress: bool = True,
 ) -> Scales:
-    """Put every scale to the test.
+    """Test every scale by weakening, adjusting and strengthening.
 
     Args:
-        pipe: The user's pipeline, which is left as it was.
-        relevance: As measured on this model, with its head map.
-        prompts: The prompts of each concept that is weakened.
-        two_sense_prompts: Prompts with a two-sense word, which is adjusted.
-        pairs: Their target prompts are generated, with the target's word strengthened.
+        pipe: The user's pipeline, which is left unchanged.
+        relevance: Relevance measured on this model, with its head map.
+        prompts: By concept, the prompts for weakening its heads.
+        two_sense_prompts: Prompts with a two-sense word to adjust.
+        pairs: Pairs whose target prompts are generated with the target's word strengthened.
         scorer: A CLIP model that compares images with texts and with each other.
-        out: A folder, in which each question has a folder.
+        out: A folder, in which each test has a folder.
         scales: Names as in `SCALES`.
         seeds, batch_size, num_inference_steps, guidance_scale, progress: As in `benchmark_polysemy`.
     """
@@ -124,7 +132,7 @@ def _sweep(comparison: Comparison, on: Mapping[str, Relevance], scorer: CLIPScor
         with hooked(pipe, *hooks):
             return generate(pipe, prompts, seed, numbers, output_type="pil", **passed)
 
-    plain_images = lru_cache(1)(images)  # of one call's prompts, generated once for all scales
+    plain_images = lru_cache(1)(images)  # generated once for all scales
 
     def plain(call: Call) -> Sequence[Any]:
         return plain_images(call.label("seed"), tuple(call.numbers))
@@ -146,13 +154,13 @@ def _sweep(comparison: Comparison, on: Mapping[str, Relevance], scorer: CLIPScor
 
 
 def _steer(relevance: Relevance, pairs: Sequence[EditPair]) -> Steer:
-    """One row of factors for each pair's word and concept."""
+    """The steering of each pair's word by its concept, one row of factors per pair."""
     rows = [strengthen(relevance, pair.word, pair.attribute, clamp=math.inf).factors for pair in pairs]
     return Steer(np.concatenate(rows), [pair.word for pair in pairs], head_map=relevance.head_map)
 
 
 def _order(relevance: Relevance, other: Relevance) -> float:
-    """The mean over concepts; 1 where no two heads change places, though some may come to share one."""
+    """The mean rank correlation over concepts; 1 if no two heads swap places, even if some become tied."""
     order = np.argsort(relevance.values, -1, kind="stable")
     kept = np.diff(np.take_along_axis(other.values, order, -1), axis=-1).min() >= 0
     return 1.0 if kept else float(rank_correlation(relevance.values, other.values).mean())

@@ -1,5 +1,5 @@
-"""Other ways to edit images and to compose several subjects, so that comparisons are fair.
+"""Other methods to edit images and to compose several subjects, for fair comparisons.
 
-Each is a hook or a loop in a file of its own, after its paper; `table` has them by name. They start from the
-same latents, with the same scheduler, as what they are compared with.
+Each is a hook or a loop in its own file, written after its paper; `table` lists them by name. They start from
+the same latents and use the same scheduler as the methods they are compared with.
 """

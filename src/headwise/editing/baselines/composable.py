@@ -1,4 +1,4 @@
-r"""Composable diffusion: one prediction for each part of a prompt, added up as guidance.
+r"""Composable diffusion: one noise prediction for each part of a prompt, summed as guidance.
 
     ε = ε_∅ + Σ_i w_i (ε_i − ε_∅)
 
@@ -30,10 +30,10 @@ def compose(
     num_inference_steps: int = 50,
     output_type: str = "pil",
 ) -> list[Any]:
-    """Generate one image for each seed, of all parts at once.
+    """Generate one image for each seed that shows all parts.
 
     Args:
-        pipe: A pipeline whose denoiser takes text alone, such as StableDiffusionPipeline.
+        pipe: A pipeline whose denoiser is conditioned on text alone, such as StableDiffusionPipeline.
         parts: Prompts such as "a red cat", "a blue dog"; each has the weight w = guidance_scale / √(number of
             parts).
         seeds: The key of each image: (seed, image), or a seed s for (s, 0).
@@ -41,7 +41,7 @@ def compose(
         output_type: The form of the images, as in the pipeline's call; "latent" for latents.
 
     Raises:
-        Unsupported: The denoiser takes more than text, or text by joint attention.
+        Unsupported: The denoiser is conditioned on more than text, or reads text by joint attention.
     """
     require_support(pipe, compose)
     device = pipe._execution_device

@@ -2,7 +2,7 @@ r"""Free-prompt editing: the source's self-attention maps, in the middle layers 
 
     attend(q, k, V*)      in place of      attend(q*, k*, V*)
 
-No word is named and no cross-attention is touched.
+It needs no word, and leaves cross-attention unchanged.
 
 References:
     | Towards Understanding Cross and Self-Attention in Stable Diffusion for Text-Guided Image Editing
@@ -22,8 +22,8 @@ class FreePrompt(FromSource):
 
     Args:
         targets: The number of targets that follow each source in the batch.
-        until: The share of the denoiser calls, from the first, in which maps are the source's.
-        layers: The first and the last layer, as shares of their number: the paper's are 4 to 14 of 16.
+        until: The fraction of the denoiser calls, from the first, in which maps are the source's, 0 … 1.
+        layers: The range of layers, as fractions of their number, 0 … 1; 4 to 14 of 16 in the paper.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class FreePrompt(FromSource):
 
     def __call__(self, attend: Attend, site: Site, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Attend with the source's map in the middle layers."""
-        low, high = (share * len(site.call.head_map) for share in self.layers)
+        low, high = (fraction * len(site.call.head_map) for fraction in self.layers)
         if not self._active or not low <= site.layer < high:
             return attend(query, key, value)
         return attend(query[self._rows], key[self._rows], value)

@@ -2,8 +2,7 @@ r"""MasaCtrl: the self-attention of targets reads their source's keys and values
 
     attend(q*, k, v)      in place of      attend(q*, k*, v*)
 
-in self-attention, after the first calls and in the later layers, so that the content stays while the layout
-may change.
+in later layers and after the first calls, so that the content stays while the layout may change.
 
 References:
     | MasaCtrl: Tuning-Free Mutual Self-Attention Control for Consistent Image Synthesis and Editing
@@ -23,9 +22,9 @@ class MasaCtrl(FromSource):
 
     Args:
         targets: The number of targets that follow each source in the batch.
-        start: The share of the denoiser calls before the first with the source's keys and values: the paper's
-            is 4 of 50.
-        first_layer: The share of the layers before the first with them: the paper's is 10 of 16.
+        start: The fraction of the denoiser calls before targets read the source, 0 … 1; 4 of 50 in the paper.
+        first_layer: The fraction of the layers before the first that reads the source, 0 … 1; 10 of 16 in the
+            paper.
     """
 
     def __init__(
@@ -35,7 +34,7 @@ class MasaCtrl(FromSource):
         self.first_layer = first_layer
 
     def __call__(self, attend: Attend, site: Site, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Attend to the source's pixels."""
+        """Attend to the source's pixels in the later layers."""
         if not self._active or site.layer < self.first_layer * len(site.call.head_map):
             return attend(query, key, value)
         return attend(query, key[self._rows], value[self._rows])

@@ -1,7 +1,7 @@
 r"""Plug-and-Play: the source's spatial features, and its self-attention maps in the upper layers.
 
-    h* ← h                          after one residual block of the upward path, in the first 0.8 of the calls
-    attend(q, k, V*)                in the upward path's self-attention, in the first 0.5
+    h* ← h                          after one residual block of the upsampling path, in the first 0.8 of calls
+    attend(q, k, V*)                in the upsampling path's self-attention, in the first 0.5 of the calls
 
 References:
     | Plug-and-Play Diffusion Features for Text-Driven Image-to-Image Translation (Tumanyan et al., 2022)
@@ -24,10 +24,10 @@ class PlugAndPlay(FromSource):
 
     Args:
         targets: The number of targets that follow each source in the batch.
-        features_until, attention_until: The shares of the denoiser calls, from the first, in which features
-            and maps are the source's.
+        features_until, attention_until: The fractions of the denoiser calls, from the first, in which
+            features and maps are the source's, 0 … 1.
         block: The module path of the residual block whose output is the source's. By default the paper's,
-            up_blocks.1.resnets.1, or the one after a third of the upward path where a denoiser lacks that.
+            up_blocks.1.resnets.1, or in a denoiser without it the one a third along the upsampling path.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class PlugAndPlay(FromSource):
         self.block, self.features_until = block, features_until
 
     def features_among(self, modules: Collection[str]) -> tuple[str, ...]:
-        """The block whose output is the source's."""
+        """The module path of the block whose output is replaced."""
         block = self.block or "up_blocks.1.resnets.1"
         if self.block or block in modules:
             return (block,)
@@ -50,16 +50,16 @@ class PlugAndPlay(FromSource):
         return (upward[len(upward) // 3],) if upward else (block,)
 
     def prepare(self, call: DenoiserCall) -> None:
-        """Find each row's source, and whether maps and features are still exchanged."""
+        """Find each row's source, and whether maps and features are exchanged in this call."""
         super().prepare(call)
         self._exchanges_features = call.step / max(1, call.steps) < self.features_until
 
     def feature(self, output: Tensor) -> Tensor:
-        """Return the residual block's output, that of the source in each row."""
+        """Return the residual block's output, with each row replaced by its source's."""
         return output[self._rows] if self._exchanges_features else output
 
     def __call__(self, attend: Attend, site: Site, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Attend with the source's map in the upward path."""
+        """Attend with the source's map in the upsampling path."""
         if not self._active or not site.address.startswith("up_blocks"):
             return attend(query, key, value)
         return attend(query[self._rows], key[self._rows], value)

@@ -1,4 +1,4 @@
-r"""SDEdit: noise the source's image to a share of the schedule, and denoise it under the target's prompt.
+r"""SDEdit: noise the source's image part of the way, and denoise it with the target's prompt.
 
 References:
     | SDEdit: Guided Image Synthesis and Editing with Stochastic Differential Equations (Meng et al., 2021)
@@ -26,13 +26,13 @@ def sdedit(
     seeds: Sequence[Key],
     **options: Any,
 ) -> Any:
-    """Edit each image by its target.
+    """Edit each image by its target prompt.
 
     Args:
         pipe: A text-to-image pipeline, whose components are used.
-        pictures: The image to edit, of each edit.
-        targets: The prompt to edit it into, of each edit.
-        strength: The share of the schedule that is noised and denoised again, 0 … 1.
+        pictures: The image to edit, for each edit.
+        targets: The prompt to edit it into, for each edit.
+        strength: The fraction of the schedule to noise the image by and to denoise again, 0 … 1.
         seeds: The key of each edit's noise: (seed, image), or a seed s for (s, 0).
         options: Passed to the pipeline: `num_inference_steps`, `guidance_scale` …
 

@@ -1,8 +1,8 @@
-"""The baselines by name. A new one is a file of its own and a line here.
+"""The baselines by name. A new one needs its own file and one line here.
 
 Most are hooks, which generate source and target side by side in one batch; SDEdit edits finished images.
 `BASELINES[name].edit(pipe, sources, targets, pictures, seeds=…)` is the same call for all of them. The table
-itself loads none of them, so that a page can offer their names before torch is there.
+itself imports none of them, so that a page can offer their names before torch is loaded.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,9 +19,9 @@ class Baseline:
 
     Args:
         title: Its name as its authors write it.
-        path: The module below `headwise`, and the hook or the function in it.
-        options: What it is called with.
-        is_hook: Whether it is a hook; if not, it is a function of pipeline, finished images and prompts.
+        path: The path of the hook or function below `headwise`, with its module.
+        options: The arguments it is called with.
+        is_hook: Whether it is a hook, or a function of pipeline, finished images and prompts.
     """
 
     title: str
@@ -31,7 +31,7 @@ class Baseline:
 
     @property
     def object(self) -> Any:
-        """The class of the hook, or the function."""
+        """The hook class or the function."""
         module, _, name = self.path.rpartition(".")
         return getattr(import_module(f"headwise.{module}"), name)
 
@@ -48,10 +48,10 @@ class Baseline:
         """Edit images.
 
         Args:
-            pipe: The user's pipeline; it is left as it was.
+            pipe: The user's pipeline; it is left unchanged.
             sources: The prompt of each image.
             targets: The prompt to edit each image into.
-            pictures: The images, generated from the same keys; read where the method is a function.
+            pictures: The images, generated from the same keys; only functions read them.
             seeds: The key of each image: (seed, image), or a seed s for (s, 0).
             options: Passed to the pipeline: `num_inference_steps`, `guidance_scale` …
         """
@@ -72,7 +72,7 @@ BASELINES: Mapping[str, Baseline] = {
     "masactrl": Baseline("MasaCtrl", "editing.baselines.masactrl.MasaCtrl"),
     "free-prompt": Baseline("free-prompt", "editing.baselines.free_prompt.FreePrompt"),
 }
-# Each method once, hooks first, by its name without the options: what people choose among.
+# Each method once, hooks first, by its name without the options: the choices offered to users.
 OFFERED: dict[str, Baseline] = {}
 for _name, _baseline in sorted(BASELINES.items(), key=lambda item: not item[1].is_hook):
     OFFERED.setdefault(_name.split()[0], _baseline)
