@@ -45,13 +45,13 @@ def test_it_says_in_what_the_concepts_differ(tmp_path):
     )
     other = replace(other, settings={"concepts": words[1]})
     assert differences(one, other) == [
-        "Only in the first could heads choose Animals.",
-        "Only in the second could heads choose Food.",
-        "Color has 2 words in the first and 2 in the second, 1 of them the same.",
-        "The first was measured beside 1 concept of emoji, the second beside nothing.",
+        "Heads could choose Animals only in the first.",
+        "Heads could choose Food only in the second.",
+        "Color has 2 words in the first and 2 in the second, 1 of them in common.",
+        "The background concepts of the first measurement are 1 concept of emoji, those of the second none.",
     ]
     assert differences(one, one) == [] and differences(one, replace(one, settings={})) == [
-        "The first was measured beside 1 concept of emoji, the second beside nothing."
+        "The background concepts of the first measurement are 1 concept of emoji, those of the second none."
     ]
     one.save(tmp_path / "relevance.safetensors")
     assert agreement(tmp_path, one)["Color"].correlation == pytest.approx(1)
@@ -74,7 +74,7 @@ def test_measurements_of_different_kinds_are_not_compared_in_what_one_of_them_la
 
 def test_only_common_concepts_of_common_heads():
     one, other = measured(votes(0)), measured(votes(1), ("Color", "Food"))
-    with pytest.warns(UserWarning, match=r"^Only in the (first|second) could heads choose (Animals|Food)\.$"):
+    with pytest.warns(UserWarning, match=r"^Heads could choose (Animals|Food) only in the (first|second)\.$"):
         assert list(agreement(one, other)) == ["Color"]
     with pytest.raises(HeadwiseError, match="no concept in common"):
         agreement(one, measured(votes(1), ("A", "B")))

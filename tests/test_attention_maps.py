@@ -111,7 +111,7 @@ def test_a_concept_pulls_where_its_heads_attend(two_heads):
 def test_nothing_seen_is_said(sd):
     with pytest.raises(HookMisuse, match="No image was generated"):
         AttentionMaps().take()
-    with pytest.raises(HookMisuse, match="Image 3 was to be recorded; the batch has 1 prompts"):
+    with pytest.raises(HookMisuse, match="Image 3 cannot be recorded: the batch has 1 prompts"):
         with hooked(sd, AttentionMaps(picture=3)):
             sd("a dog", **OPTIONS)
 
@@ -136,7 +136,7 @@ def test_together_is_weighted_by_the_relevance_of_each_words_concept(sd):
 
 
 def test_relevance_and_concepts_are_given_together(sd):
-    with pytest.raises(HeadwiseError, match="Give `by` and `concepts` together"):
+    with pytest.raises(HeadwiseError, match="Only one of `by` and `concepts` was given"):
         AttentionMaps(by=relevance_for(sd))
-    with pytest.raises(HeadwiseError, match="Give `by` and `concepts` together"):
+    with pytest.raises(HeadwiseError, match="Only one of `by` and `concepts` was given"):
         AttentionMaps(concepts={"red": "Color"})

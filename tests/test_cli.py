@@ -82,7 +82,7 @@ def test_measure_show_doctor_and_report_say_what_design_promises(run, measured, 
 
     code, out, _ = run("show", tmp_path / "run", "--concept", "Color", "--top", 1)
     assert color["top"][0]["address"] in out and "Animals" not in out and "±" in out
-    assert "beside 32 concepts of paper34." in out and "fewer than 64 images are rough (here 8)" in out
+    assert "a background of 32 concepts of paper34." in out and "fewer than 64 images are rough (here 8)" in out
 
     code, out, _ = run("report", tmp_path / "run")
     assert code == 0 and out.strip() == str(tmp_path / "run" / "index.html")
@@ -90,7 +90,7 @@ def test_measure_show_doctor_and_report_say_what_design_promises(run, measured, 
 
 def test_a_background_is_chosen_or_none(run, measured, refused, concept_file, tmp_path):
     code, out, _ = run(*measured, "-n", 2, "--beside", "none")
-    assert code == 0 and "beside" not in out and "fewer than 64 images" in out
+    assert code == 0 and "background" not in out and "fewer than 64 images" in out
     concept_file.write_text('[concepts]\nColor = ["red"]\n')
     elsewhere = (*measured[:-1], tmp_path / "one", "-n", 1, "--beside")
     assert "'Color' is the only concept" in refused(*elsewhere, "none")

@@ -30,7 +30,7 @@ def test_compare_says_where_heads_chose_between_other_concepts(run, tmp_path):  
     one, other = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
     for file, names in ((one, ("Color", "Food")), (other, ("Color", "Animals"))):
         Relevance.from_votes(np.ones((2, 16)), names, MAP).save(file)
-    said = ["Only in the first could heads choose Food.", "Only in the second could heads choose Animals."]
+    said = ["Heads could choose Food only in the first.", "Heads could choose Animals only in the second."]
     code, out, _ = run("compare", one, other)
     assert code == 0 and out.splitlines()[-2:] == said
     assert json.loads(run("compare", one, other, "--json")[1])["differences"] == said

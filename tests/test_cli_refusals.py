@@ -91,7 +91,7 @@ def test_weakening_says_what_will_be_generated_and_claims_no_interval_of_one_pro
     code, out, err = run("weaken", "color", *MODEL, *options, *FAST, "--random-orders", 1)
     numbers = json.loads(out)
     assert code == 0 and numbers["low"] is None and numbers["high"] is None
-    assert "images of 2 steps are to be generated, about 1 min here." in err
+    assert "images of 2 steps, about 1 min here." in err
     assert "no interval" in (workspace / "runs" / "weaken-color" / "index.html").read_text()
 
 

@@ -52,7 +52,7 @@ def test_shards_without_a_folder_named_go_below_that_of_the_model(run, workspace
 
 def test_a_launcher_says_which_shard(run, workspace, monkeypatch):
     code, _, err = run(*MEASURE, "--out", "many", "--shard", "auto")
-    assert code == 2 and "no launcher says which shard this is" in err
+    assert code == 2 and "no launcher set the variables" in err
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "1")
     monkeypatch.setenv("SLURM_ARRAY_TASK_COUNT", "2")
     assert run(*MEASURE, "--out", "many", "--shard", "auto")[0] == 0
@@ -64,7 +64,7 @@ def test_a_launcher_says_which_shard(run, workspace, monkeypatch):
     [
         (("--shard", "3/3"), "expected number/count, counted from 0"),
         (("--shard", "0/9"), "holds no image. Make fewer shards"),
-        (("--shard", "0/2", "--until", "0.5"), "looks at all images, but only 0 to 2 are counted here"),
+        (("--shard", "0/2", "--until", "0.5"), "needs all images, but only 0 to 2 are counted here"),
         (("--shard", "0/2", "--ray", "local"), "Give one: Ray distributes the work by itself"),
         (("--workers", "2"), "--workers was given without --ray"),
     ],

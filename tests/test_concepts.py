@@ -42,13 +42,13 @@ def test_a_file_of_ones_own(tmp_path):
 BROKEN = {
     'Color = ["red"]': "no [concepts] table",
     "[concepts]": "no [concepts] table",
-    '[concepts]\nA = ["x"]\nA = ["y"]': "line 3: the concept 'A' is there twice",
+    '[concepts]\nA = ["x"]\nA = ["y"]': "line 3: the concept 'A' occurs twice",
     '[concepts]\nA = ["x"': "is not valid TOML",
     "[concepts]\n\nA = []": "line 3: the concept 'A' has no words",
     '[concepts]\nA = "x"': "line 2: 'A' is 'x'; expected a list of words",
     '[concepts]\nA = ["x", 3]': "line 2: 3 in 'A' is not text. Put it in quotes",
-    '[concepts]\nA = [\n "x",\n "y",\n "x"\n]': "line 5: 'x' is twice in 'A'",
-    '[concepts]\nA = ["x", "X"]': "line 2: 'X' is twice in 'A'",
+    '[concepts]\nA = [\n "x",\n "y",\n "x"\n]': "line 5: 'x' occurs twice in 'A'",
+    '[concepts]\nA = ["x", "X"]': "line 2: 'X' occurs twice in 'A'",
     '[concepts]\nA = ["x", " "]': "line 2: ' ' in 'A' is not a word",
     '[concepts]\nA = ["x\\u0000y"]': "line 2: 'x\\x00y' in 'A' is not a word",
     '[concepts]\n"" = ["x"]': "line 2: '' is not a name",
@@ -81,7 +81,7 @@ def test_concepts_given_in_python_are_checked_too():
         ConceptSet({})
     with pytest.raises(UnreadableConcepts, match="'A' has no words"):
         ConceptSet({"A": []})
-    with pytest.raises(UnreadableConcepts, match="'A' is there twice"):
+    with pytest.raises(UnreadableConcepts, match="'A' occurs twice"):
         ConceptSet([("A", ["x"]), ("A", ["y"])])
 
 

@@ -111,7 +111,7 @@ def test_two_drivers_on_one_folder(run, sd, concepts, tmp_path):
     before = votes_of(tmp_path / "run")
     with RunFolder(tmp_path / "run", *_of(tmp_path / "run")) as first:
         code, _, err = run(*line, "-n", 4)
-        assert code == 2 and "is being written by process" in err and "Wait until that ends" in err
+        assert code == 2 and "is being written by process" in err and "Wait until it ends" in err
         with pytest.raises(RunMismatch, match="is being written by"):
             merge([tmp_path / "run" / "votes.safetensors"], tmp_path / "run")
         assert votes_of(tmp_path / "run") == before and len(first.so_far) == 2

@@ -147,7 +147,7 @@ def test_a_figure_is_drawn_into_axes_of_yours(name):
     figure = FIGURES[name](ax=right, title="Mine")
     assert figure is yours and right.get_title() == "Mine"
     assert right.has_data() and not left.has_data()
-    with pytest.raises(HeadwiseError, match=r"width=5.5 was given beside axes .* Leave out one of the two"):
+    with pytest.raises(HeadwiseError, match=r"width=5.5 was given together with axes .* Leave out one of the two"):
         FIGURES[name](ax=right, width=PAGE)
 
 
@@ -158,7 +158,7 @@ def test_a_subfigure_is_drawn_into_too():
     assert right.subfigs and not left.subfigs
     assert plots.heat_map(SD, ax=left.subplots()) is yours
     assert left.axes
-    with pytest.raises(HeadwiseError, match="width=5 was given beside axes or a figure"):
+    with pytest.raises(HeadwiseError, match="width=5 was given together with axes or a figure"):
         plots.explanation(explained(sd_map()), figure=right, width=5)
 
 

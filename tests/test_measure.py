@@ -52,7 +52,7 @@ def test_few_concepts_are_measured_beside_the_packaged_set(sd, tmp_path):
     assert color.foreground == ("Color",) and len(color) == 34 and color.values[0].any()
     run = json.loads((tmp_path / "run" / "run.json").read_text())["settings"]
     assert (run["foreground"], run["beside"]) == (["Color"], "33 concepts of paper34")
-    assert "beside 33 concepts of paper34" in str(color) and "Animals" not in str(color)
+    assert "a background of 33 concepts of paper34" in str(color) and "Animals" not in str(color)
     more = measure(sd, {"Color": ["red", "blue"]}, out=tmp_path / "run", **options | {"pictures": 3})
     assert more.settings["pictures"] == 3
     with pytest.raises(UnreadableConcepts, match="'Color' is the only concept, and heads choose between"):
@@ -171,7 +171,7 @@ def test_folders_that_are_none(sd, concepts, tmp_path):
         measure(sd, concepts, pictures=1, out=tmp_path / "file", **SHORT)
     with pytest.raises(UnwritableFolder, match="is not a folder"):
         measure(sd, concepts, pictures=1, out=tmp_path / "file" / "below", **SHORT)
-    with pytest.raises(UnwritableFolder, match="cannot be made"):
+    with pytest.raises(UnwritableFolder, match="cannot be created"):
         measure(sd, concepts, pictures=1, out="/proc/nowhere/run", **SHORT)
 
 
@@ -232,7 +232,7 @@ def test_only_pictures_that_are_kept_are_decoded(pipe, concepts, tmp_path):
         assert picture.size == (16, 16)
     measure(pipe, concepts, pictures=5, out=tmp_path / "none", **SHORT)
     assert sum(decoded) == 2
-    with pytest.raises(HeadwiseError, match="keep_pictures=1 images need a folder"):
+    with pytest.raises(HeadwiseError, match="keep_pictures=1 needs a folder"):
         measure(pipe, concepts, pictures=5, keep_pictures=1, **SHORT)
 
 
@@ -309,7 +309,7 @@ def test_who_watches_is_told_of_each_denoiser_call_and_may_end_it(sd):
 BAD_PROMPTS = {
     b"a dog\na \0 cat\n": r"line 2: a NUL character",
     b"a dog\n\xff\xfe\n": r"line 2: not UTF-8",
-    b"\n \n": r"is empty from line 1 on",
+    b"\n \n": r"holds no prompt",
 }
 
 
@@ -325,7 +325,7 @@ def test_prompts(sd, tmp_path):
     assert read_prompts(str(tmp_path / "p.txt"), sd) == ("a dog", "a cat")
     with pytest.raises(UnreadablePrompts, match="cannot be read: No such file"):
         read_prompts(tmp_path / "nothing.txt", sd)
-    with pytest.raises(UnreadablePrompts, match="There is no prompt in the list"):
+    with pytest.raises(UnreadablePrompts, match="The list of prompts is empty"):
         read_prompts([], sd)
     with pytest.raises(UnreadablePrompts, match="Prompt 1 is ''; expected"):
         read_prompts(["a", ""], sd)

@@ -212,7 +212,7 @@ def test_words_are_looked_for_in_prompts_and_what_lacks_them_is_refused(tmp_path
         "Color": [WordPrompt("a Red dog", "Red")],
         "Animals": [WordPrompt("a Red dog", "dog"), WordPrompt("a cat", "cat")],
     }
-    with pytest.raises(UnreadablePrompts, match="No prompt says a word of 'Color'"):
+    with pytest.raises(UnreadablePrompts, match="No prompt contains a word of 'Color'"):
         word_prompts(concepts, None, ["a cat"], pipe)
     mine = tmp_path / "mine.toml"
     mine.write_text('[concepts]\nColor = ["red"]\n[templates]\nColor = ["{word} sky"]\n')

@@ -100,7 +100,7 @@ def test_a_shard_that_still_counts_is_not_called_damaged(shards, monkeypatch):
         return header
 
     monkeypatch.setattr(shard_files, "read_header", read_then_replaced)
-    with pytest.raises(RunMismatch, match=r"00002-of-00005.* changed while it was merged: its shard still"):
+    with pytest.raises(RunMismatch, match=r"00002-of-00005.* changed during the merge: its shard is still"):
         merge([shards], shards / "whole")
 
 
@@ -153,13 +153,13 @@ def test_a_shard_given_twice_or_overlapping_is_refused(shards):
 def test_other_models_settings_and_concepts_are_refused(shards):
     good = counted(range(4, 9))
     for other, said in (
-        (replace(good, settings={"model": "other", "seed": 0}), "model is 'other' in it, and 'tiny' there"),
-        (replace(good, settings={"model": "tiny", "seed": 1}), "seed is 1 in it, and 0 there"),
-        (replace(good, concepts=ConceptSet({"A": ["a"], "B": ["b"], "C": ["c"]})), "concepts is .* in it"),
+        (replace(good, settings={"model": "other", "seed": 0}), "model is 'other' in the former and 'tiny' in the latter"),
+        (replace(good, settings={"model": "tiny", "seed": 1}), "seed is 1 in the former and 0 in the latter"),
+        (replace(good, concepts=ConceptSet({"A": ["a"], "B": ["b"], "C": ["c"]})), "concepts is .* in the former"),
         (replace(good, head_map=HeadMap((Layer("elsewhere", 5),))), "head_map is .*elsewhere"),
     ):
         other.save(file_of(shards, 1))
-        with pytest.raises(VotesMismatch, match=rf"00001-of-00005/.* is of another run than .*: {said}"):
+        with pytest.raises(VotesMismatch, match=rf"00001-of-00005/.* is from a different run than .*: {said}"):
             merge([shards], shards)
 
 
@@ -192,7 +192,7 @@ def test_what_is_nothing_to_merge(shards, tmp_path):
         UnreadableFile, match=r"There is no votes\.safetensors, .* or scores\.safetensors in .*empty"
     ):
         merge([tmp_path / "empty"], tmp_path / "out")
-    with pytest.raises(UnreadableFile, match="in no file at all"):
+    with pytest.raises(UnreadableFile, match="in an empty list of paths"):
         merge([], tmp_path / "out")
     with pytest.raises(UnreadableFile, match="cannot be read: No such file"):
         merge([tmp_path / "nothing"], tmp_path / "out")
@@ -208,7 +208,7 @@ def test_bare_files_say_no_number_so_one_may_be_given(tmp_path):
         PicturesMissing, match=r"Of 8 images, .* in none of the 1 files: 5 to 7\. Count them;"
     ):
         merge([tmp_path / "a"], tmp_path / "other", pictures=8)
-    with pytest.raises(RunMismatch, match="The shards count 5 images and more, but 4 were to be merged"):
+    with pytest.raises(RunMismatch, match="The shards count at least 5 images, but the run should have 4"):
         merge([tmp_path / "a"], tmp_path / "other", pictures=4)
 
 
@@ -219,7 +219,7 @@ def test_a_folder_that_knows_more_is_left_alone(shards, tmp_path):
         merge([shards], shards)
     assert votes_of(shards) == before
     replace(counted(range(3)), settings={"model": "other"}).save(shards / "votes.safetensors")
-    with pytest.raises(VotesMismatch, match="were counted on other images"):
+    with pytest.raises(VotesMismatch, match="These votes are of different runs"):
         merge([shards], shards)
 
 
@@ -294,7 +294,7 @@ def test_scores_fill_each_others_gaps(tmp_path):
     with pytest.raises(RunMismatch, match="already counts 3, which none of the shards has"):
         merge([tmp_path], tmp_path, partial=True)
     scores([3], model="other").save(tmp_path / "shards" / "b" / "scores.safetensors")
-    with pytest.raises(VotesMismatch, match="model is 'other' in it, and 'tiny' there"):
+    with pytest.raises(VotesMismatch, match="model is 'other' in the former and 'tiny' in the latter"):
         merge([tmp_path], tmp_path / "out")
 
 

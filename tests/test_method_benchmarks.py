@@ -50,7 +50,7 @@ def test_every_editing_method_draws_every_pair_from_every_seed(sd, tmp_path):
     assert kept == sorted(["000 source", *(f"000 {method}" for method in EDITING)])
     page = report(tmp_path).read_text()
     assert (
-        "Which way of editing" in page and "relevance × 2" in page and page.count("<img") == 1 + len(EDITING)
+        "Which editing method" in page and "relevance × 2" in page and page.count("<img") == 1 + len(EDITING)
     )
     again = Stub()
     same = benchmark_editing(sd, relevance_for(sd), PAIRS, again, out=tmp_path, **options)

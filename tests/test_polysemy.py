@@ -215,7 +215,7 @@ def test_a_folder_of_misreading_alone_is_refused_and_still_read(sd, tmp_path):
     page = report(tmp_path).read_text()
     assert "misread − plain" in page and ">kept<" not in page
     (tmp_path / "run.json").unlink()
-    with pytest.raises(VotesMismatch, match="other axes or settings"):
+    with pytest.raises(VotesMismatch, match="different axes or settings"):
         run(sd, out=tmp_path)
     assert (tmp_path / "scores.safetensors").read_bytes() == before
 

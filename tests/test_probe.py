@@ -294,7 +294,7 @@ def test_misuse_is_named(sd, concepts):
         with pytest.raises(HookMisuse, match="The probe saw a second pipeline call"):
             sd("a dog", num_inference_steps=1, output_type="latent")
         probe.begin([1, 2])
-        with pytest.raises(HookMisuse, match="was to see 2 images, but 1 rows"):
+        with pytest.raises(HookMisuse, match="expected 2 images, but 1 rows"):
             sd("a dog", num_inference_steps=1, output_type="latent")
 
 

@@ -140,7 +140,7 @@ def test_three_workers_are_killed_at_three_chunks_and_two_at_one(cluster, tmp_pa
 def test_a_chunk_that_kills_every_worker_ends_the_run_with_a_sentence(cluster, tmp_path):
     for mark in range(3):
         (tmp_path / f"deadly 20 {mark}").touch()
-    said = r"3 workers died one after the other while they counted 20 to 23; the last reported: "
+    said = r"3 workers died one after another while counting 20 to 23; the last reported: "
     with RayWorkers(nothing, workers=1) as crew, pytest.raises(WorkersDied, match=said):
         count(crew, tmp_path, tmp_path / "many")
     assert len(Scores.load(tmp_path / "many" / "scores.safetensors")) == 20
@@ -265,11 +265,11 @@ def test_refusals_come_from_where_they_happen(cluster, tmp_path):
         RayWorkers(partial(os._exit, 3), workers=1) as crew,
         pytest.raises(
             WorkersDied,
-            match=r"4 workers died before they counted anything; the last reported: .*\. Try one on such",
+            match=r"4 workers died before counting any image; the last reported: .*\. Run `headwise doctor`",
         ),
     ):
         count(crew, tmp_path, None)
-    with pytest.raises(HeadwiseError, match="The workers are not at work yet. Enter them first"):
+    with pytest.raises(HeadwiseError, match="The workers have not started. Enter the context first"):
         measure(RayWorkers(partial(load_pipeline, tmp_path)), CONCEPTS, **SAME)
     with pytest.raises(HeadwiseError, match="workers=0 was given; expected 1 or more"):
         RayWorkers(load_pipeline, workers=0)

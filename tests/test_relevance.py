@@ -164,8 +164,8 @@ def test_the_users_concepts_come_before_their_background():
         assert np.array_equal(relevance[name], plain[name]) and relevance.top(name) == plain.top(name)
     assert np.array_equal(relevance.at_steps(0, 0.5)["Color"], plain.at_steps(0, 0.5)["Color"])
     assert relevance.split_half_median == np.median(plain.split_half[[0, 2]])
-    assert "Animals" not in str(relevance) and str(relevance).endswith("beside 1 concept of emoji.")
-    assert "beside" not in str(plain) and plain.foreground == plain.concepts
+    assert "Animals" not in str(relevance) and str(relevance).endswith("a background of 1 concept of emoji.")
+    assert "background" not in str(plain) and plain.foreground == plain.concepts
 
 
 def test_few_pictures_are_said_to_be_few():
@@ -200,7 +200,7 @@ def test_a_part_of_the_calls_has_its_own_relevance():
     assert relevance.at_steps(0, 0.3).settings["during"] == [0.0, 0.3]
     with pytest.raises(BadStrength, match="expected shares of the calls"):
         relevance.at_steps(0.4, 0.4)
-    with pytest.raises(HeadwiseError, match="does not hold its votes by call"):
+    with pytest.raises(HeadwiseError, match="has no votes by call"):
         relevance.at_steps(0, 0.3).at_steps(0, 0.1)
 
 
@@ -212,7 +212,7 @@ def test_equal_heads_rank_by_index():
 
 @pytest.mark.parametrize("votes", [[[1.0, np.nan]], [[1, -1]], [[1.0, np.inf]], [["a", "b"]]])
 def test_votes_that_are_no_counts_are_refused(votes):
-    with pytest.raises(VotesMismatch, match="something else than finite numbers from 0 on"):
+    with pytest.raises(VotesMismatch, match="not all finite numbers of 0 or more"):
         Relevance.from_votes(np.array(votes))
 
 
@@ -297,7 +297,7 @@ def test_files_that_are_not_what_they_should_be(tmp_path):
         Votes.load(votes)
     arrays = {"counts": np.zeros((2, 4, 3), np.int64), "blocks": np.zeros((32, 4, 3), np.int64)}
     write_arrays(votes, "votes", arrays, counted(range(3))._metadata())
-    with pytest.raises(UnreadableFile, match="its head map and concepts ask for"):
+    with pytest.raises(UnreadableFile, match="its head map and concepts need"):
         Votes.load(votes)
     votes.write_bytes(whole.replace(b'\\"format\\": 1', b'\\"format\\": 9'))
     with pytest.raises(UnreadableFile, match="has format 9, newer than this Headwise reads"):

@@ -129,7 +129,7 @@ def test_a_sweep_of_interventions_is_refused_and_not_listed_as_a_weakening(tmp_p
     (tmp_path / "patched").mkdir()
     axes = {"order": ("most relevant", "random 0"), "k": (0, 8), "seed": (1,), "prompt": (0,)}
     folder = sweep_of(tmp_path / "patched", axes, {"sweep": "patched"})
-    with pytest.raises(UnreadableFile, match='the kind "interventions".*headwise benchmark questions'):
+    with pytest.raises(UnreadableFile, match='of kind "interventions".*headwise benchmark questions'):
         report(folder)
     assert RunStore(tmp_path).all() == []
 
@@ -139,7 +139,7 @@ def test_the_page_of_strengthening_is_not_that_of_editing(tmp_path):
     axes = {"method": ("plain", "sum"), "measure": Editing.METRICS, "seed": (1,), "pair": (0, 1)}
     settings = {"attributes": ["Color", "Color"], "relevance": {"sum": None}}
     page = report(sweep_of(tmp_path / "strengthen", axes, settings)).read_text()
-    assert "What does strengthening a word change" in page and "Which way of editing" not in page
+    assert "What does strengthening a word change" in page and "Which editing method" not in page
     (run,) = RunStore(tmp_path).all()
     assert (run.kind, run.state) == ("strengthening", "finished")
 

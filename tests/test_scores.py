@@ -31,7 +31,7 @@ def test_parts_add_up_in_any_order(first, second):
 def test_other_scores_are_refused():
     with pytest.raises(VotesMismatch, match="scored the same images differently"):
         whole() + whole(1)
-    with pytest.raises(VotesMismatch, match="other axes or settings"):
+    with pytest.raises(VotesMismatch, match="different axes or settings"):
         whole() + Scores(whole().values, AXES, {"model": "other"})
 
 

@@ -80,7 +80,7 @@ def test_a_part_of_an_array_does_not_know_the_whole(task, tasks, least, most):
 
 @pytest.mark.parametrize("environment", [{}, {"RANK": "0"}, {"RANK": "x", "WORLD_SIZE": "2"}])
 def test_where_no_launcher_says_it(environment):
-    with pytest.raises(HeadwiseError, match=r"no launcher says which shard this is: expected RANK and WORLD"):
+    with pytest.raises(HeadwiseError, match=r"no launcher set the variables: expected RANK and WORLD"):
         shard_of("auto", environment)
 
 
@@ -97,5 +97,5 @@ def test_numbers_are_among_those_there_are():
         and not subrange(range(3, 3), 5)
     )
     for wrong in (range(2, 6), range(-1, 2), range(0, 4, 2)):
-        with pytest.raises(HeadwiseError, match=r"expected some of range\(0, 5\), side by side"):
+        with pytest.raises(HeadwiseError, match=r"expected consecutive numbers within range\(0, 5\)"):
             subrange(wrong, 5)

@@ -26,7 +26,7 @@ def written(questions=1, cases=2, methods=("a", "b"), **more):
         lines += ["[[questions]]", f'name = "q{q}"', 'text = "Which?"']
     for c in range(cases):
         pictures = ", ".join(f'{m} = "{c} {m}.png"' for m in methods)
-        lines += ["[[cases]]", f'name = "{c}"', f"images = {{ {pictures} }}"]
+        lines += ["[[cases]]", f'name = "{c}"', f"pictures = {{ {pictures} }}"]
     return "\n".join(lines)
 
 
@@ -88,10 +88,10 @@ def test_any_pictures_will_do(tmp_path):
 
 
 def test_what_cannot_be_made_is_refused(tmp_path):
-    with pytest.raises(UnreadableStudy, match=r"holds no images .* such as '003 ours.png'"):
+    with pytest.raises(UnreadableStudy, match=r"has no images .* such as '003 ours.png'"):
         make_study(tmp_path)
     make_study(editing(tmp_path))
-    with pytest.raises(UnreadableStudy, match="is there already"):
+    with pytest.raises(UnreadableStudy, match="already exists"):
         make_study(tmp_path)
     (tmp_path / "study.toml").unlink()
     with pytest.raises(HeadwiseError, match="no images of 'mine'; the methods are: prompt-to-prompt"):
@@ -101,13 +101,13 @@ def test_what_cannot_be_made_is_refused(tmp_path):
     weakening = tmp_path / "weakening"
     draw(weakening, ("most relevant 0016",), ["a red car"])
     Scores.empty({"order": ("most",), "k": (0,)}, {}).save(weakening / "scores.safetensors")
-    with pytest.raises(UnreadableStudy, match="a run that asks nothing of people"):
+    with pytest.raises(UnreadableStudy, match="without questions for people"):
         make_study(weakening)
     unknown = draw(tmp_path / "unknown", ("plain", "adjust"), ["a word nobody knows"])
     Scores.empty({"method": ("plain", "adjust"), "seed": (0,), "prompt": (0,)}, {}).save(
         unknown / "scores.safetensors"
     )
-    with pytest.raises(UnreadableStudy, match="which senses the prompt “a word nobody knows” has"):
+    with pytest.raises(UnreadableStudy, match="the senses of the prompt “a word nobody knows” are"):
         make_study(unknown)
     senses = tmp_path / "senses.toml"
     senses.write_text(
@@ -121,24 +121,24 @@ def test_what_cannot_be_made_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("before", "after", "said"),
     [
-        ('title = "T"', "", r"the file lacks 'title'"),
+        ('title = "T"', "", r"the file has no 'title'"),
         ('title = "T"', "title = 3", r"title of the file is 3; expected a text"),
         ('consent = "C"', 'concent = "C"\nconsent = "C"', r"unknown key 'concent'. Did you mean 'consent'\?"),
-        ('text = "Which?"', 'texts = "Which?"', r"number 1 of \[\[questions\]\] lacks 'text'"),
-        ('text = "Which?"', 'text = "{what}?"', r"'q0' of case '0' asks for \{what\}, which the case"),
+        ('text = "Which?"', 'texts = "Which?"', r"number 1 of \[\[questions\]\] has no 'text'"),
+        ('text = "Which?"', 'text = "{what}?"', r"'q0' of case '0' uses \{what\}, which is not in"),
         ('text = "Which?"', 'text = "?"\nanswers = { a = "x" }', r"has the answers \['a'\]; expected two"),
         ('text = "Which?"', 'text = "?"\nalso = { a = "x" }', r"`also` but no `answers`"),
-        ('text = "Which?"', 'text = "?"\nanswers = { a = "x", b = "x" }', r"that read alike: \['x', 'x'"),
+        ('text = "Which?"', 'text = "?"\nanswers = { a = "x", b = "x" }', r"has equal answers: \['x', 'x'"),
         ('text = "Which?"', 'text = "?"\nright = "c"', r"right of .* is 'c'; expected one of \[\]"),
         ('text = "Which?"', 'text = "?"\ncompare = [["a"]]', r"expected lists of two different methods"),
-        ('text = "Which?"', 'text = "?"\ncompare = [["a", "c"]]', r"'q0' compares 'c', of which no case has"),
+        ('text = "Which?"', 'text = "?"\ncompare = [["a", "c"]]', r"'q0' compares 'c', but no case has"),
         ('text = "Which?"', 'text = "?"\nreference = true', r"shows a reference, but the case has none"),
-        ('name = "1"', 'name = "0"', r"the cases \['0', '0'\]; expected one or more, of different names"),
+        ('name = "1"', 'name = "0"', r"the cases \['0', '0'\]; expected one or more, with different names"),
         ('title = "T"', 'title = "T"\ntrials = -1', r"trials of the file is -1; expected a whole number"),
         ('title = "T"', 'title = "T"\ntrials = true', r"trials of the file is True"),
         ('title = "T"', 'title = "T"\ntrials = 0', r"trials is 0"),
         ('title = "T"', "title = ", r"not valid TOML"),
-        ('title = "T"', 'title = "T"\ncheck = "{colour}"', r"check asks for \{colour\}"),
+        ('title = "T"', 'title = "T"\ncheck = "{colour}"', r"check uses \{colour\}"),
         ("[[cases]]", "[cases]", r"not valid TOML|expected a list|expected a table"),
     ],
 )  # fmt: skip
@@ -152,7 +152,7 @@ def test_every_mistake_is_named(before, after, said):
 def test_a_study_of_nothing_is_refused():
     with pytest.raises(UnreadableStudy, match=r"has the questions \[\]"):
         parse_study('title = "T"\nconsent = "C"')
-    with pytest.raises(UnreadableStudy, match="no case that 'q0' can be asked of"):
+    with pytest.raises(UnreadableStudy, match="'q0' fits no case"):
         parse_study(written(methods=("a",)))
 
 
@@ -162,16 +162,16 @@ def test_pictures_stay_in_the_folder_and_must_be_pictures(tmp_path):
     good = path.read_text()
     shutil.copy(tmp_path / "study" / "pictures" / "000 plain.png", tmp_path / "secret.png")
     path.write_text(good.replace("pictures/000 plain.png", "../secret.png"))
-    with pytest.raises(UnreadableStudy, match=r"'../secret.png' lies outside of"):
+    with pytest.raises(UnreadableStudy, match=r"'../secret.png' is outside of"):
         read_study(tmp_path / "study")
     (tmp_path / "study" / "link.png").symlink_to(tmp_path / "secret.png")
     path.write_text(good.replace("pictures/000 plain.png", "link.png"))
-    with pytest.raises(UnreadableStudy, match="lies outside of"):
+    with pytest.raises(UnreadableStudy, match="is outside of"):
         read_study(tmp_path / "study")
     path.write_text(good.replace("pictures/000 plain.png", "study.toml"))
     with pytest.raises(UnreadableFile, match="it is not an image"):
         read_study(tmp_path / "study")
-    with pytest.raises(UnreadableStudy, match=r"cannot be read: .* Make one with `headwise study make`"):
+    with pytest.raises(UnreadableStudy, match=r"cannot be read: .* Create one with `headwise study make`"):
         read_study(tmp_path)
 
 
@@ -180,7 +180,7 @@ def test_the_fingerprint_is_of_what_gives_answers_their_meaning(tmp_path):
     before = read_study(tmp_path).fingerprint(tmp_path)
     path = tmp_path / "study.toml"
     text = path.read_text()
-    path.write_text(text.replace("[name and address of who runs this study]", "Ada"))
+    path.write_text(text.replace("[name and address of the person who runs this study]", "Ada"))
     assert read_study(tmp_path).fingerprint(tmp_path) == before, "the consent text may be mended"
     path.write_text(text.replace("Which image shows", "Which one shows"))
     assert read_study(tmp_path).fingerprint(tmp_path) != before
@@ -301,7 +301,7 @@ name = "000"
 group = "orange"
 reference = "r.png"
 say = { word = "orange", fruit = "an orange" }
-images = { ours = "a.png", theirs = "b.png" }
+pictures = { ours = "a.png", theirs = "b.png" }
 """
 
 

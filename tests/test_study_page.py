@@ -86,7 +86,7 @@ def test_by_keys_alone_from_consent_to_thanks(browser, tmp_path):
             page.keyboard.press("Enter")  # without an answer, nothing happens
             page.keyboard.press(right_key(page))
             page.keyboard.press("Enter")
-        page.get_by_role("heading", name="That was all.").wait_for()
+        page.get_by_role("heading", name="You have finished.").wait_for()
         assert faults == []
     found = answers_in(tmp_path / "study")
     assert len(found) == 10 and all(a.answer == (a.check or a.options[0]) for a in found)
@@ -101,7 +101,7 @@ def test_arrows_choose_and_the_question_is_announced(browser, tmp_path):
         page.keyboard.press("Tab")
         page.keyboard.press("ArrowDown")
         assert page.get_by_role("radio", name=re.compile("Image B")).is_checked()
-        assert page.get_by_role("radiogroup", name=re.compile("Which picture|checks")).count() == 1
+        assert page.get_by_role("radiogroup", name=re.compile("Which image|attention")).count() == 1
 
 
 def test_back_and_reload_are_harmless(browser, tmp_path):
@@ -114,7 +114,7 @@ def test_back_and_reload_are_harmless(browser, tmp_path):
         asked(page, 2)
         page.go_back()
         assert asked(page, 1) == first
-        page.get_by_text("the first answer counts").wait_for()
+        page.get_by_text("your first answer counts").wait_for()
         assert (
             page.get_by_role("radio").nth(1).is_checked() and page.get_by_role("radio").nth(0).is_disabled()
         )
@@ -207,7 +207,7 @@ def test_hostile_text_is_shown_as_it_is(browser, tmp_path):
             seen.add(asked(page, number))
             page.keyboard.press(right_key(page))
             page.keyboard.press("Enter")
-        page.get_by_text("That was all.").wait_for()
+        page.get_by_text("You have finished.").wait_for()
         assert any("<script>alert(1)</script>" in text for text in seen) and faults == []
 
 

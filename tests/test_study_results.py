@@ -233,7 +233,7 @@ def test_make_and_invite(tmp_path, run):
     assert code == 0 and out.strip() == str(folder / "study.toml")
     assert "trials = 5" in (folder / "study.toml").read_text()
     code, _, error = run("study", "make", folder)
-    assert code == 2 and "is there already" in error
+    assert code == 2 and "already exists" in error
     code, out, _ = run("study", "invite", folder, "--count", 3, "--address", "https://study.example.org/")
     links = out.split()
     assert code == 0 and len(set(links)) == 3

@@ -53,7 +53,7 @@ class Person:
     def attentively(self, number, choice=0):
         """Reads what is asked: does what a check says."""
         asked = self.trial(number)
-        check = re.search("choose “(.+)”", asked["text"]) if "checks that" in asked["text"] else None
+        check = re.search("choose “(.+)”", asked["text"]) if "checks your" in asked["text"] else None
         return self.answer(number, asked["answers"].index(check[1]) if check else choice)
 
 

@@ -118,7 +118,7 @@ def test_of_a_chunk_that_kills_every_worker_no_fourth_dies():
     workers.begin(Counting)
     with pytest.raises(
         WorkersDied,
-        match=r"3 workers died one after the other while they counted 0 to 3; .*: it was shot\. What",
+        match=r"3 workers died one after another while counting 0 to 3; .*: it was shot\. Earlier",
     ):
         list(dispatch(workers, [range(4)]))
     assert workers.spawned == 6
@@ -223,7 +223,7 @@ def test_a_run_may_go_from_one_process_to_many_and_back(tmp_path, concepts):
 
 def test_a_driver_that_ends_in_between_loses_nothing_that_was_counted(tmp_path, concepts):
     same = SHORT | {"pictures": 64, "num_inference_steps": 1, "batch_size": 4, "checkpoint_every": 0}
-    with pytest.raises(WorkersDied, match="What was counted before is kept"):
+    with pytest.raises(WorkersDied, match="Earlier counts are kept"):
         measure(
             Here(tiny_sd, deaths=[False] * 4 + [True] * 99, count=1), concepts, out=tmp_path / "a", **same
         )
@@ -279,7 +279,7 @@ def test_a_count_that_was_damaged_on_its_way_ends_the_run_and_is_not_added(tmp_p
 def test_a_refusal_at_a_workers_place_is_the_drivers(concepts):
     with pytest.raises(HeadwiseError, match="The latents have shape"):
         measure(Here(tiny_sd), concepts, pictures=4, latents=torch.zeros(2, 4, 8, 8), **SHORT)
-    with pytest.raises(HeadwiseError, match="keep_pictures=1 images need a folder"):
+    with pytest.raises(HeadwiseError, match="keep_pictures=1 needs a folder"):
         measure(Here(tiny_sd), concepts, pictures=4, keep_pictures=1, **SHORT)
 
 

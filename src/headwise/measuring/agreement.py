@@ -1,12 +1,12 @@
-r"""Agreement: do two measurements name the same heads?
+r"""Agreement: how far two measurements rank heads alike.
 
-    ρ[c] = Spearman rank correlation over heads of the relevance of concept c in both
+    ρ[c] = Spearman rank correlation over heads between the relevance of concept c in both
 
-"Did my LoRA move the Color heads?", "does my measurement agree with the published one?" Two measurements of
-the very same thing agree as far as their split-half correlation, extrapolated to all images by Spearman and
-Brown's formula, 2ρ / (1 + ρ); the ceiling of ρ[c] is the geometric mean of this reliability of both. The
-very same thing is of the same kind (votes, or effect), has the same words and, by votes, the same other
-concepts to choose from; `differences` says where not.
+It answers questions such as "did my LoRA move the Color heads?" Noise limits it: a measurement's reliability
+is its split-half correlation r, extrapolated to all images by the Spearman-Brown formula, 2r / (1 + r), and
+the ceiling of ρ[c] is the geometric mean of the two reliabilities. This holds for two measurements of one
+kind (votes or effect), with the same words and, for votes, the same other concepts to choose from;
+`differences` lists where they differ.
 """
 
 import warnings
@@ -28,8 +28,8 @@ class Agreement(NamedTuple):
 
     Args:
         correlation: The rank correlation over heads, −1 … 1.
-        ceiling: The correlation that two measurements of the same thing could reach, 0 … 1.
-        shared: How many heads are among the most relevant ones of both, by default of ten.
+        ceiling: The correlation that two measurements with the same settings could reach, 0 … 1.
+        shared: How many of the most relevant heads, ten by default, the two have in common.
     """
 
     correlation: float
@@ -44,7 +44,7 @@ def agreement(a: Relevance | str | Path, b: Relevance | str | Path, top: int = 1
 
     Args:
         a: A relevance, or the path of its file or run.
-        b: Another, of a model with the same heads.
+        b: Another relevance, of a model with the same heads.
         top: How many of the most relevant heads are compared for `shared`.
 
     Raises:
@@ -57,7 +57,7 @@ def agreement(a: Relevance | str | Path, b: Relevance | str | Path, top: int = 1
     names = [name for name in a.concepts if name in b.concepts]
     if not names:
         raise HeadwiseError(
-            "The two measurements have no concept in common. Measure one with the other's words."
+            "The two measurements have no concept in common. Measure both with the same concepts."
         )
     for difference in differences(a, b):
         warnings.warn(difference, stacklevel=2)
@@ -73,10 +73,10 @@ def agreement(a: Relevance | str | Path, b: Relevance | str | Path, top: int = 1
 
 
 def differences(a: Relevance, b: Relevance) -> list[str]:
-    """In what two measurements differ beside their images, a sentence each; empty where they are the same.
+    """How two measurements differ apart from their images, one sentence per difference.
 
-    By votes, in the concepts that heads chose between. By effect, in what was asked; other concepts decide
-    nothing there. Of one by votes and one by effect, that they are.
+    Two measurements by votes may differ in the concepts that heads chose between, two by effect in their
+    settings (other concepts do not influence them). One of each kind is a difference by itself.
 
     Args:
         a: A relevance.
@@ -90,30 +90,30 @@ def differences(a: Relevance, b: Relevance) -> list[str]:
         if first != second:
             sentences.append(
                 f"{name} has {len(first)} words in the first and {len(second)} in the second, "
-                f"{len(first & second)} of them the same."
+                f"{len(first & second)} of them in common."
             )
     return sentences + (_of_background(a, b) if by_votes else [])
 
 
 def _of_choice(a: Relevance, b: Relevance) -> list[str]:
-    """The concepts that heads could choose in one measurement by votes only."""
+    """The concepts that heads could choose in only one of two measurements by votes."""
     sentences = []
     for whose, here, there in (("first", a, b), ("second", b, a)):
         only = [name for name in here.concepts if name not in there.concepts]
         if only:
-            sentences.append(f"Only in the {whose} could heads choose {_listed(only)}.")
+            sentences.append(f"Heads could choose {_listed(only)} only in the {whose}.")
     return sentences
 
 
 def _of_background(a: Relevance, b: Relevance) -> list[str]:
-    grounds = [relevance.settings.get("beside", "nothing") for relevance in (a, b)]
-    if grounds[0] == grounds[1]:
+    first, second = (relevance.settings.get("beside", "none") for relevance in (a, b))
+    if first == second:
         return []
-    return [f"The first was measured beside {grounds[0]}, the second beside {grounds[1]}."]
+    return [f"The background concepts of the first measurement are {first}, those of the second {second}."]
 
 
 def _of_effect(a: Relevance, b: Relevance) -> list[str]:
-    """What differs where one of two measurements, or both, are by effect, which no other concepts decide."""
+    """The differences where one or both of two measurements are by effect."""
     if a.kind != b.kind:
         means = {"votes": "what heads attend to", "effect": "what heads do with the words"}
         return [
@@ -133,6 +133,6 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _reliability(relevance: Relevance, name: str) -> float:
-    """The reliability of all images, from that of half of them; 1 for arrays without standard errors."""
+    """Reliability with all images, extrapolated from split-half; 1 for arrays without standard errors."""
     half = float(relevance.split_half[relevance.concepts.index(name)])
     return 1.0 if np.isnan(half) else max(0.0, 2 * half / (1 + half))

@@ -1,4 +1,4 @@
-"""What is about to happen: how many images, and roughly how long they take on this machine."""
+"""The announcement of a run: how many images, and about how long they take on this machine."""
 
 import sys
 import time
@@ -11,20 +11,19 @@ __all__ = ["announce"]
 
 
 def announce(pipe: Any, images: int, settings: Mapping[str, Any], extra_calls: float = 0.0) -> None:
-    """Say on stderr how many images are to be generated; nothing, if none.
+    """Write to stderr how many images will be generated, and about how long that takes.
 
     Args:
-        pipe: The pipeline, of which a call is timed; or workers, of whom there may be any number, so that
-            no time is said.
-        images: How many are missing, at most.
-        settings: Those of the run, of which steps, guidance and size are read.
-        extra_calls: How many denoiser calls an image costs beside its steps, as gradients do.
+        pipe: The pipeline, of which a call is timed; with anything else, such as workers, no time is given.
+        images: The maximum number of images that are missing; nothing is written if it is 0.
+        settings: The settings of the run, with its steps, guidance and size.
+        extra_calls: How many denoiser calls an image takes beyond its steps, such as gradients.
     """
     steps, takes = settings.get("num_inference_steps"), ""
     if images < 1 or steps is None:
         return
     if hasattr(pipe, "scheduler"):
-        # here, as figures of saved counts, which need no torch, import this module
+        # Imported here, because figures of saved counts import this module and need no torch.
         from headwise.model.generate import generate
         from headwise.model.pipelines import quiet
 
@@ -37,4 +36,4 @@ def announce(pipe: Any, images: int, settings: Mapping[str, Any], extra_calls: f
                 times.append(time.perf_counter())
         seconds = images * (steps + extra_calls) * min(times[1] - times[0], times[2] - times[1])
         takes = f", about {max(1, seconds / 60):.0f} min here"
-    tqdm.write(f"Up to {images} images of {steps} steps are to be generated{takes}.", file=sys.stderr)
+    tqdm.write(f"Generating up to {images} images of {steps} steps{takes}.", file=sys.stderr)

@@ -4,23 +4,23 @@ With t(w) the tokens of word w, for head h at position x of its layer's grid,
 
     A[h, x, w] = mean over denoiser calls of Σ_{t ∈ t(w)} softmax(q kᵀ/√d)[h, x, t]
 
-The rest to 1 goes to start, end and padding, and in joint attention to pixels. No map is made for it:
-attending to values that are 1 at a word's tokens and 0 elsewhere gives a word's column, with whatever mask
-the layer has. Hooks further in have their effect: a word that is strengthened has a stronger map.
+The remaining attention goes to start, end and padding tokens, and in joint attention to pixels. The full map
+is not needed: attending to values that are 1 at a word's tokens and 0 elsewhere gives the word's column under
+any mask of the layer. Inner hooks take effect: a strengthened word has a stronger map.
 
-Within a region, a concept's heads attend to a word more or less than the average head, which has 1:
+The attention of a concept's heads to a word within a region, relative to the average head, which has 1:
 
     region[c, w] = Σ_h R[c, h] A[h, region, w] / Σ_h A[h, region, w]
 
-The maps of all heads together may be weighted, each word's by the relevance of a concept; heads that work
-against the concept are left out:
+The map over all heads can be weighted for each word by the relevance of a concept; heads that work against
+the concept are left out:
 
     map[x, w] = Σ_h W[w, h] A[h, x, w] / Σ_h W[w, h],   W[w, h] = max(0, R[c(w), h]), or 1 without a concept
 
 References:
-    | What the DAAM: Interpreting Stable Diffusion Using Cross Attention (Tang et al., 2022), all heads alike
+    | What the DAAM: Interpreting Stable Diffusion Using Cross Attention (Tang et al., 2022): equal weights
     | https://arxiv.org/abs/2210.04885
-    | Selective Aggregation of Attention Maps (Park et al., 2026), the quarter of the heads with most votes
+    | Selective Aggregation of Attention Maps (Park et al., 2026): the quarter of heads with the most votes
     | https://arxiv.org/abs/2604.05906
 """
 
@@ -55,7 +55,7 @@ class WordMaps:
         words: The words of the prompt, in order; a word that the denoiser does not read has maps of zeros.
         layers: The maps A of each layer of the head map, on the layer's own grid.
         head_map: The head map of the model.
-        weights: How much each head counts in the map of all heads together, 0 or more; all alike if None.
+        weights: The weight of each head in the map over all heads, 0 or more; equal weights if None.
     """
 
     words: tuple[Word, ...]
@@ -64,8 +64,8 @@ class WordMaps:
     weights: Float[np.ndarray, "words all_heads"] | None = None
 
     def of(self, head: int) -> Float[np.ndarray, "height width words"]:
-        """The maps of one head by its index."""
-        self.head_map.address(head)  # refuses an index beyond the last head
+        """The maps of one head, given by its index."""
+        self.head_map.address(head)  # raises if there is no such head
         for maps, (start, stop) in zip(self.layers, self.head_map.slices, strict=True):
             if head < stop:
                 return maps[head - start]
@@ -74,11 +74,11 @@ class WordMaps:
     def together(
         self, weights: Float[np.ndarray, "words all_heads"] | None = None
     ) -> Float[np.ndarray, "height width words"]:
-        """The mean over all heads, at the finest grid of any layer.
+        """The weighted mean over all heads, on the finest grid of any layer.
 
         Args:
-            weights: How much each head counts for each word, 0 or more; `self.weights` if None. A word of
-                which no head counts has a map of zeros.
+            weights: The weight of each head for each word, 0 or more; `self.weights` if None. A word for
+                which all weights are 0 has a map of zeros.
         """
         weights = self.weights if weights is None else weights
         if weights is None:
@@ -95,8 +95,8 @@ class WordMaps:
         """How much each head attends to each word within a region of the image.
 
         Args:
-            box: Left, top, right and bottom as shares of the image, 0 … 1; positions that lie in the box in
-                part count in part.
+            box: Left, top, right and bottom as shares of the image, 0 … 1; positions partly inside the box
+                count in proportion.
         """
         left, top, right, bottom = box
         if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
@@ -121,12 +121,12 @@ def region_relevance(
         box: The region, as in `WordMaps.within`.
 
     Returns:
-        The ratio for all words together, and for each word; 1 is the average head.
+        The ratio over all words together, and that of each word; 1 is the average head.
     """
     relevance.require(maps.head_map, "the image's model")
     attention = maps.within(box).astype(np.float64)  # A[h, region, w]
     of_heads, of_words = attention.sum(1), attention.sum(0)
-    together = relevance.values @ of_heads / max(of_heads.sum(), _TINY)  # nowhere attended to: 0
+    together = relevance.values @ of_heads / max(of_heads.sum(), _TINY)  # 0 without any attention
     return together, relevance.values @ attention / np.maximum(of_words, _TINY)
 
 
@@ -145,7 +145,7 @@ class AttentionMaps(Hook):
     Args:
         picture: The index of the image in the batch.
         by: The relevance measured on this model, by votes or by effect.
-        concepts: The concept of each word whose heads are to be weighted.
+        concepts: The concept by whose relevance each word's map is weighted.
 
     Raises:
         HeadwiseError: One of `by` and `concepts` is given without the other.
@@ -159,21 +159,21 @@ class AttentionMaps(Hook):
     ) -> None:
         if (by is None) != (not concepts):
             raise HeadwiseError(
-                "Give `by` and `concepts` together: the relevance, and the concept of each word whose heads "
-                'are to be weighted, such as concepts={"red": "Color"}.'
+                "Only one of `by` and `concepts` was given. Give both: the relevance, and for each word the "
+                'concept that weights its map, such as concepts={"red": "Color"}.'
             )
         self.picture, self.by = picture, by
         self.weights = {word: np.maximum(0, by[c]) for word, c in (concepts or {}).items()} if by else {}
         self._forget()
 
     def prepare(self, call: DenoiserCall) -> None:
-        """Find the words at the first call; all calls until `take` are to be of one image and one model."""
+        """Find the words at the first call; all calls until `take` must be of one image and one model."""
         if not call.prompted:
             return
         if not self.calls:
             if self.picture >= len(call.prompts):
                 raise HookMisuse(
-                    f"Image {self.picture} was to be recorded; the batch has {len(call.prompts)} prompts. "
+                    f"Image {self.picture} cannot be recorded: the batch has {len(call.prompts)} prompts. "
                     "Call the pipeline with `prompt`, and count images from 0."
                 )
             self.head_map, self.image = call.head_map, self._image(call)
@@ -196,14 +196,14 @@ class AttentionMaps(Hook):
         return attend(query, key, value)
 
     def take(self) -> WordMaps:
-        """The maps recorded since the last time, which are then forgotten."""
+        """Return the maps recorded since the last `take`, and reset."""
         if not self.calls or len(self.sums) != len(self.head_map):
             raise HookMisuse("No image was generated. Call the pipeline inside `hooked` first.")
         layers = tuple((self.sums[i] / self.counts[i]).cpu().numpy() for i in range(len(self.head_map)))
         weights = None
         if self.weights:
-            alike = np.ones(self.head_map.all_heads)
-            weights = np.stack([self.weights.get(word.text, alike) for word in self.words])
+            equal = np.ones(self.head_map.all_heads)
+            weights = np.stack([self.weights.get(word.text, equal) for word in self.words])
         maps = WordMaps(self.words, layers, self.head_map, weights)
         self._forget()
         return maps
@@ -232,7 +232,7 @@ class AttentionMaps(Hook):
 
 
 def _share(positions: int, start: float | int, stop: float | int) -> Float[np.ndarray, " positions"]:
-    """The share of a stretch, from `start` to `stop` of an axis, that falls on each of its positions."""
+    """The share of the interval from `start` to `stop` that falls on each position of an axis."""
     edges = np.arange(positions + 1) / positions
     covered = np.clip(np.minimum(edges[1:], stop) - np.maximum(edges[:-1], start), 0, None)
     return covered / covered.sum()

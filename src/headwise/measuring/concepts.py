@@ -7,12 +7,12 @@ with the package ("paper34"); your own set is a TOML file:
     Color = ["red", "blue", "green"]
     "Time of Day" = ["night", "dawn"]
 
-For the probe every word is encoded ALONE by the pipeline's text encoders, and of its embeddings those of the
+For the probe every word is encoded ALONE by the pipeline's text encoders, and only the embeddings of the
 start token and of the word's tokens are kept: no end token, no padding.
 
-Heads choose between concepts, so what they choose depends on all of them: where red has only dog beside it,
-every head that looks for a surface votes for it. A set of few concepts is therefore measured beside a
-background set, whose other concepts are there to be chosen.
+Heads choose between concepts, so a vote depends on all of them: if dog is the only alternative to red, every
+head that attends to surfaces votes for red. A small set is therefore measured together with a background set,
+whose concepts heads can choose too.
 """
 
 import re
@@ -29,7 +29,7 @@ from headwise.files import expanded
 
 __all__ = ["FEW", "PACKAGED", "ConceptSet", "WordEmbeddings", "choice", "unknown_concept"]
 
-FEW = 24  # concepts; a smaller set gives other heads than a large one (docs/evidence.md)
+FEW = 24  # concepts; a smaller set gives different heads than a large one (docs/evidence.md)
 PACKAGED = ("emoji", "paper34")
 _DATA = Path(__file__).parents[1] / "data"
 
@@ -39,8 +39,8 @@ class WordEmbeddings:
     """The text embeddings of each word of a concept set.
 
     Args:
-        start: The embedding of the start token, "1 dim"; "0 dim" for encoders without one, and more where the
-            pipeline writes a text before the prompt.
+        start: The embedding of the start token, "1 dim"; "0 dim" for encoders without one, and more rows if
+            the pipeline puts text before the prompt.
         words: The embeddings of the tokens of each word of each concept, "tokens dim".
     """
 
@@ -56,8 +56,8 @@ class ConceptSet:
         pairs: The name and words of each concept in order, as pairs or as a mapping of names to words.
 
     Attributes:
-        name: What the set is called: "emoji", or the name of its file; "" for a set made in Python.
-        foreground: The names of the user's concepts, where the others are their background; else empty.
+        name: The name of the set: "emoji", or the name of its file; "" for a set made in Python.
+        foreground: The names of the user's concepts, if the others are their background; else empty.
     """
 
     pairs: tuple[tuple[str, tuple[str, ...]], ...]
@@ -71,10 +71,10 @@ class ConceptSet:
 
     @classmethod
     def of(cls, concepts: Any) -> "ConceptSet":
-        """A set as it is, of a mapping of names to words, or as `load` reads it.
+        """A set unchanged, one made from a mapping of names to words, or one that `load` reads.
 
         Raises:
-            UnreadableConcepts: It is none of these, or breaks a rule.
+            UnreadableConcepts: The argument is none of these, or a name or word is not valid.
         """
         if isinstance(concepts, cls):
             return concepts
@@ -89,10 +89,10 @@ class ConceptSet:
 
     @classmethod
     def load(cls, name_or_path: str | Path) -> "ConceptSet":
-        """A set that comes with the package ("paper34", "emoji"), or one in a TOML file.
+        """Read a packaged set ("paper34", "emoji"), or one in a TOML file.
 
         Raises:
-            UnreadableConcepts: The file is missing, not valid TOML, or breaks a rule.
+            UnreadableConcepts: The file is missing or not valid TOML, or a name or word is not valid.
         """
         path = _DATA / f"{name_or_path}.toml"
         if not re.fullmatch(r"\w+", str(name_or_path)) or not path.is_file():
@@ -103,7 +103,7 @@ class ConceptSet:
         except tomllib.TOMLDecodeError as error:
             for name, line in _repeated(text):
                 raise UnreadableConcepts(
-                    f"{path}, line {line}: the concept {name!r} is there twice. Join its words or rename one."
+                    f"{path}, line {line}: the concept {name!r} occurs twice. Join its words or rename one."
                 ) from None
             raise UnreadableConcepts(
                 f'{path} is not valid TOML: {error}. A concept is written once, as Color = ["red", "blue"].'
@@ -133,14 +133,15 @@ class ConceptSet:
         return self.concepts[name]
 
     def beside(self, background: "ConceptSet") -> "ConceptSet":
-        """These concepts among those of a background set, so that heads have enough to choose from.
+        """These concepts together with a background set, so that heads have enough to choose from.
 
-        A concept of the background makes room for one of these that has its name, more than half of its
-        words, or two words and more of which it has more than half: Color is not to stand there twice. Each
-        stands in the place of the first that it replaces, so that nothing changes where it has its words.
+        So that no concept occurs twice, one of these concepts replaces a background concept with the same
+        name, a background concept of whose words it has more than half, or one that has more than half of
+        its words, two or more. It takes the place of the first one that it replaces, so that a concept
+        with the same words leaves the set unchanged.
 
         Args:
-            background: The set whose other concepts are the background.
+            background: The set whose remaining concepts are the background.
         """
         replaced = {theirs: _replacing(theirs, words, self) for theirs, words in background.pairs}
         placed = {ours: theirs for theirs, ours in reversed(replaced.items()) if ours is not None}
@@ -156,7 +157,7 @@ class ConceptSet:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What a file keeps of a background: "foreground", and "beside", such as "31 concepts of emoji"."""
+        """What files record of a background: "foreground", and "beside", such as "31 concepts of emoji"."""
         others = len(self) - len(self.foreground)
         if not self.foreground or not others:
             return {}
@@ -174,11 +175,11 @@ class ConceptSet:
         if len(self) == 1:
             raise UnreadableConcepts(
                 f"{self.names[0]!r} is the only concept, and heads choose between concepts. Add others, or "
-                "measure it beside a background set."
+                "measure it with a background set."
             )
 
     def marked(self, name: str, foreground: tuple[str, ...] = ()) -> "ConceptSet":
-        """The same set under a name; where `foreground` is given, its other concepts are the background."""
+        """The same set with a name; if `foreground` is given, the other concepts are the background."""
         marked = self.from_json(self.pairs)
         object.__setattr__(marked, "name", name)
         object.__setattr__(marked, "foreground", foreground)
@@ -203,7 +204,7 @@ class ConceptSet:
 
     def embed(self, pipe: Any) -> WordEmbeddings:
         """Encode every word alone with the pipeline's text encoders."""
-        from headwise.model.text_encoders import encode_word  # torch is needed here and not before
+        from headwise.model.text_encoders import encode_word  # imported here, because it loads torch
 
         encoded = [[encode_word(pipe, word) for word in words] for _, words in self.pairs]
         return WordEmbeddings(
@@ -212,20 +213,20 @@ class ConceptSet:
 
 
 def choice(concepts: Any, beside: Any, pipe: Any) -> ConceptSet:
-    """The concepts that heads are to choose between.
+    """The concepts that heads choose between: the user's and their background.
 
     Args:
         concepts: The user's concepts, as `ConceptSet.of` takes them.
-        beside: Their background, likewise; None for none. "auto" sets fewer than `FEW` concepts beside the
-            packaged set that goes with the model, unless they have a background.
+        beside: The background set, in the same forms; None for none. "auto" adds the model's packaged set to
+            fewer than `FEW` concepts, unless they already have a background.
         pipe: The pipeline.
 
     Raises:
-        UnreadableConcepts: There is one concept only, without background.
+        UnreadableConcepts: There is only one concept, without a background.
     """
     given = ConceptSet.of(concepts)
     if beside == "auto" and len(given) < FEW and not given.foreground:
-        from headwise.model.pipelines import is_emoji  # torch is needed here and not before
+        from headwise.model.pipelines import is_emoji  # imported here, because it loads torch
 
         beside = "emoji" if is_emoji(pipe) else "paper34"
     chosen = given if beside is None or beside == "auto" else given.beside(ConceptSet.of(beside))
@@ -234,7 +235,7 @@ def choice(concepts: Any, beside: Any, pipe: Any) -> ConceptSet:
 
 
 def _replacing(name: str, words: Sequence[str], concepts: ConceptSet) -> str | None:
-    """The first of the concepts that this one of the background would split."""
+    """The first of the concepts that replaces this background concept; None if it stays."""
     theirs = {word.casefold() for word in words}
     for other, others in concepts.pairs:
         shared = len(theirs & {word.casefold() for word in others})
@@ -280,9 +281,7 @@ def _check(pairs: list[tuple[Any, Any]], where: Any) -> None:
         if not isinstance(name, str) or not name.strip() or not name.isprintable():
             raise UnreadableConcepts(f"{at}{name!r} is not a name for a concept. Use printable text.")
         if name in seen:
-            raise UnreadableConcepts(
-                f"{at}the concept {name!r} is there twice. Join its words or rename one."
-            )
+            raise UnreadableConcepts(f"{at}the concept {name!r} occurs twice. Join its words or rename one.")
         if isinstance(words, str) or not isinstance(words, list | tuple):
             raise UnreadableConcepts(
                 f'{at}{name!r} is {words!r}; expected a list of words, as {name} = ["red", "blue"].'
@@ -304,11 +303,11 @@ def _check_words(name: str, words: Sequence[Any], where: Any) -> None:
                 f"{where(name, word)}{word!r} in {name!r} is not a word. Use printable text."
             )
         if word.casefold() in (other.casefold() for other in words[:i]):
-            raise UnreadableConcepts(f"{where(name, word)}{word!r} is twice in {name!r}. Remove one.")
+            raise UnreadableConcepts(f"{where(name, word)}{word!r} occurs twice in {name!r}. Remove one.")
 
 
 def _repeated(text: str) -> Iterator[tuple[str, int]]:
-    """Concepts that are written a second time, and in which line: tomllib's error names neither."""
+    """Concepts that occur a second time, and in which line: tomllib's error names neither."""
     seen = set()
     pattern = r"""^[ \t]*(?:"([^"\n]*)"|'([^'\n]*)'|([\w-]+))[ \t]*="""
     for key in re.finditer(pattern, text, flags=re.MULTILINE):
@@ -319,7 +318,7 @@ def _repeated(text: str) -> Iterator[tuple[str, int]]:
 
 
 def _line(text: str, name: str, word: str | None) -> int:
-    """The line of a concept in the file, or of the last place in it where the word is written."""
+    """The line of a concept in the file, or of the last occurrence of a word in it."""
     key = re.search(rf"""^\s*["']?{re.escape(name)}["']?\s*=""", text, flags=re.MULTILINE)
     at = key.end() if key else 0
     if word is not None:

@@ -1,4 +1,4 @@
-"""Counting what a measurement's folder lacks, whatever is counted: votes or effects."""
+"""Counting the images that a measurement's folder still lacks, by votes or by effect."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import closing
@@ -20,63 +20,54 @@ __all__ = [
     "save_relevance",
 ]  # fmt: skip
 
-CHUNK = 32  # images that a worker counts at a time, where several share a run
+CHUNK = 32  # images that a worker counts at a time when several share a run
 
 Counted = Votes | EffectSamples
 
 
 @runtime_checkable
 class Measurement(Protocol):
-    """What a measurement says of itself.
-
-    Attributes:
-        pictures: How many images it is to have at most.
-        batch_size: Images per pipeline call.
-        until: The median split-half correlation at which it stops early; None for never.
-        round_of: The number of images after each of which it may stop.
-        keep_pictures: How many of the first images are decoded and saved.
-        extra_calls: How many denoiser calls an image costs beside its steps, roughly.
-    """
+    """The properties of a measurement that counting needs."""
 
     @property
     def pictures(self) -> int:
-        """Of the whole run."""
+        """The maximum number of images in the whole run, 1 or more."""
         ...
 
     @property
     def batch_size(self) -> int:
-        """1 or more."""
+        """The number of images per pipeline call, 1 or more."""
         ...
 
     @property
     def until(self) -> float | int | None:
-        """Above 0 and at most 1."""
+        """The median split-half correlation, above 0 and at most 1, at which it stops early; None: never."""
         ...
 
     @property
     def round_of(self) -> int:
-        """1 or more."""
+        """It may stop early after every `round_of` images, 1 or more."""
         ...
 
     @property
     def extra_calls(self) -> float:
-        """0 or more."""
+        """About how many denoiser calls an image takes beyond its steps, 0 or more."""
         ...
 
     @property
     def keep_pictures(self) -> int:
-        """0 or more."""
+        """How many of the first images are decoded and saved, 0 or more."""
         ...
 
 
 def cuts_of(task: Measurement) -> tuple[int, ...]:
-    """No batch reaches across a place where the run may stop, or where it stops decoding images."""
+    """The image numbers that no batch spans: where the run may stop, and where it stops decoding images."""
     ends = range(0, task.pictures, task.round_of) if task.until is not None else ()
     return task.keep_pictures, *ends
 
 
 def batches_of(task: Measurement, missing: Iterable[range]) -> Iterator[range]:
-    """These images by pipeline calls."""
+    """The missing images, divided into pipeline calls."""
     cuts = cuts_of(task)
     for numbers in missing:
         yield from batches(numbers.start, numbers.stop, task.batch_size, cuts)
@@ -85,11 +76,11 @@ def batches_of(task: Measurement, missing: Iterable[range]) -> Iterator[range]:
 def check(
     pictures: int, numbers: range | None, batch_size: int, not_kept: int, until: float | int | None
 ) -> None:
-    """Refuse arguments of a measurement that cannot be, or not together.
+    """Refuse arguments of a measurement that are out of range or exclude each other.
 
     Args:
-        images, numbers, batch_size, until: As in `measure`.
-        not_kept: How many images were to be kept without a folder to keep them in.
+        pictures, numbers, batch_size, until: As in `measure`.
+        not_kept: How many images should be kept although no folder was given.
     """
     if pictures < 1 or batch_size < 1:
         raise HeadwiseError(
@@ -98,20 +89,20 @@ def check(
     if until is not None and not 0 < until <= 1:
         raise HeadwiseError(f"until={until} was given; expected a correlation above 0 and up to 1.")
     if not_kept:
-        raise HeadwiseError(f"keep_pictures={not_kept} images need a folder to go to. Give out=…")
+        raise HeadwiseError(f"keep_pictures={not_kept} needs a folder for the images. Give out=…")
     if numbers is not None and not numbers:
         raise HeadwiseError(
             f"numbers={numbers} holds no image. Make fewer shards: at most as many as there are images."
         )
     if numbers is not None and until is not None:
         raise HeadwiseError(
-            f"until={until} looks at all images, but only {format_ranges([numbers])} are counted here. "
+            f"until={until} needs all images, but only {format_ranges([numbers])} are counted here. "
             "Leave it out, or let workers share the run."
         )
 
 
 def check_steps(num_inference_steps: int | None) -> None:
-    """HeadwiseError unless the number of steps is one or more, or the default."""
+    """Raise a HeadwiseError unless the number of steps is 1 or more, or None for the default."""
     if num_inference_steps is not None and num_inference_steps < 1:
         raise HeadwiseError(f"num_inference_steps={num_inference_steps} was given; expected 1 or more.")
 
@@ -120,7 +111,7 @@ def count(
     job: Job, task: Measurement, wanted: range, out: str | Path | None, every: float | int,
     progress: ProgressCallback,
 ) -> Relevance:  # fmt: skip
-    """Count the images that are wanted, as far as the folder lacks them; the relevance of all of them."""
+    """Count the wanted images that the folder lacks, and return the relevance from all of them."""
     options: dict[str, Any] = {"most": CHUNK, "cuts": cuts_of(task), "in_order": task.until is not None}
     name = "effect" if isinstance(job.nothing, EffectSamples) else "votes"
     with RunFolder(out, job.nothing.settings, job.nothing, name, task.pictures, job.versions) as folder:
@@ -142,10 +133,10 @@ def count(
 
 
 def counted_in(folder: Path) -> Counted | None:
-    """What the folder of a measurement has counted so far; None if nothing.
+    """The votes or effects counted so far in the folder of a measurement; None if it has none.
 
     Raises:
-        UnreadableFile: It is damaged.
+        UnreadableFile: Their file is damaged.
     """
     effect, votes = folder / "effect.safetensors", folder / "votes.safetensors"
     if effect.is_file():
@@ -154,14 +145,14 @@ def counted_in(folder: Path) -> Counted | None:
 
 
 def relevance_of(counted: Counted) -> Relevance:
-    """The relevance of votes or of effects."""
+    """The relevance from votes or from effects."""
     if isinstance(counted, EffectSamples):
         return Relevance.from_effect(counted)
     return Relevance.from_votes(counted)
 
 
 def save_relevance(folder: RunFolder[Any]) -> Relevance:
-    """The relevance of all that is counted so far, which is saved beside it."""
+    """Save the relevance from everything counted so far in the folder, and return it."""
     relevance = relevance_of(folder.so_far)
     relevance = replace(
         relevance, settings=relevance.settings | {"versions": folder.versions or dict(folder.counted_with)}
@@ -176,7 +167,7 @@ def _reliability(counted: Counted) -> str:
 
 
 def _enough(counted: Counted, pictures: int, task: Measurement) -> bool:
-    """Whether the run is over; it ends early at the end of a round only, whatever the batches."""
+    """Whether the run is over; it stops early only at the end of a round, whatever the batch size."""
     if len(counted) >= pictures:
         return True
     if task.until is None or len(counted.pictures) != 1 or len(counted) % task.round_of:
@@ -188,11 +179,11 @@ def _require_among(folder: RunFolder[Any], wanted: range) -> None:
     counted = folder.so_far.pictures
     if counted and wanted.start == 0 and counted[-1][1] > wanted.stop:
         raise RunMismatch(
-            f"{folder.path} already counts {len(folder.so_far)} images, more than the {len(wanted)} asked "
-            "for. Ask for as many or more, or give another folder."
+            f"{folder.path} already counts {len(folder.so_far)} images, more than the {len(wanted)} that "
+            "were requested. Request at least as many, or give another folder."
         )
     if counted and not (wanted.start <= counted[0][0] and counted[-1][1] <= wanted.stop):
         raise RunMismatch(
             f"{folder.path} already counts {format_ranges([range(*pair) for pair in counted])}, not all of "
-            f"them among {format_ranges([wanted])}. Ask for what it counts too, or give another folder."
+            f"them among the requested {format_ranges([wanted])}. Request those too, or give another folder."
         )

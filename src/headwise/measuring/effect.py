@@ -1,22 +1,22 @@
-r"""Effect: how much of what a word does to the denoiser's output passes through each head.
+r"""Effect: how much of a word's influence on the denoiser's output passes through each head.
 
 Votes say what a head looks for; effect says what it does. At one call of the denoiser let D(s) be its output
 with the values of a word's tokens scaled by s[h] in head h (as `Steer` scales them), so that D(1) is the
-output and D(0) that of a word nobody reads. With
+unchanged output and D(0) the output with the word muted. With
 
-    d    = D(1) − D(0)                                  all that the word does through attention at this call
+    d    = D(1) − D(0)                                  the word's whole effect through attention at this call
     e[h] = ∫₀¹ ⟨∂D/∂s_h (α, …, α), d⟩ dα / ⟨d, d⟩        the share that passes through head h
 
-the shares add up to 1 (completeness), and a head that works against the word has a share below 0. One
-backward pass gives all heads; the integral is taken by Gauss-Legendre quadrature. The share in several
-calls is the mean of their shares: weighted by ⟨d, d⟩, the first call would count for nearly all, since a word
-does most where everything is still open.
+the shares add up to 1 (completeness), and a head that works against the word has a negative share. One
+backward pass gives all heads; the integral is computed by Gauss-Legendre quadrature. Over several calls the
+share is the plain mean: weighted by ⟨d, d⟩, the first call would dominate, since a word changes most while
+the image is still undecided.
 
 Against a *sibling*, another word in the word's place, head h attends to the text's keys and values
 
     k = k' + s[h] (k − k'),   v = v' + s[h] (v − v')     k', v' of the prompt with the sibling
 
-so that d is what tells the word from its sibling, and what both do alike cancels.
+so that d is the difference between the word and its sibling, and what they have in common cancels.
 
 References:
     | Axiomatic Attribution for Deep Networks (Sundararajan et al., 2017)
@@ -43,15 +43,15 @@ __all__ = ["Against", "Effect", "EffectProbe", "ScaledWords", "WordsOfImage", "o
 Against = Literal["nothing", "sibling"]
 WordsOfImage = str | Sequence[str] | None
 
-_NORM = 64.0  # of the direction that is passed backward: neither lost nor infinite in half precision
+_NORM = 64.0  # of the direction passed backward: neither underflows nor overflows in half precision
 
 
 class Effect(NamedTuple):
-    """What the words of some images did at each call of the denoiser.
+    """The effect of each image's words at each call of the denoiser.
 
     Args:
-        through: ∫ ⟨∂D/∂s_h, d⟩ dα: what passes through each head.
-        whole: ⟨d, d⟩: all of it; 0 where an image has no such word or was not measured.
+        through: ∫ ⟨∂D/∂s_h, d⟩ dα: the part that passes through each head.
+        whole: ⟨d, d⟩: the whole effect; 0 where an image has no such word or was not measured.
     """
 
     through: Float[np.ndarray, "images calls words all_heads"]
@@ -59,39 +59,40 @@ class Effect(NamedTuple):
 
     @property
     def shares(self) -> Float[np.ndarray, "words all_heads"]:
-        """The share of each head, the mean over images and calls; zeros where a word did nothing."""
+        """The share of each head, averaged over images and calls; zeros where a word had no effect."""
         each = shares_of(self.through, self.whole)
         measured = (self.whole > 0).sum((0, 1))[:, None]
         return each.sum((0, 1)) / np.maximum(measured, 1)
 
 
 class EffectProbe(Hook):
-    """A hook that measures the effect of words of each image; the images are not changed.
+    """A hook that measures the effect of words in each image without changing the images.
 
         probe = EffectProbe(["red", "snowy"])
         with hooked(pipe, probe):
             pipe(["a red car", "a snowy street"], num_inference_steps=4)
         shares = probe.take().shares
 
-    At each call of the denoiser it is run again, with a row for each word: once as it is, once with the word
-    muted, and `points` times with a gradient. Each word has a difference d to itself: heads of a word that
-    changes little would otherwise be judged by what the others change.
+    At each step the denoiser is run again with one row per word: once unchanged, once with the word muted,
+    and `points` times with a gradient. Each word has its own difference d: with a common one, the heads of a
+    weak word would be scored by what the other words change.
 
     Args:
-        words: The word or phrase of each image, several of them, or None to leave the image out; one string
-            alone is the word of every image.
-        points: The number of points at which the integral is taken; Σ e[h] comes to 1 as they get more.
-        against: "nothing" mutes the word; "sibling" puts another word in its place: images 0 and 1, 2 and 3 …
+        words: The word or phrase to measure in each image, or a list of them; None leaves the image out. A
+            single string is the word of every image.
+        points: The number of quadrature points of the integral; with more of them Σ e[h] approaches 1.
+        against: "nothing" mutes the word; "sibling" replaces it by another word: images 0 and 1, 2 and 3 …
             then have prompts that differ in that word, and each is measured against the other. (Where a
-            model masks what is beyond a prompt, as PixArt and Sana do, choose words of as many tokens.)
-        path: From which factor to which the values are scaled.
-        window: The share of the calls that is measured, such as (0, 0.3) for the first three tenths.
-        calls: At most how many calls of the window are measured for each image, evenly spaced; all if None.
-        phases: Where in its part of the window each image's call is measured: from 0, its first call, to
-            below 1; in its middle if None.
-        batch_size: How many words are measured at a time, which bounds the memory.
-        checkpointing: Whether to compute activations once more in the backward pass instead of keeping them.
-            Where it is None, that is done on accelerators, where memory is short.
+            model masks the padding after a prompt, as PixArt and Sana do, choose words with equally many
+            tokens.)
+        path: The first and the last factor by which the values are scaled.
+        window: The part of the calls that is measured, such as (0, 0.3) for the first three tenths.
+        calls: The maximum number of calls of the window measured for each image, evenly spaced; None for all.
+        phases: The window is divided into `calls` equal parts with one measured call in each; for each image,
+            where in the part that call lies, from 0 (the first) to below 1. None takes the middle.
+        batch_size: How many words are measured at a time; bounds the memory.
+        checkpointing: Whether to recompute activations in the backward pass instead of storing them. None
+            does so on accelerators only, where memory is scarce.
 
     Raises:
         HeadwiseError: An argument is out of range.
@@ -131,7 +132,7 @@ class EffectProbe(Hook):
         self._measured: list[Tensor] = []
 
     def finish(self, call: DenoiserCall) -> None:
-        """Measure the effect at the call that has been made."""
+        """Measure the effect at the denoiser call that just finished."""
         if not call.prompted:
             return
         if call.rerun is None:
@@ -146,20 +147,20 @@ class EffectProbe(Hook):
             measured[images, words] = self._measure(call, images, of_word[images, words])
         if self._measured and self._measured[0].shape != measured.shape:
             raise HookMisuse(
-                f"The probe measured {len(self._measured[0])} images before, and now {len(measured)}. "
-                "Take their effect first."
+                f"The probe measured {len(self._measured[0])} images before and {len(measured)} now. "
+                "Call `take` before the number of images changes."
             )
         self._measured.append(measured)
 
     def take(self) -> Effect:
-        """The effect since the last `take`; then forget it."""
+        """Return the effect measured since the last `take`, and reset."""
         if not self._measured:
             raise HookMisuse("The probe has measured nothing. Call the pipeline inside `hooked`.")
         measured, self._measured = torch.stack(self._measured, 1).numpy(), []
         return Effect(measured[..., :-1], measured[..., -1])
 
     def steps_measured(self, steps: int, phase: float = 0.5) -> tuple[int, ...]:
-        """The steps, of so many of a pipeline call, at which an image of this phase is measured."""
+        """The steps at which an image of this phase is measured, in a pipeline call of `steps` steps."""
         inside = [i for i in range(steps) if self.window[0] <= i / steps < self.window[1]]
         count = min(len(inside), self.calls or len(inside))
         return tuple(inside[int((n + phase) * len(inside) / count)] for n in range(count))
@@ -194,7 +195,7 @@ class EffectProbe(Hook):
             first, last = (output(call.rerun(hook(factors(end)), **options)) for end in self.path)
         difference = last - first
         norm = difference.flatten(1).norm(dim=1)
-        # Of equal length for every word, so that half precision neither loses small ones nor overflows.
+        # The same norm for every word, so that half precision neither underflows nor overflows.
         scale = torch.where(norm > 0, _NORM / norm, 0.0)
         direction = difference * scale.view(-1, *[1] * (difference.ndim - 1))
         through = torch.zeros(len(images), call.head_map.all_heads, dtype=torch.float64)
@@ -212,7 +213,7 @@ class EffectProbe(Hook):
         return torch.cat([through * lengths / _NORM, lengths.square()], -1)
 
     def _tokens(self, call: DenoiserCall) -> Bool[Tensor, "images words tokens"]:
-        """Which tokens of each image's text are each of its words."""
+        """Which tokens of each image's text belong to each of its words."""
         words = [(self.words,)] * call.pictures if isinstance(self.words, str) else self.words
         if len(words) != call.pictures:
             raise HookMisuse(
@@ -221,15 +222,15 @@ class EffectProbe(Hook):
             )
         if self.against == "sibling" and call.pictures % 2:
             raise HookMisuse(
-                f"{call.pictures} images were to be measured against siblings; expected pairs of images "
-                "whose prompts differ in one word."
+                f"{call.pictures} images cannot be measured against siblings; expected pairs of images whose "
+                "prompts differ in one word."
             )
         of_word = torch.zeros(call.pictures, max(1, *map(len, words)), call.tokens, dtype=torch.bool)
         for image, each in enumerate(words):
             for w, word in enumerate(each):
                 of_word[image, w, list(call.positions(image, word))] = True
         if not of_word.any():
-            raise WordNotInPrompt("No image has a word whose effect is to be measured. Give one to measure.")
+            raise WordNotInPrompt("No image was given a word to measure. Give a word for at least one image.")
         return of_word
 
 
@@ -237,7 +238,7 @@ class ScaledWords(Hook):
     """Scales the values of a word in each row by the factor of each head.
 
     Args:
-        of_word: Which tokens of each row's text are its word.
+        of_word: Which tokens of each row's text belong to its word.
         scale: The factor of each head.
     """
 
@@ -253,7 +254,7 @@ class ScaledWords(Hook):
 
 
 class _Between(Hook):
-    """Moves the text that each head of an even row attends to from the next row's prompt to its own.
+    """Interpolates the text that each head of an even row attends to, from the next row's to its own.
 
     Args:
         scale: 0 is the next row's text, 1 the row's own, for each head of the even rows.
@@ -274,7 +275,7 @@ class _Between(Hook):
 
 
 def _in_text(site: Site, keys: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
-    """Keys or values with those of the text changed, which is computed in float32 or wider."""
+    """Keys or values with `change` applied to those of the text, in float32 or wider."""
     text = keys[..., site.text, :]
     changed = change(text.to(torch.promote_types(text.dtype, torch.float32))).to(keys.dtype)
     before, after = keys[..., : site.text.start, :], keys[..., site.text.stop :, :]
@@ -286,6 +287,6 @@ def _listed(words: WordsOfImage) -> tuple[str, ...]:
 
 
 def output_of(result: Any) -> Tensor:
-    """What a denoiser returned, in float32 or wider: differences of half precision are rough."""
+    """A denoiser's output in float32 or wider, since differences in half precision are imprecise."""
     output = result[0] if isinstance(result, tuple) else result.sample
     return output.to(torch.promote_types(output.dtype, torch.float32))

@@ -1,18 +1,18 @@
-r"""Effect samples: what a concept's word did in each image, kept image by image.
+r"""Effect samples: the effect of a concept's word in each image, stored image by image.
 
     through[i, t, h]    ∫ ⟨∂D/∂s_h, d⟩ dα at denoiser call t of image i
     whole[i, t]         ⟨d, d⟩
 
-Image n says a word of concept n mod C. Over the n calls of concept c's images that were measured,
+The prompt of image i has a word of concept i mod C. Over the n measured calls of concept c's images,
 
     relevance[c, h] = H / n · Σ through[i, t, h] / whole[i, t]
 
-(effect.py), where 1 is the average head and a row sums to H as far as the integral is exact: its sum over H
-is the concept's *completeness*. Standard errors are by the jackknife over images; the split-half
-correlation is that of the relevance of two halves of the images.
+(see effect.py). The average head has relevance 1, and a row sums to H up to the error of the integral: the
+row's mean is the concept's *completeness*. Standard errors are by the jackknife over images; the split-half
+correlation compares the relevance from two halves of the images.
 
-Images are kept apart, in single precision, and added up in double precision in the order of their numbers.
-So joining is exact, whichever machines measured which of them, and no image is ever counted twice.
+Images are stored separately in single precision, and summed in double precision in the order of their
+numbers. Joining is therefore exact, whichever machine measured which image, and no image is counted twice.
 """
 
 import json
@@ -33,20 +33,20 @@ from headwise.runs.shards import Ranges, merge_ranges, ranges_of, subtract
 
 __all__ = ["EffectSamples", "ratio", "shares_of"]
 
-KIND = "effect"  # of the file
+KIND = "effect"  # the file's kind, in its metadata
 
 
 @dataclass(frozen=True, eq=False)
 class EffectSamples:
-    """The effect of one word in each of some images.
+    """The effect of one word in each of several images.
 
     Args:
-        through: What passed through each head.
-        whole: All that the word did.
+        through: The part that passed through each head.
+        whole: The word's whole effect.
         pictures: The numbers of the images, as (start, stop) ranges; the arrays are in their order.
         head_map: The heads.
-        concepts: The concepts, whose images take turns.
-        settings: How the images were made, by name; samples with different settings are not joined.
+        concepts: The concepts; image i has a word of concept i mod C.
+        settings: How the images were generated, by name; samples with different settings are not joined.
     """
 
     through: Float[np.ndarray, "images calls all_heads"]
@@ -60,7 +60,7 @@ class EffectSamples:
     def empty(
         cls, head_map: HeadMap, concepts: ConceptSet, settings: dict[str, Any] | None = None
     ) -> "EffectSamples":
-        """Samples of no image, so that joining them changes nothing."""
+        """Samples without images; joining them changes nothing."""
         through = np.zeros((0, 0, head_map.all_heads), np.float32)
         return cls(through, through[..., 0], (), head_map, concepts, settings or {})
 
@@ -72,12 +72,12 @@ class EffectSamples:
         numbers: Sequence[int],
         nothing: "EffectSamples",
     ) -> "EffectSamples":
-        """Samples of images, in the order of their numbers, with the head map and settings of `nothing`."""
+        """Samples of images, in the order of their numbers; all else is taken from `nothing`."""
         kept = through.astype(np.float32), whole.astype(np.float32)
         return cls(*kept, ranges_of(numbers), nothing.head_map, nothing.concepts, nothing.settings)
 
     def __len__(self) -> int:
-        """How many images there are."""
+        """The number of images."""
         return len(self.whole)
 
     @property
@@ -87,7 +87,7 @@ class EffectSamples:
 
     @property
     def foreground(self) -> tuple[str, ...]:
-        """The concepts: nothing stands beside them, since effect needs no others to be compared with."""
+        """All concepts: effect needs no background concepts to compare with."""
         return self.concepts.names
 
     @property
@@ -97,17 +97,17 @@ class EffectSamples:
 
     @property
     def completeness(self) -> Float[np.ndarray, " concepts"]:
-        """What all heads account for, as a share of what the words did: 1 if the integral is exact."""
+        """The share of the words' effect that all heads account for: 1 if the integral is exact."""
         return self.relevance.mean(1)
 
     @property
     def described(self) -> dict[str, Any]:
-        """The settings, how many images there are and which."""
+        """The settings, with the number of images and their ranges."""
         return self.settings | {"pictures": len(self), "counted": [list(pair) for pair in self.pictures]}
 
     @property
     def by_decile(self) -> Float[np.ndarray, "10 concepts all_heads_and_whole"]:
-        """Σ shares of each tenth of the calls, and last their number; call i of n is in tenth ⌊10 i / n⌋."""
+        """Σ shares per tenth of the calls, then the number of calls; call i of n is in tenth ⌊10 i / n⌋."""
         calls = self.whole.shape[1]
         both = np.concatenate([self._shares, (self.whole > 0)[..., None]], -1)
         sums = np.zeros((10, len(self.concepts), both.shape[-1]))
@@ -118,7 +118,7 @@ class EffectSamples:
 
     @property
     def standard_errors(self) -> Float[np.ndarray, "concepts all_heads"]:
-        """Of each relevance by the jackknife; nan for a concept with fewer than two images."""
+        """The jackknife standard error of each relevance; nan for a concept with fewer than two images."""
         errors = np.full((len(self.concepts), self.head_map.all_heads), np.nan)
         for c, (shares, calls) in enumerate(self._of_concepts()):
             n = len(calls)
@@ -129,7 +129,7 @@ class EffectSamples:
 
     @property
     def split_half(self) -> Float[np.ndarray, " concepts"]:
-        """Mean Spearman correlation over heads of random halves of the images; nan with fewer than two."""
+        """Mean Spearman correlation over heads between random halves of the images; nan for fewer than 2."""
         agreement = np.full(len(self.concepts), np.nan)
         for c, (shares, calls) in enumerate(self._of_concepts()):
             generator, n = np.random.Generator(np.random.Philox(0)), len(calls)
@@ -151,13 +151,13 @@ class EffectSamples:
                 if self.settings.get(key) != other.settings.get(key)
             ]
             raise VotesMismatch(
-                f"These effects were measured in different ways: {', '.join(differing) or 'other concepts'}. "
+                f"These effects were measured with different {', '.join(differing) or 'concepts'}. "
                 "Join samples of one run only."
             )
         merged = merge_ranges([*self.pictures, *other.pictures])
         if merged.overlap is not None:
             raise PictureCountedTwice(
-                f"Both measured image {merged.overlap}. Join samples of other images: each counts once."
+                f"Both measured image {merged.overlap}. Join samples of different images: each counts once."
             )
         filled = [samples for samples in (self, other) if len(samples)]
         if len(filled) < 2:
@@ -178,7 +178,7 @@ class EffectSamples:
     __hash__ = None  # type: ignore[assignment]
 
     def first(self, count: int) -> "EffectSamples":
-        """The samples of the first images that there are."""
+        """The samples of the first `count` images."""
         ranges = ranges_of(self.numbers[:count])
         return replace(self, through=self.through[:count], whole=self.whole[:count], pictures=ranges)
 
@@ -187,12 +187,12 @@ class EffectSamples:
         return subtract(numbers, self.pictures)
 
     def save(self, path: str | Path) -> None:
-        """Write a safetensors file, completely or not at all; equal samples give equal bytes."""
+        """Write a safetensors file atomically; equal samples give equal bytes."""
         write_whole(path, self.pack())
 
     @classmethod
     def load(cls, path: str | Path) -> "EffectSamples":
-        """Read what `save` wrote."""
+        """Read a file that `save` wrote."""
         return cls.unpack(read_whole(path, KIND), path)
 
     def pack(self) -> bytes:
@@ -228,7 +228,7 @@ class EffectSamples:
         return shares_of(self.through.astype(np.float64), self.whole.astype(np.float64))
 
     def _of_concepts(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Σ shares over the calls, and how many were measured, of each image of each concept."""
+        """For each concept, by image: Σ shares over the calls, and the number of measured calls."""
         shares, calls = self._shares.sum(1), (self.whole > 0).sum(1)
         for concept in range(len(self.concepts)):
             chosen = self._where(concept)

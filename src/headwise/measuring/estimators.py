@@ -2,14 +2,14 @@ r"""Estimators: how many votes each image contributes, and at what cost.
 
 The vote of a head depends on an image, on a denoiser call, and on the one word that is sampled for each
 concept. An image costs a pass of the denoiser for every call; another sample of words costs next to nothing,
-as only the pooled products of queries and keys are computed once more. So it pays to sample several times,
+as only the pooled products of queries and keys are computed again. So it pays to sample several times,
 
     n[c, h] = Σ over images, calls and samples of [head h votes for c],
 
-and to make more images of fewer calls. Expectations stay the same; only the noise of the sampling is
-averaged away.
+and to generate more images with fewer calls each. Expectations stay the same; only the sampling noise is
+averaged out.
 
-`headwise benchmark estimators` compares ways at equal cost; docs/evidence.md has the results.
+`headwise benchmark estimators` compares estimators at equal cost; docs/evidence.md has the results.
 """
 
 from dataclasses import dataclass
@@ -27,8 +27,8 @@ class Estimator:
     """How many votes each image contributes.
 
     Args:
-        samples_per_call: How many words are sampled for each concept at each call and layer; each gives a
-            vote.
+        samples_per_call: How many words are sampled for each concept at each call and layer; each sample
+            gives a vote.
         num_inference_steps: The denoiser calls per image, unless `measure` is called with another number.
     """
 
@@ -49,7 +49,7 @@ PAPER = Estimator(samples_per_call=1, num_inference_steps=50)
 
 
 def estimator_of(estimator: Estimator | str) -> Estimator:
-    """The estimator of a name, "lean" or "paper"; an `Estimator` is returned as it is.
+    """The estimator with this name, "lean" or "paper"; an `Estimator` is returned unchanged.
 
     Raises:
         HeadwiseError: No estimator has this name.

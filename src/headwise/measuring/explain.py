@@ -1,21 +1,22 @@
-r"""Explain one image: which heads drew each word of its prompt, and where.
+r"""Explain one image: through which heads each word of its prompt acts, and where.
 
-Which heads is the effect (effect.py) of this one image: at some calls of the denoiser, while the image is
-generated, the share of head h in all that the word w does,
+"Which heads" is answered by the effect (effect.py) in this one image: at some calls of the denoiser, while
+the image is generated, the share of head h in the whole effect of the word w,
 
     e[w, h] = mean over calls of ∫₀¹ ⟨∂D/∂s_{w,h} (α, …, α), d_w⟩ dα / ⟨d_w, d_w⟩,   d_w = D(1) − D(w muted)
 
-Where is the change of the denoiser's output if the word is muted in that head alone, at each position x,
+"Where" is answered by the change in the denoiser's output at each position x when the word is muted in that
+head alone,
 
     map[w, h, x] = mean over calls of Σ_channels |D(1) − D(w muted in h)| [x]
 
-for the heads with the largest |e|, and for all heads together. Muting multiplies the head's attention to the
-word by 0, as `weaken(…, factor=0)` does at every step. Which heads are largest is known only after the last
-measured call, so the maps of all measured calls are computed there, from the inputs that each was made with.
+for the heads with the largest |e|, and for all heads together. Muting multiplies the word's values in the
+head by 0, as `weaken(…, factor=0)` does at every step. The largest heads are known only after the last
+measured call, so the maps of all measured calls are computed then, from the inputs kept for each call.
 
 With n words, c measured calls and k maps for each word, the denoiser computes n c (2 + points) rows for the
-shares, of which n c points with a gradient, and c (1 + n (k + 1)) for the maps. A plain image of 50 guided
-steps is 100 rows; with the defaults and three words it comes to 350, and 30 of them are passed backward.
+shares, n c points of them with a gradient, and c (1 + n (k + 1)) for the maps. A plain image of 50 guided
+steps takes 100 rows; with the defaults and three words it is 350, of which 30 have a backward pass.
 """
 
 from collections.abc import Sequence
@@ -58,30 +59,30 @@ def explain(
     progress: bool = True,
     **options: Any,
 ) -> Explanation:
-    """Generate an image, and measure which heads drew each word of its prompt, and where.
+    """Generate an image, and measure through which heads each word of its prompt acts, and where.
 
         explanation = hw.explain(pipe, "a red car in the snow", seed=3, num_inference_steps=50)
         explanation.image                     # the image of hw.generate(pipe, [prompt], 3, [0])
         explanation.top("red")                # heads with their addresses and shares
 
     Args:
-        pipe: The user's pipeline; it is left as it was.
+        pipe: The user's pipeline; it is left unchanged.
         prompt: The prompt.
         words: The words or phrases to explain; None for all but articles, prepositions and conjunctions.
         seed, picture: The key of the image: with the same key, `generate` gives the same image.
-        points: The number of points at which the integral is taken. The shares of a word come closer to 1
-            in all as they get more (`Explanation.completeness`), at the cost of a gradient for each.
+        points: The number of quadrature points of the integral. With more of them the shares of a word sum
+            more closely to 1 (`Explanation.completeness`), at the cost of one gradient each.
         calls: At how many calls of the denoiser effects are measured, evenly spaced.
-        maps_of: How many heads of each word have a map, those with the largest shares.
-        batch_size: How many rows are computed at a time beside the image, which bounds the memory.
+        maps_of: How many heads of each word have a map: those with the largest absolute shares.
+        batch_size: How many rows are computed at a time in addition to the image; bounds the memory.
         progress: Whether to show a bar on stderr.
         options: Passed to the pipeline: `num_inference_steps`, `guidance_scale`, `negative_prompt`,
-            `height`, `width` … The image is what its `output_type` asks for.
+            `height`, `width` … The image has the type that `output_type` requests.
 
     Raises:
         WordNotInPrompt: A word is not in the prompt, or beyond what the text encoder reads.
         HeadwiseError: An argument is out of range.
-        HookMisuse: No gradient passes through this denoiser, a cache is at work in it, or guidance needs
+        HookMisuse: No gradient passes through this denoiser, a cache is active in it, or its guidance needs
             several rows with the prompt.
     """
     if maps_of < 0:
@@ -100,12 +101,10 @@ def explain(
 def _explanation(
     explaining: "_Explaining", image: Any, prompt: str, head_map: HeadMap, settings: dict[str, Any]
 ) -> Explanation:
-    """What was measured while the image was generated."""
+    """The explanation from what was measured while the image was generated."""
     effect, (heads, by_step) = explaining.effect, explaining.maps
     if effect is None:
-        raise HookMisuse(
-            "The pipeline ended before the last call that was to be measured. Let it make all its steps."
-        )
+        raise HookMisuse("The pipeline ended before the last call to be measured. Let it run all its steps.")
     through, whole = effect.through[0].swapaxes(0, 1), effect.whole[0].T
     strengths = np.sqrt(whole.sum(1))
     return Explanation(
@@ -127,7 +126,7 @@ def _explanation(
 
 
 class _Explaining(Hook):
-    """Measures the effect of words of one image, and then where the heads with the largest act.
+    """Measures the effect of words in one image, and then where the heads with the largest shares act.
 
     Args:
         words: The words.
@@ -149,7 +148,7 @@ class _Explaining(Hook):
         self.maps: tuple[np.ndarray, np.ndarray] = (np.zeros(0),) * 2
 
     def finish(self, call: DenoiserCall) -> None:
-        """Measure the effect; at the last measured call, make the maps of all."""
+        """Measure the effect; after the last measured call, compute the maps of all measured calls."""
         steps = self.probe.steps_measured(call.steps)
         if not call.prompted or call.step not in steps:
             return
@@ -178,7 +177,7 @@ class _Explaining(Hook):
     def _changes(
         self, call: DenoiserCall, of_word: Tensor, kept: Float[Tensor, "rows all_heads"]
     ) -> Float[Tensor, "rows height width"]:
-        """Σ over channels of |D(1) − D(kept)| for the word and the factors of each row."""
+        """Σ over channels of |D(1) − D(kept)| for each row's word and factors."""
         assert call.rerun is not None
         changes, size = [], self.probe.batch_size
         with torch.no_grad():
@@ -195,14 +194,14 @@ def _on(call: DenoiserCall, *tensors: Tensor) -> list[Tensor]:
 
 
 def _over_channels(output: Tensor, grid: tuple[int, int]) -> Float[Tensor, "rows height width"]:
-    """The sum over channels; FLUX's output is a row of patches, each with all its channels."""
+    """The sum over channels; FLUX's output is a sequence of patches, each with all its channels."""
     return output.sum(1) if output.ndim == 4 else output.sum(-1).unflatten(1, grid)
 
 
 def _chosen(
     pipe: Any, prompt: str, words: str | Sequence[str] | None, options: dict[str, Any]
 ) -> tuple[str, ...]:
-    """The words to explain, all of which the denoiser reads."""
+    """The words to explain, after checking that the denoiser reads each of them."""
     segments = text_segments(pipe, options)
     if words is None:
         read = [word.text for word in split_words(segments, prompt) if word.positions]
@@ -211,5 +210,5 @@ def _chosen(
     if not chosen:
         raise WordNotInPrompt(f'"{prompt}" has no word to explain. Give a prompt with words.')
     for word in chosen:
-        positions_in(segments, prompt, word)  # refuses one that is not there before the image is generated
+        positions_in(segments, prompt, word)  # raises before the image is generated if the word is missing
     return chosen

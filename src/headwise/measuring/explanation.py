@@ -1,6 +1,6 @@
-r"""What explains one image: the share that each head has in each word, and where in the image it acts.
+r"""The explanation of one image: each head's share in each word's effect, and where in the image it acts.
 
-Numbers alone, without torch; explain.py measures them.
+Arrays only, without torch; explain.py measures them.
 """
 
 import json
@@ -22,12 +22,12 @@ __all__ = ["Explanation", "HeadShare"]
 
 
 class HeadShare(NamedTuple):
-    """A head, and its share in what a word does.
+    """A head and its share in a word's effect.
 
     Args:
         head: The index of the head.
-        address: Where it sits: the layer's module path, with the head's place in the layer.
-        share: Its share e[h]; below 0 where it works against the word.
+        address: The layer's module path, with the head's index in the layer.
+        share: Its share e[h]; negative where it works against the word.
     """
 
     head: int
@@ -37,28 +37,28 @@ class HeadShare(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Explanation:
-    """Which heads drew each word of a prompt in one image, and where.
+    """Through which heads each word of a prompt acts in one image, and where.
 
         explanation.top("red", 3)                 # heads with their addresses and shares
         explanation.map_of("red", 12)             # where head 12 changes the image by this word
         hw.plots.explanation(explanation)
 
     Args:
-        image: The image, bit for bit the one that is generated without being explained.
+        image: The image, bit-identical to the one that is generated without an explanation.
         prompt: The prompt.
         words: The words that are explained.
-        shares: The share e[h] of each head in what a word does, the mean over the measured calls.
-        by_step: The same of each measured call of the denoiser; 0 where a word did nothing.
+        shares: The share e[h] of each head in a word's effect, averaged over the measured calls.
+        by_step: The same for each measured call of the denoiser; 0 where a word had no effect.
         steps: The indices of the measured calls.
-        strengths: What each word does in all, ‖d‖ over the measured calls, divided by that of the strongest.
-        heads: The heads of each word whose maps are here, the largest share of either sign first.
+        strengths: The whole effect of each word, ‖d‖ over the measured calls, relative to the strongest word.
+        heads: The heads of each word that have maps, the largest absolute share first.
         maps: Σ over channels of |D(1) − D(word muted in this head alone)| at each position of the latents
             (of 2 × 2 latents in FLUX), averaged over the measured calls.
         word_maps: The same with the word muted in all heads.
-        maps_by_step: `maps` of each measured call, of which they are the mean.
+        maps_by_step: The maps of each measured call; `maps` is their mean.
         word_maps_by_step: The same with the word muted in all heads.
         head_map: The heads of the model.
-        settings: What made the image.
+        settings: How the image was generated.
     """
 
     image: Image.Image | Any
@@ -78,29 +78,29 @@ class Explanation:
 
     @property
     def completeness(self) -> Float[np.ndarray, " words"]:
-        """Σ over heads of the shares of each word: near 1 as far as the integral is exact (`points`)."""
+        """Σ over heads of the shares of each word; closer to 1 the more exact the integral is (`points`)."""
         return self.shares.sum(1)
 
     @property
     def by_layer(self) -> Float[np.ndarray, "words layers"]:
-        """The shares of the heads of each layer together."""
+        """The summed shares of the heads of each layer."""
         return np.stack([self.shares[:, a:b].sum(1) for a, b in self.head_map.slices], 1)
 
     def index(self, word: str) -> int:
-        """The place of a word among those explained.
+        """The index of a word among those explained.
 
         Raises:
-            HeadwiseError: It was not explained.
+            HeadwiseError: The word was not explained.
         """
         plain = [folded(each).casefold() for each in self.words]
         if folded(word).casefold() not in plain:
             raise HeadwiseError(
-                f"{word!r} was not explained; {', '.join(self.words)} were. Pass it among `words`."
+                f"{word!r} was not explained; {', '.join(self.words)} were. Pass it in `words`."
             )
         return plain.index(folded(word).casefold())
 
     def top(self, word: str, k: int = 5) -> list[HeadShare]:
-        """The heads with the k largest shares of either sign in a word, the largest first."""
+        """The k heads with the largest absolute shares in a word, the largest first."""
         shares = self.shares[self.index(word)]
         order = np.argsort(-np.abs(shares), kind="stable")[:k]
         return [HeadShare(int(h), self.head_map.address(int(h)), float(shares[h])) for h in order]
@@ -109,7 +109,7 @@ class Explanation:
         """Where a word changes the image through one head, or through all heads together if None.
 
         Raises:
-            HeadwiseError: The head's map was not made.
+            HeadwiseError: The head has no map of this word.
         """
         w = self.index(word)
         if head is None:
@@ -117,7 +117,7 @@ class Explanation:
         shown = self.heads[w].tolist()
         if head not in shown:
             raise HeadwiseError(
-                f"Head {head} has no map of {word!r}; heads {', '.join(map(str, shown))} have. "
+                f"Head {head} has no map of {word!r}; heads {', '.join(map(str, shown))} do. "
                 "Explain with a larger `maps_of`."
             )
         return self.maps[w, shown.index(head)]
@@ -172,7 +172,7 @@ class Explanation:
 
 
 def _rounded(values: Any) -> Any:
-    """To six significant digits: more would be noise, and four times the file."""
+    """Rounded to six significant digits: more would be noise, in a file four times as large."""
     if np.ndim(values):
         return [_rounded(value) for value in values]
     return float(f"{float(values):.6g}")

@@ -1,6 +1,6 @@
-"""Relevance on the Hub: a repository with one safetensors file and a card that says what it is.
+"""Relevance on the Hub: a repository with one safetensors file and a card that describes it.
 
-A name that is a local folder is read from there, without any request to the network.
+If the name is that of a local folder, it is read from there, without any network request.
 """
 
 import math
@@ -18,7 +18,7 @@ NAME = "relevance.safetensors"
 
 @runtime_checkable
 class _OneFile(Protocol):
-    """Something that `save` writes to one file, and `load` reads again."""
+    """An object that `save` writes to one file and `load` reads back."""
 
     def save(self, path: str | Path) -> None: ...
 
@@ -32,7 +32,7 @@ Saved = TypeVar("Saved", bound=_OneFile)
 
 
 class HubFile:
-    """Gives a class with `save` and `load` a place in a folder or in a repository of the Hub, with a card."""
+    """Lets a class with `save` and `load` be stored with a card in a folder or a Hub repository."""
 
     @classmethod
     def from_pretrained(cls: type[Saved], name: str | Path, **options: Any) -> Saved:
@@ -43,7 +43,7 @@ class HubFile:
             options: Passed on to the Hub's download: `revision`, `token`, `cache_dir`, `local_files_only`.
 
         Raises:
-            UnreadableFile: It is in neither place.
+            UnreadableFile: There is neither such a folder nor such a repository.
         """
         folder = Path(name)
         if folder.exists():
@@ -74,7 +74,7 @@ class HubFile:
         Args:
             name: The repository, as "owner/name"; it is created if it does not exist.
             private: Whether a new repository is hidden from the public.
-            token: An access token; None takes the one that this machine is logged in with.
+            token: An access token; None takes the one stored by a login on this machine.
         """
         from huggingface_hub import HfApi
 
@@ -117,7 +117,7 @@ def card_of(relevance: Any) -> str:
             "",
             f"# Head relevance of {settings.get('model', 'a text-to-image model')}",
             "",
-            f"How much each of {relevance.values.shape[1]} cross-attention heads cares about each of "
+            f"The relevance of each of {relevance.values.shape[1]} cross-attention heads for each of "
             f"{len(relevance.concepts)} visual concepts; the average head has 1.",
             "",
             "```python",

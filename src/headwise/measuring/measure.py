@@ -1,7 +1,7 @@
-r"""Measuring relevance: generate images, let every head vote, add the votes up.
+r"""Measuring relevance by votes: generate images, let every head vote, and add up the votes.
 
-With the same folder a measurement continues where it ended. It is a task for `runs.workers.Job`, so workers
-in the place of a pipeline share it, and count the same votes.
+With the same folder a measurement continues where it stopped. It is a task for `runs.workers.Job`: given
+workers in place of a pipeline, it is shared among them and counts the same votes.
 """
 
 from collections.abc import Generator, Mapping, Sequence
@@ -56,31 +56,32 @@ def measure(
     keep_pictures: int = 0,
     progress: ProgressCallback = True,
 ) -> Relevance:
-    """Generate images, count votes, return relevance; with the same `out` it goes on where it ended.
+    """Generate images, count votes and return relevance; with the same `out` it continues where it stopped.
 
-    The rows of the result are the user's concepts, then their background.
+    The rows of the result are the user's concepts, followed by the background concepts.
 
     Args:
-        pipe: The user's pipeline, which is left as it was; or workers, which share the work (runs/ray.py).
+        pipe: The user's pipeline, which is left unchanged; or workers, which share the work (runs/ray.py).
         concepts: The concepts that heads choose between: a set, a mapping of names to words, a name or path.
-        beside: A background set that stands beside these concepts to be chosen, see `ConceptSet.beside`; None
-            for none. "auto" takes the packaged set of the model for fewer than 24 concepts, because heads
-            that have little to choose from are not those that matter for what they choose.
-        pictures: How many images to generate at most. A finished run may be called again with more.
-        numbers: Which of them to count here, such as `range(500, 1000)`, where others count the rest.
-        prompts: A list, a text file with one per line, or None for the package's own; image i has prompt i.
-        latents: Unit noise of every image; generated from the seed if None.
-        seed: With an image's number, the source of its latents and of its word samples.
-        out: Folder for checkpoints and result, see runs/folder.py; None keeps nothing on disk.
+        beside: A background set of further concepts that heads can choose, see `ConceptSet.beside`; None for
+            none. "auto" adds the model's packaged set to fewer than 24 concepts, because the votes of heads
+            with few concepts to choose from do not show which heads matter for them.
+        pictures: The maximum number of images. A finished run may be called again with more.
+        numbers: Which of them to count here, such as `range(500, 1000)`, if other runs count the rest.
+        prompts: A list, a text file with one prompt per line, or None for the packaged ones; image i has
+            prompt i, starting over at the end.
+        latents: Unit noise for every image; generated from the seed if None.
+        seed: Determines, with an image's number, its latents and its word samples.
+        out: Folder for checkpoints and the result, see runs/folder.py; None writes nothing to disk.
         batch_size: Images per pipeline call. It changes the time, not the votes.
         estimator: How many votes an image contributes (estimators.py), or its name: "lean" or "paper".
-        num_inference_steps: Passed to the pipeline; the estimator's own if None.
+        num_inference_steps: Passed to the pipeline; None takes the estimator's number.
         guidance_scale, negative_prompt, height, width: Passed to the pipeline.
-        until: Stop at a multiple of 32 images where the median split-half correlation is this high.
+        until: Stop at the multiple of 32 images at which the median split-half correlation is this high.
         checkpoint_every: Seconds between checkpoints; 0 writes one after every batch.
         keep_pictures: How many of the first images to decode and save in `out`/pictures.
-        progress: Whether to show a bar on stderr; or a function that is called after each batch with how many
-            images are counted, and of how many. What it raises ends the run; what was counted is kept.
+        progress: Whether to show a bar on stderr; or a function called after each batch with the number of
+            images counted so far and the total. If it raises, the run ends and keeps what it has counted.
     """
     check(pictures, numbers, batch_size, keep_pictures if out is None else 0, until)
     check_steps(num_inference_steps)
@@ -97,7 +98,7 @@ def measure(
 
 @dataclass(frozen=True)
 class _Measurement:
-    """What every pipeline that takes part in a measurement is to do, here or in a worker."""
+    """The work of every pipeline that takes part in a measurement, here or in a worker."""
 
     concepts: ConceptSet
     beside: ConceptSet | str | None
@@ -116,23 +117,23 @@ class _Measurement:
 
     @property
     def round_of(self) -> int:
-        """A run may stop where each block has as many images."""
+        """A run may stop where all blocks have equally many images."""
         return BLOCKS
 
     @property
     def extra_calls(self) -> float:
-        """Votes are counted within the calls that make the image."""
+        """0: votes are counted within the calls that generate the image."""
         return 0.0
 
     @property
     def options(self) -> dict[str, Any]:
-        """What is passed to the pipeline."""
+        """The arguments passed to the pipeline."""
         steps = self.passed["num_inference_steps"] or self.estimator.num_inference_steps
         return self.passed | {"num_inference_steps": steps}
 
 
 class _VoteCounter:
-    """One pipeline at its share of a measurement."""
+    """Counts votes with one pipeline, for its part of a measurement."""
 
     def __init__(self, task: _Measurement, pipe: Any) -> None:
         self.task, self.pipe, self.texts = task, pipe, read_prompts(task.prompts, pipe)
@@ -140,13 +141,13 @@ class _VoteCounter:
         self.concepts = choice(task.concepts, task.beside, pipe)
         _check_latents(pipe, task)
         settings = settings_of(pipe, self.concepts, self.texts, task.latents, task.seed) | task.options
-        if task.estimator.samples_per_call > 1:  # files from before there was a choice lack the key
+        if task.estimator.samples_per_call > 1:  # files of earlier versions lack the key
             settings |= {"draws": task.estimator.samples_per_call}
         self.nothing = Votes.empty(head_map, self.concepts, settings)
         self.probe: ConceptProbe | None = None
 
     def counts(self, missing: Sequence[range], so_far: Votes, keep: Keep) -> Generator[Votes, None, None]:
-        """The votes of each batch, as it is done."""
+        """Generate the votes batch by batch."""
         task, settings = self.task, self.nothing.settings
         self.probe = probe = self.probe or ConceptProbe(
             self.pipe, self.concepts, task.seed, samples_per_call=task.estimator.samples_per_call
@@ -172,14 +173,14 @@ def _check_latents(pipe: Any, task: _Measurement) -> None:
     if latents is not None and (len(latents) < task.pictures or tuple(latents.shape[1:]) != shape):
         raise HeadwiseError(
             f"The latents have shape {tuple(latents.shape)}; expected {(task.pictures, *shape)}, "
-            "unit noise for every image."
+            "unit noise for every image. Give such an array, or none."
         )
 
 
 def settings_of(
     pipe: Any, concepts: ConceptSet, prompts: Sequence[str], latents: Tensor | None, seed: int
 ) -> dict[str, Any]:
-    """What decides the votes beside the arguments that are passed to the pipeline."""
+    """The settings that determine the votes, other than the arguments passed to the pipeline."""
     words = sum(len(concepts.words(name)) for name in concepts)
     return settings_of_pictures(pipe, prompts) | {
         "concept_set": f"{len(concepts)} concepts, {words} words, {digest_of(repr(concepts))}",

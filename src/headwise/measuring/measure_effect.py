@@ -1,10 +1,11 @@
-r"""Measuring relevance by effect: generate images whose prompts say the words, and see what heads do.
+r"""Measuring relevance by effect: generate images whose prompts contain the words, and take gradients.
 
-Each concept has its images, whose prompts contain its words in turn. At a call of the denoiser
-one gradient tells what share of all that the word does passes through each head (effect.py); relevance is the
-mean over calls and images (effect_samples.py). No other concepts are needed to choose from, and no scorer.
+Each concept has its own images, whose prompts contain its words in turn. At a call of the denoiser one
+gradient gives the share of the word's whole effect that passes through each head (effect.py); relevance is
+the mean over calls and images (effect_samples.py). It needs neither other concepts to choose from nor a
+scorer.
 
-With the same folder a measurement continues where it ended, and workers may share it, as in measure.py.
+With the same folder a measurement continues where it stopped, and workers can share it, as in measure.py.
 """
 
 from collections.abc import Generator, Sequence
@@ -33,7 +34,7 @@ from headwise.runs.workers import Job, Keep
 __all__ = ["BATCH_SIZE", "PICTURES_OF_CONCEPT", "STEPS", "measure_effect"]
 
 PICTURES_OF_CONCEPT, STEPS, BATCH_SIZE = 100, 4, 4
-ROUND = 4  # images of each concept after which a run may stop
+ROUND = 4  # images per concept after which a run may stop
 
 
 def measure_effect(
@@ -45,44 +46,44 @@ def measure_effect(
     width: int | None = None, until: float | int | None = None, checkpoint_every: float | int = 10,
     keep_pictures: int = 0, checkpointing: bool | None = None, progress: ProgressCallback = True,
 ) -> Relevance:  # fmt: skip
-    """Measure what heads do with the words of each concept; with the same `out` it goes on where it ended.
+    """Measure the heads' effect with the words of each concept; the same `out` continues an earlier run.
 
         relevance = hw.measure_effect(pipe, {"Color": ["red", "blue"]})
-        relevance["Color"]     # H times each head's share; below 0 for a head that works against the words
+        relevance["Color"]     # H times each head's share; negative if a head works against the words
 
-    An image costs 2 rows of the denoiser a step with guidance, and 2 + 3 · `points` for each measured call.
+    With guidance an image takes 2 rows of the denoiser per step, and 2 + 3 · `points` for each measured call.
 
     Args:
-        pipe: The user's pipeline, which is left as it was; or workers, which share the work (runs/ray.py).
+        pipe: The user's pipeline, which is left unchanged; or workers, which share the work (runs/ray.py).
         concepts: The concepts: a set, a mapping of names to words, a name or path.
-        prompts: Prompts that say the words: by concept, each with its word, such as
-            `{"Color": [("a red car", "red")]}`; or a list, or a text file with one per line, in which the
-            words are looked for. None takes the templates of the concepts' file, or else those that come with
-            the package (word_prompts.py).
-        pictures: How many images to generate at most *for each concept*.
-        numbers: Which of all images to measure here, where others measure the rest: of C concepts image n
-            says a word of concept n mod C.
-        against: "nothing" asks what the word does; "sibling" what tells it from another word of the concept,
-            said in the same prompt. That doubles the cost.
-        points: The number of points at which the integral is taken; `settings["completeness"]` says how
-            exact it is.
-        calls: How many calls of each image are measured, at random among all of the window; all if None.
-        window: The share of the calls that is measured, such as (0, 0.3).
-        seed: With an image's number, the source of its latents.
-        out: Folder for checkpoints and result, see runs/folder.py; None keeps nothing on disk.
+        prompts: Prompts that contain the words: by concept, each with its word, such as
+            `{"Color": [("a red car", "red")]}`; or a list, or a text file with one prompt per line, that is
+            searched for the words. None takes the templates in the concepts' file, or else the packaged ones
+            (word_prompts.py).
+        pictures: The maximum number of images *per concept*.
+        numbers: Which of all images to measure here, if other runs measure the rest: with C concepts, image
+            n has a word of concept n mod C.
+        against: "nothing" measures the word's whole effect; "sibling" its difference to another word of the
+            concept in the same prompt, at twice the cost.
+        points: The number of quadrature points of the integral; `settings["completeness"]` shows how exact
+            it is.
+        calls: How many calls of each image are measured, sampled at random within the window; None for all.
+        window: The part of the calls that is measured, such as (0, 0.3).
+        seed: Determines, with an image's number, its latents.
+        out: Folder for checkpoints and the result, see runs/folder.py; None writes nothing to disk.
         batch_size: Images per pipeline call; memory grows with it.
         num_inference_steps, guidance_scale, negative_prompt, height, width: Passed to the pipeline.
-        until: Stop after a multiple of 4 images of each concept where the median split-half correlation is
+        until: Stop at the multiple of 4 images per concept at which the median split-half correlation is
             this high.
         checkpoint_every: Seconds between checkpoints; 0 writes one after every batch.
         keep_pictures: How many of the first images to decode and save in `out`/pictures.
-        checkpointing: As in `EffectProbe`: compute activations again to save memory.
+        checkpointing: As in `EffectProbe`: recompute activations to save memory.
         progress: As in `measure`.
 
     Raises:
         HeadwiseError: An argument is out of range, or a concept has one word and `against` is "sibling".
-        UnreadablePrompts: A concept has no prompt that says one of its words.
-        RunMismatch: The folder holds another run.
+        UnreadablePrompts: A concept has no prompt that contains one of its words.
+        RunMismatch: The folder holds a different run.
     """
     concept_set = ConceptSet.of(concepts)
     total = pictures * len(concept_set)
@@ -91,7 +92,7 @@ def measure_effect(
     passed: dict[str, Any] = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
     passed |= {"negative_prompt": negative_prompt, "height": height, "width": width}
     probing: dict[str, Any] = {"points": points, "against": against, "window": window, "calls": calls}
-    EffectProbe("", **probing)  # which refuses what cannot be
+    EffectProbe("", **probing)  # raises if an argument is out of range
     task = _EffectMeasurement(
         concept_set, concepts if isinstance(concepts, str | Path) else None, prompts, total, seed, probing,
         checkpointing, passed, batch_size, keep_pictures, until,
@@ -101,7 +102,7 @@ def measure_effect(
 
 @dataclass(frozen=True)
 class _EffectMeasurement:
-    """What every pipeline that takes part in a measurement is to do, here or in a worker."""
+    """The work of every pipeline that takes part in a measurement, here or in a worker."""
 
     concepts: ConceptSet
     source: str | Path | None
@@ -120,12 +121,12 @@ class _EffectMeasurement:
 
     @property
     def round_of(self) -> int:
-        """A run may stop where every concept has as many images."""
+        """A run may stop where all concepts have equally many images."""
         return ROUND * len(self.concepts)
 
     @property
     def extra_calls(self) -> float:
-        """At a measured call two more rows and a gradient at each point; a sibling is an image more."""
+        """Two more rows per measured call and a gradient per point; a sibling adds a second image."""
         steps = self.passed["num_inference_steps"]
         calls = steps if self.probing["calls"] is None else min(steps, self.probing["calls"])
         images = 1 + (self.probing["against"] == "sibling")
@@ -133,7 +134,7 @@ class _EffectMeasurement:
 
 
 class _EffectCounter:
-    """One pipeline at its share of a measurement."""
+    """Measures effects with one pipeline, for its part of a measurement."""
 
     def __init__(self, task: _EffectMeasurement, pipe: Any) -> None:
         self.task, self.pipe = task, pipe
@@ -142,8 +143,8 @@ class _EffectCounter:
         alone = [name for name in task.concepts if sibling and len(task.concepts.words(name)) < 2]
         if alone:
             raise HeadwiseError(
-                f"{alone[0]!r} has one word, so none of its words has a sibling. Add words to it, or measure "
-                "against nothing."
+                f"{alone[0]!r} has one word, which has no sibling. Add words to the concept, or measure with "
+                "against='nothing'."
             )
         texts = [each.prompt for name in task.concepts for each in self.prompts[name]]
         settings = settings_of(pipe, task.concepts, texts, None, task.seed) | task.passed
@@ -157,11 +158,11 @@ class _EffectCounter:
     def counts(
         self, missing: Sequence[range], so_far: EffectSamples, keep: Keep
     ) -> Generator[EffectSamples, None, None]:
-        """The effects of each batch, as it is done."""
+        """Generate the effects batch by batch."""
         task = self.task
         for numbers in batches_of(task, missing):
             pictures = [self._prompts_of(number) for number in numbers]
-            images = len(pictures[0])  # of each picture: one, or two that are each other's siblings
+            images = len(pictures[0])  # per number: one, or two that are each other's siblings
             prompted = [each for picture in pictures for each in picture]
             keys = [(task.seed, number) for number in numbers for _ in range(images)]
             probe = EffectProbe(
@@ -198,5 +199,5 @@ class _EffectCounter:
         return this, WordPrompt(replaced(this.prompt, this.word, other), other)
 
     def _chance(self, number: int) -> np.random.Generator:
-        """What is random in an image beside its latents comes from its number alone."""
+        """The generator for an image's random choices other than its latents; seeded by its number."""
         return np.random.Generator(np.random.Philox(key=[self.task.seed % 2**64, number]))

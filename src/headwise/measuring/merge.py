@@ -1,9 +1,9 @@
-r"""Shards put together again: votes add exactly, effects and scores fill gaps, nothing is taken on trust.
+r"""Merging shards: votes add exactly, effects and scores fill gaps, and every file is checked.
 
 First the headers of all files are read, a few kilobytes each. They must describe one run (the same model,
-settings, heads and concepts), count no image twice and, together, leave none out. Only then the arrays are
-added, one file after the other, so that memory does not grow with the number of shards; each file's checksum
-is compared on the way. A refusal names files and images, and leaves the merged folder as it was.
+settings, heads and concepts), count no image twice and, together, leave none out. Only then are the arrays
+added, one file after another, so that memory does not grow with the number of shards; each file's checksum
+is verified as it is read. An error names files and images, and leaves the merged folder unchanged.
 """
 
 import itertools
@@ -54,19 +54,18 @@ def merge(
     """Add shards into the folder of the complete run, exactly.
 
     Args:
-        files: Files of votes or scores; or the folders of runs; or a folder with shards below it, such as
-            `out`.
+        files: Files of votes, effects or scores; run folders; or a folder that has shards, such as `out`.
         out: The folder of the complete run. It may hold an earlier merge of some of the shards.
-        pictures: How many images the run has over all shards, where the shards do not say so themselves.
-        partial: Merge what is there although images are missing. Measuring in `out` then goes on with
+        pictures: How many images the run has over all shards, where the shards do not record it.
+        partial: Merge what there is even if images are missing. Measuring in `out` then continues with
             those.
 
     Returns:
         One result, or one per concept where the shards hold several.
 
     Raises:
-        UnreadableFile: A file is damaged, or does not hold votes or scores.
-        VotesMismatch: Two files are of different models, settings, heads or concepts.
+        UnreadableFile: A file is damaged, or does not hold votes, effects or scores.
+        VotesMismatch: Two files have different models, settings, heads or concepts.
         PictureCountedTwice: Two files count the same image.
         PicturesMissing: An image is in none of the files.
         RunMismatch: `out` holds another run, or images that are in none of the files.
@@ -77,7 +76,7 @@ def merge(
 
 
 class _Sum(NamedTuple):
-    """What a group of shards adds up to; `pictures` is how many votes should count over all shards."""
+    """The sum of a group of shards; `pictures` is how many images the run has, None for scores."""
 
     total: Votes | EffectSamples | Scores
     missing: list[range]
@@ -85,7 +84,7 @@ class _Sum(NamedTuple):
 
 
 class _Counted(NamedTuple):
-    """The images that a group of shards counted, those it lacks, and how many the run is to have."""
+    """The images that a group of shards counted, those it lacks, and how many the run has."""
 
     ranges: Ranges
     missing: list[range]
@@ -97,7 +96,7 @@ def _add_up(shards: list[ShardFile], pictures: int | None, partial: bool) -> _Su
     for shard in shards:
         if shared_metadata(shard.metadata) != shared_metadata(first.metadata):
             raise VotesMismatch(
-                f"{shard.path} is of another run than {first.path}: "
+                f"{shard.path} is from a different run than {first.path}: "
                 f"{difference(shard.metadata, first.metadata)}. Merge shards of one run only."
             )
         shard.share(first)
@@ -118,8 +117,8 @@ def _counted(shards: list[ShardFile], pictures: int | None, partial: bool) -> _C
     count = pictures or max(most, *(shard.run_pictures for shard in shards))
     if most > count:
         raise RunMismatch(
-            f"The shards count {most} images and more, but {count} were to be merged. "
-            "Say how many the whole run has, or give fewer shards."
+            f"The shards count at least {most} images, but the run should have {count}. "
+            "Give the number of images of the whole run, or fewer shards."
         )
     missing = subtract(range(count), ranges)
     if missing and not partial:
@@ -151,7 +150,7 @@ def _add(total: Int[np.ndarray, "..."], array: Integer[np.ndarray, "..."]) -> In
     if len(array) > len(total):
         total = np.concatenate([total, np.zeros((len(array) - len(total), *total.shape[1:]), np.int64)])
     rows = total[: len(array)]
-    np.add(rows, array, out=rows, dtype=np.int64, casting="unsafe")  # unsigned ones of 64 bits too
+    np.add(rows, array, out=rows, dtype=np.int64, casting="unsafe")  # for unsigned 64-bit integers too
     return total
 
 
@@ -161,7 +160,7 @@ def _disjoint(shards: list[ShardFile]) -> Ranges:
     for (_, end, before), (start, _, after) in itertools.pairwise(pairs):
         if start < end:
             raise PictureCountedTwice(
-                f"{before} and {after} both count image {start}. Each is counted once: leave one of the "
+                f"{before} and {after} both count image {start}. Each image counts once: leave one of the "
                 "two files out."
             )
     return merge_ranges((start, stop) for start, stop, _ in pairs).ranges
@@ -173,7 +172,9 @@ def _shape(shards: list[ShardFile]) -> tuple[int, int]:
     try:
         each = (sum(layer["heads"] for layer in metadata["head_map"]), len(metadata["concepts"]))
     except (KeyError, TypeError) as error:
-        raise UnreadableFile(f"{shards[0].path} says nothing usable about its votes ({error!r}).") from None
+        raise UnreadableFile(
+            f"{shards[0].path} does not describe its votes ({error!r}). Measure it again."
+        ) from None
     for shard in shards:
         arrays = [shard.header.arrays.get(name, ("", ())) for name in ("counts", "blocks")]
         (_, counts), (_, blocks) = arrays
@@ -181,7 +182,7 @@ def _shape(shards: list[ShardFile]) -> tuple[int, int]:
         if not integers or counts[1:] != each or blocks != (BLOCKS, *each):
             raise UnreadableFile(
                 f"{shard.path} is damaged: its votes are not of {each[0]} heads and {each[1]} concepts. "
-                "Remove it, and measure again what it held."
+                "Remove it, and measure its images again."
             )
     return each
 
@@ -195,8 +196,8 @@ def _sum_scores(shards: list[ShardFile], partial: bool) -> _Sum:
         twice = next((n for n in prompts if n in source), None)
         if twice is not None:
             raise PictureCountedTwice(
-                f"{source[twice]} and {shard.path} both score prompt {twice}. Each is scored once: leave one "
-                "of the two files out."
+                f"{source[twice]} and {shard.path} both score prompt {twice}. Each prompt counts once: leave "
+                "one of the two files out."
             )
         source |= dict.fromkeys(prompts, shard.path)
         total = total + scores
@@ -220,7 +221,7 @@ def _missing(what: str, missing: list[range], count: int, shards: list[ShardFile
 
 
 def _cure(shards: list[ShardFile], missing: list[range], count: int) -> str:
-    """Which shards to run again, if they have names."""
+    """Which shards to run again, if their folders are numbered."""
     sizes = {shard.number.n for shard in shards if shard.number is not None}
     if len(sizes) != 1:
         return "Count them"
@@ -234,7 +235,7 @@ def _cure(shards: list[ShardFile], missing: list[range], count: int) -> str:
 
 
 def _write(out: Path, shards: list[ShardFile], summed: _Sum) -> Merged:
-    """Write the sum where a run would have left it."""
+    """Write the sum as a single run would have written it."""
     total, name = summed.total, shards[0].metadata["kind"]
     empty: Any = (
         Scores.empty(total.axes, total.settings)
@@ -250,14 +251,14 @@ def _write(out: Path, shards: list[ShardFile], summed: _Sum) -> Merged:
             for picture in sorted((shard.path.parent / "pictures").glob("*.png")):
                 folder.keep_file(picture.name, picture.read_bytes())
         if not isinstance(total, Scores):
-            from headwise.measuring.counting import save_relevance  # which loads diffusers
+            from headwise.measuring.counting import save_relevance  # here, because it loads diffusers
 
             save_relevance(folder)
     return Merged(out / folder.name, len(shards), len(total), tuple(summed.missing))
 
 
 def _require_no_more(so_far: Any, total: Any, out: Path) -> None:
-    """Refuse to write over images that none of the shards holds."""
+    """Refuse to overwrite images that none of the shards holds."""
     if not isinstance(total, Scores):
         lost = [missing for pair in so_far.pictures for missing in total.left(range(*pair))]
     else:

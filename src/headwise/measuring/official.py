@@ -1,8 +1,8 @@
-"""The published arrays: a clone of the paper's repository becomes `Relevance`.
+"""The published arrays: read a clone of the paper's repository as `Relevance`.
 
-The authors released head relevance vectors of two models as bare .npy arrays, 34 concepts × heads, in the
-order of their word list, heads in the order down, mid, up. What they lack comes from elsewhere: names of
-concepts from the package's paper34, head maps from the published configurations of the denoisers.
+The authors released head relevance vectors of two models as bare .npy arrays, 34 concepts × heads: concepts
+in the order of their word list, heads in the order down, mid, up. Concept names come from the packaged
+paper34, head maps from the published configurations of the denoisers.
 
 References:
     | https://github.com/SNU-DRL/HRV (Apache-2.0)
@@ -65,7 +65,7 @@ def head_map_of(tag: str) -> HeadMap:
 
 
 def find_official(folder: str | Path) -> dict[str, Path]:
-    """The files of arrays in a folder or any folder below it, by the tag of their model.
+    """The files of published arrays in a folder or below it, by the tag of their model.
 
     Raises:
         UnreadableFile: The folder holds none of the published arrays.
@@ -92,7 +92,7 @@ def read_official(path: str | Path, tag: str) -> Relevance:
     try:
         values = np.load(path, allow_pickle=False)
     except (OSError, ValueError) as error:
-        raise UnreadableFile(f"{path} cannot be read as an array: {error}.") from None
+        raise UnreadableFile(f"{path} cannot be read as an array: {error}. Copy it again.") from None
     head_map, names = head_map_of(tag), ConceptSet.load("paper34").names
     if values.shape != (len(names), head_map.all_heads):
         raise UnreadableFile(

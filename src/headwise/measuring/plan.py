@@ -1,14 +1,14 @@
-r"""What a measurement will take, from a few seconds of it.
+r"""The time and memory that a measurement will take, estimated from a few seconds of it.
 
-A worker with images i = 1 … p in batches of b, at s denoiser calls each, is busy for
+A worker with p images in batches of b, at s denoiser calls each, is busy for
 
     load + once + ⌈p / b⌉ · batch + p · s · call
 
-where `load` makes the pipeline, `once` embeds the concept words, `batch` is what a batch costs whatever its
-number of calls (texts, initial latents), and `call` is one call for one image with the probe. By effect
-nothing is embedded, `call` is a call without the probe, and one call of each image is measured, for
-`effect` more. All of them are measured; the rest is arithmetic. What the driver of many workers does, adding
-a result and writing the sum to the disk, is measured too: it says how many workers one driver can serve.
+where `load` is the time to load the pipeline, `once` to embed the concept words, `batch` the fixed cost of a
+batch whatever its number of calls (texts, initial latents), and `call` one call for one image with the probe.
+By effect nothing is embedded, `call` is a call without the probe, and the measured call of each image takes
+`effect` more. All of these are timed; the rest is arithmetic. The work of the driver of many workers, adding
+a result and writing the sum to disk, is timed too: it limits how many workers one driver can serve.
 """
 
 import math
@@ -44,7 +44,7 @@ __all__ = ["Calibration", "Kind", "Plan", "calibrate", "plan", "work_seconds"]
 
 Kind = Literal["votes", "effect"]
 PROMPT, WORD = ["a photo of a dog"], "dog"
-CALLS = (2, 6)  # steps of two runs, whose difference is the price; of one step PNDM makes no call more
+CALLS = (2, 6)  # steps of two runs, whose difference gives a call's time; for one step PNDM adds no call
 TURNS = 3
 CHECKPOINT = 10.0  # seconds, as in `measure`
 
@@ -56,21 +56,21 @@ class Calibration:
     Args:
         model: The name of the pipeline that was timed.
         device: The device that it was timed on.
-        batch_size: How many images a pipeline call made.
-        load_s: Making the pipeline; 0 if it was not timed.
+        batch_size: The number of images per pipeline call.
+        load_s: Loading the pipeline; 0 if it was not timed.
         once_s: Embedding the concept words.
-        batch_s: One batch, whatever its number of denoiser calls.
+        batch_s: The fixed cost of one batch, whatever its number of denoiser calls.
         call_s: One denoiser call for one image, with guidance and the probe.
         weights_mb: The weights of one worker.
-        peak_mb: The most memory that one worker held.
+        peak_mb: The peak memory of one worker.
         part_mb: The votes that a worker sends for one chunk of images.
         add_s: The driver's time for adding them.
         save_s: The driver's time for one checkpoint.
-        driver_mb: The most memory that votes take up in the driver, beside Python itself; effects, which are
-            kept image by image, with `PICTURES_OF_CONCEPT` images of each concept.
+        driver_mb: The peak memory of votes in the driver, without Python itself; of effects, which are
+            stored image by image, for `PICTURES_OF_CONCEPT` images per concept.
         by: What is measured: "votes" or "effect".
-        effect_s: By effect, what measuring one call of one image takes in addition.
-        concepts: By effect, how many concepts have images.
+        effect_s: By effect, the additional time for measuring one call of one image.
+        concepts: By effect, the number of concepts.
     """
 
     model: str
@@ -111,19 +111,19 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a measurement is expected to take.
+    """The expected time, memory and cost of a measurement.
 
     Args:
         workers: How many workers share it.
         seconds: The time from start to end.
         worker_hours: The time of all workers together, in hours.
         memory_mb: The memory of one worker, in MiB.
-        driver_mb: The memory for votes of the driver, or of `headwise merge`, in MiB.
+        driver_mb: The memory for votes in the driver, or in `headwise merge`, in MiB.
         piece: How many images a worker gets at a time.
         piece_s: The seconds that a worker needs for them, which are lost if it dies.
         driver_busy: The share of the time in which the driver adds and saves, 0 … 1.
-        ceiling: How many such workers one driver can serve.
-        cost: The price of all worker hours; None if the price of an hour is not known.
+        ceiling: The maximum number of such workers that one driver can serve.
+        cost: The price of all worker hours; None if the price of an hour is unknown.
     """
 
     workers: int
@@ -149,17 +149,17 @@ def calibrate(
     width: int | None = None,
     load_s: float | int = 0.0,
 ) -> Calibration:
-    """Time a few denoiser calls and a few sums; the pipeline is left as it was.
+    """Time a few denoiser calls and a few sums; the pipeline is left unchanged.
 
     Args:
         pipe: The pipeline that will be measured.
-        concepts: The concepts that will be measured; fewer than 24 are timed beside a background by votes.
-        by: What will be measured: "votes", or "effect" as `measure_effect` does it by default.
+        concepts: The concepts that will be measured; by votes, fewer than 24 are timed with a background set.
+        by: What will be measured: "votes", or "effect" with the defaults of `measure_effect`.
         batch_size: Images per pipeline call.
         guidance_scale: The weight of classifier-free guidance, as the pipeline takes it.
         height: The height of images in pixels; None takes the pipeline's default.
         width: The width of images in pixels; None takes the pipeline's default.
-        load_s: The seconds that loading the pipeline took, if they are known.
+        load_s: The seconds that loading the pipeline took, if known.
     """
     options: dict[str, Any] = {"guidance_scale": guidance_scale, "height": height, "width": width}
     timed = _time_votes if by == "votes" else _time_effect
@@ -178,7 +178,7 @@ def calibrate(
 
 
 def _time_votes(pipe: Any, concepts: ConceptSet, numbers: range, options: dict[str, Any]) -> dict[str, Any]:
-    """The times of a calibration by votes, and what they cost the driver."""
+    """The times of a calibration by votes, and the cost of votes in the driver."""
     concepts = choice(concepts, "auto", pipe)
     probe, once = _timed(lambda: ConceptProbe(pipe, concepts, samples_per_call=LEAN.samples_per_call))
 
@@ -193,7 +193,7 @@ def _time_votes(pipe: Any, concepts: ConceptSet, numbers: range, options: dict[s
 
 
 def _time_effect(pipe: Any, concepts: ConceptSet, numbers: range, options: dict[str, Any]) -> dict[str, Any]:
-    """The times of a calibration by effect, and what effects cost the driver."""
+    """The times of a calibration by effect, and the cost of effects in the driver."""
 
     def generated(calls: int) -> Any:
         return generate(pipe, PROMPT, 0, numbers, num_inference_steps=calls, **options).cpu()
@@ -213,8 +213,8 @@ def _time_effect(pipe: Any, concepts: ConceptSet, numbers: range, options: dict[
 
 
 def _batch_and_call(run: Callable[[int], Any], batch_size: int) -> dict[str, float]:
-    """What a batch costs whatever its number of denoiser calls, and a call of one image."""
-    run(1)  # warms up, and makes the keys of concept words
+    """The fixed time of a batch, whatever its number of denoiser calls, and that of a call for one image."""
+    run(1)  # warms up, and computes the keys of concept words
     few, many = (statistics.median(_timed(partial(run, calls))[1] for _ in range(TURNS)) for calls in CALLS)
     call = max((many - few) / (CALLS[1] - CALLS[0]), 1e-9)
     return {"batch_s": max(few - CALLS[0] * call, 0.0), "call_s": call / batch_size}
@@ -232,10 +232,10 @@ def plan(
 
     Args:
         calibration: The times of a short run on the same kind of worker.
-        pictures: How many images are to be measured, of all concepts together.
+        pictures: The number of images to measure, of all concepts together.
         workers: How many workers share them.
-        num_inference_steps: Denoiser calls per image; by default 10, and 4 by effect.
-        price: The price of one worker for an hour, in any currency.
+        num_inference_steps: Denoiser calls per image; by default 10 by votes and 4 by effect.
+        price: The price of one worker per hour, in any currency.
 
     Raises:
         HeadwiseError: A number is smaller than 1.
@@ -276,12 +276,12 @@ def plan(
 def work_seconds(
     pictures: int, num_inference_steps: int, call_s: float, batch_s: float = 0.0, batch_size: int = 1
 ) -> float:
-    """The seconds that one worker needs for images, p · s · call + ⌈p / b⌉ · batch, once it is loaded."""
+    """The seconds that a loaded worker needs for p images, p · s · call + ⌈p / b⌉ · batch."""
     return math.ceil(pictures / batch_size) * batch_s + pictures * num_inference_steps * call_s
 
 
 def _votes_of(head_map: HeadMap, concepts: ConceptSet) -> tuple[Votes, Votes]:
-    """Votes such as a driver has, and those of a chunk."""
+    """Votes as a driver holds them, and those of a chunk."""
     winners = np.random.Generator(np.random.Philox(0)).integers(
         0, len(concepts), (CHUNK, 50, 1, head_map.all_heads)
     )
@@ -290,7 +290,7 @@ def _votes_of(head_map: HeadMap, concepts: ConceptSet) -> tuple[Votes, Votes]:
 
 
 def _effects_of(head_map: HeadMap, concepts: ConceptSet) -> tuple[EffectSamples, EffectSamples]:
-    """Effects of all images but a chunk, as a driver has them, and those of a chunk."""
+    """The effects of all images but a chunk, as a driver holds them, and those of a chunk."""
     nothing = EffectSamples.empty(head_map, concepts)
 
     def of(numbers: range) -> EffectSamples:
@@ -302,7 +302,7 @@ def _effects_of(head_map: HeadMap, concepts: ConceptSet) -> tuple[EffectSamples,
 
 
 def _driver(so_far: Counted, chunk: Counted) -> dict[str, float]:
-    """The fields of a calibration that say what results of this size cost the driver."""
+    """The fields of a calibration for the cost of results of this size in the driver."""
     packed = chunk.pack()
     with TemporaryDirectory() as folder:
         _, save = _timed(lambda: so_far.save(Path(folder) / "counted.safetensors"))
@@ -313,7 +313,7 @@ def _driver(so_far: Counted, chunk: Counted) -> dict[str, float]:
         "part_mb": len(packed) / 2**20,
         "add_s": add,
         "save_s": save,
-        "driver_mb": 4 * size / 2**20,  # the sum, what is added, their new sum, and what is being written
+        "driver_mb": 4 * size / 2**20,  # the sum, the addend, their new sum, and the file being written
     }
 
 

@@ -1,31 +1,31 @@
-r"""The probe: every head votes for the concept its image attends to most.
+r"""The probe: every head votes for the concept that its image queries attend to most.
 
 At each call of the denoiser and each layer, one word w_c is sampled for every concept c, once or several
-times (estimators.py). The words' tokens stand side by side after one start token, with keys K; with the
+times (estimators.py). The words' tokens follow one start token in a single sequence, with keys K; with the
 layer's own queries Q, for one image, one head and one sample,
 
     A    = softmax(Q Kᵀ/√d)                    "pixels tokens"
     a[c] = mean over the tokens of w_c of the mean over pixels of A
-    vote = argmax_c a[c]                       the first of equals
+    vote = argmax_c a[c]                       the first one if there is a tie
 
 The image is not changed: the hook reads Q and passes everything on. Only conditional rows vote.
 
-The keys of all concept words are the denoiser's own: it reads them once more in place of the prompt, beside
-the image, without effect on it and without the prompt's attention mask (`DenoiserCall.encode_text`). In
-cross-attention they depend on nothing but its weights, so that happens at the first call of each image, and
-again where weights or LoRA scales are seen to change (`modes.text_weights`). The words' embeddings are those
-of when the probe was made, whatever becomes of the text encoder. In joint attention the text passes through
-the layers together with the pixels, so that it happens after every call: with the pixels' keys K₀ and values
-V₀ of that call's own layer, a word's tokens with queries q, keys k and values v go on with
+The denoiser itself computes the keys of all concept words: it reads the words in place of the prompt in an
+extra pass, which does not affect the image and has no attention mask (`DenoiserCall.encode_text`). In
+cross-attention the keys depend only on the weights, so this happens at the first call of each image, and
+again when weights or LoRA scales change (`modes.text_weights`). The words are embedded when the probe is
+made; later changes to the text encoder have no effect. In joint attention the text passes through the layers
+together with the pixels, so there is an extra pass after every call: with the pixels' keys K₀ and values V₀
+of that call at the same layer, a word's tokens with queries q, keys k and values v continue with
 
     softmax(q [K₀ ; k]ᵀ/√d) [V₀ ; v]
 
-as if each word were the whole prompt, without the tokens of its own that a denoiser may put beside it, and
-pixels did not attend to text. Where the text attends to itself alone before that, in refiners, each word
-attends to the start and itself.
+as if each word were the whole prompt and pixels did not attend to text; tokens that a denoiser adds to the
+text by itself are left out. In refiners, where the text first attends to itself alone, each word attends to
+the start token and itself.
 
-Samples come from (seed, image) alone, and of one image's calls the first n are the same however many
-follow.
+Samples depend on (seed, image) only, and the samples of an image's first n calls do not depend on how many
+calls follow.
 """
 
 from collections.abc import Callable, Sequence
@@ -57,7 +57,7 @@ def token_attention(
     Args:
         query: The queries of one layer.
         key: The keys of the packed words at this layer, already scaled by 1/√d.
-        words: Which tokens the keys belong to; where a word is shorter, the result is to have no weight.
+        words: Which tokens the keys belong to; where a word is shorter, the result must get weight 0.
     """
     scores = (query @ key.transpose(-1, -2)).masked_fill_(words.padding[:, None, None], -torch.inf)
     tokens = torch.softmax(scores, -1, dtype=words.token_weight.dtype).mean(-2)
@@ -94,7 +94,7 @@ class ConceptProbe(Hook):
         pipe: The pipeline that will be hooked.
         concepts: The concepts to choose between.
         seed: The seed of the sampled words.
-        embeddings: The result of `concepts.embed(pipe)`, if it is at hand.
+        embeddings: The result of `concepts.embed(pipe)`, if already computed.
         samples_per_call: How many words of each concept are sampled at each call and layer.
     """
 
@@ -115,20 +115,20 @@ class ConceptProbe(Hook):
         self.denoiser = denoiser_of(pipe)
         self.tokens = WordTokens(embeddings or concepts.embed(pipe))
         self.keys: dict[int, Tensor] = {}  # of all words at each cross-attention layer
-        self._keys_of: Any = None  # the weights that made them
-        self.pixels: dict[int, _Pixels] = {}  # of the call under way at each joint attention layer
+        self._keys_of: Any = None  # the weights that computed them
+        self.pixels: dict[int, _Pixels] = {}  # of the current call, at each joint attention layer
         self.begin(None)
 
     def begin(self, pictures: Sequence[int] | None) -> None:
-        """Forget the last images and expect those of these numbers (0, 1, … if None) in the next call."""
+        """Discard the last images' votes, and expect images with these numbers (0, 1, … if None) next."""
         self.pictures = None if pictures is None else tuple(pictures)
         self.samples: np.ndarray | None = None
         self.winners: dict[tuple[int, int], Tensor] = {}
-        self.packed: list[list[PackedWords]] = []  # of the call under way, the samples of each layer
+        self.packed: list[list[PackedWords]] = []  # of the current call, the samples of each layer
         self.votes: list[Tensor | None] = []
 
     def prepare(self, call: DenoiserCall) -> None:
-        """Sample the words of this call, and have their keys for cross-attention read."""
+        """Sample the words of this call, and compute the words' keys for cross-attention if needed."""
         self.head_map.require(call.head_map, "The probe", "the pipeline")
         require_no_cache(self.denoiser)
         self.votes = [None] * len(self.head_map)
@@ -138,7 +138,7 @@ class ConceptProbe(Hook):
             self._read_keys(call)
         if (call.step, 0) in self.winners:
             raise HookMisuse(
-                "The probe saw a second pipeline call. Take the votes of each call and begin anew."
+                "The probe saw a second pipeline call. Call `take` and `begin` for each pipeline call."
             )
         samples = self._samples(call)
         wide = torch.promote_types(self.tokens.embeddings.dtype, torch.float32)
@@ -151,7 +151,7 @@ class ConceptProbe(Hook):
         ]
 
     def __call__(self, attend: Attend, site: Site, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Vote, or in joint attention keep what a vote needs, and attend unchanged."""
+        """Vote, or in joint attention store what the vote needs, and attend unchanged."""
         with torch.no_grad():
             rows = query[site.conditional]
             if site.kind == "cross" and len(rows):
@@ -164,7 +164,7 @@ class ConceptProbe(Hook):
         return attend(query, key, value)
 
     def finish(self, call: DenoiserCall) -> None:
-        """Have the words read beside the pixels of joint attention, where the heads vote, and count."""
+        """In joint attention, let the denoiser read the words with the stored pixels; record all votes."""
         if self.pixels:
             self._read_words(call, _ReadKeys(self.tokens.word_id, self.pixels, self._vote), call.pictures)
             self.pixels = {}
@@ -173,7 +173,7 @@ class ConceptProbe(Hook):
                 self.winners[call.step, layer] = votes
 
     def take(self) -> Int[np.ndarray, "images steps samples all_heads"]:
-        """The concept each head preferred at each call and sample since `begin`; then forget it."""
+        """Return the concept that each head preferred at each call and sample since `begin`, and reset."""
         steps = 1 + max((step for step, _ in self.winners), default=-1)
         expected = [(step, layer) for step in range(steps) for layer in range(len(self.head_map))]
         if not steps or len(expected) != len(self.winners):
@@ -196,7 +196,7 @@ class ConceptProbe(Hook):
         return winners
 
     def _read_keys(self, call: DenoiserCall) -> None:
-        """Have the words' keys for cross-attention read, unless the weights are those that made the last."""
+        """Compute the words' keys for cross-attention, unless the weights are unchanged since last time."""
         weights = text_weights(self.denoiser, self.head_map)
         if call.step and weights == self._keys_of:
             return
@@ -205,7 +205,7 @@ class ConceptProbe(Hook):
         self.keys, self._keys_of = reading.keys, weights
 
     def _read_words(self, call: DenoiserCall, reading: "_ReadKeys", rows: int) -> None:
-        """Let the denoiser read all concept words, side by side, in place of the prompt."""
+        """Let the denoiser read all concept words, in one sequence, in place of the prompt."""
         if call.encode_text is None:
             raise HookMisuse("The probe was prepared outside `hooked`. Enter the context first.")
         width = self.tokens.embeddings.shape[-1]
@@ -217,11 +217,11 @@ class ConceptProbe(Hook):
         call.encode_text(reading, self.tokens.embeddings, rows, self.tokens.places)
 
     def attention(self, query: Tensor, key: Tensor, words: PackedWords) -> Tensor:
-        """The attention of each head to each concept's word, pooled by the mean over tokens."""
+        """The attention of each head to each concept's word, averaged over its tokens."""
         return attention_to(query, key, words)
 
     def _vote(self, site: Site, query: Tensor, keys: Float[Tensor, "images heads all_tokens dim"]) -> None:
-        """The concept that each head prefers, of each sample of words at this layer."""
+        """Store the concept that each head prefers in each sample of words at this layer."""
         votes = []
         for words in self.packed[site.layer]:
             key = torch.stack(
@@ -234,11 +234,12 @@ class ConceptProbe(Hook):
         numbers = self.pictures or tuple(range(call.pictures))
         if len(numbers) != call.pictures:
             raise HookMisuse(
-                f"The probe was to see {len(numbers)} images, but {call.pictures} rows carry a prompt."
+                f"The probe expected {len(numbers)} images, but {call.pictures} rows carry a prompt. Pass "
+                "`begin` the numbers of the images in the batch."
             )
         start, stop = call.step * self.samples_per_call, (call.step + 1) * self.samples_per_call
         if self.samples is None or self.samples.shape[1] < stop:
-            # How many calls will come is unknown; longer samples begin as shorter ones.
+            # The number of calls is unknown; longer samples begin with the shorter ones.
             length, layers = max(64, 2 * stop), len(self.head_map)
             samples = [sample_words(self.seed, n, length, layers, self.tokens.counts) for n in numbers]
             self.samples = np.stack(samples)
@@ -249,10 +250,10 @@ _Pixels = tuple[Tensor, Tensor, Tensor]  # queries, keys and values
 
 
 class _ReadKeys(Hook):
-    """A hook that gets the keys of concept words where the denoiser reads these in place of the prompt.
+    """A hook that collects the keys of concept words while the denoiser reads these in place of the prompt.
 
     Args:
-        word_id: The word that each token is of, −1 for the start token.
+        word_id: The word that each token belongs to, −1 for the start token.
         pixels: The queries, keys and values of pixels at each joint attention layer.
         on_keys: Called in joint attention with the site, the pixels' queries and the words' keys, scaled.
 
@@ -272,11 +273,11 @@ class _ReadKeys(Hook):
         self.keys: dict[int, Tensor] = {}
 
     def __call__(self, attend: Attend, site: Site, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Keep the keys, or let each word attend to the start, itself and in joint attention the pixels."""
+        """Store the keys, or let each word attend to the start token, itself and, if joint, the pixels."""
         if site.kind == "cross":
             self.keys[site.layer] = key[0] * key.shape[-1] ** -0.5
             return attend(query, key, value)
-        words = slice(site.text.stop - len(self.word_id), site.text.stop)  # behind the registers
+        words = slice(site.text.stop - len(self.word_id), site.text.stop)  # after the registers
         key, value = key[..., words, :], value[..., words, :]
         word_id = self.word_id.to(query.device)
         allowed = (word_id[:, None] == word_id) | (word_id == -1)

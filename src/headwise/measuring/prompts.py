@@ -1,6 +1,6 @@
-"""Prompts to measure with: a list, a text file with one prompt per line, or those of the package.
+"""Prompts to measure with: a list, a text file with one prompt per line, or the packaged ones.
 
-The prompts of the package name everyday things, "a photo of a dog.", because relevance asks what heads do on
+The packaged prompts name everyday objects, "a photo of a dog.", because relevance describes what heads do on
 ordinary images; the built-in model has prompts from its own world.
 """
 
@@ -21,12 +21,12 @@ def read_prompts(prompts: Sequence[str] | str | Path | None, pipe: Any) -> tuple
     """Read and check prompts.
 
     Args:
-        prompts: A list of prompts; the path of a file with one prompt per line, of which blank lines are
-            skipped; or None for the prompts that come with the package.
-        pipe: The pipeline, which decides between the prompts of the package.
+        prompts: A list of prompts; the path of a file with one prompt per line, whose blank lines are
+            skipped; or None for the packaged prompts.
+        pipe: The pipeline; the built-in model has its own packaged prompts.
 
     Raises:
-        UnreadablePrompts: There is no prompt, or one that is not usable text.
+        UnreadablePrompts: There is no prompt, or one of them is not usable text.
     """
     if prompts is None:
         prompts = _DATA / ("emoji_prompts.txt" if is_emoji(pipe) else "prompts.txt")
@@ -38,7 +38,7 @@ def read_prompts(prompts: Sequence[str] | str | Path | None, pipe: Any) -> tuple
                 f"Prompt {i} is {prompt!r}; expected text with at least one word and no NUL."
             )
     if not prompts:
-        raise UnreadablePrompts("There is no prompt in the list. Give at least one.")
+        raise UnreadablePrompts("The list of prompts is empty. Give at least one.")
     return tuple(prompts)
 
 
@@ -47,13 +47,14 @@ def _read_file(path: Path) -> tuple[str, ...]:
         content = path.read_bytes()
     except OSError as error:
         raise UnreadablePrompts(
-            f"The prompts {path} cannot be read: {error.strerror}. Give a text file with one prompt per line."
+            f"The prompt file {path} cannot be read: {error.strerror}. Give a text file with one prompt per "
+            "line."
         ) from None
     prompts = []
     for number, line in enumerate(content.removeprefix(b"\xef\xbb\xbf").splitlines(), 1):
         if b"\0" in line:
             raise UnreadablePrompts(
-                f"{path}, line {number}: a NUL character. Is this a text file with one prompt per line?"
+                f"{path}, line {number}: a NUL character. Give a text file with one prompt per line."
             )
         try:
             prompts.append(line.decode().strip())
@@ -61,5 +62,5 @@ def _read_file(path: Path) -> tuple[str, ...]:
             raise UnreadablePrompts(f"{path}, line {number}: not UTF-8. Save the file as UTF-8.") from None
     prompts = [prompt for prompt in prompts if prompt]
     if not prompts:
-        raise UnreadablePrompts(f"{path} is empty from line 1 on. Write one prompt per line.")
+        raise UnreadablePrompts(f"{path} holds no prompt. Write one prompt per line.")
     return tuple(prompts)

@@ -17,7 +17,7 @@ class HeadRank(NamedTuple):
         index: The head's position in the head map, from 0.
         address: Its layer's path in the denoiser and its number within the layer.
         relevance: Its relevance for the concept; 1 is the average head.
-        standard_error: Of that relevance; nan where it could not be estimated.
+        standard_error: The standard error of that relevance; nan where it could not be estimated.
     """
 
     index: int  # type: ignore[assignment]
@@ -27,7 +27,7 @@ class HeadRank(NamedTuple):
 
 
 def address_of(head: int, head_map: HeadMap | None) -> str:
-    """Where a head sits: "layer[number]", or "head 12" where layers are not known."""
+    """The address of a head: "layer[number]", or "head 12" where layers are unknown."""
     return f"head {head}" if head_map is None else head_map.address(head)
 
 

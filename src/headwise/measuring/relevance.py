@@ -1,14 +1,14 @@
-r"""Head relevance: how much each attention head cares about each concept, by votes or by effect.
+r"""Head relevance: how strongly each attention head is tied to each concept, by votes or by effect.
 
 A head votes for the concept that its image queries attend to most (probe.py). With n[c, h] the votes of head
 h for concept c,
 
     relevance[c, h] = H · n[c, h] / Σ_h' n[c, h'],
 
-so a concept's row sums to the number of heads H, and 1 is the average head. The row of a concept without
-votes is zeros. By *effect* it is H times the share of all that the concept's words do to the output that
-passes through the head (effect.py), which is below 0 for a head that works against them. How reliable the
-numbers are is kept beside them (reliability.py).
+so a concept's row sums to the number of heads H, and the average head has 1. The row of a concept without
+votes is zeros. By *effect* it is H times the share of the words' whole effect on the output that passes
+through the head (effect.py), which is negative for a head that works against the words. Standard errors and
+split-half correlations are stored with the values (reliability.py).
 
 References:
     | Cross-Attention Head Position Patterns Can Align with Human Visual Concepts (Park et al., 2024)
@@ -52,23 +52,23 @@ __all__ = ["HeadRank", "Relevance"]
 class Relevance(HubFile):
     """Relevance of every head for every concept (the paper's HRV: one vector over heads per concept).
 
-        relevance["Color"]                          # over all heads
-        relevance["Color", "mid_block.….attn2[3]"]  # of one head, by its address or its index
-        relevance["mid_block.….attn2[3]"]           # of one head, over all concepts
+        relevance["Color"]                          # of all heads for one concept
+        relevance["Color", "mid_block.….attn2[3]"]  # of one head, given by address or index
+        relevance["mid_block.….attn2[3]"]           # of one head for all concepts
 
     Args:
-        values: Relevance by concept and head. Each row sums to the number of heads, or is zeros where the
-            concept got no vote.
+        values: Relevance by concept and head. By votes, each row sums to the number of heads, or is zeros if
+            the concept got no vote.
         standard_errors: The standard error of each value; nan where there are fewer than two blocks of
             images.
         split_half: The rank correlation between two halves of the images for each concept, -1 … 1; nan
             where there are fewer than two blocks.
         concepts: The names of the rows.
         head_map: The heads of the columns; None for arrays that came without one.
-        settings: How the relevance was measured, as JSON-able values by name. Where a background stood beside
-            the user's concepts, "foreground" has the names of these and "beside" says what it was.
-        by_decile: The votes in each tenth of the denoiser calls, in order; by effect, what passed through
-            each head and, in the last column, all that the words did. None for bare arrays.
+        settings: How the relevance was measured, as JSON-able values by name. If there were background
+            concepts, "foreground" has the names of the user's concepts and "beside" describes the background.
+        by_decile: The votes in each tenth of the denoiser calls, in order; by effect, Σ shares of each head
+            and, in the last column, the number of measured calls. None for bare arrays.
     """
 
     values: Float[np.ndarray, "concepts all_heads"]
@@ -83,7 +83,7 @@ class Relevance(HubFile):
         if self.head_map is not None and self.head_map.all_heads != self.values.shape[1]:
             raise HeadMapMismatch(
                 f"The votes have {self.values.shape[1]} heads, the head map has {self.head_map}. "
-                "Give the head map of the model the votes were counted on."
+                "Give the head map of the model that the votes were counted on."
             )
         for array in (self.values, self.standard_errors, self.split_half, self.by_decile):
             if array is not None:
@@ -102,12 +102,12 @@ class Relevance(HubFile):
             head_map: The heads of the columns of a bare array.
 
         Raises:
-            VotesMismatch: A bare array is not of counts by concept and head, or has other names than rows.
+            VotesMismatch: A bare array does not hold counts by concept and head, or names do not fit rows.
         """
         if not isinstance(votes, Votes):
             return cls._from_array(np.asarray(votes), concepts, head_map)
         names = [*votes.foreground, *(name for name in votes.concepts.names if name not in votes.foreground)]
-        order = [votes.concepts.names.index(name) for name in names]  # a background comes last
+        order = [votes.concepts.names.index(name) for name in names]  # the background comes last
         listed = votes.concepts.to_json()
         return cls(
             normalise(votes.totals)[order],
@@ -135,18 +135,18 @@ class Relevance(HubFile):
 
     @classmethod
     def of(cls, relevance: "Relevance | str | Path") -> "Relevance":
-        """A relevance as it is, or the one in a file or in the folder of a run.
+        """Return a relevance unchanged, or read it from a file or from the folder of a run.
 
         Raises:
-            UnreadableFile: There is none at this path.
-            HeadwiseError: It is neither a relevance nor a path.
+            UnreadableFile: There is no relevance at this path.
+            HeadwiseError: The argument is neither a relevance nor a path.
         """
         if isinstance(relevance, cls):
             return relevance
         if not isinstance(relevance, str | Path):
             raise HeadwiseError(
-                f"{type(relevance).__name__} was given as relevance. Give a Relevance, or the path of its "
-                "file or run; Relevance.from_votes makes one of an array of votes."
+                f"A {type(relevance).__name__} was given as relevance. Give a Relevance, or the path of its "
+                "file or run; for an array of votes use Relevance.from_votes."
             )
         path = expanded(relevance)
         if not path.exists():
@@ -169,7 +169,7 @@ class Relevance(HubFile):
     @overload
     def __getitem__(self, key: tuple[str | int, str | int]) -> float: ...
     def __getitem__(self, key: Any) -> Any:
-        """A concept's row over heads, a head's column over concepts by its address, or one value by both."""
+        """The row of a concept, the column of a head given by its address, or the value of both."""
         return look_up(key, self.values, self.concepts, self.head_map)
 
     def __contains__(self, concept: object) -> bool:
@@ -188,13 +188,13 @@ class Relevance(HubFile):
 
     @property
     def completeness(self) -> dict[str, float]:
-        """What all heads account for by effect, 1 if the integral is exact; empty by votes."""
+        """By effect, the share that all heads account for, 1 if the integral is exact; empty by votes."""
         means = self.values.mean(1).tolist() if self.kind == "effect" else []
         return dict(zip(self.concepts, means, strict=bool(means)))
 
     @property
     def foreground(self) -> tuple[str, ...]:
-        """The user's concepts: all but those that stood beside them to be chosen."""
+        """The user's concepts: all except the background concepts."""
         return tuple(name for name in self.settings.get("foreground", self.concepts) if name in self.concepts)
 
     @property
@@ -204,15 +204,15 @@ class Relevance(HubFile):
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """What is to be said beside the numbers: the background, and images that are few."""
+        """Notes to print with the numbers: the background concepts, and a warning if there are few images."""
         return remarks(self.settings)
 
     def at_steps(self, start: float | int, stop: float | int) -> "Relevance":
         """The relevance in a window of the denoiser calls: (0, 0.3) is the first three tenths.
 
         What a head attends to drifts from call to call, so early and late relevance may name different heads.
-        The votes are kept by tenths of the calls; a fraction of a tenth counts in proportion. Reliability
-        cannot be estimated for a window: standard errors and split-half correlations are nan.
+        Votes are stored by tenths of the calls; part of a tenth counts in proportion. Reliability cannot be
+        estimated for a window: standard errors and split-half correlations are nan.
 
         Args:
             start: Where the window begins, as a share of the calls, 0 … 1.
@@ -220,11 +220,11 @@ class Relevance(HubFile):
 
         Raises:
             BadStrength: The window is not within 0 … 1.
-            HeadwiseError: The votes were not kept by call.
+            HeadwiseError: The votes were not stored by call.
         """
         if self.by_decile is None:
             raise HeadwiseError(
-                "This relevance does not hold its votes by call. Measure it with this version of Headwise."
+                "This relevance has no votes by call. Measure it with this version of Headwise."
             )
         if not 0 <= start < stop <= 1:
             raise BadStrength(f"({start}, {stop}) was given; expected shares of the calls, such as (0, 0.3).")
@@ -240,8 +240,8 @@ class Relevance(HubFile):
         """Refuse relevance that was measured on other heads; relevance without a head map fits any model.
 
         Args:
-            head_map: The heads that the relevance is to be used on.
-            whose: What the error calls those heads' model.
+            head_map: The heads that the relevance will be used on.
+            whose: How the error message refers to their model.
 
         Raises:
             HeadMapMismatch: The heads differ.
@@ -261,7 +261,7 @@ class Relevance(HubFile):
         return self._ranked(concept)[:k]
 
     def against(self, concept: str, k: int = 10) -> list[HeadRank]:
-        """The k heads that work most against a concept: of those whose 95 % interval is below 0.
+        """The k heads that work most against a concept, among those whose 95 % interval is below 0.
 
         Raises:
             UnknownConcept: The concept was not measured.
@@ -269,7 +269,7 @@ class Relevance(HubFile):
         return below_zero(self._ranked(concept))[:k]
 
     def to_frame(self) -> "pandas.DataFrame":
-        """A pandas data frame with one row for each concept and head, concepts one after the other.
+        """A pandas data frame with one row for each concept and head, in the order of the concepts.
 
         Its columns are concept, head (the index), layer, address, relevance and standard_error;
         `frame.pivot(index="concept", columns="head", values="relevance")` has the shape of `values`.
@@ -280,7 +280,7 @@ class Relevance(HubFile):
         return frame_of(self.values, self.standard_errors, self.concepts, self.head_map)
 
     def save(self, path: str | Path) -> None:
-        """Write a safetensors file with everything in it."""
+        """Write everything to one safetensors file."""
         arrays = {
             "values": self.values,
             "standard_errors": self.standard_errors,
@@ -294,7 +294,7 @@ class Relevance(HubFile):
 
     @classmethod
     def load(cls, path: str | Path) -> "Relevance":
-        """Read what `save` wrote."""
+        """Read a file that `save` wrote."""
         arrays, metadata = read_arrays(path, "relevance", ("values", "standard_errors", "split_half"))
         try:
             heads = metadata["head_map"]
@@ -329,12 +329,12 @@ class Relevance(HubFile):
         return text_of(self._by_concept(), self.remarks)
 
     def _repr_html_(self) -> str:
-        model = self.settings.get("model", "a model that is not known")
+        model = self.settings.get("model", "an unknown model")
         caption = f"Relevance by {self.kind} of {self.values.shape[1]} heads of {model}"
         return html_of(caption, self._by_concept(), self.remarks)
 
     def _by_concept(self) -> list[ConceptRow]:
-        """Of each of the user's concepts what a table says of it."""
+        """The table row of each of the user's concepts."""
         rows = ((name, row_of(name, self.concepts)) for name in self.foreground)
         return [(name, float(self.split_half[r]), self.values[r], self.top(name, 3)) for name, r in rows]
 

@@ -1,10 +1,10 @@
-r"""How reliable relevance is, from the votes of B blocks of images.
+r"""The reliability of relevance, estimated from the votes of B blocks of images.
 
 * Standard errors by the jackknife: with θ₋ᵦ the relevance without block b and θ̄ their mean,
   se² = (B − 1)/B · Σᵦ (θ₋ᵦ − θ̄)².
 * Split-half: the Spearman rank correlation over heads between the relevance of two halves of the blocks,
-  averaged over 100 seeded random halvings; equal values share their average rank. A half without a single
-  vote for a concept agrees with nothing: 0.
+  averaged over 100 seeded random halvings; equal values share their average rank. For a half without any
+  vote for a concept the correlation is 0.
 
 With fewer than two blocks both are nan.
 """
@@ -22,8 +22,8 @@ __all__ = [
 ]  # fmt: skip
 
 HALVINGS = 100
-FEW_PICTURES = 64  # by votes
-FEW_OF_CONCEPT = 10  # by effect, which has images of each concept
+FEW_PICTURES = 64  # in a measurement by votes
+FEW_OF_CONCEPT = 10  # images per concept, in a measurement by effect
 
 Counts = Float[np.ndarray, "concepts all_heads"] | Int[np.ndarray, "concepts all_heads"]
 
@@ -31,7 +31,7 @@ Counts = Float[np.ndarray, "concepts all_heads"] | Int[np.ndarray, "concepts all
 def normalise(votes: Counts) -> Float[np.ndarray, "concepts all_heads"]:
     """The relevance H · n[c, h] / Σ_h' n[c, h'].
 
-    Dividing by the votes of each head first, as the paper does, cancels, because all heads have equally many.
+    The paper divides by the votes of each head first; this cancels, because all heads have equally many.
     """
     per_concept = votes.sum(-1, keepdims=True)
     shares = np.divide(votes, per_concept, out=np.zeros(votes.shape), where=per_concept > 0)
@@ -58,7 +58,7 @@ def standard_errors(votes: Votes) -> Float[np.ndarray, "concepts all_heads"]:
     if len(blocks) < 2:
         return np.full(total.shape, np.nan)
     squares, mean = np.zeros(total.shape), np.zeros(total.shape)
-    # in one pass over the blocks, since all of them together are large for H = 1300
+    # One pass over the blocks, since the relevance without each of them is large to keep for H = 1300.
     for i, block in enumerate(blocks):
         without = normalise(total - block)
         step = without - mean
@@ -68,7 +68,7 @@ def standard_errors(votes: Votes) -> Float[np.ndarray, "concepts all_heads"]:
 
 
 def rank_correlation(a: Counts, b: Counts) -> Float[np.ndarray, " concepts"]:
-    """Spearman's rank correlation over heads; 0 where one side is the same for all heads."""
+    """Spearman's rank correlation over heads; 0 where one side is constant."""
     return _correlation(ranks(a), ranks(b))
 
 
@@ -103,23 +103,23 @@ def _correlation(
 
 
 def remarks(settings: Mapping[str, Any]) -> tuple[str, ...]:
-    """What is to be said beside numbers that were measured so: the background, and images that are few."""
+    """Notes to print with a measurement: its background concepts, and a warning if it has few images."""
     sentences, pictures = [], settings.get("pictures")
     if "beside" in settings:
-        sentences.append(f"Heads chose between these concepts beside {settings['beside']}.")
+        sentences.append(f"Heads chose between these concepts and a background of {settings['beside']}.")
     if pictures is None:
         return tuple(sentences)
     if settings.get("by") == "effect":
         each = pictures / max(1, len(settings.get("concepts", ())))
         if each < FEW_OF_CONCEPT:
             sentences.append(
-                f"Intervals and split-half of fewer than {FEW_OF_CONCEPT} images a concept are rough (here "
-                f"{each:.3g})."
+                f"Intervals and split-half from fewer than {FEW_OF_CONCEPT} images per concept are rough "
+                f"(here {each:.3g})."
             )
     elif pictures < FEW_PICTURES:
         sentences.append(
-            f"Intervals and split-half of fewer than {FEW_PICTURES} images are rough (here {pictures}). "
-            "Split-half says how well other images would repeat the order of heads, not whether these "
-            "heads matter for the concept; `headwise weaken` tests that."
+            f"Intervals and split-half from fewer than {FEW_PICTURES} images are rough (here {pictures}). "
+            "Split-half estimates how well other images would reproduce the ranking of heads, not whether "
+            "these heads matter for the concept; `headwise weaken` tests that."
         )
     return tuple(sentences)

@@ -1,17 +1,17 @@
-r"""Other scales of relevance: what the average head has, and how far the strongest may go.
+r"""Other scales of relevance, which bound or smooth the largest values.
 
-With 1300 heads single elements reach 66 where the average is 1, and steering by them breaks images. For
+With 1300 heads single values reach 66 where the average is 1, and steering by them breaks images. For
 concept c, with R its relevance (a row that sums to H),
 
     sum         R                                        as measured
-    clamp       min(R, limit)                            the paper's way for SDXL, limit 9
-    rank        H · rank(R) / Σ ranks, from 0            only the order counts
-    softmax     H · softmax(R^½ / temperature)           smooth; what the strongest head has grows with H
+    clamp       min(R, limit)                            the paper's choice for SDXL, limit 9
+    rank        H · rank(R) / Σ ranks, from 0            keeps only the order
+    softmax     H · softmax(R^½ / temperature)           smooth; the largest value grows with H
     maximum     R / max R                                at most 1
-    shrink      1 + (R − 1) · (1 − se² / (R − 1)²)₊      what noise could explain is taken away
+    shrink      1 + (R − 1) · (1 − se² / (R − 1)²)₊      removes what noise could explain
 
 References:
-    | Estimation with Quadratic Loss (James and Stein, 1961), for the last
+    | Estimation with Quadratic Loss (James and Stein, 1961), for "shrink"
     | Cross-Attention Head Position Patterns Can Align with Human Visual Concepts (Park et al., 2024)
     | https://arxiv.org/abs/2412.02237
 """
@@ -32,7 +32,7 @@ Values = Float[np.ndarray, "concepts all_heads"]
 
 
 def rescaled(relevance: Relevance, scale: str, parameter: float | int | None = None) -> Relevance:
-    """The same relevance on another scale; standard errors and reliability stay those of the measurement.
+    """The relevance on another scale; standard errors and split-half stay those of the measurement.
 
     Args:
         relevance: The relevance as it was measured.
@@ -40,8 +40,8 @@ def rescaled(relevance: Relevance, scale: str, parameter: float | int | None = N
         parameter: The limit of "clamp" or the temperature of "softmax"; None takes 9 or 1.
 
     Raises:
-        BadStrength: There is no such scale, the parameter is not above 0, or "softmax" is to scale values
-            below 0, as heads have by effect.
+        BadStrength: There is no such scale, the parameter is not above 0, or "softmax" was chosen although
+            values are negative, as by effect.
     """
     if scale not in SCALES or not (parameter is None or parameter > 0):
         raise BadStrength(
@@ -50,7 +50,7 @@ def rescaled(relevance: Relevance, scale: str, parameter: float | int | None = N
         )
     if scale == "softmax" and (relevance.values < 0).any():
         raise BadStrength(
-            "Some heads have a relevance below 0, of which softmax takes the root. Choose another scale for "
+            "Some heads have negative relevance, and softmax takes its square root. Choose another scale for "
             "relevance by effect, such as rank or shrink."
         )
     values = SCALES[scale](relevance, parameter)

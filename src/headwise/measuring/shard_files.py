@@ -1,4 +1,4 @@
-"""The files that shards leave: where they lie, what their headers say, and their arrays, read ahead."""
+"""The result files of shards: where they are, their headers, and reading their arrays ahead."""
 
 import json
 import re
@@ -20,7 +20,7 @@ __all__ = ["ShardFile", "difference", "find_files", "read_ahead", "shared_metada
 
 NAMES = ("votes.safetensors", "effect.safetensors", "scores.safetensors")
 OF_ONE_SHARD = ("pictures", "checksum")  # the metadata in which shards of one run differ
-READERS = 2  # threads that read and compare checksums while another adds
+READERS = 2  # threads that read files and verify checksums while another adds
 AHEAD = 4  # files read but not added yet
 
 
@@ -29,7 +29,7 @@ class ShardFile:
     """A file of votes, effects or scores that one shard wrote.
 
     Args:
-        path: The file; the name of its folder may say which shard it is.
+        path: The file; the name of its folder may hold the shard's number.
     """
 
     path: Path
@@ -45,7 +45,7 @@ class ShardFile:
         return self.header.metadata
 
     def share(self, other: "ShardFile") -> None:
-        """Hold equal metadata only once: for ten thousand shards it is half a gigabyte."""
+        """Share equal metadata with another shard: ten thousand copies would take half a gigabyte."""
         differing = {key: self.metadata[key] for key in OF_ONE_SHARD if key in self.metadata}
         self.__dict__["header"] = Header({**other.metadata, **differing}, self.header.arrays)
 
@@ -59,7 +59,7 @@ class ShardFile:
 
     @cached_property
     def run_pictures(self) -> int:
-        """How many images the run has over all its shards; 0 if the shard's folder does not say so."""
+        """How many images the run has over all its shards; 0 if the shard's folder does not record it."""
         try:
             return int(self._run.get("pictures", 0))
         except (ValueError, TypeError):
@@ -67,14 +67,14 @@ class ShardFile:
 
     @property
     def versions(self) -> dict[str, str]:
-        """The versions of the packages that counted it; empty if its folder does not say so."""
+        """The versions of the packages that counted it; empty if its folder does not record them."""
         versions = self._run.get("versions", {})
         valid = isinstance(versions, dict) and all(isinstance(version, str) for version in versions.values())
         return versions if valid else {}
 
     @property
     def run_kind(self) -> str:
-        """What kind of run its folder says it is; "" if it does not say so."""
+        """The kind of run that its folder records; "" if none."""
         kind = self._run.get("kind", "")
         return kind if isinstance(kind, str) else ""
 
@@ -89,29 +89,29 @@ class ShardFile:
 
     @property
     def number(self) -> Shard | None:
-        """Which shard of how many it is, if its folder is named so."""
+        """The number of the shard, and of how many, if the name of its folder holds them."""
         match = re.search(r"(\d+)-of-(\d+)", str(self.path.parent))
         return Shard(int(match[1]), int(match[2])) if match else None
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """The arrays, compared with their checksum and with the header that was read before."""
+        """The arrays, verified against their checksum and against the header that was read before."""
         kind = self.metadata["kind"]
         arrays, metadata = deserialise(read_whole(self.path, kind), kind, (), self.path)
         if metadata != {key: value for key, value in self.metadata.items() if key != "checksum"}:
             raise RunMismatch(
-                f"{self.path} changed while it was merged: its shard still counts. Merge when it has ended."
+                f"{self.path} changed during the merge: its shard is still counting. Merge when it has ended."
             )
         return arrays
 
 
 def find_files(paths: Sequence[str | Path]) -> dict[str, list[Path]]:
-    """All files of results, grouped by their folder within the shard: "." or a concept.
+    """All result files, grouped by their folder within the shard: "." or a concept.
 
     Args:
-        paths: Files, folders of runs, or folders with shards below them.
+        paths: Files, run folders, or folders that have shards.
 
     Raises:
-        UnreadableFile: There is no file of results.
+        UnreadableFile: No result file was found.
     """
     groups: dict[str, list[Path]] = {}
     for path in map(Path, paths):
@@ -123,8 +123,8 @@ def find_files(paths: Sequence[str | Path]) -> dict[str, list[Path]]:
     if not groups:
         raise UnreadableFile(
             f"There is no {', '.join(NAMES[:-1])} or {NAMES[-1]} in "
-            f"{', '.join(map(str, paths)) or 'no file at all'}. Give such files, the folders of runs, or one "
-            "that has shards."
+            f"{', '.join(map(str, paths)) or 'an empty list of paths'}. Give such files, run folders, or a "
+            "folder that has shards."
         )
     return groups
 
@@ -142,15 +142,15 @@ def shared_metadata(metadata: dict[str, Any]) -> dict[str, Any]:
 
 
 def difference(a: dict[str, Any], b: dict[str, Any]) -> str:
-    """The shortest thing in which the metadata of two runs differ, as a sentence."""
+    """An entry in which the metadata of two runs differ, the shortest one, as a clause."""
     ours, theirs = (shared_metadata(each) | dict(each.get("settings", {})) for each in (a, b))
     keys = [key for key in ours | theirs if ours.get(key) != theirs.get(key)]
     key = min(keys, key=lambda key: len(repr(ours.get(key))))  # the model's name rather than its head map
-    return f"{key} is {ours.get(key)!r:.200} in it, and {theirs.get(key)!r:.200} there"
+    return f"{key} is {ours.get(key)!r:.200} in the former and {theirs.get(key)!r:.200} in the latter"
 
 
 def read_ahead(shards: Sequence[ShardFile]) -> Iterator[dict[str, np.ndarray]]:
-    """The arrays of all shards in order, a few of them read in other threads while earlier ones are added."""
+    """The arrays of all shards in order; other threads read a few ahead while earlier ones are added."""
     with ThreadPoolExecutor(READERS) as readers:
         coming: deque[Future[dict[str, np.ndarray]]] = deque()
         for shard in shards:

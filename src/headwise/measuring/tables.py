@@ -1,4 +1,4 @@
-"""A relevance as a table: its rows by concept, its columns by head; as a pandas data frame, and as HTML."""
+"""A relevance as a table: rows by concept, columns by head, as text, HTML or a pandas data frame."""
 
 import re
 from collections.abc import Sequence
@@ -23,14 +23,14 @@ __all__ = [
 ConceptRow = tuple[str, float, Float[np.ndarray, " all_heads"], Sequence[HeadRank]]
 """A concept's name, its split-half correlation, its relevance and its most relevant heads."""
 
-_BARE = re.compile(r"head (\d+)")  # the address of a head of arrays that came without a head map
+_BARE = re.compile(r"head (\d+)")  # the address of a head in arrays without a head map
 
 
 def row_of(concept: str | int, concepts: Sequence[str]) -> int:
-    """The row of a concept, by its name or by its number, which may count from the end.
+    """The row of a concept, given by name or by index; a negative index counts from the end.
 
     Raises:
-        UnknownConcept: It is neither.
+        UnknownConcept: There is no concept with this name or index.
     """
     if isinstance(concept, str):
         if concept not in concepts:
@@ -49,11 +49,11 @@ def look_up(
     concepts: Sequence[str],
     head_map: HeadMap | None,
 ) -> Any:
-    """What `Relevance.__getitem__` describes: a row, a column, or one value.
+    """Look up a row, a column or one value, as `Relevance.__getitem__` describes.
 
     Raises:
         UnknownConcept: A concept was not measured.
-        HeadMapMismatch: A head is not one of these.
+        HeadMapMismatch: There is no such head.
     """
     if isinstance(key, tuple):
         if len(key) != 2:
@@ -65,7 +65,7 @@ def look_up(
 
 
 def _is_address(key: str, head_map: HeadMap | None) -> bool:
-    """Whether this is meant as the address of a head, right or wrong, or of a layer."""
+    """Whether a key is meant as the address of a head, valid or not, or of a layer."""
     if head_map is None:
         return _BARE.fullmatch(key) is not None
     return key.endswith("]") or key in (layer.address for layer in head_map)
@@ -85,21 +85,21 @@ def _column_of(head: str | int, head_map: HeadMap | None, all_heads: int) -> int
 
 
 def names_of_rows(votes: np.ndarray, concepts: Sequence[str] | None) -> tuple[str, ...]:
-    """The names of the rows of a bare array of votes, which is checked.
+    """Check a bare array of votes, and return the names of its rows.
 
     Args:
         votes: The array.
-        concepts: The names that were given; None for "concept 0", "concept 1", …
+        concepts: The names, one per row; None for "concept 0", "concept 1", …
 
     Raises:
-        VotesMismatch: The array is not of counts by concept and head, or has other names than rows.
+        VotesMismatch: The array does not hold counts by concept and head, or names and rows differ in number.
     """
     if votes.ndim != 2:
         raise VotesMismatch(f"Expected votes of shape (concepts, all_heads), got {votes.shape}.")
     if votes.dtype.kind not in "biuf" or not np.isfinite(votes).all() or (votes < 0).any():
         raise VotesMismatch(
-            "The votes hold something else than finite numbers from 0 on. Give counts of votes, or for "
-            "relevance that is known make a Relevance of it."
+            "The votes are not all finite numbers of 0 or more. Give counts of votes; construct a Relevance "
+            "directly if its values are known."
         )
     names = tuple(concepts) if concepts is not None else tuple(f"concept {c}" for c in range(len(votes)))
     if len(names) != len(votes):
@@ -147,7 +147,7 @@ def text_of(rows: Sequence[ConceptRow], notes: Sequence[str]) -> str:
 
 
 def html_of(caption: str, rows: Sequence[ConceptRow], notes: Sequence[str]) -> Html:
-    """The most relevant heads of each concept, beside its row of the map.
+    """The most relevant heads of each concept, next to its row of the map.
 
     Args:
         caption: What was measured.

@@ -3,7 +3,7 @@ r"""Votes: how often each head preferred each concept, counted in integers.
     counts[step, h, c]    at each call of the denoiser, over all images
     blocks[b, h, c]       over all calls, by block of images (image i is in block i mod 32)
 
-Adding is exact, in any order, on any number of machines, and no image is ever counted twice.
+Adding votes is exact, in any order, on any number of machines, and no image is counted twice.
 """
 
 import json
@@ -28,7 +28,7 @@ BLOCKS = 32
 
 @dataclass(frozen=True, eq=False)
 class Votes:
-    """Counted votes, and which images they counted.
+    """Vote counts, and the images they were counted on.
 
     Args:
         counts: The votes at each denoiser call, over all images.
@@ -36,7 +36,7 @@ class Votes:
         pictures: The images counted, as (start, stop) ranges.
         head_map: The heads that voted.
         concepts: The concepts that they chose between.
-        settings: How the images were made, by name; votes with different settings are not added.
+        settings: How the images were generated, by name; votes with different settings are not added.
     """
 
     counts: Int[np.ndarray, "steps all_heads concepts"]
@@ -50,7 +50,7 @@ class Votes:
     def empty(
         cls, head_map: HeadMap, concepts: ConceptSet, settings: dict[str, Any] | None = None
     ) -> "Votes":
-        """Votes that count no image, so that adding them changes nothing."""
+        """Votes on no images; adding them changes nothing."""
         each = (head_map.all_heads, len(concepts))
         counts, blocks = np.zeros((0, *each), np.int64), np.zeros((BLOCKS, *each), np.int64)
         return cls(counts, blocks, (), head_map, concepts, settings or {})
@@ -72,7 +72,7 @@ class Votes:
             numbers: The numbers of the images.
             head_map: The heads that voted.
             concepts: The concepts that they chose between.
-            settings: How the images were made, by name.
+            settings: How the images were generated, by name.
         """
         won = (winners[..., None] == np.arange(len(concepts))).sum(2)
         votes = cls.empty(head_map, concepts, settings)
@@ -81,7 +81,7 @@ class Votes:
         return cls(won.sum(0), votes.blocks, ranges_of(numbers), head_map, concepts, settings)
 
     def __len__(self) -> int:
-        """How many images were counted."""
+        """The number of images counted."""
         return sum(stop - start for start, stop in self.pictures)
 
     @property
@@ -91,12 +91,12 @@ class Votes:
 
     @property
     def described(self) -> dict[str, Any]:
-        """The settings, how many images there are and which."""
+        """The settings, with the number of images and their ranges."""
         return self.settings | {"pictures": len(self), "counted": [list(pair) for pair in self.pictures]}
 
     @property
     def by_decile(self) -> Int[np.ndarray, "10 concepts all_heads"]:
-        """The votes of each tenth of the calls; call i of n lies in tenth ⌊10 i / n⌋."""
+        """The votes in each tenth of the calls; call i of n is in tenth ⌊10 i / n⌋."""
         by_decile = np.zeros((10, *self.totals.shape), np.int32)
         calls = np.arange(len(self.counts))
         tenths = 10 * calls // max(1, len(calls))
@@ -107,9 +107,14 @@ class Votes:
         if self.head_map != other.head_map:
             self.head_map.require(other.head_map, "the first votes", "the second votes")
         if self.concepts != other.concepts:
-            raise VotesMismatch(f"These votes chose between different concepts: {_difference(self, other)}.")
+            raise VotesMismatch(
+                f"These votes are for different concepts: {_difference(self, other)}. "
+                "Add votes of one run only."
+            )
         if self.settings != other.settings:
-            raise VotesMismatch(f"These votes were counted on other images: {_difference(self, other)}.")
+            raise VotesMismatch(
+                f"These votes are of different runs: {_difference(self, other)}. Add votes of one run only."
+            )
         steps = max(len(self.counts), len(other.counts))
         counts = np.zeros((steps, *self.counts.shape[1:]), np.int64)
         counts[: len(self.counts)] += self.counts
@@ -131,7 +136,7 @@ class Votes:
 
     @property
     def foreground(self) -> tuple[str, ...]:
-        """The user's concepts: all but those that stood beside them to be chosen."""
+        """The user's concepts: all except the background concepts."""
         return tuple(self.settings.get("foreground", self.concepts.names))
 
     def left(self, numbers: range) -> list[range]:
@@ -139,12 +144,12 @@ class Votes:
         return subtract(numbers, self.pictures)
 
     def save(self, path: str | Path) -> None:
-        """Write a safetensors file, completely or not at all; equal votes give equal bytes."""
+        """Write a safetensors file atomically; equal votes give equal bytes."""
         write_whole(path, self.pack())
 
     @classmethod
     def load(cls, path: str | Path) -> "Votes":
-        """Read what `save` wrote."""
+        """Read a file that `save` wrote."""
         return cls.unpack(read_whole(path, "votes"), path)
 
     def pack(self) -> bytes:
@@ -164,14 +169,12 @@ class Votes:
             settings = metadata["settings"]
             votes = cls(arrays["counts"], arrays["blocks"], pictures, head_map, concepts, settings)
         except (KeyError, TypeError, ValueError) as error:
-            raise UnreadableFile(
-                f"{path} says nothing usable about its votes ({error!r}). Measure again."
-            ) from None
+            raise UnreadableFile(f"{path} does not describe its votes ({error!r}). Measure again.") from None
         each = (head_map.all_heads, len(concepts))
         if votes.counts.shape[1:] != each or votes.blocks.shape != (BLOCKS, *each):
             raise UnreadableFile(
                 f"{path} holds {votes.counts.shape} and {votes.blocks.shape} votes; "
-                f"its head map and concepts ask for {each} each. The file is damaged: measure again."
+                f"its head map and concepts need {each} each. The file is damaged: measure again."
             )
         return votes
 
@@ -192,7 +195,7 @@ def _union(ours: Ranges, theirs: Ranges) -> Ranges:
     merged = merge_ranges([*ours, *theirs])
     if merged.overlap is not None:
         raise PictureCountedTwice(
-            f"Both votes counted image {merged.overlap}. Add votes of other images: each is counted once."
+            f"Both votes counted image {merged.overlap}. Add votes of different images: each counts once."
         )
     return merged.ranges
 

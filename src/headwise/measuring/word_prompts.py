@@ -1,14 +1,14 @@
-"""Prompts that say the words of a concept, to measure what heads do with them.
+"""Prompts that contain the words of a concept, to measure the effect of these words.
 
-They come from the templates of a concept set's file, from prompts in which the words are looked for, or from
-the user:
+They come from the user, from prompts that are searched for the words, or from the templates in a concept
+set's file:
 
     [prompts]
     things = ["hat", "cat"]              what {thing} stands for
     without_article = ["jeans"]          words and things that take no "a"
-    as_written = ["Geo-locations"]       concepts whose words are not put in lower case
-    forms = { mountain = "mountains" } words that prompts say in another form
-    default = ["a photo of a {word}"]    the templates of a concept that is not listed
+    as_written = ["Geo-locations"]       concepts whose words are not lowercased
+    forms = { mountain = "mountains" }   words that have another form in prompts
+    default = ["a photo of a {word}"]    the templates of concepts that are not listed
 
     [templates]
     Color = ["a {word} {thing}"]         {word} is one of the concept's words
@@ -51,15 +51,15 @@ WordPrompts = Mapping[str, Sequence[WordPrompt]] | Mapping[str, Sequence[tuple[s
 
 @dataclass(frozen=True)
 class Templates:
-    """How prompts say the words of concepts.
+    """Templates for prompts that contain the words of concepts.
 
     Args:
         of_concept: The templates of each concept.
-        default: Those of every other concept.
+        default: The templates of every other concept.
         things: What {thing} stands for.
         without_article: Words and things that take no "a".
-        as_written: Concepts whose words are not put in lower case.
-        forms: The form in which prompts say a word, where it is another.
+        as_written: Concepts whose words are not lowercased.
+        forms: The form of a word in prompts, where it differs.
     """
 
     of_concept: Mapping[str, Sequence[str]]
@@ -74,10 +74,10 @@ class Templates:
         """The templates in the file of a concept set; None where it has none.
 
         Raises:
-            UnreadableConcepts: They are not as the head of this module says.
+            UnreadableConcepts: They do not have the format described at the top of this module.
         """
         path = _DATA / f"{name_or_path}.toml" if name_or_path in PACKAGED else expanded(name_or_path)
-        ConceptSet.load(name_or_path)  # which says what is wrong with a file that cannot be read
+        ConceptSet.load(name_or_path)  # raises a clear error if the file cannot be read
         table = tomllib.loads(path.read_text(encoding="utf-8-sig"))
         if "templates" not in table and "prompts" not in table:
             return None
@@ -85,8 +85,8 @@ class Templates:
         for name, value in options.items():
             if not isinstance(value, _KINDS.get(name, ())):
                 raise UnreadableConcepts(
-                    f"{path}: {name} = {value!r} in [prompts]; expected some of {', '.join(_KINDS)}, lists "
-                    "of texts but for forms."
+                    f"{path}: {name} = {value!r} in [prompts]; expected some of {', '.join(_KINDS)}, all "
+                    "lists of texts except forms."
                 )
         for concept, templates in {"default": options.get("default", []), **of_concept}.items():
             if not isinstance(templates, list) or not all(isinstance(each, str) for each in templates):
@@ -97,10 +97,10 @@ class Templates:
         return cls(of_concept, **options)
 
     def prompts(self, concept: str, words: Iterable[str]) -> list[WordPrompt]:
-        """All prompts that the templates make of a concept's words, the words taking turns.
+        """All prompts that the templates make from a concept's words, the words taking turns.
 
         Raises:
-            UnreadableConcepts: A template says no word, or needs a thing where there is none.
+            UnreadableConcepts: A template contains no word, or has {thing} where there are no things.
         """
         templates = self.of_concept.get(concept) or self.default
         words = [word if concept in self.as_written else word.lower() for word in words]
@@ -111,8 +111,8 @@ class Templates:
             match = _first_match(template, words, self.forms)
             if match is None:
                 raise UnreadableConcepts(
-                    f"The template {template!r} of {concept!r} says none of its words. Write {{word}} where "
-                    "a word is to stand."
+                    f"The template {template!r} of {concept!r} contains none of its words. Write {{word}} "
+                    "where a word should go."
                 )
             of_word[match.concept_word] += self._filled(template, match.form, concept)
         literal = {word for word, prompts in of_word.items() if prompts}
@@ -132,7 +132,7 @@ class Templates:
 
 
 def fill(template: str, words: Mapping[str, str], without_article: Sequence[str] = ()) -> str:
-    """A template filled in; "a" becomes "an" before a vowel, and is left out where no article stands."""
+    """A template filled in; "a" becomes "an" before a vowel, and is left out before `without_article`."""
     text = template.format(**words).strip()
     if without_article:
         bare = "|".join(map(re.escape, without_article))
@@ -141,12 +141,12 @@ def fill(template: str, words: Mapping[str, str], without_article: Sequence[str]
 
 
 def replaced(prompt: str, word: str, by: str = "") -> str:
-    """The prompt with another word in a word's place, "a" or "an" before it; without the word if that is "".
+    """The prompt with a word replaced, and "a" or "an" before it adjusted; or with the word removed.
 
     Args:
         prompt: The prompt.
-        word: The word or phrase to replace, at all its places.
-        by: What stands there then.
+        word: The word or phrase to replace, wherever it occurs.
+        by: The replacement; "" removes the word.
     """
     for start, stop in reversed(find(prompt, word)):
         before, after = prompt[:start], prompt[stop:]
@@ -160,17 +160,17 @@ def replaced(prompt: str, word: str, by: str = "") -> str:
 def word_prompts(
     concepts: ConceptSet, source: Any, prompts: WordPrompts | Sequence[str] | str | Path | None, pipe: Any
 ) -> dict[str, list[WordPrompt]]:
-    """The prompts that say each concept's words.
+    """The prompts that contain each concept's words.
 
     Args:
         concepts: The concepts.
-        source: What they were given as: the name or path of a file may bring templates.
-        prompts: The user's prompts and words by concept; prompts, or a file with one per line, in which the
-            concepts' words are looked for; None for those that templates make.
-        pipe: The pipeline, which decides between the packaged templates.
+        source: How the concepts were given: if as the name or path of a file, it may have templates.
+        prompts: The user's pairs of prompt and word by concept; prompts, or a file with one per line, that
+            are searched for the concepts' words; or None to make prompts from templates.
+        pipe: The pipeline; the built-in model has its own packaged templates.
 
     Raises:
-        UnreadablePrompts: A concept has no prompt that says one of its words.
+        UnreadablePrompts: A concept has no prompt that contains one of its words.
     """
     if isinstance(prompts, Mapping):
         by_concept = {
@@ -187,22 +187,22 @@ def word_prompts(
     lacking = [concept for concept, of_concept in by_concept.items() if not of_concept]
     if lacking:
         raise UnreadablePrompts(
-            f"No prompt says a word of {lacking[0]!r}"
+            f"No prompt contains a word of {lacking[0]!r}"
             + (f", nor of {len(lacking) - 1} more concepts" if len(lacking) > 1 else "")
-            + ". Give prompts that do, leave them out, or give no prompts to have some made of templates."
+            + ". Give prompts that do, leave these concepts out, or give no prompts to use templates."
         )
     return by_concept
 
 
 class _Match(NamedTuple):
-    """A concept's word, and the form in which a text says it."""
+    """A concept's word, and its form in a text."""
 
     concept_word: str
     form: str
 
 
 def _first_match(text: str, words: Iterable[str], forms: Mapping[str, str] | None = None) -> _Match | None:
-    """The first of a concept's words in a text; of two that begin together the longer."""
+    """The first of a concept's words in a text; of two that start at the same place, the longer."""
     places = []
     for word in words:
         form = (forms or {}).get(word, word)
@@ -213,7 +213,7 @@ def _first_match(text: str, words: Iterable[str], forms: Mapping[str, str] | Non
 
 
 def _containing(concepts: ConceptSet, prompts: Sequence[str]) -> dict[str, list[WordPrompt]]:
-    """The prompts in which each concept's words are."""
+    """The prompts that contain words of each concept."""
     by_concept: dict[str, list[WordPrompt]] = {concept: [] for concept in concepts}
     for prompt in prompts:
         for concept in concepts:
@@ -224,7 +224,7 @@ def _containing(concepts: ConceptSet, prompts: Sequence[str]) -> dict[str, list[
 
 
 def _taking_turns(of_words: Sequence[Sequence[WordPrompt]]) -> list[WordPrompt]:
-    """The prompts of all words in a random order, the same every time, in which the words take turns."""
+    """The prompts of all words in a fixed random order in which the words take turns."""
     generator = np.random.Generator(np.random.Philox(0))
     shuffled = [[prompts[i] for i in generator.permutation(len(prompts))] for prompts in of_words]
     rounds = max(map(len, shuffled), default=0)

@@ -1,10 +1,10 @@
-r"""Which words the heads choose between, and how the words' tokens stand side by side.
+r"""Sampling the words that heads choose between, and packing their tokens into one sequence.
 
-Words come from (seed, image) alone, by counting and not by a running generator, so that every worker, batch
-and resumed run samples the same, and of one image's calls the first n are the same however many follow.
+Samples depend on (seed, image) only, through a counter-based generator: every worker, batch and resumed run
+samples the same words, and the samples of an image's first n calls do not depend on how many calls follow.
 
-For each image there are the start token, if the encoder has one, and then the tokens of one word per concept,
-packed without gaps.
+The sequence of each image has the start token, if the encoder has one, and then the tokens of one word per
+concept, packed without gaps.
 """
 
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ def sample_words(
     each number, times the number of words, divided by 2³². Any platform and NumPy version samples the same.
 
     Args:
-        seed, picture: The key of the image, the only source of chance.
+        seed, picture: The key of the image, the only source of randomness.
         calls: The number of denoiser calls; samples for more calls begin with those for fewer.
         layers: The number of layers.
         concepts: A concept set, or the number of words of each concept.
@@ -49,7 +49,7 @@ class PackedWords(NamedTuple):
     Args:
         tokens: Indices into `WordTokens.embeddings`, the start token first where there is one.
         padding: True beyond the tokens of an image.
-        token_index: Where the tokens of each concept's word stand in `tokens`; 0 where the word is shorter.
+        token_index: The positions in `tokens` of the tokens of each concept's word; 0 where it is shorter.
         token_weight: 1 / (tokens of the word) for each of them; 0 where the word is shorter.
     """
 
@@ -59,22 +59,22 @@ class PackedWords(NamedTuple):
     token_weight: Float[Tensor, "images concepts word_tokens"]
 
     def to(self, device: torch.device, dtype: torch.dtype) -> "PackedWords":
-        """Move all to a device, the weights in a type that it can hold."""
+        """Move all tensors to a device, and convert the weights to `dtype`."""
         return PackedWords(
             *(tensor.to(device) for tensor in self._replace(token_weight=self.token_weight.to(dtype)))
         )
 
 
 class WordTokens:
-    """The tokens of all concept words in one list, the start token first, and where each word's are.
+    """The tokens of all concept words in one list, the start token first, with an index by word.
 
     Args:
         embeddings: The embeddings of the start token and of each word of each concept.
 
     Attributes:
         embeddings: The embeddings of all tokens, "all_tokens dim".
-        word_id: The word that each token is of, "all_tokens"; −1 for the start token.
-        places: Where each token would stand if its word were the whole prompt, "all_tokens".
+        word_id: The word that each token belongs to, "all_tokens"; −1 for the start token.
+        places: The position that each token would have if its word were the whole prompt, "all_tokens".
         counts: The number of words of each concept.
         first: The index of each concept's first word among all words.
         words: The tokens of each word, "all_words longest"; −1 where a word is shorter.
@@ -87,8 +87,8 @@ class WordTokens:
         longest = max(len(word) for concept in embeddings.words for word in concept)
         for concept in embeddings.words:
             for word in concept:
-                # Words that embed alike ("orange" the fruit and the colour) share tokens, so that their tie
-                # is exact.
+                # Words with equal embeddings ("orange" the fruit and the colour) share tokens, so that they
+                # tie exactly.
                 content = word.float().cpu().numpy().tobytes()
                 if content not in tokens_of:
                     first = sum(map(len, rows))
@@ -114,7 +114,7 @@ class WordTokens:
         packed[:, : self.starts] = np.arange(self.starts)
         picture = np.nonzero(mask)[0]
         packed[picture, token_index[mask]] = tokens[mask]
-        # A token that occurs twice is read at its first place both times: equal words get equal numbers.
+        # A token that occurs twice is read at its first position both times: equal words get equal values.
         earliest = np.full((len(samples), len(self.embeddings)), packed.shape[1])
         np.minimum.at(earliest, (picture, tokens[mask]), token_index[mask])
         token_index[mask] = earliest[picture, tokens[mask]]

@@ -1,10 +1,10 @@
-"""Chapter 7, pages: self-contained HTML of what was measured, and the figures in it.
+"""Chapter 7, pages: self-contained HTML pages of results, and the figures in them.
 
 plots         all figures: of a relevance (maps, certainty), of benchmarks (curves, marks), of one image
-              (explanation); canvas, style, labels and layers are what they share
+              (explanation); they share canvas, style, labels and layers
 page          one page: its sections and its template
 measurement   `report`, which writes the page of any run; the page of a measurement
-turned        its section of words turned up and down by their heads
+turned        its section of words turned down and up in their heads
 claims        pages of ordered weakening and polysemy
 methods       pages of editing and multi-subject benchmarks
 questions     pages of the open questions

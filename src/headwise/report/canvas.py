@@ -1,4 +1,4 @@
-"""The axes that a figure is drawn into: new ones in the common style, or those of somebody else's figure."""
+"""The axes that a figure is drawn into: new ones in the common style, or the user's own."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,18 +11,18 @@ __all__ = ["Place", "canvas", "figure_of"]
 
 
 def figure_of(axes: Axes) -> Figure:
-    """The whole figure that axes are in, of a subfigure too."""
+    """The top-level figure that axes are in, even if they are in a subfigure."""
     return axes.figure.figure  # type: ignore[return-value]
 
 
 class Place(TypedDict, total=False):
-    """Where a figure goes: keywords that every function of `headwise.plots` takes which draws one axes.
+    """Where a figure is drawn: the keywords of every function of `headwise.plots` that draws one axes.
 
-    The functions return the new figure, or that of the axes, and raise a HeadwiseError where the width is
-    below 2, or is given beside axes.
+    The functions return the new figure, or that of the axes, and raise a HeadwiseError if the width is
+    below 2, or is given together with axes.
 
     Args:
-        title: The title; none if None.
+        title: The title; None for no title.
         width: The width of a new figure in inches, 2 or more; 5.5 if None.
         ax: Axes to draw into; a new figure if None.
     """
@@ -41,13 +41,13 @@ def canvas(
     width: float | int | None = None,
     ax: Axes | None = None,
 ) -> Iterator[Axes]:
-    """The axes to draw into: those given, or those of a new figure that belongs to no window.
+    """The axes to draw into: the given ones, or those of a new figure without a window.
 
-    Axes that are given keep their own style. At the end the title is set and long labels are broken.
+    Given axes keep their own style. At the end the title is set and long labels are wrapped.
 
     Args:
-        height: The height of a new figure in inches, besides its rows.
-        rows: How many lines of text stand one above the other beside the axes.
+        height: The height of a new figure in inches, without its rows.
+        rows: The number of text lines stacked at the left of the axes.
         title, width, ax: As in `Place`, as are the errors raised.
     """
     inches = check_width(width, ax)
@@ -59,6 +59,6 @@ def canvas(
     height += 0.0 if title is None else 0.2 * (1 + len(title) // (20 * inches))
     with sheet(inches, height + rows * 1.45 * small / 72) as figure:
         axes = figure.subplots()
-        axes.tick_params(labelsize=small)  # ticks that are made later have this size too
+        axes.tick_params(labelsize=small)  # also for ticks that are created later
         yield axes
         fit_texts(axes, title)

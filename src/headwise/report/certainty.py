@@ -1,4 +1,4 @@
-"""Figures of how sure a measurement is: its two halves against each other, with few and with many images."""
+"""Figures of a measurement's reliability: split-half correlation by concept and over the number of images."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -25,12 +25,12 @@ def reliability(
     concepts: Sequence[str] | None = None,
     **place: Unpack[Place],
 ) -> Figure:
-    """Split-half rank correlation of each concept, beside a control in which names mean nothing.
+    """Split-half rank correlation of each concept, next to a control in which names mean nothing.
 
     Args:
         relevance: The measurement.
         control: A measurement of the same model with `null_concepts`; not shown if None.
-        concepts: The concepts to show, from top to bottom; all, the most reliable on top, if None.
+        concepts: The concepts to show, from top to bottom; None shows all, the most reliable on top.
         place: `title`, `width` and `ax`, as in `Place`.
 
     Raises:
@@ -61,11 +61,11 @@ def convergence(
     concepts: Sequence[str] | None = None,
     **place: Unpack[Place],
 ) -> Figure:
-    """Split-half rank correlation with an eighth to all of the images: would more still help?
+    """Split-half rank correlation with an eighth to all of the images, to see whether more would help.
 
     Args:
         counted: The votes or the effects of a measurement, as in its `votes.safetensors`.
-        concepts: The concepts whose median and lowest are shown; all if None.
+        concepts: The concepts of which the median and the lowest are shown; all if None.
         place: `title`, `width` and `ax`, as in `Place`.
 
     Raises:

@@ -1,6 +1,6 @@
-"""Figures of scores over a range: curves of weakening, of methods over a dial, of anything over its cost.
+"""Figures of curves: of weakening, of methods over their strength, of agreement over cost.
 
-An interval is a band. Marks differ in shape as well as in colour, for colour-blind eyes and grey prints.
+An interval is a band. Marks differ in shape as well as in colour, for colour-blind readers and grey prints.
 """
 
 import itertools
@@ -31,7 +31,7 @@ def weakening_curves(
     weakening: Weakening,
     **place: Unpack[Place],
 ) -> Figure:
-    """The mean score against the number of weakened heads: a line per order, bands for those by relevance.
+    """The mean score against the number of weakened heads: one line per order, with bands for relevance.
 
     Args:
         weakening: The scores of images in which the heads of one concept were weakened.
@@ -56,10 +56,10 @@ def tradeoff_curves(
     y: str,
     **place: Unpack[Place],
 ) -> Figure:
-    """One line for each method over the positions of its dial, with a mark at each.
+    """One line per method through the points of its settings, with a mark at each.
 
     Args:
-        points: The coordinates of each method's positions, in the order of the dial, by its name.
+        points: The coordinates of each method's settings, in the order of their strength, by its name.
         x: The label of the horizontal axis.
         y: The label of the vertical axis.
         place: `title`, `width` and `ax`, as in `Place`.
@@ -81,13 +81,13 @@ def lines(
     goal: float | None = None,
     **place: Unpack[Place],
 ) -> Figure:
-    """One line for each name over a logarithmic axis, with the lowest and highest as a band.
+    """One line per name over a logarithmic axis, with a band from the lowest to the highest value.
 
     Args:
         by_name: The points of each line: x, y, and the lowest and highest y.
         x: The label of the horizontal axis.
         y: The label of the vertical axis.
-        goal: A level that is to be reached, a dashed line; none if None.
+        goal: A target level, shown as a dashed line; None for no line.
         place: `title`, `width` and `ax`, as in `Place`.
     """
     with canvas(2.4, len(by_name) / 2, **place) as axes:

@@ -1,7 +1,7 @@
-r"""The figure of one explained image: the share of each layer and head in each word, and where heads act.
+r"""The figure of one explained image: the shares of layers and heads in each word, and where heads act.
 
-Red stands for shares above 0, of heads through which a word acts, and blue for those below, of heads that
-work against it.
+Red marks positive shares, of heads through which a word acts, and blue negative ones, of heads that work
+against it.
 """
 
 import re
@@ -34,28 +34,28 @@ def explanation(
 ) -> Figure:
     """The image, the shares of layers and heads in each word, and maps of each word's largest heads.
 
-    A map is where the output changes when the word is muted in one head. It lies over the image in grey, and
-    its colour is full at its own largest value, so that a weak head is seen as well as a strong one; the
-    number above it is the head's share.
+    A map shows where the output changes when the word is muted in one head. It is drawn over the image in
+    grey, and its colour is scaled to its own largest value, so that weak heads are as visible as strong
+    ones; the number above it is the head's share.
 
     Args:
         explained: The explanation.
         words: The words to show, from top to bottom; all if None.
-        maps: How many heads of each word are shown, at most.
+        maps: The maximum number of heads shown for each word.
         title: The title; the prompt if None.
         width: The width of a new figure in inches, 2 or more; 5.5 if None.
         figure: An empty figure or subfigure to draw into; a new figure if None.
 
     Returns:
-        The new figure, or the one that was given or that holds the subfigure.
+        The new figure, the given one, or the one that holds the given subfigure.
 
     Raises:
-        HeadwiseError: The explained image is not one of Pillow's, a word was not explained, or the width is
-            below 2 or given beside a figure.
+        HeadwiseError: The explained image is not a Pillow image, a word was not explained, or the width is
+            below 2 or given together with a figure.
     """
     if not isinstance(explained.image, Image.Image):
         raise HeadwiseError(
-            f"The explained image is a {type(explained.image).__name__}; expected one of Pillow's. "
+            f"The explained image is a {type(explained.image).__name__}; expected a Pillow image. "
             "Explain with output_type='pil'."
         )
     rows = [explained.index(word) for word in (explained.words if words is None else words)]
@@ -80,7 +80,7 @@ def _fill(
     heights: tuple[float, float],
     title: str,
 ) -> None:
-    """The image and the shares in the upper half, the maps in the lower one."""
+    """Draw the image and the shares in the upper half, and the maps in the lower half."""
     figure.suptitle(title, wrap=True)
     halves: Any = figure.subfigures(2, 1, height_ratios=heights)
     left, right = halves[0].subfigures(1, 2, width_ratios=(1, 3))
@@ -92,7 +92,7 @@ def _fill(
 
 
 def _draw_shares(figure: SubFigure, explained: Explanation, rows: Sequence[int]) -> None:
-    """For each word bars of its layers, and below them a strip of its heads."""
+    """Draw for each word the bars of its layers, and below them a strip of its heads."""
     axes = figure.subplots(2 * len(rows), 1, sharex=True, height_ratios=[3, 1] * len(rows))
     slices, limit = explained.head_map.slices, float(np.abs(explained.shares[rows]).max()) or 1.0
     of_layers = explained.by_layer[rows]
@@ -120,7 +120,7 @@ def _draw_shares(figure: SubFigure, explained: Explanation, rows: Sequence[int])
 
 
 def _draw_maps(figure: SubFigure, explained: Explanation, rows: Sequence[int], shown: int) -> None:
-    """For each word the map of all heads, and those of the heads with the largest shares."""
+    """Draw for each word the map of all heads, and those of the heads with the largest shares."""
     grid = figure.subplots(len(rows), shown + 1, squeeze=False)
     grey = explained.image.convert("L")
     for cells, w in zip(grid, rows, strict=True):
@@ -143,24 +143,24 @@ def _draw_maps(figure: SubFigure, explained: Explanation, rows: Sequence[int], s
 
 
 def _name(axes: Axes, word: str, number: str) -> None:
-    """A word and its number beside its row."""
+    """Write a word and its number at the left of its row."""
     axes.set_ylabel(f"{word}\n{number}", rotation=0, ha="right", va="center", color=INK, fontsize=_small())
 
 
 def _small() -> Any:
-    """The size of ticks and legends in the style in force."""
+    """The font size of ticks and legends in the current style."""
     return matplotlib.rcParams["legend.fontsize"]
 
 
 def signed(share: float) -> str:
-    """A share with its sign, which is a minus and not a hyphen."""
+    """A share with its sign, using a minus sign instead of a hyphen."""
     return f"{share:+.2f}".replace("-", "−")
 
 
 def short_address(address: str) -> str:
-    """`up_blocks.2.attentions.1.transformer_blocks.0.attn2[4]` as "up 2.1[4]".
+    """Shorten `up_blocks.2.attentions.1.transformer_blocks.0.attn2[4]` to "up 2.1[4]".
 
-    Later transformer blocks of the same attention have their number: `….transformer_blocks.3.attn2[4]` is
+    Later transformer blocks of the same attention keep their number: `….transformer_blocks.3.attn2[4]` is
     "up 2.1.3[4]".
     """
     path, head = address.split("[")
@@ -169,7 +169,7 @@ def short_address(address: str) -> str:
 
 
 def _tinted(map_: Float[np.ndarray, "height width"], colour: str) -> Float[np.ndarray, "height width 4"]:
-    """A map as a colour that is the less transparent the larger its value is, up to its largest."""
+    """A map as one colour whose opacity grows with the value."""
     red, green, blue = (int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5))
     top = float(map_.max())
     strength = 0.85 * map_ / top if top > 0 else np.zeros_like(map_)

@@ -1,4 +1,4 @@
-"""Labels that fit: names of rows, ticks that do not touch, a legend above the axes, texts in lines."""
+"""Labels that fit: names of rows, ticks that do not overlap, a legend above the axes, wrapped texts."""
 
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ from headwise.report.style import Axes
 
 __all__ = ["chosen", "fit_texts", "fit_x_ticks", "legend_above", "lines_of", "name_rows", "upwards"]
 
-LONGEST = 34  # letters of a name in one line
+LONGEST = 34  # characters of a name in one line
 Value = TypeVar("Value")
 
 
@@ -20,7 +20,7 @@ def chosen(by_concept: Mapping[str, Value], concepts: Sequence[str] | None) -> d
     """The values of the concepts to show, in their order; all if None.
 
     Raises:
-        UnknownConcept: One of them is not among the names.
+        UnknownConcept: One of them has no value.
     """
     names = list(by_concept) if concepts is None else list(concepts)
     for name in names:
@@ -30,10 +30,10 @@ def chosen(by_concept: Mapping[str, Value], concepts: Sequence[str] | None) -> d
 
 
 def upwards(values: Mapping[str, float], concepts: Sequence[str] | None) -> list[str]:
-    """Concepts from the lowest row to the highest: those that are given from top to bottom, or by value.
+    """Concepts from the lowest row to the highest: `concepts` reversed, or all ordered by value if None.
 
     Raises:
-        UnknownConcept: A given one is not among the names.
+        UnknownConcept: One of `concepts` has no value.
     """
     if concepts is not None:
         return list(reversed(chosen(values, concepts)))
@@ -41,17 +41,17 @@ def upwards(values: Mapping[str, float], concepts: Sequence[str] | None) -> list
 
 
 def lines_of(names: Sequence[str]) -> int:
-    """How many lines each row has, so that the longest name fits."""
+    """The number of lines that each row needs for the longest name."""
     return max((_wrapped(name).count("\n") + 1 for name in names), default=1)
 
 
 def name_rows(axes: Axes, names: Sequence[str], positions: Sequence[float | int] | None = None) -> None:
-    """Write the names of rows beside them.
+    """Write the names of rows at their left.
 
     Args:
         axes: The axes.
-        names: The names; long ones are broken into lines.
-        positions: Where the rows are; from 0 on if None.
+        names: The names; long ones are wrapped.
+        positions: The positions of the rows; 0, 1, … if None.
     """
     at = range(len(names)) if positions is None else positions
     axes.set_yticks(at, [_wrapped(name) for name in names])
@@ -64,7 +64,7 @@ def _wrapped(name: str) -> str:
 
 
 def fit_x_ticks(axes: Axes) -> None:
-    """Turn the names below the axes where they touch, and leave out those that touch even so."""
+    """Rotate the names below the axes if they touch, and leave out those that still touch."""
     _lay_out(axes)
     if not _touching(axes):
         return
@@ -76,7 +76,7 @@ def fit_x_ticks(axes: Axes) -> None:
 
 
 def _touching(axes: Axes) -> list[int]:
-    """The tick labels that would touch the last one before them that is kept."""
+    """The indices of tick labels that would touch the last label kept before them."""
     touching, end = [], -np.inf
     for i, label in enumerate(axes.get_xticklabels()):
         box = label.get_window_extent()
@@ -88,7 +88,7 @@ def _touching(axes: Axes) -> list[int]:
 
 
 def legend_above(axes: Axes) -> None:
-    """A legend above the axes, where it covers nothing, in as many columns as fit."""
+    """Place a legend above the axes, where it covers nothing, in as many columns as fit."""
     _lay_out(axes)
     room, (handles, labels) = axes.get_tightbbox(), axes.get_legend_handles_labels()
     for columns in range(len(labels), 0, -1):
@@ -100,7 +100,7 @@ def legend_above(axes: Axes) -> None:
 
 
 def fit_texts(axes: Axes, title: str | None) -> None:
-    """Set the title, above a legend that stands above the axes, and break it and long labels into lines."""
+    """Set the title, above the legend if there is one, and wrap it and long labels."""
     legend = axes.get_legend()
     if title is not None:
         above = 0.0 if legend is None else legend.get_window_extent().height * 72 / axes.figure.dpi
@@ -115,7 +115,7 @@ def fit_texts(axes: Axes, title: str | None) -> None:
 
 
 def _break(text: Text, room: float) -> None:
-    """Break a text that is longer than its room into lines; across or, where it is turned, up."""
+    """Wrap a text that is longer than its room, which is horizontal, or vertical if the text is rotated."""
     box = text.get_window_extent()
     length = max(box.width, box.height)
     if length > room:
@@ -125,8 +125,8 @@ def _break(text: Text, room: float) -> None:
 
 
 def _lay_out(axes: Axes) -> None:
-    """Lay the whole figure out, so that labels have their places and sizes; none may be longer than it."""
-    root: Any = axes.figure.figure  # of a subfigure too
+    """Lay out the whole figure, so that labels have positions and sizes, with none longer than the figure."""
+    root: Any = axes.figure.figure  # the top-level figure, even from a subfigure
     _break(axes.title, root.bbox.width)
     _break(axes.xaxis.label, root.bbox.width)
     _break(axes.yaxis.label, 0.8 * root.bbox.height)

@@ -1,4 +1,4 @@
-"""Layers across a figure: where each begins, and what it is called."""
+"""Layers on a figure's horizontal axis: lines between them, and the names of blocks."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ from headwise.report.style import Axes
 
 __all__ = ["block_of", "mark_layers", "place_of"]
 
-MANY = 32  # layers from which on lines between all of them would hide the map
+MANY = 32  # with more layers, lines between all of them would hide the map
 
 
 def mark_layers(
@@ -20,14 +20,16 @@ def mark_layers(
     line: str = "white",
     above: Axes | None = None,
 ) -> None:
-    """Thin lines between layers, if they are few, thick ones between places; names of blocks and places.
+    """Mark layers by thin lines, if they are few, and places by thick ones; name blocks and places.
+
+    A place is a part of the denoiser: "down", "mid" or "up" in a UNet.
 
     Args:
-        axes: The axes, across which layers stand.
+        axes: The axes with layers on the horizontal axis.
         head_map: The layers.
         widths: The width of each layer on the axis.
         line: The colour of the lines.
-        above: The axes over which the places are named, where they are not the same.
+        above: The axes above which places are named, if they are different axes.
     """
     stops = np.cumsum(widths) - 0.5
     starts = stops - np.asarray(widths)
@@ -51,18 +53,18 @@ def mark_layers(
 
 
 def place_of(address: str) -> str:
-    """`down_blocks.0.attentions…` is at "down"; a transformer's blocks are at "transformer"."""
+    """The place of a layer: "down" for `down_blocks.0.attentions…`; "transformer" for transformer blocks."""
     return address.split(".")[0].removesuffix("s").removesuffix("_block")
 
 
 def block_of(address: str) -> str:
-    """`down_blocks.1.attentions.0.transformer_blocks.0.attn2` stands in "1.0"."""
+    """The block of a layer: "1.0" for `down_blocks.1.attentions.0.transformer_blocks.0.attn2`."""
     path = address.split(".")
     inner = path[1:].index("transformer_blocks") + 1 if "transformer_blocks" in path[1:] else len(path)
     return ".".join(part for part in path[:inner] if part.isdigit()) or "0"
 
 
 def _runs(names: Sequence[object]) -> list[tuple[int, int]]:
-    """First and last index of each stretch of equal neighbours."""
+    """The first and last index of each run of equal names."""
     firsts = [i for i, name in enumerate(names) if i == 0 or names[i - 1] != name]
     return list(zip(firsts, [first - 1 for first in firsts[1:]] + [len(names) - 1], strict=True))

@@ -1,9 +1,9 @@
-r"""Maps of a relevance: where each concept lives in the model, and how alike concepts are.
+r"""Maps of a relevance: where each concept is located in the model, and how similar concepts are.
 
-All maps of heads share one reading: relevance 1 is the average head; layers stand in the order in which the
-image passes them, down, mid, up. Few heads hold very large values (66 in SDXL), which would leave the rest
-black: colours stop at the 99th percentile, and the last number beside the colours says so with ≥. Where
-values are below 0, as they are by effect, colours reach as far below 0 as above.
+All maps of heads are read alike: the average head has relevance 1; layers are in the order in which the image
+passes through them, down, mid, up. A few heads have very large values (66 in SDXL), which would leave the
+rest dark: colours end at the 99th percentile, marked with ≥ on the colour bar. If values are negative, as by
+effect, colours reach equally far below and above 0.
 """
 
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ _BELOW: Any = {
     "fraction": 0.05,
     "pad": 0.02,
 }  # leaves width
-SEVERAL = 12  # concepts from which on names below a map would only repeat those beside it
+SEVERAL = 12  # with more concepts, names below a similarity map would only repeat those of its rows
 
 
 def heat_map(
@@ -38,7 +38,7 @@ def heat_map(
     concepts: Sequence[str] | None = None,
     **place: Unpack[Place],
 ) -> Figure:
-    """Concepts down, heads across: one cell is how much more than the average head a head serves a concept.
+    """Relevance with one row per concept and one column per head; the average head has 1.
 
     Args:
         relevance: The measurement.
@@ -59,7 +59,7 @@ def layer_summary(
     concepts: Sequence[str] | None = None,
     **place: Unpack[Place],
 ) -> Figure:
-    """The same map with the heads of each layer averaged, which leaves what depends on depth alone.
+    """The same map averaged over the heads of each layer, which shows only the dependence on depth.
 
     Args:
         relevance: The measurement.
@@ -91,12 +91,12 @@ def _map(
         image = axes.imshow(values, **colours, aspect="auto", interpolation="nearest")
         name_rows(axes, names)
         _colour_bar(axes, image, f"{'mean ' * (max(widths) == 1)}relevance (average head = 1)", extend)
-        mark_layers(axes, layers, widths, GREY if signed else "white")  # seen on a map that is white at 0 too
+        mark_layers(axes, layers, widths, GREY if signed else "white")  # visible on a map that is white at 0
     return figure_of(axes)
 
 
 def _colour_bar(axes: Axes, image: Any, label: str, extend: str = "neither") -> None:
-    """What the colours mean, below the axes; the last of them stand for all values beyond, if they extend."""
+    """A colour bar below the axes; with `extend`, its last colours also stand for all values beyond."""
     low, top = image.get_clim()
     figure: Any = axes.figure
     fraction = 0.25 * figure.dpi / figure.bbox.height  # a quarter of an inch, however many rows there are
@@ -119,13 +119,13 @@ def concept_similarity(
     concepts: Sequence[str] | None = None,
     **place: Unpack[Place],
 ) -> Figure:
-    """Which concepts share heads: correlation over heads, similar ones side by side.
+    """Which concepts share heads: their correlation over heads, with similar concepts next to each other.
 
-    Columns are in the order of the rows; where there are many, only rows are named.
+    Columns are in the order of the rows; if there are many, only rows are named.
 
     Args:
         relevance: The measurement.
-        concepts: The concepts to show, in this order; all, ordered by their similarity, if None.
+        concepts: The concepts to show, in this order; None shows all, ordered by similarity.
         place: `title`, `width` and `ax`, as in `Place`.
 
     Raises:
@@ -136,14 +136,14 @@ def concept_similarity(
         concepts = [relevance.concepts[c] for c in _seriation(similarity)]
     names = list(chosen(dict.fromkeys(relevance), concepts))
     order = [relevance.concepts.index(name) for name in names]
-    below = 0 if len(names) > SEVERAL else 0.4 * max(map(len, names))  # lines that names take when turned
+    below = 0 if len(names) > SEVERAL else 0.4 * max(map(len, names))  # lines that rotated names take
     with canvas(1.1, max(8, 1.5 * len(names) if below else len(names)) + below, **place) as axes:
         ordered = similarity[np.ix_(order, order)]
         image = axes.imshow(ordered, cmap=DIVERGING, vmin=-1, vmax=1, aspect="auto", interpolation="nearest")
         name_rows(axes, names)
         _colour_bar(axes, image, "correlation over heads")
         if len(names) > SEVERAL:
-            axes.set(xticks=[], xlabel="concepts in the order of the rows")
+            axes.set(xticks=[], xlabel="concepts, in the order of the rows")
         else:
             axes.set_xticks(range(len(names)), names)
             fit_x_ticks(axes)
@@ -165,15 +165,15 @@ def correlation(relevance: Relevance) -> Float[np.ndarray, "concepts concepts"]:
 
 
 def _head_map(relevance: Relevance) -> HeadMap:
-    """The head map, or for arrays that came without one a single unnamed layer."""
+    """The head map; for arrays without one, a single unnamed layer."""
     return relevance.head_map or HeadMap((Layer("", relevance.values.shape[1]),))
 
 
-def _seriation(alike: Float[np.ndarray, "concepts concepts"]) -> Int[np.ndarray, " concepts"]:
-    """Order by the Fiedler vector: the line on which similar concepts lie closest (Atkins et al., 1998)."""
-    if len(alike) < 3:
-        return np.arange(len(alike))
-    weights = (alike + 1) / 2
+def _seriation(similarity: Float[np.ndarray, "concepts concepts"]) -> Int[np.ndarray, " concepts"]:
+    """Order by the Fiedler vector, which puts similar concepts close together (Atkins et al., 1998)."""
+    if len(similarity) < 3:
+        return np.arange(len(similarity))
+    weights = (similarity + 1) / 2
     laplacian = np.diag(weights.sum(axis=1)) - weights
     fiedler = np.linalg.eigh(laplacian)[1][:, 1]
     return np.argsort(fiedler * np.sign(fiedler[np.argmax(np.abs(fiedler))]), kind="stable")

@@ -1,6 +1,6 @@
-"""Figures of numbers with their intervals: one row each, or a place between two axes.
+"""Figures of numbers with their intervals: one row each, or one point between two axes.
 
-Marks of methods that use relevance are orange, all others blue. An interval is a line through its mark.
+Methods that use relevance are orange, all others blue. An interval is a line through its mark.
 """
 
 import itertools
@@ -24,11 +24,11 @@ def weakening_areas(
     concepts: Sequence[str] | None = None,
     **place: Unpack[Place],
 ) -> Figure:
-    """Area between least and most relevant first, of every concept, with its interval and two controls.
+    """The area between least and most relevant first for each concept, with its interval and two controls.
 
     Args:
         weakenings: The weakening of each concept, by its name.
-        concepts: The concepts to show, from top to bottom; all, the largest area on top, if None.
+        concepts: The concepts to show, from top to bottom; None shows all, the largest area on top.
         place: `title`, `width` and `ax`, as in `Place`.
 
     Raises:
@@ -60,10 +60,10 @@ def tradeoff(
     y: str,
     **place: Unpack[Place],
 ) -> Figure:
-    """One mark with its two intervals for each method: which goes far on one axis without loss on the other?
+    """The trade-off between two measures: one mark per method, with an interval in each direction.
 
     Args:
-        points: Where each method stands on both axes, by its name.
+        points: The two values of each method, by its name.
         x: The label of the horizontal axis.
         y: The label of the vertical axis.
         place: `title`, `width` and `ax`, as in `Place`.
@@ -86,11 +86,11 @@ def agreements(
     concepts: Sequence[str] | None = None,
     **place: Unpack[Place],
 ) -> Figure:
-    """Rank correlation of two measurements by concept, beside the highest that they could reach.
+    """Rank correlation of two measurements by concept, with its noise ceiling.
 
     Args:
-        by_concept: What `agreement` returns.
-        concepts: The concepts to show, from top to bottom; all, the highest on top, if None.
+        by_concept: The result of `agreement`.
+        concepts: The concepts to show, from top to bottom; None shows all, the highest on top.
         place: `title`, `width` and `ax`, as in `Place`.
 
     Raises:
@@ -101,8 +101,8 @@ def agreements(
     reached, ceiling = ([getattr(by_concept[n], key) for n in names] for key in ("correlation", "ceiling"))
     with canvas(1.0, max(4, len(names)), **place) as axes:
         axes.hlines(rows, 0, reached, color=INK, linewidth=0.8)
-        axes.scatter(reached, rows, s=14, color=INK, zorder=3, label="the two measurements")
-        axes.scatter(ceiling, rows, marker="|", s=40, color=ACCENT, label="the most they could reach")
+        axes.scatter(reached, rows, s=14, color=INK, zorder=3, label="correlation")
+        axes.scatter(ceiling, rows, marker="|", s=40, color=ACCENT, label="noise ceiling")
         axes.axvline(0, color="black", linewidth=0.8)
         axes.set(xlabel="rank correlation over heads", xlim=(1.1 * min(0.0, *reached), 1.02))
         name_rows(axes, names)
@@ -115,7 +115,7 @@ def rates(
     label: str,
     **place: Unpack[Place],
 ) -> Figure:
-    """Shares with their intervals on an axis from 0 to 1: see `intervals`."""
+    """Shares with their intervals on an axis from 0 to 1; arguments as in `intervals`."""
     figure = intervals(by_method, label, **place)
     (place.get("ax") or figure.axes[0]).set_xlim(0, 1)
     return figure
@@ -126,7 +126,7 @@ def intervals(
     label: str,
     **place: Unpack[Place],
 ) -> Figure:
-    """Numbers with their intervals, one row for each, the first on top.
+    """Numbers with their intervals, one row each, the first on top.
 
     Args:
         by_name: The numbers; their names label the rows.

@@ -1,12 +1,12 @@
-"""The page of a run: `report` recognises the run by its files; the page of a measurement is made here.
+"""The page of a run: `report` recognises the run by its files; this module makes the page of a measurement.
 
-Every folder may hold command.txt, the command that made it. The folder of a measurement may also hold
+Every folder may hold command.txt, the command of the run. The folder of a measurement holds
 
-    relevance.safetensors   the measurement; the one file that must be there
+    relevance.safetensors   the measurement; the only required file
     votes.safetensors       its votes, for the curve over images; or effect.safetensors, its effects
     control/                another run of the same model in which concept names mean nothing
-    pictures/NNN.png        samples; each PNG carries its prompt as text
-    turned/                 words turned up and down by their heads (turned.py)
+    pictures/NNN.png        sample images; the metadata of each PNG has its prompt
+    turned/                 words turned down and up in their heads (turned.py)
     weakening/              a run in which the heads of one concept were weakened (claims.py)
 """
 
@@ -36,10 +36,10 @@ HEADS_PER_CONCEPT = 5
 LEADS = {
     "votes": "At every layer and call each head voted for the concept whose words its image queries attended "
     "to most. A head's relevance is its share of a concept's votes, scaled so that the average head has 1.",
-    "effect": "Each prompt says a word of a concept. A head's share is the part of all that this word does "
-    "to the denoiser's output that passes through the head: its gradient, integrated from the word muted to "
-    "the word as it is. Relevance is that share, scaled so that the average head has 1; a head below 0 works "
-    "against the word.",
+    "effect": "Each prompt contains a word of a concept. A head's share is the part of the word's effect on "
+    "the denoiser's output that passes through the head: its gradient, integrated from the muted word to the "
+    "full word. Relevance is that share, scaled so that the average head has 1; a head below 0 works against "
+    "the word.",
 }
 
 
@@ -66,8 +66,8 @@ def _page_of(folder: Path) -> Page:
         return _OF_SCORES[kind](folder, Scores.load(folder / SCORES))
     if kind == "interventions":
         raise UnreadableFile(
-            f'{folder} holds a sweep of the kind "interventions", which answers questions about relevance. '
-            "Give the folder of `headwise benchmark questions` that it lies in, whose page shows the answers."
+            f'{folder} holds a sweep of kind "interventions", which has no page of its own. Give the folder '
+            "of `headwise benchmark questions` that contains it, whose page shows the answers."
         )
     raise UnreadableFile(
         f"{folder} holds no run: neither {RELEVANCE} nor {SCORES}. Give the folder of a run."
@@ -130,7 +130,7 @@ def _numbers(relevance: Relevance, control: Relevance | None) -> list[tuple[str,
         ("split-half correlation, median", _number(relevance.split_half_median)),
     ]
     if control is not None:
-        numbers.append(("the same where names mean nothing", _number(control.split_half_median)))
+        numbers.append(("the same in the control", _number(control.split_half_median)))
     if relevance.completeness:
         median = np.median(list(relevance.completeness.values()))
         numbers.append(("completeness, median", _number(median)))
@@ -138,9 +138,9 @@ def _numbers(relevance: Relevance, control: Relevance | None) -> list[tuple[str,
 
 
 def _concepts(relevance: Relevance) -> str:
-    """How many concepts of the user's, and beside how many."""
-    beside = relevance.settings.get("beside")
-    return str(len(relevance.foreground)) + (f", beside {beside}" if beside else "")
+    """The number of the user's concepts, and their background."""
+    background = relevance.settings.get("beside")
+    return str(len(relevance.foreground)) + (f", background of {background}" if background else "")
 
 
 def _map_section(relevance: Relevance) -> Section:
@@ -152,9 +152,9 @@ def _map_section(relevance: Relevance) -> Section:
         f"{best[leader].relevance:.1f}, {leader} at {best[leader].address}."
     )
     text = (
-        "One row is one concept, one column one head, in the order in which the image passes them. "
+        "Each row is a concept and each column a head, in the order in which the image passes through them. "
         + ("Red" if (relevance.values < 0).any() else "Bright")
-        + " cells are heads that serve the concept far more than the average head does."
+        + " cells are heads that carry the concept far more than the average head does."
     )
     if (relevance.values < 0).any():
         text += " Blue cells are heads that work against its words."
@@ -164,7 +164,7 @@ def _map_section(relevance: Relevance) -> Section:
 
 
 def _weakening_section(folder: Path) -> Section | None:
-    """What the folder of a weakening shows; None where there is none, or it is not finished."""
+    """The section of a weakening; None if there is none, or if it is not finished."""
     if not (folder / SCORES).is_file():
         return None
     scores = Scores.load(folder / SCORES)
@@ -175,7 +175,7 @@ def _heads_section(relevance: Relevance) -> Section:
     unit = "images" if relevance.kind == "effect" else "blocks of images"
     text = (
         "An address is the layer's path in diffusers and the head's number within it. "
-        f"± is 1.96 standard errors, from how far {unit} disagree (jackknife)."
+        f"± is 1.96 standard errors (jackknife over {unit})."
     )
     leading = _rows(relevance.concepts, partial(relevance.top, k=1))
     more = _rows(relevance.concepts, partial(relevance.top, k=HEADS_PER_CONCEPT))
@@ -183,16 +183,16 @@ def _heads_section(relevance: Relevance) -> Section:
     columns = ("concept", "relevance ± 95 %", "address", "index")
     tables = [
         Table("The most relevant head of each concept", columns, leading, columns[1::2], open=True),
-        Table(f"The {HEADS_PER_CONCEPT} most relevant", columns, more, columns[1::2]),
+        Table(f"The {HEADS_PER_CONCEPT} most relevant heads", columns, more, columns[1::2]),
     ]
     if against:
-        title = "Heads that work against the words: the interval of 95 % is below 0"
+        title = "Heads that work against the words (95 % interval below 0)"
         tables.append(Table(title, columns, against, columns[1::2]))
     return Section("The heads of each concept", text, tables=tuple(tables))
 
 
 def _rows(concepts: Sequence[str], heads_of: Callable[[str], list[HeadRank]]) -> list[tuple[Any, ...]]:
-    """Rows of the heads of each concept, whose name is beside the first of them."""
+    """One row per head of each concept, the first of them with the concept's name."""
     return [
         (name if place == 0 else "", _interval(head), head.address, head.index)
         for name in concepts
@@ -202,15 +202,15 @@ def _rows(concepts: Sequence[str], heads_of: Callable[[str], list[HeadRank]]) ->
 
 def _certainty_section(relevance: Relevance, control: Relevance | None, counted: Counted | None) -> Section:
     text = (
-        "The images are split into two halves at random, many times; relevance is computed from each "
+        "The images are split at random into two halves, many times; relevance is computed from each half "
         "and the two orders of heads are compared (Spearman). "
         "1 means that other images would give the same order."
     )
     if control is not None:
         text += (
-            " In the control, all concepts sample the words of all concepts, so no name means "
-            "anything. Beyond its own noise, relevance spreads over heads with a standard deviation of "
-            f"{_spread(relevance):.2f}; in the control, with {_spread(control):.2f}."
+            " In the control, all concepts sample the words of all concepts, so names mean nothing. Without "
+            "the variance from noise, relevance has a standard deviation over heads of "
+            f"{_spread(relevance):.2f}; in the control it is {_spread(control):.2f}."
         )
     drawings = [
         Drawing.of(
@@ -230,23 +230,24 @@ def _certainty_section(relevance: Relevance, control: Relevance | None, counted:
     text += _errors_in_words(relevance)
     if relevance.completeness:
         text += (
-            " Completeness is what all heads together account for, as a share of what the words do: 1 if the "
+            " Completeness is the share of the words' effect that all heads together account for: 1 if the "
             "integral over the word's strength is exact."
         )
         rows = [(*row, _number(relevance.completeness[row[0]])) for row in rows]
         columns += ("completeness",)
-    return Section("How sure", text, tuple(drawings), (Table("Every concept", columns, rows, columns[1:]),))
+    tables = (Table("Every concept", columns, rows, columns[1:]),)
+    return Section("How reliable", text, tuple(drawings), tables)
 
 
 def _errors_in_words(relevance: Relevance) -> str:
-    """How large standard errors are beside what they are errors of; empty where there are none."""
+    """A sentence on the relative size of standard errors; empty if there are none."""
     firsts = [relevance.top(name, 1)[0] for name in relevance.concepts]
     shares = [head.standard_error / head.relevance for head in firsts if head.relevance > 0]
     if not shares or not np.isfinite(shares).all():
         return ""
     return (
         f" The standard error of the most relevant head of a concept is {np.median(shares):.0%} of its "
-        "relevance (median over concepts); the errors of single heads stand in the tables below."
+        "relevance (median over concepts); the tables below list the errors of single heads."
     )
 
 
@@ -263,8 +264,9 @@ def _certainty_in_words(relevance: Relevance, control: Relevance | None) -> str:
 def _layer_section(relevance: Relevance) -> Section:
     means = plots.layer_means(relevance)
     text = (
-        f"The heads of each layer averaged. Layers alone explain {_explained_by_layers(relevance):.0%} of "
-        "the variance over heads; the rest depends on which head of the layer it is."
+        "Relevance averaged over the heads of each layer. Layers alone explain "
+        f"{_explained_by_layers(relevance):.0%} of the variance over heads; the rest is between the heads of "
+        "a layer."
     )
     head_map = relevance.head_map
     strongest = [head_map.layers[layer].address if head_map else "" for layer in means.argmax(axis=1)]
@@ -290,25 +292,25 @@ def _similarity_section(relevance: Relevance) -> Section:
     ends = pairs if len(pairs) <= 16 else pairs[:8] + pairs[-8:]
     rows = [(names[a], names[b], f"{value:+.2f}") for value, a, b in ends]
     columns = ("concept", "and", "correlation")
-    text = "Concepts with a high correlation have their relevance at the same heads."
-    alt = f"Matrix of correlations between {len(names)} concepts, similar ones side by side."
+    text = "Concepts with a high correlation have their relevance in the same heads."
+    alt = f"Matrix of correlations between {len(names)} concepts, with similar ones next to each other."
     drawing = Drawing.of(plots.concept_similarity(relevance, width=WIDTH), alt, "34rem")
     return Section(
         "Concepts that share heads",
         text,
         (drawing,),
-        (Table("Most and least alike", columns, rows, columns[2:]),),
+        (Table("Most and least similar", columns, rows, columns[2:]),),
     )
 
 
 def _spread(relevance: Relevance) -> float:
-    """Standard deviation over heads, less what the standard errors alone would give; median over concepts."""
+    """Standard deviation over heads without the variance due to noise; median over concepts."""
     noise = (relevance.standard_errors**2).mean(axis=1)
     return float(np.median(np.sqrt(np.maximum(0, relevance.values.var(axis=1) - noise))))
 
 
 def _explained_by_layers(relevance: Relevance) -> float:
-    """Share of the variance over heads that lies between layers; median over concepts."""
+    """Share of the variance over heads that is between layers; median over concepts."""
     head_map = relevance.head_map
     widths = [layer.heads for layer in head_map] if head_map else [relevance.values.shape[1]]
     between = np.repeat(plots.layer_means(relevance), widths, axis=1).var(axis=1)

@@ -1,6 +1,6 @@
-"""The pages of compared methods: ways of editing, of generating several subjects, of making maps of words.
+"""Pages that compare methods: of editing, of generating several subjects, of mapping words.
 
-Images in the folder of a comparison are named by the method that made them: `003 source.png`,
+Images in the folder of a comparison are named by the method that generated them: `003 source.png`,
 `003 relevance.png`.
 """
 
@@ -28,41 +28,41 @@ __all__ = [
 EDITING = (
     "Every method edits the same images, from the same latents. An image-text model scores how well the "
     "target prompt fits (alignment), whether the target's word (accuracy) and the same object (identity) are "
-    "recognised, and how similar source and edit are where nothing was to change (preservation)."
+    "recognised, and how similar source and edit are where nothing should change (preservation)."
 )
 GIVEN_EDITING = (
-    "Given images are inverted, and edited by every method at several positions of its dial. An image-text "
-    "model scores how well the target prompt fits (alignment), and how similar source and edit are where "
-    "nothing was to change (preservation)."
+    "Given images are inverted and then edited by every method at several settings of its strength. An "
+    "image-text model scores how well the target prompt fits (alignment), and how similar source and edit "
+    "are where nothing should change (preservation)."
 )
 STRENGTHENING = (
     "One word of each prompt is strengthened by relevance on several scales; every image is compared with "
     "the plain image of the same prompt and latents. An image-text model scores how well the prompt fits "
     "(alignment), whether the word (accuracy) and the same object (identity) are recognised, and how similar "
-    "the two images are where nothing was to change (preservation)."
+    "the two images are where nothing should change (preservation)."
 )
 MULTI_SUBJECT = (
-    "Every method generates images of the same prompts from the same latents. An image-text model scores "
-    "how well the whole prompt fits (full), how well its worst subject fits (minimum), and how similar the "
-    "prompt is to the best of several captions (caption)."
+    "Every method generates images for the same prompts from the same latents. An image-text model scores "
+    "how well the whole prompt fits (full), how well the worst of its subjects fits (minimum), and how "
+    "similar the prompt is to the best of several captions (caption)."
 )
 SEGMENTATION = (
-    "Images with known masks are noised, and the denoiser is called with their prompt. The map of a word is "
-    "the weighted mean of the heads' attention to it; methods differ in the weights. Precision ranks the "
-    "pixels by the map; intersection over union (IoU) takes each method's best threshold on the other half "
-    "of the images."
+    "Noise is added to images with known masks, and the denoiser is called with their prompt. The map of a "
+    "word is the weighted mean of the heads' attention to it; methods differ in the weights. Precision ranks "
+    "pixels by the map; intersection over union (IoU) uses each method's best threshold on the other half of "
+    "the images."
 )
 ATOMS = (
-    "Words of one kind are turned up by several methods, from the same latents. For each thing that a prompt "
-    "says, an image-text model gives the right description a probability among wrong ones. Shown are its "
+    "Words of one kind are turned up by several methods, from the same latents. For each detail of a prompt, "
+    "an image-text model gives the right description a probability among wrong ones. The results are its "
     "arithmetic mean over a prompt (am), its geometric mean (gm), which is small if anything is missing, and "
-    "how often the right description is the likeliest for the words that are turned up (accuracy)."
+    "how often the right description is the most probable for the words that are turned up (accuracy)."
 )
-SAME = "The same latents in every column."
+SAME = "All columns start from the same latents."
 
 
 def editing_page(folder: Path, scores: Scores) -> Page:
-    """The page of a folder in which ways of editing were compared."""
+    """The page of a comparison of editing methods."""
     editing = Editing(scores, tuple(scores.settings["attributes"]))
     points = {m: (editing.of(m, "preservation"), editing.of(m, "alignment")) for m in editing.methods}
     alt = "; ".join(
@@ -80,7 +80,7 @@ def editing_page(folder: Path, scores: Scores) -> Page:
     best = max(edits, key=lambda m: editing.of(m, "alignment").value)
     strips = tuple(strips_of_methods(folder, ("source", *editing.methods), "source"))
     return Page(
-        title="Which way of editing shows the target, and keeps the source?",
+        title="Which editing method shows the target and preserves the source?",
         lead=EDITING,
         numbers=[("pairs", str(len(editing.attributes))), _per_method(scores), ("highest alignment", best)],
         sections=[overview, Section("Images", SAME, strips=strips)],
@@ -89,7 +89,7 @@ def editing_page(folder: Path, scores: Scores) -> Page:
 
 
 def given_editing_page(folder: Path, scores: Scores) -> Page:
-    """The page of a folder in which ways of editing given images were compared."""
+    """The page of a comparison of methods for editing given images."""
     editing = GivenEditing(scores, tuple(scores.settings["attributes"]))
     drawings, tables = [], []
     columns = ("method", "area", "at 0.9", "at 0.95")
@@ -105,15 +105,15 @@ def given_editing_page(folder: Path, scores: Scores) -> Page:
         tables.append(Table(attribute, columns, rows, columns[1:], open=True))
     overview = Section(
         "Alignment against preservation",
-        "A line for each method over the positions of its dial, from the unedited source. The tables have "
-        "the area under its upper concave hull above the source, a mean over preservations from 0.8 to 1, "
-        "and the highest alignment at 0.9 and at 0.95, with 95 % intervals (bootstrap over pairs).",
+        "One line per method over the settings of its strength, starting at the unedited source. The tables "
+        "have the area under its upper concave hull above the source, a mean over preservations from 0.8 to "
+        "1, and the highest alignment at 0.9 and at 0.95, with 95 % intervals (bootstrap over pairs).",
         tuple(drawings),
         tuple(tables),
     )
     strips = tuple(strips_of_methods(folder, editing.settings, SOURCE))
     return Page(
-        title="Which way of editing given images shows the target best, at equal preservation?",
+        title="Which method edits given images best, at equal preservation?",
         lead=GIVEN_EDITING,
         numbers=[("pairs", str(len(editing.attributes))), ("settings", str(len(editing.settings) - 1))],
         sections=[overview, Section("Images", "The given image and its edits.", strips=strips)],
@@ -122,13 +122,14 @@ def given_editing_page(folder: Path, scores: Scores) -> Page:
 
 
 def strengthening_page(folder: Path, scores: Scores) -> Page:
-    """The page of a folder in which a word was strengthened by relevance on several scales."""
+    """The page of a comparison of relevance scales for strengthening a word."""
     page = editing_page(folder, scores)
-    return replace(page, title="What does strengthening a word change, on which scale?", lead=STRENGTHENING)
+    title = "What does strengthening a word change on each scale?"
+    return replace(page, title=title, lead=STRENGTHENING)
 
 
 def _strengths(editing: Editing) -> Iterator[Drawing]:
-    """Accuracy against strength, from the weakest."""
+    """A figure of accuracy by strength, starting from the weakest."""
     methods = [m for m in editing.methods if m.startswith("relevance")]
     methods.sort(key=lambda m: float(m.partition("× ")[2] or 1))
     rates = {m: editing.of(m, "accuracy") for m in methods}
@@ -140,7 +141,7 @@ def _strengths(editing: Editing) -> Iterator[Drawing]:
 
 
 def multi_subject_page(folder: Path, scores: Scores) -> Page:
-    """The page of a folder in which ways of generating several subjects were compared."""
+    """The page of a comparison of methods for generating several subjects."""
     subjects = MultiConcept(scores, tuple(scores.settings["types"]))
     kinds = list(dict.fromkeys(subjects.types))
     overview = Section(
@@ -151,7 +152,7 @@ def multi_subject_page(folder: Path, scores: Scores) -> Page:
     )
     strips = tuple(strips_of_methods(folder, subjects.methods))
     return Page(
-        title="Are all subjects there?",
+        title="Does the image show all subjects?",
         lead=MULTI_SUBJECT,
         numbers=[("prompts", str(len(subjects.types))), _per_method(scores)],
         sections=[overview, Section("Images", SAME, strips=strips)],
@@ -160,7 +161,7 @@ def multi_subject_page(folder: Path, scores: Scores) -> Page:
 
 
 def segmentation_page(folder: Path, scores: Scores) -> Page:
-    """The page of a folder in which maps of words were compared with masks."""
+    """The page of a comparison of word maps with masks."""
     settings = scores.settings
     maps = Segmentation(scores, tuple(settings["kinds"]), tuple(settings["images"]))
     kinds = list(dict.fromkeys(maps.kinds))
@@ -173,28 +174,31 @@ def segmentation_page(folder: Path, scores: Scores) -> Page:
         columns = ("method", "IoU", "precision")
         tables.append(Table(kind, columns, rows, columns[1:], open=True))
     overview = Section(
-        "How well maps fit masks",
+        "How well maps match masks",
         "Means with 95 % intervals (bootstrap over images).",
         tuple(figures),
         tuple(tables),
     )
     strips = tuple(strips_of_methods(folder, ("mask", *maps.methods), "mask"))
     return Page(
-        title="Do the maps of words show where they are?",
+        title="Do word maps show where the objects are?",
         lead=SEGMENTATION,
         numbers=[("words", str(len(maps.kinds))), ("images", str(len(set(maps.images))))],
-        sections=[overview, Section("Images", "Lit by the mask, and by each method's map.", strips=strips)],
+        sections=[
+            overview,
+            Section("Images", "Highlighted by the mask, and by each method's map.", strips=strips),
+        ],
         settings=_settings(scores),
     )
 
 
 def atoms_page(folder: Path, scores: Scores) -> Page:
-    """The page of a folder in which it was counted how much of each prompt is there."""
+    """The page of a benchmark of how much of each prompt the images show."""
     atoms = Atoms(scores, tuple(scores.settings["groups"]))
     points = {m: (atoms.of(m, "am"), atoms.of(m, "gm")) for m in atoms.methods}
     alt = "; ".join(f"{m} am {a.value:.2f}, gm {g.value:.2f}" for m, (a, g) in points.items())
     overview = Section(
-        "How much of the prompts is there",
+        "How much of the prompts the images show",
         "Means over all prompts and seeds with 95 % intervals (bootstrap over prompts).",
         (
             Drawing.of(
@@ -206,7 +210,7 @@ def atoms_page(folder: Path, scores: Scores) -> Page:
     strips = tuple(strips_of_methods(folder, atoms.methods))
     words = f"{scores.settings['kind']}, by {scores.settings['concept']}"
     return Page(
-        title="Is everything there that the prompt says?",
+        title="Does the image show everything in the prompt?",
         lead=ATOMS,
         numbers=[("prompts", str(len(atoms.groups))), _per_method(scores), ("words turned up", words)],
         sections=[overview, Section("Images", SAME, strips=strips)],

@@ -1,6 +1,6 @@
-"""One self-contained HTML page: figures are SVG, images data URIs, and nothing is loaded from the network.
+"""One self-contained HTML page: figures are SVG, images are data URIs, nothing is loaded from the network.
 
-All text from outside, prompts and model names above all, passes Jinja's autoescape.
+Jinja's autoescape applies to all external text, such as prompts and model names.
 """
 
 import base64
@@ -22,7 +22,7 @@ __all__ = [
     "strips_of_methods",
 ]  # fmt: skip
 
-WIDTH = 7.5  # inches of a figure on a page, which is read from farther away than a printed one
+WIDTH = 7.5  # inches of a figure on a page, which is read from a greater distance than print
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Picture:
 
     Args:
         source: The image as a data URI.
-        prompt: The prompt beneath it, which is also its text alternative.
+        prompt: The prompt below it, which is also its alternative text.
     """
 
     source: str
@@ -39,7 +39,7 @@ class Picture:
 
     @classmethod
     def of(cls, path: Path) -> "Picture":
-        """The image of a PNG file, which holds its prompt as text."""
+        """The image of a PNG file whose metadata has its prompt."""
         source = "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
         return cls(source, settings_in(path).get("prompt", path.stem))
 
@@ -50,8 +50,8 @@ class Strip:
 
     Args:
         name: The heading of the row.
-        pictures: Each image, after the caption beneath it.
-        wide: Whether they are shown as large as sample images.
+        pictures: The caption below each image, and the image.
+        wide: Whether the images are as large as sample images.
     """
 
     name: str
@@ -65,8 +65,8 @@ class Drawing:
 
     Args:
         svg: The figure itself.
-        alt: What it shows, in words.
-        least: The width that it is never squeezed below, in CSS units.
+        alt: Its alternative text.
+        least: Its minimum width, in CSS units.
     """
 
     svg: Markup
@@ -75,7 +75,7 @@ class Drawing:
 
     @classmethod
     def of(cls, figure: Figure, alt: str, least: str) -> "Drawing":
-        """A matplotlib figure, with the words and the width of `Drawing`."""
+        """A matplotlib figure, with the other arguments of `Drawing`."""
         return cls(Markup(as_svg(figure)), alt, least)
 
 
@@ -84,11 +84,11 @@ class Table:
     """The numbers behind a figure.
 
     Args:
-        title: The heading, which unfolds the table.
+        title: The heading, which expands the table.
         columns: The names of the columns.
         rows: The cells of each row, in the order of the columns.
-        numeric: The columns that are set flush right.
-        open: Whether the table is unfolded from the start.
+        numeric: The columns that are aligned right.
+        open: Whether the table is initially expanded.
     """
 
     title: str
@@ -100,7 +100,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Section:
-    """A heading, a paragraph that says how to read, drawings, strips of images and tables."""
+    """A heading, a paragraph that explains the section, figures, strips of images and tables."""
 
     title: str
     text: str
@@ -115,12 +115,12 @@ class Page:
 
     Args:
         title: The question that the page answers.
-        lead: How to understand the page, in two sentences.
-        numbers: The few numbers that matter, each after its name.
+        lead: An introduction of about two sentences.
+        numbers: The name and value of the most important numbers.
         sections: The body of the page.
         sheet: Sample images.
-        command: The command line that made the run; empty if it is not known.
-        settings: The settings of the run, each value after its name.
+        command: The command line of the run; empty if unknown.
+        settings: The name and value of each setting of the run.
         words: The concepts, each with the list of its words.
     """
 
@@ -149,7 +149,7 @@ def pictures_of(folder: Path, pattern: str = "*.png") -> Iterator[Picture]:
 
 
 def settings_rows(settings: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """Name and value of each setting that was not left to the model, versions last."""
+    """The name and value of each setting that is not None, followed by the versions."""
     for name, value in settings.items():
         if value is not None and name not in ("concepts", "counted", "versions", "order"):
             yield name, str(value)

@@ -1,16 +1,16 @@
 r"""Figures for papers and pages: of a relevance, of benchmarks, of one explained image.
 
-Figures are matplotlib `Figure`s that belong to no window and no global state, so they can be made on a
-server, in a thread, or in a notebook, which shows them. Every function takes
+Figures are matplotlib `Figure`s without a window or global state, so they can be made on a server, in a
+thread, or in a notebook, which shows them. Every function takes
 
-    width=     the width of a new figure in inches, as it will be printed: 5.5 if nothing is said, 3.25 for
-               a column; fonts have 6 to 9 pt at that width
-    ax=        axes of your own to draw into; `explanation`, which needs several, takes figure=
+    width=     the printed width of a new figure in inches: 5.5 by default, 3.25 for a column; fonts are 6
+               to 9 pt at that width
+    ax=        your own axes to draw into; `explanation`, which needs several, takes figure=
     title=     a title; by default there is none, as papers have captions
-    concepts=  where there are concepts: which, in which order
+    concepts=  for figures of concepts: which ones, in which order
 
-and returns the figure, whose `savefig` writes PDF with TrueType fonts and SVG whose words stay text.
-`as_svg` and `as_png` turn one into text and bytes. In figures of your own, `style` does the same.
+and returns the figure, whose `savefig` writes PDF with TrueType fonts and SVG with real text. `as_svg` and
+`as_png` return text and bytes. `style` gives your own figures the same settings.
 """
 
 from headwise.report.certainty import convergence, reliability

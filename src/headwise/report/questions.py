@@ -1,4 +1,4 @@
-"""The pages of questions about relevance itself: how to measure it, how to scale it, what it is good for."""
+"""Pages on relevance itself: comparisons of estimators and of scales, and the open questions."""
 
 import json
 from pathlib import Path
@@ -13,30 +13,31 @@ from headwise.report.page import WIDTH, Drawing, Page, Section, Table, settings_
 __all__ = ["attribution_page", "estimators_page", "questions_page", "scales_page"]
 
 ESTIMATORS_LEAD = (
-    "Ways of counting votes, at equal cost. Cost is rows that pass the denoiser; agreement is the rank "
-    "correlation over heads with a long run on other images, the median over concepts."
+    "Ways of counting votes compared at equal cost. Cost is the number of rows that pass through the "
+    "denoiser; agreement is the rank correlation over heads with a long run on different images (median over "
+    "concepts)."
 )
 ATTRIBUTION_LEAD = (
-    "Each estimator gives every head a value, from prompts that are not reported on, and so predicts what is "
-    "lost when random subsets of heads are weakened. The score is the correlation of predicted and true loss "
-    "given the size of the subset, with 95 % intervals by bootstrap over subsets. Ridge regression learns "
-    "from the losses of one half of the subsets and predicts the other. By chance is the score of the same "
-    "values permuted among all heads, or among those of each layer; from other concepts that of the mean of "
-    "their values. Cost is rows that pass the denoiser."
+    "Each estimator assigns every head a value, computed on prompts that are not used for the score, and so "
+    "predicts the loss when random subsets of heads are weakened. The score is the correlation of predicted "
+    "and true loss given the size of the subset, with 95 % intervals by bootstrap over subsets. Ridge "
+    "regression learns from the losses of one half of the subsets and predicts the other. “By chance” is the "
+    "score of the same values permuted among all heads, or among those of each layer; “from other concepts” "
+    "is the score of the mean of their values. Cost is the number of rows that pass through the denoiser."
 )
 QUESTIONS_LEAD = (
-    "Agreement is the rank correlation over heads, with 95 % intervals of its mean over concepts; it is with "
-    "a measurement on other images unless the text says otherwise."
+    "Agreement is the rank correlation over heads with a measurement on different images, unless the text "
+    "says otherwise; intervals are 95 % intervals of its mean over concepts."
 )
 SCALES_LEAD = (
-    "The same relevance on several scales. Order is the rank correlation of heads with the relevance as "
-    "measured; where it is 1 weakening is the same by construction. Damage is what strengthening one word of "
-    "a prompt does to the rest of its image, beside the plain image of the same prompt."
+    "The same relevance on several scales. Order is the rank correlation over heads with the relevance as "
+    "measured; where it is 1, weakening is the same by construction. Damage is the change that strengthening "
+    "one word causes in the rest of the image, compared with the plain image of the same prompt."
 )
 
 
 def estimators_page(folder: Path) -> Page:
-    """The page of a folder in which estimators were compared."""
+    """The page of a comparison of estimators."""
     results = json.loads((folder / ESTIMATORS_FILE).read_text(encoding="utf-8"))
     by_name, settings = results["estimators"], results["settings"]
     curves = {name: estimator["curve"] for name, estimator in by_name.items()}
@@ -44,22 +45,20 @@ def estimators_page(folder: Path) -> Page:
     start = settings["lean"].split(",")[0] + ", "
     ways = {name.removeprefix(start): curve for name, curve in curves.items() if name.startswith(start)}
     ways = {name: curve for name, curve in ways.items() if ", " not in name}
-    columns = ("estimator", f"rows to {ENOUGH}", "of the paper's", "best", "at rows")
+    columns = ("estimator", f"rows to {ENOUGH}", "share of the paper's", "best", "at rows")
     rows = [_row(name, estimator) for name, estimator in by_name.items()]
     lean = by_name.get(settings["lean"], {"rows": None, "share_of_paper": None})
     return Page(
-        title="How few denoiser rows give the relevance of a long run?",
+        title="How few denoiser rows reproduce the relevance of a long run?",
         lead=ESTIMATORS_LEAD,
         numbers=[
             ("the default", settings["lean"]),
             (f"its rows to {ENOUGH}", _or_never(lean["rows"], ".0f")),
-            ("of the paper's", _or_never(lean["share_of_paper"], ".2f")),
+            ("share of the paper's", _or_never(lean["share_of_paper"], ".2f")),
             ("split-half of the long run", f"{settings['long_run_split_half']:.3f}"),
         ],
         sections=[
-            _section(
-                "Draws and steps", draws, "Bands reach from the lowest to the highest of runs of this cost."
-            ),
+            _section("Samples and steps", draws, "Bands span the lowest to the highest run at this cost."),
             *([_section(f"Ways of counting, {start[:-2]}", ways, "On the same images.")] if ways else []),
             Section(
                 "Every estimator", "", tables=(Table("The numbers", columns, rows, columns[1:], open=True),)
@@ -70,7 +69,7 @@ def estimators_page(folder: Path) -> Page:
 
 
 def attribution_page(folder: Path) -> Page:
-    """The page of a folder in which estimators of what heads do were compared."""
+    """The page of a comparison of attribution estimators."""
     results = json.loads((folder / ATTRIBUTION_FILE).read_text(encoding="utf-8"))
     by_name, settings = results["estimators"], results["settings"]
     ordered = sorted(by_name, key=lambda name: -by_name[name]["score"][0])
@@ -82,10 +81,10 @@ def attribution_page(folder: Path) -> Page:
     )  # fmt: skip
     rows = [
         (name, str(medians[name]))
-        + tuple(_or_nothing(its.get(key)) for key in ("others", "chance", "chance_in_layers", "degree3"))
-        + (str(its["forward"]), str(its["backward"]))
-        + tuple(str(Interval(*its["concepts"][concept]["score"])) for concept in concepts)
-        for name, its in ((name, by_name[name]) for name in ordered)
+        + tuple(_or_nothing(scores.get(key)) for key in ("others", "chance", "chance_in_layers", "degree3"))
+        + (str(scores["forward"]), str(scores["backward"]))
+        + tuple(str(Interval(*scores["concepts"][concept]["score"])) for concept in concepts)
+        for name, scores in ((name, by_name[name]) for name in ordered)
     ]
     ceilings = results["ceilings"]
     rows.append(
@@ -97,7 +96,7 @@ def attribution_page(folder: Path) -> Page:
     )
     best = ordered[0]
     return Page(
-        title="Which estimator knows what heads do?",
+        title="Which estimator best predicts what heads do?",
         lead=ATTRIBUTION_LEAD,
         numbers=[
             ("estimators", str(len(by_name))),
@@ -118,15 +117,15 @@ def attribution_page(folder: Path) -> Page:
 
 
 def questions_page(folder: Path) -> Page:
-    """The page of a folder in which questions about relevance were answered."""
+    """The page of answers to questions about relevance."""
     results = json.loads((folder / QUESTIONS_FILE).read_text(encoding="utf-8"))
     answers, settings = results["answers"], results["settings"]
     return Page(
-        title="What is open about relevance, asked of this model",
+        title="Open questions about relevance, answered for this model",
         lead=QUESTIONS_LEAD,
         numbers=[
             ("questions", str(len(answers))),
-            ("split-half of the whole", f"{settings['whole_split_half']:.3f}"),
+            ("split-half of all images", f"{settings['whole_split_half']:.3f}"),
         ],
         sections=[_answer(answer) for answer in answers.values()],
         settings=list(settings_rows(settings)),
@@ -149,7 +148,7 @@ def _answer(answer: dict[str, Any]) -> Section:
 
 def _section(title: str, curves: dict[str, Any], text: str) -> Section:
     figure = plots.lines(
-        curves, "rows that pass the denoiser", "agreement with the long run", ENOUGH, width=WIDTH
+        curves, "rows through the denoiser", "agreement with the long run", ENOUGH, width=WIDTH
     )
     alt = "; ".join(f"{name} {curve[-1][1]:.3f} at {curve[-1][0]:.0f} rows" for name, curve in curves.items())
     points = [
@@ -181,7 +180,7 @@ def _or_never(value: float | None, form: str) -> str:
 
 
 def scales_page(folder: Path) -> Page:
-    """The page of a folder in which scales of relevance were compared."""
+    """The page of a comparison of scales of relevance."""
     results = json.loads((folder / SCALES_FILE).read_text(encoding="utf-8"))
     by_scale = {name: _intervals(numbers) for name, numbers in results["scales"].items()}
     steered = {name: numbers for name, numbers in by_scale.items() if name != "plain"}
@@ -213,7 +212,7 @@ def _scales(by_scale: dict[str, Any], steered: dict[str, Any]) -> Section:
         "Means with 95 % intervals.",
         (
             Drawing.of(
-                plots.tradeoff(points, "rest of the image kept", "word seen", width=WIDTH),
+                plots.tradeoff(points, "preservation", "accuracy", width=WIDTH),
                 f"{alt}.",
                 "36rem",
             ),
@@ -231,7 +230,7 @@ def _scales(by_scale: dict[str, Any], steered: dict[str, Any]) -> Section:
 
 
 def _intervals(value: Any) -> Any:
-    """JSON's lists of three as intervals."""
+    """Convert lists of three numbers, as read from JSON, to intervals."""
     if isinstance(value, dict):
         return {key: _intervals(inner) for key, inner in value.items()}
     return Interval(*value) if isinstance(value, list) else value

@@ -1,8 +1,8 @@
-"""What all figures share: sizes that are read at the width of a paper, two inks, and files that stay text.
+"""The common style of all figures: font sizes for the printed width, two main colours, text that stays text.
 
 A new figure is as wide as it will be printed, so that its fonts have their printed size: 6 and 7 pt in a
 column of 3.25 inches, 7 and 8 pt across a page of 5.5 inches, 8 and 9 pt above 7 inches. Fonts in PDF are
-TrueType, which conferences ask for, and words in SVG stay words.
+TrueType, which conferences require, and text in SVG stays text.
 """
 
 import io
@@ -26,22 +26,22 @@ __all__ = [
     "as_svg", "check_width", "font_sizes", "sheet", "style",
 ]  # fmt: skip
 
-WIDTH = 5.5  # inches: the text of a NeurIPS or ICLR paper; a column of CVPR or ICML has 3.25
+WIDTH = 5.5  # inches: the text width of a NeurIPS or ICLR paper; a column of CVPR or ICML has 3.25
 FILES: Any = {
-    "pdf.fonttype": 42,  # TrueType; Type 3, which matplotlib writes by default, is refused by conferences
+    "pdf.fonttype": 42,  # TrueType; conferences reject Type 3, matplotlib's default
     "ps.fonttype": 42,
-    "svg.fonttype": "none",  # words stay words: small, searchable, read aloud
-    "svg.hashsalt": "headwise",  # the same figure is the same file
+    "svg.fonttype": "none",  # text stays text: small, searchable, accessible to screen readers
+    "svg.hashsalt": "headwise",  # equal figures give equal files
 }
-INK, ACCENT, GREY = "#00356b", "#b45309", "#8a94a0"  # told apart by lightness as well
-SEQUENTIAL, DIVERGING = "cividis", "RdBu_r"  # both keep their order for colour-blind eyes
+INK, ACCENT, GREY = "#00356b", "#b45309", "#8a94a0"  # they differ in lightness as well
+SEQUENTIAL, DIVERGING = "cividis", "RdBu_r"  # both are safe for colour-blind readers
 
 
 class _Sheet(Figure):
-    """A figure that any way of saving writes with the settings of `FILES`, and that notebooks show."""
+    """A figure that is always saved with the settings of `FILES`, and that notebooks display."""
 
     def savefig(self, *args: Any, **options: Any) -> None:
-        """As matplotlib's, with fonts and words as `FILES` says."""
+        """Like matplotlib's, with the settings of `FILES`."""
         with matplotlib.rc_context(FILES):
             super().savefig(*args, **options)
 
@@ -50,7 +50,7 @@ class _Sheet(Figure):
 
 
 def style(width: float | int = WIDTH) -> AbstractContextManager[None]:
-    """The settings of these figures, as a context in which you make and save figures of your own.
+    """The settings of these figures, as a context in which to make and save your own figures.
 
         with hw.plots.style(width=5.5):
             figure, (left, right) = plt.subplots(1, 2, figsize=(5.5, 2), layout="constrained")
@@ -58,7 +58,7 @@ def style(width: float | int = WIDTH) -> AbstractContextManager[None]:
             figure.savefig("both.pdf")
 
     Args:
-        width: The width of the figure in inches, which decides the size of its fonts.
+        width: The width of the figure in inches, which determines its font sizes.
     """
     medium, small = font_sizes(width)
     names = ("xtick.labelsize", "ytick.labelsize", "legend.fontsize")
@@ -85,27 +85,27 @@ def style(width: float | int = WIDTH) -> AbstractContextManager[None]:
 
 
 def font_sizes(width: float | int) -> tuple[int, int]:
-    """The sizes, in points, of titles and labels, and of ticks and legends in a figure of this width."""
+    """The font sizes in points, of titles and labels and of ticks and legends, at this width in inches."""
     medium = 7 if width < 4.5 else 8 if width < 7 else 9
     return medium, medium - 1
 
 
 def check_width(width: float | int | None, axes: object = None) -> float | int:
-    """The width of a new figure: the one that is given, or `WIDTH`.
+    """The width of a new figure: the given one, or `WIDTH`.
 
     Args:
         width: The width in inches; None for the default.
-        axes: The axes or the figure to draw into, whose own width is the one that counts.
+        axes: The user's axes or figure to draw into, which have their own width.
 
     Raises:
-        HeadwiseError: It is too small for any label, or is given beside what to draw into.
+        HeadwiseError: The width is too small for labels, or is given together with axes or a figure.
     """
     if width is None:
         return WIDTH
     if axes is not None:
         raise HeadwiseError(
-            f"width={width} was given beside axes or a figure to draw into, which have their own width. "
-            "Leave out one of the two."
+            f"width={width} was given together with axes or a figure to draw into, which have their own "
+            "width. Leave out one of the two."
         )
     if not 2 <= width <= 100:
         raise HeadwiseError(
@@ -116,13 +116,13 @@ def check_width(width: float | int | None, axes: object = None) -> float | int:
 
 @contextmanager
 def sheet(width: float | int, height: float | int) -> Iterator[Figure]:
-    """A new figure without axes, of this width and height in inches, in the common style."""
+    """A new figure in the common style, of this width and height in inches, without axes."""
     with style(width):
         yield _Sheet(figsize=(width, height), layout="constrained")
 
 
 def as_svg(figure: Figure) -> str:
-    """The figure as one `<svg>` element without the XML prologue, ready to stand inside a page."""
+    """The figure as one `<svg>` element without the XML prologue, to embed in a page."""
     buffer = io.StringIO()
     with matplotlib.rc_context(FILES):
         figure.savefig(buffer, format="svg", metadata={"Date": None})

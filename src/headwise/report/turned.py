@@ -1,6 +1,6 @@
-"""The section of turned words: rows of one image in which a word is given less and more by its heads.
+"""The section of turned words: rows of one image in which a word is turned down and up in its heads.
 
-Each PNG in the folder says, as text, its prompt, the word, the concept whose heads turn it, and the dial.
+The metadata of each PNG in the folder has its prompt, the word, the concept of the heads, and the dial.
 """
 
 from pathlib import Path
@@ -11,9 +11,9 @@ from headwise.report.page import Picture, Section, Strip
 __all__ = ["turned_section"]
 
 TEXT = (
-    "Each row is one image, always from the same noise, in which one word is turned by the heads that "
-    "carry its concept, as measured below. The dial says how much to add of what the word does: at −1 all of "
-    "it is taken away, at 0 the image is as it was, at 1 it is asked for twice over, at 2 three times."
+    "Each row shows one image from the same noise, in which one word is turned down and up in the heads that "
+    "carry its concept, as measured below. The dial is the multiple of the word's effect that is added: at "
+    "−1 the effect is removed, at 0 the image is unchanged, at 1 the effect is doubled, at 2 tripled."
 )
 
 
@@ -31,7 +31,7 @@ def turned_section(folder: Path) -> Section | None:
             row.append((float(settings["dial"]), Picture.of(path)))
     strips = tuple(
         Strip(
-            f"“{prompt}”: {word}, by the heads of {concept}",
+            f"“{prompt}”: {word}, in the heads of {concept}",
             [(f"dial {dial:g}".replace("-", "−"), picture) for dial, picture in sorted(row, key=_dial)],
             wide=True,
         )

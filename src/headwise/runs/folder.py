@@ -1,12 +1,12 @@
-"""The folder of one run: what is being measured, what was counted so far, the result.
+"""The folder of one run: its settings, the count so far, and the result.
 
-    run.json               kind and settings of the run, and how long each session of work took
-    votes.safetensors      what was counted, replaced at every checkpoint (scores.safetensors of a sweep)
-    relevance.safetensors  the result, once it is there
-    pictures/              the images kept, if any
+    run.json               kind and settings of the run, and how long each session took
+    votes.safetensors      the count so far, replaced at every checkpoint (scores.safetensors for a sweep)
+    relevance.safetensors  the result, when the run is complete
+    pictures/              the kept images, if any
 
-A folder holds one run. With the same settings the run continues where the counting ended; different settings
-are refused by name, and so is a second process while a first one counts.
+A folder holds one run. With the same settings the run continues where it stopped; different settings are
+refused by name, and so is a second process while the first one is counting.
 """
 
 import json
@@ -26,33 +26,33 @@ from headwise.runs.locks import hold
 __all__ = ["Countable", "Progress", "ProgressCallback", "RunFolder", "all_versions", "versions"]
 
 ProgressCallback = bool | Callable[[int, int], None]
-"""A bar on stderr or none; or a function that is called with how many are done and how many there will be."""
+"""Whether to show a bar on stderr; or a function called with the number of images done and the total."""
 
 
 @runtime_checkable
 class Countable(Protocol):
-    """What a run counts: it adds up exactly, in any order, and knows how many images it holds."""
+    """The count of a run: counts add up exactly, in any order, and their length is the number of images."""
 
     def __add__(self, other: Any) -> Any: ...
 
     def __len__(self) -> int: ...
 
     def save(self, path: str | Path) -> None:
-        """Write one file, completely or not at all."""
+        """Write one file atomically."""
         ...
 
     @classmethod
     def load(cls, path: str | Path) -> Any:
-        """Read what `save` wrote."""
+        """Read a file that `save` wrote."""
         ...
 
     def pack(self) -> bytes:
-        """The content of that file, to be sent."""
+        """The content of the file that `save` writes, to send it."""
         ...
 
     @classmethod
     def unpack(cls, content: bytes) -> Any:
-        """Read what `pack` packed."""
+        """The inverse of `pack`."""
         ...
 
     def left(self, numbers: range) -> list[range]:
@@ -64,18 +64,18 @@ Counted = TypeVar("Counted", bound=Countable)
 
 
 class RunFolder(Generic[Counted]):
-    """A folder of a run; `None` as path is a folder that keeps nothing.
+    """The folder of a run; with path `None` nothing is stored.
 
     Args:
-        path: The folder, made if it is not there.
-        settings: What decides the result; a folder with different settings is refused.
+        path: The folder; it is created if it does not exist.
+        settings: The settings that determine the result; a folder with different settings is refused.
         start: The count of no images, with these settings.
-        name: The name of the file that the count is kept in, without its ending.
-        total: How many images the complete run is to have, where this folder may hold a shard of it.
-        counted_with: The package versions of those who count; of this process if None.
-        kind: What kind of run it is, such as "weakening"; the file's name if "".
+        name: The name of the file of the count, without its extension.
+        total: The number of images of the complete run, if this folder may hold a shard of it.
+        counted_with: The package versions of the processes that count; None for this process.
+        kind: The kind of run, such as "weakening"; the file's name if "".
 
-    Use it as a context: leaving it lets other processes write in the folder.
+    Use it as a context: after leaving it, other processes can write to the folder.
     """
 
     def __init__(
@@ -113,12 +113,12 @@ class RunFolder(Generic[Counted]):
         self.close()
 
     def checkpoint(self, so_far: Counted) -> None:
-        """Put the count so far on the disk."""
+        """Write the count so far to disk."""
         if self.path is not None and so_far is not self.so_far:
             if self._mtime() != self.mtime:
                 raise RunMismatch(
-                    f"{self.path / self.name} was changed by another process while this run counted. Let one "
-                    "process at a time write there: start again, or give another folder."
+                    f"{self.path / self.name} was changed by another process during this run. Let only one "
+                    "process write there at a time: start again, or give another folder."
                 )
             so_far.save(self.path / self.name)
             self.mtime = self._mtime()
@@ -126,16 +126,16 @@ class RunFolder(Generic[Counted]):
         self.so_far = so_far
 
     def keep(self, name: str, picture: Any, prompt: str) -> None:
-        """Save one decoded image, its prompt in the PNG's own text."""
+        """Save one decoded image, with its prompt in the PNG's metadata."""
         save_picture(self.path / "pictures" / f"{name}.png", picture, {"prompt": prompt})
 
     def keep_file(self, name: str, content: bytes) -> None:
-        """Save an image that another process decoded, as `keep` wrote it there."""
+        """Save the file of an image that `keep` wrote in another process."""
         (self.path / "pictures").mkdir(exist_ok=True)
         write_whole(self.path / "pictures" / Path(name).name, content)
 
     def _mtime(self) -> tuple[int, int, int] | None:
-        """What changes when the file of the count does."""
+        """Inode, size and modification time of the count's file, which change with it."""
         try:
             stat = (self.path / self.name).stat()
         except FileNotFoundError:
@@ -147,11 +147,11 @@ class RunFolder(Generic[Counted]):
             self.path.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError):
             raise UnwritableFolder(
-                f"{self.path} is not a folder. Give the path of a folder, new or of this run."
+                f"{self.path} is not a folder. Give the path of a new folder, or that of this run."
             ) from None
         except OSError as error:
             raise UnwritableFolder(
-                f"{self.path} cannot be made: {error.strerror}. Give another folder."
+                f"{self.path} cannot be created: {error.strerror}. Give another folder."
             ) from None
 
     def _open(self) -> None:
@@ -162,7 +162,7 @@ class RunFolder(Generic[Counted]):
         if stored.exists():
             self.so_far = self.so_far + type(self.so_far).load(
                 stored
-            )  # adding refuses a count of another kind
+            )  # adding refuses a different kind of count
         self._describe(None)
 
     def _require_same(self, described: Path) -> None:
@@ -172,7 +172,7 @@ class RunFolder(Generic[Counted]):
             self.versions = all_versions([content.get("versions", {})])
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             raise UnreadableFile(
-                f"{described} is damaged. Remove this file alone, since the counts beside it hold their own "
+                f"{described} is damaged. Remove only this file, since the count has its own copy of the "
                 "settings; or give another folder."
             ) from None
         differ = [key for key in there | self.settings if there.get(key) != self.settings.get(key)]
@@ -203,15 +203,15 @@ class RunFolder(Generic[Counted]):
 
 
 class Progress(Generic[Counted]):
-    """The count as it comes: added up, shown, and put on the disk from time to time and however the run ends.
+    """Adds up counts, shows progress, and saves checkpoints at intervals and however the run ends.
 
     Args:
-        folder: Where it is kept.
-        total: How many images there will be.
+        folder: The folder of the run.
+        total: The number of images of the run.
         every: Seconds between checkpoints.
-        callback: Whether to show a bar on stderr; or a function that is called after each batch with how many
-            images are counted, and of how many. What it raises ends the run; what was counted is kept.
-        describe: A few words on the count, to be shown beside the bar.
+        callback: Whether to show a bar on stderr; or a function called after each batch with the number of
+            images counted so far and the total. If it raises, the run ends and keeps what it has counted.
+        describe: Returns a few words about the count, shown after the bar.
     """
 
     def __init__(
@@ -233,7 +233,7 @@ class Progress(Generic[Counted]):
         return self
 
     def __call__(self, batch: Counted) -> None:
-        """Add one more batch."""
+        """Add the count of one batch."""
         before = len(self.so_far)
         self.so_far = self.so_far + batch
         self.bar.update(len(self.so_far) - before)
@@ -246,12 +246,12 @@ class Progress(Generic[Counted]):
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         self.bar.close()
-        if kind is None or not issubclass(kind, UnwritableFolder):  # a full disk is still full
+        if kind is None or not issubclass(kind, UnwritableFolder):  # a full disk would fail again
             self.folder.checkpoint(self.so_far)
 
 
 def all_versions(sessions: Iterable[Mapping[str, str]]) -> dict[str, str]:
-    """The versions of several sessions in one text each: "2.6.0, 2.13.0" where they differ."""
+    """The package versions of several sessions, joined as "2.6.0, 2.13.0" where they differ."""
     merged: dict[str, list[str]] = {}
     for session in sessions:
         for package, text in session.items():
@@ -261,5 +261,5 @@ def all_versions(sessions: Iterable[Mapping[str, str]]) -> dict[str, str]:
 
 
 def versions() -> dict[str, str]:
-    """The versions of the packages that decide a result."""
+    """The versions of the packages that a result depends on."""
     return {name: version(name) for name in ("headwise", "torch", "diffusers", "transformers", "numpy")}

@@ -13,12 +13,12 @@ _FORMAT = re.compile(r"(\d{3,}) (.+?)(?: (\d{4,}))?")
 
 
 class ImageName(NamedTuple):
-    """What the name of a kept image says; `str` of it is the file's name without ".png".
+    """The parts of a kept image's name; `str` of it is the file's name without ".png".
 
     Args:
         number: The number of the prompt, or of the pair of prompts, from 0.
-        method: The method that generated it, "source" for what was edited, or the order of heads.
-        k: How many heads of the order are weakened; None where the image is not of an order.
+        method: The method that generated it, "source" for the image before an edit, or the order of heads.
+        k: How many heads of the order are weakened; None if the image belongs to no order.
     """
 
     number: int
@@ -30,7 +30,7 @@ class ImageName(NamedTuple):
 
     @classmethod
     def parse(cls, name: str) -> "ImageName | None":
-        """What a file's name (without its ending) says; None where a sweep would not name an image so."""
+        """Parse a file's name without its extension; None if it is not the name of a kept image."""
         match = _FORMAT.fullmatch(name)
         if match is None:
             return None
@@ -39,6 +39,6 @@ class ImageName(NamedTuple):
 
 
 def kept_images(folder: Path) -> dict[ImageName, Path]:
-    """The files of the images that a sweep kept in its folder, by what their names say, in that order."""
+    """The files of the images that a sweep kept in its folder, by their parsed names and in that order."""
     files = sorted((folder / "pictures").glob("*.png"))
     return {name: file for file in files if (name := ImageName.parse(file.stem)) is not None}

@@ -1,9 +1,9 @@
 r"""One writer per folder: a run holds its folder's lock until it ends.
 
-The lock is the kernel's (`flock` on a file named .lock), so that it goes with its process however that ends,
-and `kill -9` leaves nothing to clear away. Linux keeps it across the machines of an NFS share as well. Where
-a file system has no locks there is none; before every checkpoint folder.py compares the file with the one it
-wrote.
+The kernel holds the lock (`flock` on a file named .lock), so it is released however its process ends, and
+`kill -9` leaves nothing to clean up. On Linux it also works between the machines of an NFS share. On a file
+system without locks there is none; instead folder.py checks before every checkpoint that the file is still
+the one it wrote.
 """
 
 import os
@@ -28,11 +28,12 @@ def hold(folder: Path, owner: Any) -> Callable[[], Any]:
     """Hold a folder's lock; calling the result releases it, as does the end of the owner or of the process.
 
     Args:
-        folder: The folder, which exists.
-        owner: The lock is released when this object is collected.
+        folder: An existing folder.
+        owner: The lock is released when this object is garbage-collected.
 
     Raises:
-        RunMismatch: Another process holds it.
+        RunMismatch: Another process holds the lock.
+        UnwritableFolder: The lock file cannot be written.
     """
     file = folder / ".lock"
     while fcntl is not None:
@@ -40,7 +41,7 @@ def hold(folder: Path, owner: Any) -> Callable[[], Any]:
             handle = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         except OSError as error:
             raise UnwritableFolder(
-                f"Nothing can be written in {folder}: {error.strerror}. Make room, or give another folder."
+                f"{folder} cannot be written to: {error.strerror}. Make room, or give another folder."
             ) from None
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -49,14 +50,14 @@ def hold(folder: Path, owner: Any) -> Callable[[], Any]:
             os.close(handle)
             raise RunMismatch(
                 f"{folder} is being written by {holder or 'another process'}. "
-                "Wait until that ends, or give another folder."
+                "Wait until it ends, or give another folder."
             ) from None
         except OSError:  # no locks on this file system
             os.close(handle)
             file.unlink(missing_ok=True)
             break
         if _is_still(handle, file):
-            with suppress(OSError):  # a full disk keeps the lock, but not the name on it
+            with suppress(OSError):  # on a full disk the lock works without the process's name
                 os.truncate(handle, 0)
                 os.write(handle, f"process {os.getpid()} on {socket.gethostname()}".encode())
             return weakref.finalize(owner, _release, handle, file, os.getpid())
@@ -72,6 +73,6 @@ def _is_still(handle: int, file: Path) -> bool:
 
 
 def _release(handle: int, file: Path, process: int) -> None:
-    if os.getpid() == process:  # and not a copy of it that was forked meanwhile
+    if os.getpid() == process:  # not in a process forked from it
         file.unlink(missing_ok=True)
     os.close(handle)

@@ -1,16 +1,16 @@
-r"""Workers on a Ray cluster, which go wherever a pipeline goes:
+r"""Workers on a Ray cluster, accepted wherever a pipeline is:
 
     with RayWorkers(partial(load_pipeline, "emoji"), workers=2) as workers:
         relevance = measure(workers, concepts, pictures=1000, out="runs/emoji")
         weakening = measure_weakening(workers, relevance, "Color", prompts, score, out="runs/weaken-color")
 
 Each worker is a Ray actor that loads the pipeline once and keeps it. Which worker gets which images, and
-what happens when one dies, is decided in schedule.py and workers.py; here workers are spawned wherever the
-cluster has room for them, as often as one dies, and given chunks. A worker that comes late, on a machine that
-was started or became free meanwhile, gets the chunks that are left.
+what happens when one dies, is decided in schedule.py and workers.py; this module spawns workers wherever the
+cluster has room, replaces those that die, and sends them chunks. A worker that starts late, on a machine that
+joined or became free in the meantime, gets the remaining chunks.
 
-Ray runs what the members of a cluster send each other: join only clusters you trust. What workers send back
-is packed as files are (safetensors and JSON).
+Ray executes code that the members of a cluster send each other: join only clusters you trust. Results of
+workers are encoded like files (safetensors and JSON).
 
 References:
     | Ray: A Distributed Framework for Emerging AI Applications (Moritz et al., 2018)
@@ -30,22 +30,22 @@ from headwise.runs.workers import Result, Task, Worker, WorkerLost
 
 __all__ = ["Crew", "RayWorkers"]
 
-PAUSE = 5.0  # seconds after which the cluster is asked again how large it is
-SILENCE = 120.0  # seconds without a worker after which the user is told
-FAILED_STARTS = 3  # per worker, with no image counted between them, after which the run ends
+PAUSE = 5.0  # seconds between queries of the cluster's size
+SILENCE = 120.0  # seconds without a worker after which the user is warned
+FAILED_STARTS = 3  # per worker, with no image counted in between, after which the run ends
 
 
 class RayWorkers:
-    """Workers on a Ray cluster, each with a pipeline of its own; use it as a context.
+    """Workers on a Ray cluster, each with its own pipeline; use it as a context.
 
     Args:
-        load: Makes the pipeline, in the worker's process: `partial(load_pipeline, "emoji")`.
-        address: Of a Ray cluster, "10.0.0.5:6379" or "ray://…:10001"; "auto" is the one that this machine
-            belongs to, "local" a new one of this machine alone.
-        workers: How many workers there should be. By default one for each GPU of the cluster, or for each CPU
-            where it has no GPU; machines that join later bring more.
-        gpus: How many GPUs each needs, such as 0.5 for two that share one; 1 by default, if there are any.
-        cpus: How many CPUs each needs.
+        load: Loads the pipeline, in the worker's process: `partial(load_pipeline, "emoji")`.
+        address: The address of a Ray cluster, "10.0.0.5:6379" or "ray://…:10001"; "auto" is the one that this
+            machine belongs to, "local" a new one on this machine only.
+        workers: The number of workers. By default one per GPU of the cluster, or one per CPU if it has no
+            GPU; machines that join later add more.
+        gpus: GPUs per worker, such as 0.5 for two workers that share one; 1 by default, if there are any.
+        cpus: CPUs per worker.
 
     Raises:
         MissingExtra: Ray is not installed.
@@ -71,7 +71,7 @@ class RayWorkers:
         self.free: list[int] = []
         self.pending: dict[
             Any, tuple[int, bool]
-        ] = {}  # what is awaited of which worker, and whether it is a count
+        ] = {}  # pending reference → its worker, and whether it is a count
         self.job: Any = None
         self.versions: dict[str, str] | None = None
         self.failed_starts = 0
@@ -98,10 +98,10 @@ class RayWorkers:
         return self.wanted
 
     def begin(self, task: Task) -> Any:
-        """Give a task to all workers, and to those that come later; returns the first one's count of none."""
+        """Give a task to all workers, and to later ones; returns the first worker's count of no images."""
         if self.ray is None:
             raise HeadwiseError(
-                "The workers are not at work yet. Enter them first: `with RayWorkers(…) as crew`."
+                "The workers have not started. Enter the context first: `with RayWorkers(…) as workers`."
             )
         self.job = self.ray.put((self.load, task))
         self.nothing: Any = None
@@ -109,7 +109,7 @@ class RayWorkers:
             {},
             [],
             0,
-        )  # whatever is pending of the last task is dropped
+        )  # pending results of the last task are dropped
         for worker in self.actors:
             self._prepare(worker)
         while self.nothing is None:
@@ -117,7 +117,7 @@ class RayWorkers:
         return self.nothing
 
     def idle(self) -> Sequence[Hashable]:
-        """The workers that wait for a chunk and still answer: no chunk is to blame for one that died idle."""
+        """The workers that wait for a chunk and still respond: a death while idle counts against no chunk."""
         errors = self.ray.exceptions
         answers = {worker: self.actors[worker].is_there.remote() for worker in self.free}
         there = []
@@ -138,7 +138,7 @@ class RayWorkers:
         self.pending[self.actors[worker].do.remote(chunk)] = (worker, True)  # type: ignore[index,assignment]
 
     def wait(self) -> Sequence[Result | WorkerLost]:
-        """What has happened since the last call; nothing after a few seconds."""
+        """The events since the last call; none if nothing happens for a few seconds."""
         self._spawn()
         ready, _ = self.ray.wait(list(self.pending), num_returns=1, timeout=PAUSE)
         self._warn_if_silent()
@@ -146,19 +146,19 @@ class RayWorkers:
         return [event for event in happened if event is not None]
 
     def now(self) -> float:
-        """The time in seconds, on a clock that never goes back."""
+        """The time in seconds on a monotonic clock."""
         return time.monotonic()
 
     def _join(self) -> None:
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
         if self.address == "local":
-            os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # send nothing home
+            os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # send no usage statistics
             os.environ.setdefault("RAY_worker_register_timeout_seconds", "300")  # the machine may be busy
             options["include_dashboard"] = False
         try:
             _require_listening(self.address)
             self.ray.init(address=self.address, **options)
-        except Exception as error:  # Ray raises its own kinds, and bare ones
+        except Exception as error:  # Ray raises its own classes, and plain exceptions
             lines = str(error).strip().splitlines() or [type(error).__name__]
             raise HeadwiseError(
                 f"No Ray cluster answers at {self.address!r}: {lines[0].rstrip('.')}. "
@@ -166,7 +166,7 @@ class RayWorkers:
             ) from error
 
     def _capacity(self) -> int:
-        """How many workers there should be."""
+        """The number of workers that there should be now."""
         if self.workers is not None:
             return self.workers
         has = self.ray.cluster_resources()
@@ -213,8 +213,8 @@ class RayWorkers:
         for name, version in expected.items():
             if versions.get(name) != version:
                 raise RunMismatch(
-                    f"Worker {worker} has {name} {versions.get(name)}, the first {version}. Install the same "
-                    "versions on all machines of the cluster."
+                    f"Worker {worker} has {name} {versions.get(name)}, but the first worker has {version}. "
+                    "Install the same versions on all machines of the cluster."
                 )
         self.versions, self.nothing = expected, nothing if self.nothing is None else self.nothing
 
@@ -224,8 +224,8 @@ class RayWorkers:
         self.failed_starts += not counting
         if self.failed_starts > FAILED_STARTS * self.wanted:
             raise WorkersDied(
-                f"{self.failed_starts} workers died before they counted anything; the last reported: {short} "
-                "Try one on such a machine: headwise doctor."
+                f"{self.failed_starts} workers died before counting any image; the last reported: {short} "
+                "Run `headwise doctor` on one of their machines."
             )
         return WorkerLost(worker, short)
 
@@ -233,8 +233,8 @@ class RayWorkers:
         if not self.free and not any(counting for _, counting in self.pending.values()):
             if self.now() - self.last_answer > SILENCE:
                 warnings.warn(
-                    f"No worker has come for {SILENCE:.0f} seconds. Has the cluster room for one that needs "
-                    f"{self._gpus()} GPUs and {self.cpus} CPUs? It has {self.ray.available_resources()}.",
+                    f"No worker has started for {SILENCE:.0f} seconds. Each needs {self._gpus()} GPUs and "
+                    f"{self.cpus} CPUs; the cluster has {self.ray.available_resources()} free.",
                     stacklevel=2,
                 )
                 self.last_answer = self.now()
@@ -250,11 +250,11 @@ def _ray() -> Any:
     return ray
 
 
-Crew = RayWorkers  # its first name
+Crew = RayWorkers  # its earlier name
 
 
 def _require_listening(address: str) -> None:
-    """OSError unless something listens at host:port; Ray itself would go on asking for minutes."""
+    """Raise an OSError unless something listens at host:port; Ray itself would retry for minutes."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if host and port.isdigit():
         socket.create_connection((host, int(port)), timeout=10).close()

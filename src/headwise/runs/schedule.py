@@ -1,10 +1,10 @@
-r"""Which chunk of image numbers goes to which worker, when workers may die, hang or come late.
+r"""Which chunk of image numbers goes to which worker, when workers may die, hang or start late.
 
-A chunk goes back to the front of the queue when its worker dies, and to a second worker when it takes
-much longer than the median chunk did. Of two results for one chunk the later is dropped, so that each chunk
-is counted exactly once. A chunk of which several workers have died ends the run.
+A chunk goes back to the front of the queue when its worker dies, and to a second worker when it takes much
+longer than the median chunk. If a chunk has two results, the later one is dropped, so that each chunk is
+counted exactly once. If several workers die on the same chunk, the run ends.
 
-Nothing here calls a worker or reads a clock: the driver (workers.py) says what happened and when.
+This module neither calls workers nor reads a clock: the driver (workers.py) passes events and times.
 """
 
 import statistics
@@ -16,17 +16,17 @@ from headwise.runs.shards import format_ranges, subtract
 
 __all__ = ["ATTEMPTS", "Schedule", "chunks_of"]
 
-ATTEMPTS = 3  # workers that may die of one chunk
-LATE = 3.0  # times the median duration, after which a chunk is given to a second worker
+ATTEMPTS = 3  # workers that die on one chunk before the run ends
+LATE = 3.0  # multiple of the median duration after which a chunk is given to a second worker
 SOON = 30.0  # seconds before which no chunk is late
 
 
 class Schedule:
-    """Which chunks are to be done, which are done, and which worker is at which.
+    """Keeps track of which chunks are open and done, and which worker has which.
 
     Args:
-        chunks: Ranges of image numbers, in the order in which they are to be given out.
-        attempts: How many workers may die of one chunk before the run ends.
+        chunks: Ranges of image numbers, in the order in which they are given out.
+        attempts: How many workers have to die on one chunk to end the run.
     """
 
     def __init__(self, chunks: Sequence[range], attempts: int = ATTEMPTS) -> None:
@@ -36,20 +36,20 @@ class Schedule:
         self.holders: Counter[int] = Counter()
         self.deaths: Counter[int] = Counter()
         self.durations: deque[float] = deque(maxlen=99)
-        self.first = 0  # of those that are not done
+        self.first = 0  # the first chunk that is not done
 
     @property
     def open(self) -> bool:
-        """Whether a chunk is still to be done."""
+        """Whether some chunk is not done yet."""
         return self.first < len(self.chunks)
 
     def take(self, worker: Hashable, now: float, ahead: int | None = None) -> range | None:
-        """A chunk for a worker; None where there is nothing to do.
+        """The next chunk for a worker; None if there is none.
 
         Args:
             worker: The worker that is idle.
             now: The time in seconds, on the driver's clock.
-            ahead: How far beyond the first chunk that is not done the next may lie; anywhere if None.
+            ahead: How far beyond the first open chunk the next one may be; None for no limit.
         """
         i = self._next(now, len(self.chunks) if ahead is None else self.first + ahead)
         if i is None:
@@ -59,7 +59,7 @@ class Schedule:
         return self.chunks[i]
 
     def finish(self, worker: Hashable, now: float) -> int | None:
-        """Note a result: the index of its chunk, or None where that was done already."""
+        """Record a result; returns the index of its chunk, or None if that was already done."""
         i, since = self._release(worker)
         if i is None or self.done[i]:
             return None
@@ -70,10 +70,10 @@ class Schedule:
         return i
 
     def lose(self, worker: Hashable, reason: str) -> None:
-        """Note that a worker is gone: its chunk is to be given out next.
+        """Record that a worker is gone; its chunk will be given out next.
 
         Raises:
-            WorkersDied: It was the last of the attempts.
+            WorkersDied: As many workers as `attempts` died on this chunk.
         """
         i, _ = self._release(worker)
         if i is None or self.done[i]:
@@ -81,10 +81,9 @@ class Schedule:
         self.deaths[i] += 1
         if self.deaths[i] >= self.attempts:
             raise WorkersDied(
-                f"{self.deaths[i]} workers died one after the other while they counted "
-                f"{format_ranges([self.chunks[i]])}; the last reported: {reason} What was counted before is "
-                "kept. Look into the workers' logs (fewer images at a time need less memory), and run it "
-                "again."
+                f"{self.deaths[i]} workers died one after another while counting "
+                f"{format_ranges([self.chunks[i]])}; the last reported: {reason} Earlier counts are kept. "
+                "Check the workers' logs (fewer images at a time need less memory), and run it again."
             )
         if not self.holders[i]:
             self.todo.appendleft(i)
@@ -109,18 +108,18 @@ class Schedule:
 def chunks_of(
     todo: Iterable[range], missing: Sequence[range], workers: int, most: int, cuts: Iterable[int] = ()
 ) -> list[range]:
-    """What one process would do batch by batch, in chunks for several.
+    """Group the batches of one process into chunks for several workers.
 
-    Towards the end they get smaller, a quarter of a worker's share of what is left, so that no worker waits
-    long for the last ones.
+    Chunks get smaller towards the end, a quarter of a worker's share of what is left, so that workers do not
+    wait long for the last ones.
 
     Args:
-        todo: The batches, in order. A chunk has complete ones, so that an image shares its batch with the
-            same images as in one process.
-        missing: The numbers of them that are not counted yet.
-        workers: How many workers there are.
-        most: Numbers in a chunk, though not fewer than in a batch.
-        cuts: Where a chunk must end.
+        todo: The batches, in order. Chunks consist of complete batches, so that each image is in the same
+            batch as in one process.
+        missing: The numbers that are not counted yet.
+        workers: The number of workers.
+        most: The maximum size of a chunk, or the size of a batch if that is larger.
+        cuts: The numbers at which a chunk must end.
     """
     done = [
         (a.stop, b.start) for a, b in zip([range(0), *missing], [*missing, range(2**62, 2**62)], strict=True)

@@ -1,6 +1,6 @@
 """Score arrays with named axes, filled in incrementally; missing entries are NaN.
 
-Parts of one sweep add up in any order to the same array, and an image that two parts scored differently is
+Parts of one sweep add up to the same array in any order; two parts that scored an image differently are
 refused.
 """
 
@@ -24,12 +24,12 @@ Axes = Mapping[str, Sequence[Label]]
 
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """Numbers along named axes.
+    """Scores along named axes.
 
     Args:
         values: The scores; NaN where an image is not scored yet.
-        axes: Name and labels of each axis of the values, in their order.
-        settings: How the images were made and scored; scores with others are not added.
+        axes: The name and labels of each axis of `values`, in order.
+        settings: How the images were generated and scored; scores with different settings are not added.
     """
 
     values: Float[np.ndarray, "..."]
@@ -38,17 +38,17 @@ class Scores:
 
     @classmethod
     def empty(cls, axes: Axes, settings: dict[str, Any]) -> "Scores":
-        """No scores of no images: adding it changes nothing."""
+        """An array without scores; adding it changes nothing."""
         labelled = {name: tuple(labels) for name, labels in axes.items()}
         return cls(np.full([len(labels) for labels in labelled.values()], np.nan), labelled, settings)
 
     def __len__(self) -> int:
-        """How many entries are scored."""
+        """The number of entries that are scored."""
         return int(np.isfinite(self.values).sum())
 
     def __add__(self, other: "Scores") -> "Scores":
         if (dict(self.axes), self.settings) != (dict(other.axes), other.settings):
-            raise VotesMismatch("These scores have other axes or settings. Add parts of one run only.")
+            raise VotesMismatch("These scores have different axes or settings. Add parts of one run only.")
         both = np.isfinite(self.values) & np.isfinite(other.values)
         if not np.array_equal(self.values[both], other.values[both]):
             raise VotesMismatch("The two parts scored the same images differently. Measure one again.")
@@ -61,26 +61,26 @@ class Scores:
         return [range(*pair) for pair in ranges_of(n for n in numbers if missing[n])]
 
     def save(self, path: str | Path) -> None:
-        """Write a safetensors file, completely or not at all."""
+        """Write a safetensors file atomically."""
         write_whole(path, self.pack())
 
     @classmethod
     def load(cls, path: str | Path) -> "Scores":
-        """Read what `save` wrote."""
+        """Read a file that `save` wrote."""
         return cls.unpack(read_whole(path, "scores"), path)
 
     def pack(self) -> bytes:
-        """The content of that file."""
+        """The content of the file that `save` writes."""
         axes = [[name, list(labels)] for name, labels in self.axes.items()]
         return serialise("scores", {"values": self.values}, {"axes": axes, "settings": self.settings})
 
     @classmethod
     def unpack(cls, content: bytes, path: str | Path = "What a worker sent") -> "Scores":
-        """Read what `pack` packed.
+        """The inverse of `pack`.
 
         Args:
             content: The bytes.
-            path: Where they came from, for error messages.
+            path: Their origin, for error messages.
         """
         arrays, metadata = deserialise(content, "scores", ("values",), path)
         try:
@@ -90,5 +90,7 @@ class Scores:
             raise UnreadableFile(f"{path} is a damaged file of scores ({error!r}). Measure again.") from None
         shape = tuple(len(labels) for labels in axes.values())
         if scores.values.shape != shape:
-            raise UnreadableFile(f"{path} is damaged: {scores.values.shape} scores on axes of {shape}.")
+            raise UnreadableFile(
+                f"{path} is damaged: {scores.values.shape} scores on axes of {shape}. Measure again."
+            )
         return scores

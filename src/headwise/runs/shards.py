@@ -1,11 +1,11 @@
-r"""Shards: a run cut into ranges of image numbers, so that many machines can share it.
+r"""Shards: a run divided into ranges of image numbers, so that many machines can share it.
 
 Shard i of n of N images holds the numbers
 
     ⌊i N / n⌋ … ⌊(i + 1) N / n⌋ − 1,        i = 0 … n − 1,
 
-so that all shards together hold each number once. An image comes from its number and the seed alone
-(generate.py), so what a shard counts does not depend on the other shards.
+so that all shards together hold each number once. An image depends only on its number and the seed
+(generate.py), so the count of a shard does not depend on the other shards.
 """
 
 import os
@@ -20,11 +20,11 @@ __all__ = [
     "format_ranges", "shard_of",
 ]  # fmt: skip
 
-Ranges = tuple[tuple[int, int], ...]  # half-open, in order, none touching the next
+Ranges = tuple[tuple[int, int], ...]  # half-open, in order, with gaps between them
 
 
 class Shard(NamedTuple):
-    """Number i of n shards, i from 0."""
+    """Shard i of n, counted from 0."""
 
     i: int
     n: int
@@ -33,12 +33,12 @@ class Shard(NamedTuple):
         """The numbers of this shard.
 
         Args:
-            count: How many numbers all shards hold together.
+            count: The number of images of all shards together.
         """
         return range(self.i * count // self.n, (self.i + 1) * count // self.n)
 
     def folder(self, out: Path) -> Path:
-        """Where it is counted: a folder below that of the complete run.
+        """The folder of this shard, below that of the complete run.
 
         Args:
             out: The folder of the complete run.
@@ -50,15 +50,15 @@ class Shard(NamedTuple):
 
 
 def shard_of(text: str, environment: Mapping[str, str] = os.environ) -> Shard:
-    """A shard by its name, such as "3/8".
+    """Parse a shard such as "3/8".
 
     Args:
-        text: "3/8", or "auto" for what a launcher says: RANK and WORLD_SIZE (torchrun, accelerate launch),
-            SLURM_ARRAY_TASK_ID (sbatch --array) or SLURM_PROCID (srun).
-        environment: The variables that are read for "auto".
+        text: "3/8", or "auto" to read the launcher's variables: RANK and WORLD_SIZE (torchrun, accelerate
+            launch), SLURM_ARRAY_TASK_ID (sbatch --array) or SLURM_PROCID (srun).
+        environment: The environment variables that "auto" reads.
 
     Raises:
-        HeadwiseError: The name is not that of a shard, or no launcher set the variables.
+        HeadwiseError: The text is not a shard, or no launcher set the variables.
     """
     if text == "auto":
         return _launched(environment)
@@ -92,37 +92,39 @@ def _launched(environment: Mapping[str, str]) -> Shard:
         if i is not None and n is not None and 0 <= i < n:
             return Shard(i, n)
     raise HeadwiseError(
-        "--shard auto was given, but no launcher says which shard this is: expected RANK and WORLD_SIZE, "
+        "--shard auto was given, but no launcher set the variables: expected RANK and WORLD_SIZE, "
         "SLURM_ARRAY_TASK_ID and SLURM_ARRAY_TASK_COUNT, or SLURM_PROCID and SLURM_NTASKS in the "
         "environment. Start it with torchrun, accelerate launch, sbatch --array or srun, or give --shard 0/8."
     )
 
 
 def subrange(numbers: range | None, count: int) -> range:
-    """The numbers that are to be counted here.
+    """The numbers to count here.
 
     Args:
-        numbers: Some of them, side by side; all if None.
-        count: How many there are, from 0.
+        numbers: Consecutive numbers within range(count); all if None.
+        count: The number of images of the run.
 
     Raises:
-        HeadwiseError: `numbers` are not among them, or not side by side.
+        HeadwiseError: `numbers` are not within the range, or not consecutive.
     """
     wanted = range(count) if numbers is None else numbers
     if wanted and (wanted.step != 1 or wanted[0] < 0 or wanted[-1] >= count):
-        raise HeadwiseError(f"numbers={numbers} was given; expected some of range(0, {count}), side by side.")
+        raise HeadwiseError(
+            f"numbers={numbers} was given; expected consecutive numbers within range(0, {count})."
+        )
     return wanted
 
 
 class MergedRanges(NamedTuple):
-    """Merged ranges, and the first number that was in two of them."""
+    """Merged ranges, and the first number that was in two of them, or None."""
 
     ranges: Ranges
     overlap: int | None
 
 
 def merge_ranges(ranges: Iterable[tuple[int, int]]) -> MergedRanges:
-    """Ranges in order, with those that touch or overlap merged."""
+    """Sort ranges, and merge those that touch or overlap."""
     merged: list[tuple[int, int]] = []
     overlap = None
     for start, stop in sorted(ranges):
@@ -136,7 +138,7 @@ def merge_ranges(ranges: Iterable[tuple[int, int]]) -> MergedRanges:
 
 
 def ranges_of(numbers: Iterable[int]) -> Ranges:
-    """The ranges that hold these numbers and no others."""
+    """The ranges that hold exactly these numbers."""
     return merge_ranges((number, number + 1) for number in numbers).ranges
 
 
@@ -153,11 +155,11 @@ def subtract(numbers: range, ranges: Ranges) -> list[range]:
 
 
 def format_ranges(ranges: Sequence[range], at_most: int = 6) -> str:
-    """Ranges in words: "3, 64 to 95 and 4 more ranges".
+    """Ranges as text: "3, 64 to 95 and 4 more ranges".
 
     Args:
         ranges: One range or more.
-        at_most: How many are written out.
+        at_most: How many ranges are listed.
     """
 
     def each() -> Iterator[str]:
@@ -171,7 +173,7 @@ def format_ranges(ranges: Sequence[range], at_most: int = 6) -> str:
 
 
 def batches(start: int, stop: int, batch_size: int, cuts: Sequence[int] = ()) -> Iterator[range]:
-    """The images start … stop − 1 in batches, none of which reaches across a cut."""
+    """The images start … stop − 1 in batches, none of which spans a cut."""
     while start < stop:
         end = min([start + batch_size, stop, *(cut for cut in cuts if cut > start)])
         yield range(start, end)

@@ -1,14 +1,14 @@
-r"""Tasks that one pipeline carries out, or many workers share: chunks go out, counts come back and add up.
+r"""Tasks for one pipeline or for many workers: chunks go out, counts come back and add up.
 
     task      from a pipeline to a `Counter`; picklable, so that any worker can start it
     counter   one pipeline at work: number ranges → counts, batch by batch
-    driver    what is still missing → chunks → give, wait, add, checkpoint
+    driver    missing numbers → chunks → give, wait, add, checkpoint
 
 A `Job` is a task on a pipeline or on workers; `measure` and every sweep are tasks (measuring/measure.py,
 benchmarks/sweep.py). Each chunk is counted exactly once, whichever workers die (schedule.py). The driver
-holds one count, and the results that have just come, however many images there are.
+holds only the total and the latest results, however many images there are.
 
-No cluster is known here: whatever has the methods of `Workers` will do (ray.py has Ray's).
+This module depends on no cluster: any object with the methods of `Workers` works (ray.py has Ray's).
 """
 
 from collections.abc import Callable, Generator, Hashable, Mapping, Sequence
@@ -32,31 +32,31 @@ Keep = Callable[[str, Any, str], None]
 
 
 class Counter(Protocol):
-    """One pipeline at work on a task.
+    """Carries out a task with one pipeline.
 
     Args:
-        nothing: The count of no images; it has the settings that decide the result.
+        nothing: The count of no images, with the settings that determine the result.
     """
 
     nothing: Any
 
     def counts(self, missing: Sequence[range], so_far: Any, keep: Keep) -> Generator[Any, None, None]:
-        """The count of each batch, as it is done.
+        """Generate the counts batch by batch.
 
         Args:
             missing: The numbers that are not, or not completely, counted yet.
-            so_far: What is counted of them already.
-            keep: Takes the images that are to be saved.
+            so_far: The count so far.
+            keep: Called with each image to save.
         """
         ...
 
 
 Task = Callable[[Any], Counter]
-"""From a pipeline to its counter. It is pickled to go to workers, so it holds no pipeline."""
+"""From a pipeline to its counter. It is pickled and sent to workers, so it must not hold a pipeline."""
 
 
 class Result(NamedTuple):
-    """What a worker sends back: the count of its chunk, packed, and the images kept, by file name."""
+    """The result of a worker: the packed count of its chunk, and the kept images by file name."""
 
     worker: Hashable
     packed: bytes
@@ -64,7 +64,7 @@ class Result(NamedTuple):
 
 
 class WorkerLost(NamedTuple):
-    """A worker is gone, and why."""
+    """The loss of a worker, with the reason."""
 
     worker: Hashable
     reason: str
@@ -72,7 +72,7 @@ class WorkerLost(NamedTuple):
 
 @runtime_checkable
 class Workers(Protocol):
-    """Workers somewhere, each with a pipeline of its own.
+    """Any set of workers, each with its own pipeline.
 
     Args:
         versions: The package versions that all of them count with; None before they begin.
@@ -81,15 +81,15 @@ class Workers(Protocol):
     versions: dict[str, str] | None
 
     def __len__(self) -> int:
-        """How many there should be."""
+        """The number of workers that there should be."""
         ...
 
     def begin(self, task: Task) -> Any:
-        """Give a task to all of them, now and later; returns the first one's count of no images."""
+        """Give a task to all workers, and to later ones; returns the first worker's count of no images."""
         ...
 
     def idle(self) -> Sequence[Hashable]:
-        """Those that wait for a chunk."""
+        """The workers that wait for a chunk."""
         ...
 
     def give(self, worker: Hashable, chunk: range) -> None:
@@ -97,30 +97,30 @@ class Workers(Protocol):
         ...
 
     def wait(self) -> Sequence[Result | WorkerLost]:
-        """What has happened, as soon as something has; nothing after a few seconds."""
+        """The events since the last call; none if nothing happens for a few seconds."""
         ...
 
     def now(self) -> float:
-        """The time in seconds, on whatever clock."""
+        """The time in seconds on a monotonic clock."""
         ...
 
 
 def are_workers(pipe: Any) -> TypeGuard[Workers]:
-    """Whether these are workers instead of a pipeline, which is not asked for attributes: some warn of it."""
+    """Whether these are workers instead of a pipeline; only the class is inspected, as pipelines may warn."""
     return all(hasattr(type(pipe), name) for name in ("begin", "idle", "give", "wait"))
 
 
 class Worker:
-    """What each worker process runs."""
+    """The object that each worker process runs."""
 
     def __init__(self) -> None:
         self.pipe: Any = None
 
     def begin(self, job: tuple[Callable[[], Any], Task]) -> tuple[dict[str, str], Any]:
-        """Take a job: how to load a pipeline, and what to do with it.
+        """Accept a job: a function that loads the pipeline, and the task.
 
         Returns:
-            The versions of the packages here, and the count of no images.
+            The package versions of this process, and the count of no images.
         """
         load, task = job
         if self.pipe is None:
@@ -129,11 +129,11 @@ class Worker:
         return versions(), self.counter.nothing
 
     def is_there(self) -> bool:
-        """True, which no worker that is gone can answer."""
+        """True; a dead worker cannot respond."""
         return True
 
     def do(self, chunk: range) -> tuple[bytes, dict[str, bytes]]:
-        """Count one chunk; kept images are sent with it, since the driver cannot read a worker's disk."""
+        """Count one chunk; kept images are sent with the count, since the driver cannot read this disk."""
         nothing = self.counter.nothing
         with TemporaryDirectory() as folder:
             pictures = Path(folder) / "pictures"
@@ -146,15 +146,15 @@ class Worker:
 
 
 class Job:
-    """A task under way: on one pipeline here, or shared by workers.
+    """A task in progress: on one pipeline in this process, or shared by workers.
 
     Args:
         pipe: A pipeline, or workers.
-        task: What each pipeline is to do.
+        task: The work of each pipeline.
 
     Attributes:
-        nothing: The count of no images, with the settings that decide the result.
-        versions: Of the packages that the workers count with; None where this process counts.
+        nothing: The count of no images, with the settings that determine the result.
+        versions: The package versions of the workers; None if this process counts.
         size: How many pipelines share the task.
     """
 
@@ -175,15 +175,15 @@ class Job:
         cuts: Sequence[int] = (),
         in_order: bool = False,
     ) -> Generator[Any, None, None]:
-        """The counts of what the folder does not have yet; close it where it is not read to its end.
+        """The counts that the folder does not have yet; close the generator if you do not exhaust it.
 
         Args:
-            folder: What is counted already, and where kept images go.
+            folder: The folder with the count so far, where kept images are saved.
             numbers: Which images to count.
-            together: How many of them, side by side, a worker generates in one batch.
-            most: How many one worker gets at a time; `together` if None.
-            cuts: Numbers that no batch reaches across.
-            in_order: Keep back the counts of workers until those of all numbers before them have come.
+            together: The batch size of a worker, in consecutive numbers.
+            most: How many numbers one worker gets at a time; `together` if None.
+            cuts: Numbers that no batch spans.
+            in_order: Whether to hold back counts until those of all earlier numbers have arrived.
         """
         missing = folder.so_far.left(numbers)
         if self.workers is None:
@@ -197,16 +197,16 @@ class Job:
 def dispatch(
     workers: Workers, chunks: Sequence[range], *, in_order: bool = False, attempts: int = ATTEMPTS
 ) -> Generator[Result, None, None]:
-    """Give out chunks; yields their results, each chunk once, as they come.
+    """Give out chunks, and yield one result per chunk as results arrive.
 
     Args:
         workers: Workers that have begun a task.
         chunks: Ranges of image numbers.
-        in_order: Keep back results until those of all chunks before them have come.
-        attempts: How many workers may die of one chunk.
+        in_order: Whether to hold back results until those of all earlier chunks have arrived.
+        attempts: How many workers have to die on one chunk to end the run.
 
     Raises:
-        WorkersDied: Too many died of the same chunk.
+        WorkersDied: As many workers as `attempts` died on the same chunk.
     """
     schedule = Schedule(chunks, attempts)
     early: dict[int, Result] = {}
@@ -227,7 +227,7 @@ def dispatch(
             i = schedule.finish(event.worker, workers.now())
             if i is not None:
                 early[i] = event
-        give()  # before the driver is busy with adding
+        give()  # before the driver is busy adding
         while early and (not in_order or expected in early):
             i = expected if in_order else next(iter(early))
             expected += 1
@@ -237,7 +237,7 @@ def dispatch(
 def collect(
     workers: Workers, chunks: Sequence[range], folder: RunFolder[Any], *, in_order: bool = False
 ) -> Generator[Any, None, None]:
-    """The counts of all chunks, as `dispatch` brings them; images that were kept go into the folder."""
+    """The counts of all chunks, in the order of `dispatch`; kept images are saved in the folder."""
     kind = type(folder.so_far)
     with closing(dispatch(workers, chunks, in_order=in_order)) as results:
         for result in results:

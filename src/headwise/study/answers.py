@@ -1,11 +1,11 @@
-"""The file of answers: SQLite, one transaction per answer, on the disk before the participant goes on.
+"""The file of answers: SQLite, one transaction per answer, on disk before the next question.
 
-    study         one row: the description, its fingerprint, a secret, the version of this layout
-    links         tokens that let people in: the open one, and personal ones
-    participants  a number, a token, the consent text that was agreed to, when they began and withdrew
-    answers       participant, trial, question, case, what was shown in which order, the answer, seconds
+    study         one row: the description, its fingerprint, a secret, the version of this format
+    links         tokens that admit people: the open one, and personal ones
+    participants  number, token, the consent text they agreed to, when they began and withdrew
+    answers       participant, trial, question, case, methods shown, order of options, answer, seconds
 
-The first answer to a trial counts. A participant who withdraws takes the answers along.
+The first answer to a trial counts. If a participant withdraws, all their answers are deleted.
 """
 
 import json
@@ -44,7 +44,7 @@ SELECT_PARTICIPANT = "SELECT number, token, withdrew IS NOT NULL FROM participan
 
 
 class Participant(NamedTuple):
-    """A person, by number and token."""
+    """A participant, identified by number and token."""
 
     number: int
     token: str
@@ -60,10 +60,10 @@ class Answer(NamedTuple):
         question: The name of the question.
         case: The name of the case.
         shown: The methods whose images were on the page.
-        options: The codes of the possible answers, in the order in which they stood.
+        options: The codes of the possible answers, in the order in which they were shown.
         answer: The code that was chosen.
-        check: The code that an attention check demanded; None for an ordinary trial.
-        seconds: The time from the pictures' appearance to the answer, as the page measured it.
+        check: The code that an attention check asked for; None for an ordinary trial.
+        seconds: The time from the images' appearance to the answer, as measured by the page.
         at: The time at which it was saved, in UTC.
     """
 
@@ -80,10 +80,10 @@ class Answer(NamedTuple):
 
 
 class Answers:
-    """A file of answers, for threads of one process and for several processes.
+    """A file of answers, for use by several threads and processes.
 
     Args:
-        path: The file, which must exist; `begin` makes one.
+        path: The file, which must exist; `begin` creates one.
 
     Raises:
         UnreadableFile: The file is missing, or is not a file of answers.
@@ -92,7 +92,7 @@ class Answers:
     def __init__(self, path: str | Path) -> None:
         self.path, self._lock = Path(path), RLock()
         try:
-            # one connection under one lock: SQLite writes one at a time anyway
+            # one connection under one lock: SQLite serialises writes anyway
             self._db = sqlite3.connect(
                 f"{self.path.resolve().as_uri()}?mode=rw",
                 uri=True,
@@ -101,8 +101,8 @@ class Answers:
                 check_same_thread=False,
             )
             self._db.execute("PRAGMA journal_mode = WAL")
-            self._db.execute("PRAGMA synchronous = FULL")  # an answer survives a power cut, too
-            self._db.execute("PRAGMA secure_delete = ON")  # a withdrawal leaves nothing behind
+            self._db.execute("PRAGMA synchronous = FULL")  # answers survive a power failure, too
+            self._db.execute("PRAGMA secure_delete = ON")  # withdrawn answers are overwritten
             (row,) = self._db.execute("SELECT * FROM study").fetchall()
         except (sqlite3.Error, ValueError) as error:
             raise UnreadableFile(
@@ -112,12 +112,12 @@ class Answers:
         version, self.description, self.fingerprint, self.secret, _ = row
         if version > FORMAT:
             raise UnreadableFile(
-                f"{self.path} has format {version}, newer than this Headwise reads. Upgrade headwise."
+                f"{self.path} has format {version}, which is newer than this version reads. Upgrade headwise."
             )
 
     @classmethod
     def begin(cls, path: str | Path, study: Study, fingerprint: str) -> "Answers":
-        """Open the answers of a study, or begin a new file.
+        """Open the answers of a study, or create a new file.
 
         Raises:
             RunMismatch: The file holds answers to different questions or images.
@@ -128,14 +128,14 @@ class Answers:
         answers = cls(path)
         if answers.fingerprint != fingerprint:
             raise RunMismatch(
-                f"{path} holds answers to different questions or pictures: they were changed since. Put them "
-                "back, or give another file with --answers."
+                f"{path} holds answers to different questions or images, which were changed since. Restore "
+                "them, or give another file with --answers."
             )
         return answers
 
     @property
     def study(self) -> Study:
-        """The study as it was when the file was made."""
+        """The study as it was when the file was created."""
         return parse_study(self.description)
 
     def close(self) -> None:
@@ -148,21 +148,21 @@ class Answers:
         return token
 
     def invite(self, count: int) -> list[str]:
-        """Make personal links and return their tokens; each admits one person, on any number of devices."""
+        """Create personal links and return their tokens; each admits one person, on any number of devices."""
         tokens = [secrets.token_urlsafe(16) for _ in range(count)]
         with self._transaction():
             self._db.executemany("INSERT INTO links VALUES (?, 1, NULL)", [(token,) for token in tokens])
         return tokens
 
     def has_link(self, link: str) -> bool:
-        """Is there a link of this token?"""
+        """Whether there is a link with this token."""
         return self._one("SELECT 1 FROM links WHERE token = ?", link) is not None
 
     def join(self, link: str, consent: str) -> Participant | None:
         """Admit a person who followed a link and agreed to the consent text.
 
         Returns:
-            A new participant, or the one to whom a personal link belongs; None if there is no such link.
+            A new participant, or the one that a personal link belongs to; None if there is no such link.
         """
         with self._transaction():
             row = self._db.execute(
@@ -184,21 +184,21 @@ class Answers:
             )
 
     def participant(self, token: str) -> Participant | None:
-        """The participant who holds a token; None if nobody does."""
+        """The participant with this token; None if there is none."""
         row = self._one(f"{SELECT_PARTICIPANT} WHERE token = ?", token)
         return row and _participant(row)
 
     def participants(self) -> list[Participant]:
-        """Everybody who agreed to the consent text, by number."""
+        """All participants who agreed to the consent text, by number."""
         return [_participant(row) for row in self._all(f"{SELECT_PARTICIPANT} ORDER BY number")]
 
     def choices(self, participant: int) -> list[str]:
-        """The codes that a participant chose so far, in the order of the trials."""
+        """The codes that a participant has chosen so far, in the order of the trials."""
         rows = self._all("SELECT answer FROM answers WHERE participant = ? ORDER BY trial", participant)
         return [answer for (answer,) in rows]
 
     def record(self, participant: int, number: int, trial: Trial, answer: str, seconds: float) -> str | None:
-        """Save an answer, durably when this returns.
+        """Save an answer; it is on disk when this returns.
 
         Args:
             participant: The participant's number.
@@ -209,7 +209,7 @@ class Answers:
 
         Returns:
             The answer that counts: this one, or an earlier one to the same trial. None if an earlier trial
-            waits for its answer.
+            is not answered yet.
         """
         with self._transaction():
             if len(choices := self.choices(participant)) > number:
@@ -224,7 +224,7 @@ class Answers:
         return answer
 
     def withdraw(self, participant: int) -> None:
-        """Delete all answers of a participant, who can give no further ones."""
+        """Delete all answers of a participant, and accept no further ones."""
         with self._transaction():
             self._db.execute("DELETE FROM answers WHERE participant = ?", (participant,))
             self._db.execute("UPDATE participants SET withdrew = ? WHERE number = ?", (_now(), participant))
@@ -245,7 +245,7 @@ class Answers:
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        """Write everything in this block or nothing of it, while no other process writes."""
+        """Write everything in this block or nothing, while no other process writes."""
         with self._lock:
             self._db.execute("BEGIN IMMEDIATE")
             try:
@@ -257,7 +257,7 @@ class Answers:
 
 
 def _make(path: Path, study: Study, fingerprint: str) -> None:
-    """Write a file without answers under another name, then rename it."""
+    """Write a file without answers under a temporary name, then rename it."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with closing(sqlite3.connect(temporary)) as db, db:

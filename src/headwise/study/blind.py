@@ -1,8 +1,7 @@
-"""What a participant may know: texts, the places of answers, and images without any further information.
+"""What the page reveals: texts, the positions of answers, and images without any metadata.
 
-An image has a name that is the same whenever it is shown, in this study alone, and cannot be guessed; it is
-sent as bare pixels, without the prompt that its file may carry. An attention check looks like any other
-question.
+An image has a name that is constant within a study and cannot be guessed; only its pixels are sent, without
+the prompt that its file may hold. An attention check looks like any other question.
 """
 
 import hmac
@@ -17,7 +16,7 @@ from headwise.study.order import Trial
 
 __all__ = ["Pictures", "trial_to_json"]
 
-CACHED = 256  # images in memory, ready to be sent
+CACHED = 256  # images kept in memory
 
 
 class Pictures:
@@ -39,12 +38,12 @@ class Pictures:
         return hmac.digest(self._secret, path.encode(), "sha256").hex()[:32]
 
     def content(self, name: str) -> bytes | None:
-        """A PNG of nothing but pixels; None if there is no image of this name."""
+        """A PNG without metadata; None if there is no image of this name."""
         return self._bare(self._paths[name]) if name in self._paths else None
 
 
 def trial_to_json(study: Study, trial: Trial, pictures: Pictures) -> dict[str, Any]:
-    """A trial as the page receives it; answers have places and no names."""
+    """A trial as the page receives it; answers are identified by position, not by name."""
     item = trial.item
     chooses = not item.question.answers
     methods = trial.options if chooses else item.methods

@@ -1,20 +1,21 @@
-r"""A study: a folder of images, and `study.toml` beside them, which says what is asked about them.
+r"""A study: a folder of images with a `study.toml`, which has the questions about them.
 
     title = "Which edit is better?"
     consent = "…"
 
     [[questions]]                                   [[questions]]
     name = "fit"                                    name = "sense"
-    text = "Which image fits “{target}” better?"  text = "Which sense of “{word}” is this?"
+    text = "Which image fits “{target}” better?"    text = "Which sense of “{word}” is this?"
     compare = [["ours", "theirs"]]                  answers = { color = "the color", fruit = "{fruit}" }
                                                     also = { neither = "neither of them" }
     [[cases]]
     name = "003"
     say = { target = "a red car" }
-    images = { ours = "003 a.png", theirs = "003 b.png" }
+    pictures = { ours = "003 a.png", theirs = "003 b.png" }
 
-A question without answers shows images of several methods side by side, and one of them is chosen; a
-question with answers shows one image and the answers. {…} stands for a text that the case has to `say`.
+A question without answers shows images of several methods side by side, and participants choose one; a
+question with answers shows one image and the answers. {…} is replaced by the text of that name in the case's
+`say`.
 """
 
 import itertools
@@ -35,18 +36,18 @@ TOML_NAMES = {"extra_answers": "also", "fields": "say"}
 
 @dataclass(frozen=True)
 class Question:
-    """A question that is asked about cases.
+    """A question about cases.
 
     Args:
         name: The question's name in tables.
-        text: The text that participants read; {…} stands for a field of the case.
-        answers: The label of each answer by its code, shown in a random order; empty where an image is
-            the answer.
-        extra_answers: Answers that always stand at the end, such as both, neither or cannot tell (`also` in
+        text: The text that participants read; {…} is replaced by a field of the case.
+        answers: The label of each answer by its code, shown in a random order; empty if participants choose
+            an image.
+        extra_answers: Answers that always come last, such as both, neither or cannot tell (`also` in
             study.toml).
         right: The code of the answer that counts as success; None if none does.
-        compare: Groups of methods whose images are shown together or, where there are `answers`, tested
-            against each other. All pairs if empty.
+        compare: Groups of methods whose images are shown together or, if there are `answers`, tested against
+            each other. All pairs if empty.
         reference: Whether the case's reference image is shown.
     """
 
@@ -59,19 +60,19 @@ class Question:
     reference: bool = False
 
     def compared(self, methods: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:
-        """The groups of methods that can be compared where there are images of these methods."""
+        """The groups of methods that can be compared if there are images of these methods."""
         groups = self.compare or tuple(itertools.combinations(methods, 2))
         return tuple(group for group in groups if set(group) <= set(methods))
 
 
 @dataclass(frozen=True)
 class Case:
-    """One prompt, or another input of the methods, and the images that they made of it.
+    """One prompt, or another input of the methods, and the images that they generated from it.
 
     Args:
         name: The case's name in tables.
         pictures: The image of each method, as a path within the folder of the study.
-        reference: The path of another image, such as the one that was edited.
+        reference: The path of another image, such as the one before the edit.
         group: The group to which the case belongs; results are reported per group as well.
         fields: The texts that replace {…} in questions, by name (`say` in study.toml).
     """
@@ -107,12 +108,12 @@ class Study:
         title: The title of the page.
         consent: The text to which participants agree before anything is shown.
         thanks: The text at the end.
-        questions: The questions that are asked.
-        cases: The cases about which they are asked.
-        seed: The seed of every order.
-        trials: How many questions each participant is asked.
-        checks: How many attention checks are added to them.
-        allowed_misses: A participant who misses more checks than this is left out of the results.
+        questions: The questions.
+        cases: The cases that the questions are about.
+        seed: The seed of all orders.
+        trials: The number of questions per participant.
+        checks: The number of attention checks added to them.
+        allowed_misses: Participants who miss more checks than this are excluded from the results.
         check: The text of an attention check.
         source: The text from which the study was read.
     """
@@ -135,7 +136,7 @@ class Study:
         return list(dict.fromkeys(paths))
 
     def items(self) -> Iterator[Item]:
-        """All questions about all cases, always in the same order."""
+        """All questions about all cases, in a fixed order."""
         for question in self.questions:
             for case in self.cases:
                 methods = tuple(case.pictures)
@@ -147,7 +148,7 @@ class Study:
                     yield Item(question, case, group)
 
     def fingerprint(self, folder: str | Path) -> str:
-        """A hash of everything that gives answers their meaning: questions, cases, order, and images."""
+        """A hash of everything that answers depend on: questions, cases, order, and images."""
         bytes_of = {
             name: sha256(path_inside(Path(folder), name).read_bytes()).hexdigest() for name in self.pictures()
         }
@@ -156,18 +157,18 @@ class Study:
 
 
 def path_inside(folder: Path, name: str) -> Path:
-    """A path within the folder, which neither dots nor links can leave."""
+    """A path within the folder; refuses dots and links that lead out of it."""
     path = (folder / name).resolve()
     if not path.is_relative_to(folder.resolve()):
-        raise UnreadableStudy(f"{name!r} lies outside of {folder}. Put the images into the study's folder.")
+        raise UnreadableStudy(f"{name!r} is outside of {folder}. Put the images into the study's folder.")
     return path
 
 
 def fill_in(template: str, fields: Mapping[str, str]) -> str:
-    """A text with the fields of a case in the place of {…}."""
+    """A text with {…} replaced by the fields of a case."""
     return re.sub(r"\{(\w+)\}", lambda match: fields[match[1]], template)
 
 
 def _by_toml_name(described: Question | Case) -> dict[str, Any]:
-    """The fields of a question or case by their names in study.toml, which fingerprints are made of."""
+    """The fields of a question or case by their names in study.toml, as fingerprints use them."""
     return {TOML_NAMES.get(name, name): value for name, value in vars(described).items()}

@@ -1,14 +1,14 @@
-r"""Fleiss' kappa: do raters agree more often than by chance?
+r"""Fleiss' kappa: how much more often raters agree than by chance.
 
 With n[i, j] raters of item i who gave answer j, and n[i] raters in all,
 
-    P[i] = Σ_j n[i, j] (n[i, j] − 1) / (n[i] (n[i] − 1))     pairs of raters of item i that agree
+    P[i] = Σ_j n[i, j] (n[i, j] − 1) / (n[i] (n[i] − 1))     share of pairs of raters of item i that agree
     p[j] = mean over items of n[i, j] / n[i]                 how often answer j is given
     κ    = (mean P − Σ_j p[j]²) / (1 − Σ_j p[j]²)
 
-Where every item has as many raters this is Fleiss' kappa; otherwise its generalisation by Gwet. Items with
-one rater say nothing about agreement and are left out. The interval is a bootstrap over items, which holds
-its level better than the asymptotic one (Zapf et al.).
+If all items have equally many raters this is Fleiss' kappa; otherwise its generalisation by Gwet. Items with
+one rater carry no information on agreement and are left out. The interval is a bootstrap over items, whose
+coverage is better than that of the asymptotic one (Zapf et al.).
 
 References:
     | Measuring nominal scale agreement among many raters (Fleiss, 1971)
@@ -35,8 +35,8 @@ def fleiss_kappa(counts: Int[np.ndarray, "items answers"], seed: int = 0) -> Int
         seed: The seed of the bootstrap.
 
     Returns:
-        nan throughout where no item has two raters, or only one answer was ever given: chance alone would
-        then agree as well.
+        All nan if no item has two raters, or if only one answer was ever given, so that chance agreement is
+        perfect too.
     """
     rated = counts[counts.sum(1) >= 2].astype(np.float64)
     if len(rated) == 0 or (rated.sum(0) > 0).sum() < 2:
@@ -49,5 +49,5 @@ def fleiss_kappa(counts: Int[np.ndarray, "items answers"], seed: int = 0) -> Int
 def _kappa(means: Float[np.ndarray, " agreeing_and_shares"]) -> float:
     agreeing, shares = means[0], means[1:]
     chance = (shares**2).sum()
-    # a bootstrap sample of items may have one answer only: then all raters agree
+    # a bootstrap sample of items may have only one answer; then all raters agree
     return float((agreeing - chance) / (1 - chance)) if chance < 1 - 1e-12 else 1.0

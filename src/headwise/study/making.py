@@ -1,9 +1,9 @@
-"""Writing `study.toml` for a folder of images, so that it can be read and changed.
+"""Writing a `study.toml` for a folder of images, which you can then edit.
 
-From the images of `headwise benchmark polysemy | editing | multi-concept` it asks what the paper asked
-people: which sense of a word they see; which edit fits the target, and which keeps the source; which image
-shows everything in its prompt. From any other folder, it asks which image is better: images are named by
-their case and method (`003 ours.png`), or lie in one folder for each method (`ours/003.png`).
+For the images of `headwise benchmark polysemy | editing | multi-concept` it has the questions that the paper
+asked people: which sense of a word they see; which edit fits the target, and which preserves the source;
+which image shows everything in its prompt. For any other folder it asks which image is better: images are
+named by case and method (`003 ours.png`), or are in one folder per method (`ours/003.png`).
 """
 
 import json
@@ -22,16 +22,16 @@ from headwise.study.reading import NAME, parse_study
 __all__ = ["make_study"]
 
 CONSENT = """\
-You will see images that computers have generated, and answer questions about them. There are no right or
-wrong answers: what counts is what you see.
+You will see computer-generated images and answer questions about them. There are no right or wrong answers:
+what counts is what you see.
 
-- It takes about {minutes} min. You can stop at any time and go on later with the same link.
-- Saved are your answers and how long each took; nothing that says who you are.
-- Taking part is voluntary. You can withdraw at any time, and your answers are then deleted.
-- Questions? Ask [name and address of who runs this study].
+- It takes about {minutes} min. You can stop at any time and continue later with the same link.
+- We save your answers and how long each took, and nothing that identifies you.
+- Taking part is voluntary. You can withdraw at any time; your answers are then deleted.
+- Questions? Contact [name and address of the person who runs this study].
 
-By going on you say that you are at least 18 years old and agree to take part."""
-SECONDS_PER_QUESTION = 8  # for the time that the consent text promises
+By continuing you confirm that you are at least 18 years old and agree to take part."""
+SECONDS_PER_QUESTION = 8  # for the duration in the consent text
 
 SENSE = Question(
     "sense",
@@ -43,12 +43,12 @@ SENSE = Question(
 FIT = Question("fit", "Which image fits “{target}” better?")
 KEEP = Question(
     "keep",
-    "From “{source}” to “{target}”: apart from that change, which image keeps the original better?",
+    "From “{source}” to “{target}”: apart from that change, which image preserves the original better?",
     reference=True,
 )
 SHOWS = Question("shows", "Which image shows “{prompt}” better?")
 BETTER = Question("better", "Which image is better?")
-SENSE_LABELS = {  # concepts in the words of participants
+SENSE_LABELS = {  # concepts in everyday words
     "Animals": "an animal",
     "Brand Logos": "a brand",
     "Color": "a color",
@@ -85,29 +85,28 @@ def make_study(
 
     Args:
         folder: The folder of a benchmark, or of other images.
-        ours: The method that is compared with each other method. By default "adjust" or "relevance"; if the
-            folder has neither, all methods are compared with each other.
+        ours: The method to compare with each other method. By default "adjust" or "relevance"; if the folder
+            has neither, all methods are compared with each other.
         methods: The methods to ask about; all if None.
-        together: Show the images of all methods at once, and let participants choose one, instead of two at
-            a time.
-        senses: The file of [[senses]] from which a polysemy benchmark was generated, if not Headwise's own.
-        trials: How many questions each participant is asked, at most.
+        together: Whether to show the images of all methods at once, instead of two at a time.
+        senses: The file of [[senses]] from which a polysemy benchmark was generated, if not a packaged one.
+        trials: The maximum number of questions per participant.
 
     Returns:
         The path of the file.
 
     Raises:
-        UnreadableStudy: There is a study already, or there are no images to ask about.
+        UnreadableStudy: The folder already has a study, or has no images to ask about.
     """
     folder = Path(folder)
     if (folder / NAME).exists():
-        raise UnreadableStudy(f"{folder / NAME} is there already. Change it, or remove it first.")
+        raise UnreadableStudy(f"{folder / NAME} already exists. Edit it, or remove it first.")
     rows = _rows(folder)
     plan = _plan(folder, rows, senses)
     selected = _selected(plan, methods)
     compare = _compare(selected, ours if ours is not None else plan.ours, together, required=ours is not None)
     source = _toml(plan, selected, compare, trials)
-    questions = min(trials, len(list(parse_study(source).items())))  # refuses what could not be read again
+    questions = min(trials, len(list(parse_study(source).items())))  # parsing checks the text as well
     minutes = max(1, round(questions * SECONDS_PER_QUESTION / 60))
     write_whole(folder / NAME, source.replace("{minutes}", str(minutes), 1).encode())
     return folder / NAME
@@ -127,8 +126,8 @@ def _rows(folder: Path) -> Rows:
             rows.setdefault(path.stem, {})[path.parent.name] = path.relative_to(folder).as_posix()
     if not rows:
         raise UnreadableStudy(
-            f"{folder} holds no images that are named by case and method, such as '003 ours.png' or "
-            "'ours/003.png'. Give the folder of a benchmark, or name them so."
+            f"{folder} has no images named by case and method, such as '003 ours.png' or 'ours/003.png'. "
+            "Give the folder of a benchmark, or rename the images."
         )
     return rows
 
@@ -144,13 +143,13 @@ def _plan(folder: Path, rows: Rows, senses: str | Path | None) -> _Plan:
     if kind == "polysemy":
         return _polysemy(folder, rows, scores, senses)
     raise UnreadableStudy(
-        f"{folder} holds a run that asks nothing of people. Give the folder of a benchmark of "
+        f"{folder} holds a {kind or 'run'} without questions for people. Give the folder of a benchmark of "
         "polysemy, editing or multi-concept."
     )
 
 
 def _polysemy(folder: Path, rows: Rows, scores: Scores, senses: str | Path | None) -> _Plan:
-    from headwise.benchmarks.prompts.evaluation import polysemy_prompts  # torch comes with it
+    from headwise.benchmarks.prompts.evaluation import polysemy_prompts  # imported here: it loads torch
 
     polysemy = {
         sense.case.prompt: sense
@@ -162,8 +161,8 @@ def _polysemy(folder: Path, rows: Rows, scores: Scores, senses: str | Path | Non
         prompt = next(_prompt(folder, path) for method, path in pictures.items() if method != "rewording")
         if prompt not in polysemy:
             raise UnreadableStudy(
-                f"{folder}: which senses the prompt “{prompt}” has is not known. Give the file that it comes "
-                "from, with --senses."
+                f"{folder}: the senses of the prompt “{prompt}” are unknown. Give the file that it comes "
+                "from with --senses."
             )
         sense = polysemy[prompt]
         meant, other = (SENSE_LABELS.get(concept, concept) for concept in (sense.toward, sense.away))
@@ -195,7 +194,7 @@ def _multi_subject(folder: Path, rows: Rows, scores: Scores) -> _Plan:
         )
         for name, pictures in rows.items()
     ]
-    return _Plan("Which image shows it all?", [SHOWS], cases, "relevance", _methods(rows, scores))
+    return _Plan("Which image shows everything?", [SHOWS], cases, "relevance", _methods(rows, scores))
 
 
 def _other_pictures(folder: Path, rows: Rows) -> _Plan:
@@ -240,13 +239,13 @@ def _compare(
 
 def _toml(plan: _Plan, methods: tuple[str, ...], compare: tuple[tuple[str, ...], ...], trials: int) -> str:
     lines = [
-        "# The questions and images of a study. docs/study.md says what can stand here.",
+        "# The questions and images of a study. docs/study.md describes all settings.",
         "",
         f"title = {_quoted(plan.title)}",
         f'consent = """\n{CONSENT}\n"""',
-        f"trials = {trials}  # questions per participant, at most",
+        f"trials = {trials}  # maximum number of questions per participant",
         "checks = 2  # attention checks among them",
-        "allowed_misses = 0  # a participant who misses more is left out",
+        "allowed_misses = 0  # participants who miss more are excluded",
     ]
     for question in plan.questions:
         if any(len(group) > 2 for group in compare):
@@ -290,5 +289,5 @@ def _inline(texts: Mapping[str, str]) -> str:
 
 
 def _quoted(text: str) -> str:
-    """A text as TOML writes it: as JSON does, but for one character."""
+    """A text in TOML, which quotes like JSON except for one character."""
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")

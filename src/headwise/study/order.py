@@ -1,13 +1,13 @@
-r"""Which questions each participant is asked, in which order: balanced over participants, random for each.
+r"""Which questions each participant gets, in which order: balanced over participants, random for each.
 
-All items stand in one order, drawn by the study's seed and repeated endlessly. Participant p is
-asked the next T of its N items after those of participant p − 1, so that at any time every item was asked
-as often as any other, give or take one. Where an item comes up for the v-th time, from place q of the round,
-its images or answers are turned by q + v: first to one side, then to the other, for each participant and
-for each item alike. A participant's share is then shuffled, the same case never twice in a row where
-that can be avoided, with the attention checks in between.
+All N items are in one random order, sampled from the study's seed and repeated without end. Participant p
+gets the next T items after those of participant p − 1, so that at any time all items were asked equally
+often, give or take one. When an item at place q of the order comes up for the v-th time, its images or
+answers are rotated by q + v, so that sides are balanced for each participant and for each item. A
+participant's items are then shuffled, without the same case twice in a row if possible, and attention checks
+are inserted.
 
-Everything follows from (seed, participant).
+Everything is determined by (seed, participant).
 """
 
 from collections import Counter
@@ -25,9 +25,9 @@ class Trial(NamedTuple):
 
     Args:
         item: The question, the case and the methods.
-        options: The codes of the answers in the order in which they stand; methods, where participants choose
+        options: The codes of the answers in the order in which they are shown; methods if participants choose
             an image.
-        check: The code that an attention check demands; None for an ordinary trial.
+        check: The code that an attention check asks for; None for an ordinary trial.
     """
 
     item: Item
@@ -36,20 +36,20 @@ class Trial(NamedTuple):
 
 
 def trials_of(study: Study, participant: int) -> list[Trial]:
-    """The trials of a participant, whose number counts from 0."""
+    """The trials of a participant, given by number from 0."""
     generator = _generator(study.seed, participant)
     trials = _shuffled(_share(study, participant), generator)
     for n in range(min(study.checks, len(trials))):
         model = trials[int(generator.integers(len(trials)))]
         check = Trial(model.item, model.options, model.options[int(generator.integers(len(model.options)))])
-        # about evenly, but not predictably
+        # spread about evenly, at unpredictable places
         place = (n + 1) * len(trials) / (study.checks + 1) + generator.uniform(-1, 1)
         trials.insert(min(max(1, round(place)), len(trials)), check)
     return trials
 
 
 def _share(study: Study, participant: int) -> list[Trial]:
-    """The participant's share of the items, not shuffled yet."""
+    """The trials of the participant's items, before shuffling."""
     items = list(study.items())
     order = _generator(study.seed, -1).permutation(len(items))
     count = min(study.trials, len(items))
@@ -71,13 +71,13 @@ def _turned(options: tuple[str, ...], turn: int) -> tuple[str, ...]:
 
 
 def _shuffled(trials: list[Trial], generator: np.random.Generator) -> list[Trial]:
-    """The trials in a random order in which neighbours are of different cases, if that is possible."""
+    """The trials in a random order in which neighbours have different cases, if possible."""
     remaining = [trials[i] for i in generator.permutation(len(trials))]
     spread: list[Trial] = []
     while remaining:
         last = spread[-1].item.case.name if spread else None
         most, count = Counter(trial.item.case.name for trial in remaining).most_common(1)[0]
-        urgent = 2 * count > len(remaining) and most != last  # later it would have to follow itself
+        urgent = 2 * count > len(remaining) and most != last  # otherwise it would have to follow itself later
         names = {most} if urgent else {trial.item.case.name for trial in remaining} - {last}
         chosen = next((trial for trial in remaining if trial.item.case.name in names), remaining[0])
         remaining.remove(chosen)

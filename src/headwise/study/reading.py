@@ -1,4 +1,4 @@
-"""Reading `study.toml`: a key that is misspelt or missing, and a value out of range, is refused by name."""
+"""Reading `study.toml`: misspelt and missing keys, and values out of range, are refused by name."""
 
 import difflib
 import tomllib
@@ -13,7 +13,7 @@ from headwise.study.description import Case, Question, Study, fill_in, path_insi
 __all__ = ["NAME", "parse_study", "read_study"]
 
 NAME = "study.toml"
-CHECK = "This one checks that questions are read. Whatever you see, choose “{answer}”."
+CHECK = "This question checks your attention. Whatever you see, choose “{answer}”."
 THANKS = "Thank you. Your answers are saved; you can close this page."
 EXPECTED: dict[type, str] = {
     str: "a text",
@@ -28,7 +28,7 @@ def parse_study(source: str) -> Study:
     """The study that the text of a `study.toml` describes.
 
     Raises:
-        UnreadableStudy: It breaks a rule, which is named.
+        UnreadableStudy: The text is not a valid study; the message names the fault.
     """
     try:
         table = _Table(tomllib.loads(source), "the file")
@@ -53,10 +53,10 @@ def parse_study(source: str) -> Study:
 
 
 def read_study(folder: str | Path) -> Study:
-    """The study of a folder, whose images are all readable.
+    """Read the study of a folder, and check that all its images are readable.
 
     Raises:
-        UnreadableStudy: `study.toml` is missing or breaks a rule, or an image is outside of the folder.
+        UnreadableStudy: `study.toml` is missing or not valid, or an image is outside of the folder.
         UnreadableFile: An image is missing or damaged.
     """
     path = Path(folder) / NAME
@@ -65,7 +65,7 @@ def read_study(folder: str | Path) -> Study:
     except (OSError, UnicodeDecodeError) as error:
         why = getattr(error, "strerror", None) or error
         raise UnreadableStudy(
-            f"{path} cannot be read: {why}. Make one with `headwise study make`, or write it."
+            f"{path} cannot be read: {why}. Create one with `headwise study make`, or by hand."
         ) from None
     for name in study.pictures():
         read_picture(path_inside(Path(folder), name))
@@ -73,7 +73,7 @@ def read_study(folder: str | Path) -> Study:
 
 
 class _Table:
-    """A table of the file: each value is checked when it is taken; a key that is never taken is a mistake."""
+    """A table of the file: each value is checked when it is taken; keys that are never taken are refused."""
 
     def __init__(self, values: Any, where: str) -> None:
         if not isinstance(values, dict):
@@ -81,11 +81,11 @@ class _Table:
         self.values, self.where, self.taken = values, where, list[str]()
 
     def take(self, key: str, kind: type, default: Any = None) -> Any:
-        """The value of a key, which must be of a kind; without a default the key is required."""
+        """The value of a key, which must have this type; without a default the key is required."""
         self.taken.append(key)
         value = self.values.get(key, default)
         if value is None:
-            raise UnreadableStudy(f"{NAME}: {self.where} lacks {key!r}.")
+            raise UnreadableStudy(f"{NAME}: {self.where} has no {key!r}. Add it.")
         if type(value) is not kind or value == "" or (kind is int and value < 0):
             raise self.wrong(key, value, EXPECTED[kind])
         return value
@@ -116,7 +116,7 @@ class _Table:
             yield _Table(values, f"number {number} of [[{key}]]")
 
     def refuse_unknown_keys(self) -> None:
-        """Refuse a key that is misspelt, and suggest one."""
+        """Refuse unknown keys, and suggest a known one."""
         for key in [key for key in self.values if key not in self.taken]:
             near = difflib.get_close_matches(key, self.taken, 1)
             keys = ", ".join(dict.fromkeys(self.taken))
@@ -124,7 +124,7 @@ class _Table:
             raise UnreadableStudy(f"{NAME}: {self.where} has an unknown key {key!r}.{hint}")
 
     def wrong(self, key: str, value: Any, expected: str) -> UnreadableStudy:
-        """The error of a value that is not as expected."""
+        """The error for a value that is not as expected."""
         return UnreadableStudy(f"{NAME}: {key} of {self.where} is {value!r}; expected {expected}.")
 
 
@@ -141,11 +141,13 @@ def _question(table: _Table) -> Question:
     table.refuse_unknown_keys()
     codes = [*question.answers, *question.extra_answers]
     if question.answers and len(codes) < 2 or len(set(codes)) < len(codes):
-        raise UnreadableStudy(f"{NAME}: {table.where} has the answers {codes}; expected two or more.")
+        raise UnreadableStudy(
+            f"{NAME}: {table.where} has the answers {codes}; expected two or more, with different codes."
+        )
     if question.extra_answers and not question.answers:
         raise UnreadableStudy(
-            f"{NAME}: {table.where} has `also` but no `answers`: where images are the answers, one of them "
-            "must be chosen."
+            f"{NAME}: {table.where} has `also` but no `answers`. Add `answers`, or remove `also`: without "
+            "`answers`, participants choose an image."
         )
     if question.right not in (None, *codes):
         raise table.wrong("right", question.right, f"one of {codes}")
@@ -162,12 +164,12 @@ def _case(table: _Table) -> Case:
     )
     table.refuse_unknown_keys()
     if not case.pictures:
-        raise UnreadableStudy(f"{NAME}: {table.where} has no images.")
+        raise UnreadableStudy(f"{NAME}: {table.where} has no images. Add some to its `pictures`.")
     return case
 
 
 def _check_study(study: Study) -> None:
-    """Refuse what is wrong between tables that are right by themselves."""
+    """Refuse tables that are valid by themselves but do not fit together."""
     _check_names("questions", [question.name for question in study.questions])
     _check_names("cases", [case.name for case in study.cases])
     methods = {method for case in study.cases for method in case.pictures}
@@ -175,25 +177,27 @@ def _check_study(study: Study) -> None:
         unknown = [m for group in question.compare for m in group if m not in methods]
         if unknown:
             raise UnreadableStudy(
-                f"{NAME}: {question.name!r} compares {unknown[0]!r}, of which no case has an image. There "
+                f"{NAME}: {question.name!r} compares {unknown[0]!r}, but no case has an image of it. There "
                 f"are images of: {', '.join(sorted(methods))}."
             )
     answerable = {item.question.name for item in study.items()}
     for question in study.questions:
         if question.name not in answerable:
-            raise UnreadableStudy(f"{NAME}: there is no case that {question.name!r} can be asked of.")
+            raise UnreadableStudy(
+                f"{NAME}: {question.name!r} fits no case. Add a case with images of the methods it compares."
+            )
     if study.trials == 0:
-        raise UnreadableStudy(f"{NAME}: trials is 0; expected how many questions a participant is asked.")
+        raise UnreadableStudy(f"{NAME}: trials is 0; expected the number of questions per participant.")
     _check_texts(study)
 
 
 def _check_names(kind: str, names: list[str]) -> None:
     if not names or len(set(names)) < len(names):
-        raise UnreadableStudy(f"{NAME} has the {kind} {names}; expected one or more, of different names.")
+        raise UnreadableStudy(f"{NAME} has the {kind} {names}; expected one or more, with different names.")
 
 
 def _check_texts(study: Study) -> None:
-    """Refuse a text with a field that its case lacks, and answers that cannot be told apart."""
+    """Refuse a text with a field that its case lacks, and answers that have the same label."""
     _filled_in(study.check, {"answer": "", **study.cases[0].fields}, "check")
     for item in study.items():
         where, fields = f"{item.question.name!r} of case {item.case.name!r}", item.case.fields
@@ -201,9 +205,11 @@ def _check_texts(study: Study) -> None:
         answers = (*item.question.answers.values(), *item.question.extra_answers.values())
         labels = [_filled_in(text, fields, where) for text in answers]
         if len(set(labels)) < len(labels):
-            raise UnreadableStudy(f"{NAME}: {where} has answers that read alike: {labels}.")
+            raise UnreadableStudy(f"{NAME}: {where} has equal answers: {labels}. Give them different texts.")
         if item.question.reference and item.case.reference is None:
-            raise UnreadableStudy(f"{NAME}: {where} shows a reference, but the case has none.")
+            raise UnreadableStudy(
+                f"{NAME}: {where} shows a reference, but the case has none. Add `reference`."
+            )
 
 
 def _filled_in(template: str, fields: Mapping[str, str], where: str) -> str:
@@ -211,6 +217,6 @@ def _filled_in(template: str, fields: Mapping[str, str], where: str) -> str:
         return fill_in(template, fields)
     except KeyError as error:
         raise UnreadableStudy(
-            f"{NAME}: {where} asks for {{{error.args[0]}}}, which the case does not say; it says: "
+            f"{NAME}: {where} uses {{{error.args[0]}}}, which is not in the case's `say`; that has: "
             f"{', '.join(fields) or 'nothing'}."
         ) from None

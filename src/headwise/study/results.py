@@ -1,17 +1,17 @@
 r"""Evaluation of the answers: rates, agreement, and tests of one method against another.
 
-A rate is the share of answers, with Wilson's interval as if all answers were independent, and with a
-bootstrap over cases, which allows that answers about one case are alike; the wider one is the one to quote.
+A rate is the share of answers, with Wilson's interval, which treats all answers as independent, and with a
+bootstrap over cases, which allows for similar answers about one case; quote the wider one.
 
-Methods a and b are tested by signs, at three units: for each unit the share of successes of a is compared
-with that of b, and units in which they differ are counted.
+Methods a and b are compared by the sign test at three units: in each unit the share of successes of a is
+compared with that of b, and the units in which they differ are counted.
 
-    answers        one participant's answers about one case: this participant, this case
-    cases          all participants together: would it hold for other prompts?
-    participants   all cases together: would it hold for other people?
+    answers        one participant's answers about one case
+    cases          all participants together; tests whether it would hold for other prompts
+    participants   all cases together; tests whether it would hold for other people
 
-A success is to be chosen or, where answers are words, the answer that is `right`. Participants who missed
-more attention checks than are allowed are counted, and left out of everything else; so are the checks.
+A success is an image that is chosen or, if answers are words, the answer that is `right`. Participants who
+missed more attention checks than allowed are counted but otherwise excluded; so are the checks.
 """
 
 import csv
@@ -47,11 +47,11 @@ class Rate(NamedTuple):
         question: The name of the question.
         group: The group of cases; "" for all groups together.
         shown: The methods whose images were on the page.
-        answer: The code of the answer, or the method that was chosen where images are the answers.
-        hits: How many answers were this one.
-        n: How many answers there were in all.
+        answer: The code of the answer, or the chosen method if images are the answers.
+        hits: The number of these answers.
+        n: The number of all answers.
         share: hits / n with Wilson's interval.
-        by_case: hits / n with a bootstrap interval over cases, whose ends are nan where there are one or two.
+        by_case: hits / n with a bootstrap interval over cases, whose ends are nan for one or two cases.
     """
 
     question: str
@@ -65,7 +65,7 @@ class Rate(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """One method against another, by signs.
+    """The sign test of one method against another.
 
     Args:
         question: The name of the question.
@@ -73,9 +73,9 @@ class Comparison(NamedTuple):
         first: The method that is tested.
         second: The method it is tested against.
         unit: The unit that is counted: answers, cases or participants.
-        wins: How many units have more successes of the first method.
-        losses: How many units have fewer.
-        ties: How many units have as many.
+        wins: In how many units the first method has the larger share of successes.
+        losses: In how many units it has the smaller share.
+        ties: In how many units the shares are equal.
         p: The exact, two-sided p value of the sign test.
         corrected: p with Holm's correction for all pairs of the question at this unit and group.
     """
@@ -93,13 +93,13 @@ class Comparison(NamedTuple):
 
 
 class Agreement(NamedTuple):
-    """How far raters agree on a question.
+    """The agreement of raters on a question.
 
     Args:
         question: The name of the question.
-        shown: The methods that stood side by side; () for all of the question's items together.
-        items: How many items have two or more raters.
-        ratings: How many answers those items have.
+        shown: The methods that were shown side by side; () for all of the question's items together.
+        items: The number of items with two or more raters.
+        ratings: The number of answers to those items.
         kappa: Fleiss' kappa with its interval.
     """
 
@@ -119,8 +119,8 @@ class Results:
         answers: How many answers were `counted`, were `left_out` with their participants, were to `checks`,
             and `missed` them.
         rates: How often each answer was chosen.
-        compared: Tests of each method against each other one.
-        agreed: How far participants agree on each question.
+        compared: Tests of methods against each other.
+        agreed: The agreement of participants on each question.
     """
 
     participants: dict[str, int]
@@ -131,7 +131,7 @@ class Results:
 
 
 def results_of(answers: Answers) -> Results:
-    """Evaluate the answers that there are so far."""
+    """Evaluate the answers so far."""
     study, everything = answers.study, list(answers)
     excluded = inattentive(study, everything)
     ordinary = [a for a in everything if a.check is None]
@@ -151,7 +151,7 @@ def results_of(answers: Answers) -> Results:
 
 
 def as_csv(answers: Answers) -> str:
-    """One line per answer; those that are left out and the checks are included and marked."""
+    """One line per answer, including excluded answers and checks, which are marked."""
     study, everything = answers.study, list(answers)
     excluded = inattentive(study, everything)
     group = {case.name: case.group for case in study.cases}
@@ -199,7 +199,7 @@ def _groups(study: Study, answers: list[Answer]) -> Iterator[tuple[str, list[Ans
 
 
 def _shown(study: Study, question: Question, answers: list[Answer]) -> list[tuple[str, ...]]:
-    """The methods that stood side by side in these answers, in the order of the study."""
+    """The groups of methods shown side by side in these answers, in the order of the study."""
     pictured = {a.shown for a in answers}
     groups = dict.fromkeys(item.methods for item in study.items() if item.question == question)
     return [methods for methods in groups if methods in pictured]
@@ -241,14 +241,14 @@ def _tests(study: Study, question: Question, answers: list[Answer]) -> Iterator[
 def _test(
     question: Question, group: str, pair: tuple[str, str], unit: str, answers: list[Answer]
 ) -> Comparison:
-    """Signs of the differences in success, over the units in which both methods were judged."""
-    judged: dict[Hashable, tuple[list[bool], list[bool]]] = defaultdict(lambda: ([], []))
+    """The sign test of the differences in success, over the units in which both methods were rated."""
+    rated: dict[Hashable, tuple[list[bool], list[bool]]] = defaultdict(lambda: ([], []))
     for answer in answers:
         if question.answers or set(pair) <= set(answer.shown):
             for side, method in enumerate(pair):
                 if method in answer.shown:
-                    judged[UNITS[unit](answer)][side].append(answer.answer == (question.right or method))
-    differences = [sum(a) / len(a) - sum(b) / len(b) for a, b in judged.values() if a and b]
+                    rated[UNITS[unit](answer)][side].append(answer.answer == (question.right or method))
+    differences = [sum(a) / len(a) - sum(b) / len(b) for a, b in rated.values() if a and b]
     wins, losses = sum(d > 0 for d in differences), sum(d < 0 for d in differences)
     ties = len(differences) - wins - losses
     return Comparison(question.name, group, *pair, unit, wins, losses, ties, sign_test(wins, losses))
@@ -261,7 +261,7 @@ def _agreed(study: Study, question: Question, answers: list[Answer]) -> Iterator
         by_item: dict[Hashable, list[str | int]] = defaultdict(list)
         for a in to_question:
             if shown in ((), a.shown):
-                # of several comparisons it is the place that can be the same: the first named, or the second
+                # across several comparisons answers can only agree in position: first or second method
                 code = a.answer if question.answers else a.shown.index(a.answer)
                 by_item[a.case, a.shown].append(code)
         rated = [item_codes for item_codes in by_item.values() if len(item_codes) > 1]

@@ -1,8 +1,8 @@
-"""The rating page: one HTML file, a style sheet and a module, and the few requests that they make.
+"""The rating page: one HTML file, a style sheet and a script, and the few requests that they make.
 
-A request without a link is answered with nothing; a request with one, with no more than blind.py reveals; and
-an answer counts only if its question was asked. Nothing is loaded from another host, and nothing else may run
-on the page (Content-Security-Policy).
+A request without a valid link gets no data; one with a link gets no more than blind.py reveals; and an answer
+counts only if its question was asked. The page loads nothing from other hosts and runs no other scripts
+(Content-Security-Policy).
 """
 
 import contextlib
@@ -45,14 +45,14 @@ FILES = {
 HEADERS = serving.SECURITY_HEADERS | {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    "referrer-policy": "no-referrer",  # the link is a token
+    "referrer-policy": "no-referrer",  # since the link holds a token
 }
 MAX_BODY = 4096  # bytes of a request
-UNKNOWN_LINK = "This link is not known. Please use the link that you were given."
+UNKNOWN_LINK = "This link is not valid. Please use the link that you were given."
 
 
 class AnswerIn(BaseModel):
-    """An answer as the page sends it: the place of the chosen option, not its name."""
+    """An answer as the page sends it: the position of the chosen option, not its name."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
     trial: int = Field(ge=0)
@@ -62,13 +62,13 @@ class AnswerIn(BaseModel):
 
 @dataclass(eq=False)
 class _Rating:
-    """What the routes work with.
+    """The state that all routes share.
 
     Args:
         study: The questions and their images.
         answers: The file of answers.
         pictures: The study's images under their blind names.
-        open_to_all: Whether the open link admits people, or personal links only.
+        open_to_all: Whether the open link admits people; otherwise only personal links do.
     """
 
     study: Study
@@ -82,12 +82,12 @@ class _Rating:
         )
 
     def require_link(self, link: str) -> None:
-        """Refuse an unknown link, and the open one where people are invited one by one."""
+        """Refuse an unknown link, and the open one if only personal links are valid."""
         if not self.answers.has_link(link) or not self.open_to_all and link == self.answers.link():
             raise HTTPException(403, UNKNOWN_LINK)
 
     def participant(self, token: str) -> Participant:
-        """The participant of a token, who has not withdrawn."""
+        """The participant with this token; refused if there is none, or if they have withdrawn."""
         participant = self.answers.participant(token)
         if participant is None:
             raise HTTPException(403, UNKNOWN_LINK)
@@ -96,7 +96,7 @@ class _Rating:
         return participant
 
     def progress(self, participant: Participant) -> dict[str, Any]:
-        """How far a participant is, with the texts that the page always shows."""
+        """The progress of a participant, with the texts that the page always needs."""
         done, total = len(self.answers.choices(participant.number)), len(self.trials(participant.number))
         return {"title": self.study.title, "thanks": self.study.thanks, "done": done, "total": total}
 
@@ -123,7 +123,7 @@ def page_of(study: Study, folder: str | Path, answers: Answers, open_to_all: boo
         study: The questions and their images.
         folder: The folder that holds the images.
         answers: The file that answers are written to.
-        open_to_all: Whether the open link admits people, or personal links only.
+        open_to_all: Whether the open link admits people; otherwise only personal links do.
     """
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     app.state.rating = _Rating(study, answers, Pictures(study, Path(folder), answers.secret), open_to_all)
@@ -142,10 +142,10 @@ def serve(app: FastAPI, host: str, port: int, ready: Callable[[str], None]) -> N
         app: The application, from `page_of`.
         host: The address at which the server listens.
         port: Its port; 0 takes any free one.
-        ready: Called with the page's address as soon as it answers.
+        ready: Called with the page's address as soon as the server listens.
 
     Raises:
-        HeadwiseError: The address is taken or not allowed.
+        HeadwiseError: The address is in use or not allowed.
     """
     listening = serving.listen(host, port)
     everywhere = host in ("0.0.0.0", "::")
@@ -157,13 +157,13 @@ def serve(app: FastAPI, host: str, port: int, ready: Callable[[str], None]) -> N
 
 
 class Guard:
-    """Around the application: headers on every response, and no request larger than an answer can be."""
+    """Middleware that adds headers to every response and refuses requests larger than any answer."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, or refuse one that announces too large a body."""
+        """Pass a request on, or refuse it if its declared body is too large."""
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
         send = serving.with_headers(send, HEADERS)
@@ -223,7 +223,7 @@ def _progress(participant: Current, rating: Rating) -> dict[str, Any]:
 def _trial(number: int, participant: Current, rating: Rating) -> dict[str, Any]:
     trials, choices = rating.trials(participant.number), rating.answers.choices(participant.number)
     if not 0 <= number < len(trials) or number > len(choices):
-        raise HTTPException(404, f"Question {number + 1} cannot be asked now.")
+        raise HTTPException(404, f"Question {number + 1} is not available now.")
     trial = trials[number]
     earlier = trial.options.index(choices[number]) if number < len(choices) else None
     page = trial_to_json(rating.study, trial, rating.pictures)
@@ -239,9 +239,9 @@ def _answer(body: AnswerIn, participant: Current, rating: Rating) -> dict[str, A
     choice = trial.options[body.choice]
     counted = rating.answers.record(participant.number, body.trial, trial, choice, body.seconds)
     if counted is None:
-        raise HTTPException(409, "An earlier question waits for its answer.")
+        raise HTTPException(409, "An earlier question has not been answered yet.")
     if counted != choice:
-        raise HTTPException(409, "You have answered this question already. Your first answer counts.")
+        raise HTTPException(409, "You have already answered this question. Your first answer counts.")
     return rating.progress(participant)
 
 
@@ -252,7 +252,7 @@ def _withdraw(participant: Current, rating: Rating) -> dict[str, Any]:
 
 
 def _refuse_answer(request: Request, error: Exception) -> JSONResponse:
-    return JSONResponse({"detail": "That is not an answer."}, 422)  # what was sent is not sent back
+    return JSONResponse({"detail": "This is not a valid answer."}, 422)  # without echoing the input
 
 
 def _report_unsaved(request: Request, error: Exception) -> JSONResponse:

@@ -1,9 +1,9 @@
-r"""The sign test: is one method preferred to another more often than by chance?
+r"""The sign test of whether one method is preferred to another more often than by chance.
 
     p = min(1, 2 Σ_{k ≥ max(wins, losses)} C(n, k) / 2ⁿ),     n = wins + losses
 
-exact, two-sided; ties are left out. Where several are tested, Holm's correction keeps the chance of any false
-finding below the level: the i-th smallest of m values is multiplied by m − i + 1.
+It is exact and two-sided; ties are left out. With several tests, Holm's correction keeps the probability of
+any false finding below the level: the i-th smallest of m values is multiplied by m − i + 1.
 
 References:
     | The statistical sign test (Dixon and Mood, 1946)
@@ -18,7 +18,7 @@ __all__ = ["holm", "sign_test"]
 
 
 def sign_test(wins: int, losses: int) -> float:
-    """The two-sided p value of `wins` against `losses`; 1 where there are neither."""
+    """The two-sided p value of `wins` against `losses`; 1 if both are 0."""
     n, term, tail = wins + losses, 1, 0
     for k in range(min(wins, losses) + 1):  # the smaller tail: C(n, k) from C(n, k − 1)
         tail += term

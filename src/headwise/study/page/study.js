@@ -1,6 +1,6 @@
-// The rating page. The server holds the study: this shows one question at a time and sends the place of the
-// answer. Who one is stands behind the # of the address, which no server's log sees, so that the address
-// alone brings one back.
+// The rating page. The server holds the study; this script shows one question at a time and sends the position
+// of the answer. The participant's token is the fragment of the address, after #, which is not sent to servers:
+// so the address alone identifies a returning participant.
 
 const $ = (query) => document.querySelector(query)
 const link = location.pathname.split('/')[2] ?? ''
@@ -13,14 +13,14 @@ const kept = {
     try {
       localStorage.setItem(link, token)
     } catch {
-      /* the address still knows it */
+      /* the token is still in the address */
     }
   },
 }
 
 let state = { done: 0, total: 0 } // of this participant
-let trial = null // the one on the page
-let since = 0 // when its images were there
+let trial = null // the trial on the page
+let since = 0 // when its images were loaded
 
 function read(key) {
   try {
@@ -38,7 +38,7 @@ async function ask(path, body) {
   try {
     reply = await fetch(path, { method, headers, body: body && JSON.stringify(body) })
   } catch {
-    throw new Error('There is no connection. Nothing is lost: please try again.')
+    throw new Error('There is no connection. Nothing is lost; please try again.')
   }
   const json = await reply.json().catch(() => ({}))
   if (reply.ok) return json
@@ -61,14 +61,14 @@ function say(title, text = '') {
   show('message')
 }
 
-// Paragraphs and lists of plain text; nothing of it is ever read as HTML.
+// Paragraphs and lists of plain text, which is never parsed as HTML.
 function setText(place, text) {
   place.replaceChildren()
   for (const block of text.trim().split(/\n\s*\n/)) {
-    const lines = block.split('\n').reduce((found, line) => {
-      if (/^\s*-\s/.test(line) || found.length === 0) found.push(line.trim())
-      else found[found.length - 1] += ` ${line.trim()}`
-      return found
+    const lines = block.split('\n').reduce((joined, line) => {
+      if (/^\s*-\s/.test(line) || joined.length === 0) joined.push(line.trim())
+      else joined[joined.length - 1] += ` ${line.trim()}`
+      return joined
     }, [])
     let list = null
     for (const line of lines) {
@@ -89,7 +89,7 @@ function element(name, properties = {}, ...children) {
   return made
 }
 
-// An image; small ones keep their pixels when they are enlarged.
+// Load an image; small ones are enlarged without smoothing.
 function picture(image, id) {
   image.onload = () => image.classList.toggle('small', image.naturalWidth < 256)
   image.src = `/picture/${id}`
@@ -110,12 +110,12 @@ $('#consent button').onclick = attempt(async () => {
   await go(state.done)
 })
 
-// Shows a question, an answered one as it was answered; past the last one, the thanks.
+// Show a question, with its answer if it has one; after the last question, the thanks.
 async function go(number, { push = true } = {}) {
   document.title = state.title
   if (number >= state.total) {
     if (push) history.pushState({ number }, '')
-    return say('That was all.', state.thanks)
+    return say('You have finished.', state.thanks)
   }
   trial = await ask(`/api/trial/${number}`)
   if (push) history.pushState({ number }, '')
@@ -127,7 +127,7 @@ async function go(number, { push = true } = {}) {
   startClock(trial)
 }
 
-// The clock of an answer runs from when its images are there; answering does not wait for it.
+// Time an answer from when its images are loaded; answers are accepted before that, too.
 async function startClock(shown) {
   since = performance.now()
   const waiting = [...document.querySelectorAll('#trial img[src]')].filter((image) => image.offsetParent)
@@ -135,7 +135,7 @@ async function startClock(shown) {
   if (trial !== shown) return
   since = performance.now()
   if (there.some((one) => one.status === 'rejected')) {
-    $('#note').textContent = 'An image did not come. Please load the page again.'
+    $('#note').textContent = 'An image could not be loaded. Please reload the page.'
     for (const part of document.querySelectorAll('#options input, #trial button')) part.disabled = true
   }
 }
@@ -160,11 +160,11 @@ function draw() {
       return label
     }),
   )
-  $('#note').textContent = answered ? 'You have answered this one; the first answer counts.' : ''
+  $('#note').textContent = answered ? 'You have already answered this question; your first answer counts.' : ''
   $('#trial button').disabled = !answered
 }
 
-// So that no image stands alone in the last row, if that can be.
+// The number of columns: no image is alone in the last row, if possible.
 const columns = (count) => (count <= 4 ? count : ([4, 3].find((width) => count % width === 0) ?? 4))
 
 const chosen = () => $('#options :checked')
@@ -209,7 +209,7 @@ document.addEventListener('keydown', (event) => {
   }
 })
 
-// Back and forth only looks: nothing is sent, and no answer changes.
+// Going back and forth only shows questions: no answer is sent or changed.
 window.addEventListener(
   'popstate',
   attempt(async (event) => {
@@ -246,7 +246,7 @@ async function start() {
     state = await ask('/api/state')
   } catch (error) {
     if (error.status !== 403 || !link) throw error
-    return consent() // the token is of another study
+    return consent() // the token belongs to another study
   }
   kept.token = kept.token
   await go(state.done, { push: false })
