@@ -14,6 +14,7 @@ import urllib.request
 from pathlib import Path
 
 import numpy as np
+from diffusers import DDIMScheduler
 from safetensors.torch import load_file
 
 from headwise.measuring.relevance import Relevance
@@ -111,6 +112,13 @@ def save_relevance(server, head_map, name):
     folder.mkdir(parents=True, exist_ok=True)
     relevance.save(folder / name)
     return relevance
+
+
+def denoised(noise, epsilon):
+    """What one step of Euler's makes of noise: x − σ ε(x), at the largest σ of Stable Diffusion 1, XL."""
+    alphas = DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear").alphas_cumprod
+    sigma = ((1 - alphas[-1]) / alphas[-1]).sqrt()
+    return noise * (1 + sigma**2).sqrt() - sigma * epsilon
 
 
 def apart(a, b):

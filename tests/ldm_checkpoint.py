@@ -62,14 +62,20 @@ def vae_key(key, blocks):
     return key.replace("conv_norm_out", "norm_out").replace("conv_shortcut", "nin_shortcut")
 
 
+def unet_weights(unet):
+    """The weights of a UNet in the shape of Stable Diffusion 1 or XL, under their old names."""
+    config = unet.config
+    with_attention = {n for n, kind in enumerate(config.up_block_types) if "CrossAttn" in kind}
+    return {
+        f"model.diffusion_model.{unet_key(key, config.layers_per_block, with_attention)}": weight
+        for key, weight in unet.state_dict().items()
+    }
+
+
 def ldm_weights(pipe):
     """The weights of a pipeline in the shape of Stable Diffusion 1, under their old names."""
-    config, blocks = pipe.unet.config, len(pipe.vae.config.block_out_channels)
-    with_attention = {n for n, kind in enumerate(config.up_block_types) if "CrossAttn" in kind}
-    weights = {
-        f"model.diffusion_model.{unet_key(key, config.layers_per_block, with_attention)}": weight
-        for key, weight in pipe.unet.state_dict().items()
-    }
+    blocks = len(pipe.vae.config.block_out_channels)
+    weights = unet_weights(pipe.unet)
     weights |= {
         f"first_stage_model.{vae_key(key, blocks)}": weight for key, weight in pipe.vae.state_dict().items()
     }

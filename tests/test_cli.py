@@ -82,7 +82,9 @@ def test_measure_show_doctor_and_report_say_what_design_promises(run, measured, 
 
     code, out, _ = run("show", tmp_path / "run", "--concept", "Color", "--top", 1)
     assert color["top"][0]["address"] in out and "Animals" not in out and "±" in out
-    assert "a background of 32 concepts of paper34." in out and "fewer than 64 images are rough (here 8)" in out
+    assert (
+        "a background of 32 concepts of paper34." in out and "fewer than 64 images are rough (here 8)" in out
+    )
 
     code, out, _ = run("report", tmp_path / "run")
     assert code == 0 and out.strip() == str(tmp_path / "run" / "index.html")

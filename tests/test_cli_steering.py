@@ -175,7 +175,10 @@ def test_what_benchmark_polysemy_says_besides(run, workspace, judged):
         (("generate", "a red dog", "--strengthen", "red:Color*nan"), "A strength of nan"),
         (("generate", "a red dog", "--strengthen", "red"), "is not a steering"),
         (("generate", "a red dog", "--strengths", "0,1"), "--strengths needs something to strengthen"),
-        (("generate", "a red dog", "--strengthen", "red:Color", "--strengths", "0,x"), "comma-separated numbers"),
+        (
+            ("generate", "a red dog", "--strengthen", "red:Color", "--strengths", "0,x"),
+            "comma-separated numbers",
+        ),
         (("generate", "a red dog", "--relevance", "nowhere"), "nowhere does not exist"),
         (("weaken", "Weather", "--cases", "cases.toml"), "Weather"),
         (("weaken", "Color", "--cases", "cases.toml", "--ks", "3,1"), "increasing numbers of heads"),

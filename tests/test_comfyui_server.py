@@ -6,7 +6,7 @@ from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNe
 from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from comfyui_server import CHECKOUT, ROUNDING, WHY_NOT, Link, Server, apart, node, save_relevance
+from comfyui_server import CHECKOUT, ROUNDING, WHY_NOT, Link, Server, apart, denoised, node, save_relevance
 from headwise.model.attention import hooked
 from headwise.model.heads import HeadMap
 from headwise.model.tokens import token_positions, word_positions
@@ -121,15 +121,13 @@ def weakened(heads, model="loader"):
 
 
 def one_step(pipe, *hooks, seed=SEED):
-    """What ComfyUI's KSampler makes in one step of Euler's: x − σ ε(x), in its latents' scale."""
+    """What ComfyUI's KSampler makes in one step of Euler's, in its latents' scale."""
     noise = torch.randn(1, 4, 8, 8, generator=torch.manual_seed(seed))
     ids = pipe.tokenizer(PROMPT, padding="max_length", max_length=77, return_tensors="pt").input_ids
-    alphas = DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear").alphas_cumprod
-    sigma = ((1 - alphas[-1]) / alphas[-1]).sqrt()
     with torch.no_grad(), hooked(pipe.unet, *hooks):
         text = pipe.text_encoder(ids).last_hidden_state
         epsilon = pipe.unet(noise, torch.tensor([999]), text).sample
-    return (noise * (1 + sigma**2).sqrt() - sigma * epsilon) / SD1_SCALE
+    return denoised(noise, epsilon) / SD1_SCALE
 
 
 def test_the_nodes_are_listed(server):

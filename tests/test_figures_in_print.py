@@ -147,7 +147,9 @@ def test_a_figure_is_drawn_into_axes_of_yours(name):
     figure = FIGURES[name](ax=right, title="Mine")
     assert figure is yours and right.get_title() == "Mine"
     assert right.has_data() and not left.has_data()
-    with pytest.raises(HeadwiseError, match=r"width=5.5 was given together with axes .* Leave out one of the two"):
+    with pytest.raises(
+        HeadwiseError, match=r"width=5.5 was given together with axes .* Leave out one of the two"
+    ):
         FIGURES[name](ax=right, width=PAGE)
 
 

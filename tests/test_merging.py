@@ -153,13 +153,21 @@ def test_a_shard_given_twice_or_overlapping_is_refused(shards):
 def test_other_models_settings_and_concepts_are_refused(shards):
     good = counted(range(4, 9))
     for other, said in (
-        (replace(good, settings={"model": "other", "seed": 0}), "model is 'other' in the former and 'tiny' in the latter"),
+        (
+            replace(good, settings={"model": "other", "seed": 0}),
+            "model is 'other' in the former and 'tiny' in the latter",
+        ),
         (replace(good, settings={"model": "tiny", "seed": 1}), "seed is 1 in the former and 0 in the latter"),
-        (replace(good, concepts=ConceptSet({"A": ["a"], "B": ["b"], "C": ["c"]})), "concepts is .* in the former"),
+        (
+            replace(good, concepts=ConceptSet({"A": ["a"], "B": ["b"], "C": ["c"]})),
+            "concepts is .* in the former",
+        ),
         (replace(good, head_map=HeadMap((Layer("elsewhere", 5),))), "head_map is .*elsewhere"),
     ):
         other.save(file_of(shards, 1))
-        with pytest.raises(VotesMismatch, match=rf"00001-of-00005/.* is from a different run than .*: {said}"):
+        with pytest.raises(
+            VotesMismatch, match=rf"00001-of-00005/.* is from a different run than .*: {said}"
+        ):
             merge([shards], shards)
 
 

@@ -1,7 +1,7 @@
 """Nodes that only the tests use, loaded by a real ComfyUI: encoders and transformers that no file could hold.
 
-ComfyUI takes the sizes of T5 and of FLUX.1 to be those of the published models, whatever a file holds. Here
-both are made as small as the tests want them.
+ComfyUI takes the sizes of text encoders and of FLUX.1 to be those of the published models, whatever a file
+holds. Here they are made as small as the tests want them.
 """
 
 import comfy.model_detection
@@ -12,10 +12,16 @@ import comfy.supported_models_base
 import comfy.utils
 import folder_paths
 import torch
+from comfy import sdxl_clip
 from comfy.sd import CLIP
 from comfy.text_encoders import flux, sd3_clip
 from safetensors.torch import save_file
 
+FAMILIES = {
+    "sdxl": lambda: (sdxl_clip.SDXLTokenizer, sdxl_clip.SDXLClipModel),
+    "flux": lambda: (flux.FluxTokenizer, flux.flux_clip()),
+    "sd3": lambda: (sd3_clip.SD3Tokenizer, sd3_clip.sd3_clip()),
+}
 WIDTHS = {
     "flux": 32,
     "sd3": 4096,
@@ -33,23 +39,20 @@ def random_weights(module):
 
 
 class SmallClip:
-    """The encoders of FLUX.1 or Stable Diffusion 3, with few layers."""
+    """The encoders of Stable Diffusion XL, FLUX.1 or Stable Diffusion 3, with few layers."""
 
     RETURN_TYPES, FUNCTION, CATEGORY = ("CLIP",), "load", "tests"
 
     @classmethod
     def INPUT_TYPES(cls):
-        return {"required": {"family": (list(WIDTHS),)}}
+        return {"required": {"family": (list(FAMILIES),)}}
 
     def load(self, family):
-        t5 = {"d_model": WIDTHS[family], "d_ff": 64, "d_kv": 16, "num_heads": 2, "num_layers": 1}
-        sizes = {"t5xxl_model_config": t5}
-        sizes |= {f"clip_{name}_model_config": {"num_hidden_layers": 3} for name in "lg"}
-        kinds = {
-            "flux": (flux.FluxTokenizer, flux.flux_clip()),
-            "sd3": (sd3_clip.SD3Tokenizer, sd3_clip.sd3_clip()),
-        }
-        clip = CLIP(comfy.supported_models_base.ClipTarget(*kinds[family]), model_options=sizes)
+        sizes = {f"clip_{name}_model_config": {"num_hidden_layers": 3} for name in "lg"}
+        if family in WIDTHS:
+            t5 = {"d_model": WIDTHS[family], "d_ff": 64, "d_kv": 16, "num_heads": 2, "num_layers": 1}
+            sizes["t5xxl_model_config"] = t5
+        clip = CLIP(comfy.supported_models_base.ClipTarget(*FAMILIES[family]()), model_options=sizes)
         random_weights(clip.cond_stage_model)
         return (clip,)
 

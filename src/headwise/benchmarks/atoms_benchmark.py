@@ -24,7 +24,13 @@ from jaxtyping import Float
 
 from headwise.benchmarks.atoms import counted, score_atoms, soft_tifa
 from headwise.benchmarks.clip_scorer import CLIPScorer
-from headwise.benchmarks.comparison import Comparison, keep_methods, known_methods, spread_evenly
+from headwise.benchmarks.comparison import (
+    Comparison,
+    given_options,
+    keep_methods,
+    known_methods,
+    spread_evenly,
+)
 from headwise.benchmarks.method_results import Atoms
 from headwise.benchmarks.prompts.atoms import AtomPrompt
 from headwise.benchmarks.sweep import Call, RunOptions, Sweep, run_sweep
@@ -60,6 +66,8 @@ def benchmark_atoms(
     keep_prompts: int = 0,
     num_inference_steps: int = 50,
     guidance_scale: float | int = 7.5,
+    height: int | None = None,
+    width: int | None = None,
     **run: Unpack[RunOptions],
 ) -> Atoms:
     """Generate every prompt by every method from every seed, and score which of its atoms the image shows.
@@ -78,27 +86,24 @@ def benchmark_atoms(
         batch_size: Images per pipeline call.
         keep_prompts: The number of prompts, evenly spaced, whose images of the first seed are saved in
             `out`/pictures.
-        num_inference_steps, guidance_scale: Passed to the pipeline.
+        num_inference_steps, guidance_scale, height, width: Passed to the pipeline.
         run: `out`, `numbers`, `checkpoint_every` and `progress`, as in `run_sweep`.
 
     Raises:
         HeadwiseError: A method is unknown or lacks an argument, or a prompt has no word of the kind.
     """
-    measured = effect if effect is not None else relevance
-    if measured is None:
+    if (measured := relevance if effect is None else effect) is None:
         raise HeadwiseError("Neither `effect` nor `relevance` was given. Give one or both.")
     given = {"effect": effect, "relevance": relevance}
     lacking = {method: name for method, name in NEEDS.items() if given[name] is None}
     known = known_methods(methods, METHODS, prompts, "prompt with atoms", lacking)
-    wordless = [prompt.prompt for prompt in prompts if not prompt.words(kind)]
-    if wordless:
-        raise HeadwiseError(
-            f'No word of "{wordless[0]}" states an atom of the kind {kind!r}. Give prompts that have one, '
-            f"such as `prompts_with(prompts, {kind!r})`."
-        )
+    _require_words(prompts, kind)
+    passed = given_options(
+        num_inference_steps=num_inference_steps, guidance_scale=guidance_scale, height=height, width=width
+    )
     comparison = Comparison(
         measured, tuple(prompts), known, tuple(seeds), batch_size, keep_prompts,
-        {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale},
+        passed,
     )  # fmt: skip
     steers = _steers(known, effect, relevance, concept, float(dial))
     weights = {name: each.settings.get("weights") for name, each in given.items() if each is not None}
@@ -106,6 +111,16 @@ def benchmark_atoms(
     sweep = partial(_sweep, comparison, scorer, steering)
     scores = run_sweep(pipe, sweep, kind="atoms", together=batch_size, **run)
     return Atoms(scores, tuple(prompt.group for prompt in prompts))
+
+
+def _require_words(prompts: Sequence[AtomPrompt], kind: str) -> None:
+    """HeadwiseError at a prompt without a word of this kind."""
+    wordless = [prompt.prompt for prompt in prompts if not prompt.words(kind)]
+    if wordless:
+        raise HeadwiseError(
+            f'No word of "{wordless[0]}" states an atom of the kind {kind!r}. Give prompts that have one, '
+            f"such as `prompts_with(prompts, {kind!r})`."
+        )
 
 
 class _Steering(NamedTuple):

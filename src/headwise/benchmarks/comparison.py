@@ -11,7 +11,14 @@ from headwise.errors import HeadwiseError, HookMisuse, Unsupported
 from headwise.measuring.relevance import Relevance
 from headwise.runs.image_names import ImageName
 
-__all__ = ["Comparison", "keep_methods", "known_methods", "spread_evenly", "supported_methods"]
+__all__ = [
+    "Comparison",
+    "given_options",
+    "keep_methods",
+    "known_methods",
+    "spread_evenly",
+    "supported_methods",
+]
 
 
 @dataclass(frozen=True)
@@ -41,6 +48,15 @@ class Comparison:
     def of(self, call: Call) -> list[Any]:
         """The prompt of each image of a call."""
         return [self.prompts[n] for n in call.numbers]
+
+
+def given_options(**options: Any) -> dict[str, Any]:
+    """Options of the pipeline call, without those that are None, which are left to the pipeline.
+
+    Args:
+        options: By the names that the pipeline gives them, such as `height` and `width`.
+    """
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def known_methods(

@@ -28,6 +28,7 @@ from jaxtyping import Float
 from headwise.benchmarks.clip_scorer import CLIPScorer, without_object
 from headwise.benchmarks.comparison import (
     Comparison,
+    given_options,
     keep_methods,
     known_methods,
     spread_evenly,
@@ -70,6 +71,8 @@ def benchmark_editing(
     keep_pairs: int = 0,
     num_inference_steps: int = 50,
     guidance_scale: float | int = 7.5,
+    height: int | None = None,
+    width: int | None = None,
     **run: Unpack[RunOptions],
 ) -> Editing:
     """Edit every pair by every method from every seed.
@@ -84,13 +87,16 @@ def benchmark_editing(
         keep_pairs: The number of pairs, evenly spaced, whose images of the first seed are saved in
             `out`/pictures.
         batch_size: Images per pipeline call, including sources.
-        num_inference_steps, guidance_scale: Passed to the pipeline.
+        num_inference_steps, guidance_scale, height, width: Passed to the pipeline.
         run: `out`, `numbers`, `checkpoint_every` and `progress`, as in `run_sweep`.
     """
+    passed = given_options(
+        num_inference_steps=num_inference_steps, guidance_scale=guidance_scale, height=height, width=width
+    )
     comparison = Comparison(
         relevance, tuple(pairs), known_methods(methods, EDITING, pairs, "pair of prompts"), tuple(seeds),
         max(1, batch_size // 2), keep_pairs,
-        {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}, methods is not None,
+        passed, methods is not None,
     )  # fmt: skip
     scores = run_sweep(pipe, partial(_sweep, comparison, scorer), kind="editing", together=batch_size, **run)
     return Editing(scores, tuple(pair.attribute for pair in pairs))

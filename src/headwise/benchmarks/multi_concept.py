@@ -36,6 +36,7 @@ from headwise.benchmarks.atoms import score_atoms, soft_tifa
 from headwise.benchmarks.clip_scorer import CLIPScorer
 from headwise.benchmarks.comparison import (
     Comparison,
+    given_options,
     keep_methods,
     known_methods,
     spread_evenly,
@@ -83,6 +84,8 @@ def benchmark_multi_concept(
     keep_prompts: int = 0,
     num_inference_steps: int = 50,
     guidance_scale: float | int = 7.5,
+    height: int | None = None,
+    width: int | None = None,
     **run: Unpack[RunOptions],
 ) -> MultiConcept:
     """Generate every prompt by every method from every seed.
@@ -97,13 +100,16 @@ def benchmark_multi_concept(
         keep_prompts: The number of prompts, evenly spaced, whose images of the first seed are saved in
             `out`/pictures.
         batch_size: Images per pipeline call.
-        num_inference_steps, guidance_scale: Passed to the pipeline.
+        num_inference_steps, guidance_scale, height, width: Passed to the pipeline.
         run: `out`, `numbers`, `checkpoint_every` and `progress`, as in `run_sweep`.
     """
+    passed = given_options(
+        num_inference_steps=num_inference_steps, guidance_scale=guidance_scale, height=height, width=width
+    )
     comparison = Comparison(
         relevance, tuple(prompts), known_methods(methods, COMPOSING, prompts, "prompt with its subjects"),
         tuple(seeds), batch_size, keep_prompts,
-        {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}, methods is not None,
+        passed, methods is not None,
     )  # fmt: skip
     sweep = partial(_sweep, comparison, scorer)
     scores = run_sweep(pipe, sweep, kind="multi-concept", together=batch_size, **run)

@@ -38,7 +38,13 @@ import numpy as np
 from jaxtyping import Float
 
 from headwise.benchmarks.clip_scorer import CLIPScorer
-from headwise.benchmarks.comparison import Comparison, keep_methods, known_methods, spread_evenly
+from headwise.benchmarks.comparison import (
+    Comparison,
+    given_options,
+    keep_methods,
+    known_methods,
+    spread_evenly,
+)
 from headwise.benchmarks.method_results import Polysemy
 from headwise.benchmarks.prompts.evaluation import PolysemyPrompt
 from headwise.benchmarks.sweep import Call, RunOptions, Sweep, run_sweep
@@ -81,6 +87,8 @@ def benchmark_polysemy(
     keep_prompts: int = 0,
     num_inference_steps: int = 50,
     guidance_scale: float | int = 7.5,
+    height: int | None = None,
+    width: int | None = None,
     **run: Unpack[RunOptions],
 ) -> Polysemy:
     """Generate every prompt by every method from every seed, and score what each image shows.
@@ -99,7 +107,7 @@ def benchmark_polysemy(
             `out`/pictures.
         batch_size: Images per pipeline call. Plain images are generated for comparison even if "plain" is
             not among the methods.
-        num_inference_steps, guidance_scale: Passed to the pipeline.
+        num_inference_steps, guidance_scale, height, width: Passed to the pipeline.
         run: `out`, `numbers`, `checkpoint_every` and `progress`, as in `run_sweep`.
 
     Raises:
@@ -113,9 +121,12 @@ def benchmark_polysemy(
             f"Relevance by {relevance.kind} was given, but words are adjusted by votes. Give this relevance "
             "as `effect` (--effect), and relevance by votes as `relevance`."
         )
+    passed = given_options(
+        num_inference_steps=num_inference_steps, guidance_scale=guidance_scale, height=height, width=width
+    )
     comparison = Comparison(
         relevance, tuple(prompts), known, tuple(seeds), batch_size, keep_prompts,
-        {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale},
+        passed,
     )  # fmt: skip
     steering = _Steering(relevance, effect, concepts, float(strength), clamp)
     sweep = partial(_sweep, comparison, scorer, steering)

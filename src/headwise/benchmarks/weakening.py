@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from headwise.benchmarks.comparison import Comparison
+from headwise.benchmarks.comparison import Comparison, given_options
 from headwise.benchmarks.prompts.evaluation import EvalPrompt
 from headwise.benchmarks.results import LEAST, LEAST_LAYERS, MOST, MOST_LAYERS, Weakening
 from headwise.benchmarks.sweep import Call, KeptImage, Sweep, run_sweep
@@ -137,9 +137,10 @@ def measure_weakening(
     if not prompts:
         raise HeadwiseError("No prompt was given for the weakening. Give one or more.")
     by_name = _chosen(orders_of(relevance, concept, random_orders), orders)
-    passed: dict[str, Any] = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
-    optional = {"negative_prompt": negative_prompt, "height": height, "width": width}
-    passed |= {name: value for name, value in optional.items() if value is not None}
+    passed = given_options(
+        num_inference_steps=num_inference_steps, guidance_scale=guidance_scale,
+        negative_prompt=negative_prompt, height=height, width=width,
+    )  # fmt: skip
     compared = (tuple(prompts), tuple(by_name), tuple(seeds), batch_size, keep_prompts, passed)
     counts = None if ks is None else tuple(ks)
     sweep = partial(_sweep, Comparison(relevance, *compared), concept, by_name, counts, float(factor), score)

@@ -13,6 +13,7 @@ from headwise.cli.options import (
     Scorer,
     Senses,
     Sharing,
+    Size,
     Sweep,
     concept_named,
     numbers_in,
@@ -45,6 +46,7 @@ def weakening(
     factor: Factor = -2.0,
     ks: Ks = None,
     sweep: Sweep = Sweep("10", Path("runs/benchmark-weakening"), 10),
+    size: Size = Size(),
     sharing: Sharing = Sharing(),
 ) -> None:
     """Test whether weakening a concept's most relevant heads first removes it soonest.
@@ -65,8 +67,10 @@ def weakening(
     scored = [name for name in defaults.scored_concepts(source) if name in relevance.concepts]
     named = (concept_named(name, evaluated_concepts(source)) for name in concepts or scored)
     prompts = {name: eval_prompts(source, name, count) for name in named}
-    options = sweep.settings | {"factor": factor, "ks": None if ks is None else numbers_in(ks, int)}
+    options = sweep.settings | vars(size) | {"factor": factor}
+    options |= {"ks": None if ks is None else numbers_in(ks, int)}
     with running(model, sharing, sweep.out) as run:
+        size.require(run.pipe)
         score = scoring(scorer_of(scorer, model), defaults.score)
         results = benchmark_weakening(run.pipe, relevance, prompts, score, run.folder, run.shard, **options)
     if run.ends_as_shard(sum(len(result.scores) for result in results.values()), sweep.as_json):
@@ -98,6 +102,7 @@ def polysemy(
         typer.Option(help="Only every other word: the first, third, … (tuning) or the rest (reporting)."),
     ] = None,
     sweep: Sweep = Sweep("0,1,2", Path("runs/benchmark-polysemy"), 20),
+    size: Size = Size(),
     sharing: Sharing = Sharing(),
 ) -> None:
     """Measure how often words with two senses are misread, plain and adjusted.
@@ -118,9 +123,10 @@ def polysemy(
     relevance, prompts = model.relevance(), polysemy_prompts(senses or model.defaults.cases, count, half)
     listed = relevance.settings.get("concepts")
     concepts = None if listed is None else ConceptSet.from_json(listed)
-    options = sweep.settings | {"strength": strength, "keep_prompts": 12, "methods": methods}
+    options = sweep.settings | vars(size) | {"strength": strength, "keep_prompts": 12, "methods": methods}
     options |= {"effect": model.effect(effect_file), "concepts": concepts}
     with running(model, sharing, sweep.out) as run:
+        size.require(run.pipe)
         options |= run.place(len(prompts))
         result = benchmark_polysemy(run.pipe, relevance, prompts, scorer_of(scorer, model), **options)
     if run.ends_as_shard(len(result.scores), sweep.as_json):

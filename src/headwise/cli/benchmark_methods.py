@@ -18,6 +18,7 @@ from headwise.cli.options import (
     Pairs,
     Scorer,
     Sharing,
+    Size,
     Sweep,
     concept_named,
     numbers_in,
@@ -46,13 +47,14 @@ def editing(
     count: Annotated[int, typer.Option(min=1, help="Maximum number of pairs per attribute.")] = 20,
     methods: Methods = None,
     sweep: EditSweep = EditSweep("0,1,2,3", Path("runs/benchmark-editing"), 20),
+    size: Size = Size(),
     sharing: Sharing = Sharing(),
 ) -> None:
     """Compare editing methods: how well they show the target and keep the source.
 
-    Compares prompt-to-prompt by relevance with {}. With --pictures, images are inverted and methods are
-    compared at equal preservation; --effect and its methods apply only there. Running it again resumes where
-    it stopped.
+    Compares prompt-to-prompt by relevance with {}. With --pictures, images are inverted at the model's own
+    size and methods are compared at equal preservation; --effect and its methods apply only there. Running it
+    again resumes where it stopped.
 
     \b
     Examples:
@@ -65,14 +67,16 @@ def editing(
             raise HeadwiseError(
                 "Both --pairs and --pictures were given. Give one: images have their own pairs."
             )
+        size.leave_out("--pictures", "given images are scaled to the model's own size")
         given = {"effect_file": effect_file, "scorer": scorer, "methods": methods}
         return given_editing(model, pictures, count, sweep, sharing, **given)
     from headwise.benchmarks.editing import benchmark_editing
     from headwise.benchmarks.prompts.edit_pairs import edit_pairs
 
     relevance, edits = model.relevance(), edit_pairs(pairs or model.defaults.pairs, count)
-    options = sweep.settings | {"methods": methods, "keep_pairs": 10}
+    options = sweep.settings | vars(size) | {"methods": methods, "keep_pairs": 10}
     with running(model, sharing, sweep.out) as run:
+        size.require(run.pipe)
         options |= run.place(len(edits))
         result = benchmark_editing(run.pipe, relevance, edits, scorer_of(scorer, model), **options)
     if run.ends_as_shard(len(result.scores), sweep.as_json):
@@ -97,6 +101,7 @@ def multi_concept(
     count: Annotated[int, typer.Option(min=1, help="Maximum number of prompts per type.")] = 40,
     methods: Methods = None,
     sweep: Sweep = Sweep("0,1,2,3", Path("runs/benchmark-multi-concept"), 20, batch_size=16),
+    size: Size = Size(),
     sharing: Sharing = Sharing(),
 ) -> None:
     """Measure whether all subjects of a prompt appear in the image.
@@ -113,8 +118,9 @@ def multi_concept(
     from headwise.benchmarks.prompts.evaluation import multi_subject_prompts
 
     relevance, subjects = model.relevance(), multi_subject_prompts(prompts or model.defaults.pairs, count)
-    options = sweep.settings | {"methods": methods, "keep_prompts": 10}
+    options = sweep.settings | vars(size) | {"methods": methods, "keep_prompts": 10}
     with running(model, sharing, sweep.out) as run:
+        size.require(run.pipe)
         options |= run.place(len(subjects))
         result = benchmark_multi_concept(run.pipe, relevance, subjects, scorer_of(scorer, model), **options)
     if run.ends_as_shard(len(result.scores), sweep.as_json):
@@ -138,7 +144,8 @@ def segmentation(
 ) -> None:
     """Measure how well attention maps of a word locate it in images.
 
-    Compares maps weighted by relevance with plain ones. Running it again resumes where it stopped.
+    Compares maps weighted by relevance with plain ones, at the model's own size. Running it again
+    resumes where it stopped.
 
     \b
     Examples:
@@ -193,6 +200,7 @@ def atoms(
     effect_file: Effect = None,
     methods: Methods = None,
     sweep: Sweep = Sweep("0,1,2,3", Path("runs/benchmark-atoms"), 20, batch_size=16),
+    size: Size = Size(),
     sharing: Sharing = Sharing(),
 ) -> None:
     """Score everything that a prompt asks for, with and without turning up its words.
@@ -216,9 +224,10 @@ def atoms(
     effect = measured if votes is None and effect_file is None else effect
     concept = concept_named(concept, measured.concepts)
     asked = prompts_with(read_prompts(prompts or model.defaults.pairs), kind, count)
-    options = sweep.settings | {"kind": kind, "concept": concept, "dial": dial, "methods": methods}
-    options |= {"effect": effect, "relevance": votes, "keep_prompts": 10}
+    options = sweep.settings | vars(size) | {"kind": kind, "concept": concept, "dial": dial}
+    options |= {"effect": effect, "relevance": votes, "methods": methods, "keep_prompts": 10}
     with running(model, sharing, sweep.out) as run:
+        size.require(run.pipe)
         options |= run.place(len(asked))
         result = benchmark_atoms(run.pipe, asked, scorer_of(scorer, model), **options)
     if run.ends_as_shard(len(result.scores), sweep.as_json):

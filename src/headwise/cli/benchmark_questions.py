@@ -19,6 +19,7 @@ from headwise.cli.options import (
     Pairs,
     Scorer,
     Senses,
+    Size,
     Steps,
     Sweep,
     concept_named,
@@ -60,6 +61,7 @@ def scales(
         int, typer.Option(min=2, help="Maximum number of prompts, and of pairs, per concept.")
     ] = 12,
     sweep: Sweep = Sweep("0,1", Path("runs/benchmark-scales"), 10),
+    size: Size = Size(),
 ) -> None:
     """Compare scales of relevance for steering, and how much each changes the rest.
 
@@ -78,7 +80,8 @@ def scales(
     edits = edit_pairs(pairs or defaults.pairs, count)
     prompts = {edit.attribute: eval_prompts(cases or defaults.cases, edit.attribute, count) for edit in edits}
     sources = (prompts, polysemy_prompts(senses or defaults.cases), edits)
-    pipe, options = model.load(), sweep.settings | {"scales": scale or SCALES}
+    pipe, options = model.load(), sweep.settings | vars(size) | {"scales": scale or SCALES}
+    size.require(pipe)
     with resumable(sweep.out):
         clip = scorer_of(scorer, model)
         result = benchmark_scales(pipe, relevance, *sources, clip, sweep.out, **options)
@@ -97,6 +100,7 @@ def estimators(
     concepts: Concepts = None,
     long: Annotated[int, typer.Option(min=32, help="Number of images of the long run.")] = 640,
     counting: Counting = Counting(Path("runs/benchmark-estimators")),
+    size: Size = Size(),
 ) -> None:
     """Find how few denoiser rows reproduce the relevance of a long run.
 
@@ -110,8 +114,9 @@ def estimators(
     from headwise.benchmarks.questions.estimators import benchmark_estimators
 
     concept_set, pipe, out = model.concepts(concepts), model.load(), counting.out
+    size.require(pipe)
     with resumable(out):
-        result = benchmark_estimators(pipe, concept_set, out, long=long, **counting.settings)
+        result = benchmark_estimators(pipe, concept_set, out, long=long, **counting.settings, **vars(size))
     numbers = result.numbers()
     rows = [
         (
@@ -136,6 +141,7 @@ def questions(
     pictures: Annotated[int, typer.Option(min=32, help="Number of images per measurement.")] = 64,
     whole: Reference = 512,
     counting: Counting = Counting(Path("runs/benchmark-questions")),
+    size: Size = Size(),
 ) -> None:
     """Answer questions that the paper leaves open.
 
@@ -154,6 +160,7 @@ def questions(
         raise HeadwiseError(f"Two of --other {', '.join(other or ())} have the same name. Rename a folder.")
     concept_set, edits = model.concepts(concepts), edit_pairs(pairs or model.defaults.pairs, count)
     pipe = model.load()
+    size.require(pipe)
     with resumable(counting.out):
         answers = benchmark_questions(
             pipe,
@@ -166,6 +173,7 @@ def questions(
             pictures=pictures,
             whole=whole,
             **counting.settings,
+            **vars(size),
         )
     numbers = {name: vars(answer) for name, answer in answers.items()}
     rows = [(name, key, str(n)) for name, answer in answers.items() for key, n in answer.values.items()]
@@ -188,6 +196,7 @@ def attribution(
     cases: Cases = None,
     scorer: Scorer = None,
     counting: Counting = Counting(Path("runs/benchmark-attribution"), batch_size=10),
+    size: Size = Size(),
 ) -> None:
     """Compare how well estimators predict the loss when heads are weakened.
 
@@ -205,11 +214,12 @@ def attribution(
 
     losses, concept_set = read_truth(truth), model.concepts(concepts)
     names = [concept_named(name, list(losses)) for name in only or losses]
-    sampling = Sampling(num_inference_steps, batch_size=counting.batch_size)
+    sampling = Sampling(num_inference_steps, batch_size=counting.batch_size, **vars(size))
     known = standard_estimators(concept_set, _measured(model), sampling)
     chosen = {name: known[name] for name in _estimators_named(estimator, known)}
     with resumable(counting.out):
         pipe = model.load()
+        size.require(pipe)
         tuning = tuning_of(
             pipe, concept_set, {name: losses[name] for name in names},
             source=concepts or model.defaults.concepts, prompts=prompts, count=count,
@@ -219,7 +229,7 @@ def attribution(
         score = scoring(scorer_of(scorer, model), model.defaults.score) if areas else None
         result = benchmark_attribution(
             pipe, losses, tuning, chosen, counting.out,
-            seed=counting.seed, reporting=reporting, score=score,
+            seed=counting.seed, reporting=reporting, score=score, **vars(size),
         )  # fmt: skip
     numbers, ceilings = result.numbers(), {name: each.as_json() for name, each in result.ceilings.items()}
     without_noise = median(ceiling.value for ceiling in result.ceilings.values())

@@ -219,6 +219,14 @@ class Size:
                 f"Only one of --height and --width was given. Give {missing[0]} too, or neither."
             )
 
+    def leave_out(self, option: str, why: str) -> None:
+        """Refuse a size that is given beside an option to which it does not apply."""
+        if self.height is not None:
+            raise HeadwiseError(
+                f"{option} and --height {self.height} --width {self.width} were given, but {why}. Leave "
+                "--height and --width out."
+            )
+
     def require(self, pipe: Any) -> None:
         """Refuse a size at which the pipeline does not generate, before it is called."""
         from headwise.model.generate import require_size

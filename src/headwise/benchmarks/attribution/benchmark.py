@@ -72,7 +72,10 @@ def standard_estimators(
         measured: A relevance measured earlier, to compare as "votes, measured" or "effect, measured".
         sampling: How images of tuning prompts are generated.
     """
-    voting = partial(votes, concepts=concepts, batch_size=sampling.batch_size)
+    voting = partial(
+        votes, concepts=concepts, batch_size=sampling.batch_size,
+        height=sampling.height, width=sampling.width,
+    )  # fmt: skip
     estimators: dict[str, HeadEstimator] = {
         "random": random_values,
         "votes, paper": partial(voting, estimator="paper", pictures=8),
@@ -104,6 +107,8 @@ def benchmark_attribution(
     seed: int = 0,
     reporting: Mapping[str, Sequence[EvalPrompt]] | None = None,
     score: Score | None = None,
+    height: int | None = None,
+    width: int | None = None,
     progress: bool = True,
     **weakening: Any,
 ) -> Attribution:
@@ -118,6 +123,8 @@ def benchmark_attribution(
         seed: Passed to each estimator.
         reporting: By concept, the prompts of ordered weakening; None leaves it out.
         score: The function that scores weakened images, as in `measure_weakening`.
+        height, width: The size of the images of ordered weakening and of those that estimators generate:
+            give `standard_estimators` the same. A folder holds the values of one size.
         progress: Whether to show a bar on stderr.
         weakening: Options of `measure_weakening`.
 
@@ -131,19 +138,13 @@ def benchmark_attribution(
         raise HeadwiseError("Prompts for weakening were given without a score. Give score=… too.")
     folder = expanded(out)
     folder.mkdir(parents=True, exist_ok=True)
-    about = {"model": model_name(pipe), "weights": fingerprint(pipe), "seed": seed}
-    estimates: dict[str, dict[str, Estimate]] = {}
-    bar = tqdm(total=len(tuning) * len(estimators), unit="estimate", disable=not progress)
-    with bar:
-        for concept, task in tuning.items():
-            estimates[concept] = {}
-            for name, estimator in estimators.items():
-                bar.set_description(f"{concept}, {name}")
-                file = folder_of(folder, concept) / f"{_slug(name)}.safetensors"
-                estimates[concept][name] = _estimate(pipe, task, name, estimator, file, about)
-                bar.update()
+    size: dict[str, Any] = {"height": height, "width": width}
+    about: dict[str, Any] = {"model": model_name(pipe), "weights": fingerprint(pipe), "seed": seed, **size}
+    estimates = _estimates(pipe, tuning, estimators, folder, about, progress)
     areas = {
-        concept: _areas(pipe, estimates[concept], prompts, score, folder_of(folder, concept), weakening)
+        concept: _areas(
+            pipe, estimates[concept], prompts, score, folder_of(folder, concept), weakening | size
+        )
         for concept, prompts in (reporting or {}).items()
         if score is not None
     }
@@ -155,6 +156,27 @@ def benchmark_attribution(
     content = {"settings": about, "ceilings": ceilings, "estimators": result.numbers()}
     write_whole(folder / ATTRIBUTION_FILE, f"{json.dumps(content, indent=1)}\n".encode())
     return result
+
+
+def _estimates(
+    pipe: Any,
+    tuning: Mapping[str, Tuning],
+    estimators: Mapping[str, HeadEstimator],
+    folder: Path,
+    about: dict[str, Any],
+    progress: bool,
+) -> dict[str, dict[str, Estimate]]:
+    """What the estimators return, by concept and name."""
+    estimates: dict[str, dict[str, Estimate]] = {}
+    with tqdm(total=len(tuning) * len(estimators), unit="estimate", disable=not progress) as bar:
+        for concept, task in tuning.items():
+            estimates[concept] = {}
+            for name, estimator in estimators.items():
+                bar.set_description(f"{concept}, {name}")
+                file = folder_of(folder, concept) / f"{_slug(name)}.safetensors"
+                estimates[concept][name] = _estimate(pipe, task, name, estimator, file, about)
+                bar.update()
+    return estimates
 
 
 def _estimate(

@@ -68,6 +68,8 @@ def votes(
     estimator: Named = "lean",
     pictures: int = 32,
     batch_size: int = 10,
+    height: int | None = None,
+    width: int | None = None,
 ) -> Float[np.ndarray, " all_heads"]:
     """Relevance by votes, from images of the packaged prompts, as in `measure`, not of the tuning prompts.
 
@@ -77,10 +79,11 @@ def votes(
         estimator: How many votes an image contributes.
         pictures: The number of images.
         batch_size: Images per pipeline call.
+        height, width: Passed to the pipeline.
     """
     relevance = measure(
         pipe, concepts, beside=None, pictures=pictures, seed=seed, estimator=estimator, batch_size=batch_size,
-        progress=False,
+        height=height, width=width, progress=False,
     )  # fmt: skip
     return relevance[tuning.concept]
 

@@ -21,6 +21,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from headwise.benchmarks.attribution.subset_losses import SubsetLosses, random_subsets
+from headwise.benchmarks.comparison import given_options
 from headwise.benchmarks.prompts.evaluation import EvalPrompt
 from headwise.benchmarks.sweep import Call, Sweep, run_sweep
 from headwise.benchmarks.weakening import Score
@@ -81,6 +82,8 @@ def measure_subsets(
     batch_size: int = 40,
     num_inference_steps: int = 5,
     guidance_scale: float | int = 7.5,
+    height: int | None = None,
+    width: int | None = None,
     checkpoint_every: float | int = 10,
     progress: ProgressCallback = True,
 ) -> SubsetLosses:
@@ -98,7 +101,7 @@ def measure_subsets(
             weaken the rest. They are numbered from 1; number 0 is the plain image.
         out: Folder for checkpoint and scores; None writes nothing to disk.
         batch_size: Images per pipeline call, which may mix subsets and prompts.
-        num_inference_steps, guidance_scale: Passed to the pipeline.
+        num_inference_steps, guidance_scale, height, width: Passed to the pipeline.
         checkpoint_every: Seconds between checkpoints.
         progress: Whether to show a bar on stderr, or a progress function like that of `measure`.
 
@@ -113,7 +116,9 @@ def measure_subsets(
         raise HeadwiseError(
             f"{len(prompts)} prompts and {count} subsets were given. Give one or more of both."
         )
-    passed = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
+    passed = given_options(
+        num_inference_steps=num_inference_steps, guidance_scale=guidance_scale, height=height, width=width
+    )
     sweep = partial(
         _sweep, tuple(prompts), (count, subset_seed), float(factor), seed, batch_size, passed, score
     )

@@ -38,13 +38,15 @@ class Sampling(NamedTuple):
     """How an estimator's images are generated.
 
     Args:
-        num_inference_steps, guidance_scale: Passed to the pipeline.
+        num_inference_steps, guidance_scale, height, width: Passed to the pipeline.
         batch_size: Images per pipeline call.
     """
 
     num_inference_steps: int = 4
     guidance_scale: float = 7.5
     batch_size: int = 10
+    height: int | None = None
+    width: int | None = None
 
 
 @dataclass(frozen=True)

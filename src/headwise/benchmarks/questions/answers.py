@@ -27,6 +27,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from headwise.benchmarks.clip_scorer import CLIPScorer
+from headwise.benchmarks.comparison import given_options
 from headwise.benchmarks.prompts.edit_pairs import EditPair
 from headwise.benchmarks.questions.interventions import PARTS, SAMPLING, Interventions
 from headwise.benchmarks.questions.pooling import POOLS, Pool, PooledProbe
@@ -65,6 +66,7 @@ class _Model:
     seed: int
     batch_size: int
     progress: bool
+    size: dict[str, Any]
 
     def measure(self, name: str, concepts: ConceptSet | None = None, pipe: Any = None) -> Relevance:
         """The relevance from the first images."""
@@ -76,16 +78,10 @@ class _Model:
 
     def _measure(self, name: str, numbers: range, concepts: ConceptSet | None, pipe: Any) -> Relevance:
         return measure(
-            self.pipe if pipe is None else pipe,
-            concepts or self.concepts,
-            beside=None,
-            pictures=numbers.stop,
-            numbers=numbers,
-            seed=self.seed,
-            out=self.out / name,
-            batch_size=self.batch_size,
-            progress=self.progress,
-        )
+            self.pipe if pipe is None else pipe, concepts or self.concepts, beside=None,
+            pictures=numbers.stop, numbers=numbers, seed=self.seed, out=self.out / name,
+            batch_size=self.batch_size, progress=self.progress, **self.size,
+        )  # fmt: skip
 
 
 def benchmark_questions(
@@ -102,6 +98,8 @@ def benchmark_questions(
     seeds: tuple[int, ...] = (0, 1),
     seed: int = 0,
     batch_size: int = 12,
+    height: int | None = None,
+    width: int | None = None,
     progress: bool = True,
 ) -> dict[str, Answer]:
     """Answer all questions; measurements that are already in the folder are not repeated.
@@ -117,12 +115,13 @@ def benchmark_questions(
         pictures: The number of images in each measurement.
         whole: The number of images in the relevance that all others are compared with.
         seeds: Each pair is generated once from each seed.
-        seed, batch_size, progress: As in `measure`.
+        seed, batch_size, height, width, progress: As in `measure`.
     """
-    model = _Model(pipe, concepts, Path(out), pictures, seed, batch_size, progress)
+    size = given_options(height=height, width=width)
+    model = _Model(pipe, concepts, Path(out), pictures, seed, batch_size, progress, size)
     relevance = model.others("whole", whole)
     votes = Votes.load(model.out / "whole" / "votes.safetensors")
-    interventions = Interventions(pipe, relevance, pairs, scorer, seeds, model.out, progress)
+    interventions = Interventions(pipe, relevance, pairs, scorer, seeds, model.out, progress, size)
     answers = {
         "words": _words(model, relevance),
         "choice": _choice(model, relevance),
@@ -133,7 +132,7 @@ def benchmark_questions(
         "steps": _steps(model, relevance),
         **interventions.answers(),
     }
-    settings = {"model": model_name(pipe), "pictures": pictures, "whole": whole, "seed": seed}
+    settings = {"model": model_name(pipe), "pictures": pictures, "whole": whole, "seed": seed} | size
     settings |= {"whole_split_half": float(np.median(relevance.split_half)), "pairs": len(pairs)}
     values = {name: {row: n.as_json() for row, n in answers[name].values.items()} for name in answers}
     as_json = {name: vars(answer) | {"values": values[name]} for name, answer in answers.items()}
@@ -267,8 +266,8 @@ def _tokens(model: _Model) -> Answer:
 
 
 def _counted(model: _Model, concepts: ConceptSet, pool: Pool) -> Int[np.ndarray, "concepts all_heads"]:
-    texts = read_prompts(None, model.pipe)
-    settings = settings_of(model.pipe, concepts, texts, None, model.seed) | SAMPLING | {"pool": pool}
+    texts, passed = read_prompts(None, model.pipe), SAMPLING | model.size
+    settings = settings_of(model.pipe, concepts, texts, None, model.seed) | passed | {"pool": pool}
     nothing = Votes.empty(HeadMap.of(model.pipe), concepts, settings | {"draws": LEAN.samples_per_call})
     probe = PooledProbe(model.pipe, concepts, model.seed, pool, samples_per_call=LEAN.samples_per_call)
     with (
@@ -280,7 +279,7 @@ def _counted(model: _Model, concepts: ConceptSet, pool: Pool) -> Int[np.ndarray,
         for missing in folder.so_far.left(range(model.pictures)):
             for numbers in batches(missing.start, missing.stop, model.batch_size, ()):
                 probe.begin(numbers)
-                generate(model.pipe, texts, model.seed, numbers, output_type="latent", **SAMPLING)
+                generate(model.pipe, texts, model.seed, numbers, output_type="latent", **passed)
                 done(Votes.of_pictures(probe.take(), numbers, probe.head_map, concepts, nothing.settings))
     return folder.so_far.totals
 

@@ -103,6 +103,8 @@ def benchmark_estimators(
     settings: tuple[Setting, ...] = SETTINGS,
     seed: int = 0,
     batch_size: int = 12,
+    height: int | None = None,
+    width: int | None = None,
     progress: bool = True,
 ) -> Estimators:
     """Compare estimators; a finished setting is not generated again.
@@ -113,31 +115,25 @@ def benchmark_estimators(
         out: Folder for the votes of every setting, and for the result.
         long: The number of images in the long run.
         settings: The settings to compare.
-        seed, batch_size, progress: As in `measure`.
+        seed, batch_size, height, width, progress: As in `measure`.
 
     Raises:
         RunMismatch: `out` holds votes of another run.
     """
     out = Path(out)
     first = max(setting.pictures for setting in settings)
+    size: dict[str, Any] = {"height": height, "width": width}
     truth = measure(
-        pipe,
-        concepts,
-        beside=None,
-        estimator="paper",
-        pictures=first + long,
-        numbers=range(first, first + long),
-        seed=seed,
-        batch_size=batch_size,
-        out=out / "long",
-        progress=progress,
-    )
+        pipe, concepts, beside=None, estimator="paper", pictures=first + long,
+        numbers=range(first, first + long), seed=seed, batch_size=batch_size, out=out / "long",
+        progress=progress, **size,
+    )  # fmt: skip
     curves: dict[str, Curve] = {}
     weights = {key: truth.settings[key] for key in ("weights", "concept_set")}
     for setting in settings:
-        file, expected = out / f"{setting.name}.safetensors", weights | vars(setting) | {"seed": seed}
+        file, expected = out / f"{setting.name}.safetensors", weights | vars(setting) | {"seed": seed} | size
         if not file.is_file():
-            votes = _votes(pipe, concepts, setting, seed, batch_size, progress)
+            votes = _votes(pipe, concepts, setting, seed, batch_size, progress, size)
             write_arrays(file, "estimators", votes, expected)
         votes, stored = read_arrays(file, "estimators", tuple(WAYS))
         _require_same(file, stored, expected)
@@ -150,10 +146,11 @@ def benchmark_estimators(
         "long_run_split_half": float(np.median(truth.split_half)),
         "seed": seed,
         "lean": estimator_name(LEAN.num_inference_steps, LEAN.samples_per_call),
+        **size,
     }
     result = Estimators(curves, about)
-    content = json.dumps({"settings": about, "estimators": result.numbers()}, indent=1)
-    write_whole(out / ESTIMATORS_FILE, f"{content}\n".encode())
+    content = {"settings": about, "estimators": result.numbers()}
+    write_whole(out / ESTIMATORS_FILE, f"{json.dumps(content, indent=1)}\n".encode())
     return result
 
 
@@ -179,7 +176,13 @@ WAYS = ("1 draw", "2 draws", "4 draws", "8 draws", "soft", "all words", "both ha
 
 
 def _votes(
-    pipe: Any, concepts: ConceptSet, setting: Setting, seed: int, batch_size: int, progress: bool
+    pipe: Any,
+    concepts: ConceptSet,
+    setting: Setting,
+    seed: int,
+    batch_size: int,
+    progress: bool,
+    size: dict[str, Any],
 ) -> dict[str, Float[np.ndarray, "blocks concepts all_heads"]]:
     """The votes of all ways, by block, on the same images."""
     probe = _EveryWay(pipe, concepts, seed, setting.early)
@@ -197,6 +200,7 @@ def _votes(
                 num_inference_steps=setting.num_inference_steps,
                 guidance_scale=setting.guidance_scale,
                 output_type="latent",
+                **size,
             )
             for way, counted in probe.every_way().items():
                 for number, image_votes in zip(numbers, counted, strict=True):

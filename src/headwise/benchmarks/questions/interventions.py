@@ -13,8 +13,8 @@ images that show a word, each pair has for two orders an
 and the mean area over pairs has an interval by bootstrap over them.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
@@ -85,6 +85,7 @@ class Interventions:
         seeds: Each pair is generated once from each seed.
         out: Folder of the sweeps; images scored there are not generated again.
         progress: Whether to show bars on stderr.
+        size: `height` and `width` of the images, where they are not the model's own.
     """
 
     pipe: Any
@@ -94,11 +95,17 @@ class Interventions:
     seeds: tuple[int, ...]
     out: Path
     progress: bool = True
+    size: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def ks(self) -> tuple[int, ...]:
         """The numbers of heads that are intervened on."""
         return eighths(self.relevance.values.shape[1])
+
+    @property
+    def _passed(self) -> dict[str, Any]:
+        """Options of the pipeline call."""
+        return SAMPLING | self.size
 
     def answers(self) -> dict[str, Answer]:
         """The questions that interventions answer."""
@@ -209,7 +216,9 @@ class Interventions:
         ]
         targets, numbers = [pair.target for pair in self.pairs], [call.label("prompt")] * len(unique)
         with hooked(self.pipe, *steers):
-            images = generate(self.pipe, targets, call.label("seed"), numbers, output_type="pil", **SAMPLING)
+            images = generate(
+                self.pipe, targets, call.label("seed"), numbers, output_type="pil", **self._passed
+            )
         return [images[i] for i in back]
 
     def _patched(self, call: Call) -> list[Any]:
@@ -218,7 +227,7 @@ class Interventions:
         by_order = np.stack([self._first(orders[name][:1]) for name in (MOST, LEAST, *RANDOM)])
         unique, back = unique_rows(by_order[call.index("order"), call.index("k")])
         group, patch = [pair.source, *[pair.target] * len(unique)], Patch(unique[:, 0])
-        (images,) = generate_edits(self.pipe, [group], [patch], seeds=[call.label("seed")], **SAMPLING)
+        (images,) = generate_edits(self.pipe, [group], [patch], seeds=[call.label("seed")], **self._passed)
         return [images[1 + i] for i in back]
 
     def _chosen(self, call: Call, images: Sequence[Any]) -> np.ndarray:
@@ -235,7 +244,7 @@ class Interventions:
         """The scorer's choices for every order and k, pair and seed."""
         prompts = [prompt for pair in self.pairs for prompt in (pair.source, pair.target)]
         relevance = np.stack([self.relevance.values, *(self.relevance.at_steps(*p).values for p in PARTS)])
-        settings = settings_of_pictures(self.pipe, prompts) | SAMPLING
+        settings = settings_of_pictures(self.pipe, prompts) | self._passed
         settings |= {"sweep": name, "seeds": list(self.seeds), "score": "number of the text chosen"}
         settings |= {"relevance": sha256(relevance.tobytes()).hexdigest()[:12]}
         settings |= {"noise": "seed"} if name == "patched" else {}

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from headwise.benchmarks.clip_scorer import CLIPScorer, scoring
-from headwise.benchmarks.comparison import Comparison
+from headwise.benchmarks.comparison import Comparison, given_options
 from headwise.benchmarks.editing import METRICS, edit_scores
 from headwise.benchmarks.method_results import Editing
 from headwise.benchmarks.polysemy import benchmark_polysemy
@@ -75,6 +75,8 @@ def benchmark_scales(
     batch_size: int = 16,
     num_inference_steps: int = 50,
     guidance_scale: float | int = 7.5,
+    height: int | None = None,
+    width: int | None = None,
     progress: bool = True,
 ) -> Scales:
     """Test every scale by weakening, adjusting and strengthening.
@@ -88,9 +90,12 @@ def benchmark_scales(
         scorer: A CLIP model that compares images with texts and with each other.
         out: A folder, in which each test has a folder.
         scales: Names as in `SCALES`.
-        seeds, batch_size, num_inference_steps, guidance_scale, progress: As in `benchmark_polysemy`.
+        seeds, batch_size, progress: As in `benchmark_polysemy`.
+        num_inference_steps, guidance_scale, height, width: Passed to the pipeline.
     """
-    passed: dict[str, Any] = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
+    passed = given_options(
+        num_inference_steps=num_inference_steps, guidance_scale=guidance_scale, height=height, width=width
+    )
     common: dict[str, Any] = passed | {"batch_size": batch_size, "progress": progress}
     choice, out = scoring(scorer, "choice"), Path(out)
     on = {name: scale_named(relevance, name) for name in scales}
@@ -109,14 +114,26 @@ def benchmark_scales(
         for name in scales
     }  # fmt: skip
     comparison = Comparison(relevance, tuple(pairs), ("plain", *on), tuple(seeds), batch_size, 0, passed)
-    sweep = partial(_sweep, comparison, on, scorer)
-    scores = run_sweep(pipe, sweep, kind="strengthening", out=out / "strengthen", progress=progress)
-    strengthened = Editing(scores, tuple(pair.attribute for pair in pairs))
+    strengthened = _strengthened(pipe, comparison, on, scorer, out / "strengthen", progress)
     largest = {name: float(r.values.max()) for name, r in on.items()}
     result = Scales(weakened, adjusted, strengthened, orders, largest)
     content = {"scales": result.numbers(), "settings": {"seeds": list(seeds), "pairs": len(pairs)} | passed}
     write_whole(out / SCALES_FILE, json.dumps(content, indent=1).encode())
     return result
+
+
+def _strengthened(
+    pipe: Any,
+    comparison: Comparison,
+    on: Mapping[str, Relevance],
+    scorer: CLIPScorer,
+    out: Path,
+    progress: bool,
+) -> Editing:
+    """The scores of the target prompts, plain and strengthened by the relevance on every scale."""
+    sweep = partial(_sweep, comparison, on, scorer)
+    scores = run_sweep(pipe, sweep, kind="strengthening", out=out, progress=progress)
+    return Editing(scores, tuple(pair.attribute for pair in comparison.prompts))
 
 
 def _sweep(comparison: Comparison, on: Mapping[str, Relevance], scorer: CLIPScorer, pipe: Any) -> Sweep:

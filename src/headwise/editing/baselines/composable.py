@@ -28,6 +28,8 @@ def compose(
     seeds: Sequence[Key],
     guidance_scale: float | int = 7.5,
     num_inference_steps: int = 50,
+    height: int | None = None,
+    width: int | None = None,
     output_type: str = "pil",
 ) -> list[Any]:
     """Generate one image for each seed that shows all parts.
@@ -37,7 +39,7 @@ def compose(
         parts: Prompts such as "a red cat", "a blue dog"; each has the weight w = guidance_scale / √(number of
             parts).
         seeds: The key of each image: (seed, image), or a seed s for (s, 0).
-        guidance_scale, num_inference_steps: As in the pipeline's call.
+        guidance_scale, num_inference_steps, height, width: As in the pipeline's call.
         output_type: The form of the images, as in the pipeline's call; "latent" for latents.
 
     Raises:
@@ -48,7 +50,7 @@ def compose(
     prompted, empty = pipe.encode_prompt(list(parts), device, 1, True)
     text = torch.cat([empty[:1], prompted])
     w = guidance_scale / len(parts) ** 0.5
-    noise, _ = start_of(pipe, seeds)
+    noise, _ = start_of(pipe, seeds, height=height, width=width)
     pipe.scheduler.set_timesteps(num_inference_steps, device=device)
     latents = noise.to(device) * pipe.scheduler.init_noise_sigma
     with quiet(pipe):

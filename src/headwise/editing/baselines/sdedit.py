@@ -5,6 +5,7 @@ References:
     | https://arxiv.org/abs/2108.01073
 """
 
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,6 +25,8 @@ def sdedit(
     *,
     strength: float | int = 0.5,
     seeds: Sequence[Key],
+    height: int | None = None,
+    width: int | None = None,
     **options: Any,
 ) -> Any:
     """Edit each image by its target prompt.
@@ -34,6 +37,8 @@ def sdedit(
         targets: The prompt to edit it into, for each edit.
         strength: The fraction of the schedule to noise the image by and to denoise again, 0 … 1.
         seeds: The key of each edit's noise: (seed, image), or a seed s for (s, 0).
+        height, width: The size of the images, for pipelines that would scale them to their own (Stable
+            Diffusion 3, FLUX); the others read it from the images.
         options: Passed to the pipeline: `num_inference_steps`, `guidance_scale` …
 
     Raises:
@@ -44,6 +49,9 @@ def sdedit(
 
     with quiet(pipe):
         image_to_image = AutoPipelineForImage2Image.from_pipe(pipe)
+        known = inspect.signature(image_to_image.__call__).parameters
+        size = {"height": height, "width": width}
+        options |= {side: pixels for side, pixels in size.items() if pixels is not None and side in known}
         with quiet(image_to_image):
             return image_to_image(
                 prompt=list(targets),
