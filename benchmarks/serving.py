@@ -1,11 +1,12 @@
-"""What somebody waits for at the page: `headwise serve` with the built-in model, in a headless Chromium.
+"""Waiting times at the page: `headwise serve` with the built-in model, in a headless Chromium.
 
     python benchmarks/serving.py [--json] [--write] [--turns 5] [--chromium /usr/bin/chromium]
 
 address   from the command to the address that it prints
-paint     from opening that address to the concept × head map (first useful paint)
-ready     from opening it to the model's being there
-strength  from a key pressed at the strength slider to the new image, decoded; 50 steps, as the page begins
+content   from opening that address to the first contentful paint, by the browser's own clock
+paint     from opening it to the concept × head map (first useful paint)
+ready     from opening it to the model's being loaded
+strength  from a key pressed at the strength slider to the new image, decoded; with the page's default steps
 
 Each turn starts a server and a browser context anew and changes the strength three times. Seconds are
 medians, with the lowest and highest beside them.
@@ -30,6 +31,8 @@ from playwright.sync_api import Browser, Page, sync_playwright
 SERVE = [sys.executable, "-c", "from headwise.cli.commands import main; main()", "serve", "--port", "0"]
 PAINTED = "() => document.querySelector('#map').width > 400"
 READY = "() => document.querySelector('#model').textContent.includes('is ready')"
+CONTENT = "performance.getEntriesByName('first-contentful-paint')[0]?.startTime ?? null"
+TIMES = ("address", "content", "paint", "ready", "strength")
 AFTER = "#generate-pair figure:nth-child(2) img"
 CHANGED = """([selector, before]) => {
   const image = document.querySelector(selector);
@@ -71,6 +74,8 @@ def turn(browser: Browser) -> list[dict[str, float]]:
         tab.goto(address)
         taken["paint"] = seconds_until(tab, PAINTED, since=opened)
         taken["ready"] = seconds_until(tab, READY, since=opened)
+        seconds_until(tab, f"() => {CONTENT} !== null")
+        taken["content"] = tab.evaluate(CONTENT) / 1000
         tab.click("#tab-generate")
         tab.click("#generate-words button:has-text('lavender')")
         seconds_until(tab, CHANGED, [AFTER, ""])
@@ -94,7 +99,7 @@ def measure(turns: int, chromium: str) -> dict[str, Any]:
         taken = [one for _ in range(turns) for one in turn(browser)]
         found: dict[str, Any] = {"browser": browser.version}
         browser.close()
-    for name in ("address", "paint", "ready", "strength"):
+    for name in TIMES:
         seconds = [one[name] for one in taken if name in one]
         found[f"{name}_s"] = statistics.median(seconds)
         found[f"{name}_spread_s"] = [min(seconds), max(seconds)]
@@ -112,7 +117,7 @@ def main() -> None:
     found = measure(options.turns, options.chromium)
     if not tell(found, options):
         return
-    for name in ("address", "paint", "ready", "strength"):
+    for name in TIMES:
         low, high = found[f"{name}_spread_s"]
         sys.stdout.write(f"{name:9} {found[f'{name}_s']:6.2f} s   ({low:.2f} to {high:.2f})\n")
 

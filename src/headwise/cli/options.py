@@ -57,7 +57,12 @@ Json = Annotated[bool, typer.Option("--json", help="JSON on stdout instead of a 
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")]
 RelevanceFile = Annotated[
     Path | None,
-    typer.Option("--relevance", "-r", help="File or run folder; by default the model's own or runs/<model>."),
+    typer.Option(
+        "--relevance",
+        "-r",
+        help="File or run folder, or 'votes' or 'effect' of a built-in model; by default the model's own or "
+        "runs/<model>.",
+    ),
 ]
 
 
@@ -148,8 +153,11 @@ class Measured(Model):
 
     def measured_file(self, runs: Path = Path("runs")) -> Path:
         """The file or folder given, else the built-in model's own file, else that of runs/<model>."""
-        if self.relevance_file is None and (built_in := emoji.MODELS.get(self.name)):
-            return built_in.relevance
+        if built_in := emoji.MODELS.get(self.name):
+            own = {"None": built_in.relevance, "votes": built_in.relevance, "effect": built_in.effect}
+            given = str(self.relevance_file)
+            if given in own and not Path(given).exists():
+                return own[given]
         folder, without = runs / self.run_name, runs / replace(self, loras=None).run_name
         if not folder.exists() and without.exists():  # LoRA leaves the heads as they are
             folder = without

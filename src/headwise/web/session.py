@@ -97,7 +97,7 @@ class ModelSession:
             self._loaded.set()
 
     def fail(self, error: Exception) -> None:
-        """Note that the model cannot be had."""
+        """Record that the model could not be loaded."""
         self.error, self.state = str(error) or type(error).__name__, "failed"
         self._loaded.set()
 
@@ -114,9 +114,18 @@ class ModelSession:
         return names
 
     @property
-    def built_in(self) -> bool:
-        """Is the relevance the one that comes with the built-in model?"""
-        return self.model in emoji.MODELS and self.file == emoji.MODELS[self.model].relevance
+    def own(self) -> dict[str, Path]:
+        """The relevance files of the model, by the names that requests give them; "" is the default."""
+        built_in = emoji.MODELS.get(self.model)
+        named = {} if built_in is None else {":effect": built_in.effect, ":votes": built_in.relevance}
+        return ({} if self.file is None else {"": self.file}) | named
+
+    def built_in(self, file: Path | None) -> Literal["effect", "votes"] | None:
+        """By what a relevance file was measured, if it is one of those that come with the built-in model."""
+        model = emoji.MODELS.get(self.model)
+        if model is None or file not in (model.effect, model.relevance):
+            return None
+        return "effect" if file == model.effect else "votes"
 
     @property
     def size(self) -> tuple[int, int]:
@@ -198,8 +207,8 @@ class ModelSession:
         """
         if self.scorer_name is None:
             raise HeadwiseError(
-                "There is no CLIP model to score this model's images. Start with --scorer and a CLIP "
-                "model's folder or hub name."
+                "No CLIP model scores this model's images. Start the server with --scorer and the folder or "
+                "hub name of a CLIP model."
             )
         if self._scorer is None:
             from headwise.benchmarks.clip_scorer import CLIPScorer
@@ -248,7 +257,7 @@ class ModelSession:
     def _require_ready(self) -> None:
         """Refuse at once, instead of waiting."""
         if self.state == "loading":
-            raise ModelNotLoaded(f"{self.model} is still being loaded. Try again in a moment.")
+            raise ModelNotLoaded(f"{self.model} is still loading. Try again in a moment.")
         if self.state == "failed":
             raise ModelNotLoaded(self.error)
 

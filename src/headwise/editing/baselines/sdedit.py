@@ -5,6 +5,7 @@ References:
     | https://arxiv.org/abs/2108.01073
 """
 
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,6 +25,7 @@ def sdedit(
     *,
     strength: float | int = 0.5,
     seeds: Sequence[Key],
+    negative_prompt: str | None = None,
     **options: Any,
 ) -> Any:
     """Edit each image by its target.
@@ -34,6 +36,7 @@ def sdedit(
         targets: The prompt to edit it into, of each edit.
         strength: The share of the schedule that is noised and denoised again, 0 … 1.
         seeds: The key of each edit's noise: (seed, image), or a seed s for (s, 0).
+        negative_prompt: What the edits should not show.
         options: Passed to the pipeline: `num_inference_steps`, `guidance_scale` …
 
     Raises:
@@ -44,6 +47,10 @@ def sdedit(
 
     with quiet(pipe):
         image_to_image = AutoPipelineForImage2Image.from_pipe(pipe)
+        if negative_prompt is not None:
+            options["negative_prompt"] = [negative_prompt] * len(targets)
+        if "height" in inspect.signature(type(image_to_image).__call__).parameters:
+            options |= {"height": pictures[0].height, "width": pictures[0].width}  # not the model's own
         with quiet(image_to_image):
             return image_to_image(
                 prompt=list(targets),
