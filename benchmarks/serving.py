@@ -77,7 +77,7 @@ def turn(browser: Browser) -> list[dict[str, float]]:
         seconds_until(tab, f"() => {CONTENT} !== null")
         taken["content"] = tab.evaluate(CONTENT) / 1000
         tab.click("#tab-generate")
-        tab.click("#generate-words button:has-text('lavender')")
+        tab.click("#generate-words button:has-text('red')")
         seconds_until(tab, CHANGED, [AFTER, ""])
         tab.wait_for_selector(".suggestions button")
         tab.wait_for_selector("#status", state="hidden")

@@ -98,10 +98,10 @@ def test_without_fastapi_the_install_line_is_told(run, monkeypatch):
 
 
 def test_serve_begins_without_a_measurement_but_not_without_the_file_it_was_given(run, tmp_path, monkeypatch):
-    def file_at_start(*options):
+    def file_at_start(*options, model="./mine"):
         apps = []
         monkeypatch.setattr("headwise.serving.serve", lambda app, listening: apps.append((app, listening)))
-        code, _, err = run("serve", "--model", "./mine", "--port", "0", *options)
+        code, _, err = run("serve", "--model", model, "--port", "0", *options)
         assert code == 0, err
         apps[0][1].close()
         return apps[0][0].state.service.session.file
@@ -113,6 +113,8 @@ def test_serve_begins_without_a_measurement_but_not_without_the_file_it_was_give
     (tmp_path / "other" / "mine").mkdir(parents=True)
     (tmp_path / "other" / "mine" / "relevance.safetensors").touch()
     assert file_at_start("--runs", "other").as_posix() == "other/mine/relevance.safetensors"
+    assert file_at_start(model="emoji") == emoji.UNET.effect
+    assert file_at_start("--relevance", "votes", model="emoji") == emoji.UNET.relevance
 
 
 def test_words_with_their_tokens_and_what_an_edit_changes(page):

@@ -1,6 +1,6 @@
 """The routes of the page: each parses a request, calls the service, and answers.
 
-Everything slow is a job of the service's queue. Errors of Headwise are answered with their own sentence.
+Everything slow is a job of the service's queue. Errors of Headwise are answered with their own message.
 `make_app` is all that a test needs; `serving.listen` and `serving.serve` add the socket.
 """
 

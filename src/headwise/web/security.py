@@ -1,10 +1,10 @@
-r"""Who is answered: checked before any route is reached.
+r"""Which requests are answered, checked before any route is reached.
 
 - **Host.** A page of another site can make a browser ask 127.0.0.1 under a name of its own (DNS rebinding).
   So a request must name this server by a name that it has.
 - **Origin.** What changes something must come from this page, not from another site's form or script.
 - **Token.** Requests from other machines must show a token, compared in constant time. It is typed once;
-  the browser then keeps a cookie that is made from the token and the session, and does not reveal either.
+  the browser then keeps a cookie that is made from the token and the session, and reveals neither.
 - **Session.** Every browser has one, a random cookie that scripts cannot read. Its hash is the *owner* of
   what it starts.
 

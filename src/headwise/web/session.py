@@ -72,7 +72,7 @@ class ModelSession:
         self.steps, self.guidance_scale, self.loading = steps, guidance_scale, loading or {}
         self.loras = loras
         self.at_work: Mapping[str, Any] = self.loading  # the same of the present job; for the worker alone
-        self.takes: dict[str, Any] = {}  # what the form may offer for this model, as soon as it is loaded
+        self.takes: dict[str, Any] = {}  # what the form may offer for this model, once it is loaded
         self.state: Literal["loading", "ready", "failed"] = "loading"
         self.error = ""
         self.images: OrderedDict[Any, Any] = OrderedDict()  # by what made them; for the worker alone
@@ -103,7 +103,7 @@ class ModelSession:
 
     @property
     def names(self) -> set[str]:
-        """What results call this model: its name here, and that which the loaded pipeline has."""
+        """The names of this model in results: its name here, and that of the loaded pipeline."""
         from headwise.measuring.official import MODELS, SHORT
 
         names = {self.model, MODELS[SHORT[self.model]] if self.model in SHORT else self.model}
@@ -175,7 +175,7 @@ class ModelSession:
         return {**self.loading, **{name: value for name, value in changes.items() if value}}
 
     def _changes_of(self, request: Any) -> dict[str, Any]:
-        """What a request says of how the model is set up, with the paths of its LoRA files."""
+        """How a request sets the model up, with the paths of its LoRA files."""
         files, scales = self.lora_files(), getattr(request, "loras", {})
         if unknown := sorted(scales.keys() - files.keys()):
             known = (
@@ -187,7 +187,7 @@ class ModelSession:
 
     @contextmanager
     def set_up_for(self, request: Any) -> Iterator[None]:
-        """The pipeline as a request wants it, and as it was afterwards; for the worker alone."""
+        """Set the pipeline up as a request asks, and restore it afterwards; for the worker alone."""
         from headwise.model.setup import set_up_for_now
 
         loading = self.loading_of(request)
@@ -263,7 +263,7 @@ class ModelSession:
 
 
 def _taken_by(pipe: Any) -> dict[str, Any]:
-    """What a model may be asked for: samplers, sizes, and how far its text encoder can be cut short."""
+    """What a model can do: its samplers, its size, its highest clip skip, and whether it takes LoRA files."""
     from headwise.model.clip_skip import highest_clip_skip
     from headwise.model.generate import image_size, side_step
     from headwise.model.samplers import sampler_of, samplers_for

@@ -181,7 +181,7 @@ _WRITERS: Mapping[str, Any] = {
 
 
 def command_of(request: Any, setting: Setting) -> str:
-    """The command line that comes nearest to the request."""
+    """The command line that is closest to the request."""
     name, positional, options = _command(request, setting)
     options |= {"--model": setting.model, **_loading(setting.loading)}
     if setting.relevance not in (None, "votes") and not isinstance(request, Measure | Explain | Mute):

@@ -96,10 +96,13 @@ const showStrength = () => {
 // The image settings that an uploaded image does not follow.
 function describeUnused() {
   const { width, scheduler } = pictureSetup();
-  const { size } = page.state.takes ?? {};
+  const size = page.state.takes?.size; // known once the model is loaded
+  const cropped = size ? `the model’s ${size.width} × ${size.height}` : "the model’s size";
   const sentences = [
-    width ? `Width and height do not apply to your image, which is cropped to the model’s ${size.width} × ${size.height}.` : "",
-    scheduler ? `The sampler ${scheduler} acts on SDEdit alone; the other methods invert your image with a sampler of their own.` : "",
+    width ? `Width and height do not apply to your image, which is cropped to ${cropped}.` : "",
+    scheduler
+      ? `The sampler ${scheduler} acts on SDEdit alone; the other methods invert your image with a sampler of their own.`
+      : "",
   ];
   $("edit-unused").textContent = fromPicture() ? sentences.filter(Boolean).join(" ") : "";
 }

@@ -46,7 +46,7 @@ onRelevance((found) => {
   $("map-head").max = found.values[0].length - 1;
   drawScale($("map-scale"), found.signed);
   $("map-low").textContent = found.signed ? `−${found.top.toFixed(1)} and less` : "0";
-  $("map-most").textContent = found.signed ? "Red" : "Bright";
+  $("map-most").textContent = found.signed ? "Dark red" : "Bright";
   $("map-against").hidden = !found.signed;
   $("map-kind").textContent = KINDS[found.kind] ?? "";
   $("map-top").textContent = `${found.top.toFixed(1)} and more`;
