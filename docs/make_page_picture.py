@@ -13,7 +13,7 @@ from pathlib import Path
 from playwright.sync_api import sync_playwright
 
 SERVE = [sys.executable, "-c", "from headwise.cli.commands import main; main()", "serve", "--port", "0"]
-HEAD = "91"  # the most relevant one for colour
+HEAD = "86"  # the most relevant one for Color
 
 
 def main() -> None:

@@ -21,6 +21,7 @@ from starlette.testclient import TestClient
 import headwise as hw
 from headwise import emoji
 from headwise.cli.commands import app as commands
+from headwise.cli.options import Measured
 from headwise.errors import HookMisuse
 from headwise.measuring.attention_maps import AttentionMaps, region_relevance
 from headwise.measuring.votes import Votes
@@ -59,7 +60,9 @@ def test_state_and_relevance(page, service, tmp_path):
     assert state["weakening"] == {}
     service.session.model, service.session.file = "emoji", emoji.UNET.relevance
     card = emoji.UNET.card()["weakening_votes_reporting"]
-    assert page.get("/api/state").json()["weakening"] == card and card["Color"]["area"] > 0
+    of_effect = emoji.UNET.card()["weakening_effect_reporting"]
+    assert page.get("/api/state").json()["weakening"] == {"": card, ":votes": card, ":effect": of_effect}
+    assert card["Color"]["area"] > 0
     service.session.model, service.session.file = "tiny", tmp_path / "relevance.safetensors"
     found = page.get("/api/relevance").json()
     relevance = service.relevance("")
@@ -95,10 +98,10 @@ def test_without_fastapi_the_install_line_is_told(run, monkeypatch):
 
 
 def test_serve_begins_without_a_measurement_but_not_without_the_file_it_was_given(run, tmp_path, monkeypatch):
-    def file_at_start(*options):
+    def file_at_start(*options, model="./mine"):
         apps = []
         monkeypatch.setattr("headwise.serving.serve", lambda app, listening: apps.append((app, listening)))
-        code, _, err = run("serve", "--model", "./mine", "--port", "0", *options)
+        code, _, err = run("serve", "--model", model, "--port", "0", *options)
         assert code == 0, err
         apps[0][1].close()
         return apps[0][0].state.service.session.file
@@ -110,6 +113,8 @@ def test_serve_begins_without_a_measurement_but_not_without_the_file_it_was_give
     (tmp_path / "other" / "mine").mkdir(parents=True)
     (tmp_path / "other" / "mine" / "relevance.safetensors").touch()
     assert file_at_start("--runs", "other").as_posix() == "other/mine/relevance.safetensors"
+    assert file_at_start(model="emoji") == emoji.UNET.effect
+    assert file_at_start("--relevance", "votes", model="emoji") == emoji.UNET.relevance
 
 
 def test_words_with_their_tokens_and_what_an_edit_changes(page):
@@ -294,7 +299,7 @@ def test_a_baseline_that_fails_does_not_hide_the_others(page, monkeypatch, caplo
     baselines = ["masactrl", "free-prompt", "prompt-to-prompt"]
     job = done(page, "edit", prompt="a red dog", target="a red cat", baselines=baselines, **FAST)
     found = {item["column"]: item for item in job["found"]}
-    assert found["masactrl"]["error"] == "This way does not work with this model (AttributeError)."
+    assert found["masactrl"]["error"] == "This method does not work with this model (AttributeError)."
     assert found["free-prompt"]["error"] == "This cannot be."
     assert "picture" in found["source"] and "picture" in found["prompt-to-prompt"]
 
@@ -343,6 +348,66 @@ def test_only_runs_of_this_model_are_offered(page, service):
         )
     offered = {run["name"]: run["of_this_model"] for run in page.get("/api/runs").json()}
     assert offered == {"same": True, "pipeline": True, "other": False}
+
+
+@pytest.fixture
+def built_in(service, sd):
+    """The service of a model that calls itself the built-in one, with two relevances beside it."""
+    service.session.model, service.session.file = "emoji", emoji.UNET.effect
+    return service
+
+
+def test_a_built_in_model_offers_its_relevance_by_effect_and_by_votes(page, built_in):
+    folder = built_in.runs.root / "mine"
+    folder.mkdir(parents=True)
+    votes = hw.Relevance.load(emoji.UNET.relevance)
+    votes.save(folder / "relevance.safetensors")
+    offered = page.get("/api/relevances").json()
+    assert offered == [
+        {"name": "", "title": "built in, by effect"},
+        {"name": ":votes", "title": "built in, by votes"},
+        {"name": "mine", "title": "mine, by votes"},
+    ]
+    kinds = [page.get("/api/relevance", params={"name": one["name"]}).json()["kind"] for one in offered]
+    assert kinds == ["effect", "votes", "votes"]
+    assert page.get("/api/relevance", params={"name": ":effect"}).json()["kind"] == "effect"
+    built_in.session.file = folder / "relevance.safetensors"
+    titles = [one["title"] for one in page.get("/api/relevances").json()]
+    assert titles == ["of emoji, by votes", "built in, by effect", "built in, by votes", "mine, by votes"]
+
+
+def test_another_model_has_no_relevance_of_a_built_in_one(page):
+    assert page.get("/api/relevances").json() == [{"name": "", "title": "of tiny, by votes"}]
+    assert page.get("/api/relevance", params={"name": ":effect"}).status_code in (404, 422)
+
+
+def test_words_have_the_concepts_of_the_chosen_relevance(page, service, sd):
+    service.session.file = None
+    folder = service.runs.root / "mine"
+    hw.measure_effect(sd, {"Shades": ["red"]}, pictures=2, num_inference_steps=1, out=folder, progress=False)
+    asked = {"prompt": "a red frog", "relevance": "mine"}
+    words = page.post("/api/words", json=asked).json()["words"]
+    assert [word["concepts"] for word in words] == [[], ["Shades"], []]
+
+
+def test_the_finished_weakening_of_the_model_is_shown_and_is_no_run(page, built_in):
+    assert page.get("/api/state").json()["example"]
+    found = page.get("/api/example").json()
+    assert (found["concept"], found["by"], found["prompts"]) == ("Color", "effect", 16)
+    assert list(found["orders"]) == ["most relevant", "least relevant", "random 0"]
+    assert found["area"][1] > 0.4 and len(found["pictures"]) == 4
+    for one in found["pictures"]:
+        assert {len(files) for files in one["files"].values()} == {len(found["ks"])}
+        for file in {file for files in one["files"].values() for file in files}:
+            image = Image.open(io.BytesIO(page.get(f"/api/example/pictures/{file}").content))
+            assert image.size == (64, 64)
+    for name in ("none.png", "..%2Fscores.safetensors", "scores.safetensors"):
+        assert page.get(f"/api/example/pictures/{name}").status_code == 404
+    assert page.get("/api/runs").json() == []
+    size = sum(file.stat().st_size for file in emoji.UNET.weakening.rglob("*") if file.is_file())
+    assert size < 400_000
+    built_in.session.model = "emoji-dit"
+    assert page.get("/api/example").status_code == 404 and not page.get("/api/state").json()["example"]
 
 
 def test_compose_has_the_baselines_beside_it(page):
@@ -477,15 +542,21 @@ def test_every_snippet_gives_the_pictures_of_its_job_and_its_command_is_understo
     assert page.get("/api/runs/m/recipe").json()["python"] == recipe["python"]
 
 
+@pytest.mark.parametrize("kind", ["votes", "effect"])
 @pytest.mark.parametrize("name", emoji.MODELS)
-def test_a_program_for_a_built_in_model_reads_its_own_relevance(name):
+def test_a_program_for_a_built_in_model_reads_its_own_relevance(name, kind):
     request = requests.Generate.model_validate({"prompt": "a red car", "steering": [RED]})
-    setting = snippets.Setting(name, "built-in", name)
+    setting = snippets.Setting(name, kind, name, kind=kind)
     program = snippets.python_of(request, setting)
     line = next(line for line in program.splitlines() if line.startswith("relevance = "))
     loaded = []
     exec(line.replace("hw.Relevance.load", "load"), {"emoji": emoji, "load": loaded.append})
-    assert loaded == [emoji.MODELS[name].relevance] and f"hw.load_pipeline({name!r})" in program
+    file = {"votes": emoji.MODELS[name].relevance, "effect": emoji.MODELS[name].effect}[kind]
+    assert loaded == [file] and f"hw.load_pipeline({name!r})" in program
+    assert ("hw.amplify" if kind == "effect" else "hw.strengthen") in program
+    _, command, *arguments = shlex.split(snippets.command_of(request, setting))
+    context = typer.main.get_command(commands).commands[command].make_context(command, arguments)
+    assert Measured(name, relevance_file=context.params["relevance_file"]).measured_file() == file
     weaken = requests.Weaken.model_validate({"name": "w", "concept": "Color"})
     assert "--scorer" not in snippets.command_of(weaken, setting)
 

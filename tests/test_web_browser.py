@@ -42,7 +42,8 @@ def test_explore_in_both_directions(page):
     tab.wait_for_selector("#stage-words button")
     cell = {"x": 250, "y": 20 + 16 * 5 + 8}
     tab.hover("#map", position=cell)
-    assert re.match(r"\w.* × head \d+: \d", tab.inner_text("#map-cell"))
+    assert re.match(r"\w.* × head \d+: -?\d", tab.inner_text("#map-cell"))
+    assert "Measured by effect" in tab.inner_text("#map-kind")
     tab.click("#map", position=cell)
     title = tab.inner_text("#detail h3")
     assert re.fullmatch(r"The concepts of head \d+", title)
@@ -128,13 +129,14 @@ def test_generate_drags_a_strength(page):
     tab.mouse.up()
     strength = float(tab.inner_text("#generate-strength"))
     page.says("#generate-pair", f"× {strength:g}")
-    assert strength > 2 and page.source(after) != before
+    assert 1 < strength <= 2 and page.source(after) != before
+    assert "−1 takes “lavender” away" in tab.inner_text("#generate-hint")
     tab.check("#generate-form [value=adjust]")
     assert "is listed under Plants" in tab.inner_text("#generate-hint")
     assert tab.locator("#generate-form [name=away]").input_value() == "Plants"
     page.says("#generate-pair", "not Plants")
     tab.click("#generate-strip-button")
-    page.count("#generate-strip img", 7)
+    page.count("#generate-strip img", 5)
     tab.click("#generate-strip button:has-text('× 2')")
     assert tab.inner_text("#generate-strength") == "2.0"
     page.says("#generate-pair", "× 2")
@@ -142,7 +144,18 @@ def test_generate_drags_a_strength(page):
     assert "--adjust 'lavender:Color-Plants*2'" in command
     with tab.expect_download() as saved:
         tab.click("#recipe [data-save=recipe-python]")
-    assert "hw.adjust(relevance, 'lavender', 'Color', 'Plants', 2.0)" in Path(saved.value.path()).read_text()
+    program = Path(saved.value.path()).read_text()
+    assert "hw.contrast(relevance, 'lavender', 'Color', 'Plants', 2.0)" in program
+    assert "hw.Relevance.load(emoji.MODELS['emoji'].effect)" in program and "--relevance effect" in command
+    tab.keyboard.press("Escape")
+    tab.select_option("#relevance", label="built in, by votes")
+    page.until("() => document.querySelector('#generate-form [name=strength]').max === '4'")
+    before = page.source(after)
+    tab.click("#generate-form button.main")
+    page.changes(after, before)
+    tab.wait_for_selector("#status", state="hidden")
+    program = page.recipe("#generate-actions button >> nth=0", "python")
+    assert "hw.adjust(" in program and "emoji.MODELS['emoji'].relevance" in program
     tab.keyboard.press("Escape")
     tab.fill("#generate-actions input", "kept-<b>")
     tab.click("text=Keep in runs")
@@ -184,14 +197,14 @@ def test_edit_a_drawn_and_a_sent_picture(page, tmp_path):
     tab.check("#edit-form [value=picture]")
     (tmp_path / "none <i>.png").write_bytes(b"no image")
     tab.set_input_files("#edit-file", tmp_path / "none <i>.png")
-    tab.wait_for_selector("#edit .problem:has-text('it is not a picture')")
+    tab.wait_for_selector("#edit .problem:has-text('it is not an image')")
     (tmp_path / "large.png").write_bytes(b"x" * (21 * 2**20))
     tab.set_input_files("#edit-file", tmp_path / "large.png")
     tab.wait_for_selector("#edit .problem:has-text('expected at most 20 MB')")
     page.forgive(422)
     Image.effect_mandelbrot((90, 60), (-2, -1, 1, 1), 30).convert("RGB").save(tmp_path / "mine.png")
     tab.set_input_files("#edit-file", tmp_path / "mine.png")
-    tab.wait_for_selector("text=mine.png is here, cut to 64 × 64.")
+    tab.wait_for_selector("text=mine.png is uploaded, cropped to 64 × 64.")
     tab.click("#edit-form button.main")
     page.says("#edit-note", "dB")
     page.count("#edit-pictures img", 5)
@@ -212,6 +225,24 @@ def test_compose(page):
     assert tab.locator("#compose-concepts select").count() == 1
 
 
+def test_a_finished_weakening_is_there_before_anything_is_run(page):
+    tab = page.tab
+    page.open("weaken")
+    tab.wait_for_selector("#weaken-chart svg")
+    assert tab.inner_text("#weaken-title") == "An example: Color"
+    assert "is not one of yours" in tab.inner_text("#weaken-example")
+    page.count("#weaken-pictures img", 4)
+    first = page.source("#weaken-pictures img")
+    assert first.startswith("/api/example/")
+    tab.focus("#weaken-k")
+    tab.keyboard.press("Home")
+    assert page.source("#weaken-pictures img") != first
+    page.until("() => document.querySelector('#weaken-pictures img').naturalWidth === 64")
+    by_effect = tab.inner_text("#weaken-areas")
+    tab.select_option("#relevance", label="built in, by votes")
+    page.until("(before) => document.querySelector('#weaken-areas').innerText !== before[0]", by_effect)
+
+
 def test_weaken_slides_over_k_with_pictures_and_curve(page):
     tab = page.tab
     page.open("weaken")
@@ -222,7 +253,8 @@ def test_weaken_slides_over_k_with_pictures_and_curve(page):
     tab.fill("#weaken-form [name=num_inference_steps]", "2")
     tab.click("#weaken-form button.main")
     tab.wait_for_selector("#weaken-live progress")
-    tab.wait_for_selector("#weaken-chart svg")
+    tab.wait_for_selector("#weaken-title:has-text('weaken-color-')")
+    assert not tab.is_visible("#weaken-example")
     first = page.source("#weaken-pictures img")
     tab.focus("#weaken-k")
     tab.keyboard.press("ArrowRight")
@@ -307,7 +339,7 @@ def test_everybody_can_use_it(browser, server, width, scheme):
         page.open(name)
         if name == "generate":
             tab.fill("#generate-form [name=num_inference_steps]", "2")
-            tab.click("#generate-words button:has-text('lavender')")
+            tab.click("#generate-words button:has-text('red')")
             page.count("#generate-pair img", 2)
             tab.wait_for_selector("#status", state="hidden")
         assert axe(tab) == [], name

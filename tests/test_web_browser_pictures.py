@@ -1,6 +1,7 @@
 """A browser sets up, compares and shares images of a tiny pipeline."""
 
 import pytest
+from PIL import Image
 
 pytest.importorskip("peft", reason="peft is not installed; the extra 'test' brings it")
 
@@ -66,10 +67,50 @@ def test_settings_are_chosen_shown_used_and_given_up(page):
     assert tab.inner_text("#setup-summary") == ""
     explored(page)
     page.until("() => document.querySelector('#stage-picture').naturalWidth === 16")
-    page.open("generate")
-    assert tab.is_visible("#setup")
+    for name, follows in {"generate": True, "edit": True, "compose": True, "weaken": False}.items():
+        page.open(name)
+        assert tab.is_visible("#setup") == follows, name
+
+
+def test_edits_and_compositions_follow_the_settings(page, tmp_path):
+    tab = page.tab
     page.open("edit")
-    assert not tab.is_visible("#setup")
+    tab.click("#setup summary")
+    tab.fill("#setup [name=negative_prompt]", "a blue dog")
+    tab.fill("#setup [name=width]", "32")
+    tab.press("#setup [name=width]", "Tab")
+    tab.select_option("#setup [name=scheduler]", "Euler a")
+    widths = "() => [...document.querySelectorAll('#{} img')].map((image) => image.naturalWidth)"
+    for name, button in (("edit", "Edit"), ("compose", "Compose")):
+        page.open(name)
+        tab.fill(f"#{name}-form [name=num_inference_steps]", "10" if name == "edit" else "2")
+        tab.wait_for_selector("#edit-words select" if name == "edit" else "#compose-words button")
+        if name == "compose":
+            tab.click("#compose-words button:has-text('cat')")
+        tab.click(f"#{name}-form button:has-text('{button}')")
+        tab.wait_for_selector(f"#{name}-actions button")
+        page.until(f"() => ({widths.replace('{}', name + '-pictures')})().every((width) => width === 32)")
+        command = page.recipe(f"#{name}-actions button >> nth=0", "command")
+        tab.keyboard.press("Escape")
+        for part in ("--negative-prompt 'a blue dog'", "--width 32", "--scheduler 'Euler a'"):
+            assert part in command
+    page.open("edit")
+    assert tab.inner_text("#edit-unused") == ""
+    tab.check("#edit-form [value=picture]")
+    unused = tab.inner_text("#edit-unused")
+    assert "Width and height do not apply to your image, which is cropped to the model’s 16 × 16." in unused
+    assert "The sampler Euler a acts on SDEdit alone" in unused
+    Image.new("RGB", (16, 16), "purple").save(tmp_path / "mine.png")
+    tab.set_input_files("#edit-file", tmp_path / "mine.png")
+    tab.wait_for_selector("text=mine.png is uploaded")
+    tab.click("#edit-form button.main")
+    page.says("#edit-note", "dB")
+    tab.wait_for_selector("#status", state="hidden")
+    assert tab.inner_text("#edit .problem") == ""
+    page.until(f"() => ({widths.replace('{}', 'edit-pictures')})().every((width) => width === 16)")
+    assert axe(tab) == []
+    tab.click("#setup-reset")
+    assert tab.inner_text("#edit-unused") == ""
 
 
 def test_a_size_that_does_not_fit_is_refused_before_it_is_sent(page):
@@ -110,7 +151,7 @@ def set_range(page, selector, value):
 def explain(page, *words):
     for word in words:
         page.tab.click(f"#explain-words button:has-text('{word}')")
-    page.tab.wait_for_selector(f"#explain-heads[aria-label='Heads that drew “{words[-1]}”'] button")
+    page.tab.wait_for_selector(f"#explain-heads[aria-label='Heads that carry “{words[-1]}”'] button")
 
 
 def test_words_are_explained_one_over_another_by_head_layer_and_step(page):

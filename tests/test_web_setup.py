@@ -17,7 +17,7 @@ from headwise.cli.commands import app as commands
 from headwise.model.setup import set_up
 from headwise.pictures import settings_in
 from test_loras import lora_file
-from web_helpers import FAST, RED, ask, done, ended
+from web_helpers import FAST, RED, ask, done, ended, png
 
 SET_UP = {"scheduler": "Euler", "clip_skip": 2, "loras": {"ink.safetensors": 0.75}}
 PICTURE = {"negative_prompt": "-- a 'blue' dog", "height": 24, "width": 32}
@@ -133,6 +133,42 @@ def test_what_the_model_does_not_take_fails_and_leaves_it_alone(page, service):
     assert "The server was started with --clip-skip 2. Leave the clip skip out." in answer.json()["detail"]
 
 
+def made_of(variables, kind, column):
+    """The image of a column that a program has made, in its variables or files."""
+    if column in ("picture", "source"):
+        return variables[column]
+    if kind in ("edit", "compose"):
+        return Image.open(f"{column}.png")
+    return variables["generated"][column][0]
+
+
+def test_an_uploaded_image_has_the_size_of_the_model(page):
+    sent = page.post("/api/pictures", content=png((16, 16))).json()["id"]
+    asked = {"prompt": "a red dog", "target": "a red cat", "picture": sent, "height": 24, "width": 32}
+    answer = page.post("/api/edit", json=asked)
+    assert answer.status_code == 422
+    assert "expected no height and width with an uploaded image" in answer.json()["detail"]
+
+
+def test_settings_change_every_way_to_edit_and_compose(page):
+    """None of the ways ignores the negative prompt, the size or a sampler that adds noise."""
+    ways = ["prompt-to-prompt", "plug-and-play", "masactrl", "free-prompt", "sdedit"]
+    asked = {
+        "edit": {"prompt": "a red dog", "target": "a red cat", "baselines": ways},
+        "compose": {"prompt": "a dog and a cat", "words": ["dog", "cat"]},
+    }
+    for kind, fields in asked.items():
+        plain = done(page, kind, **fields, **FAST)
+        for settings in (PICTURE, {"negative_prompt": "a blue dog"}, {"scheduler": "Euler a"}):
+            job, again = (done(page, kind, **fields, **settings, **FAST) for _ in range(2))
+            for item, repeated, before in zip(*(each["found"] for each in (job, again, plain)), strict=True):
+                assert "error" not in item, item
+                content = content_of(page, job, item)
+                assert content == content_of(page, again, repeated), (kind, item, settings)
+                assert content != content_of(page, plain, before), (kind, item, settings)
+                assert image_of(page, job, item).size == ((32, 24) if settings == PICTURE else (16, 16))
+
+
 @pytest.mark.filterwarnings("ignore:The image is reconstructed poorly")  # by a random autoencoder
 def test_every_snippet_sets_the_model_up(page, service, monkeypatch):
     """The program loads a pipeline with the options, and gives the image; the command understands them."""
@@ -143,6 +179,9 @@ def test_every_snippet_sets_the_model_up(page, service, monkeypatch):
         return pipe
 
     monkeypatch.setattr("headwise.model.pipelines.load_pipeline", load)
+    sent = page.post("/api/pictures", content=png((16, 16))).json()["id"]
+    Image.new("RGB", (16, 16), "purple").save("picture.png")
+    edit = {"baselines": ["prompt-to-prompt", "sdedit"]}
     asked = [
         ("explore", PICTURE),
         ("explain", {"words": ["red"], **PICTURE}),
@@ -150,6 +189,9 @@ def test_every_snippet_sets_the_model_up(page, service, monkeypatch):
         ("generate", {"steering": [RED], **PICTURE}),
         ("strip", {"steering": [RED], "strengths": [0, 2], **PICTURE}),
         ("suggest", {"word": "dog"}),
+        ("edit", {"target": "a blue dog", **edit, **PICTURE}),
+        ("edit", {"target": "a blue dog", "picture": sent, "skip": 0.0, **edit, "negative_prompt": "a cat"}),
+        ("compose", {"words": ["dog"], **PICTURE}),
     ]
     for kind, fields in asked:
         job = done(page, kind, prompt="a red dog", **fields, **SET_UP, **FAST)
@@ -160,12 +202,17 @@ def test_every_snippet_sets_the_model_up(page, service, monkeypatch):
         assert parsed["loras"] == [f"{service.session.loras / 'ink.safetensors'}:0.75"]
         if kind == "suggest":
             continue
-        assert {key: parsed[key] for key in PICTURE} == PICTURE
+        assert {key: parsed[key] for key in PICTURE if key in fields} == {
+            key: fields[key] for key in PICTURE if key in fields
+        }
         variables = {}
         exec(compile(recipe["python"], kind, "exec"), variables)
-        (last,) = [item for item in job["found"] if item["column"] in ("picture", "muted", "steered", "× 2")]
-        made = variables.get("picture") or variables["generated"][last["column"]][0]
-        assert np.array_equal(np.asarray(made), np.asarray(image_of(page, job, last))), kind
+        shown = [item for item in job["found"] if "picture" in item]
+        assert len(shown) >= 3 or kind not in ("edit", "compose")
+        for item in shown[-3:]:
+            made = made_of(variables, kind, item["column"])
+            assert np.array_equal(np.asarray(made), np.asarray(image_of(page, job, item))), (kind, item)
+            assert made.size == ((32, 24) if "width" in fields else (16, 16))
 
 
 def test_the_folder_must_be_there(run, tmp_path):

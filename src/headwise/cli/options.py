@@ -69,7 +69,10 @@ Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for the results."
 RelevanceFile = Annotated[
     Path | None,
     typer.Option(
-        "--relevance", "-r", help="Relevance file or run folder; by default the model's own, or runs/<model>."
+        "--relevance",
+        "-r",
+        help="Relevance file or run folder, or 'votes' or 'effect' of a built-in model; by default the "
+        "model's own, or runs/<model>.",
     ),
 ]
 
@@ -160,9 +163,12 @@ class Measured(Model):
     relevance_file: RelevanceFile = None
 
     def measured_file(self, runs: Path = Path("runs")) -> Path:
-        """The relevance file: the given one, else the built-in model's own, else that of runs/<model>."""
-        if self.relevance_file is None and (built_in := emoji.MODELS.get(self.name)):
-            return built_in.relevance
+        """The relevance file: the given one, else the built-in model's, else that of runs/<model>."""
+        if built_in := emoji.MODELS.get(self.name):
+            packaged = {"None": built_in.relevance, "votes": built_in.relevance, "effect": built_in.effect}
+            given = str(self.relevance_file)
+            if given in packaged and not Path(given).exists():
+                return packaged[given]
         folder, without = runs / self.run_name, runs / replace(self, loras=None).run_name
         if not folder.exists() and without.exists():  # LoRA leaves the heads as they are
             folder = without

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from headwise import emoji
 from headwise.cli.options import Measured, Scorer
 from headwise.errors import UnreadableFile
 
@@ -72,7 +73,8 @@ def _session(model: Measured, scorer: str | None, runs: Path, loras: Path | None
 
     defaults = model.defaults
     try:
-        relevance = model.measured_file(runs)
+        by_effect = model.relevance_file is None and model.name in emoji.MODELS  # by which steering is proven
+        relevance = emoji.MODELS[model.name].effect if by_effect else model.measured_file(runs)
     except UnreadableFile:
         if model.relevance_file is not None:
             raise

@@ -52,6 +52,11 @@ class BuiltIn:
         """The file of its packaged relevance by effect, for the same concepts."""
         return self.folder / "effect.safetensors"
 
+    @property
+    def weakening(self) -> Path:
+        """The folder of a finished weakening of its heads, as an example; not every model has one."""
+        return self.folder / "weakening"
+
     def load(self, dtype: Any = None) -> Any:
         """Load the pipeline.
 

@@ -9,6 +9,7 @@
     explore_jobs   an image with the attention of each head to each word
     picture_jobs   images: generate, edit, compose
     run_jobs       runs that go to a folder: measure, weaken
+    weakenings     what weakenings have given, without the model
     run_store      the folder of runs: its contents and owners, and nothing outside of it
     snippets       a request as Python and as a command line
     service        all of these together, without HTTP

@@ -1,6 +1,6 @@
 """The routes of the page: each parses a request, calls the service, and answers.
 
-Everything slow is a job of the service's queue. Errors of Headwise are answered with their own sentence.
+Everything slow is a job of the service's queue. Errors of Headwise are answered with their own message.
 `make_app` is all that a test needs; `serving.listen` and `serving.serve` add the socket.
 """
 
@@ -14,14 +14,13 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from headwise import __version__, emoji
+from headwise import __version__
 from headwise.benchmarks.defaults import defaults_of
 from headwise.editing.baselines.table import OFFERED
 from headwise.errors import HeadwiseError, MissingExtra, PromptsNotAlike
 from headwise.web.jobs import Job, TooManyJobs
 from headwise.web.run_store import Forbidden, NotFound, OutsideRuns
 from headwise.web.service import REQUESTS, Service
-from headwise.web.session import ModelSession
 
 try:
     from fastapi import Depends, FastAPI, Query, Request
@@ -29,7 +28,7 @@ try:
     from fastapi.responses import JSONResponse, Response
     from starlette.concurrency import run_in_threadpool
 
-    from headwise.web import requests
+    from headwise.web import requests, weakenings
     from headwise.web.security import HEADERS, Guard, Rules
 except ModuleNotFoundError as missing:
     raise MissingExtra(
@@ -61,7 +60,7 @@ def _job(request: Request, id: str) -> Job:
     """A job of the session that asks for it."""
     job = _service(request).jobs.get(id, _owner(request))
     if job is None:
-        raise NotFound("There is no such job. It may have been dropped; start it again.")
+        raise NotFound("This job no longer exists. Start it again.")
     return job
 
 
@@ -124,7 +123,7 @@ def _add_page(app: FastAPI) -> None:
     @app.get("/page/{name}")
     def page_file(name: str) -> Response:
         if name not in files:
-            raise NotFound("There is no such file.")
+            raise NotFound("No file of the page has this name.")
         content, media_type = files[name].read_bytes(), MEDIA_TYPES[files[name].suffix]
         return Response(content, media_type=media_type, headers={"cache-control": "no-cache"})
 
@@ -144,7 +143,8 @@ def _add_model(app: FastAPI) -> None:
             "concepts": defaults_of(session.model).concepts,
             "num_inference_steps": session.steps,
             "guidance_scale": session.guidance_scale,
-            "weakening": _weakening_of(session),
+            "weakening": weakenings.known(session),
+            "example": weakenings.has_example(session.model),
             "takes": session.takes | {"lora_files": list(session.lora_files())},
             "upload": app.state.rules.upload,
             "baselines": {name: baseline.title for name, baseline in OFFERED.items()},
@@ -170,9 +170,22 @@ def _add_model(app: FastAPI) -> None:
             "pictures": relevance.settings.get("pictures"),
         }
 
+    @app.get("/api/relevances")
+    def relevances(service: ServiceOf) -> list[Json]:
+        return service.relevances()
+
     @app.get("/api/weaken")
     def weaken(service: ServiceOf, name: str = "") -> Json:
         return service.weakening_options(name)
+
+    @app.get("/api/example")
+    def example(service: ServiceOf) -> Json:
+        """The finished weakening that comes with the model."""
+        return weakenings.curves(weakenings.example(service.session.model))
+
+    @app.get("/api/example/pictures/{file}")
+    def example_picture(file: str, service: ServiceOf) -> Response:
+        return _png(weakenings.example_picture(service.session.model, file))
 
 
 def _add_words(app: FastAPI) -> None:
@@ -186,18 +199,13 @@ def _add_words(app: FastAPI) -> None:
                 changed = service.session.changed_words(request.source, request.prompt)
             except PromptsNotAlike as error:  # not a fault: the prompt is still being typed
                 changed, problem = (), str(error)
-        relevance = service.relevance_or_none("")
+        relevance = service.relevance_or_none(request.relevance)
         lists = [] if relevance is None else relevance.settings.get("concepts", [])
         described = [
             {**word._asdict(), "changed": word in changed, "concepts": _listing(lists, word.text)}
             for word in words
         ]
         return {"words": described, "problem": problem}
-
-
-def _weakening_of(session: ModelSession) -> Json:
-    """What ordered weakening has given for each concept of a built-in model, which its card holds."""
-    return emoji.MODELS[session.model].card()["weakening_votes_reporting"] if session.built_in else {}
 
 
 def _listing(concepts: list[Any], word: str) -> list[str]:
@@ -240,7 +248,7 @@ def _add_jobs(app: FastAPI) -> None:
     @app.get("/api/jobs/{id}/pictures/{number}")
     def picture(job: OwnJob, number: int) -> Response:
         if not 0 <= number < len(job.pictures):
-            raise NotFound("There is no such image.")
+            raise NotFound("The job has no such image.")
         return _png(job.pictures[number])
 
     @app.get("/api/jobs/{id}/recipe")

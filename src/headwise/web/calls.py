@@ -48,7 +48,7 @@ def explore(request: Explore) -> Call:
 
 
 def explain(request: Explain) -> Call:
-    """The image, and the heads that drew the words."""
+    """The image, and the heads that carry the words."""
     options = {"seed": request.seed, "maps_of": MAPS, **sampling(request)}
     return call("hw.explain", PIPE, request.prompt, request.words, **options)
 
@@ -128,7 +128,8 @@ def edit(request: Edit) -> Call:
     if request.picture is None:
         options = {"seeds": [request.seed], **sampling(request)}
         return call("hw.edit", PIPE, request.prompt, [request.target], HOOK, **options)
-    options = {"guidance_scale": request.guidance_scale, "skip": request.skip}
+    options = sampling(request) | {"skip": request.skip}
+    del options["num_inference_steps"]  # those of the inversion
     return call("hw.edit_picture", PIPE, Name("inverted"), [request.target], [HOOK], **options)
 
 
@@ -136,6 +137,7 @@ def edit_finished(request: Edit) -> dict[str, Call]:
     """The edits of a finished image that a request names, by name: of the `picture`, or the `source`."""
     start = Name("source" if request.picture is None else "picture")
     options = {"seeds": [request.seed], **sampling(request)}
+    options = {name: value for name, value in options.items() if name not in ("height", "width")}
     return {
         name: call(baseline.path, PIPE, [start], [request.target], **baseline.options, **options)
         for name, baseline in OFFERED.items()

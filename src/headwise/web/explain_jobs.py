@@ -1,4 +1,4 @@
-"""Which heads drew words of an image, with a map of each; and the image with a word muted in one head."""
+"""Which heads carry words of an image, with a map of each; and the image with a word muted in one head."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ __all__ = ["explain", "explanation_to_json", "mute"]
 
 
 def explain(session: ModelSession, request: Explain, job: Job) -> None:
-    """Generate an image and measure which heads drew some words of it, at which steps, and where."""
+    """Generate an image and measure which heads carry some words of it, at which steps, and where."""
     job.set_progress(0, request.num_inference_steps)
     with watched(session.pipe, job.step):
         explanation = evaluate(calls.explain(request), {"pipe": session.pipe}, progress=False)

@@ -51,7 +51,7 @@ def map_of_head(maps: WordMaps, head: int | None, layer: int | None = None) -> d
 def _attention(
     maps: WordMaps, head: int | None, layer: int | None
 ) -> tuple[Float[np.ndarray, "height width words"], str]:
-    """The maps, and whose they are."""
+    """The maps, and the address of the head or layer they belong to."""
     if head is not None:
         return maps.of(head), maps.head_map.address(head)
     if layer is None:

@@ -75,12 +75,12 @@ class Job:
 
     @property
     def is_run(self) -> bool:
-        """Is the progress of this job kept on the disk?"""
+        """Whether the progress of this job is kept on the disk."""
         return bool(self.run)
 
     @property
     def over(self) -> bool:
-        """Has the job reached its end, whichever?"""
+        """Whether the job has ended, in whatever way."""
         return self.state in ("done", "failed", "cancelled")
 
     def raise_if_cancelled(self) -> None:
@@ -94,7 +94,7 @@ class Job:
         self.set_progress(self.done + 1, self.total)
 
     def set_progress(self, done: int, total: int) -> None:
-        """Note that `done` of `total` steps are done."""
+        """Record that `done` of `total` steps are done."""
         self.done, self.total = done, max(done, total)
         if time.monotonic() - self._news_at > NEWS_INTERVAL:
             self._note_change()
@@ -187,7 +187,7 @@ class Jobs:
             self._stop(job)
 
     def short_job_waits(self) -> bool:
-        """Is a short job waiting?"""
+        """Whether a short job is waiting."""
         return any(job.state == "waiting" and not job.is_run for job in list(self._jobs.values()))
 
     def close(self, seconds: float = 10.0) -> None:
@@ -254,7 +254,7 @@ def _do(job: Job) -> None:
         log.exception("The job %s %s failed.", job.kind, job.id)
         end = (
             "failed",
-            f"{type(error).__name__}: the server's own output says more. What was counted is kept.",
+            f"{type(error).__name__}: see the output of the server. What was counted is kept.",
         )
     job.seconds += time.monotonic() - started
     job.enter(*end)

@@ -189,6 +189,6 @@ def _attempt(job: Job, column: str, generate: Callable[[], Images]) -> Images:
         job.add_result(column=column, error=str(error))
     except Exception as error:  # a baseline written for other pipelines may fail in any way
         log.warning("%s does not work here.", column, exc_info=True)
-        error_text = f"This way does not work with this model ({type(error).__name__})."
+        error_text = f"This method does not work with this model ({type(error).__name__})."
         job.add_result(column=column, error=error_text)
     return []

@@ -52,6 +52,7 @@ Prompt = Annotated[
 ]
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)]
 RunName = Annotated[str, AfterValidator(_name)]
+RelevanceName = RunName | Literal["", ":effect", ":votes"]  # a run, the model's, or one of a built-in model
 Strength = Annotated[float, Field(ge=-10, le=10)]
 Seed = Annotated[int, Field(ge=0, lt=2**53)]  # what a browser counts to
 Baseline = Annotated[str, AfterValidator(_baseline)]
@@ -65,14 +66,17 @@ class _Request(BaseModel):
 
 
 class Prompts(_Request):
-    """Prompts whose words are read: a target and its source, or one alone."""
+    """Prompts whose words are read, with their concepts: a target and its source, or one alone."""
 
     prompt: Prompt
     source: Prompt | None = None
+    relevance: RelevanceName = ""
 
 
 class Drawing(_Request):
-    """A generated image: its prompt, seed, steps, and the run whose relevance is used ("": the model's).
+    """A generated image: its prompt, seed, steps, and the relevance that is used.
+
+    `relevance` names a run, or ":effect" or ":votes" of a built-in model; "" is that of the model.
 
     `scheduler`, `clip_skip` and `loras`, files of the server's folder with their scales, set up the model.
     """
@@ -81,7 +85,7 @@ class Drawing(_Request):
     seed: Seed = 0
     num_inference_steps: Annotated[int, Field(ge=1, le=150)] = 50
     guidance_scale: Annotated[float, Field(ge=0, le=30)] = 7.5
-    relevance: RunName | Literal[""] = ""
+    relevance: RelevanceName = ""
     scheduler: Sampler | None = None
     clip_skip: Annotated[int, Field(ge=1, le=100)] | None = None
     loras: Annotated[dict[LoraName, Strength], Field(max_length=8)] = {}
@@ -106,7 +110,7 @@ class Explore(Picture):
 
 
 class Explain(Picture):
-    """An image, and the heads that drew each of some words of its prompt."""
+    """An image, and the heads that carry each of some words of its prompt."""
 
     words: Annotated[list[Text], Field(min_length=1, max_length=12)]
 
@@ -148,8 +152,11 @@ class Strip(Picture):
     strengths: Annotated[list[Strength], Field(min_length=1, max_length=12)]
 
 
-class Edit(Drawing):
-    """An edit by prompt, of a generated image or of the uploaded one with the id `picture`."""
+class Edit(Picture):
+    """An edit by prompt, of a generated image or of the uploaded one with the id `picture`.
+
+    An uploaded image has the model's size, so it takes no height and width.
+    """
 
     target: Prompt
     concepts: dict[Text, Text] = {}
@@ -158,8 +165,17 @@ class Edit(Drawing):
     picture: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{16}$")] | None = None
     skip: Annotated[float, Field(ge=0, le=0.9)] = 0.3
 
+    @model_validator(mode="after")
+    def _size_of_upload(self) -> "Edit":
+        if self.picture is not None and self.height is not None:
+            raise PydanticCustomError(
+                "size",
+                "expected no height and width with an uploaded image, which is cut to the model's size",
+            )
+        return self
 
-class Compose(Drawing):
+
+class Compose(Picture):
     """A prompt of several subjects, each of which must be attended to."""
 
     words: Annotated[list[Text], Field(min_length=1, max_length=5)]
@@ -177,7 +193,7 @@ class Weaken(_Request):
     seed: Seed = 10
     num_inference_steps: Annotated[int, Field(ge=1, le=150)] = 20
     guidance_scale: Annotated[float, Field(ge=0, le=30)] = 7.5
-    relevance: RunName | Literal[""] = ""
+    relevance: RelevanceName = ""
 
 
 class Measure(_Request):

@@ -4,27 +4,20 @@ Their progress lies on the disk, so they yield to a short job, and continue afte
 restart with the same votes or scores as an undisturbed run.
 """
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from headwise.benchmarks.defaults import defaults_of
 from headwise.benchmarks.prompts.evaluation import evaluated_concepts
-from headwise.benchmarks.results import LEAST, MOST, Weakening
-from headwise.errors import HeadwiseError
 from headwise.measuring.relevance import Relevance
 from headwise.model.pipelines import watched
-from headwise.runs.image_names import ImageName, kept_images
-from headwise.runs.scores import Scores
 from headwise.web import calls
 from headwise.web.expressions import Call, evaluate
 from headwise.web.jobs import Job
 from headwise.web.requests import Measure, Weaken
 from headwise.web.session import ModelSession
 
-__all__ = ["concepts_to_weaken", "curves", "ks_of", "measure", "weaken"]
+__all__ = ["concepts_to_weaken", "ks_of", "measure", "weaken"]
 
 SIXTEENTHS = (0, 1, 2, 4, 8, 12, 16)  # of all heads
 CHECKPOINT_SECONDS = 2
@@ -61,59 +54,3 @@ def concepts_to_weaken(session: ModelSession, relevance: Relevance) -> list[str]
         return []
     cases = defaults_of(session.model).cases
     return [name for name in evaluated_concepts(cases) if name in relevance.concepts]
-
-
-def curves(folder: Path) -> dict[str, Any]:
-    """The results of a weakening: the score over k in each order, areas, and the images that were kept.
-
-    Raises:
-        HeadwiseError: The run is not finished.
-    """
-    scores = Scores.load(folder / "scores.safetensors")
-    if len(scores) < scores.values.size:
-        raise HeadwiseError(
-            f"{len(scores)} of {scores.values.size} images are scored. Go on with the run first."
-        )
-    weakening = Weakening(scores)
-    orders = {}
-    for order in weakening.orders:
-        mean, low, high = map(_finite, weakening.curve(order))
-        height = _finite(weakening.height(order))
-        orders[order] = {"mean": mean, "low": low, "high": high, "height": height}
-    random = _finite(weakening.random()) if MOST in weakening.orders else [None]
-    return {
-        "concept": scores.settings.get("concept", ""),
-        "factor": scores.settings.get("factor"),
-        "score": scores.settings.get("score", ""),
-        "prompts": scores.values.shape[-1],
-        "ks": list(weakening.ks),
-        "orders": orders,
-        "area": _finite(weakening.area()) if {MOST, LEAST} <= set(weakening.orders) else None,
-        "random": random if random[0] is not None else None,
-        "pictures": _kept_images(folder, weakening),
-    }
-
-
-def _kept_images(folder: Path, weakening: Weakening) -> list[dict[str, Any]]:
-    """For each prompt whose images were kept, the file of each order and k."""
-    from headwise.pictures import settings_in
-
-    files = kept_images(folder)
-    first = weakening.orders[0]  # with no heads or all heads weakened the order does not matter
-    ends = (0, weakening.ks[-1])
-    kept = []
-    for number in dict.fromkeys(name.number for name in files):
-        names = {
-            order: [ImageName(number, first if k in ends else order, k) for k in weakening.ks]
-            for order in weakening.orders
-        }
-        if all(name in files for of_order in names.values() for name in of_order):
-            prompt = settings_in(files[names[first][0]]).get("prompt", "")
-            named = {order: [f"{name}.png" for name in of_order] for order, of_order in names.items()}
-            kept.append({"prompt": prompt, "files": named})
-    return kept
-
-
-def _finite(values: Iterable[float]) -> list[float | None]:
-    """For JSON, which has no NaN."""
-    return [float(value) if np.isfinite(value) else None for value in values]

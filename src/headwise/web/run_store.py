@@ -98,7 +98,7 @@ class RunStore:
             target = root.joinpath(*names).resolve()
             if (root / name).resolve() == root / name and target.is_relative_to(root / name):
                 return self.root.joinpath(*names)
-        raise OutsideRuns(f"There is no run {name[:80]!r}. Choose one of the list.")
+        raise OutsideRuns(f"No run is named {name[:80]!r}. Choose one from the list.")
 
     def all(self) -> list[Run]:
         """All runs, the latest first."""
@@ -121,7 +121,7 @@ class RunStore:
         kind = _kind(folder) if folder.is_dir() else ""
         card = _card(folder)
         if not kind and not card:
-            raise OutsideRuns(f"There is no run {name[:80]!r}. Choose one of the list.")
+            raise OutsideRuns(f"No run is named {name[:80]!r}. Choose one from the list.")
         pictures = folder / "pictures" if (folder / "pictures").is_dir() else folder
         started = {"measure": "measurement", "weaken": "weakening"}.get(card.get("kind", ""), "pictures")
         return Run(
@@ -174,7 +174,7 @@ class RunStore:
             folder.mkdir(parents=True)
         except FileExistsError:
             if {key: _card(folder).get(key) for key in card} != card:
-                raise Forbidden(f"There is a run {name!r} already. Give another name.") from None
+                raise Forbidden(f"A run named {name!r} already exists. Give another name.") from None
             return folder
         except OSError as error:
             raise UnwritableFolder(f"{folder} cannot be made: {error.strerror}.") from None
@@ -189,7 +189,7 @@ class RunStore:
         """
         run = self.run(name)
         if not run.owner or run.owner != owner:
-            raise Forbidden(f"{name!r} was not started from this browser, so it is not changed from here.")
+            raise Forbidden(f"{name!r} was not started from this browser, so it cannot be changed from here.")
         return run
 
     def finish(self, name: str) -> None:

@@ -1,10 +1,10 @@
-r"""Who is answered: checked before any route is reached.
+r"""Which requests are answered, checked before any route is reached.
 
 - **Host.** A page of another site can make a browser ask 127.0.0.1 under a name of its own (DNS rebinding).
   So a request must name this server by a name that it has.
 - **Origin.** What changes something must come from this page, not from another site's form or script.
 - **Token.** Requests from other machines must show a token, compared in constant time. It is typed once;
-  the browser then keeps a cookie that is made from the token and the session, and does not reveal either.
+  the browser then keeps a cookie that is made from the token and the session, and reveals neither.
 - **Session.** Every browser has one, a random cookie that scripts cannot read. Its hash is the *owner* of
   what it starts.
 
@@ -92,7 +92,7 @@ def rules_for(host: str, token: str | None = None, names: Iterable[str] = ()) ->
 
 
 def is_local(host: str) -> bool:
-    """Can only this machine reach this host?"""
+    """Whether only this machine can reach this host."""
     address = _address(host)
     return host.lower() == "localhost" if address is None else address.is_loopback
 
@@ -141,13 +141,13 @@ class Guard:
     def _refusal(self, scope: Scope, headers: Headers) -> Response | None:
         host, method = headers.get("host", ""), scope["method"]
         if not self._has_name(host):
-            return _refuse(400, "This server has another name. Ask for it by the address that it printed.")
+            return _refuse(400, "This server is known by another name. Use the address that it printed.")
         if method in ("GET", "HEAD"):
             foreign = headers.get("sec-fetch-site", "none") not in ("same-origin", "none")
             if foreign and not _navigates(scope, headers):
-                return _refuse(403, "Another site asked for this. Open the page itself.")
+                return _refuse(403, "This request came from another site. Open the page itself.")
         elif not _same_origin(headers, host):
-            return _refuse(403, "This came from another site, so nothing was done. Use the page itself.")
+            return _refuse(403, "This request came from another site and was refused. Use the page itself.")
         if is_too_large(headers, limit := self._limit(scope)):
             return _refuse(413, too_large(limit).detail)
         return None
@@ -187,7 +187,7 @@ class Guard:
             return Response(self.token_page, 401, media_type="text/html")
         if scope["path"] == "/page/style.css":
             return None  # the page that asks for the token needs it
-        return _refuse(401, "This server asks for a token, which it printed when it started.")
+        return _refuse(401, "This server requires the token that it printed when it started.")
 
 
 def _session(headers: Headers) -> tuple[str, bool]:
@@ -209,12 +209,12 @@ def _key(token: str, session: str) -> str:
 
 
 def _navigates(scope: Scope, headers: Headers) -> bool:
-    """Does the browser follow a link to the page itself?"""
+    """Whether the browser follows a link to the page itself."""
     return scope["path"] == "/" and headers.get("sec-fetch-mode") == "navigate"
 
 
 def _same_origin(headers: Headers, host: str) -> bool:
-    """Browsers say where a request comes from; a client that does not is a program, without cookies."""
+    """Browsers name the origin of a request; a client that does not is a program, without cookies."""
     origin = headers.get("origin")
     if origin is not None:
         return urlsplit(origin).netloc == host

@@ -23,6 +23,7 @@ from headwise.web import requests
 from headwise.web.jobs import Job, Jobs
 from headwise.web.run_store import CARD, Forbidden, NotFound, Run, RunStore
 from headwise.web.session import MapCache, ModelSession
+from headwise.web.weakenings import curves
 
 __all__ = ["REQUESTS", "Service"]
 
@@ -77,8 +78,27 @@ class Service:
             raise ModelNotLoaded(self.session.error)
 
     def relevance(self, name: str) -> Relevance:
-        """The relevance that a run measured; the model's own for the name ""."""
-        return self.session.relevance(self.runs.path(name, "relevance.safetensors") if name else None)
+        """The relevance that a run measured, or one of the model's own, as requests name them."""
+        return self.session.relevance(self._file_of(name))
+
+    def _file_of(self, name: str) -> Path | None:
+        """The relevance file of a name; None where nothing has been measured yet."""
+        own = self.session.own
+        if name and name not in own:
+            return self.runs.path(name, "relevance.safetensors")
+        return own.get(name)
+
+    def relevances(self) -> list[dict[str, str]]:
+        """The relevance that fits the model, by name: the model's own, and that of its runs."""
+        own = self.session.own
+        first = own.get("")
+        files = {name: file for name, file in own.items() if not name or file != first}
+        listed = [
+            (name, "built in" if self.session.built_in(file) else f"of {self.session.model}")
+            for name, file in files.items()
+        ]
+        listed += [(run.name, run.name) for run in self.runs.all() if self._is_of_this_model(run.name)]
+        return [{"name": name, "title": f"{title}, by {self.relevance(name).kind}"} for name, title in listed]
 
     def relevance_or_none(self, name: str) -> Relevance | None:
         """The same; None for "" where nothing has been measured yet."""
@@ -156,13 +176,13 @@ class Service:
         run = self.runs.owned(name, owner)
         kinds: dict[str, Any] = {"measurement": requests.Measure, "weakening": requests.Weaken}
         if run.kind not in kinds:
-            raise HeadwiseError(f"{name!r} is not a run that can go on.")
+            raise HeadwiseError(f"{name!r} is not a run that can be resumed.")
         return self.submit(kinds[run.kind].model_validate(run.request), owner)
 
     def keep(self, job: Job, name: str, strip: Job | None = None) -> None:
         """Write the images of a job, and of the strip beside it, into a folder of their own."""
         if not job.pictures:
-            raise HeadwiseError("There is no image to keep.")
+            raise HeadwiseError("This job has no image to keep.")
         folder = self.runs.claim(name, job.owner, job.kind, job.request)
         jobs = [job] if strip is None else [job, strip]
         images = [(each, result) for each in jobs for result in each.results if "picture" in result]
@@ -175,7 +195,7 @@ class Service:
         """Remove a run of the owner that no job writes to."""
         self.runs.owned(name, owner)
         if self.jobs.writing_to(name) is not None:
-            raise Forbidden(f"{name!r} is at work. Cancel it first.")
+            raise Forbidden(f"{name!r} is still at work. Cancel it first.")
         self.runs.remove(name, owner)
 
     def receive(self, content: bytes, owner: str) -> tuple[str, Image.Image, str]:
@@ -200,14 +220,14 @@ class Service:
         """An uploaded image, for its owner."""
         image_owner, image = self.uploads.get(id, ("", None))
         if image is None or image_owner != owner:
-            raise NotFound("That image is not here any more. Send it again.")
+            raise NotFound("That image is no longer on the server. Upload it again.")
         return image
 
     def maps_of(self, job: Job) -> Any:
         """The attention maps of an explored image."""
         maps = self.maps.get(job.id)
         if maps is None:
-            raise NotFound("The maps of this image are not here any more. Generate it again.")
+            raise NotFound("The maps of this image are no longer on the server. Generate it again.")
         return maps
 
     def head_map(self, job: Job, head: int | None, layer: int | None) -> dict[str, Any]:
@@ -235,9 +255,6 @@ class Service:
     def weakening(self, name: str) -> dict[str, Any]:
         """The results of a run that weakened heads."""
         self.runs.run(name)
-        self._wait_for_imports()
-        from headwise.web.run_jobs import curves
-
         return curves(self.runs.path(name))
 
     def snippets(self, kind: str, request: dict[str, Any], **looked_at: Any) -> dict[str, str]:
@@ -248,14 +265,15 @@ class Service:
 
         checked = REQUESTS[kind].model_validate(request)
         name, run = getattr(checked, "relevance", ""), getattr(checked, "name", "")
-        of_model: Any = "built-in" if self.session.built_in else self.session.file
+        file = self._file_of(name)
+        relevance = self.relevance(name) if file is not None and hasattr(checked, "relevance") else None
         setting = Setting(
             self.session.model,
-            self.runs.root / name / "relevance.safetensors" if name else of_model,
+            self.session.built_in(file) or file,
             self.session.scorer_name,
             self.runs.root / run if run else Path(),
-            ks_of(self.relevance(name)) if kind == "weaken" else (),
-            kind=self.relevance(name).kind if kind in ("generate", "strip") else "votes",
+            ks_of(relevance) if relevance is not None and kind == "weaken" else (),
+            kind="votes" if relevance is None else relevance.kind,
             loading=self.session.loading_of(checked),
             **looked_at,
         )
@@ -268,7 +286,9 @@ class Service:
             return self.snippets(json.loads((folder / CARD).read_bytes())["kind"], run.request)
         command = self.runs.path(name, "command.txt")
         if not command.is_file():
-            raise HeadwiseError("This run was not started here, and does not say what made it.")
+            raise HeadwiseError(
+                "This run was not started from the page, and its folder has no record of its command."
+            )
         return {"python": "", "command": command.read_text(encoding="utf-8", errors="replace")[:4000].strip()}
 
     def report(self, name: str) -> bytes:
@@ -307,7 +327,7 @@ class Service:
         }
 
     def _is_of_this_model(self, name: str) -> bool:
-        """Has this run measured the model of the page?"""
+        """Whether this run has measured the model of the page."""
         try:
             return self.relevance(name).settings.get("model") in self.session.names
         except HeadwiseError:

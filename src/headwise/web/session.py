@@ -72,7 +72,7 @@ class ModelSession:
         self.steps, self.guidance_scale, self.loading = steps, guidance_scale, loading or {}
         self.loras = loras
         self.at_work: Mapping[str, Any] = self.loading  # the same of the present job; for the worker alone
-        self.takes: dict[str, Any] = {}  # what the form may offer for this model, as soon as it is loaded
+        self.takes: dict[str, Any] = {}  # what the form may offer for this model, once it is loaded
         self.state: Literal["loading", "ready", "failed"] = "loading"
         self.error = ""
         self.images: OrderedDict[Any, Any] = OrderedDict()  # by what made them; for the worker alone
@@ -97,13 +97,13 @@ class ModelSession:
             self._loaded.set()
 
     def fail(self, error: Exception) -> None:
-        """Note that the model cannot be had."""
+        """Record that the model could not be loaded."""
         self.error, self.state = str(error) or type(error).__name__, "failed"
         self._loaded.set()
 
     @property
     def names(self) -> set[str]:
-        """What results call this model: its name here, and that which the loaded pipeline has."""
+        """The names of this model in results: its name here, and that of the loaded pipeline."""
         from headwise.measuring.official import MODELS, SHORT
 
         names = {self.model, MODELS[SHORT[self.model]] if self.model in SHORT else self.model}
@@ -114,9 +114,18 @@ class ModelSession:
         return names
 
     @property
-    def built_in(self) -> bool:
-        """Is the relevance the one that comes with the built-in model?"""
-        return self.model in emoji.MODELS and self.file == emoji.MODELS[self.model].relevance
+    def own(self) -> dict[str, Path]:
+        """The relevance files of the model, by the names that requests give them; "" is the default."""
+        built_in = emoji.MODELS.get(self.model)
+        named = {} if built_in is None else {":effect": built_in.effect, ":votes": built_in.relevance}
+        return ({} if self.file is None else {"": self.file}) | named
+
+    def built_in(self, file: Path | None) -> Literal["effect", "votes"] | None:
+        """By what a relevance file was measured, if it is one of those that come with the built-in model."""
+        model = emoji.MODELS.get(self.model)
+        if model is None or file not in (model.effect, model.relevance):
+            return None
+        return "effect" if file == model.effect else "votes"
 
     @property
     def size(self) -> tuple[int, int]:
@@ -166,7 +175,7 @@ class ModelSession:
         return {**self.loading, **{name: value for name, value in changes.items() if value}}
 
     def _changes_of(self, request: Any) -> dict[str, Any]:
-        """What a request says of how the model is set up, with the paths of its LoRA files."""
+        """How a request sets the model up, with the paths of its LoRA files."""
         files, scales = self.lora_files(), getattr(request, "loras", {})
         if unknown := sorted(scales.keys() - files.keys()):
             known = (
@@ -178,7 +187,7 @@ class ModelSession:
 
     @contextmanager
     def set_up_for(self, request: Any) -> Iterator[None]:
-        """The pipeline as a request wants it, and as it was afterwards; for the worker alone."""
+        """Set the pipeline up as a request asks, and restore it afterwards; for the worker alone."""
         from headwise.model.setup import set_up_for_now
 
         loading = self.loading_of(request)
@@ -198,8 +207,8 @@ class ModelSession:
         """
         if self.scorer_name is None:
             raise HeadwiseError(
-                "There is no CLIP model to score this model's images. Start with --scorer and a CLIP "
-                "model's folder or hub name."
+                "No CLIP model scores this model's images. Start the server with --scorer and the folder or "
+                "hub name of a CLIP model."
             )
         if self._scorer is None:
             from headwise.benchmarks.clip_scorer import CLIPScorer
@@ -248,13 +257,13 @@ class ModelSession:
     def _require_ready(self) -> None:
         """Refuse at once, instead of waiting."""
         if self.state == "loading":
-            raise ModelNotLoaded(f"{self.model} is still being loaded. Try again in a moment.")
+            raise ModelNotLoaded(f"{self.model} is still loading. Try again in a moment.")
         if self.state == "failed":
             raise ModelNotLoaded(self.error)
 
 
 def _taken_by(pipe: Any) -> dict[str, Any]:
-    """What a model may be asked for: samplers, sizes, and how far its text encoder can be cut short."""
+    """What a model can do: its samplers, its size, its highest clip skip, and whether it takes LoRA files."""
     from headwise.model.clip_skip import highest_clip_skip
     from headwise.model.generate import image_size, side_step
     from headwise.model.samplers import sampler_of, samplers_for

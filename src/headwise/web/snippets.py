@@ -21,6 +21,7 @@ OPTIONS = {
     "factor": "--factors",
     "maps_of": "--maps",
 }  # where a command does not have the argument's own name
+BUILT_IN = {"effect": "effect", "votes": "relevance"}  # the file of each in a built-in model
 NOT_OPTIONS = ("out", "prompts")  # of a measurement, which are files here
 
 
@@ -30,7 +31,8 @@ class Setting:
 
     Args:
         model: The name of the model, as `headwise serve --model` has it.
-        relevance: The relevance file, "built-in" for a built-in model's own; None where nothing is measured.
+        relevance: The relevance file; "effect" or "votes" for that of a built-in model; None where nothing is
+            measured.
         scorer_name: The CLIP model's name; None if there is none.
         folder: The folder of the run, for requests that start one.
         ks: The numbers of heads to weaken, for requests that do.
@@ -41,7 +43,7 @@ class Setting:
     """
 
     model: str
-    relevance: Path | Literal["built-in"] | None
+    relevance: Path | Literal["effect", "votes"] | None
     scorer_name: str | None = None
     folder: Path = Path()
     ks: Sequence[int] = ()
@@ -81,9 +83,10 @@ class _Program:
         body, self.lines = self.lines, []
         self.write("pipe = ", call("hw.load_pipeline", setting.model, **setting.loading))
         if "relevance" in self.names:
-            built_in = setting.relevance == "built-in"
-            self.imports |= {"from headwise import emoji"} if built_in else set()
-            file = Name(f"emoji.MODELS[{setting.model!r}].relevance") if built_in else str(setting.relevance)
+            file: Any = str(setting.relevance)
+            if attribute := BUILT_IN.get(file):
+                self.imports |= {"from headwise import emoji"}
+                file = Name(f"emoji.MODELS[{setting.model!r}].{attribute}")
             self.write("relevance = ", call("hw.Relevance.load", file))
         if "scorer" in self.names:
             self.write("scorer = ", call("hw.CLIPScorer.load", setting.scorer_name))
@@ -178,10 +181,10 @@ _WRITERS: Mapping[str, Any] = {
 
 
 def command_of(request: Any, setting: Setting) -> str:
-    """The command line that comes nearest to the request."""
+    """The command line that is closest to the request."""
     name, positional, options = _command(request, setting)
     options |= {"--model": setting.model, **_loading(setting.loading)}
-    if isinstance(setting.relevance, Path) and not isinstance(request, Measure | Explain | Mute):
+    if setting.relevance not in (None, "votes") and not isinstance(request, Measure | Explain | Mute):
         options["--relevance"] = setting.relevance
     words = ["headwise", name]
     for option, values in options.items():

@@ -7,6 +7,7 @@ References:
     | https://arxiv.org/abs/2206.01714
 """
 
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -28,6 +29,7 @@ def compose(
     seeds: Sequence[Key],
     guidance_scale: float | int = 7.5,
     num_inference_steps: int = 50,
+    negative_prompt: str | None = None,
     height: int | None = None,
     width: int | None = None,
     output_type: str = "pil",
@@ -40,6 +42,7 @@ def compose(
             parts).
         seeds: The key of each image: (seed, image), or a seed s for (s, 0).
         guidance_scale, num_inference_steps, height, width: As in the pipeline's call.
+        negative_prompt: The prompt that takes the place of the empty one.
         output_type: The form of the images, as in the pipeline's call; "latent" for latents.
 
     Raises:
@@ -47,12 +50,15 @@ def compose(
     """
     require_support(pipe, compose)
     device = pipe._execution_device
-    prompted, empty = pipe.encode_prompt(list(parts), device, 1, True)
+    negative = None if negative_prompt is None else [negative_prompt] * len(parts)
+    prompted, empty = pipe.encode_prompt(list(parts), device, 1, True, negative)
     text = torch.cat([empty[:1], prompted])
     w = guidance_scale / len(parts) ** 0.5
-    noise, _ = start_of(pipe, seeds, height=height, width=width)
+    noise, generators = start_of(pipe, seeds, height=height, width=width)
     pipe.scheduler.set_timesteps(num_inference_steps, device=device)
     latents = noise.to(device) * pipe.scheduler.init_noise_sigma
+    seeded = "generator" in inspect.signature(pipe.scheduler.step).parameters  # those that add noise
+    drawing = {"generator": generators} if seeded else {}
     with quiet(pipe):
         for t in pipe.scheduler.timesteps:
             scaled = pipe.scheduler.scale_model_input(latents, t)
@@ -60,7 +66,7 @@ def compose(
             predictions = pipe.unet(rows, t, encoder_hidden_states=text.repeat(len(latents), 1, 1)).sample
             ε_empty, ε = predictions.unflatten(0, (len(latents), -1)).split([1, len(parts)], 1)
             composed = ε_empty[:, 0] + w * (ε - ε_empty).sum(1)
-            latents = pipe.scheduler.step(composed, t, latents).prev_sample
+            latents = pipe.scheduler.step(composed, t, latents, **drawing).prev_sample
         if output_type == "latent":
             return list(latents)
     return decoded(pipe, latents, output_type)

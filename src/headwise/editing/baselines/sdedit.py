@@ -27,6 +27,7 @@ def sdedit(
     seeds: Sequence[Key],
     height: int | None = None,
     width: int | None = None,
+    negative_prompt: str | None = None,
     **options: Any,
 ) -> Any:
     """Edit each image by its target prompt.
@@ -37,8 +38,9 @@ def sdedit(
         targets: The prompt to edit it into, for each edit.
         strength: The fraction of the schedule to noise the image by and to denoise again, 0 … 1.
         seeds: The key of each edit's noise: (seed, image), or a seed s for (s, 0).
+        negative_prompt: What the edits should not show.
         height, width: The size of the images, for pipelines that would scale them to their own (Stable
-            Diffusion 3, FLUX); the others read it from the images.
+            Diffusion 3, FLUX); that of the first image if not given.
         options: Passed to the pipeline: `num_inference_steps`, `guidance_scale` …
 
     Raises:
@@ -49,9 +51,11 @@ def sdedit(
 
     with quiet(pipe):
         image_to_image = AutoPipelineForImage2Image.from_pipe(pipe)
-        known = inspect.signature(image_to_image.__call__).parameters
-        size = {"height": height, "width": width}
-        options |= {side: pixels for side, pixels in size.items() if pixels is not None and side in known}
+        known = inspect.signature(type(image_to_image).__call__).parameters
+        if negative_prompt is not None:
+            options["negative_prompt"] = [negative_prompt] * len(targets)
+        if "height" in known:  # which would scale images to the model's own size
+            options |= {"height": height or pictures[0].height, "width": width or pictures[0].width}
         with quiet(image_to_image):
             return image_to_image(
                 prompt=list(targets),

@@ -5,6 +5,7 @@ import { pictureOf } from "./api.js";
 import { concepts, onRelevance, page } from "./page.js";
 import { jobSlot, problem } from "./jobs.js";
 import { actions } from "./recipe.js";
+import { isValid, pictureSetup } from "./setup.js";
 import { showWords, wordsOf } from "./words.js";
 
 const form = $("compose-form");
@@ -13,7 +14,7 @@ let words = [],
   subjects = null,
   conceptOf = {};
 
-onRelevance(() => show());
+onRelevance(() => words.length && read());
 
 const composing = jobSlot("compose", "compose", (job) => {
   $("compose-pictures").replaceChildren(
@@ -42,7 +43,7 @@ async function read() {
   if (!words.length) return show();
   const texts = new Set(words.map(key));
   if (subjects) subjects = new Set([...subjects].filter((text) => texts.has(text)));
-  // At first, the words that a concept of things lists.
+  // At first, the words that a concept of objects lists.
   if (!subjects?.size)
     subjects = new Set(
       words
@@ -78,7 +79,7 @@ function show() {
         conceptOf[word.text] ?? word.concepts.find((name) => concepts().includes(name)) ?? "",
       );
       select.dataset.word = word.text;
-      return el("label", { class: "field" }, `“${word.text}” is of`, select);
+      return el("label", { class: "field" }, `Concept of “${word.text}”`, select);
     }),
   );
 }
@@ -86,12 +87,14 @@ function show() {
 form.addEventListener("submit", (event) => {
   event.preventDefault();
   const selects = [...$("compose-concepts").querySelectorAll("select")];
-  if (!selects.length) return problem("compose", "Choose one or more words that are subjects.");
+  if (!selects.length) return problem("compose", "Choose one or more words as subjects.");
   const conceptsOfWords = Object.fromEntries(
     selects.filter((select) => select.value).map((select) => [select.dataset.word, select.value]),
   );
+  if (!isValid()) return;
   composing.ask({
     ...valuesOf(form),
+    ...pictureSetup(),
     relevance: page.name,
     words: selects.map((select) => select.dataset.word),
     concepts: conceptsOfWords,

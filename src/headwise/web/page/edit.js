@@ -2,9 +2,10 @@
 
 import { $, el, figure, fill, valuesOf, debounced, number, options, refused } from "./dom.js";
 import { pictureOf, send } from "./api.js";
-import { concepts, onRelevance, page } from "./page.js";
+import { concepts, isByEffect, onRelevance, page } from "./page.js";
 import { jobSlot, problem } from "./jobs.js";
 import { actions } from "./recipe.js";
+import { isValid, onSetup, pictureSetup } from "./setup.js";
 import { wordsOf } from "./words.js";
 
 const form = $("edit-form");
@@ -13,7 +14,12 @@ let words = [];
 let conceptOf = {};
 let upload = null;
 
-onRelevance(() => showWords());
+onRelevance(() => {
+  form.elements.strength.max = isByEffect() ? 2 : 3; // no head is raised further by effect
+  showStrength();
+  if (words.length) readWords();
+});
+onSetup(describeUnused);
 
 // A way to edit, as the label of its box has it.
 const labelOf = (column) =>
@@ -21,10 +27,10 @@ const labelOf = (column) =>
 
 function describeFit({ psnr, limit }) {
   const fit =
-    `Generated again from its noise, your image has ${number(psnr, 1)} dB; ` +
-    `encoded and decoded alone ${number(limit, 1)} dB.`;
+    `Reconstruction of your image: PSNR ${number(psnr, 1)} dB ` +
+    `(autoencoder alone: ${number(limit, 1)} dB).`;
   return psnr < 20
-    ? `${fit} Below 20 dB it is another image: describe it better, or take more steps.`
+    ? `${fit} Below 20 dB, what is edited is a different image: describe yours better, or use more steps.`
     : fit;
 }
 
@@ -72,7 +78,7 @@ function showWords() {
       });
       options(
         select,
-        [[LEAVE, "nothing: take the source's attention map"], ...concepts()],
+        [[LEAVE, "no concept; it keeps the source’s attention map"], ...concepts()],
         conceptOf[word.text] ?? word.concepts.find((name) => concepts().includes(name)) ?? LEAVE,
       );
       select.dataset.word = word.text;
@@ -83,7 +89,26 @@ function showWords() {
 
 const fromPicture = () => form.elements.from.value === "picture";
 
+const showStrength = () => {
+  $("edit-strength").textContent = Number(form.elements.strength.value).toFixed(1);
+};
+
+// The image settings that an uploaded image does not follow.
+function describeUnused() {
+  const { width, scheduler } = pictureSetup();
+  const size = page.state.takes?.size; // known once the model is loaded
+  const cropped = size ? `the model’s ${size.width} × ${size.height}` : "the model’s size";
+  const sentences = [
+    width ? `Width and height do not apply to your image, which is cropped to ${cropped}.` : "",
+    scheduler
+      ? `The sampler ${scheduler} acts on SDEdit alone; the other methods invert your image with a sampler of their own.`
+      : "",
+  ];
+  $("edit-unused").textContent = fromPicture() ? sentences.filter(Boolean).join(" ") : "";
+}
+
 function changeSource() {
+  describeUnused();
   $("edit-upload").hidden = $("edit-skip").hidden = !fromPicture();
   $("edit-source-name").textContent = fromPicture() ? "What the image shows" : "Source prompt";
 }
@@ -95,13 +120,13 @@ async function uploadFile(file) {
     const [size, limit] = [number(file.size / 2 ** 20, 1), Math.floor(page.state.upload / 2 ** 20)];
     return problem("edit", `${file.name} has ${size} MB; expected at most ${limit} MB.`);
   }
-  $("edit-sent").textContent = "Sending …";
+  $("edit-sent").textContent = "Uploading …";
   try {
     upload = await send("/api/pictures", file);
     $("edit-preview").src = `/api/pictures/${upload.id}`;
-    $("edit-preview").alt = `Your image ${file.name}, as the model's size has it`;
+    $("edit-preview").alt = `Your image ${file.name}, at the model’s size`;
     $("edit-preview").hidden = false;
-    $("edit-sent").textContent = `${file.name} is here, cut to ${upload.width} × ${upload.height}. ${upload.cropped}`;
+    $("edit-sent").textContent = `${file.name} is uploaded, cropped to ${upload.width} × ${upload.height}. ${upload.cropped}`;
   } catch (error) {
     upload = null;
     $("edit-preview").hidden = true;
@@ -113,6 +138,7 @@ async function uploadFile(file) {
 form.addEventListener("submit", (event) => {
   event.preventDefault();
   if (fromPicture() && !upload) return problem("edit", "Choose an image first.");
+  if (!isValid()) return;
   const { strength, ...fields } = valuesOf(form);
   const chosen = {};
   for (const select of $("edit-words").querySelectorAll("select"))
@@ -121,20 +147,20 @@ form.addEventListener("submit", (event) => {
   delete fields.skip;
   const body = {
     ...fields,
+    ...pictureSetup(),
     strength,
     relevance: page.name,
     concepts: chosen,
     baselines: [...form.querySelectorAll("[name=baselines]:checked")].map((box) => box.value),
   };
-  if (fromPicture()) Object.assign(body, { picture: upload.id, skip: Number(form.elements.skip.value) });
+  if (fromPicture())
+    Object.assign(body, { picture: upload.id, skip: Number(form.elements.skip.value), width: null, height: null });
   editing.ask(body);
 });
 for (const radio of form.elements.from) radio.addEventListener("change", changeSource);
 for (const name of ["prompt", "target"])
   form.elements[name].addEventListener("input", debounced(250, readWords));
-form.elements.strength.addEventListener("input", (event) => {
-  $("edit-strength").textContent = Number(event.target.value).toFixed(1);
-});
+form.elements.strength.addEventListener("input", showStrength);
 $("edit-file").addEventListener("change", (event) => uploadFile(event.target.files[0]));
 $("edit-upload").addEventListener("dragover", (event) => {
   event.preventDefault();
@@ -171,7 +197,7 @@ export function restore(last, state) {
   fillFrom(last.edit.asked);
   if (last.edit.asked.picture) {
     upload = { id: last.edit.asked.picture };
-    $("edit-sent").textContent = "The image that you uploaded before.";
+    $("edit-sent").textContent = "The image that you uploaded earlier.";
   }
   changeSource();
   editing.adopt(last.edit, true);
@@ -190,6 +216,6 @@ function fillFrom(asked) {
   conceptOf = { ...asked.concepts };
   for (const box of form.querySelectorAll("[name=baselines]"))
     box.checked = asked.baselines?.includes(box.value) ?? false;
-  $("edit-strength").textContent = Number(asked.strength).toFixed(1);
+  showStrength();
   readWords();
 }

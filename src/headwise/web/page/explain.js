@@ -1,4 +1,4 @@
-// Which heads drew which words of the current image, at which steps and where; and the image without one.
+// Which heads carry which words of the current image, at which steps and where; and the image without one.
 
 import { $, el, bars } from "./dom.js";
 import { get, pictureOf } from "./api.js";
@@ -119,8 +119,8 @@ const signed = (share) => `${share < 0 ? "−" : "+"}${Math.abs(share).toFixed(2
 
 function showHeads(found) {
   const colour = colourOf(found.word);
-  $("explain-heads-title").textContent = `Heads that drew “${found.word}”`;
-  $("explain-heads").setAttribute("aria-label", `Heads that drew “${found.word}”`);
+  $("explain-heads-title").textContent = `Heads that carry “${found.word}”`;
+  $("explain-heads").setAttribute("aria-label", `Heads that carry “${found.word}”`);
   $("explain-heads").replaceChildren(
     el(
       "figure",

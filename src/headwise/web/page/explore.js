@@ -24,6 +24,10 @@ let row = null; // of the concept that is shown
 let lookedAt = {}; // what a link says to explain in the image
 let sampling = {}; // of a link, where it differs from what the model proposes
 
+const KINDS = {
+  effect: "Measured by effect: how much of all that the concept’s words do to the image passes through the head.",
+  votes: "Measured by votes: how often the head attends most to the concept’s words.",
+};
 let rows = []; // the concepts that the map shows, from top to bottom
 const conceptAt = (line) => (line === null ? null : rows[line] ?? null);
 const map = new HeadMap($("map"), $("map-names"), {
@@ -42,8 +46,9 @@ onRelevance((found) => {
   $("map-head").max = found.values[0].length - 1;
   drawScale($("map-scale"), found.signed);
   $("map-low").textContent = found.signed ? `−${found.top.toFixed(1)} and less` : "0";
-  $("map-most").textContent = found.signed ? "Red" : "Bright";
+  $("map-most").textContent = found.signed ? "Dark red" : "Bright";
   $("map-against").hidden = !found.signed;
+  $("map-kind").textContent = KINDS[found.kind] ?? "";
   $("map-top").textContent = `${found.top.toFixed(1)} and more`;
 });
 

@@ -2,7 +2,7 @@
 
 import { $, el, figure, fill, picture, valuesOf, debounced, options } from "./dom.js";
 import { pictureOf } from "./api.js";
-import { concepts, onRelevance, page } from "./page.js";
+import { concepts, isByEffect, onRelevance, page } from "./page.js";
 import { jobSlot, problem } from "./jobs.js";
 import { actions } from "./recipe.js";
 import { describe, steerToo, steeredToo } from "./steered.js";
@@ -10,10 +10,14 @@ import { isValid, modelSetup, pictureSetup } from "./setup.js";
 import { showWords, wordsOf } from "./words.js";
 
 const form = $("generate-form");
-// By effect heads are turned up and down by at most their whole, which a strength of 2 is.
-const CONTRASTS = [0, 0.5, 1, 1.5, 2];
 const MOST = 6; // words that are steered at once
-const STRENGTHS = [-1, 0, 0.5, 1, 1.5, 2, 3];
+// The strengths of the strip, which begin and end where the slider does by effect: −1 takes the word away, and
+// no head is raised or lowered further than by a contrast or a dose of 2.
+const STRENGTHS = {
+  votes: [-1, 0, 0.5, 1, 1.5, 2, 3],
+  effect: [-1, -0.5, 0, 0.5, 1, 1.5, 2],
+  contrast: [0, 0.5, 1, 1.5, 2],
+};
 let words = [];
 let kept = null;
 let chosen = null;
@@ -29,6 +33,7 @@ onRelevance((found) => {
     options(form.elements[name], found.concepts, before);
   }
   hint();
+  if (words.length) read();
 });
 
 const generating = jobSlot("generate", "generate", (job) => {
@@ -117,7 +122,7 @@ function body() {
 }
 
 async function generate() {
-  if (!steering().length) return problem("generate", "Pick a word of the prompt first.");
+  if (!steering().length) return problem("generate", "Choose a word of the prompt first.");
   if (!form.reportValidity() || !isValid()) return;
   const done = await generating.ask({ ...body(), pictures: valuesOf(form).pictures });
   if (done?.state === "done" && isFast && !isSuggesting && !$("generate").hidden) generateStrip();
@@ -125,7 +130,7 @@ async function generate() {
 
 // All steered words at the same strength.
 function generateStrip() {
-  if (!steering().length) return problem("generate", "Pick a word of the prompt first.");
+  if (!steering().length) return problem("generate", "Choose a word of the prompt first.");
   const what = body();
   what.steering = what.steering.map((single) => ({ ...single, strength: 1 }));
   const key = JSON.stringify(what);
@@ -217,7 +222,7 @@ function suggest(found) {
   suggested = found ?? [];
   $("generate-suggested").textContent = found
     ? found.length
-      ? "its heads suggest"
+      ? "suggested by its heads:"
       : ""
     : "looking for concepts …";
   const place = $("generate-suggested").parentElement;
@@ -240,19 +245,20 @@ function suggest(found) {
   );
 }
 
-const contrasts = () => mode() === "adjust" && page.relevance?.kind === "effect";
-const strengths = () => (contrasts() ? CONTRASTS : STRENGTHS);
+const strengths = () => STRENGTHS[!isByEffect() ? "votes" : mode() === "adjust" ? "contrast" : "effect"];
 
 // Two senses: away from the concept that lists the word, toward another.
 function hint() {
   const adjusts = mode() === "adjust";
   const slider = form.elements.strength;
-  [slider.min, slider.max] = contrasts() ? [0, 2] : [-2, 4];
+  [slider.min, slider.max] = isByEffect() ? [strengths()[0], strengths().at(-1)] : [-2, 4];
   $("generate-strength").textContent = Number(slider.value).toFixed(1);
   $("generate-away").hidden = !adjusts;
   form.elements.away.disabled = !adjusts;
   $("generate-toward").textContent = adjusts ? "toward" : "by the heads of";
   $("generate-hint").textContent = "";
+  if (chosen && !adjusts && isByEffect())
+    $("generate-hint").textContent = `A strength of −1 takes “${chosen.text}” away; 1 asks for twice as much of it.`;
   if (!chosen || !adjusts) return;
   const [first] = chosen.concepts;
   if (first && concepts().includes(first)) {
@@ -263,11 +269,11 @@ function hint() {
         concepts().find((name) => name !== first);
     const listed = `“${chosen.text}” is listed under ${chosen.concepts.join(" and ")}.`;
     $("generate-hint").textContent =
-      `${listed} If the image shows that and you mean something else, choose what you mean.`;
+      `${listed} If the image shows that sense and you mean another, choose yours under “toward”.`;
   } else
     $("generate-hint").textContent =
       `“${chosen.text}” is not listed under any concept. ` +
-      "Choose the sense that you mean, and the one that the image shows.";
+      "Choose the sense that you mean under “toward”, and the one that the image shows under “away from”.";
 }
 
 form.addEventListener("submit", (event) => {

@@ -79,7 +79,7 @@ function status() {
   if (!job) return;
   const name = NAMES[job.kind] ?? job.kind;
   const what = job.run ? `${name} “${job.run}”` : name;
-  const waits = job.before ? `, behind ${job.before} other${job.before > 1 ? "s" : ""}` : ", waiting";
+  const waits = job.before ? `, behind ${job.before} other job${job.before > 1 ? "s" : ""}` : ", waiting";
   $("status-said").textContent =
     job.state === "running" ? (job.total ? `${what}, ${job.done} of ${job.total}` : what) : what + waits;
   $("status-bar").value = job.total ? job.done / job.total : 0;

@@ -16,7 +16,7 @@ import "./theme.js";
 import "./viewer.js";
 
 const panels = { explore, generate, edit, compose, weaken, runs };
-const SET_UP = ["explore", "generate"]; // whose images follow the image settings
+const SET_UP = ["explore", "generate", "edit", "compose"]; // whose images follow the image settings
 const tabs = Object.keys(panels).map((name) => $(`tab-${name}`));
 
 const requestedTab = () => (panels[linked().panel] ? linked().panel : "explore");
@@ -57,7 +57,7 @@ async function choose(name) {
 
 function say(state) {
   page.state = state;
-  const described = { loading: "is being loaded …", ready: "is ready", failed: "could not be loaded" }[
+  const described = { loading: "is loading …", ready: "is ready", failed: "could not be loaded" }[
     state.state
   ];
   $("model").textContent = `${state.model} ${described}`;
@@ -84,11 +84,12 @@ async function start() {
   open(requestedTab());
   const { panel, state: link } = linked();
   const [state] = await Promise.all([get("/api/state"), choose(link?.relevance ?? "")]);
-  // What this browser requested before, perhaps in a tab that was closed, is still here.
+  // What this browser requested before, perhaps in a tab that was closed, is shown again.
   const last = {};
   for (const job of state.jobs) last[job.kind] = job;
   if (link) delete last[panel];
-  setup.restore(link ?? (last.generate ?? last.explore)?.asked);
+  const setUp = state.jobs.filter(({ kind, asked }) => SET_UP.includes(kind) && !asked.picture);
+  setup.restore(link ?? setUp.at(-1)?.asked);
   say(state);
   for (const job of state.jobs) if (!over(job)) watch(job);
   for (const panel of Object.values(panels)) panel.restore?.(last, state);

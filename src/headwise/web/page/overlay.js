@@ -1,4 +1,4 @@
-// Maps over a picture: smooth layers of one colour each, full where a map is largest.
+// Maps over an image: smooth layers of one colour each, full where a map is largest.
 
 import { el } from "./dom.js";
 

@@ -21,12 +21,11 @@ export function setRelevance(relevance, name) {
 
 export const concepts = () => page.relevance?.concepts ?? [];
 
-// The model's own relevance, and that of every run that has one.
+export const isByEffect = () => page.relevance?.kind === "effect";
+
+// The model's own relevance, of each kind, and that of every run that has measured this model.
 export async function offerRelevance() {
-  const measured = (await get("/api/runs")).filter((run) => run.of_this_model).map((run) => [run.name, run.name]);
-  options(
-    $("relevance"),
-    [["", page.state.measured ? `of ${page.state.model}` : "none yet"], ...measured],
-    page.name,
-  );
+  const offered = (await get("/api/relevances")).map(({ name, title }) => [name, title]);
+  if (!offered.some(([name]) => name === "")) offered.unshift(["", "none yet"]);
+  options($("relevance"), offered, page.name);
 }

@@ -1,4 +1,4 @@
-// What drives a region of the picture: its words, and the concepts whose heads attend to them there.
+// What drives a region of the image: its words, and the concepts whose heads attend to them there.
 
 import { bars, el, number } from "./dom.js";
 
@@ -17,7 +17,7 @@ export function described(found, showConcept) {
       { class: "soft" },
       `From ${say(left)} to ${say(right)} % across, ${say(top)} to ${say(bottom)} % down.`,
     ),
-    el("h4", {}, "Words, against the whole picture"),
+    el("h4", {}, "Words, compared with the whole image"),
     bars(
       byTimes.map((one) => ({
         name: one.text,
@@ -26,7 +26,7 @@ export function described(found, showConcept) {
         note: heads(one),
       })),
     ),
-    found.concepts.length ? el("h4", {}, "Concepts whose heads attend here, against the average head") : null,
+    found.concepts.length ? el("h4", {}, "Concepts whose heads attend here, compared with the average head") : null,
     found.concepts.length
       ? bars(
           found.concepts.map((one) => ({

@@ -25,6 +25,7 @@ function tell(job) {
   if (over(job)) offerRelevance().catch(() => {});
 }
 
+const kindOf = (run) => (run.kind === "pictures" ? "images" : run.kind);
 const address = (run) => `/api/runs/${encodeURIComponent(run.name)}`;
 
 function list() {
@@ -59,7 +60,7 @@ function showList() {
   const shown = all.filter((run) => `${run.name} ${run.kind} ${run.caption}`.toLowerCase().includes(wanted));
   $("runs-find").hidden = !all.length;
   $("runs-empty").hidden = shown.length > 0;
-  $("runs-empty").textContent = all.length ? "No run matches." : "There is no run yet.";
+  $("runs-empty").textContent = all.length ? "No run matches." : "No runs yet.";
   $("runs-list").replaceChildren(...shown.map(rowOf));
 }
 
@@ -129,7 +130,7 @@ function rowOf(run) {
       "div",
       { class: "head" },
       el("b", {}, run.name),
-      el("span", { class: "soft" }, run.kind),
+      el("span", { class: "soft" }, kindOf(run)),
       el("span", { class: `state ${run.state}` }, run.state),
       el("span", { class: "soft" }, counted),
       el("span", { class: "soft" }, new Date(1000 * run.changed).toLocaleString()),
@@ -165,14 +166,14 @@ async function detail({ name }, scroll = true) {
         "p",
         { class: "soft" },
         [
-          `${run.kind}, ${run.state}`,
+          `${kindOf(run)}, ${run.state}`,
           run.counted ? `${run.counted} counted` : "",
           run.sure === null ? "" : `median split-half correlation ${number(run.sure)}`,
           run.made_here
             ? run.mine
               ? "started from this browser"
               : "started from another browser"
-            : "made by the command line",
+            : "made on the command line",
         ]
           .filter(Boolean)
           .join("; ") + ".",
@@ -198,7 +199,7 @@ async function detail({ name }, scroll = true) {
 async function cancel(run) {
   try {
     await post(`/api/jobs/${run.job}/cancel`);
-    announce(`${run.name} is cancelled; what is counted stays.`);
+    announce(`${run.name} is cancelled; what has been counted is kept.`);
   } catch (error) {
     problem("runs", error.message);
   }

@@ -1,10 +1,14 @@
-// Image settings: negative prompt, size, sampler, clip skip and LoRA files, for every image of the page.
+// Image settings: negative prompt, size, sampler, clip skip and LoRA files, for the images of four tabs.
 
 import { $, el, fill, options, valuesOf } from "./dom.js";
 
 const form = $("setup");
 let size = null;
 let loras = {};
+const listeners = [];
+
+// Call `act` whenever a setting has changed.
+export const onSetup = (act) => listeners.push(act);
 
 // How the model is set up, as requests have it.
 export function modelSetup() {
@@ -104,6 +108,7 @@ function describe() {
   ]
     .filter(Boolean)
     .join(", ");
+  for (const act of listeners) act();
 }
 
 // A size has two sides: beside the one that is typed stands the model's own.

@@ -29,7 +29,7 @@ const row = (one) =>
       {
         type: "button",
         class: "link",
-        "aria-label": `Do not steer “${one.word}”`,
+        "aria-label": `Stop steering “${one.word}”`,
         onclick: () => steerToo(others.filter((other) => other !== one)),
       },
       "remove",

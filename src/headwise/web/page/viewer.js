@@ -3,7 +3,7 @@
 import { $, el } from "./dom.js";
 import { comparison } from "./comparison.js";
 
-const slug = (text) => text.toLowerCase().replace(/[^\p{L}\p{N}]+/gu, "-").replace(/^-|-$/g, "") || "picture";
+const slug = (text) => text.toLowerCase().replace(/[^\p{L}\p{N}]+/gu, "-").replace(/^-|-$/g, "") || "image";
 
 function described(figure) {
   const image = figure.querySelector("img");

@@ -7,12 +7,16 @@ import { jobSlot, problem } from "./jobs.js";
 import { chart, key, table } from "./chart.js";
 
 const form = $("weaken-form");
+const EXAMPLE = ""; // in place of a run's name: the finished weakening that comes with the model
 let curves = null;
 let run = "";
 let order = "";
 let requests = 0;
 
-onRelevance(offer);
+onRelevance(() => {
+  offer();
+  showKnown();
+});
 
 const weakening = jobSlot("weaken", "weaken", (job) => {
   const starting = job.state === "running" ? "starting" : "waiting";
@@ -36,8 +40,8 @@ async function offer() {
     if (!offered.concepts.length)
       problem(
         "weaken",
-        "There is no CLIP model to score this model's images. Start with --scorer and a CLIP model's " +
-          "folder or hub name.",
+        "No CLIP model scores this model’s images. Start the server with --scorer and the folder or hub name " +
+          "of a CLIP model.",
       );
   } catch (error) {
     if (!$("weaken").hidden) problem("weaken", error.message);
@@ -49,7 +53,7 @@ async function list() {
   options(
     $("weaken-run"),
     [
-      ["", "a run …"],
+      [EXAMPLE, page.state.example ? "the example of the model" : "a run …"],
       ...all.filter((entry) => entry.state === "finished").map((entry) => [entry.name, entry.name]),
     ],
     run,
@@ -72,13 +76,13 @@ form.addEventListener("submit", (event) => {
 });
 
 $("weaken-run").addEventListener("change", (event) => {
-  if (event.target.value) open(event.target.value);
+  if (event.target.value || page.state.example) open(event.target.value);
 });
 
 async function open(name) {
   const request = (requests += 1);
   try {
-    const answer = await get(`/api/runs/${encodeURIComponent(name)}/weakening`);
+    const answer = await get(name === EXAMPLE ? "/api/example" : `${address(name)}/weakening`);
     if (request !== requests) return;
     [curves, run] = [answer, name];
   } catch (error) {
@@ -88,11 +92,16 @@ async function open(name) {
   const names = Object.keys(curves.orders);
   order = names.includes(order) ? order : names[0];
   $("weaken-result").hidden = false;
-  $("weaken-known").open = false;
   const [value, low, high] = (curves.area ?? []).map((bound) => number(bound));
   const sure = curves.area?.includes(null) ? "too few prompts for an interval" : `${low} to ${high}`;
   const area = curves.area ? `Least minus most relevant first: area ${value} (${sure}).` : "";
-  $("weaken-said").textContent = `${curves.concept}, ${curves.prompts} prompts, × ${curves.factor}. ${area}`;
+  $("weaken-title").textContent = name === EXAMPLE ? `An example: ${curves.concept}` : name;
+  $("weaken-example").hidden = name !== EXAMPLE;
+  $("weaken-example").textContent =
+    `This finished run comes with ${page.state.model} and is not one of yours. Its heads are in the order of their relevance by ` +
+    `${curves.by}. Move the slider to see what is lost.`;
+  $("weaken-said").textContent =
+    `${curves.concept}, ${curves.prompts} prompts of ${curves.steps} steps, attention × ${signed(curves.factor)}. ${area}`;
   $("weaken-orders").replaceChildren(
     ...names.map((entry, i) =>
       el(
@@ -114,7 +123,7 @@ async function open(name) {
     ),
   );
   $("weaken-k").max = curves.ks.length - 1;
-  $("weaken-k").value = Math.min(3, curves.ks.length - 1);
+  $("weaken-k").value = name === EXAMPLE ? 1 : Math.min(3, curves.ks.length - 1); // few heads are enough there
   $("weaken-table").replaceChildren(table(curves));
   show();
   list().catch(() => {});
@@ -126,20 +135,25 @@ function show() {
     heads = curves.ks.at(-1);
   $("weaken-k-said").textContent = `${k} of ${heads}`;
   $("weaken-k").setAttribute("aria-valuetext", `${k} of ${heads} heads`);
-  const address = (file) => `/api/runs/${encodeURIComponent(run)}/pictures/${encodeURIComponent(file)}`;
+  const source = (file) =>
+    `${run === EXAMPLE ? "/api/example" : address(run)}/pictures/${encodeURIComponent(file)}`;
   if ($("weaken-pictures").children.length === curves.pictures.length) {
     curves.pictures.forEach((entry, i) => {
       const image = $("weaken-pictures").children[i].querySelector("img");
-      image.src = address(entry.files[order][at]);
+      image.src = source(entry.files[order][at]);
       image.alt = alt(entry, k);
       image.closest("figure").querySelector("figcaption").textContent = entry.prompt;
     });
   } else
     $("weaken-pictures").replaceChildren(
-      ...curves.pictures.map((entry) => figure(address(entry.files[order][at]), entry.prompt, alt(entry, k))),
+      ...curves.pictures.map((entry) => figure(source(entry.files[order][at]), entry.prompt, alt(entry, k))),
     );
   $("weaken-chart").replaceChildren(chart(curves, order, at));
 }
+
+const signed = (value) => String(value).replace("-", "−");
+
+const address = (name) => `/api/runs/${encodeURIComponent(name)}`;
 
 const alt = (entry, k) => `${entry.prompt}, ${k} heads weakened, ${order} first`;
 
@@ -147,11 +161,12 @@ $("weaken-k").addEventListener("input", show);
 
 export function opened() {
   list().catch(() => {});
+  if (!curves && page.state.example) open(EXAMPLE);
 }
 
-// What the card of a built-in model holds.
-function showKnown(weakening) {
-  const entries = Object.entries(weakening).sort(([, a], [, b]) => b.area - a.area);
+// What the card of a built-in model holds for the chosen relevance.
+function showKnown() {
+  const entries = Object.entries(page.state.weakening?.[page.name] ?? {}).sort(([, a], [, b]) => b.area - a.area);
   $("weaken-known").hidden = !entries.length;
   $("weaken-areas").replaceChildren(
     bars(
@@ -169,8 +184,8 @@ function showKnown(weakening) {
 }
 
 export function restore(last, state) {
-  showKnown(state.weakening);
-  if (!last.weaken) return;
+  showKnown();
+  if (!last.weaken) return state.example && !$("weaken").hidden ? open(EXAMPLE) : undefined;
   fill(form, last.weaken.asked);
   weakening.adopt(last.weaken, true);
 }

@@ -7,7 +7,7 @@ import { page } from "./page.js";
 // Nothing is requested before the model is loaded, because its tokenizer is needed.
 export async function wordsOf(prompt, source) {
   if (!prompt.trim() || page.state.state !== "ready") return { words: [], problem: "" };
-  return post("/api/words", source === undefined ? { prompt } : { prompt, source });
+  return post("/api/words", { prompt, source, relevance: page.name }); // a source that is undefined is left out
 }
 
 // One word is chosen (a radio group, in which arrow keys move), or several (toggles).
