@@ -1,5 +1,6 @@
 """The tables of docs/evidence.md: from the numbers of a result to rows of Markdown."""
 
+import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -243,7 +244,7 @@ def editing(found: dict[str, Any]) -> str:
                 for a in attributes
             ),
         )
-        for kind in ("votes", "effect")
+        for kind in found
         for of in (found[kind]["attributes"],)
         for method in of[attributes[0]]
         if kind == "votes" or method.startswith("relevance") or method == "random heads"
@@ -274,7 +275,8 @@ def estimators(found: dict[str, Any]) -> str:
         rows, value, *_ = max(of["curve"], key=lambda point: point[1])
         reached = of["rows"] is not None
         cost = (f"{of['rows']:.0f}", f"{of['share_of_paper']:.2f}") if reached else ("never", "")
-        return name, *cost, f"{value:.3f} at {rows:.0f}"
+        samples = re.sub(r"\bdraw(s?)$", r"sample\1", name)  # the names are keys of the results
+        return samples, *cost, f"{value:.3f} at {rows:.0f}"
 
     ranked = sorted(found["estimators"].items(), key=lambda row: row[1]["rows"] or float("inf"))
     return grid(("estimator", "rows to 0.95", "of the paper's", "best"), (cells(*row) for row in ranked))
@@ -288,11 +290,13 @@ def dose(found: dict[str, Any]) -> str:
         (group, rule, *(range_of(of[m], 3) for m in metrics))
         for group, result in groups
         for rule, of in result["conditions"].items()
+        if None not in of["effect"]
     )
     beyond = (
-        (group, rule, *(range_of(of[m], 3) if None not in of.get(m, [None]) else "" for m in metrics[1:]))
+        (group, rule, *(range_of(of[m], 3) for m in metrics[1:]))
         for group, result in groups
         for rule, of in result["beyond_least_at_equal_effect"].items()
+        if None not in of["certainty"]
     )
     columns = ("concepts", "rule and dial", "effect", "certainty", "alike", "changed")
     return f"{grid(columns, rows)}\nAt the same effect as least:\n\n{grid(columns[:2] + columns[3:], beyond)}"
