@@ -125,7 +125,7 @@ def test_a_finished_run_returns_at_once_and_may_grow(sd, concepts, tmp_path):
     measure(sd, concepts, pictures=5, out=tmp_path / "a", **SHORT)
     measure(sd, concepts, pictures=5, out=tmp_path / "b", **SHORT)
     assert votes_of(tmp_path / "a") == votes_of(tmp_path / "b")
-    with pytest.raises(RunMismatch, match="already counts 5 images, more than the 4 asked for"):
+    with pytest.raises(RunMismatch, match="already counts 5 images, more than the 4 that were requested"):
         measure(sd, concepts, pictures=4, out=tmp_path / "a", **SHORT)
 
 
