@@ -17,7 +17,7 @@ from headwise.report.page import WIDTH
 DOCS = Path(__file__).parent
 RESULTS = DOCS.parent / "benchmarks" / "results"
 QUESTIONS = RESULTS / "emoji-questions-2026-11-23.json"
-ESTIMATORS = RESULTS / "emoji-estimators-2026-11-23.json"
+ESTIMATORS = RESULTS / "emoji-estimators-2026-11-30.json"
 
 HEAD = """\
 # Open questions

@@ -92,7 +92,7 @@ def test_measure_show_doctor_and_report_say_what_design_promises(run, measured, 
 
 def test_a_background_is_chosen_or_none(run, measured, refused, concept_file, tmp_path):
     code, out, _ = run(*measured, "-n", 2, "--beside", "none")
-    assert code == 0 and "background" not in out and "fewer than 64 images" in out
+    assert code == 0 and "a background of" not in out and "fewer than 64 images" in out
     concept_file.write_text('[concepts]\nColor = ["red"]\n')
     elsewhere = (*measured[:-1], tmp_path / "one", "-n", 1, "--beside")
     assert "'Color' is the only concept" in refused(*elsewhere, "none")

@@ -78,7 +78,7 @@ def test_a_shard_that_counted_other_pictures(run, workspace):
     assert run(*MEASURE, "--out", "many", "--shard", "1/2")[0] == 0
     again = [word if word != 7 else 20 for word in MEASURE]
     code, _, err = run(*again, "--out", "many", "--shard", "1/2")
-    assert code == 2 and "already counts 3 to 6, not all of them among 10 to 19" in err
+    assert code == 2 and "already counts 3 to 6, not all of them among the requested 10 to 19" in err
 
 
 @pytest.mark.usefixtures("judged")

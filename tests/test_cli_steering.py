@@ -120,7 +120,7 @@ def test_benchmark_weakening(run, workspace, judged):
     code, out, _ = run(*line)
     assert code == 0 and "of 1 concepts" in out
     page = (workspace / "runs/benchmark-weakening/index.html").read_text()
-    assert "The first prompt of each." in page and "k = 0" in page
+    assert "The first prompt of each weakening." in page and "k = 0" in page
 
 
 def test_benchmark_polysemy(run, workspace, judged):

@@ -192,5 +192,5 @@ def test_texts_of_several_encoders_that_come_apart_are_refused(monkeypatch):
         return text[:, : self.tokenizer.model_max_length], *rest
 
     monkeypatch.setattr(type(pipe), "encode_prompt", first_text_alone)
-    with pytest.raises(ModelNotLoaded, match="encodes a text of 24 tokens, and 'dog' stands at"):
+    with pytest.raises(ModelNotLoaded, match="encodes a text of 24 tokens, but 'dog' is at"):
         ConceptSet({"Animals": ["dog"], "Color": ["red"]}).embed(pipe)

@@ -178,15 +178,3 @@ def test_the_picture_of_the_readme_can_be_made(tmp_path):
 
 def test_changelog_begins_with_this_version():
     assert f"\n## {headwise.__version__} " in (ROOT / "CHANGELOG.md").read_text()
-
-
-def test_the_numbers_about_doses_are_those_of_their_file():
-    results = json.loads((ROOT / "benchmarks" / "results" / "emoji-dose-2026-11-29.json").read_text())
-    page = (ROOT / "docs" / "evidence.md").read_text().split("## A dose ")[1].split("\n## ")[0]
-    rows = re.findall(r"^\| (tuning|reported) \| ([^|]+) \| (.*) \|$", page, re.M)
-    for group, rule, cells in rows:
-        table = "conditions" if cells.count("|") == 3 else "beyond_least_at_equal_effect"
-        numbers = results[group][table][rule].values()
-        assert cells.split(" | ") == ["{:+.3f} ({:+.3f} to {:+.3f})".format(*each) for each in numbers]
-    shown = {rule for group, rule, _ in rows if group == "reported"}
-    assert shown == results["reported"]["conditions"].keys() - {"plain"}

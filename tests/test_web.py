@@ -109,7 +109,7 @@ def test_serve_begins_without_a_measurement_but_not_without_the_file_it_was_give
     monkeypatch.chdir(tmp_path)
     assert file_at_start() is None
     code, _, err = run("serve", "--model", "./mine", "--port", "0", "--relevance", "none.safetensors")
-    assert code == 2 and "There is no none.safetensors" in err
+    assert code == 2 and "none.safetensors does not exist" in err
     (tmp_path / "other" / "mine").mkdir(parents=True)
     (tmp_path / "other" / "mine" / "relevance.safetensors").touch()
     assert file_at_start("--runs", "other").as_posix() == "other/mine/relevance.safetensors"
@@ -274,7 +274,7 @@ def test_a_word_or_head_that_is_not_there_is_said(page):
     job = ended(page, ask(page, "explain", prompt="a red dog", words=["car"], **FAST))
     assert job["state"] == "failed" and "Its words are: a, red, dog" in job["error"]
     job = ended(page, ask(page, "mute", prompt="a red dog", word="red", head=10_000, **FAST))
-    assert job["state"] == "failed" and "10000 to 10000 were to be weakened" in job["error"]
+    assert job["state"] == "failed" and "Heads 10000 to 10000 were given" in job["error"]
 
 
 def test_edit_has_the_baselines_beside_it(page, service, sd):
