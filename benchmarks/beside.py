@@ -81,7 +81,6 @@ def compare(pictures: int, prompts: int, out: Path) -> dict[str, Any]:
                 COLOR,
                 cases,
                 score,
-                ks=(0, 16, 32, 64, 128),
                 out=folder / "weaken",
                 **options,
             )

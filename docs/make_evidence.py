@@ -10,9 +10,11 @@ import json
 import re
 from pathlib import Path
 
-from evidence_tables import TABLES
+import evidence_heads
+import evidence_uses
 
 DOCS = Path(__file__).parent
+TABLES = evidence_heads.TABLES | evidence_uses.TABLES
 RESULTS = DOCS.parent / "benchmarks" / "results"
 PAGE = DOCS / "evidence.md"
 TABLE = re.compile(r"(<!-- table: (\S+) (\S+) -->\n).*?(<!-- end -->)", re.S)

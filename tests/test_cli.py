@@ -96,7 +96,7 @@ def test_a_background_is_chosen_or_none(run, measured, refused, concept_file, tm
     concept_file.write_text('[concepts]\nColor = ["red"]\n')
     elsewhere = (*measured[:-1], tmp_path / "one", "-n", 1, "--beside")
     assert "'Color' is the only concept" in refused(*elsewhere, "none")
-    assert "There is no concept file nope" in refused(*elsewhere, "nope")
+    assert "The concept file nope does not exist" in refused(*elsewhere, "nope")
     assert "31 concepts of emoji" in run(*elsewhere, "emoji")[1]
 
 
@@ -150,12 +150,12 @@ def test_prompts_come_from_a_pipe(run, measured, monkeypatch):
 
 
 def test_an_unknown_model_is_refused(refused):
-    assert "There is no folder ./nowhere." in refused("doctor", "--model", "./nowhere")
+    assert "The folder ./nowhere does not exist." in refused("doctor", "--model", "./nowhere")
 
 
 def test_an_unknown_concept_is_refused_with_the_nearest(refused, run, measured, tmp_path):
     run(*measured, "-n", 2)
-    assert "There is no concept 'Colour'. Did you mean 'Color'?" in refused(
+    assert "Unknown concept 'Colour'. Did you mean 'Color'?" in refused(
         "show", tmp_path / "run", "--concept", "Colour"
     )
 

@@ -101,7 +101,7 @@ def test_serving_a_model_that_is_not_there_says_so_in_the_terminal(capsys):
 
     with pytest.raises(hw.HeadwiseError):
         _load(Measured("typo"))
-    assert "error: There is no folder typo." in capsys.readouterr().err
+    assert "error: The folder typo does not exist." in capsys.readouterr().err
 
 
 def test_hooks_show_themselves_in_a_few_words(sd):

@@ -60,8 +60,8 @@ def test_a_relevance_without_a_head_map_is_indexed_by_the_number_of_a_head():
 @pytest.mark.parametrize(
     ("key", "error", "sentence"),
     [
-        ("Colour", UnknownConcept, "There is no concept 'Colour'. Did you mean 'Color'?"),
-        (("Colour", 0), UnknownConcept, "There is no concept 'Colour'. Did you mean 'Color'?"),
+        ("Colour", UnknownConcept, "Unknown concept 'Colour'. Did you mean 'Color'?"),
+        (("Colour", 0), UnknownConcept, "Unknown concept 'Colour'. Did you mean 'Color'?"),
         ("mid_block.attn[1]", HeadMapMismatch, f"not the address of a head. Did you mean {ADDRESS!r}?"),
         (("Color", "mid.attn2[1]"), HeadMapMismatch, f"not the address of a head. Did you mean {ADDRESS!r}?"),
         ("mid_block.attn2[3]", HeadMapMismatch, "mid_block.attn2 has heads 0 to 2; 3 was asked for."),

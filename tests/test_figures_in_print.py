@@ -206,7 +206,7 @@ def test_concepts_are_those_asked_for_in_their_order(name):
     figure = function(of, concepts=names)
     figure.draw_without_rendering()
     assert rows_of(figure) == names
-    with pytest.raises(UnknownConcept, match="There is no concept 'Animal'. Did you mean 'Animals'"):
+    with pytest.raises(UnknownConcept, match="Unknown concept 'Animal'. Did you mean 'Animals'"):
         function(of, concepts=["Animal"])
 
 

@@ -29,7 +29,7 @@ def test_pairs_are_read_with_their_pictures(drawings):
         ('word = "orange"', 'word = "blue"', '"blue" is not a word of "a orange dog" that "a red dog" lacks'),
         ('word = "orange"', 'word = "dog"', '"dog" is not a word of'),
         ('texts = ["a orange dog", ', "texts = [", "the first of the texts"),
-        ("[[pictures]]", "[[images]]", "there are no \\[\\[pictures\\]\\]"),
+        ("[[pictures]]", "[[images]]", "it has no \\[\\[pictures\\]\\]"),
     ],
 )
 def test_a_file_with_a_fault_is_refused(drawings, before, after, said):

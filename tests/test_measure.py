@@ -341,7 +341,7 @@ def test_loading_pipelines(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ModelNotLoaded, match=r"empty is not a pipeline: it has no model_index\.json"):
         load_pipeline(tmp_path / "empty")
-    with pytest.raises(ModelNotLoaded, match="There is no folder .*nothing"):
+    with pytest.raises(ModelNotLoaded, match="The folder .*nothing does not exist"):
         load_pipeline(tmp_path / "nothing")
     with pytest.raises(ModelNotLoaded, match="somebody/some-model could not be loaded"):
         load_pipeline("somebody/some-model")

@@ -197,7 +197,7 @@ def test_damaged_shards_are_named(shards):
 def test_what_is_nothing_to_merge(shards, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(
-        UnreadableFile, match=r"There is no votes\.safetensors, .* or scores\.safetensors in .*empty"
+        UnreadableFile, match=r"No votes\.safetensors, .* or scores\.safetensors was found in .*empty"
     ):
         merge([tmp_path / "empty"], tmp_path / "out")
     with pytest.raises(UnreadableFile, match="in an empty list of paths"):

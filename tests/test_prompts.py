@@ -116,5 +116,5 @@ def test_what_is_not_there(file, tmp_path):
     with pytest.raises(UnreadablePrompts, match="cannot be read"):
         eval_prompts(tmp_path / "none.toml", "Color")
     file.write_text(FILE.split("[[senses]]")[0])
-    with pytest.raises(UnreadablePrompts, match=r"there are no \[\[senses\]\]"):
+    with pytest.raises(UnreadablePrompts, match=r"it has no \[\[senses\]\]"):
         polysemy_prompts(file)

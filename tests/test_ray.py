@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import contextmanager
 from functools import partial, wraps
 from pathlib import Path
 
@@ -258,7 +259,7 @@ def test_a_sweep_of_pictures_over_a_worker(cluster, model, tmp_path):
 def test_refusals_come_from_where_they_happen(cluster, tmp_path):
     with (
         RayWorkers(partial(load_pipeline, tmp_path / "nowhere"), workers=1) as crew,
-        pytest.raises(ModelNotLoaded, match="There is no folder .*nowhere"),
+        pytest.raises(ModelNotLoaded, match="The folder .*nowhere does not exist"),
     ):
         measure(crew, CONCEPTS, **SAME)
     with (
@@ -275,16 +276,32 @@ def test_refusals_come_from_where_they_happen(cluster, tmp_path):
         RayWorkers(load_pipeline, workers=0)
 
 
-def test_the_command_shares_over_ray(cluster, model, one, run, tmp_path, monkeypatch):
+def test_the_command_shares_over_ray(cluster, model, one, tmp_path):
+    """In a process of its own: Ray prints there what concerns its own workers only."""
     (tmp_path / "mine.toml").write_text(
         '[concepts]\nAnimals = ["dog", "cat", "frog"]\nColor = ["red", "orange"]\n'
     )
     (tmp_path / "prompts.txt").write_text("a dog\na red car\n")
     line = ["measure", "-m", model, "-c", tmp_path / "mine.toml", "-p", tmp_path / "prompts.txt", "-n", 60]
     line += ["--num-inference-steps", 2, "--batch-size", 4, "-o", tmp_path / "many", "--workers", 2, "--json"]
-    code, out, err = run(*line, "--beside", "none", "--ray")
-    assert code == 0 and json.loads(out)["pictures"] == 60 and "60/60" in err
+    line += ["--beside", "none", "--ray", cluster]
+    command = [Path(sys.executable).with_name("headwise"), *map(str, line)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert json.loads(done.stdout)["pictures"] == 60 and "60/60" in done.stderr
     assert votes_of(tmp_path / "many") == one
+
+
+def test_what_ray_prints_of_a_dead_worker_does_not_mix_with_the_answer(sd, run, workspace, monkeypatch):
+    @contextmanager
+    def talkative(load, *_, **__):
+        print("(raylet) A worker died")
+        yield load()
+
+    monkeypatch.setattr("headwise.runs.ray.RayWorkers", talkative)
+    line = ["measure", "-m", "tiny", "-n", 4, "--num-inference-steps", 1, "--beside", "none", "--ray"]
+    code, out, err = run(*line, "--json", "-o", workspace / "shared")
+    assert code == 0 and json.loads(out)["pictures"] == 4 and "(raylet) A worker died" in err
 
 
 PAGE = """

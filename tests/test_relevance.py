@@ -126,7 +126,7 @@ def test_relevance_answers_for_its_concepts():
     assert top[0].relevance == relevance["Color"].max()
     assert top[0].address == HEADS.address(top[0].index)
     assert top[0].standard_error > 0
-    with pytest.raises(UnknownConcept, match="There is no concept 'Colour'. Did you mean 'Color'?"):
+    with pytest.raises(UnknownConcept, match="Unknown concept 'Colour'. Did you mean 'Color'?"):
         relevance["Colour"]
     assert "Animals" in str(relevance)
     with pytest.raises(ValueError, match="read-only"):
@@ -182,7 +182,9 @@ def test_a_path_stands_for_its_relevance(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     for one in (relevance, tmp_path, str(tmp_path / "relevance.safetensors"), "~"):
         assert Relevance.of(one) == relevance
-    with pytest.raises(UnreadableFile, match="There is no runs/first. Give a relevance file or the folder"):
+    with pytest.raises(
+        UnreadableFile, match="runs/first does not exist. Give a relevance file or the folder"
+    ):
         Relevance.of("runs/first")
     with pytest.raises(HeadwiseError, match="ndarray was given as relevance. Give a Relevance"):
         Relevance.of(relevance.values)

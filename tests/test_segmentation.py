@@ -214,7 +214,7 @@ def test_what_is_missing_is_refused(sd, drawings):
     [
         ('word = "red"', 'word = "blue"', '"blue" is not in its prompt'),
         ("concept =", "concepts =", "number 0 of \\[\\[pictures\\]\\] lacks or misspells 'concept'"),
-        ("pictures", "images", "there are no \\[\\[pictures\\]\\]"),
+        ("pictures", "images", "it has no \\[\\[pictures\\]\\]"),
     ],
 )
 def test_a_file_with_a_fault_is_refused(drawings, before, after, said):

@@ -96,7 +96,7 @@ def test_files_that_are_not_read(name, tmp_path):
 
 
 def test_other_mistakes_say_what_to_do(sd, checkpoint, config, tmp_path):
-    with pytest.raises(ModelNotLoaded, match="There is no file .*none.safetensors"):
+    with pytest.raises(ModelNotLoaded, match="The file .*none.safetensors does not exist"):
         load_pipeline(tmp_path / "none.safetensors")
     save_file({"a.weight": torch.zeros(1)}, tmp_path / "other.safetensors")
     with pytest.raises(

@@ -297,7 +297,7 @@ def test_first_tries_work_or_are_refused_in_a_sentence(sd, tmp_path):
     for steering in (strengthen(tmp_path, "red", "Color"), strengthen(str(tmp_path), "red", "Color")):
         assert np.array_equal(steering.factors, strengthen(relevance, "red", "Color").factors)
     assert adjust(tmp_path, "red", "Food", "Color").head_map == relevance.head_map
-    with pytest.raises(UnreadableFile, match="There is no runs/nowhere"):
+    with pytest.raises(UnreadableFile, match="runs/nowhere does not exist"):
         strengthen("runs/nowhere", "red", "Color")
     head_map, top = relevance.head_map, relevance.top("Color", 3)
     by_rank, by_index = weaken(head_map, top), weaken(head_map, [head.index for head in top])

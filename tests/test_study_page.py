@@ -144,7 +144,7 @@ def test_offline_loses_nothing(browser, tmp_path):
         page.keyboard.press("2")
         page.context.set_offline(True)
         page.keyboard.press("Enter")
-        page.get_by_text("There is no connection. Nothing is lost").wait_for()
+        page.get_by_text("The server cannot be reached. Nothing is lost").wait_for()
         assert page.get_by_role("radio").nth(1).is_checked()
         page.context.set_offline(False)
         page.keyboard.press("Enter")

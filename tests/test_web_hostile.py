@@ -242,7 +242,7 @@ def test_a_model_that_cannot_be_loaded_is_said_and_the_page_stays(tmp_path):
     service = Service(session, RunStore(tmp_path / "runs"))
     with TestClient(make_app(service, Rules()), base_url=HERE) as page:
         job = ended(page, ask(page, "explore", prompt="a dog", **FAST))
-        assert job["state"] == "failed" and "There is no folder ./none" in job["error"]
+        assert job["state"] == "failed" and "The folder ./none does not exist" in job["error"]
         state = page.get("/api/state").json()
         assert state["state"] == "failed" and not state["measured"]
         assert page.post("/api/words", json={"prompt": "a dog"}).status_code == 422

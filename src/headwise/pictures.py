@@ -287,7 +287,7 @@ def _drawable(text: str) -> tuple[Any, str]:
 
 @functools.cache
 def _font(name: str) -> Any:
-    """A font by its file name, Pillow's own for ""; None if there is no such font."""
+    """A font by its file name, Pillow's own for ""; None if no such font is installed."""
     if not name:
         return ImageFont.load_default(15)
     matplotlib = importlib.util.find_spec("matplotlib")  # located, not imported

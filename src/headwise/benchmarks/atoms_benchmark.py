@@ -101,14 +101,11 @@ def benchmark_atoms(
     passed = given_options(
         num_inference_steps=num_inference_steps, guidance_scale=guidance_scale, height=height, width=width
     )
-    comparison = Comparison(
-        measured, tuple(prompts), known, tuple(seeds), batch_size, keep_prompts,
-        passed,
-    )  # fmt: skip
+    compared = (measured, tuple(prompts), known, tuple(seeds), batch_size, keep_prompts, passed)
     steers = _steers(known, effect, relevance, concept, float(dial))
     weights = {name: each.settings.get("weights") for name, each in given.items() if each is not None}
     steering = _Steering(kind, {"concept": concept, "dial": float(dial)} | weights, steers)
-    sweep = partial(_sweep, comparison, scorer, steering)
+    sweep = partial(_sweep, Comparison(*compared), scorer, steering)
     scores = run_sweep(pipe, sweep, kind="atoms", together=batch_size, **run)
     return Atoms(scores, tuple(prompt.group for prompt in prompts))
 

@@ -76,7 +76,7 @@ def known_methods(
         lacking: By method, the argument that it needs but that was not given.
 
     Raises:
-        HeadwiseError: One of the methods is unknown or lacks an argument, or there is no prompt.
+        HeadwiseError: One of the methods is unknown or lacks an argument, or no prompt was given.
     """
     known = tuple(known)
     unknown = [method for method in methods or () if method not in known]

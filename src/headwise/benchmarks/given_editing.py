@@ -91,7 +91,7 @@ class GivenMethod:
 
     Args:
         edit: From a `GivenEdit` and a position of the dial to the edited image.
-        dial: The positions of the dial; empty if there is no dial.
+        dial: The positions of the dial; empty if the method has none.
         reads: The kind of relevance that it reads, "votes" or "effect"; "" for none.
         needs: The methods it uses, as `require_support` takes them.
         hooks: From the relevance by kind, a pair and a position of the dial to its hooks.

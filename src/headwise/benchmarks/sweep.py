@@ -109,7 +109,7 @@ class Sweep:
         return {name: tuple(labels) for name, labels in self.axes.items() if name != METRICS_AXIS}
 
     def by_metric(self, values: Float[np.ndarray, "..."]) -> Float[np.ndarray, "metrics *grid"]:
-        """The values with the axis of metrics first; a single row if there is no such axis."""
+        """The values with the axis of metrics first; one row if the sweep has no axis of metrics."""
         if METRICS_AXIS not in self.axes:
             return values[None]
         return np.moveaxis(values, list(self.axes).index(METRICS_AXIS), 0)

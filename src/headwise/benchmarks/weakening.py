@@ -124,14 +124,12 @@ def measure_weakening(
         numbers: Which prompts to generate here, such as `range(0, 8)`, if other processes generate the rest.
         out: Folder for checkpoint, result and images; None writes nothing to disk.
         batch_size: Images per pipeline call, which may mix k and orders.
-        keep_prompts: The number of prompts, from the first, whose images of the first seed are saved in
-            `out`/pictures.
+        keep_prompts: How many of the first prompts to save images of, in `out`/pictures; first seed only.
         num_inference_steps, guidance_scale, negative_prompt, height, width: Passed to the pipeline.
-        checkpoint_every: Seconds between checkpoints.
-        progress: Whether to show a bar on stderr, or a progress function like that of `measure`.
+        checkpoint_every, progress: As in `measure`.
 
     Raises:
-        HeadwiseError: There is no prompt, an order is unknown, or `ks` does not grow from 0 to all heads.
+        HeadwiseError: No prompt was given, an order is unknown, or `ks` does not grow from 0 to all heads.
         HeadMapMismatch: The relevance was measured on different heads.
     """
     if not prompts:
@@ -141,14 +139,11 @@ def measure_weakening(
         num_inference_steps=num_inference_steps, guidance_scale=guidance_scale,
         negative_prompt=negative_prompt, height=height, width=width,
     )  # fmt: skip
-    compared = (tuple(prompts), tuple(by_name), tuple(seeds), batch_size, keep_prompts, passed)
+    compared = (relevance, tuple(prompts), tuple(by_name), tuple(seeds), batch_size, keep_prompts, passed)
     counts = None if ks is None else tuple(ks)
-    sweep = partial(_sweep, Comparison(relevance, *compared), concept, by_name, counts, float(factor), score)
-    scores = run_sweep(
-        pipe, sweep, kind="weakening", numbers=numbers, out=out, checkpoint_every=checkpoint_every,
-        progress=progress,
-    )  # fmt: skip
-    return Weakening(scores)
+    sweep = partial(_sweep, Comparison(*compared), concept, by_name, counts, float(factor), score)
+    run: dict[str, Any] = {"numbers": numbers, "checkpoint_every": checkpoint_every, "progress": progress}
+    return Weakening(run_sweep(pipe, sweep, kind="weakening", out=out, **run))
 
 
 def _sweep(

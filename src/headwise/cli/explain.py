@@ -18,33 +18,35 @@ FIGURE, NUMBERS, PICTURE = "explanation.png", "explanation.json", "picture.png"
 FAR = 0.2  # distance from 1 beyond which the shares of a word are called inexact
 
 
+Explained = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Word or phrase of the prompt to explain; by default all but 'a', 'of', …. May be repeated."
+    ),
+]
+Number = Annotated[int, typer.Option(min=0, help="Number of the image for this seed, from 0.")]
+Calls = Annotated[int, typer.Option(min=1, help="Number of denoiser calls at which effects are measured.")]
+Points = Annotated[int, typer.Option(min=1, help="Points of the integral; more are more exact and slower.")]
+Maps = Annotated[int, typer.Option("--maps", min=0, help="Number of heads per word that get a map.")]
+Rows = Annotated[
+    int, typer.Option(min=1, help="Rows computed at a time beside the image; fewer need less memory.")
+]
+
+
 def explain(
     prompt: Annotated[str, typer.Argument(help="The prompt of the image.")],
-    word: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Word or phrase of the prompt to explain; by default all but 'a', 'of', …. May be repeated."
-        ),
-    ] = None,
+    word: Explained = None,
     model: Model = Model(),
     seed: Seed = 0,
-    picture: Annotated[int, typer.Option(min=0, help="Number of the image for this seed, from 0.")] = 0,
-    calls: Annotated[
-        int, typer.Option(min=1, help="Number of denoiser calls at which effects are measured.")
-    ] = 10,
-    points: Annotated[
-        int, typer.Option(min=1, help="Points of the integral; more are more exact and slower.")
-    ] = 1,
-    maps_of: Annotated[
-        int, typer.Option("--maps", min=0, help="Number of heads per word that get a map.")
-    ] = 4,
+    picture: Number = 0,
+    calls: Calls = 10,
+    points: Points = 1,
+    maps_of: Maps = 4,
     output: Output = Output(Path("runs/explain")),
     sampling: Sampling = Sampling(50),
     negative_prompt: NegativePrompt = None,
     size: Size = Size(),
-    batch_size: Annotated[
-        int, typer.Option(min=1, help="Rows computed at a time beside the image; fewer need less memory.")
-    ] = 8,
+    batch_size: Rows = 8,
 ) -> None:
     """Generate an image, and show which heads contribute to each word, and where.
 

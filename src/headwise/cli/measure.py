@@ -106,8 +106,8 @@ def measure(
         "file": str(run.folder / "relevance.safetensors"), "by": by,
         "pictures": relevance.settings["pictures"], "seconds": round(time.monotonic() - started, 2),
         "resumed_from": resumed_from, "split_half_median": finite(relevance.split_half_median),
+        **({} if run.shard is None else {"shard": str(run.shard)}),
     }  # fmt: skip
-    results |= {} if run.shard is None else {"shard": str(run.shard)}
     _print_measured(results, relevance, model.name, as_json)
 
 

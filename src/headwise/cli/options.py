@@ -165,10 +165,11 @@ class Measured(Model):
     def measured_file(self, runs: Path = Path("runs")) -> Path:
         """The relevance file: the given one, else the built-in model's, else that of runs/<model>."""
         if built_in := emoji.MODELS.get(self.name):
-            packaged = {"None": built_in.relevance, "votes": built_in.relevance, "effect": built_in.effect}
-            given = str(self.relevance_file)
-            if given in packaged and not Path(given).exists():
-                return packaged[given]
+            if self.relevance_file is None:
+                return built_in.relevance
+            kinds = {Path("votes"): built_in.relevance, Path("effect"): built_in.effect}
+            if self.relevance_file in kinds and not self.relevance_file.exists():
+                return kinds[self.relevance_file]
         folder, without = runs / self.run_name, runs / replace(self, loras=None).run_name
         if not folder.exists() and without.exists():  # LoRA leaves the heads as they are
             folder = without

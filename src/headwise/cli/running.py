@@ -3,7 +3,7 @@
 import shlex
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,7 +83,8 @@ def _pipeline(model: Model, sharing: Sharing) -> Iterator[Any]:
     from headwise.runs.ray import RayWorkers
 
     gpus = None if model.device == "auto" else int(model.device.startswith("cuda"))
-    with RayWorkers(model.load, sharing.ray, sharing.workers, gpus=gpus) as crew:
+    # A thread of Ray prints on stdout when a worker dies; there the command's answer has to stay alone.
+    with redirect_stdout(sys.stderr), RayWorkers(model.load, sharing.ray, sharing.workers, gpus=gpus) as crew:
         yield crew
 
 

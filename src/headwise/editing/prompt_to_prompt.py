@@ -286,7 +286,7 @@ def check_targets(pipe: Any, source: str, targets: Sequence[str]) -> None:
 
     Raises:
         PromptsNotAlike: A target equals the source, is read like the source, or shares no word with it.
-        HeadwiseError: There is no target.
+        HeadwiseError: No target was given.
     """
     segments = text_segments(pipe)
     prompt_by_tokens = {_as_read(pipe, source): source}

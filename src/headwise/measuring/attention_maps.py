@@ -65,7 +65,7 @@ class WordMaps:
 
     def of(self, head: int) -> Float[np.ndarray, "height width words"]:
         """The maps of one head, given by its index."""
-        self.head_map.address(head)  # raises if there is no such head
+        self.head_map.address(head)  # raises beyond the last head
         for maps, (start, stop) in zip(self.layers, self.head_map.slices, strict=True):
             if head < stop:
                 return maps[head - start]

@@ -250,7 +250,7 @@ def unknown_concept(name: str, names: Sequence[str]) -> UnknownConcept:
     folded = {each.casefold(): each for each in names}
     near = [folded[match] for match in get_close_matches(name.casefold(), folded, n=3)]
     cure = f"Did you mean {' or '.join(map(repr, near))}?" if near else f"There are: {', '.join(names)}."
-    return UnknownConcept(f"There is no concept {name!r}. {cure}")
+    return UnknownConcept(f"Unknown concept {name!r}. {cure}")
 
 
 def _read(path: Path) -> str:
@@ -258,7 +258,7 @@ def _read(path: Path) -> str:
         return path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
         raise UnreadableConcepts(
-            f"There is no concept file {path}. Give the path of a TOML file, or one of: "
+            f"The concept file {path} does not exist. Give the path of a TOML file, or one of: "
             f"{', '.join(PACKAGED)}."
         ) from None
     except UnicodeDecodeError as error:

@@ -87,11 +87,11 @@ def measure(
     check_steps(num_inference_steps)
     passed: dict[str, Any] = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
     passed |= {"negative_prompt": negative_prompt, "height": height, "width": width}
-    texts = prompts if prompts is None else read_prompts(prompts, pipe)
     task = _Measurement(
         ConceptSet.of(concepts),
         beside if beside is None or beside == "auto" else ConceptSet.of(beside),
-        texts, latents, pictures, seed, estimator_of(estimator), passed, batch_size, keep_pictures, until,
+        None if prompts is None else read_prompts(prompts, pipe),
+        latents, pictures, seed, estimator_of(estimator), passed, batch_size, keep_pictures, until,
     )  # fmt: skip
     return count(Job(pipe, task), task, subrange(numbers, pictures), out, checkpoint_every, progress)
 

@@ -73,8 +73,7 @@ def measure_effect(
         out: Folder for checkpoints and the result, see runs/folder.py; None writes nothing to disk.
         batch_size: Images per pipeline call; memory grows with it.
         num_inference_steps, guidance_scale, negative_prompt, height, width: Passed to the pipeline.
-        until: Stop at the multiple of 4 images per concept at which the median split-half correlation is
-            this high.
+        until: Stop at the multiple of 4 images per concept at which the median split-half is this high.
         checkpoint_every: Seconds between checkpoints; 0 writes one after every batch.
         keep_pictures: How many of the first images to decode and save in `out`/pictures.
         checkpointing: As in `EffectProbe`: recompute activations to save memory.

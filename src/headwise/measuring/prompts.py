@@ -26,7 +26,7 @@ def read_prompts(prompts: Sequence[str] | str | Path | None, pipe: Any) -> tuple
         pipe: The pipeline; the built-in model has its own packaged prompts.
 
     Raises:
-        UnreadablePrompts: There is no prompt, or one of them is not usable text.
+        UnreadablePrompts: No prompt was given, or one of them is not usable text.
     """
     if prompts is None:
         prompts = _DATA / ("emoji_prompts.txt" if is_emoji(pipe) else "prompts.txt")

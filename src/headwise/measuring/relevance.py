@@ -138,7 +138,7 @@ class Relevance(HubFile):
         """Return a relevance unchanged, or read it from a file or from the folder of a run.
 
         Raises:
-            UnreadableFile: There is no relevance at this path.
+            UnreadableFile: No relevance was found at this path.
             HeadwiseError: The argument is neither a relevance nor a path.
         """
         if isinstance(relevance, cls):
@@ -151,7 +151,7 @@ class Relevance(HubFile):
         path = expanded(relevance)
         if not path.exists():
             raise UnreadableFile(
-                f"There is no {path}. Give a relevance file or the folder of a run; "
+                f"{path} does not exist. Give a relevance file or the folder of a run; "
                 "Relevance.from_pretrained reads one from the Hub."
             )
         return cls.from_pretrained(path)

@@ -40,7 +40,7 @@ def rescaled(relevance: Relevance, scale: str, parameter: float | int | None = N
         parameter: The limit of "clamp" or the temperature of "softmax"; None takes 9 or 1.
 
     Raises:
-        BadStrength: There is no such scale, the parameter is not above 0, or "softmax" was chosen although
+        BadStrength: The scale is unknown, the parameter is not above 0, or "softmax" was chosen although
             values are negative, as by effect.
     """
     if scale not in SCALES or not (parameter is None or parameter > 0):

@@ -122,7 +122,7 @@ def find_files(paths: Sequence[str | Path]) -> dict[str, list[Path]]:
                 groups.setdefault(inner, []).append(file)
     if not groups:
         raise UnreadableFile(
-            f"There is no {', '.join(NAMES[:-1])} or {NAMES[-1]} in "
+            f"No {', '.join(NAMES[:-1])} or {NAMES[-1]} was found in "
             f"{', '.join(map(str, paths)) or 'an empty list of paths'}. Give such files, run folders, or a "
             "folder that has shards."
         )

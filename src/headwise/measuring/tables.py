@@ -30,7 +30,7 @@ def row_of(concept: str | int, concepts: Sequence[str]) -> int:
     """The row of a concept, given by name or by index; a negative index counts from the end.
 
     Raises:
-        UnknownConcept: There is no concept with this name or index.
+        UnknownConcept: No concept has this name or index.
     """
     if isinstance(concept, str):
         if concept not in concepts:
@@ -53,7 +53,7 @@ def look_up(
 
     Raises:
         UnknownConcept: A concept was not measured.
-        HeadMapMismatch: There is no such head.
+        HeadMapMismatch: The head is not in the head map.
     """
     if isinstance(key, tuple):
         if len(key) != 2:

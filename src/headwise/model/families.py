@@ -73,7 +73,7 @@ class Family(NamedTuple):
         rotary: The name of the module that makes the rotary embeddings of pixels and text, if text has places
             of its own; None if it has none, or if they are passed to the denoiser (`txt_ids`).
         places: The part that makes rotary embeddings of coordinates, if a token's place in the text is among
-            them; None if there is no such part, or if they are passed to the denoiser (`txt_ids`).
+            them; None if it has no such part, or if they are passed to the denoiser (`txt_ids`).
         timestep_scale: The factor by which pipelines multiply the scheduler's timestep t for the denoiser.
         from_noise: Whether the denoiser's time runs from 0, noise, to 1, the image: 1 − scale · t.
         prompt_first: Whether the rows of a batch with the prompt, or the call with it, come before the

@@ -194,7 +194,7 @@ def _from_pretrained(name: str, kind: Any, dtype: torch.dtype | None) -> Any:
     looks_local = name.startswith((".", "/", "~")) or name.count("/") != 1
     if not folder.exists() and looks_local:
         raise ModelNotLoaded(
-            f"There is no folder {name}. "
+            f"The folder {name} does not exist. "
             "Give a pipeline's folder, a .safetensors file, a hub name (owner/name), emoji or emoji-dit."
         )
     try:

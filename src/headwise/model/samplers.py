@@ -104,7 +104,7 @@ def _known(name: str) -> str:
         return label
     near = difflib.get_close_matches(_plain(name), list(labels), 1)
     meant = f" Did you mean {labels[near[0]]!r}?" if near else ""
-    raise HeadwiseError(f"There is no sampler {name!r}.{meant} Give one of: {', '.join(SAMPLERS)}.")
+    raise HeadwiseError(f"Unknown sampler {name!r}.{meant} Give one of: {', '.join(SAMPLERS)}.")
 
 
 def _plain(name: str) -> str:

@@ -113,7 +113,7 @@ def _keys(name: str) -> tuple[str, ...]:
     """The names of the weights of a file."""
     file = Path(name)
     if not file.is_file():
-        raise ModelNotLoaded(f"There is no file {name}. Give a checkpoint that is on this machine.")
+        raise ModelNotLoaded(f"The file {name} does not exist. Give a checkpoint that is on this machine.")
     if file.suffix.lower() in PICKLES:
         raise ModelNotLoaded(
             f"{name} is a pickle, which can run any code when it is opened; expected a .safetensors file. "

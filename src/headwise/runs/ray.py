@@ -49,7 +49,7 @@ class RayWorkers:
 
     Raises:
         MissingExtra: Ray is not installed.
-        HeadwiseError: There is no cluster at the address.
+        HeadwiseError: No cluster answers at the address.
     """
 
     def __init__(

@@ -162,7 +162,7 @@ class Answers:
         """Admit a person who followed a link and agreed to the consent text.
 
         Returns:
-            A new participant, or the one that a personal link belongs to; None if there is no such link.
+            A new participant, or the one that a personal link belongs to; None if the link belongs to nobody.
         """
         with self._transaction():
             row = self._db.execute(

@@ -38,7 +38,7 @@ class Pictures:
         return hmac.digest(self._secret, path.encode(), "sha256").hex()[:32]
 
     def content(self, name: str) -> bytes | None:
-        """A PNG without metadata; None if there is no image of this name."""
+        """A PNG without metadata; None if no image has this name."""
         return self._bare(self._paths[name]) if name in self._paths else None
 
 

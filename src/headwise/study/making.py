@@ -222,7 +222,7 @@ def _selected(plan: _Plan, methods: Sequence[str] | None) -> tuple[str, ...]:
     unknown = [method for method in methods or () if method not in plan.methods]
     if unknown:
         raise HeadwiseError(
-            f"There are no images of {unknown[0]!r}; the methods are: {', '.join(plan.methods)}."
+            f"No images were found of {unknown[0]!r}; the methods are: {', '.join(plan.methods)}."
         )
     return tuple(method for method in plan.methods if methods is None or method in methods)
 
@@ -231,7 +231,7 @@ def _compare(
     methods: tuple[str, ...], ours: str, together: bool, required: bool
 ) -> tuple[tuple[str, ...], ...]:
     if ours not in methods and required:
-        raise HeadwiseError(f"There are no images of {ours!r}; the methods are: {', '.join(methods)}.")
+        raise HeadwiseError(f"No images were found of {ours!r}; the methods are: {', '.join(methods)}.")
     if together:
         return (tuple(sorted(methods, key=lambda method: method != ours)),)
     return tuple((ours, method) for method in methods if method != ours) if ours in methods else ()

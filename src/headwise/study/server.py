@@ -185,7 +185,7 @@ def _index(link: str = "") -> Response:
 def _file(name: str) -> Response:
     """One of the four files of the page."""
     if name not in FILES:
-        raise HTTPException(404, "There is no such file.")
+        raise HTTPException(404, "No file has this name.")
     content = (Path(__file__).with_name("page") / name).read_bytes()
     return Response(content, media_type=FILES[name])
 
@@ -194,7 +194,7 @@ def _file(name: str) -> Response:
 def _picture(name: str, rating: Rating) -> Response:
     content = rating.pictures.content(name)
     if content is None:
-        raise HTTPException(404, "There is no such image.")
+        raise HTTPException(404, "No image has this name.")
     return Response(content, media_type="image/png", headers={"Cache-Control": "private, max-age=86400"})
 
 
@@ -234,7 +234,7 @@ def _trial(number: int, participant: Current, rating: Rating) -> dict[str, Any]:
 def _answer(body: AnswerIn, participant: Current, rating: Rating) -> dict[str, Any]:
     trials = rating.trials(participant.number)
     if body.trial >= len(trials) or body.choice >= len(trials[body.trial].options):
-        raise HTTPException(422, "There is no such question or answer.")
+        raise HTTPException(422, "The study does not ask this question, or it has no such answer.")
     trial = trials[body.trial]
     choice = trial.options[body.choice]
     counted = rating.answers.record(participant.number, body.trial, trial, choice, body.seconds)

@@ -50,7 +50,7 @@ class Job:
         kind: The kind of request, such as "generate".
         request: The request's fields, which can be written as JSON.
         work: The function that does the job; its argument is the job.
-        slot: A newer job of the same owner in the same slot replaces this one; "" is no slot.
+        slot: A newer job of the same owner in the same slot replaces this one; "" means none.
         run: The name of the run that the job writes to; "" for a short job.
     """
 

@@ -139,7 +139,7 @@ class RunStore:
         """The path of an image of a run.
 
         Raises:
-            OutsideRuns: There is no such image.
+            OutsideRuns: The run has no image of this name.
         """
         folder = self.path(name)
         parts = ("pictures", file) if (folder / "pictures").is_dir() else (file,)

@@ -83,19 +83,18 @@ class Service:
 
     def _file_of(self, name: str) -> Path | None:
         """The relevance file of a name; None where nothing has been measured yet."""
-        own = self.session.own
-        if name and name not in own:
+        files = self.session.relevance_files
+        if name and name not in files:
             return self.runs.path(name, "relevance.safetensors")
-        return own.get(name)
+        return files.get(name)
 
     def relevances(self) -> list[dict[str, str]]:
         """The relevance that fits the model, by name: the model's own, and that of its runs."""
-        own = self.session.own
-        first = own.get("")
-        files = {name: file for name, file in own.items() if not name or file != first}
+        files = self.session.relevance_files
         listed = [
             (name, "built in" if self.session.built_in(file) else f"of {self.session.model}")
             for name, file in files.items()
+            if not name or file != files.get("")  # "" stands for one of the others
         ]
         listed += [(run.name, run.name) for run in self.runs.all() if self._is_of_this_model(run.name)]
         return [{"name": name, "title": f"{title}, by {self.relevance(name).kind}"} for name, title in listed]

@@ -114,7 +114,7 @@ class ModelSession:
         return names
 
     @property
-    def own(self) -> dict[str, Path]:
+    def relevance_files(self) -> dict[str, Path]:
         """The relevance files of the model, by the names that requests give them; "" is the default."""
         built_in = emoji.MODELS.get(self.model)
         named = {} if built_in is None else {":effect": built_in.effect, ":votes": built_in.relevance}

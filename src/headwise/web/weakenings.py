@@ -58,7 +58,7 @@ def known(session: ModelSession) -> dict[str, Any]:
     if session.model not in emoji.MODELS:
         return {}
     card = emoji.MODELS[session.model].card()
-    kinds = {name: session.built_in(file) for name, file in session.own.items()}
+    kinds = {name: session.built_in(file) for name, file in session.relevance_files.items()}
     return {name: card[f"weakening_{kind}_reporting"] for name, kind in kinds.items() if kind is not None}
 
 

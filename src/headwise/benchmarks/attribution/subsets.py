@@ -109,7 +109,7 @@ def measure_subsets(
         The losses of the subsets weakened so far.
 
     Raises:
-        HeadwiseError: There is no prompt, or `count` is below 1.
+        HeadwiseError: No prompt was given, or `count` is below 1.
         RunMismatch: `out` holds another run.
     """
     if not prompts or count < 1:

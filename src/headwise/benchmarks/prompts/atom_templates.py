@@ -36,7 +36,7 @@ def templated_prompts(source: str | Path, tables: dict[str, Any]) -> list[AtomPr
         tables: The tables of the file.
 
     Raises:
-        UnreadablePrompts: A table lacks something, or there are no prompts.
+        UnreadablePrompts: A table lacks something, or no prompts are listed.
     """
     prompts: list[AtomPrompt] = []
     for group, table in tables.items():
@@ -46,7 +46,7 @@ def templated_prompts(source: str | Path, tables: dict[str, Any]) -> list[AtomPr
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise bad_file(source, f"[{group}] lacks or misspells {error}") from None
     if not prompts:
-        raise bad_file(source, "there are no prompts in it")
+        raise bad_file(source, "it has no prompts")
     return prompts
 
 

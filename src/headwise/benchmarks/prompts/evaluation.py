@@ -148,7 +148,7 @@ def polysemy_prompts(
         except (KeyError, TypeError, IndexError) as error:
             raise bad_file(source, f"number {number} of [[senses]] lacks or misspells {error}") from None
     if not senses:
-        raise bad_file(source, "there are no [[senses]]")
+        raise bad_file(source, "it has no [[senses]]")
     if half is not None:
         words = list(dict.fromkeys(each.word for each in senses))[half == "reporting" :: 2]
         senses = [each for each in senses if each.word in words]

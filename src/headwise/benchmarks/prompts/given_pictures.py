@@ -62,7 +62,7 @@ def _pairs_in_toml(source: str | Path) -> list[EditPair]:
         if pair.texts[:1] != (pair.target,):
             raise bad_file(file, f'the first of the texts of "{pair.target}" is not the target itself')
     if not pairs:
-        raise bad_file(file, "there are no [[pictures]]")
+        raise bad_file(file, "it has no [[pictures]]")
     return pairs
 
 

@@ -115,5 +115,5 @@ def masked_words(source: str | Path) -> list[MaskedWord]:
         if not set(words_of(word.word)) <= set(words_of(word.prompt)):
             raise bad_file(file, f'"{word.word}" is not in its prompt "{word.prompt}"')
     if not words:
-        raise bad_file(file, "there are no [[pictures]] with words")
+        raise bad_file(file, "it has no [[pictures]] with words")
     return words

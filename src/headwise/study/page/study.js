@@ -38,7 +38,7 @@ async function ask(path, body) {
   try {
     reply = await fetch(path, { method, headers, body: body && JSON.stringify(body) })
   } catch {
-    throw new Error('There is no connection. Nothing is lost; please try again.')
+    throw new Error('The server cannot be reached. Nothing is lost; please try again.')
   }
   const json = await reply.json().catch(() => ({}))
   if (reply.ok) return json
