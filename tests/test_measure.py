@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from diffusers import PNDMScheduler
 from PIL import Image
 
 from conftest import BUILD, tiny_sd, tiny_sdxl
@@ -274,6 +275,15 @@ def test_an_interruption_saves_first(sd, concepts, tmp_path, monkeypatch):
     measure(sd, concepts, pictures=4, out=tmp_path / "a", **SHORT)
     measure(sd, concepts, pictures=4, out=tmp_path / "b", **SHORT)
     assert votes_of(tmp_path / "a") == votes_of(tmp_path / "b")
+
+
+def test_a_scheduler_that_takes_no_single_step_is_not_timed_but_measured(sd, concepts, capsys):
+    sd.scheduler = PNDMScheduler.from_config(sd.scheduler.config, skip_prk_steps=False)
+    with pytest.raises(ValueError, match="broadcast"):
+        sd("a dog", num_inference_steps=1)
+    relevance = measure(sd, concepts, pictures=2, num_inference_steps=5, batch_size=2)
+    assert relevance.settings["pictures"] == 2
+    assert "Generating up to 2 images of 5 steps.\n" in capsys.readouterr().err
 
 
 def test_who_is_told_of_progress_may_end_the_run(sd, concepts, tmp_path, capsys):

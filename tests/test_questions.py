@@ -6,6 +6,7 @@ import runpy
 import numpy as np
 import pytest
 import torch
+from diffusers import DDIMScheduler
 
 from headwise.benchmarks.prompts.edit_pairs import edit_pairs
 from headwise.benchmarks.questions.answers import benchmark_questions, other_schedulers
@@ -128,6 +129,16 @@ def test_what_is_the_same_for_all_orders_is_generated_once():
     rows = np.array([[[0, 0]], [[1, 0]], [[0, 0]], [[1, 1]]])
     unique, back = unique_rows(rows)
     assert len(unique) == 3 and np.array_equal(unique[back], rows)
+
+
+def test_schedulers_to_compare_take_few_steps_and_leave_the_pipeline_its_own(sd):
+    own = sd.scheduler
+    sd.scheduler = DDIMScheduler.from_config(own.config, skip_prk_steps=False)
+    others = other_schedulers(sd)
+    assert isinstance(sd.scheduler, DDIMScheduler)
+    assert list(others) == ["EulerDiscreteScheduler", "DPMSolverMultistepScheduler", "PNDMScheduler"]
+    for scheduler in others.values():
+        scheduler.set_timesteps(1)
 
 
 def test_every_question_is_answered_and_measured_once(sd, stub_judge, tmp_path, monkeypatch):

@@ -94,7 +94,7 @@ def test_what_cannot_be_made_is_refused(tmp_path):
     with pytest.raises(UnreadableStudy, match="already exists"):
         make_study(tmp_path)
     (tmp_path / "study.toml").unlink()
-    with pytest.raises(HeadwiseError, match="No images were found of 'mine'; the methods are: prompt-to-prompt"):
+    with pytest.raises(HeadwiseError, match="No images were found of 'mine'; the methods are: prompt-"):
         make_study(tmp_path, ours="mine")
     with pytest.raises(HeadwiseError, match="No images were found of 'mine'"):
         make_study(tmp_path, methods=["mine"])

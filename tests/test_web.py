@@ -390,7 +390,9 @@ def test_words_have_the_concepts_of_the_chosen_relevance(page, service, sd):
     assert [word["concepts"] for word in words] == [[], ["Shades"], []]
 
 
-def test_the_finished_weakening_of_the_model_is_shown_and_is_no_run(page, built_in):
+@pytest.mark.parametrize("model", ["emoji", "emoji-dit"])
+def test_the_finished_weakening_of_the_model_is_shown_and_is_no_run(page, built_in, model):
+    built_in.session.model = model
     assert page.get("/api/state").json()["example"]
     found = page.get("/api/example").json()
     assert (found["concept"], found["by"], found["prompts"]) == ("Color", "effect", 16)
@@ -404,9 +406,9 @@ def test_the_finished_weakening_of_the_model_is_shown_and_is_no_run(page, built_
     for name in ("none.png", "..%2Fscores.safetensors", "scores.safetensors"):
         assert page.get(f"/api/example/pictures/{name}").status_code == 404
     assert page.get("/api/runs").json() == []
-    size = sum(file.stat().st_size for file in emoji.UNET.weakening.rglob("*") if file.is_file())
+    size = sum(file.stat().st_size for file in emoji.MODELS[model].weakening.rglob("*") if file.is_file())
     assert size < 400_000
-    built_in.session.model = "emoji-dit"
+    built_in.session.model = "another"
     assert page.get("/api/example").status_code == 404 and not page.get("/api/state").json()["example"]
 
 
@@ -464,6 +466,20 @@ def test_a_measurement_is_listed_shown_and_used(page, service):
     assert len(page.get("/api/relevance", params={"name": "mine"}).json()["concepts"]) == 34
     steered = done(page, "generate", prompt="a red dog", steering=[RED], relevance="mine", **FAST)
     assert len(steered["found"]) == 2
+
+
+def test_a_measurement_by_effect_measures_images_of_each_concept(page, service):
+    asked = MEASURED | {"pictures": 1, "concepts": "emoji", "by": "effect"}
+    job = done(page, "measure", name="effects", **asked, **FAST)
+    (run,) = page.get("/api/runs").json()
+    measured = hw.Relevance.load(service.runs.root / "effects" / "relevance.safetensors")
+    assert measured.kind == "effect" and job["found"] == [{"pictures": len(measured.concepts)}]
+    assert run["counted"] == len(measured.concepts) and run["of"] is None
+    assert page.get("/api/relevance", params={"name": "effects"}).json()["kind"] == "effect"
+    recipe = page.get("/api/runs/effects/recipe").json()
+    python = " ".join(recipe["python"].split())
+    assert "hw.measure_effect( pipe, 'emoji', pictures=1," in python
+    assert "--by effect --concepts emoji --pictures 1" in recipe["command"]
 
 
 def test_pictures_are_kept_where_they_are_wanted(page, service):

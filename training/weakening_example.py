@@ -1,14 +1,16 @@
-"""Make the finished weakening that comes with `emoji`, which the page shows before anything has been run.
+"""Make the finished weakening that comes with a built-in model, which the page shows before anything has been run.
 
-    python training/weakening_example.py
+    python training/weakening_example.py emoji
+    python training/weakening_example.py emoji-dit
 
 Heads of Color by relevance by effect, most and least relevant first and in one random order; the images of
-the first prompts are kept. It writes `src/headwise/emoji/weakening`: scores.safetensors and pictures/.
+the first prompts are kept. It writes the folder `weakening` beside the model: scores.safetensors and pictures/.
 """
 
 from __future__ import annotations
 
 import shutil
+import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -20,21 +22,24 @@ from headwise.benchmarks.results import LEAST, MOST
 
 CONCEPT, PROMPTS = "Color", 16
 SHOWN = ("a red chair", "a blue dog", "a pink boat", "a green kite")
-KS = (0, 4, 16, 32, 64, 96)
+PARTS = (0, 1, 4, 8, 16, 24)  # of 24: numbers of heads, closer together where most is lost
 
 
-def main() -> None:
+def main(name: str) -> None:
     """Weaken in a temporary folder, and put what the page reads into the package."""
+    model = emoji.MODELS[name]
+    relevance = hw.Relevance.load(model.effect)
+    heads = len(relevance.values[0])
     prompts = eval_prompts("emoji", CONCEPT, PROMPTS)
     prompts = sorted(prompts, key=lambda each: each.prompt not in SHOWN)
     with tempfile.TemporaryDirectory() as folder:
         weakening = hw.measure_weakening(
-            emoji.load(),
-            hw.Relevance.load(emoji.EFFECT),
+            hw.load_pipeline(name),
+            relevance,
             CONCEPT,
             prompts,
             hw.scoring(hw.CLIPScorer.load("emoji"), "choice"),
-            ks=KS,
+            ks=[heads * part // PARTS[-1] for part in PARTS],
             orders=(MOST, LEAST, "random 0"),
             random_orders=1,
             seeds=(10,),
@@ -44,7 +49,7 @@ def main() -> None:
             num_inference_steps=20,
             progress=False,
         )
-        target = emoji.UNET.weakening
+        target = model.weakening
         shutil.rmtree(target, ignore_errors=True)
         target.mkdir()
         scores = weakening.scores
@@ -54,4 +59,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1])

@@ -23,17 +23,25 @@ def announce(pipe: Any, images: int, settings: Mapping[str, Any], extra_calls: f
     if images < 1 or steps is None:
         return
     if hasattr(pipe, "scheduler"):
-        # Imported here, because figures of saved counts import this module and need no torch.
-        from headwise.model.generate import generate
-        from headwise.model.pipelines import quiet
-
-        size = {name: settings[name] for name in ("height", "width") if settings.get(name)}
-        options = {"guidance_scale": settings.get("guidance_scale", 1.0), "output_type": "latent", **size}
-        times = [time.perf_counter()]
-        with quiet(pipe):
-            for _ in range(2):  # the first also warms up
-                generate(pipe, ["a photo"], 0, [0], num_inference_steps=1, **options)
-                times.append(time.perf_counter())
-        seconds = images * (steps + extra_calls) * min(times[1] - times[0], times[2] - times[1])
-        takes = f", about {max(1, seconds / 60):.0f} min here"
+        try:
+            seconds = images * (steps + extra_calls) * _seconds_per_call(pipe, settings)
+            takes = f", about {max(1, seconds / 60):.0f} min here"
+        except Exception:  # not all schedulers take a single step; what else is wrong, the run itself raises
+            takes = ""
     tqdm.write(f"Generating up to {images} images of {steps} steps{takes}.", file=sys.stderr)
+
+
+def _seconds_per_call(pipe: Any, settings: Mapping[str, Any]) -> float:
+    """The time of an image of one step."""
+    # Imported here, because figures of saved counts import this module and need no torch.
+    from headwise.model.generate import generate
+    from headwise.model.pipelines import quiet
+
+    size = {name: settings[name] for name in ("height", "width") if settings.get(name)}
+    options = {"guidance_scale": settings.get("guidance_scale", 1.0), "output_type": "latent", **size}
+    times = [time.perf_counter()]
+    with quiet(pipe):
+        for _ in range(2):  # the first also warms up
+            generate(pipe, ["a photo"], 0, [0], num_inference_steps=1, **options)
+            times.append(time.perf_counter())
+    return min(times[1] - times[0], times[2] - times[1])

@@ -200,5 +200,7 @@ def measure(request: Measure, folder: Path) -> Call:
     options |= {"prompts": request.prompts} if request.prompts else {}
     options |= {"until": request.until} if request.until is not None else {}
     options |= {"batch_size": request.batch_size, "keep_pictures": request.keep_pictures}
-    concepts = call("hw.ConceptSet.load", request.concepts)
-    return call("hw.measure", PIPE, concepts, **options, **sampling(request))
+    options |= sampling(request)
+    if request.by == "effect":
+        return call("hw.measure_effect", PIPE, request.concepts, **options)
+    return call("hw.measure", PIPE, call("hw.ConceptSet.load", request.concepts), **options)

@@ -197,9 +197,10 @@ class Weaken(_Request):
 
 
 class Measure(_Request):
-    """A run that measures a concept set."""
+    """A run that measures a concept set: by votes with so many images in all, by effect of each concept."""
 
     name: RunName
+    by: Literal["votes", "effect"] = "votes"
     concepts: Literal["emoji", "paper34"] = "emoji"
     prompts: Annotated[list[Prompt], Field(max_length=1000)] = []
     pictures: Annotated[int, Field(ge=1, le=100_000)] = 64

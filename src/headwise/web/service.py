@@ -311,7 +311,8 @@ class Service:
             "kind": run.kind,
             "state": run.state if job is None else job.state,
             "counted": run.counted,
-            "of": run.request.get("pictures"),
+            # By effect it is the number of images of each concept.
+            "of": None if run.request.get("by") == "effect" else run.request.get("pictures"),
             "changed": run.changed,
             "pictures": len(run.pictures),
             "thumbnail": run.pictures[0] if run.pictures else None,

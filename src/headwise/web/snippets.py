@@ -243,7 +243,7 @@ def _command(request: Any, setting: Setting) -> tuple[str, list[str], dict[str, 
             scored = {"--count": request.count, "--score": call.args[-1].args[-1], **scorer}
             return "weaken", [request.concept], {**scored, **_options(call.kwargs), "--out": setting.folder}
         case Measure():
-            options = {"--concepts": request.concepts}
+            options = {"--by": request.by, "--concepts": request.concepts}
             options |= {"--prompts": f"{setting.folder}/prompts.txt"} if request.prompts else {}
             options |= _options(calls.measure(request, setting.folder).kwargs)
             return "measure", [], {**options, "--out": setting.folder}

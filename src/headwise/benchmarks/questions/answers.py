@@ -46,6 +46,7 @@ from headwise.model.attention import hooked
 from headwise.model.generate import generate
 from headwise.model.heads import HeadMap
 from headwise.model.pipelines import model_name, quiet
+from headwise.model.samplers import sampler_of, samplers_for, use_sampler
 from headwise.runs.folder import Progress, RunFolder
 from headwise.runs.shards import batches
 
@@ -143,13 +144,13 @@ def benchmark_questions(
 
 def other_schedulers(pipe: Any) -> dict[str, Any]:
     """Some schedulers that can replace the pipeline's, with its noise schedule."""
-    classes = {each.__name__: each for each in getattr(pipe.scheduler, "compatibles", ())}
-    names = ("EulerDiscreteScheduler", "DPMSolverMultistepScheduler", "PNDMScheduler")
-    return {
-        name: classes[name].from_config(pipe.scheduler.config)
-        for name in names
-        if name in classes and name != type(pipe.scheduler).__name__
-    }
+    original, others = pipe.scheduler, {}
+    fitting = set(samplers_for(pipe)) - {sampler_of(pipe)}
+    for sampler in ("Euler", "DPM++ 2M", "PNDM"):
+        if sampler in fitting:
+            use_sampler(pipe, sampler)
+            others[type(pipe.scheduler).__name__], pipe.scheduler = pipe.scheduler, original
+    return others
 
 
 def _agreement(a: Relevance, b: Relevance) -> Float[np.ndarray, " concepts"]:

@@ -237,6 +237,13 @@ form.addEventListener("submit", (event) => {
   });
 });
 
+// By votes every image counts for all concepts, by effect for the concept whose word is in it.
+const PROPOSED = { votes: ["Images", 64], effect: ["Images of each concept", 8] };
+
+form.elements.by.addEventListener("change", () => {
+  [$("measure-pictures").textContent, form.elements.pictures.value] = PROPOSED[form.elements.by.value];
+});
+
 $("runs-search").addEventListener("input", showList);
 
 export function opened() {
