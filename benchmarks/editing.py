@@ -5,7 +5,7 @@
 edit    one denoising call of a source and a target (four rows, with guidance): stock; with prompt-to-prompt
         by relevance; and naively, computing every attention map and exchanging its columns
 excite  one loss of Attend-and-Excite by relevance and its gradient: ours; and naively, computing and keeping
-        every map of every layer
+        every map of every layer; and the floor of both, a stock call of one row and its gradient
 
 Published configuration, random weights, float32. The methods take turns within one run; seconds are medians,
 with the lowest and highest, and ratios are medians of the ratios within each turn. Peak memory is measured in
@@ -34,6 +34,7 @@ from headwise.measuring.relevance import Relevance
 from headwise.model.attention import hooked
 from headwise.model.heads import HeadMap
 from headwise.model.hooks import Hook
+from headwise.model.modes import differentiated
 from headwise.model.sites import DenoiserCall
 from headwise.model.tokens import TextSegment
 
@@ -147,7 +148,7 @@ def ways(setting: Setting) -> dict[str, Callable[[], None]]:
     prompted = WithPrompts(exciting, PROMPTS[:1])
 
     def excited() -> None:
-        with hooked(unet, prompted):
+        with hooked(unet, prompted), differentiated(unet):
             prompted.prepare(_call(unet, head_map, text[2:3], side))
             moving = latents[2:3].clone().requires_grad_(True)
             torch.autograd.grad(exciting.loss(moving, torch.tensor(500)).sum(), moving)
@@ -168,12 +169,19 @@ def ways(setting: Setting) -> dict[str, Callable[[], None]]:
         torch.autograd.grad(loss.sum(), moving)
         unet.set_attn_processor(dict(stock))
 
+    def gradient() -> None:
+        with differentiated(unet):
+            moving = latents[2:3].clone().requires_grad_(True)
+            output = unet(moving, 500, encoder_hidden_states=text[2:3]).sample
+            torch.autograd.grad(output.sum(), moving)
+
     return {
         "stock": lambda: pipe(latents, text),
         "edit": edited,
         "naive": exchanging,
         "excite": excited,
         "excite_naive": keeping,
+        "gradient": gradient,
     }
 
 
@@ -204,6 +212,7 @@ def compare(calls: int, setting: Setting) -> dict[str, Any]:
         "edit_over_stock": ("edit", "stock"),
         "naive_over_edit": ("naive", "edit"),
         "excite_over_naive": ("excite", "excite_naive"),
+        "excite_over_gradient": ("excite", "gradient"),
     }
     results = summary(turns, ratios) | setting.as_json() | {"calls": calls}
     return results | {f"{name}_peak_mb": round(_peak(name, setting)) for name in run}
@@ -252,14 +261,14 @@ def main() -> None:
     results = compare(options.calls, Setting.read(options))
     if not tell(results, options):
         return
-    for name in ("stock", "edit", "naive", "excite", "excite_naive"):
+    for name in ("stock", "edit", "naive", "excite", "excite_naive", "gradient"):
         low, high = results[f"{name}_spread_s"]
         peak = results[f"{name}_peak_mb"]
         sys.stdout.write(
             f"{name:13} {results[f'{name}_s']:8.3f} s   ({low:.3f} to {high:.3f})   {peak:6} MB\n"
         )
-    for name in ("edit_over_stock", "naive_over_edit", "excite_over_naive"):
-        sys.stdout.write(f"{name:18} {results[name]:.3f}\n")
+    for name in ("edit_over_stock", "naive_over_edit", "excite_over_naive", "excite_over_gradient"):
+        sys.stdout.write(f"{name:20} {results[name]:.3f}\n")
 
 
 if __name__ == "__main__":

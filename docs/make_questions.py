@@ -31,7 +31,7 @@ samples or random orders. One small model does not stand for all models: the com
 questions for yours.
 
 ```console
-$ headwise benchmark questions --json --other an-earlier-model
+$ headwise benchmark questions --json --model ./mine --other ./an-earlier-checkpoint
 ```
 
 Data: `benchmarks/results/{file}`. The earlier model is the one at
@@ -58,7 +58,7 @@ ANSWERS = {  # the question, its answer, and how it was measured
     ),
     "pictures": (
         "How many images does a measurement need?",
-        "16 for a first look and 64 to reach 0.96, with eight word samples at each of 10 calls "
+        "16 images reach 0.92 and 64 reach 0.96, with eight word samples at each of 10 calls "
         "(`--estimator lean`).",
         "Relevance of the given number of images, compared with that of all the other images.",
     ),
@@ -85,8 +85,8 @@ ANSWERS = {  # the question, its answer, and how it was measured
         "Does relevance hold for another scheduler, or another checkpoint?",
         "For another scheduler, fully. For another training run of the same architecture, only in part "
         "(0.68): measure each checkpoint.",
-        "Measured with each, on the same latents and prompts, and compared with the relevance of other "
-        "images.",
+        "Relevance is measured with each scheduler and each model, on the same latents and prompts, and "
+        "compared with that of other images.",
     ),
     "steps": (
         "Is the relevance of early calls the same as that of all calls?",
@@ -108,9 +108,9 @@ ANSWERS = {  # the question, its answer, and how it was measured
     "layers": (
         "Is it heads, or only layers?",
         "For these five attributes, ordering whole layers separates the curves as much as ordering heads. "
-        "Over 28 concepts, most of them objects, heads separate them twice as much, and more than layers "
-        "do for 22 of them ([evidence](evidence.md)). So compare with layers before making claims about "
-        "heads.",
+        "On the present UNet, whole layers have the smaller area for 28 of 29 concepts "
+        "([evidence](evidence.md#a-concept-is-lost-first-where-its-most-relevant-heads-are-weakened-first)). "
+        "So compare with layers before making claims about heads.",
         "How much sooner the target's word is lost when the most relevant are weakened first than when "
         "the least relevant are: by heads, and by whole layers in the order of their mean relevance. 60 "
         "pairs of prompts.",
@@ -118,17 +118,18 @@ ANSWERS = {  # the question, its answer, and how it was measured
     "factor": (
         "What should weakened attention be multiplied by?",
         "−1 or below. At 0.5 almost no word is lost, whatever the order; at 0 the order already matters, "
-        "and below −1 hardly more. The paper's −2 is a good choice. Curves for one concept come from "
+        "and below −1 hardly more. On the present UNet it differs: for Color the area is largest at −0.5 and "
+        "falls beyond −1 ([evidence](evidence.md#the-factor)). Curves for one concept come from "
         "`headwise weaken Color --factors=0.5,0,-1,-2,-4`.",
         "How much sooner the target's word is lost when the most relevant heads are weakened first than "
         "when the least relevant are, by the factor on their attention. 60 pairs of prompts.",
     ),
     "patching": (
         "Do relevant heads carry a word?",
-        "They do. When the most relevant heads receive their outputs for the source prompt, the target "
-        "image shows the source's word sooner than with the least relevant heads or with random ones, for "
-        "each of the five attributes. So these heads are not only necessary for the word, which is what "
-        "weakening shows: their outputs also bring it about.",
+        "They do. When the outputs of the most relevant heads are replaced by their outputs for the source "
+        "prompt, the target image shows the source's word sooner than with the least relevant heads or with "
+        "random ones, for each of the five attributes. So these heads are not only necessary for the word, "
+        "which is what weakening shows: their outputs also bring it about.",
         "The outputs of the first k heads are replaced by their outputs for a prompt with another word, "
         "the source's. Above 0, the source's word appears, or the target's is lost, sooner with the most "
         "relevant heads. For comparison, the same heads weakened. 60 pairs of prompts, three random "
@@ -151,6 +152,7 @@ ROWS = {  # parts of the names of rows in the kept results, and what the page ha
     "another moment": "shifted",
     "moment": "step-aware",
     "word come": "word appears",
+    ", the same": ", the same calls",
 }
 
 

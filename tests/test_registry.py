@@ -71,7 +71,7 @@ class Variant(NamedTuple):
     by_effect: bool = False  # whether it is measured by effect though not by votes
 
 
-TWO_WIDTHS = "encodes a text of"
+TWO_WIDTHS = "Expected encoders whose tokens form one text"
 WIDE = {"height": 16, "width": 576}  # two views of 64 latents
 VARIANTS = {
     "HunyuanDiTPAGPipeline": Variant(HUNYUAN, TWO_WIDTHS),
@@ -82,7 +82,7 @@ VARIANTS = {
     "SanaPAGPipeline": Variant(TRANSFORMERS["sana"], PAG),
     "SanaSprintPipeline": Variant(sprint),
     "SemanticStableDiffusionPipeline": Variant(BUILD["sd1"], "no text encoder of its own"),
-    "StableDiffusion3PAGPipeline": Variant(TRANSFORMERS["sd3"], PAG, "rows of"),
+    "StableDiffusion3PAGPipeline": Variant(TRANSFORMERS["sd3"], PAG, "so the rows or words do not match"),
     "StableDiffusionPAGPipeline": Variant(BUILD["sd1"], PAG),
     "StableDiffusionPanoramaPipeline": Variant(BUILD["sd1"], PAG, options=WIDE),
     "StableDiffusionSAGPipeline": Variant(BUILD["sd1"]),
@@ -139,7 +139,7 @@ def lines():
         "All pipelines of diffusers that take a prompt and either call themselves text-to-image or take",
         "no image (`tests/test_registry.py` walks the registry). Where images can be explained, measuring",
         "works by votes and by effect, and weakening a head equals rescaling its attention map, in double",
-        "precision.",
+        'precision. "Measured, steered" alone means that explaining is not tested for this class.',
         "",
         "| | support |",
         "|---|---|",

@@ -128,7 +128,7 @@ def _():
     return of(StableDiffusionXLPAGPipeline, tiny_sdxl(), pag_applied_layers=["mid"]), {"pag_scale": 3.0}
 
 
-@row("perturbed-attention guidance, SD 3", works="rows of")
+@row("perturbed-attention guidance, SD 3", works="so the rows or words do not match")
 def _():
     pipe = of(StableDiffusion3PAGPipeline, TRANSFORMERS["sd3"](), pag_applied_layers=["blocks.0"])
     return pipe, {"pag_scale": 3.0, "height": 16, "width": 16}
@@ -158,7 +158,7 @@ def _():
     return TRANSFORMERS["sd3.5"](), options | {"height": 16, "width": 16, "num_inference_steps": 4}
 
 
-@row("semantic guidance", works="rows for")
+@row("semantic guidance", works="Switch off perturbed-attention guidance and similar methods")
 def _():
     pipe = of(SemanticStableDiffusionPipeline, tiny_sd(scheduler=ddim()))
     return pipe, {"editing_prompt": ["cat"], "edit_warmup_steps": 0}
@@ -170,7 +170,7 @@ def _():
     return pipe, {"height": 16, "width": 576}  # two views of 64 latents
 
 
-@row("InstructPix2Pix", works="rows for")
+@row("InstructPix2Pix", works="Switch off perturbed-attention guidance and similar methods")
 def _():
     return of(StableDiffusionInstructPix2PixPipeline, tiny_sd(SD1 | {"in_channels": 8})), {"image": PICTURE}
 

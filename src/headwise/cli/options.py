@@ -54,7 +54,11 @@ Senses = Annotated[
     ),
 ]
 Pairs = Annotated[
-    str | None, typer.Option(help="Edit pairs: 'emoji', a TOML or a CSV file; the guide shows both formats.")
+    str | None,
+    typer.Option(
+        help="Edit pairs: 'emoji', a TOML file like headwise/data/editing_emoji.toml, or a CSV with the "
+        "columns source_prompt, target_prompt and attribute."
+    ),
 ]
 Scorer = Annotated[
     str | None, typer.Option(help="CLIP scorer: hub name, folder or 'emoji'; by default the model's own.")

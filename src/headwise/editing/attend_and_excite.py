@@ -132,11 +132,8 @@ class Excite(Hook):
             weights = self._weights[:, :, start:stop].to(query)
             goal = map_size(site.call.grid) if self.relevance is not None else size
             arguments = (query[rows], key[rows][..., site.text, :], weights, size, goal, mask)
-            if site.kind == "joint":  # over hundreds of tokens, and in every block
-                made = checkpoint(weighted_maps, *arguments, use_reentrant=False)
-            else:
-                made = weighted_maps(*arguments)
-            self._maps[site.layer] = made
+            # recomputed in the backward pass, which takes no longer and keeps fewer maps
+            self._maps[site.layer] = checkpoint(weighted_maps, *arguments, use_reentrant=False)
             if site.layer == self._last:
                 raise _Enough
         return attend(query, key, value)

@@ -128,31 +128,29 @@ def exchange_joint(
         columns: The columns of the text.
         same_layout: Whether the columns of the pixels come from the source.
     """
-    plain, rows = attend(query, key, value), columns.rows
-    targets = rows != torch.arange(len(rows))
-    if not targets.any() or not (columns.acting or same_layout):
-        return plain
+    rows = columns.rows
+    targets = torch.nonzero(rows != torch.arange(len(rows)))[:, 0]
+    if not len(targets) or not (columns.acting or same_layout):
+        return attend(query, key, value)
     text = site.text
     pixels = slice(text.stop, None) if text.start == 0 else slice(0, text.start)
     kept_values, borrowed_values = value.clone(), torch.zeros_like(value)
-    kept_values[..., text, :] *= columns.b[site.layer].to(value.dtype)  # diag(b) V*_T
+    kept_values[targets, :, text] *= columns.b[site.layer][targets].to(value.dtype)  # diag(b) V*_T
     if columns.ma is not None:
         borrowed_values[..., text, :] = torch.einsum(
             "rst,rhtd->rhsd", columns.ma.to(value.dtype), value[..., text, :]
         )
     if same_layout:
-        kept_values[..., pixels, :], borrowed_values[..., pixels, :] = 0.0, value[..., pixels, :]
-    kept = _on_keys(columns.kept, site, key.shape[-2], float(not same_layout))
-    borrowed = _on_keys(columns.borrowed, site, key.shape[-2], float(same_layout))
-    edited = torch.zeros_like(plain)
-    n: Tensor | float = 0.0
-    if kept[targets].any():
-        edited = attend(query, key, kept_values)
-        n = n + _row_sums(site, query, key, kept, targets, torch.arange(len(rows)))
-    if borrowed[targets].any():
-        edited = edited + attend(query[rows], key[rows], borrowed_values, rows=rows)
-        n = n + _row_sums(site, query, key, borrowed, targets, rows)
-    return torch.where(targets.to(plain.device)[:, None, None, None], edited / n, plain)
+        kept_values[targets, :, pixels], borrowed_values[..., pixels, :] = 0.0, value[..., pixels, :]
+    kept = _on_keys(columns.kept, site, key.shape[-2], float(not same_layout))[targets]
+    borrowed = _on_keys(columns.borrowed, site, key.shape[-2], float(same_layout))[targets]
+    output = attend(query, key, kept_values)  # of rows without a source, their own
+    n = _row_sums(site, query, key, kept, targets)
+    edited = output[targets]
+    if borrowed.any():
+        edited = edited + attend(query[rows], key[rows], borrowed_values, rows=rows)[targets]
+        n = n + _row_sums(site, query, key, borrowed, rows[targets])
+    return output.index_copy(0, targets.to(output.device), edited / n)
 
 
 def _on_keys(
@@ -168,12 +166,10 @@ def _row_sums(
     site: Site,
     query: Tensor,
     key: Tensor,
-    marks: Float[Tensor, "rows keys"],
-    targets: Bool[Tensor, " rows"],
-    rows: Int[Tensor, " rows"],
-) -> Tensor | float:
-    """The sum of the marked columns in each row of the map, with queries and keys of these rows."""
-    of_targets = marks[targets]
-    if bool((of_targets == of_targets[0, 0]).all()):  # a whole row sums to 1
-        return float(of_targets[0, 0])
+    marks: Float[Tensor, "targets keys"],
+    rows: Int[Tensor, " targets"],
+) -> Float[Tensor, "targets heads pixels 1"] | float:
+    """The sum of each target's marked columns in the map of one of these rows."""
+    if bool((marks == marks[0, 0]).all()):  # a whole row sums to 1
+        return float(marks[0, 0])
     return plain_shares(query[rows], key[rows], marks.to(query), site.mask_of_rows(rows))

@@ -149,7 +149,8 @@ def other_schedulers(pipe: Any) -> dict[str, Any]:
     for sampler in ("Euler", "DPM++ 2M", "PNDM"):
         if sampler in fitting:
             use_sampler(pipe, sampler)
-            others[type(pipe.scheduler).__name__], pipe.scheduler = pipe.scheduler, original
+            others[type(pipe.scheduler).__name__] = pipe.scheduler
+            pipe.scheduler = original
     return others
 
 
@@ -319,7 +320,8 @@ def _transfer(
         values[name] = mean(_agreement(model.measure(f"checkpoint {name}", pipe=other), reference))
     return Answer(
         "Does relevance hold for another scheduler, or another checkpoint?",
-        "Measured with each, on the same latents and prompts, and compared with relevance from other images.",
+        "Relevance is measured with each scheduler and each model, on the same latents and prompts, and "
+        "compared with relevance from other images.",
         AGREEMENT,
         values,
     )
