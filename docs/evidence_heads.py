@@ -140,7 +140,7 @@ def beside(result: dict[str, Any]) -> str:
 
     def cells(name: str, of: dict[str, Any]) -> Row:
         values = (ends(of[m], "value") if m in of else "" for m in ("correlation", "area"))
-        return name, f"{of['split_half']:.2f}", *values
+        return name.replace("drawn,", "random set,"), f"{of['split_half']:.2f}", *values
 
     columns = ("Color and what heads choose between", "split-half", "order", "area")
     return grid(columns, (cells(*row) for row in result["sets"].items()))
