@@ -35,12 +35,15 @@ def classes():
     """All pipelines that take a prompt: those that diffusers calls text-to-image, and those without an image.
 
     Left out is what diffusers keeps for old code only, and what stands for a class of which a package is
-    missing, unless it is refused by name.
+    missing, or cannot be imported without it, unless it is refused by name.
     """
     listed = {kind.__name__ for kind in AUTO_TEXT2IMAGE_PIPELINES_MAPPING.values()}
     found = {}
     for name in sorted(name for name in dir(diffusers) if name.endswith("Pipeline")):
-        kind = getattr(diffusers, name)
+        try:
+            kind = getattr(diffusers, name)
+        except RuntimeError:  # diffusers 0.37 imports Cosmos-Predict 2.5 only where torchvision is installed
+            continue
         if "dummy" in kind.__module__ or ".deprecated." in kind.__module__:
             if name in REFUSED:
                 found[name] = kind

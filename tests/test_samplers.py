@@ -59,7 +59,7 @@ def test_names_are_read_however_they_are_written(written, meant, sd):
 
 def test_names_and_models_that_do_not_go_together(sd):
     with pytest.raises(
-        HeadwiseError, match=r"no sampler 'eulr'\. Did you mean 'Euler'\? Give one of: Euler, "
+        HeadwiseError, match=r"Unknown sampler 'eulr'\. Did you mean 'Euler'\? Give one of: Euler, "
     ):
         use_sampler(sd, "eulr")
     for name in ("sd3", "flux-dev"):

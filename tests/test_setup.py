@@ -55,7 +55,7 @@ def test_what_was_loaded_before_works_beside_and_after(files):
 
 @pytest.mark.parametrize(
     ("asked", "problem"),
-    [({"clip_skip": 99}, "A clip skip of 99"), ({"scheduler": "Eule"}, "no sampler"), ({}, "is a .txt")],
+    [({"clip_skip": 99}, "A clip skip of 99"), ({"scheduler": "Eule"}, "Unknown sampler"), ({}, "is a .txt")],
 )
 def test_a_setting_that_does_not_fit_leaves_the_pipeline_alone(sd, files, tmp_path, asked, problem):
     (tmp_path / "ink.txt").touch()

@@ -37,10 +37,10 @@ def qwen3(tokenizer):
 
 
 def stirred(transformer):
-    """What is zero at initialisation is random, so that nothing is multiplied away."""
+    """What is zero or left empty at initialisation is random, so that nothing is multiplied away."""
     with torch.no_grad():
-        for parameter in transformer.parameters():
-            if not parameter.any():
+        for name, parameter in transformer.named_parameters():
+            if not parameter.any() or name.endswith("pad_token"):
                 parameter.normal_(std=0.3)
     return transformer
 
@@ -73,6 +73,7 @@ def tiny_ovis(parts, scheduler=None):
     )
     pipe.default_sample_size, pipe.system_prompt = 8, "Describe: "
     pipe.user_prompt_begin_id = len(tokenizer("<|im_start|>user\nDescribe: ").input_ids)
+    pipe.tokenizer_max_length = 256 + pipe.user_prompt_begin_id  # which diffusers 0.37 computes once
     return pipe
 
 
