@@ -26,6 +26,9 @@ from helpers import relevance_for
 from test_families import draw
 
 pytestmark = pytest.mark.filterwarnings("ignore")
+# In diffusers 0.37: two earlier names of classes, and one whose batches share a text, so that they are refused.
+OLDER = {"LuminaText2ImgPipeline", "Lumina2Text2ImgPipeline"}
+OLDER |= set() if "ovis-image" in TRANSFORMERS else {"OvisImagePipeline"}
 CONCEPTS = ConceptSet({"Animals": ["dog", "cat"], "Color": ["red", "orange"]})
 PAG = "needs one row with the prompt for each image"
 
@@ -39,7 +42,7 @@ def classes():
     """
     listed = {kind.__name__ for kind in AUTO_TEXT2IMAGE_PIPELINES_MAPPING.values()}
     found = {}
-    for name in sorted(name for name in dir(diffusers) if name.endswith("Pipeline")):
+    for name in sorted(name for name in dir(diffusers) if name.endswith("Pipeline") and name not in OLDER):
         try:
             kind = getattr(diffusers, name)
         except RuntimeError:  # diffusers 0.37 imports Cosmos-Predict 2.5 only where torchvision is installed

@@ -390,6 +390,15 @@ def test_words_have_the_concepts_of_the_chosen_relevance(page, service, sd):
     assert [word["concepts"] for word in words] == [[], ["Shades"], []]
 
 
+def test_words_are_read_with_tokenizers_that_no_job_uses(page, service, monkeypatch):
+    def borrowed(*_, **__):
+        raise RuntimeError("Already borrowed")
+
+    monkeypatch.setattr(service.session.pipe.tokenizer, "tokenize", borrowed)
+    words = page.post("/api/words", json={"prompt": "a red frog"}).json()["words"]
+    assert [word["text"] for word in words] == ["a", "red", "frog"]
+
+
 @pytest.mark.parametrize("model", ["emoji", "emoji-dit"])
 def test_the_finished_weakening_of_the_model_is_shown_and_is_no_run(page, built_in, model):
     built_in.session.model = model

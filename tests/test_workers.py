@@ -326,7 +326,8 @@ def test_a_sweep_in_shards_adds_up(sweep):
     one = run(tiny_sd(), keep_prompts=0)
     parts = [run(tiny_sd(), keep_prompts=0, numbers=Shard(i, 3).of(4)) for i in range(3)]
     assert [len(part) * 4 for part in parts] == [len(one), len(one), 2 * len(one)]
-    assert np.array_equal((parts[0] + parts[1] + parts[2]).values, one.values)
+    # The images are the same; a scorer's matrix products may round differently in other batches.
+    np.testing.assert_allclose((parts[0] + parts[1] + parts[2]).values, one.values, rtol=0, atol=1e-6)
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -1,5 +1,7 @@
 """Tiny randomly initialised pipelines of the most recent transformers, beside those of tiny_families."""
 
+import inspect
+
 import diffusers
 import torch
 from diffusers import (
@@ -73,7 +75,6 @@ def tiny_ovis(parts, scheduler=None):
     )
     pipe.default_sample_size, pipe.system_prompt = 8, "Describe: "
     pipe.user_prompt_begin_id = len(tokenizer("<|im_start|>user\nDescribe: ").input_ids)
-    pipe.tokenizer_max_length = 256 + pipe.user_prompt_begin_id  # which diffusers 0.37 computes once
     return pipe
 
 
@@ -245,11 +246,12 @@ def tiny_hunyuandit(parts, scheduler=None):
 
 RECENT = {
     "bria": tiny_bria,
-    "ovis-image": tiny_ovis,
     "lumina2": tiny_lumina2,
     "z-image": tiny_zimage,
     "lumina-next": tiny_lumina,
 }
+if "max_sequence_length" in inspect.signature(OvisImagePipeline.encode_prompt).parameters:
+    RECENT["ovis-image"] = tiny_ovis  # in diffusers 0.37 it encodes one text for a whole batch
 if hasattr(diffusers, "Krea2Pipeline"):
     RECENT["krea2"] = tiny_krea2
 if hasattr(diffusers, "ErnieImagePipeline"):

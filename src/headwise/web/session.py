@@ -9,7 +9,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from copy import deepcopy
+from copy import copy, deepcopy
 from pathlib import Path
 from typing import Any, Literal
 
@@ -88,9 +88,11 @@ class ModelSession:
             from headwise.model.text_encoders import text_segments
 
             pipe = self._load_pipeline()
-            copies = [s._replace(tokenizer=deepcopy(s.tokenizer)) for s in text_segments(pipe)]
+            reader = copy(pipe)
+            tokenizers = {name: part for name, part in vars(pipe).items() if name.startswith("tokenizer")}
+            vars(reader).update(deepcopy(tokenizers))
             self.takes = _taken_by(pipe)
-            self._segments, self._pipe, self.state = tuple(copies), pipe, "ready"
+            self._segments, self._pipe, self.state = tuple(text_segments(reader)), pipe, "ready"
         except Exception as error:  # the page reports it, and stays
             self.fail(error)
         finally:
