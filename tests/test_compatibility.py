@@ -464,11 +464,10 @@ def where(method, family):
 
 
 def test_the_page_is_this_table(monkeypatch):
-    """An older diffusers has fewer classes: then each that it has must be on the page."""
+    """The list of classes is that of the newest diffusers; an older one has others, tested in test_registry."""
     page = PAGE.read_text()
     (newest,) = re.findall(r"^diffusers==(.*)$", CONSTRAINTS.read_text(), re.MULTILINE)
     if Version(diffusers.__version__) < Version(newest):
-        assert all(name.removesuffix("Pipeline") in page for name in registry.classes())
         start, end = (page.index(text) for text in ("\nAll pipelines of", "\nEditing methods"))
         page = page[:start] + page[end:]
         monkeypatch.setattr(registry, "lines", lambda: [])

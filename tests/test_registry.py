@@ -26,7 +26,7 @@ from helpers import relevance_for
 from test_families import draw
 
 pytestmark = pytest.mark.filterwarnings("ignore")
-# In diffusers 0.37: two earlier names of classes, and one whose batches share a text, so that they are refused.
+# Of diffusers 0.37: earlier names of classes, and one whose batches share a text, so that they are refused.
 OLDER = {"LuminaText2ImgPipeline", "Lumina2Text2ImgPipeline"}
 OLDER |= set() if "ovis-image" in TRANSFORMERS else {"OvisImagePipeline"}
 CONCEPTS = ConceptSet({"Animals": ["dog", "cat"], "Color": ["red", "orange"]})
