@@ -464,7 +464,7 @@ def where(method, family):
 
 
 def test_the_page_is_this_table(monkeypatch):
-    """The list of classes is that of the newest diffusers; an older one has others, tested in test_registry."""
+    """The list of classes is that of the newest diffusers; test_registry tests those of an older one."""
     page = PAGE.read_text()
     (newest,) = re.findall(r"^diffusers==(.*)$", CONSTRAINTS.read_text(), re.MULTILINE)
     if Version(diffusers.__version__) < Version(newest):
