@@ -28,7 +28,7 @@ class Defaults:
         score: How weakening is scored: "choice", by the word the scorer chooses, or "similarity", by CLIP.
         steps: Denoising steps per image on the page, where an image should take less than a second with a
             built-in model; `headwise generate` takes 50 unless told otherwise.
-        guidance_scale: Guidance scale of images on the page; for a built-in model that of its card.
+        guidance_scale: Guidance scale of images on the page, the same as of `headwise generate`.
     """
 
     built_in: bool
@@ -53,7 +53,7 @@ class Defaults:
 
 
 _BUILT_IN = {
-    name: Defaults(True, "emoji", "emoji", "emoji", name, "choice", steps=15, guidance_scale=5.0)
+    name: Defaults(True, "emoji", "emoji", "emoji", name, "choice", steps=15, guidance_scale=7.5)
     for name in emoji.MODELS
 }
 _OTHER = Defaults(
