@@ -39,6 +39,12 @@ from headwise.model.sites import DenoiserCall
 from headwise.model.tokens import TextSegment
 
 PROMPTS = ("a red car in the rain", "a blue car in the rain")
+RATIOS = {
+    "edit_over_stock": ("edit", "stock"),
+    "naive_over_edit": ("naive", "edit"),
+    "excite_over_naive": ("excite", "excite_naive"),
+    "excite_over_gradient": ("excite", "gradient"),
+}
 
 
 class Words:
@@ -124,13 +130,18 @@ class Kept(AttnProcessor):
 def ways(setting: Setting) -> dict[str, Callable[[], None]]:
     """The calls to time."""
     unet = setting.denoiser()
-    pipe, head_map, stock = Pipeline(unet), HeadMap.of(unet), dict(unet.attn_processors)
+    head_map = HeadMap.of(unet)
     votes = np.random.default_rng(0).integers(1, 100, (1, head_map.all_heads))
     relevance = Relevance.from_votes(votes, ("Color",), head_map)
-    latents, text = setting.inputs(4)
-    side = latents.shape[-1]
-    factors = torch.tensor(relevance["Color"]).float()
+    inputs = setting.inputs(4)
+    return _edits(unet, relevance, *inputs) | _excitements(unet, relevance, *inputs)
+
+
+def _edits(unet: Any, relevance: Relevance, latents: Tensor, text: Tensor) -> dict[str, Callable[[], None]]:
+    """A call of a source and a target: stock, edited, and edited naively."""
+    pipe, head_map, stock = Pipeline(unet), relevance.head_map, dict(unet.attn_processors)
     p2p = WithPrompts(PromptToPrompt(relevance=relevance, concepts={"blue": "Color"}), PROMPTS)
+    factors = torch.tensor(relevance["Color"]).float()
     exchanged: dict[str, Any] = {name: Exchanged(None) for name in stock}
     for layer, (start, stop) in zip(head_map, head_map.slices, strict=True):
         exchanged[f"{layer.address}.processor"] = Exchanged(factors[start:stop])
@@ -144,6 +155,15 @@ def ways(setting: Setting) -> dict[str, Callable[[], None]]:
         pipe(latents, text)
         unet.set_attn_processor(dict(stock))
 
+    return {"stock": lambda: pipe(latents, text), "edit": edited, "naive": exchanging}
+
+
+def _excitements(
+    unet: Any, relevance: Relevance, latents: Tensor, text: Tensor
+) -> dict[str, Callable[[], None]]:
+    """A gradient with respect to the latents: of the loss, of the naive loss, and of the output itself."""
+    head_map, stock, side = relevance.head_map, dict(unet.attn_processors), latents.shape[-1]
+    factors = torch.tensor(relevance["Color"]).float()
     exciting = Excite([["car", "rain"]], relevance=relevance, concepts="Color")
     prompted = WithPrompts(exciting, PROMPTS[:1])
 
@@ -175,14 +195,7 @@ def ways(setting: Setting) -> dict[str, Callable[[], None]]:
             output = unet(moving, 500, encoder_hidden_states=text[2:3]).sample
             torch.autograd.grad(output.sum(), moving)
 
-    return {
-        "stock": lambda: pipe(latents, text),
-        "edit": edited,
-        "naive": exchanging,
-        "excite": excited,
-        "excite_naive": keeping,
-        "gradient": gradient,
-    }
+    return {"excite": excited, "excite_naive": keeping, "gradient": gradient}
 
 
 def _call(unet: Any, head_map: HeadMap, text: Tensor, side: int) -> DenoiserCall:
@@ -208,13 +221,7 @@ def compare(calls: int, setting: Setting) -> dict[str, Any]:
     """Time all methods in `calls` turns, after one turn to warm up; then measure their peak memory."""
     run = ways(setting)
     turns = [{name: timed(call, setting.device) for name, call in run.items()} for _ in range(calls + 1)][1:]
-    ratios = {
-        "edit_over_stock": ("edit", "stock"),
-        "naive_over_edit": ("naive", "edit"),
-        "excite_over_naive": ("excite", "excite_naive"),
-        "excite_over_gradient": ("excite", "gradient"),
-    }
-    results = summary(turns, ratios) | setting.as_json() | {"calls": calls}
+    results = summary(turns, RATIOS) | setting.as_json() | {"calls": calls}
     return results | {f"{name}_peak_mb": round(_peak(name, setting)) for name in run}
 
 
@@ -267,7 +274,7 @@ def main() -> None:
         sys.stdout.write(
             f"{name:13} {results[f'{name}_s']:8.3f} s   ({low:.3f} to {high:.3f})   {peak:6} MB\n"
         )
-    for name in ("edit_over_stock", "naive_over_edit", "excite_over_naive", "excite_over_gradient"):
+    for name in RATIOS:
         sys.stdout.write(f"{name:20} {results[name]:.3f}\n")
 
 

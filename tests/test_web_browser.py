@@ -282,6 +282,9 @@ def test_a_measurement_is_watched_cancelled_resumed_reported_and_deleted(page, b
     tab = page.tab
     page.open("runs")
     tab.click("#measure-card summary")
+    for by, images in (("effect", "Images of each concept"), ("votes", "Images")):
+        tab.select_option("#measure-form [name=by]", by)
+        assert tab.inner_text("#measure-pictures") == images
     tab.fill("#measure-form [name=name]", "watched")
     tab.fill("#measure-form [name=pictures]", "120")
     tab.fill("#measure-form [name=num_inference_steps]", "2")

@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from tqdm.auto import tqdm
@@ -23,11 +24,9 @@ def announce(pipe: Any, images: int, settings: Mapping[str, Any], extra_calls: f
     if images < 1 or steps is None:
         return
     if hasattr(pipe, "scheduler"):
-        try:
+        with suppress(Exception):  # not all schedulers take a single step; all else the run itself will raise
             seconds = images * (steps + extra_calls) * _seconds_per_call(pipe, settings)
             takes = f", about {max(1, seconds / 60):.0f} min here"
-        except Exception:  # not all schedulers take a single step; what else is wrong, the run itself raises
-            takes = ""
     tqdm.write(f"Generating up to {images} images of {steps} steps{takes}.", file=sys.stderr)
 
 

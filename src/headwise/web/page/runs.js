@@ -237,8 +237,8 @@ form.addEventListener("submit", (event) => {
   });
 });
 
-// By votes every image counts for all concepts, by effect for the concept whose word is in it.
-const PROPOSED = { votes: ["Images", 64], effect: ["Images of each concept", 8] };
+// By votes every image counts for all concepts, by effect for the concept whose word is in it. A first look.
+const PROPOSED = { votes: ["Images", 64], effect: ["Images of each concept", 10] };
 
 form.elements.by.addEventListener("change", () => {
   [$("measure-pictures").textContent, form.elements.pictures.value] = PROPOSED[form.elements.by.value];
